@@ -1,0 +1,70 @@
+//! A model's weights, each a view of the mapped checkpoint.
+
+use crate::checkpoint::Tensor;
+
+/// The weights of a whole model.
+#[derive(Debug, Clone)]
+pub struct ModelWeights {
+    /// `vocab_size` rows of `hidden_size`; Meta's shards cut it by columns.
+    pub embedding: Linear,
+    /// One entry a layer, first layer first.
+    pub layers: Vec<LayerWeights>,
+    /// Normalisation before the output head.
+    pub final_norm: NormWeights,
+    /// Output head, `hidden_size` to `vocab_size`; the embedding itself where the two are tied.
+    pub head: Linear,
+}
+
+/// The weights of one layer.
+#[derive(Debug, Clone)]
+pub struct LayerWeights {
+    /// Normalisation before attention.
+    pub attention_norm: NormWeights,
+    /// Normalisation before the MLP; `None` where it shares the attention's.
+    pub mlp_norm: Option<NormWeights>,
+    /// Fused query-key-value projection; a head's place in it is [`crate::config::QkvLayout`]'s matter.
+    pub qkv: Linear,
+    /// Output projection of attention.
+    pub attention_output: Linear,
+    /// First MLP projection: `[gate | up]` rows, or `up` alone.
+    pub mlp_in: Linear,
+    /// Second MLP projection.
+    pub mlp_out: Linear,
+}
+
+/// Weight and bias of a normalisation, in f32.
+#[derive(Debug, Clone)]
+pub struct NormWeights {
+    /// `hidden_size` factors.
+    pub weight: Vec<f32>,
+    /// `hidden_size` terms, for layer norm.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// A linear map made of one or more matrices that lie where the checkpoint has them.
+///
+/// `output[p.output_offset..][..rows] += p.weight * input[p.input_offset..][..cols]` over all parts `p`: separate
+/// q, k, v matrices are parts with different output offsets, Meta's column-cut shards parts with different input
+/// offsets.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// Width of the output.
+    pub out_features: usize,
+    /// Width of the input.
+    pub in_features: usize,
+    /// The matrices, `rows x cols`, row-major.
+    pub parts: Vec<LinearPart>,
+    /// `out_features` terms, where the model has them.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// One matrix of a [`Linear`].
+#[derive(Debug, Clone)]
+pub struct LinearPart {
+    /// A matrix of two dimensions, output by input.
+    pub weight: Tensor,
+    /// First output component that it computes.
+    pub output_offset: usize,
+    /// First input component that it reads.
+    pub input_offset: usize,
+}

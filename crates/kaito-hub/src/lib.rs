@@ -1,0 +1,2 @@
+//! Downloads model repositories into the usual hub cache.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The catalogue of models, as data.
+#![forbid(unsafe_code)]

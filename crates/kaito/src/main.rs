@@ -1,0 +1,4 @@
+//! The `kaito` command line.
+#![forbid(unsafe_code)]
+
+fn main() {}
