@@ -120,6 +120,8 @@ pub enum RopeScaling {
 /// Column offsets of every head in a row of the fused query-key-value projection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QkvLayout {
+    /// Width of the row.
+    pub width: usize,
     /// One offset for each query head.
     pub query: Vec<usize>,
     /// One offset for each key head.
@@ -133,6 +135,7 @@ impl QkvLayout {
     pub fn blocks(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
         let heads = |start: usize, count: usize| (start..start + count).map(|h| h * head_dim).collect();
         Self {
+            width: (num_heads + 2 * num_kv_heads) * head_dim,
             query: heads(0, num_heads),
             key: heads(num_heads, num_kv_heads),
             value: heads(num_heads + num_kv_heads, num_kv_heads),
@@ -144,6 +147,7 @@ impl QkvLayout {
         let queries = num_heads / num_kv_heads;
         let group = |g: usize| g * (queries + 2);
         Self {
+            width: (num_heads + 2 * num_kv_heads) * head_dim,
             query: (0..num_heads).map(|h| (group(h / queries) + h % queries) * head_dim).collect(),
             key: (0..num_kv_heads).map(|g| (group(g) + queries) * head_dim).collect(),
             value: (0..num_kv_heads).map(|g| (group(g) + queries + 1) * head_dim).collect(),
@@ -152,11 +156,6 @@ impl QkvLayout {
 }
 
 impl ModelConfig {
-    /// Width of a row of the fused query-key-value projection.
-    pub fn qkv_width(&self) -> usize {
-        (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-    }
-
     /// Rows of the first MLP projection: twice the inner width where a gate comes with it.
     pub fn mlp_in_width(&self) -> usize {
         match self.mlp {

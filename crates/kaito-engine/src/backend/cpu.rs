@@ -1,0 +1,274 @@
+//! The processor as a device: weights are used where the checkpoint is mapped.
+
+use std::num::NonZeroUsize;
+
+use kaito_kernels::{self as kernels, AttentionSequence, AttentionShape, Rows, RowsMut, ThreadPool};
+
+use super::{AttentionSpan, Backend, BackendError, Write};
+use crate::{
+    config::{ModelConfig, Norm, QkvLayout, RopePairing},
+    kv_cache::PageCopy,
+    weights::{Linear, NormWeights},
+};
+
+/// All cores of this machine, or a part of them.
+pub struct CpuBackend {
+    pool: ThreadPool,
+}
+
+impl CpuBackend {
+    /// A backend of `threads` threads, the calling one included.
+    pub fn new(threads: NonZeroUsize) -> Self {
+        Self { pool: ThreadPool::new(threads) }
+    }
+}
+
+/// A normalisation's weights and kind.
+pub struct CpuNorm {
+    weights: NormWeights,
+    kind: Norm,
+}
+
+/// Keys and values, a vector a layer: `[page][kv head][slot][head_dim]`.
+pub struct CpuKvPool {
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+    kv_heads: usize,
+    page_size: usize,
+    head_dim: usize,
+    window: Option<usize>,
+}
+
+impl CpuKvPool {
+    fn page_len(&self) -> usize {
+        self.kv_heads * self.page_size * self.head_dim
+    }
+}
+
+fn rows(data: &[f32], stride: usize, offset: usize) -> Rows<'_> {
+    Rows { data, stride, offset }
+}
+
+fn rows_mut(data: &mut [f32], stride: usize, offset: usize) -> RowsMut<'_> {
+    RowsMut { data, stride, offset }
+}
+
+/// `len` zeros that take no memory before they are written.
+fn zeros(len: usize) -> Result<Vec<f32>, BackendError> {
+    // `vec![0.0; len]` asks the system for zeroed pages, but ends the process where there is no room for them: a first
+    // reservation finds that out.
+    let mut probe = Vec::<f32>::new();
+    probe.try_reserve_exact(len).map_err(|_| BackendError {
+        device: "cpu".to_owned(),
+        cause: format!("no room for {} MiB of memory", len * size_of::<f32>() >> 20),
+    })?;
+    drop(probe);
+    Ok(vec![0.0; len])
+}
+
+impl Backend for CpuBackend {
+    type Buffer = Vec<f32>;
+    type Linear = Linear;
+    type Norm = CpuNorm;
+    type KvPool = CpuKvPool;
+
+    fn buffer(&self, len: usize) -> Result<Vec<f32>, BackendError> {
+        zeros(len)
+    }
+
+    fn load_linear(&self, mut linear: Linear) -> Result<Linear, BackendError> {
+        for part in &linear.parts {
+            let (rows, cols) = part.weight.matrix_dims().ok_or_else(|| BackendError {
+                device: "cpu".to_owned(),
+                cause: format!("{} of shape {:?} is no matrix", part.weight.name(), part.weight.shape()),
+            })?;
+            let fits = part.output_offset + rows <= linear.out_features && part.input_offset + cols <= linear.in_features;
+            if !fits {
+                return Err(BackendError {
+                    device: "cpu".to_owned(),
+                    cause: format!(
+                        "{} of shape {:?} does not fit a map of {} to {}",
+                        part.weight.name(),
+                        part.weight.shape(),
+                        linear.in_features,
+                        linear.out_features
+                    ),
+                });
+            }
+        }
+        // Of the parts that share an output, the first replaces what the output holds and the others add to it.
+        linear.parts.sort_by_key(|part| (part.output_offset, part.input_offset));
+        Ok(linear)
+    }
+
+    fn load_norm(&self, weights: NormWeights, kind: Norm) -> Result<CpuNorm, BackendError> {
+        Ok(CpuNorm { weights, kind })
+    }
+
+    fn kv_pool(&self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<CpuKvPool, BackendError> {
+        let len = pages * config.num_kv_heads * page_size * config.head_dim;
+        let layers = || (0..config.num_layers).map(|_| zeros(len)).collect::<Result<Vec<_>, _>>();
+        Ok(CpuKvPool {
+            keys: layers()?,
+            values: layers()?,
+            kv_heads: config.num_kv_heads,
+            page_size,
+            head_dim: config.head_dim,
+            window: config.sliding_window,
+        })
+    }
+
+    fn embed(&mut self, table: &Linear, ids: &[u32], output: &mut Vec<f32>) {
+        // An embedding is the transpose of a linear map from tokens: its rows are tokens, its columns components.
+        for part in &table.parts {
+            kernels::gather_rows(ids, part.weight.matrix(), rows_mut(output, table.in_features, part.input_offset));
+        }
+    }
+
+    fn norm(&mut self, norm: &CpuNorm, count: usize, input: &Vec<f32>, output: &mut Vec<f32>) {
+        let width = norm.weights.weight.len();
+        let (input, output) = (rows(input, width, 0), rows_mut(output, width, 0));
+        let weights = &norm.weights;
+        match norm.kind {
+            Norm::Rms { eps } => kernels::rms_norm(&self.pool, count, input, &weights.weight, eps, output),
+            Norm::Layer { eps } => {
+                kernels::layer_norm(&self.pool, count, input, &weights.weight, weights.bias.as_deref(), eps, output)
+            }
+        }
+    }
+
+    fn linear(&mut self, linear: &Linear, count: usize, input: &Vec<f32>, output: &mut Vec<f32>, write: Write) {
+        if let Some(bias) = &linear.bias {
+            for row in output.chunks_exact_mut(linear.out_features).take(count) {
+                match write {
+                    Write::Set => row.copy_from_slice(bias),
+                    Write::Add => row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias),
+                }
+            }
+        }
+        let mut written = None;
+        for part in &linear.parts {
+            let first = written != Some(part.output_offset);
+            written = Some(part.output_offset);
+            let write = if first && linear.bias.is_none() { write } else { Write::Add };
+            kernels::matmul(
+                &self.pool,
+                count,
+                rows(input, linear.in_features, part.input_offset),
+                part.weight.matrix(),
+                rows_mut(output, linear.out_features, part.output_offset),
+                write,
+            );
+        }
+    }
+
+    fn rope(
+        &mut self,
+        qkv: &mut Vec<f32>,
+        layout: &QkvLayout,
+        pairing: RopePairing,
+        count: usize,
+        cos: &[f32],
+        sin: &[f32],
+    ) {
+        let pairing = match pairing {
+            RopePairing::Halves => kernels::RopePairing::Halves,
+            RopePairing::Interleaved => kernels::RopePairing::Interleaved,
+        };
+        for heads in [&layout.query, &layout.key] {
+            kernels::rope(&self.pool, count, rows_mut(qkv, layout.width, 0), heads, pairing, cos, sin);
+        }
+    }
+
+    fn store_kv(
+        &mut self,
+        pool: &mut CpuKvPool,
+        layer: usize,
+        qkv: &Vec<f32>,
+        layout: &QkvLayout,
+        spans: &[AttentionSpan],
+    ) {
+        let (head_dim, page_size, page_len) = (pool.head_dim, pool.page_size, pool.page_len());
+        for span in spans {
+            for row in 0..span.rows {
+                let position = span.context - span.rows + row;
+                let page = span.pages[position / page_size] as usize * page_len;
+                let source = (span.first_row + row) * layout.width;
+                for head in 0..pool.kv_heads {
+                    let slot = page + (head * page_size + position % page_size) * head_dim;
+                    let from = source + layout.key[head];
+                    pool.keys[layer][slot..slot + head_dim].copy_from_slice(&qkv[from..from + head_dim]);
+                    let from = source + layout.value[head];
+                    pool.values[layer][slot..slot + head_dim].copy_from_slice(&qkv[from..from + head_dim]);
+                }
+            }
+        }
+    }
+
+    fn attention(
+        &mut self,
+        pool: &CpuKvPool,
+        layer: usize,
+        qkv: &Vec<f32>,
+        layout: &QkvLayout,
+        spans: &[AttentionSpan],
+        output: &mut Vec<f32>,
+    ) {
+        let shape = AttentionShape {
+            query_offsets: &layout.query,
+            num_kv_heads: pool.kv_heads,
+            head_dim: pool.head_dim,
+            page_size: pool.page_size,
+            scale: 1.0 / (pool.head_dim as f32).sqrt(),
+            window: pool.window,
+        };
+        let sequences: Vec<AttentionSequence> = spans
+            .iter()
+            .map(|span| AttentionSequence {
+                first_row: span.first_row,
+                rows: span.rows,
+                context: span.context,
+                pages: span.pages,
+            })
+            .collect();
+        let (queries, width) = (rows(qkv, layout.width, 0), layout.query.len() * pool.head_dim);
+        let output = rows_mut(output, width, 0);
+        kernels::paged_attention(
+            &self.pool,
+            &shape,
+            queries,
+            &pool.keys[layer],
+            &pool.values[layer],
+            &sequences,
+            output,
+        );
+    }
+
+    fn swiglu(&mut self, count: usize, gate_up: &Vec<f32>, inner: usize, output: &mut Vec<f32>) {
+        kernels::swiglu(&self.pool, count, rows(gate_up, 2 * inner, 0), inner, rows_mut(output, inner, 0));
+    }
+
+    fn gelu(&mut self, count: usize, width: usize, data: &mut Vec<f32>) {
+        kernels::gelu_erf(&self.pool, &mut data[..count * width]);
+    }
+
+    fn select_rows(&mut self, input: &Vec<f32>, width: usize, selected: &[usize], output: &mut Vec<f32>) {
+        for (target, &row) in output.chunks_exact_mut(width).zip(selected) {
+            target.copy_from_slice(&input[row * width..(row + 1) * width]);
+        }
+    }
+
+    fn read(&mut self, buffer: &Vec<f32>, output: &mut [f32]) {
+        output.copy_from_slice(&buffer[..output.len()]);
+    }
+
+    fn copy_pages(&mut self, pool: &mut CpuKvPool, copies: &[PageCopy]) {
+        let len = pool.page_len();
+        for layer in pool.keys.iter_mut().chain(&mut pool.values) {
+            for copy in copies {
+                let from = copy.from as usize * len;
+                layer.copy_within(from..from + len, copy.to as usize * len);
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The forward pass of a decoder-only transformer, over a ragged batch: tokens of many sequences, each with a length of
+//! its own, in one pass over the weights.
+
+use crate::{
+    backend::{AttentionSpan, Backend, BackendError, Write},
+    config::{Mlp, ModelConfig, Residual},
+    kv_cache::{PageCopy, PageId},
+    rope::RopeTable,
+    weights::ModelWeights,
+};
+
+/// The part of one sequence that a step computes.
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    /// The tokens to compute.
+    pub tokens: &'a [u32],
+    /// Position of the first of them: how many tokens of the sequence are in the cache already.
+    pub start: usize,
+    /// Pages of the sequence, enough for `start + tokens.len()` tokens, writable from `start` on.
+    pub pages: &'a [PageId],
+    /// Whether the sequence is so long that long-rope's long factors apply.
+    pub long: bool,
+    /// Whether the logits after the last token are wanted.
+    pub logits: bool,
+}
+
+struct Layer<B: Backend> {
+    attention_norm: B::Norm,
+    mlp_norm: Option<B::Norm>,
+    qkv: B::Linear,
+    attention_output: B::Linear,
+    mlp_in: B::Linear,
+    mlp_out: B::Linear,
+}
+
+/// Activations of the largest step, allocated once.
+struct Workspace<B: Backend> {
+    residual: B::Buffer,
+    normed: B::Buffer,
+    /// The MLP's input where it has a norm of its own beside the attention's (Falcon 40B).
+    mlp_normed: Option<B::Buffer>,
+    qkv: B::Buffer,
+    attended: B::Buffer,
+    mlp_in: B::Buffer,
+    mlp_inner: B::Buffer,
+    last: B::Buffer,
+    logits: B::Buffer,
+}
+
+/// A model on a device, with the keys and values of its running sequences.
+pub struct Decoder<B: Backend> {
+    backend: B,
+    config: ModelConfig,
+    rope: RopeTable,
+    embedding: B::Linear,
+    layers: Vec<Layer<B>>,
+    final_norm: B::Norm,
+    head: B::Linear,
+    pool: B::KvPool,
+    workspace: Workspace<B>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+/// What a [`Decoder`] must have room for.
+#[derive(Debug, Clone, Copy)]
+pub struct DecoderLimits {
+    /// Pages of keys and values.
+    pub pages: usize,
+    /// Tokens in a page.
+    pub page_size: usize,
+    /// Tokens computed in one step.
+    pub step_tokens: usize,
+    /// Rows of logits in one step.
+    pub step_logits: usize,
+}
+
+impl<B: Backend> Decoder<B> {
+    /// Puts a model on the device.
+    pub fn new(
+        backend: B,
+        config: ModelConfig,
+        weights: ModelWeights,
+        limits: DecoderLimits,
+    ) -> Result<Self, BackendError> {
+        let norm = config.norm;
+        let layers = weights
+            .layers
+            .into_iter()
+            .map(|layer| {
+                Ok(Layer {
+                    attention_norm: backend.load_norm(layer.attention_norm, norm)?,
+                    mlp_norm: layer.mlp_norm.map(|weights| backend.load_norm(weights, norm)).transpose()?,
+                    qkv: backend.load_linear(layer.qkv)?,
+                    attention_output: backend.load_linear(layer.attention_output)?,
+                    mlp_in: backend.load_linear(layer.mlp_in)?,
+                    mlp_out: backend.load_linear(layer.mlp_out)?,
+                })
+            })
+            .collect::<Result<Vec<_>, BackendError>>()?;
+        let rows = |width: usize| backend.buffer(limits.step_tokens * width);
+        let workspace = Workspace {
+            residual: rows(config.hidden_size)?,
+            normed: rows(config.hidden_size)?,
+            mlp_normed: (config.residual == Residual::Parallel).then(|| rows(config.hidden_size)).transpose()?,
+            qkv: rows(config.qkv_layout.width)?,
+            attended: rows(config.num_heads * config.head_dim)?,
+            mlp_in: rows(config.mlp_in_width())?,
+            mlp_inner: rows(config.intermediate_size)?,
+            last: backend.buffer(limits.step_logits * config.hidden_size)?,
+            logits: backend.buffer(limits.step_logits * config.vocab_size)?,
+        };
+        Ok(Self {
+            rope: RopeTable::new(&config.rope, config.head_dim),
+            embedding: backend.load_linear(weights.embedding)?,
+            layers,
+            final_norm: backend.load_norm(weights.final_norm, norm)?,
+            head: backend.load_linear(weights.head)?,
+            pool: backend.kv_pool(&config, limits.pages, limits.page_size)?,
+            workspace,
+            cos: Vec::new(),
+            sin: Vec::new(),
+            backend,
+            config,
+        })
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Copies pages of keys and values, before a step writes to the copies.
+    pub fn copy_pages(&mut self, copies: &[PageCopy]) {
+        if !copies.is_empty() {
+            self.backend.copy_pages(&mut self.pool, copies);
+        }
+    }
+
+    /// Computes `spans`, stores their keys and values, and leaves in `logits` one row of `vocab_size` for each span that
+    /// wants them, in order.
+    pub fn forward(&mut self, spans: &[Span], logits: &mut Vec<f32>) {
+        let ids: Vec<u32> = spans.iter().flat_map(|span| span.tokens.iter().copied()).collect();
+        let rows = ids.len();
+        let attention_spans = self.place(spans);
+        let Self { backend, config, embedding, layers, final_norm, head, pool, workspace: w, cos, sin, .. } = self;
+        let layout = &config.qkv_layout;
+
+        backend.embed(embedding, &ids, &mut w.residual);
+        for (index, layer) in layers.iter().enumerate() {
+            backend.norm(&layer.attention_norm, rows, &w.residual, &mut w.normed);
+            // Both norms of a parallel layer see the residual stream before anything is added to it.
+            if let (Some(normed), Some(norm)) = (&mut w.mlp_normed, &layer.mlp_norm) {
+                backend.norm(norm, rows, &w.residual, normed);
+            }
+            backend.linear(&layer.qkv, rows, &w.normed, &mut w.qkv, Write::Set);
+            backend.rope(&mut w.qkv, layout, config.rope.pairing, rows, cos, sin);
+            backend.store_kv(pool, index, &w.qkv, layout, &attention_spans);
+            backend.attention(pool, index, &w.qkv, layout, &attention_spans, &mut w.attended);
+            backend.linear(&layer.attention_output, rows, &w.attended, &mut w.residual, Write::Add);
+
+            let mlp_input = match (config.residual, &layer.mlp_norm) {
+                (Residual::Sequential, Some(norm)) => {
+                    backend.norm(norm, rows, &w.residual, &mut w.normed);
+                    &w.normed
+                }
+                (Residual::Parallel, _) => w.mlp_normed.as_ref().unwrap_or(&w.normed),
+                _ => &w.normed,
+            };
+            backend.linear(&layer.mlp_in, rows, mlp_input, &mut w.mlp_in, Write::Set);
+            let inner = match config.mlp {
+                Mlp::SwiGlu => {
+                    backend.swiglu(rows, &w.mlp_in, config.intermediate_size, &mut w.mlp_inner);
+                    &w.mlp_inner
+                }
+                Mlp::Gelu => {
+                    backend.gelu(rows, config.intermediate_size, &mut w.mlp_in);
+                    &w.mlp_in
+                }
+            };
+            backend.linear(&layer.mlp_out, rows, inner, &mut w.residual, Write::Add);
+        }
+
+        let wanted: Vec<usize> = attention_spans
+            .iter()
+            .zip(spans)
+            .filter(|(_, span)| span.logits)
+            .map(|(placed, _)| placed.first_row + placed.rows - 1)
+            .collect();
+        logits.resize(wanted.len() * config.vocab_size, 0.0);
+        if !wanted.is_empty() {
+            backend.select_rows(&w.residual, config.hidden_size, &wanted, &mut w.last);
+            backend.norm(final_norm, wanted.len(), &w.last, &mut w.normed);
+            backend.linear(head, wanted.len(), &w.normed, &mut w.logits, Write::Set);
+            backend.read(&w.logits, logits);
+        }
+    }
+
+    /// Gives each span its rows of the batch, and computes the rows' rotary angles.
+    fn place<'a>(&mut self, spans: &[Span<'a>]) -> Vec<AttentionSpan<'a>> {
+        self.cos.clear();
+        self.sin.clear();
+        let mut first_row = 0;
+        spans
+            .iter()
+            .map(|span| {
+                for position in span.start..span.start + span.tokens.len() {
+                    self.rope.push_angles(position, span.long, &mut self.cos, &mut self.sin);
+                }
+                let placed = AttentionSpan {
+                    first_row,
+                    rows: span.tokens.len(),
+                    context: span.start + span.tokens.len(),
+                    pages: span.pages,
+                };
+                first_row += span.tokens.len();
+                placed
+            })
+            .collect()
+    }
+}
