@@ -1,0 +1,127 @@
+use std::fmt;
+
+use crate::{PRESETS, Preset};
+
+/// The preset of that name, whatever its case and wherever it has `_`, `-` or nothing: `Llama2_7b-chat` is
+/// `llama-2-7b-chat`.
+///
+/// # Errors
+///
+/// [`UnknownPreset`], with the nearest name if one is near.
+pub fn find(name: &str) -> Result<&'static Preset, UnknownPreset> {
+    let wanted = normalised(name);
+    PRESETS
+        .iter()
+        .find(|preset| normalised(preset.name) == wanted)
+        .ok_or_else(|| UnknownPreset { name: name.to_owned(), nearest: nearest(&wanted) })
+}
+
+fn normalised(name: &str) -> String {
+    name.trim().chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect()
+}
+
+/// The nearest preset by edit distance, if at most a third of the name would have to change.
+fn nearest(wanted: &str) -> Option<&'static str> {
+    PRESETS
+        .iter()
+        .map(|preset| (strsim::osa_distance(wanted, &normalised(preset.name)), preset.name))
+        .min_by_key(|&(distance, _)| distance)
+        .filter(|&(distance, _)| 3 * distance <= wanted.chars().count())
+        .map(|(_, name)| name)
+}
+
+/// No preset has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct UnknownPreset {
+    /// The name as it was given.
+    pub name: String,
+    /// The preset whose name differs least, if one is near enough to be meant.
+    pub nearest: Option<&'static str>,
+}
+
+impl fmt::Display for UnknownPreset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no preset {:?}", self.name)?;
+        match self.nearest {
+            Some(nearest) => write!(f, "; did you mean {nearest}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every spelling of a preset in the model documentation.
+    const SPELLINGS: &[(&str, &str)] = &[
+        ("llama-2-7b", "llama-2-7b"),
+        ("llama-2-13b", "llama-2-13b"),
+        ("llama-2-70b", "llama-2-70b"),
+        ("llama-2-7b-chat", "llama-2-7b-chat"),
+        ("llama-2-13b-chat", "llama-2-13b-chat"),
+        ("llama-2-70b-chat", "llama-2-70b-chat"),
+        ("llama2-7b", "llama-2-7b"),
+        ("llama2-13b", "llama-2-13b"),
+        ("llama2-70b", "llama-2-70b"),
+        ("llama2_7b", "llama-2-7b"),
+        ("llama2_13b", "llama-2-13b"),
+        ("llama2_70b", "llama-2-70b"),
+        ("llama2_7b-chat", "llama-2-7b-chat"),
+        ("llama2_13b-chat", "llama-2-13b-chat"),
+        ("llama2_70b-chat", "llama-2-70b-chat"),
+        ("falcon_7b", "falcon-7b"),
+        ("falcon_7b-instruct", "falcon-7b-instruct"),
+        ("falcon_40b", "falcon-40b"),
+        ("falcon_40b-instruct", "falcon-40b-instruct"),
+        ("mistral_7b", "mistral-7b"),
+        ("mistral_7b-instruct", "mistral-7b-instruct"),
+        ("mistral-7b-instruct", "mistral-7b-instruct"),
+        ("phi-3-mini-4k-instruct", "phi-3-mini-4k-instruct"),
+        ("phi-3-mini-128k-instruct", "phi-3-mini-128k-instruct"),
+        ("phi3_mini_4k_instruct", "phi-3-mini-4k-instruct"),
+        ("LLaMA-2-7B-Chat", "llama-2-7b-chat"),
+        (" FALCON-7B ", "falcon-7b"),
+    ];
+
+    #[test]
+    fn every_documented_spelling_resolves() {
+        for &(spelling, name) in SPELLINGS {
+            assert_eq!(find(spelling).map(|preset| preset.name), Ok(name), "{spelling:?}");
+        }
+    }
+
+    #[test]
+    fn every_name_and_alias_of_the_catalogue_resolves_to_its_own_preset() {
+        for preset in PRESETS {
+            for name in preset.aliases.iter().chain([&preset.name]) {
+                assert_eq!(find(name).map(|found| found.name), Ok(preset.name), "{name:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_nearest_one() {
+        for (name, nearest) in [
+            ("llama-2-7b-chta", Some("llama-2-7b-chat")),
+            ("lama2-7b", Some("llama-2-7b")),
+            ("mistal-7b-instruct", Some("mistral-7b-instruct")),
+            ("phi-3-mini-8k-instruct", Some("phi-3-mini-4k-instruct")),
+            ("gpt-4", None),
+            ("", None),
+        ] {
+            let error = find(name).unwrap_err();
+            assert_eq!(error.nearest, nearest, "{name:?}");
+            assert!(error.to_string().starts_with(&format!("there is no preset {name:?}")), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_string_gets_an_answer(name in ".*") {
+            if let Ok(preset) = find(&name) {
+                proptest::prop_assert_eq!(normalised(&name), normalised(preset.name));
+            }
+        }
+    }
+}
