@@ -1,0 +1,79 @@
+//! Arithmetic over a row of scores, one score for each token of the vocabulary.
+
+use std::cmp::Ordering;
+
+/// A token and its score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// Token id.
+    pub token: u32,
+    /// Its score; higher is better.
+    pub score: f32,
+}
+
+/// Best score first; of equal scores the lowest token first.
+pub fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
+    b.score.total_cmp(&a.score).then(a.token.cmp(&b.token))
+}
+
+/// Index of the highest score, the lowest of several: as `torch.argmax` on a CPU. `None` for an empty row.
+pub fn argmax(scores: &[f32]) -> Option<usize> {
+    let mut best = None;
+    for (index, &score) in scores.iter().enumerate() {
+        if best.is_none_or(|(_, highest)| score > highest) {
+            best = Some((index, score));
+        }
+    }
+    best.map(|(index, _)| index)
+}
+
+/// The `n` best candidates, best first; of equal scores the lowest token.
+///
+/// A buffer of a few times `n` is cut back to `n` whenever it is full, so the cost is one pass over the row and not a
+/// sort of it.
+pub fn top_n(candidates: impl Iterator<Item = Candidate>, n: usize) -> Vec<Candidate> {
+    if n == 0 {
+        return Vec::new();
+    }
+    let capacity = (4 * n).max(64);
+    let mut best: Vec<Candidate> = Vec::with_capacity(capacity);
+    let mut cut: Option<Candidate> = None;
+    for candidate in candidates {
+        if cut.is_some_and(|cut| best_first(&cut, &candidate).is_lt()) {
+            continue;
+        }
+        best.push(candidate);
+        if best.len() == capacity {
+            best.select_nth_unstable_by(n - 1, best_first);
+            best.truncate(n);
+            cut = best.last().copied();
+        }
+    }
+    if best.len() > n {
+        best.select_nth_unstable_by(n - 1, best_first);
+        best.truncate(n);
+    }
+    best.sort_unstable_by(best_first);
+    best
+}
+
+/// All tokens of a row with their scores.
+pub fn enumerate(scores: &[f32]) -> impl Iterator<Item = Candidate> + Clone + '_ {
+    scores.iter().enumerate().map(|(token, &score)| Candidate { token: token as u32, score })
+}
+
+/// The highest score, and the logarithm of the sum of `exp(score - highest)`: two parts, because adding them first
+/// loses digits where the scores are large and their differences small.
+pub fn log_sum_exp(scores: impl Iterator<Item = f32> + Clone) -> (f32, f32) {
+    let max = scores.clone().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = scores.map(|score| f64::from((score - max).exp())).sum();
+    (max, sum.ln() as f32)
+}
+
+/// Replaces scores by the logarithms of their softmax.
+pub fn log_softmax(scores: &mut [f32]) {
+    let (max, log_sum) = log_sum_exp(scores.iter().copied());
+    for score in scores {
+        *score = *score - max - log_sum;
+    }
+}
