@@ -1,7 +1,31 @@
 //! Numeric kernels for CPUs, and the one place that maps files into memory: the only `unsafe` of the project.
+//!
+//! Every kernel computes in `f32`; weights are stored as [`DType`] and widened exactly. A result's bits depend on its
+//! own inputs alone: not on how many tokens share a call, on the number of threads, or on who took which piece of work.
+//! They do depend on the instruction set, which is chosen once per process.
 
+mod activation;
+mod attention;
+mod convert;
 mod dtype;
+mod gather;
 mod mapped_file;
+mod matmul;
+mod matrix;
+mod norm;
+mod rope;
+mod simd;
+mod thread_pool;
 
+pub use activation::{add, gelu_erf, swiglu};
+pub use attention::{AttentionSequence, AttentionShape, paged_attention};
+pub use convert::{convert, narrow, widen};
 pub use dtype::DType;
+pub use gather::gather_rows;
 pub use mapped_file::MappedFile;
+pub use matmul::{Write, matmul};
+pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
+pub use norm::{layer_norm, rms_norm};
+pub use rope::{RopePairing, rope};
+pub use simd::instruction_set;
+pub use thread_pool::ThreadPool;

@@ -1,0 +1,193 @@
+//! Vectors of `f32`, one type per instruction set, and the choice among them at run time.
+//!
+//! A kernel is written once, generic over [`Simd`]. [`dispatch`] calls it inside a function that is compiled for the
+//! instruction set, and everything below must be inlined into that function (`#[inline(always)]`) to be compiled for
+//! it too.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
+mod portable;
+
+use std::sync::OnceLock;
+
+/// No instruction set has more `f32` lanes.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// A value of this type proves that the processor has the instruction set, which makes its methods safe to call.
+pub(crate) trait Simd: Copy {
+    /// `LANES` values of `f32`.
+    type Vector: Copy;
+    const LANES: usize;
+    /// Whether there are 32 vector registers and not just 16.
+    const MANY_REGISTERS: bool;
+
+    fn splat(self, x: f32) -> Self::Vector;
+    /// # Safety
+    /// `LANES` elements can be read at `p`. They need not be aligned.
+    unsafe fn load(self, p: *const f32) -> Self::Vector;
+    /// # Safety
+    /// `2 * LANES` bytes can be read at `p`.
+    unsafe fn load_bf16(self, p: *const u8) -> Self::Vector;
+    /// # Safety
+    /// `2 * LANES` bytes can be read at `p`.
+    unsafe fn load_f16(self, p: *const u8) -> Self::Vector;
+    /// # Safety
+    /// `LANES` elements can be written at `p`.
+    unsafe fn store(self, p: *mut f32, v: Self::Vector);
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a * b + c`, rounded once where the instruction set can.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `a` where `a > b`, else `b`: NaN in `b` stays.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a` where `a < b`, else `b`: NaN in `b` stays.
+    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The sum of the lanes, in one fixed order.
+    fn sum(self, v: Self::Vector) -> f32;
+    /// `2^n` for integral `n` from -126 to 127.
+    fn exp2_integral(self, n: Self::Vector) -> Self::Vector;
+
+    #[inline(always)]
+    fn load_slice(self, x: &[f32]) -> Self::Vector {
+        assert!(x.len() >= Self::LANES);
+        // SAFETY: just checked.
+        unsafe { self.load(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store_slice(self, x: &mut [f32], v: Self::Vector) {
+        assert!(x.len() >= Self::LANES);
+        // SAFETY: just checked.
+        unsafe { self.store(x.as_mut_ptr(), v) }
+    }
+
+    /// Fewer than `LANES` elements and zeros after them.
+    #[inline(always)]
+    fn load_partial(self, x: &[f32]) -> Self::Vector {
+        let mut lanes = [0.0; MAX_LANES];
+        lanes[..x.len()].copy_from_slice(x);
+        self.load_slice(&lanes)
+    }
+
+    /// The first `x.len()` lanes.
+    #[inline(always)]
+    fn store_partial(self, x: &mut [f32], v: Self::Vector) {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store_slice(&mut lanes, v);
+        x.copy_from_slice(&lanes[..x.len()]);
+    }
+
+    /// e^x, within 2 units in the last place over the whole range.
+    ///
+    /// x = n ln 2 + r with |r| <= ln 2 / 2, then e^r by its Taylor polynomial of degree 7 (truncation error below
+    /// 6e-9) and two multiplications by powers of two, which overflow and underflow as the result does.
+    #[inline(always)]
+    fn exp(self, x: Self::Vector) -> Self::Vector {
+        // Adding it moves the binary point to the end of the fraction: rounding to an integer, ties to even.
+        const SHIFT: f32 = 12_582_912.0;
+        // ln 2 in two parts; the first has so few bits that its product with n is exact.
+        const LN2_HIGH: f32 = 0.693_359_375;
+        const LN2_LOW: f32 = -2.121_944_4e-4;
+        // Beyond these the result is infinite or rounds to zero.
+        let x = self.min(self.splat(89.0), self.max(self.splat(-105.0), x));
+        let n = self.mul_add(x, self.splat(std::f32::consts::LOG2_E), self.splat(SHIFT));
+        let n = self.sub(n, self.splat(SHIFT));
+        let r = self.mul_add(n, self.splat(-LN2_HIGH), x);
+        let r = self.mul_add(n, self.splat(-LN2_LOW), r);
+        let mut p = self.splat(1.0 / 5040.0);
+        for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            p = self.mul_add(p, r, self.splat(coefficient));
+        }
+        let half = self.mul_add(n, self.splat(0.5), self.splat(SHIFT));
+        let half = self.sub(half, self.splat(SHIFT));
+        let rest = self.sub(n, half);
+        self.mul(self.mul(p, self.exp2_integral(half)), self.exp2_integral(rest))
+    }
+}
+
+/// A piece of work, generic over the instruction set.
+pub(crate) trait Kernel {
+    type Output;
+    /// Implementations are `#[inline(always)]`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon,
+    Portable,
+}
+
+impl Level {
+    /// The levels that this processor has, best first.
+    pub(crate) fn available() -> &'static [Level] {
+        static AVAILABLE: OnceLock<Vec<Level>> = OnceLock::new();
+        AVAILABLE.get_or_init(|| {
+            let mut levels = Vec::new();
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+                {
+                    if is_x86_feature_detected!("avx512f") {
+                        levels.push(Level::Avx512);
+                    }
+                    levels.push(Level::Avx2);
+                }
+            }
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            levels.push(Level::Neon);
+            levels.push(Level::Portable);
+            levels
+        })
+    }
+
+    pub(crate) fn best() -> Level {
+        Self::available()[0]
+    }
+}
+
+/// Runs `kernel` compiled for `level`.
+pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
+    assert!(Level::available().contains(&level));
+    match level {
+        // SAFETY: the processor has what an available level needs.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::run(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::run(kernel) },
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::Neon => kernel.run(neon::Neon::new()),
+        Level::Portable => kernel.run(portable::Portable),
+    }
+}
+
+/// The instruction set that kernels use on this machine, for logs: `avx512`, `avx2`, `neon` or `portable`.
+pub fn instruction_set() -> &'static str {
+    match Level::best() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => "avx512",
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => "avx2",
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::Neon => "neon",
+        Level::Portable => "portable",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+use super::*;
+
+struct Exp<'a>(&'a [f32]);
+
+impl Kernel for Exp<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+        let mut out = vec![0.0; self.0.len()];
+        for (x, y) in self.0.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+            simd.store_partial(y, simd.exp(simd.load_partial(x)));
+        }
+        out
+    }
+}
+
+#[test]
+fn exp_is_within_two_units_in_the_last_place() {
+    let mut inputs: Vec<f32> = (0..400_000).map(|i| -106.0 + i as f32 * (196.0 / 400_000.0)).collect();
+    inputs.extend((0..1000).map(|i| (i as f32 - 500.0) * 1e-7));
+    for &level in Level::available() {
+        let outputs = dispatch(level, Exp(&inputs));
+        for (&x, y) in inputs.iter().zip(outputs) {
+            let expected = f64::from(x).exp();
+            if expected > f64::from(f32::MAX) {
+                assert!(y == f32::INFINITY || y >= f32::MAX * 0.999_999, "{level:?}: exp({x}) = {y}");
+                continue;
+            }
+            let ulp = f64::from((expected as f32).next_up() - expected as f32).max(f64::from(f32::from_bits(1)));
+            let error = (f64::from(y) - expected).abs() / ulp;
+            assert!(error < 2.0, "{level:?}: exp({x}) = {y}, expected {expected}: {error} ulp");
+        }
+    }
+}
+
+#[test]
+fn exp_of_special_values() {
+    for &level in Level::available() {
+        let y = dispatch(level, Exp(&[f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 0.0, -0.0, f32::MIN, f32::MAX]));
+        assert_eq!(y[..2], [f32::INFINITY, 0.0], "{level:?}");
+        assert!(y[2].is_nan(), "{level:?}");
+        assert_eq!(y[3..], [1.0, 1.0, 0.0, f32::INFINITY], "{level:?}");
+    }
+}
+
+struct Widen<'a>(&'a [u8], bool);
+
+impl Kernel for Widen<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+        let mut out = vec![0.0; self.0.len() / 2];
+        for (x, y) in self.0.chunks_exact(2 * S::LANES).zip(out.chunks_exact_mut(S::LANES)) {
+            // SAFETY: the chunk has as many bytes.
+            let v = unsafe { if self.1 { simd.load_bf16(x.as_ptr()) } else { simd.load_f16(x.as_ptr()) } };
+            simd.store_slice(y, v);
+        }
+        out
+    }
+}
+
+/// IEEE 754 binary16 by its definition.
+fn f16_value(bits: u16) -> f32 {
+    let (sign, exponent, fraction) = (bits >> 15, i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+    let magnitude = match exponent {
+        0 => fraction * 2f32.powi(-24),
+        31 if fraction == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        _ => (1024.0 + fraction) * 2f32.powi(exponent - 25),
+    };
+    if sign == 1 { -magnitude } else { magnitude }
+}
+
+#[test]
+fn every_half_value_widens_exactly_at_any_alignment() {
+    for shift in [0, 1] {
+        let mut bytes = vec![0u8; shift];
+        bytes.extend((0..=u16::MAX).flat_map(u16::to_le_bytes));
+        for &level in Level::available() {
+            for is_bf16 in [true, false] {
+                let out = dispatch(level, Widen(&bytes[shift..], is_bf16));
+                for (bits, y) in (0..=u16::MAX).zip(out) {
+                    let expected = if is_bf16 { f32::from_bits(u32::from(bits) << 16) } else { f16_value(bits) };
+                    let same = y.to_bits() == expected.to_bits() || (y.is_nan() && expected.is_nan());
+                    assert!(same, "{level:?} bf16 {is_bf16}: {bits:#x} widens to {y}, not {expected}");
+                }
+            }
+        }
+    }
+}
