@@ -1,0 +1,1 @@
+"""Makes tiny models of every family and asks the reference implementations what they generate."""
