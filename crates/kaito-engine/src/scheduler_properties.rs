@@ -1,0 +1,221 @@
+//! Property tests: requests of all shapes come, go, share pages and lose them, and every token that a step computes finds
+//! exactly its own past in its pages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::generate::{GenerateOptions, GenerationParams, ResolveContext};
+
+const PAGE: usize = 4;
+const VOCAB: usize = 11;
+const ROWS: usize = 8;
+
+/// Logits that depend on every token so far: what a decoder would compute.
+fn logits(tokens: &[u32]) -> Vec<f32> {
+    let mut state = tokens.iter().fold(0x9e37_79b9_7f4a_7c15u64, |state, &token| {
+        (state ^ u64::from(token) ^ 0x100).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(23)
+    });
+    (0..VOCAB)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 22) as f32
+        })
+        .collect()
+}
+
+fn generation(prompt: &[u32], options: &Value) -> Generation {
+    let options = GenerateOptions::from_json(options.as_object().unwrap()).unwrap();
+    let context = ResolveContext {
+        prompt_len: prompt.len(),
+        prefix_len: 0,
+        vocab_size: VOCAB,
+        max_seq_len: 64,
+        eos_token_ids: &[],
+        pad_token_id: None,
+    };
+    Generation::new(prompt.to_vec(), GenerationParams::resolve(&options, &context).unwrap())
+}
+
+/// A device whose keys are the tokens themselves.
+struct Machine {
+    scheduler: Scheduler,
+    memory: Vec<u32>,
+    outputs: BTreeMap<RequestId, Vec<Vec<u32>>>,
+}
+
+impl Machine {
+    fn new(pages: u32, long_above: Option<usize>) -> Self {
+        let limits = SchedulerLimits { rows: ROWS, step_tokens: 24, step_tokens_beside_streams: 9, long_above };
+        Self {
+            scheduler: Scheduler::new(limits, KvCache::new(pages, PAGE)),
+            memory: vec![u32::MAX; pages as usize * PAGE],
+            outputs: BTreeMap::new(),
+        }
+    }
+
+    fn check(&self) {
+        let groups = self.scheduler.running.iter().chain(&self.scheduler.waiting);
+        self.scheduler.cache.check(groups.flat_map(|group| group.rows.iter().map(|row| &row.table)));
+    }
+
+    fn step(&mut self) -> bool {
+        let Some(step) = self.scheduler.schedule() else { return false };
+        self.check();
+        let budget: usize = step.spans.iter().map(|span| span.count).sum();
+        assert!(budget <= self.scheduler.limits.step_tokens.max(ROWS), "{budget} tokens in a step");
+        for copy in &step.copies {
+            let from = copy.from as usize * PAGE;
+            self.memory.copy_within(from..from + PAGE, copy.to as usize * PAGE);
+        }
+        for span in &step.spans {
+            let (tokens, pages, long) = self.scheduler.row(span.request, span.row).unwrap();
+            // Keys made with other rotary factors are other keys.
+            let key = |token: u32| token + if long { 1000 } else { 0 };
+            let slot = |at: usize| pages[at / PAGE] as usize * PAGE + at % PAGE;
+            for at in span.start..span.start + span.count {
+                self.memory[slot(at)] = key(tokens[at]);
+            }
+            if span.logits {
+                assert_eq!(span.start + span.count, tokens.len());
+            }
+        }
+        // Checked when all is written: a page that two rows write would show here.
+        for span in &step.spans {
+            let (tokens, pages, long) = self.scheduler.row(span.request, span.row).unwrap();
+            for (at, &token) in tokens.iter().enumerate().take(span.start + span.count) {
+                let found = self.memory[pages[at / PAGE] as usize * PAGE + at % PAGE];
+                let expected = token + if long { 1000 } else { 0 };
+                assert_eq!(found, expected, "request {} row {} token {at}", span.request, span.row);
+            }
+        }
+        for id in self.scheduler.computed(&step) {
+            let rows = step.spans.iter().filter(|span| span.request == id && span.logits);
+            let mut rows: Vec<Vec<f32>> =
+                rows.map(|span| logits(self.scheduler.row(id, span.row).unwrap().0)).collect();
+            let mut rows: Vec<&mut [f32]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
+            let advance = self.scheduler.advance(id, &mut rows).unwrap().unwrap();
+            if advance.finished {
+                let generation = self.scheduler.remove(id).unwrap();
+                self.outputs.insert(id, generation.outputs().into_iter().map(|output| output.tokens).collect());
+            }
+        }
+        self.check();
+        true
+    }
+
+    fn drain(&mut self) {
+        let mut steps = 0;
+        while self.step() {
+            steps += 1;
+            assert!(steps < 100_000, "requests never end");
+        }
+        assert!(self.scheduler.is_idle());
+        assert_eq!(self.scheduler.cache.free_pages(), self.scheduler.cache.total_pages());
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Submit { prompt: Vec<u32>, options: Value },
+    Cancel(usize),
+    StopSequence(usize, usize),
+    Steps(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let options = prop_oneof![
+        Just(json!({"do_sample": false})),
+        (2..5usize).prop_map(|n| json!({"do_sample": false, "num_beams": n, "num_return_sequences": n})),
+        Just(json!({"do_sample": false, "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5})),
+        (1..5usize, any::<u32>()).prop_map(|(n, seed)| json!({"do_sample": true, "num_return_sequences": n, "seed": seed})),
+        any::<u32>().prop_map(|seed| json!({"do_sample": true, "num_beams": 3, "seed": seed})),
+    ];
+    let submit = (prop::collection::vec(0..VOCAB as u32, 1..30), options, 1..20usize, prop::option::of(0..VOCAB));
+    prop_oneof![
+        4 => submit.prop_map(|(prompt, mut options, new, end)| {
+            options["max_new_tokens"] = json!(new);
+            if let Some(end) = end {
+                options["eos_token_id"] = json!(end);
+            }
+            Op::Submit { prompt, options }
+        }),
+        1 => (0..20usize).prop_map(Op::Cancel),
+        1 => (0..20usize, 0..4usize).prop_map(|(request, sequence)| Op::StopSequence(request, sequence)),
+        4 => (1..6usize).prop_map(Op::Steps),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Pages are never leaked or shared wrongly, every request ends, and its tokens are those it has alone.
+    #[test]
+    fn requests_run_together_as_they_run_alone(
+        ops in prop::collection::vec(op(), 1..30),
+        pages in 60..90u32,
+        long_above in prop::option::of(8..30usize),
+    ) {
+        let mut machine = Machine::new(pages, long_above);
+        let mut requests: BTreeMap<RequestId, (Vec<u32>, Value)> = BTreeMap::new();
+        let mut stopped = BTreeSet::new();
+        for op in ops {
+            match op {
+                Op::Submit { prompt, options } => {
+                    let id = requests.len() as RequestId;
+                    machine.scheduler.submit(id, generation(&prompt, &options));
+                    requests.insert(id, (prompt, options));
+                }
+                Op::Cancel(which) => {
+                    machine.scheduler.remove(which as RequestId);
+                }
+                Op::StopSequence(which, sequence) => {
+                    // What was stopped can't be compared with what runs to its end.
+                    if machine.scheduler.stop_sequence(which as RequestId, sequence) == Some(true) {
+                        machine.scheduler.remove(which as RequestId);
+                    }
+                    stopped.insert(which as RequestId);
+                }
+                Op::Steps(count) => {
+                    for _ in 0..count {
+                        machine.step();
+                    }
+                }
+            }
+        }
+        machine.drain();
+        for (id, together) in machine.outputs.iter().filter(|(id, _)| !stopped.contains(id)) {
+            let (prompt, options) = &requests[id];
+            let mut alone = Machine::new(1000, None);
+            alone.scheduler.submit(*id, generation(prompt, options));
+            alone.drain();
+            prop_assert_eq!(together, &alone.outputs[id], "{:?} {:?}", prompt, options);
+        }
+    }
+}
+
+#[test]
+fn older_requests_take_the_pages_of_younger_ones_and_all_of_them_end() {
+    let requests: Vec<(Vec<u32>, Value)> = (0..6)
+        .map(|n| {
+            let beams = if n % 2 == 0 { 1 } else { 3 };
+            let options = json!({"do_sample": false, "num_beams": beams, "max_new_tokens": 30});
+            ((0..5 + n).collect(), options)
+        })
+        .collect();
+    let mut machine = Machine::new(32, None);
+    for (id, (prompt, options)) in requests.iter().enumerate() {
+        machine.scheduler.submit(id as RequestId, generation(prompt, options));
+    }
+    machine.drain();
+    assert!(machine.scheduler.preemptions() > 0, "the cache is small enough that somebody must give way");
+    assert_eq!(machine.outputs.len(), requests.len());
+    for (id, (prompt, options)) in requests.iter().enumerate() {
+        let mut alone = Machine::new(1000, None);
+        alone.scheduler.submit(0, generation(prompt, options));
+        alone.drain();
+        assert_eq!(machine.outputs[&(id as RequestId)], alone.outputs[&0], "request {id}");
+    }
+}
