@@ -3,8 +3,18 @@
 //! The engine knows no HTTP, no preset names and no Kubernetes.
 #![forbid(unsafe_code)]
 
+pub mod backend;
+pub mod capacity;
 pub mod checkpoint;
 pub mod config;
+pub mod decoder;
+pub mod engine;
+mod error;
 pub mod generate;
+pub mod kv_cache;
+pub mod rope;
+pub mod scheduler;
 pub mod tokenizer;
 pub mod weights;
+
+pub use error::{Error, ErrorKind};

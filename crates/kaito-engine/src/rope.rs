@@ -37,12 +37,7 @@ impl RopeTable {
                 let short = inverse(&|_| 1.0).into_iter().map(|f| f / *factor as f32).collect();
                 Self { short, long: None, attention_factor: 1.0 }
             }
-            RopeScaling::LongRope {
-                short_factor,
-                long_factor,
-                original_max_position_embeddings,
-                attention_factor,
-            } => {
+            RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings, attention_factor } => {
                 let of = |factors: &[f64]| inverse(&|i| factors.get(i).copied().unwrap_or(1.0) as f32);
                 Self {
                     short: of(short_factor),

@@ -369,7 +369,8 @@ impl Scheduler {
         self.preemptions += 1;
         group.reset(&mut self.cache);
         step.spans.retain(|span| span.request != group.id);
-        let free_again = |page: u32| self.running.iter().all(|g| g.rows.iter().all(|r| !r.table.pages().contains(&page)));
+        let free_again =
+            |page: u32| self.running.iter().all(|g| g.rows.iter().all(|r| !r.table.pages().contains(&page)));
         step.copies.retain(|copy| !free_again(copy.to));
         self.waiting.push_front(group);
     }

@@ -130,7 +130,8 @@ fn op() -> impl Strategy<Value = Op> {
         Just(json!({"do_sample": false})),
         (2..5usize).prop_map(|n| json!({"do_sample": false, "num_beams": n, "num_return_sequences": n})),
         Just(json!({"do_sample": false, "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5})),
-        (1..5usize, any::<u32>()).prop_map(|(n, seed)| json!({"do_sample": true, "num_return_sequences": n, "seed": seed})),
+        (1..5usize, any::<u32>())
+            .prop_map(|(n, seed)| json!({"do_sample": true, "num_return_sequences": n, "seed": seed})),
         any::<u32>().prop_map(|seed| json!({"do_sample": true, "num_beams": 3, "seed": seed})),
     ];
     let submit = (prop::collection::vec(0..VOCAB as u32, 1..30), options, 1..20usize, prop::option::of(0..VOCAB));

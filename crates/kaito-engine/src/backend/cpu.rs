@@ -2,10 +2,11 @@
 
 use std::num::NonZeroUsize;
 
-use kaito_kernels::{self as kernels, AttentionSequence, AttentionShape, Rows, RowsMut, ThreadPool};
+use kaito_kernels::{self as kernels, AttentionSequence, AttentionShape, MatrixRef, Rows, RowsMut, ThreadPool};
 
 use super::{AttentionSpan, Backend, BackendError, Write};
 use crate::{
+    checkpoint::Tensor,
     config::{ModelConfig, Norm, QkvLayout, RopePairing},
     kv_cache::PageCopy,
     weights::{Linear, NormWeights},
@@ -53,6 +54,19 @@ fn rows_mut(data: &mut [f32], stride: usize, offset: usize) -> RowsMut<'_> {
     RowsMut { data, stride, offset }
 }
 
+fn matrix_dims(tensor: &Tensor) -> Option<(usize, usize)> {
+    match *tensor.shape() {
+        [rows, cols] => Some((rows, cols)),
+        _ => None,
+    }
+}
+
+/// A tensor that [`Backend::load_linear`] found to be a matrix.
+fn matrix(tensor: &Tensor) -> MatrixRef<'_> {
+    let (rows, cols) = matrix_dims(tensor).unwrap_or_default();
+    MatrixRef { dtype: tensor.dtype(), rows, cols, data: tensor.bytes() }
+}
+
 /// `len` zeros that take no memory before they are written.
 fn zeros(len: usize) -> Result<Vec<f32>, BackendError> {
     // `vec![0.0; len]` asks the system for zeroed pages, but ends the process where there is no room for them: a first
@@ -78,11 +92,12 @@ impl Backend for CpuBackend {
 
     fn load_linear(&self, mut linear: Linear) -> Result<Linear, BackendError> {
         for part in &linear.parts {
-            let (rows, cols) = part.weight.matrix_dims().ok_or_else(|| BackendError {
+            let (rows, cols) = matrix_dims(&part.weight).ok_or_else(|| BackendError {
                 device: "cpu".to_owned(),
                 cause: format!("{} of shape {:?} is no matrix", part.weight.name(), part.weight.shape()),
             })?;
-            let fits = part.output_offset + rows <= linear.out_features && part.input_offset + cols <= linear.in_features;
+            let fits =
+                part.output_offset + rows <= linear.out_features && part.input_offset + cols <= linear.in_features;
             if !fits {
                 return Err(BackendError {
                     device: "cpu".to_owned(),
@@ -121,7 +136,7 @@ impl Backend for CpuBackend {
     fn embed(&mut self, table: &Linear, ids: &[u32], output: &mut Vec<f32>) {
         // An embedding is the transpose of a linear map from tokens: its rows are tokens, its columns components.
         for part in &table.parts {
-            kernels::gather_rows(ids, part.weight.matrix(), rows_mut(output, table.in_features, part.input_offset));
+            kernels::gather_rows(ids, matrix(&part.weight), rows_mut(output, table.in_features, part.input_offset));
         }
     }
 
@@ -155,7 +170,7 @@ impl Backend for CpuBackend {
                 &self.pool,
                 count,
                 rows(input, linear.in_features, part.input_offset),
-                part.weight.matrix(),
+                matrix(&part.weight),
                 rows_mut(output, linear.out_features, part.output_offset),
                 write,
             );
