@@ -95,7 +95,6 @@ pub enum ImageAccess {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{PRESETS, find};
 
     #[test]

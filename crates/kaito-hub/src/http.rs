@@ -1,0 +1,268 @@
+//! Requests to the hub: where the token may go, which redirects are followed, what a status means, when to try again.
+
+use std::{thread, time::Duration};
+
+use ureq::{
+    Agent, Body,
+    http::{Method, Request, Response, StatusCode, Uri, header},
+    tls::{Certificate, RootCerts, TlsConfig},
+};
+
+use crate::{Error, Event, HubOptions, Progress, Repo, RetryPolicy};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that brings nothing for so long is given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_REDIRECTS: usize = 10;
+/// Longest wait that a hub may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+pub(crate) struct Http {
+    agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+}
+
+/// Which redirects to follow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// All: for contents, which may lie on another host.
+    All,
+    /// Those that stay on the hub: for headers, which the hub itself has.
+    OnHub,
+}
+
+/// Why one attempt failed.
+pub(crate) enum Failure {
+    /// It may work next time.
+    Transient {
+        cause: String,
+        /// The hub asks to wait so long.
+        retry_after: Option<Duration>,
+        /// Bytes came before it failed, so the count of attempts begins anew.
+        progressed: bool,
+    },
+    /// It will not.
+    Fatal(Error),
+}
+
+impl Failure {
+    pub(crate) fn transient(cause: impl Into<String>) -> Self {
+        Failure::Transient { cause: cause.into(), retry_after: None, progressed: false }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Fatal(error)
+    }
+}
+
+/// An answer, and whether the hub itself gave it.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Body>,
+    pub(crate) from_hub: bool,
+}
+
+impl Http {
+    pub(crate) fn new(options: &HubOptions) -> Self {
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(STALL_TIMEOUT))
+            .timeout_per_read(Some(STALL_TIMEOUT))
+            .user_agent(concat!("kaito/", env!("CARGO_PKG_VERSION")))
+            .tls_config(TlsConfig::builder().root_certs(root_certs()).build())
+            .build()
+            .new_agent();
+        Self { agent, endpoint: options.endpoint.clone(), token: options.token.clone() }
+    }
+
+    /// One request; with `from`, for the bytes from there on.
+    pub(crate) fn send(&self, method: Method, url: &str, from: Option<u64>, follow: Follow) -> Result<Answer, Failure> {
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_REDIRECTS {
+            let from_hub = same_origin(&url, &self.endpoint);
+            // Compressed bytes could be neither counted nor resumed.
+            let mut request =
+                Request::builder().method(method.clone()).uri(&url).header(header::ACCEPT_ENCODING, "identity");
+            if let Some(token) = self.token.as_ref().filter(|_| from_hub) {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            if let Some(from) = from {
+                request = request.header(header::RANGE, format!("bytes={from}-"));
+            }
+            let protocol = |what: String| Failure::Fatal(Error::Protocol { url: url.clone(), what });
+            let request = request.body(()).map_err(|error| protocol(error.to_string()))?;
+            let response = self.agent.run(request).map_err(|error| failure_of(error, &url))?;
+            let location = match response.status().as_u16() {
+                301 | 302 | 303 | 307 | 308 => response.headers().get(header::LOCATION),
+                _ => None,
+            };
+            let Some(location) = location else { return Ok(Answer { response, from_hub }) };
+            let next = location
+                .to_str()
+                .ok()
+                .and_then(|location| redirect_target(&url, location))
+                .ok_or_else(|| protocol(format!("redirects to {location:?}, which is no URL")))?;
+            if follow == Follow::OnHub && !same_origin(&next, &self.endpoint) {
+                return Ok(Answer { response, from_hub });
+            }
+            url = next;
+        }
+        Err(Failure::Fatal(Error::Protocol { url, what: format!("more than {MAX_REDIRECTS} redirects") }))
+    }
+
+    /// What an answer without success means for a request about `repo`.
+    pub(crate) fn refusal(&self, repo: &Repo, url: &str, answer: &Answer) -> Failure {
+        let status = answer.response.status();
+        let token_given = self.token.is_some();
+        let id = repo.id();
+        let code = answer.response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
+        let not_found = || Error::RepoNotFound { repo: id.clone(), endpoint: self.endpoint.clone(), token_given };
+        let error = match (status.as_u16(), code) {
+            (408 | 425 | 429 | 500 | 502..=504, _) => {
+                let retry_after = answer
+                    .response
+                    .headers()
+                    .get(header::RETRY_AFTER)
+                    .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+                    .map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+                return Failure::Transient { cause: format!("status {status}"), retry_after, progressed: false };
+            }
+            // A signed address may have expired; the next attempt asks the hub for a new one.
+            (401 | 403 | 404 | 410, _) if !answer.from_hub => {
+                return Failure::transient(format!("status {status} from the storage behind the hub"));
+            }
+            (401 | 403, Some("GatedRepo")) => {
+                Error::Gated { page: format!("{}/{id}", self.endpoint), repo: id.clone(), token_given }
+            }
+            (401 | 403 | 404, Some("RepoNotFound")) => not_found(),
+            (404, Some("RevisionNotFound")) => {
+                Error::RevisionNotFound { repo: id.clone(), revision: repo.revision().to_owned() }
+            }
+            (401 | 403, _) if token_given => Error::TokenRefused { repo: id.clone(), status: status.as_u16() },
+            (401 | 403, _) => not_found(),
+            (404, None) if url.contains("/api/models/") => not_found(),
+            _ => Error::Protocol { url: url.to_owned(), what: format!("status {status}") },
+        };
+        Failure::Fatal(error)
+    }
+}
+
+/// Makes an attempt again, after growing waits, until it succeeds, fails for good, or has failed too often in a row.
+pub(crate) fn with_retries<T>(
+    policy: RetryPolicy,
+    url: &str,
+    progress: &dyn Progress,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Error> {
+    let mut failed = 0;
+    loop {
+        let (cause, retry_after, progressed) = match attempt() {
+            Ok(value) => return Ok(value),
+            Err(Failure::Fatal(error)) => return Err(error),
+            Err(Failure::Transient { cause, retry_after, progressed }) => (cause, retry_after, progressed),
+        };
+        failed = if progressed { 1 } else { failed + 1 };
+        if failed >= policy.attempts {
+            return Err(Error::Unreachable { url: url.to_owned(), attempts: failed, cause });
+        }
+        let backoff = policy.first_delay.saturating_mul(1 << (failed - 1).min(16)).min(policy.max_delay);
+        let delay = retry_after.unwrap_or(backoff);
+        tracing::debug!(url, cause, ?delay, "request failed, trying again");
+        progress.event(Event::Retrying { cause: &cause, delay });
+        thread::sleep(delay);
+    }
+}
+
+/// The system's certificates, so that a company's own authority counts; Mozilla's where the system has none, as in
+/// minimal containers.
+fn root_certs() -> RootCerts {
+    let native = rustls_native_certs::load_native_certs();
+    if native.certs.is_empty() {
+        return RootCerts::WebPki;
+    }
+    let certs: Vec<_> = native.certs.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect();
+    RootCerts::from(certs)
+}
+
+fn failure_of(error: ureq::Error, url: &str) -> Failure {
+    match error {
+        ureq::Error::Io(_)
+        | ureq::Error::Timeout(_)
+        | ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::Protocol(_) => Failure::transient(error.to_string()),
+        error => Failure::Fatal(Error::Protocol { url: url.to_owned(), what: error.to_string() }),
+    }
+}
+
+fn same_origin(a: &str, b: &str) -> bool {
+    let origin = |url: &str| {
+        let uri: Uri = url.parse().ok()?;
+        let scheme = uri.scheme_str()?.to_ascii_lowercase();
+        let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
+        Some((scheme, uri.host()?.to_ascii_lowercase(), port))
+    };
+    matches!((origin(a), origin(b)), (Some(a), Some(b)) if a == b)
+}
+
+/// A `Location` header, resolved against the URL that answered with it.
+fn redirect_target(base: &str, location: &str) -> Option<String> {
+    if location.starts_with("http://") || location.starts_with("https://") {
+        return Some(location.to_owned());
+    }
+    let base: Uri = base.parse().ok()?;
+    let scheme = base.scheme_str()?;
+    if location.starts_with("//") {
+        return Some(format!("{scheme}:{location}"));
+    }
+    let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+    let path = if location.starts_with('/') { location.to_owned() } else { format!("{folder}/{location}") };
+    Some(format!("{scheme}://{}{path}", base.authority()?))
+}
+
+/// A header as text.
+pub(crate) fn text_header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
+    response.headers().get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Whether an answer carries what was asked for.
+pub(crate) fn is_success(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_stays_on_its_origin() {
+        for (a, b, same) in [
+            ("https://hub.test/a", "https://hub.test:443/b?c", true),
+            ("https://HUB.test/a", "https://hub.test", true),
+            ("http://hub.test/a", "https://hub.test/a", false),
+            ("https://hub.test/a", "https://cdn.hub.test/a", false),
+            ("https://hub.test/a", "https://hub.test.evil/a", false),
+            ("http://127.0.0.1:80/a", "http://127.0.0.1:81/a", false),
+            ("nonsense", "nonsense", false),
+        ] {
+            assert_eq!(same_origin(a, b), same, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn redirects_are_resolved() {
+        let base = "https://hub.test/a/b/resolve/main/file.json?x=1";
+        for (location, target) in [
+            ("https://cdn.test/x?sig=1", "https://cdn.test/x?sig=1"),
+            ("//cdn.test/x", "https://cdn.test/x"),
+            ("/api/cache/file.json", "https://hub.test/api/cache/file.json"),
+            ("other.json", "https://hub.test/a/b/resolve/main/other.json"),
+        ] {
+            assert_eq!(redirect_target(base, location).as_deref(), Some(target));
+        }
+    }
+}
