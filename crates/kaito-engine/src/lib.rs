@@ -10,6 +10,7 @@ pub mod config;
 pub mod decoder;
 pub mod engine;
 mod error;
+pub mod family;
 pub mod generate;
 pub mod kv_cache;
 pub mod rope;

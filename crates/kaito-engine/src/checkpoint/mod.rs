@@ -1,45 +1,102 @@
 //! Published weight files as named, memory-mapped tensors.
+//!
+//! The readers check whatever they read against the size of the file and never run anything that a file says.
 
-use std::sync::Arc;
+mod element;
+mod error;
+mod index;
+pub mod pickle;
+pub mod safetensors;
+mod tensor;
+mod tensor_set;
+pub mod torch;
+pub mod zip;
 
-use kaito_kernels::{DType, MappedFile};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-/// A tensor in row-major order: a range of a mapped file, or memory of its own where a dtype change forced a copy.
-#[derive(Debug, Clone)]
-pub struct Tensor {
-    name: Arc<str>,
-    dtype: DType,
-    shape: Vec<usize>,
-    data: TensorData,
+pub use element::{ElementType, StoredTensor};
+pub(crate) use error::shorten;
+pub use error::{CheckpointError, FormatError};
+pub use tensor::Tensor;
+pub use tensor_set::TensorSet;
+
+use tensor_set::{Reader, WeightFile};
+
+/// The weight files of a model directory, opened and mapped.
+#[derive(Debug)]
+pub enum Checkpoint {
+    /// Hugging Face's layout: every tensor whole, in one or more files.
+    HuggingFace(TensorSet),
+    /// Meta's layout: `consolidated.NN.pth`, one file for each model-parallel rank, each with its slice of every
+    /// tensor.
+    Meta(Vec<TensorSet>),
 }
 
-#[derive(Debug, Clone)]
-enum TensorData {
-    Mapped { file: Arc<MappedFile>, offset: usize, len: usize },
-    Owned(Arc<[u8]>),
+/// Hugging Face's weight files in the order of preference: one file, index of several, and what reads them.
+const LAYOUTS: [(&str, &str, Reader); 2] = [
+    ("model.safetensors", "model.safetensors.index.json", safetensors::parse),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json", torch::parse),
+];
+
+impl Checkpoint {
+    /// Opens the weights in `dir`: safetensors where there are any, else PyTorch files, else Meta's shards.
+    ///
+    /// # Errors
+    /// When there are none, and for every file that is missing, truncated or malformed.
+    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        if !dir.is_dir() {
+            return Err(CheckpointError::NotADirectory { path: dir.to_owned() });
+        }
+        for (single, index, reader) in LAYOUTS {
+            let (single, index) = (dir.join(single), dir.join(index));
+            if single.is_file() {
+                let file = WeightFile::open(&single, reader)?;
+                return Ok(Self::HuggingFace(TensorSet::new(single, [file])?));
+            }
+            if index.is_file() {
+                return Ok(Self::HuggingFace(index::open(&index, reader)?));
+            }
+        }
+        let ranks = meta_ranks(dir)?;
+        if ranks.is_empty() {
+            return Err(CheckpointError::NoWeights { dir: dir.to_owned() });
+        }
+        let open = |path: PathBuf| TensorSet::new(path.clone(), [WeightFile::open(&path, torch::parse)?]);
+        ranks.into_iter().map(open).collect::<Result<_, _>>().map(Self::Meta)
+    }
 }
 
-impl Tensor {
-    /// The tensor's name in the checkpoint.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Element type.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// Dimensions, outermost first.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    /// The elements, little-endian; not necessarily aligned.
-    pub fn bytes(&self) -> &[u8] {
-        match &self.data {
-            TensorData::Mapped { file, offset, len } => &file.bytes()[*offset..offset + len],
-            TensorData::Owned(bytes) => bytes,
+/// Paths of `consolidated.00.pth` onwards; the numbering must have no gap.
+fn meta_ranks(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let io = |source| CheckpointError::Io { path: dir.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io)? {
+        let name = entry.map_err(io)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("consolidated.")?.strip_suffix(".pth"));
+        if let Some(rank) = number.and_then(|number| number.parse::<usize>().ok()) {
+            found.push((rank, dir.join(name)));
         }
     }
+    found.sort();
+    if let Some((expected, _)) = found.iter().enumerate().find(|(expected, (rank, _))| expected != rank) {
+        return Err(CheckpointError::MissingRank {
+            dir: dir.to_owned(),
+            found: found.len(),
+            missing: format!("consolidated.{expected:02}.pth"),
+        });
+    }
+    Ok(found.into_iter().map(|(_, path)| path).collect())
+}
+
+/// Reads a small file whole. `limit` bounds what a wrong or hostile file can cost.
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
+    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+    let found = fs::metadata(path).map_err(io)?.len();
+    if found > limit {
+        return Err(CheckpointError::TooLarge { path: path.to_owned(), found, limit });
+    }
+    fs::read(path).map_err(io)
 }

@@ -1,0 +1,104 @@
+//! Falcon: 7B (multi-query, one norm a layer), 40B (new decoder architecture, two), and their configurations of
+//! before and after the model entered transformers.
+
+use super::{
+    Description, Family,
+    config_file::{ConfigFile, Heads, limits},
+    llama,
+    tensor_names::TensorNames,
+};
+use crate::{
+    checkpoint::CheckpointError,
+    config::{Mlp, ModelConfig, Norm, QkvLayout, Residual, Rope, RopePairing},
+};
+
+pub(super) const FAMILY: Family = Family {
+    architectures: &["FalconForCausalLM", "RWForCausalLM"],
+    model_types: &["falcon", "RefinedWeb", "RefinedWebModel"],
+    describe,
+};
+
+const NAMES: TensorNames = TensorNames {
+    base: "transformer.",
+    embedding: "word_embeddings",
+    layers: "h.",
+    attention_norm: "input_layernorm",
+    mlp_norm: "post_attention_layernorm",
+    qkv: &["self_attention.query_key_value"],
+    attention_output: "self_attention.dense",
+    mlp_in: &["mlp.dense_h_to_4h"],
+    mlp_out: "mlp.dense_4h_to_h",
+    final_norm: "ln_f",
+    head: "lm_head",
+    attention_bias: false,
+    mlp_bias: false,
+};
+
+const HEADS: &[&str] = &["num_attention_heads", "n_head"];
+const KV_HEADS: &[&str] = &["num_kv_heads", "n_head_kv"];
+
+fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
+    file.refuse_flag("alibi", "positions by attention bias (the RW models) are not supported, only rotary ones")?;
+    file.choice(&["activation"], &["gelu"])?;
+    let hidden_size = file.count(&["hidden_size", "n_embed"], None, limits::WIDTH)?;
+    // The first 40B files say it by their model type alone.
+    let old_40b = file.value(&["model_type"]).is_some_and(|name| name == "RefinedWeb");
+    let grouped = file.flag(&["new_decoder_architecture"], old_40b)?;
+    let Heads { queries: num_heads, key_values: num_kv_heads, dim: head_dim } = heads(file, hidden_size, grouped)?;
+    let (residual, attention_norm, mlp_norm) = residual(file, grouped)?;
+    let bias = file.flag(&["bias"], false)?;
+    let multi_query = !grouped && num_kv_heads == 1;
+    Ok(Description {
+        config: ModelConfig {
+            family: "falcon",
+            vocab_size: file.count(&["vocab_size"], None, limits::VOCABULARY)?,
+            hidden_size,
+            num_layers: file.count(&["num_hidden_layers", "n_layer"], None, limits::LAYERS)?,
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            intermediate_size: file.count(&["ffn_hidden_size"], Some(4 * hidden_size), 4 * limits::WIDTH)?,
+            max_position_embeddings: file.count(&["max_position_embeddings"], Some(2048), limits::POSITIONS)?,
+            norm: Norm::Layer { eps: file.epsilon(&["layer_norm_epsilon"], Some(1e-5))? },
+            mlp: Mlp::Gelu,
+            residual,
+            rope: Rope { theta: file.rope_theta()?, pairing: RopePairing::Halves, scaling: llama::rope_scaling(file)? },
+            // One group for every key-value head; without grouping each head has its own [query, key, value].
+            qkv_layout: if multi_query {
+                QkvLayout::blocks(num_heads, 1, head_dim)
+            } else {
+                QkvLayout::groups(num_heads, num_kv_heads, head_dim)
+            },
+            sliding_window: None,
+        },
+        names: TensorNames { attention_norm, mlp_norm, attention_bias: bias, mlp_bias: bias, ..NAMES },
+        tied: file.flag(&["tie_word_embeddings"], true)?,
+    })
+}
+
+fn heads(file: &ConfigFile, hidden_size: usize, grouped: bool) -> Result<Heads, CheckpointError> {
+    let queries = file.count(HEADS, None, limits::HEADS)?;
+    let key_values = if grouped {
+        file.count(KV_HEADS, Some(queries), limits::HEADS)?
+    } else if file.flag(&["multi_query"], true)? {
+        1
+    } else {
+        queries
+    };
+    file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), None)
+}
+
+/// The form of a layer, and the names of its norms.
+fn residual(file: &ConfigFile, grouped: bool) -> Result<(Residual, &'static str, &'static str), CheckpointError> {
+    let parallel = file.flag(&["parallel_attn"], true)?;
+    if grouped && !parallel {
+        return Err(file.wrong(&["parallel_attn"], "true: the new decoder architecture is always parallel"));
+    }
+    let norms = file.count(&["num_ln_in_parallel_attn"], Some(if grouped { 2 } else { 1 }), 2)?;
+    match (parallel, grouped, norms) {
+        (false, ..) => Ok((Residual::Sequential, "input_layernorm", "post_attention_layernorm")),
+        (true, true, 2) => Ok((Residual::Parallel, "ln_attn", "ln_mlp")),
+        (true, _, 1) => Ok((Residual::ParallelSharedNorm, "input_layernorm", "")),
+        (true, ..) => Err(file.wrong(&["num_ln_in_parallel_attn"], "1 without the new decoder architecture")),
+    }
+}

@@ -1,0 +1,101 @@
+//! Llama and Llama 2, as Hugging Face publishes them.
+
+use super::{
+    Description, Family,
+    config_file::{ConfigFile, Heads, limits},
+    tensor_names::TensorNames,
+};
+use crate::{
+    checkpoint::CheckpointError,
+    config::{Mlp, ModelConfig, Norm, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
+};
+
+pub(super) const FAMILY: Family = Family { architectures: &["LlamaForCausalLM"], model_types: &["llama"], describe };
+
+/// Names that Mistral shares.
+pub(super) const NAMES: TensorNames = TensorNames {
+    base: "model.",
+    embedding: "embed_tokens",
+    layers: "layers.",
+    attention_norm: "input_layernorm",
+    mlp_norm: "post_attention_layernorm",
+    qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    attention_output: "self_attn.o_proj",
+    mlp_in: &["mlp.gate_proj", "mlp.up_proj"],
+    mlp_out: "mlp.down_proj",
+    final_norm: "norm",
+    head: "lm_head",
+    attention_bias: false,
+    mlp_bias: false,
+};
+
+fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
+    let config = base(file, Defaults { family: "llama", max_positions: 2048, rms_norm_eps: 1e-6, kv_heads: None })?;
+    let names = TensorNames {
+        attention_bias: file.flag(&["attention_bias"], false)?,
+        mlp_bias: file.flag(&["mlp_bias"], false)?,
+        ..NAMES
+    };
+    let scaling = rope_scaling(file)?;
+    Ok(Description {
+        config: ModelConfig { rope: Rope { scaling, ..config.rope }, ..config },
+        names,
+        tied: file.flag(&["tie_word_embeddings"], false)?,
+    })
+}
+
+/// What a family assumes where its configuration is silent.
+pub(super) struct Defaults {
+    pub family: &'static str,
+    pub max_positions: usize,
+    pub rms_norm_eps: f64,
+    /// Key-value heads where the key is missing; where it is null, or for None, there are as many as query heads.
+    pub kv_heads: Option<usize>,
+}
+
+/// The keys that Llama, Mistral and Phi-3 share. Without scaled positions and without a window.
+pub(super) fn base(file: &ConfigFile, defaults: Defaults) -> Result<ModelConfig, CheckpointError> {
+    const HEADS: &[&str] = &["num_attention_heads"];
+    const KV_HEADS: &[&str] = &["num_key_value_heads"];
+    file.choice(&["hidden_act"], &["silu", "swish"])?;
+    let hidden_size = file.count(&["hidden_size"], None, limits::WIDTH)?;
+    let queries = file.count(HEADS, None, limits::HEADS)?;
+    let silent = if file.has("num_key_value_heads") { queries } else { defaults.kv_heads.unwrap_or(queries) };
+    let key_values = file.count(KV_HEADS, Some(silent), limits::HEADS)?;
+    let head_dim = match file.value(&["head_dim"]) {
+        Some(_) => Some(file.count(&["head_dim"], None, limits::HEAD_DIM)?),
+        None => None,
+    };
+    let heads = file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), head_dim)?;
+    let Heads { queries: num_heads, key_values: num_kv_heads, dim: head_dim } = heads;
+    Ok(ModelConfig {
+        family: defaults.family,
+        vocab_size: file.count(&["vocab_size"], None, limits::VOCABULARY)?,
+        hidden_size,
+        num_layers: file.count(&["num_hidden_layers"], None, limits::LAYERS)?,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        intermediate_size: file.count(&["intermediate_size"], None, limits::WIDTH)?,
+        max_position_embeddings: file.count(
+            &["max_position_embeddings"],
+            Some(defaults.max_positions),
+            limits::POSITIONS,
+        )?,
+        norm: Norm::Rms { eps: file.epsilon(&["rms_norm_eps"], Some(defaults.rms_norm_eps))? },
+        mlp: Mlp::SwiGlu,
+        residual: Residual::Sequential,
+        rope: Rope { theta: file.rope_theta()?, pairing: RopePairing::Halves, scaling: RopeScaling::None },
+        qkv_layout: QkvLayout::blocks(num_heads, num_kv_heads, head_dim),
+        sliding_window: None,
+    })
+}
+
+/// `rope_scaling` of Llama and Falcon: none, or linear.
+pub(super) fn rope_scaling(file: &ConfigFile) -> Result<RopeScaling, CheckpointError> {
+    let Some(scaling) = file.object("rope_scaling")? else { return Ok(RopeScaling::None) };
+    Ok(match scaling.choice(&["rope_type", "type"], &["default", "linear"])? {
+        "linear" => RopeScaling::Linear { factor: scaling.number(&["factor"], None, 1.0..=1e6)? },
+        _ => RopeScaling::None,
+    })
+}

@@ -1,0 +1,149 @@
+//! Llama 2 as Meta publishes it: `params.json`, and `consolidated.NN.pth` with one slice of every tensor for each
+//! model-parallel rank.
+
+use super::config_file::{ConfigFile, Heads, limits};
+use crate::{
+    checkpoint::{CheckpointError, Tensor, TensorSet},
+    config::{Mlp, ModelConfig, Norm, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
+    weights::{LayerWeights, Linear, LinearPart, ModelWeights, NormWeights},
+};
+
+/// Llama 2's context. `params.json` does not give it.
+const MAX_POSITIONS: usize = 4096;
+const EMBEDDING: &str = "tok_embeddings.weight";
+const HEADS: &[&str] = &["n_heads"];
+const KV_HEADS: &[&str] = &["n_kv_heads"];
+const VOCAB_SIZE: &[&str] = &["vocab_size"];
+
+pub(super) fn load(file: &ConfigFile, ranks: &[TensorSet]) -> Result<(ModelConfig, ModelWeights), CheckpointError> {
+    let config = describe(file, ranks)?;
+    let weights = Ranks { sets: ranks, hidden: config.hidden_size };
+    Ok((config.clone(), weights.collect(&config)?))
+}
+
+fn describe(file: &ConfigFile, ranks: &[TensorSet]) -> Result<ModelConfig, CheckpointError> {
+    let hidden_size = file.count(&["dim"], None, limits::WIDTH)?;
+    let queries = file.count(HEADS, None, limits::HEADS)?;
+    let key_values = file.count(KV_HEADS, Some(queries), limits::HEADS)?;
+    let Heads { queries: num_heads, key_values: num_kv_heads, dim: head_dim } =
+        file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), None)?;
+    let intermediate_size = intermediate_size(file, hidden_size)?;
+    let vocab_size = vocab_size(file, ranks)?;
+    for (keys, value) in [
+        (&["dim"] as &[&str], hidden_size),
+        (HEADS, num_heads),
+        (KV_HEADS, num_kv_heads),
+        (&["multiple_of"], intermediate_size),
+        (VOCAB_SIZE, vocab_size),
+    ] {
+        if !value.is_multiple_of(ranks.len()) {
+            return Err(file.wrong(keys, format!("what {} shards can divide ({value} comes of it)", ranks.len())));
+        }
+    }
+    Ok(ModelConfig {
+        family: "llama",
+        vocab_size,
+        hidden_size,
+        num_layers: file.count(&["n_layers"], None, limits::LAYERS)?,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        intermediate_size,
+        max_position_embeddings: MAX_POSITIONS,
+        norm: Norm::Rms { eps: file.epsilon(&["norm_eps"], Some(1e-5))? },
+        mlp: Mlp::SwiGlu,
+        residual: Residual::Sequential,
+        rope: Rope { theta: file.rope_theta()?, pairing: RopePairing::Interleaved, scaling: RopeScaling::None },
+        qkv_layout: QkvLayout::blocks(num_heads, num_kv_heads, head_dim),
+        sliding_window: None,
+    })
+}
+
+/// Two thirds of four times the width, times a multiplier, rounded up to a multiple; each step in whole numbers.
+fn intermediate_size(file: &ConfigFile, hidden_size: usize) -> Result<usize, CheckpointError> {
+    let multiple = file.count(&["multiple_of"], Some(256), limits::WIDTH)?;
+    let multiplier = file.number(&["ffn_dim_multiplier"], Some(1.0), 0.01..=100.0)?;
+    let inner = (2 * 4 * hidden_size / 3) as f64 * multiplier;
+    Ok((inner as usize).next_multiple_of(multiple))
+}
+
+/// Published files say -1: the tokenizer's size, which the embedding has too.
+fn vocab_size(file: &ConfigFile, ranks: &[TensorSet]) -> Result<usize, CheckpointError> {
+    if file.value(VOCAB_SIZE).is_some_and(|value| value.as_i64() != Some(-1)) {
+        return file.count(VOCAB_SIZE, None, limits::VOCABULARY);
+    }
+    let rows = ranks.first().and_then(|rank| rank.shape(EMBEDDING)?.first().copied());
+    rows.filter(|rows| (1..=limits::VOCABULARY).contains(rows)).ok_or_else(|| {
+        file.wrong(VOCAB_SIZE, format!("the number of rows of {EMBEDDING}, which the first shard does not hold"))
+    })
+}
+
+/// The slices of all ranks.
+struct Ranks<'a> {
+    sets: &'a [TensorSet],
+    hidden: usize,
+}
+
+impl Ranks<'_> {
+    fn collect(&self, config: &ModelConfig) -> Result<ModelWeights, CheckpointError> {
+        let inner = config.intermediate_size;
+        let (query_width, key_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let layer = |layer: usize| {
+            let name = |name: &str| format!("layers.{layer}.{name}.weight");
+            Ok(LayerWeights {
+                attention_norm: self.norm(&name("attention_norm"))?,
+                mlp_norm: Some(self.norm(&name("ffn_norm"))?),
+                qkv: self.by_rows(&[
+                    (name("attention.wq"), query_width),
+                    (name("attention.wk"), key_width),
+                    (name("attention.wv"), key_width),
+                ])?,
+                attention_output: self.by_columns(&name("attention.wo"), self.hidden, query_width)?,
+                // w1 is the gate, w3 goes up, w2 down.
+                mlp_in: self.by_rows(&[(name("feed_forward.w1"), inner), (name("feed_forward.w3"), inner)])?,
+                mlp_out: self.by_columns(&name("feed_forward.w2"), self.hidden, inner)?,
+            })
+        };
+        Ok(ModelWeights {
+            embedding: self.by_columns(EMBEDDING, config.vocab_size, self.hidden)?,
+            layers: (0..config.num_layers).map(layer).collect::<Result<_, CheckpointError>>()?,
+            final_norm: self.norm("norm.weight")?,
+            head: self.by_rows(&[("output.weight".into(), config.vocab_size)])?,
+        })
+    }
+
+    /// Matrices (name, rows) one above the other, each cut among the ranks by its rows.
+    fn by_rows(&self, matrices: &[(String, usize)]) -> Result<Linear, CheckpointError> {
+        let mut linear = Linear { out_features: 0, in_features: self.hidden, parts: Vec::new(), bias: None };
+        for (name, rows) in matrices {
+            let slice = rows / self.sets.len();
+            for weight in self.slices(name, [slice, self.hidden]) {
+                let output_offset = linear.out_features;
+                linear.parts.push(LinearPart { weight: weight?, output_offset, input_offset: 0 });
+                linear.out_features += slice;
+            }
+        }
+        Ok(linear)
+    }
+
+    /// A matrix that is cut among the ranks by its columns.
+    fn by_columns(&self, name: &str, rows: usize, cols: usize) -> Result<Linear, CheckpointError> {
+        let slice = cols / self.sets.len();
+        let part = |(rank, weight): (usize, Result<Tensor, _>)| {
+            Ok(LinearPart { weight: weight?, output_offset: 0, input_offset: rank * slice })
+        };
+        let parts = self.slices(name, [rows, slice]).enumerate().map(part).collect::<Result<_, CheckpointError>>()?;
+        Ok(Linear { out_features: rows, in_features: cols, parts, bias: None })
+    }
+
+    fn slices(&self, name: &str, shape: [usize; 2]) -> impl Iterator<Item = Result<Tensor, CheckpointError>> {
+        self.sets.iter().map(move |rank| rank.tensor(name, &shape))
+    }
+
+    /// A norm's weight, which every rank repeats.
+    fn norm(&self, name: &str) -> Result<NormWeights, CheckpointError> {
+        let copies = self.sets.iter().map(|rank| rank.tensor(name, &[self.hidden]));
+        let copies: Vec<Tensor> = copies.collect::<Result<_, _>>()?;
+        Ok(NormWeights { weight: copies.first().map(Tensor::to_f32).unwrap_or_default(), bias: None })
+    }
+}

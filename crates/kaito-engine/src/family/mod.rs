@@ -1,0 +1,96 @@
+//! Families of models: a published configuration and its tensor names, translated into [`ModelConfig`] and
+//! [`ModelWeights`].
+//!
+//! A family is one file: its configuration's keys, and a table of tensor names. It has no forward pass of its own.
+
+mod config_file;
+mod falcon;
+mod llama;
+mod meta;
+mod mistral;
+mod phi3;
+mod tensor_names;
+
+use std::path::Path;
+
+use crate::{
+    checkpoint::{Checkpoint, CheckpointError, TensorSet, shorten},
+    config::ModelConfig,
+    weights::ModelWeights,
+};
+use config_file::ConfigFile;
+use tensor_names::TensorNames;
+
+/// A family of Hugging Face models.
+struct Family {
+    /// Values of `architectures` in its config.json.
+    architectures: &'static [&'static str],
+    /// Values of `model_type`, for files that name no architecture.
+    model_types: &'static [&'static str],
+    /// Reads its config.json.
+    describe: fn(&ConfigFile) -> Result<Description, CheckpointError>,
+}
+
+/// What a family makes of a configuration.
+struct Description {
+    config: ModelConfig,
+    names: TensorNames,
+    /// Whether the output head is the embedding.
+    tied: bool,
+}
+
+const FAMILIES: [Family; 4] = [llama::FAMILY, mistral::FAMILY, falcon::FAMILY, phi3::FAMILY];
+
+/// Reads a model directory: configuration, and weights as views of the mapped files.
+///
+/// # Errors
+/// For a file that is missing or malformed, a configuration that contradicts itself, a model of another family, and
+/// weights that do not fit the configuration.
+pub fn load(dir: &Path) -> Result<(ModelConfig, ModelWeights), CheckpointError> {
+    let describes = |weights: &Path, expected: &'static str| {
+        let path = dir.join(expected);
+        let weights = || weights.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_file() {
+            ConfigFile::open(&path)
+        } else {
+            Err(CheckpointError::NoConfig { dir: dir.to_owned(), weights: weights(), expected })
+        }
+    };
+    match Checkpoint::open(dir)? {
+        Checkpoint::HuggingFace(tensors) => hugging_face(&describes(tensors.path(), "config.json")?, &tensors),
+        Checkpoint::Meta(ranks) => {
+            let first = ranks.first().map_or(dir, TensorSet::path);
+            let loaded = meta::load(&describes(first, "params.json")?, &ranks)?;
+            ranks.iter().for_each(TensorSet::log_unused);
+            Ok(loaded)
+        }
+    }
+}
+
+fn hugging_face(file: &ConfigFile, tensors: &TensorSet) -> Result<(ModelConfig, ModelWeights), CheckpointError> {
+    let Description { config, names, tied } = (find(file)?.describe)(file)?;
+    let weights = names.collect(&config, tied, tensors)?;
+    tensors.log_unused();
+    Ok((config, weights))
+}
+
+fn find(file: &ConfigFile) -> Result<&'static Family, CheckpointError> {
+    let architectures: Vec<&str> = match file.value(&["architectures"]) {
+        Some(value) => value.as_array().into_iter().flatten().filter_map(|name| name.as_str()).collect(),
+        None => Vec::new(),
+    };
+    let model_type = file.value(&["model_type"]).and_then(|value| value.as_str());
+    let known = |family: &&Family| {
+        architectures.iter().any(|name| family.architectures.contains(name))
+            || architectures.is_empty() && model_type.is_some_and(|name| family.model_types.contains(&name))
+    };
+    FAMILIES.iter().find(known).ok_or_else(|| CheckpointError::UnknownArchitecture {
+        path: file.path().to_owned(),
+        found: match (architectures.as_slice(), model_type) {
+            ([], None) => "missing".to_owned(),
+            ([], Some(model_type)) => shorten(model_type),
+            (names, _) => shorten(&names.join(", ")),
+        },
+        supported: FAMILIES.iter().flat_map(|family| family.architectures).copied().collect::<Vec<_>>().join(", "),
+    })
+}
