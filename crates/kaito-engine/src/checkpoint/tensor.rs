@@ -16,18 +16,18 @@ pub struct Tensor {
 #[derive(Clone)]
 enum TensorData {
     Mapped(Arc<MappedFile>),
-    Owned(Arc<[u8]>),
+    Owned(Arc<Vec<u8>>),
 }
 
 impl Tensor {
     /// A tensor with memory of its own. `None` unless `bytes` holds just the elements of `shape`.
-    pub fn from_bytes(name: &str, dtype: DType, shape: Vec<usize>, bytes: Arc<[u8]>) -> Option<Self> {
+    pub fn from_bytes(name: &str, dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Option<Self> {
         let range = 0..bytes.len();
         (byte_len(&shape, dtype.size()) == Some(bytes.len())).then(|| Self {
             name: name.into(),
             dtype,
             shape,
-            data: TensorData::Owned(bytes),
+            data: TensorData::Owned(Arc::new(bytes)),
             range,
         })
     }
@@ -118,7 +118,13 @@ impl Tensor {
         let mut bytes = vec![0; self.elements() * dtype.size()];
         kernels::convert(pool, self.dtype, self.bytes(), dtype, &mut bytes);
         let range = 0..bytes.len();
-        Self { name: self.name.clone(), dtype, shape: self.shape.clone(), data: TensorData::Owned(bytes.into()), range }
+        Self {
+            name: self.name.clone(),
+            dtype,
+            shape: self.shape.clone(),
+            data: TensorData::Owned(Arc::new(bytes)),
+            range,
+        }
     }
 }
 
@@ -141,7 +147,7 @@ mod tests {
 
     fn matrix() -> Tensor {
         let bytes: Vec<u8> = (0..6).flat_map(|i| (i as f32 + 0.5).to_le_bytes()).collect();
-        Tensor::from_bytes("m", DType::F32, vec![3, 2], bytes.into()).unwrap()
+        Tensor::from_bytes("m", DType::F32, vec![3, 2], bytes).unwrap()
     }
 
     #[test]
@@ -161,9 +167,9 @@ mod tests {
 
     #[test]
     fn bytes_must_fit_the_shape() {
-        assert!(Tensor::from_bytes("t", DType::F16, vec![2, 2], vec![0; 8].into()).is_some());
-        assert!(Tensor::from_bytes("t", DType::F16, vec![2, 2], vec![0; 9].into()).is_none());
-        assert!(Tensor::from_bytes("t", DType::F16, vec![usize::MAX, 2], vec![0; 9].into()).is_none());
+        assert!(Tensor::from_bytes("t", DType::F16, vec![2, 2], vec![0; 8]).is_some());
+        assert!(Tensor::from_bytes("t", DType::F16, vec![2, 2], vec![0; 9]).is_none());
+        assert!(Tensor::from_bytes("t", DType::F16, vec![usize::MAX, 2], vec![0; 9]).is_none());
     }
 
     #[test]
@@ -181,7 +187,7 @@ mod tests {
         let pool = ThreadPool::new(NonZeroUsize::MIN);
         for (dtype, value, expected) in cases {
             let bytes = value.to_le_bytes().to_vec();
-            let tensor = Tensor::from_bytes("t", DType::F32, vec![1], bytes.into()).unwrap();
+            let tensor = Tensor::from_bytes("t", DType::F32, vec![1], bytes).unwrap();
             let cast = tensor.cast(dtype, &pool);
             assert_eq!((cast.dtype(), cast.to_f32()), (dtype, vec![expected]), "{value} as {dtype}");
             assert_eq!(cast.cast(DType::F32, &pool).to_f32(), [expected]);

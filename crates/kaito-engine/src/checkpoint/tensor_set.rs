@@ -161,5 +161,5 @@ fn gather(name: &str, dtype: DType, shape: &[usize], strides: &[usize], span: &[
             *index = 0;
         }
     }
-    Tensor::from_bytes(name, dtype, shape.to_vec(), bytes.into())
+    Tensor::from_bytes(name, dtype, shape.to_vec(), bytes)
 }
