@@ -1,0 +1,240 @@
+//! The product of activations with a weight matrix.
+//!
+//! Every output is summed up in one order, whatever the shape of the call: columns are cut into blocks of
+//! [`BLOCK_COLUMNS`]; within a block, lane `l` of one vector sums the columns `l`, `l + LANES`, ..; the lanes are
+//! added in a fixed tree; the sums of the blocks are added in order. Tiles of several rows and tokens only decide which
+//! of these sums are computed side by side.
+
+mod element;
+mod tile;
+
+use std::{cell::Cell, marker::PhantomData};
+
+use self::{
+    element::{Bf16, Element, F16, F32},
+    tile::{Product, Sums, Tokens, WeightRows, max_tile_tokens},
+};
+use crate::{
+    DType, MatrixRef, Rows, RowsMut, ThreadPool,
+    matrix::SharedRows,
+    simd::{Kernel, Level, Simd, dispatch},
+};
+
+/// What becomes of the values that an output held before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// They are replaced.
+    Set,
+    /// The results are added to them.
+    Add,
+}
+
+/// Columns that are summed up before their lanes are added. A tile's rows of this length stay in the first level cache.
+const BLOCK_COLUMNS: usize = 1024;
+
+/// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`: `input` has `tokens` rows of `weight.cols`, `output` of `weight.rows`.
+///
+/// The bits of `y[t][r]` depend on `x[t]`, `w[r]` and, with [`Write::Add`], its former value alone.
+///
+/// # Panics
+/// If a shape does not fit its data.
+pub fn matmul(pool: &ThreadPool, tokens: usize, input: Rows, weight: MatrixRef, output: RowsMut, mode: Write) {
+    matmul_on(Level::best(), pool, tokens, input, weight, output, mode);
+}
+
+pub(crate) fn matmul_on(
+    level: Level,
+    pool: &ThreadPool,
+    tokens: usize,
+    input: Rows,
+    weight: MatrixRef,
+    output: RowsMut,
+    mode: Write,
+) {
+    weight.check("weight");
+    input.check("input", tokens, weight.cols);
+    let output = output.share("output", tokens, weight.rows);
+    if tokens == 0 || weight.rows == 0 || weight.cols == 0 {
+        if mode == Write::Set {
+            // SAFETY: nobody else has the output.
+            (0..tokens).for_each(|t| unsafe { output.slice(t, 0, weight.rows) }.fill(0.0));
+        }
+        return;
+    }
+    let cut = Cut::new(pool.threads(), tokens, &weight);
+    pool.for_each(cut.pieces(), &|piece| {
+        dispatch(level, Piece { input, weight, output, mode, part: cut.part(piece) });
+    });
+}
+
+/// Weights are widened to f32 in advance for at least this many tokens: for fewer it does not pay.
+const WIDEN_TOKENS: usize = 16;
+
+/// How the outputs are shared out.
+struct Cut {
+    rows: usize,
+    tokens: usize,
+    part_rows: usize,
+    part_tokens: usize,
+}
+
+/// A rectangle of the outputs.
+#[derive(Clone, Copy)]
+struct Part {
+    first_row: usize,
+    rows: usize,
+    first_token: usize,
+    tokens: usize,
+}
+
+impl Cut {
+    /// Parts are small enough that threads end at nearly the same time, and large enough that taking one costs nothing
+    /// next to it and that what it reads is used often.
+    fn new(threads: usize, tokens: usize, weight: &MatrixRef) -> Self {
+        const PARTS_OF_A_THREAD: usize = 8;
+        const LEAST_PRODUCTS: usize = 64 * 1024;
+        const MOST_ROWS: usize = 64;
+        const MOST_TOKENS: usize = 256;
+        let part_tokens = tokens.div_ceil(tokens.div_ceil(MOST_TOKENS));
+        let even = weight.rows * tokens.div_ceil(part_tokens) / (threads * PARTS_OF_A_THREAD);
+        let least = LEAST_PRODUCTS / (weight.cols * part_tokens).max(1);
+        let part_rows = even.max(least).clamp(8, MOST_ROWS).next_multiple_of(8);
+        Self { rows: weight.rows, tokens, part_rows, part_tokens }
+    }
+
+    fn pieces(&self) -> usize {
+        self.rows.div_ceil(self.part_rows) * self.tokens.div_ceil(self.part_tokens)
+    }
+
+    fn part(&self, piece: usize) -> Part {
+        let row_parts = self.rows.div_ceil(self.part_rows);
+        let first_row = piece % row_parts * self.part_rows;
+        let first_token = piece / row_parts * self.part_tokens;
+        Part {
+            first_row,
+            rows: self.part_rows.min(self.rows - first_row),
+            first_token,
+            tokens: self.part_tokens.min(self.tokens - first_token),
+        }
+    }
+}
+
+struct Piece<'a> {
+    input: Rows<'a>,
+    weight: MatrixRef<'a>,
+    output: SharedRows<'a>,
+    mode: Write,
+    part: Part,
+}
+
+impl Kernel for Piece<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match self.weight.dtype {
+            DType::F32 => self.in_place::<S, F32>(simd),
+            DType::Bf16 if self.part.tokens < WIDEN_TOKENS => self.in_place::<S, Bf16>(simd),
+            DType::F16 if self.part.tokens < WIDEN_TOKENS => self.in_place::<S, F16>(simd),
+            DType::Bf16 => self.widened::<S, Bf16>(simd),
+            DType::F16 => self.widened::<S, F16>(simd),
+        }
+    }
+}
+
+impl Piece<'_> {
+    #[inline(always)]
+    fn in_place<S: Simd, E: Element>(&self, simd: S) {
+        if self.part.tokens <= max_tile_tokens::<S>() {
+            // A few rows from end to end, then the next: each weight is read once, in long runs.
+            const ROWS: usize = 8;
+            for r in (0..self.part.rows).step_by(ROWS) {
+                let rows = ROWS.min(self.part.rows - r);
+                for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
+                    let weight = self.weight_rows::<E>(r, column);
+                    // SAFETY: rows and columns of the part.
+                    unsafe { self.product(weight, r, rows, column).compute(simd) };
+                }
+            }
+        } else {
+            for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
+                let weight = self.weight_rows::<E>(0, column);
+                // SAFETY: rows and columns of the part.
+                unsafe { self.product(weight, 0, self.part.rows, column).compute(simd) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn widened<S: Simd, E: Element>(&self, simd: S) {
+        let mut scratch = SCRATCH.take();
+        scratch.resize(self.part.rows * BLOCK_COLUMNS, 0.0);
+        for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
+            let columns = BLOCK_COLUMNS.min(self.weight.cols - column);
+            let weight = self.weight_rows::<E>(0, column);
+            for (r, wide) in scratch.chunks_exact_mut(BLOCK_COLUMNS).enumerate() {
+                // SAFETY: `columns` elements of row `r` of the part.
+                unsafe { widen::<S, E>(simd, weight.start.add(r * weight.stride), &mut wide[..columns]) };
+            }
+            let start = scratch.as_ptr().cast();
+            let weight = WeightRows::<F32> { start, stride: BLOCK_COLUMNS * F32::SIZE, element: PhantomData };
+            // SAFETY: the scratch has the columns of the part's rows.
+            unsafe { self.product(weight, 0, self.part.rows, column).compute(simd) };
+        }
+        SCRATCH.set(scratch);
+    }
+
+    /// The part's rows from `r` on, and their columns from `column` on.
+    #[inline(always)]
+    fn weight_rows<E: Element>(&self, r: usize, column: usize) -> WeightRows<E> {
+        let first = (self.part.first_row + r) * self.weight.cols + column;
+        let start = self.weight.data[first * E::SIZE..].as_ptr();
+        WeightRows { start, stride: self.weight.cols * E::SIZE, element: PhantomData }
+    }
+
+    /// The product of `rows` of the part's rows from `r` on with the part's tokens, for the block of columns that
+    /// begins at `column`.
+    #[inline(always)]
+    fn product<E: Element>(&self, weight: WeightRows<E>, r: usize, rows: usize, column: usize) -> Product<E> {
+        let Part { first_row, first_token, tokens, .. } = self.part;
+        let input = &self.input.data[first_token * self.input.stride + self.input.offset + column..];
+        Product {
+            weight,
+            input: Tokens { start: input.as_ptr(), stride: self.input.stride },
+            output: Sums {
+                start: self.output.at(first_token, first_row + r),
+                stride: self.output.stride(),
+                add: column > 0 || self.mode == Write::Add,
+            },
+            rows,
+            tokens,
+            columns: BLOCK_COLUMNS.min(self.weight.cols - column),
+        }
+    }
+}
+
+thread_local! {
+    /// A block of widened weights: kept, so that its memory is not mapped and unmapped for every piece.
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// # Safety
+/// `target.len()` elements can be read at `source`.
+#[inline(always)]
+unsafe fn widen<S: Simd, E: Element>(simd: S, source: *const u8, target: &mut [f32]) {
+    let mut c = 0;
+    for part in target.chunks_mut(S::LANES) {
+        // SAFETY: by contract.
+        unsafe {
+            if part.len() == S::LANES {
+                simd.store_slice(part, E::load(simd, source.add(c * E::SIZE)));
+            } else {
+                simd.store_partial(part, E::load_partial(simd, source.add(c * E::SIZE), part.len()));
+            }
+        }
+        c += part.len();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! The innermost loop: a few weight rows times a few tokens, held in registers.
+
+use std::marker::PhantomData;
+
+use super::element::Element;
+use crate::simd::Simd;
+
+/// Weight rows, whole or one block of their columns.
+pub(crate) struct WeightRows<E> {
+    /// The first element of the first row.
+    pub start: *const u8,
+    /// Bytes from one row to the next.
+    pub stride: usize,
+    pub element: PhantomData<E>,
+}
+
+impl<E> Clone for WeightRows<E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for WeightRows<E> {}
+
+/// Tokens, whole or one block of their columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Tokens {
+    pub start: *const f32,
+    pub stride: usize,
+}
+
+/// Where the sums go: that of token `t` and row `r` to `start[t * stride + r]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Sums {
+    pub start: *mut f32,
+    pub stride: usize,
+    /// Whether the sums are added to what is there.
+    pub add: bool,
+}
+
+/// `columns` columns of `rows` weight rows times those of `tokens` tokens.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<E> {
+    pub weight: WeightRows<E>,
+    pub input: Tokens,
+    pub output: Sums,
+    pub rows: usize,
+    pub tokens: usize,
+    pub columns: usize,
+}
+
+/// As many tokens as a tile takes, so that its sums stay in registers.
+#[inline(always)]
+pub(crate) fn max_tile_tokens<S: Simd>() -> usize {
+    if S::MANY_REGISTERS { 6 } else { 3 }
+}
+
+impl<E: Element> Product<E> {
+    /// Goes through all rows for each tile of tokens.
+    ///
+    /// # Safety
+    /// The weight has `rows` rows and the input `tokens` rows of `columns` elements each; the output has `tokens` rows
+    /// of `rows` elements, and nobody else uses them meanwhile.
+    #[inline(always)]
+    pub(crate) unsafe fn compute<S: Simd>(&self, simd: S) {
+        // Tiles of nearly the same size: 8 tokens are 4 and 4, not 6 and 2.
+        let tiles = self.tokens.div_ceil(max_tile_tokens::<S>());
+        for tile in 0..tiles {
+            let (first, end) = (tile * self.tokens / tiles, (tile + 1) * self.tokens / tiles);
+            let part = Product {
+                input: Tokens { start: self.input.start.wrapping_add(first * self.input.stride), ..self.input },
+                output: Sums { start: self.output.start.wrapping_add(first * self.output.stride), ..self.output },
+                tokens: end - first,
+                ..*self
+            };
+            // SAFETY: a part of the whole. Few tokens leave registers for more rows.
+            unsafe {
+                match (part.tokens, S::MANY_REGISTERS) {
+                    (1, _) => part.tiles::<S, 8, 1>(simd),
+                    (2, true) => part.tiles::<S, 8, 2>(simd),
+                    (2, false) => part.tiles::<S, 4, 2>(simd),
+                    (3, true) => part.tiles::<S, 8, 3>(simd),
+                    (3, false) => part.tiles::<S, 4, 3>(simd),
+                    (4, true) => part.tiles::<S, 4, 4>(simd),
+                    (5, true) => part.tiles::<S, 4, 5>(simd),
+                    (6, true) => part.tiles::<S, 4, 6>(simd),
+                    _ => unreachable!(),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::compute`], and `T == self.tokens`.
+    #[inline(always)]
+    unsafe fn tiles<S: Simd, const R: usize, const T: usize>(&self, simd: S) {
+        let mut r = 0;
+        // SAFETY: rows `r..r + R`, or row `r`, of all.
+        unsafe {
+            while r + R <= self.rows {
+                self.tile::<S, R, T>(simd, r);
+                r += R;
+            }
+            while r < self.rows {
+                self.tile::<S, 1, T>(simd, r);
+                r += 1;
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::compute`], and there are `R` rows from `first_row` on and `T` tokens.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const T: usize>(&self, simd: S, first_row: usize) {
+        let weight: [*const u8; R] =
+            std::array::from_fn(|r| self.weight.start.wrapping_add((first_row + r) * self.weight.stride));
+        let input: [*const f32; T] = std::array::from_fn(|t| self.input.start.wrapping_add(t * self.input.stride));
+        let mut sums = [[simd.splat(0.0); T]; R];
+        let whole = self.columns - self.columns % S::LANES;
+        let mut c = 0;
+        // SAFETY: `LANES` columns from `c` on, and at the end those that are left, of rows and tokens of the contract.
+        unsafe {
+            while c < whole {
+                let x: [S::Vector; T] = std::array::from_fn(|t| simd.load(input[t].add(c)));
+                for r in 0..R {
+                    let w = E::load(simd, weight[r].add(c * E::SIZE));
+                    for t in 0..T {
+                        sums[r][t] = simd.mul_add(x[t], w, sums[r][t]);
+                    }
+                }
+                c += S::LANES;
+            }
+            if c < self.columns {
+                let left = self.columns - c;
+                let x: [S::Vector; T] =
+                    std::array::from_fn(|t| simd.load_partial(std::slice::from_raw_parts(input[t].add(c), left)));
+                for r in 0..R {
+                    let w = E::load_partial(simd, weight[r].add(c * E::SIZE), left);
+                    for t in 0..T {
+                        sums[r][t] = simd.mul_add(x[t], w, sums[r][t]);
+                    }
+                }
+            }
+            for t in 0..T {
+                for r in 0..R {
+                    let y = self.output.start.add(t * self.output.stride + first_row + r);
+                    let sum = simd.sum(sums[r][t]);
+                    *y = if self.output.add { *y + sum } else { sum };
+                }
+            }
+        }
+    }
+}
