@@ -153,14 +153,14 @@ impl Piece<'_> {
                 for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
                     let weight = self.weight_rows::<E>(r, column);
                     // SAFETY: rows and columns of the part.
-                    unsafe { self.product(weight, r, rows, column).compute(simd) };
+                    simd.call(unsafe { self.product(weight, r, rows, column).promise() });
                 }
             }
         } else {
             for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
                 let weight = self.weight_rows::<E>(0, column);
                 // SAFETY: rows and columns of the part.
-                unsafe { self.product(weight, 0, self.part.rows, column).compute(simd) };
+                simd.call(unsafe { self.product(weight, 0, self.part.rows, column).promise() });
             }
         }
     }
@@ -179,7 +179,7 @@ impl Piece<'_> {
             let start = scratch.as_ptr().cast();
             let weight = WeightRows::<F32> { start, stride: BLOCK_COLUMNS * F32::SIZE, element: PhantomData };
             // SAFETY: the scratch has the columns of the part's rows.
-            unsafe { self.product(weight, 0, self.part.rows, column).compute(simd) };
+            simd.call(unsafe { self.product(weight, 0, self.part.rows, column).promise() });
         }
         SCRATCH.set(scratch);
     }

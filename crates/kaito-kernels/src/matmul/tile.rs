@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::element::Element;
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd};
 
 /// Weight rows, whole or one block of their columns.
 pub(crate) struct WeightRows<E> {
@@ -49,6 +49,19 @@ pub(crate) struct Product<E> {
     pub columns: usize,
 }
 
+/// A product that is safe to compute.
+pub(crate) struct Checked<E>(Product<E>);
+
+impl<E: Element> Kernel for Checked<E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        // SAFETY: whoever made it promised so.
+        unsafe { self.0.compute(simd) };
+    }
+}
+
 /// As many tokens as a tile takes, so that its sums stay in registers.
 #[inline(always)]
 pub(crate) fn max_tile_tokens<S: Simd>() -> usize {
@@ -56,13 +69,19 @@ pub(crate) fn max_tile_tokens<S: Simd>() -> usize {
 }
 
 impl<E: Element> Product<E> {
+    /// # Safety
+    /// Until the result is gone, the weight has `rows` rows and the input `tokens` rows of `columns` elements each; the output has `tokens` rows
+    /// of `rows` elements, and nobody else uses them.
+    pub(crate) unsafe fn promise(self) -> Checked<E> {
+        Checked(self)
+    }
+
     /// Goes through all rows for each tile of tokens.
     ///
     /// # Safety
-    /// The weight has `rows` rows and the input `tokens` rows of `columns` elements each; the output has `tokens` rows
-    /// of `rows` elements, and nobody else uses them meanwhile.
+    /// As [`Self::promise`].
     #[inline(always)]
-    pub(crate) unsafe fn compute<S: Simd>(&self, simd: S) {
+    unsafe fn compute<S: Simd>(&self, simd: S) {
         // Tiles of nearly the same size: 8 tokens are 4 and 4, not 6 and 2.
         let tiles = self.tokens.div_ceil(max_tile_tokens::<S>());
         for tile in 0..tiles {
@@ -91,7 +110,7 @@ impl<E: Element> Product<E> {
     }
 
     /// # Safety
-    /// As [`Self::compute`], and `T == self.tokens`.
+    /// As [`Self::promise`], and `T == self.tokens`.
     #[inline(always)]
     unsafe fn tiles<S: Simd, const R: usize, const T: usize>(&self, simd: S) {
         let mut r = 0;
@@ -109,19 +128,28 @@ impl<E: Element> Product<E> {
     }
 
     /// # Safety
-    /// As [`Self::compute`], and there are `R` rows from `first_row` on and `T` tokens.
+    /// As [`Self::promise`], and there are `R` rows from `first_row` on and `T` tokens.
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const T: usize>(&self, simd: S, first_row: usize) {
-        let weight: [*const u8; R] =
-            std::array::from_fn(|r| self.weight.start.wrapping_add((first_row + r) * self.weight.stride));
-        let input: [*const f32; T] = std::array::from_fn(|t| self.input.start.wrapping_add(t * self.input.stride));
+        let mut weight = [self.weight.start; R];
+        for r in 0..R {
+            weight[r] = self.weight.start.wrapping_add((first_row + r) * self.weight.stride);
+        }
+        let mut input = [self.input.start; T];
+        for t in 0..T {
+            input[t] = self.input.start.wrapping_add(t * self.input.stride);
+        }
+        // No closures from here on: they are functions of their own, which are not compiled for the instruction set.
+        let mut x = [simd.splat(0.0); T];
         let mut sums = [[simd.splat(0.0); T]; R];
         let whole = self.columns - self.columns % S::LANES;
         let mut c = 0;
         // SAFETY: `LANES` columns from `c` on, and at the end those that are left, of rows and tokens of the contract.
         unsafe {
             while c < whole {
-                let x: [S::Vector; T] = std::array::from_fn(|t| simd.load(input[t].add(c)));
+                for t in 0..T {
+                    x[t] = simd.load(input[t].add(c));
+                }
                 for r in 0..R {
                     let w = E::load(simd, weight[r].add(c * E::SIZE));
                     for t in 0..T {
@@ -132,8 +160,9 @@ impl<E: Element> Product<E> {
             }
             if c < self.columns {
                 let left = self.columns - c;
-                let x: [S::Vector; T] =
-                    std::array::from_fn(|t| simd.load_partial(std::slice::from_raw_parts(input[t].add(c), left)));
+                for t in 0..T {
+                    x[t] = simd.load_partial(std::slice::from_raw_parts(input[t].add(c), left));
+                }
                 for r in 0..R {
                     let w = E::load_partial(simd, weight[r].add(c * E::SIZE), left);
                     for t in 0..T {

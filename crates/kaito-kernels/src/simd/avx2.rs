@@ -35,6 +35,12 @@ impl Simd for Avx2 {
     const MANY_REGISTERS: bool = false;
 
     #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: see above.
+        unsafe { run(kernel) }
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         // SAFETY: see above.
         unsafe { _mm256_set1_ps(x) }

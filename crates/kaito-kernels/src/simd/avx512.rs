@@ -21,6 +21,12 @@ impl Simd for Avx512 {
     const MANY_REGISTERS: bool = true;
 
     #[inline(always)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: see above.
+        unsafe { run(kernel) }
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_set1_ps(x) }

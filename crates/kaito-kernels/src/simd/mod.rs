@@ -25,6 +25,9 @@ pub(crate) trait Simd: Copy {
     /// Whether there are 32 vector registers and not just 16.
     const MANY_REGISTERS: bool;
 
+    /// Runs a kernel as a function of its own, so that code with many callers exists once.
+    fn call<K: Kernel>(self, kernel: K) -> K::Output;
+
     fn splat(self, x: f32) -> Self::Vector;
     /// # Safety
     /// `LANES` elements can be read at `p`. They need not be aligned.
@@ -171,8 +174,8 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { avx2::run(kernel) },
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-        Level::Neon => kernel.run(neon::Neon::new()),
-        Level::Portable => kernel.run(portable::Portable),
+        Level::Neon => neon::Neon::new().call(kernel),
+        Level::Portable => portable::Portable.call(kernel),
     }
 }
 

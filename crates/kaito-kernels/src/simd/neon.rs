@@ -2,7 +2,7 @@ use std::arch::aarch64::*;
 
 use half::f16;
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// Advanced SIMD, which every aarch64 processor has.
 #[derive(Clone, Copy)]
@@ -19,6 +19,11 @@ impl Simd for Neon {
     type Vector = float32x4_t;
     const LANES: usize = 4;
     const MANY_REGISTERS: bool = true;
+
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> float32x4_t {

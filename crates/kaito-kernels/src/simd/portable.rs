@@ -1,6 +1,6 @@
 use half::{bf16, f16};
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// Plain arrays, which the compiler turns into whatever vectors the target has.
 #[derive(Clone, Copy)]
@@ -27,6 +27,11 @@ impl Simd for Portable {
     type Vector = Vector;
     const LANES: usize = LANES;
     const MANY_REGISTERS: bool = false;
+
+    #[inline(never)]
+    fn call<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> Vector {

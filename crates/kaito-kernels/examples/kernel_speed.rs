@@ -1,0 +1,197 @@
+//! Speed of the kernels next to the limits of the machine, all in one run.
+//!
+//! `cargo run --release -p kaito-kernels --example kernel_speed [threads] [part of a name]`
+//!
+//! Figures are the best of several rounds, in which the limits and the kernels take turns: on a busy machine the best
+//! round is the one that was disturbed least.
+
+use std::{hint::black_box, num::NonZeroUsize, time::Instant};
+
+use kaito_kernels::{
+    AttentionSequence, AttentionShape, DType, MatrixRef, Rows, RowsMut, ThreadPool, Write, instruction_set, matmul,
+    narrow, paged_attention,
+};
+
+const ROUNDS: usize = 5;
+/// More than the caches hold, so that reading it reads memory.
+const MEMORY_BYTES: usize = 512 << 20;
+
+fn main() {
+    let threads = std::env::args().nth(1).and_then(|arg| arg.parse().ok());
+    let threads = threads.or(std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let filter = std::env::args().nth(2).unwrap_or_default();
+    let pool = ThreadPool::new(threads);
+    println!("{} threads, {}", pool.threads(), instruction_set());
+
+    let memory = vec![1u64; MEMORY_BYTES / 8];
+    let limits = || (read_bandwidth(&pool, &memory), peak(&pool));
+    let (mut bandwidth, mut flops) = limits();
+
+    let mut results = Vec::new();
+    for dtype in [DType::Bf16, DType::F16, DType::F32] {
+        for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008)] {
+            // As many layers as memory takes, so that weights come from memory as they do in a model.
+            let layers = (MEMORY_BYTES / (rows * cols * dtype.size())).max(1);
+            let bytes = weights(dtype, layers * rows * cols);
+            for tokens in [1, 2, 4, 8, 16, 64, 512] {
+                let name = format!("{dtype} {rows} x {cols}, {tokens} tokens");
+                if !name.contains(&filter) {
+                    continue;
+                }
+                // Prompts are bound by arithmetic: fewer layers say the same.
+                let layers = layers.min((256 / tokens).max(1));
+                let bytes = &bytes[..layers * rows * cols * dtype.size()];
+                let seconds = matmuls(&pool, dtype, rows, cols, bytes, tokens);
+                results.push((name, bytes.len(), 2 * rows * cols * layers * tokens, seconds));
+                let again = limits();
+                (bandwidth, flops) = (bandwidth.max(again.0), flops.max(again.1));
+            }
+        }
+    }
+    println!("reading memory {:.1} GB/s, fused multiply-add {:.0} GFLOP/s", bandwidth / 1e9, flops / 1e9);
+    println!("{:32} {:>8} {:>9} {:>10} {:>9}", "", "GB/s", "of limit", "GFLOP/s", "of limit");
+    for (name, bytes, operations, seconds) in results {
+        let (read, computed) = (bytes as f64 / seconds, operations as f64 / seconds);
+        println!(
+            "{name:32} {:8.1} {:8.0}% {:10.1} {:8.0}%",
+            read / 1e9,
+            100.0 * read / bandwidth,
+            computed / 1e9,
+            100.0 * computed / flops
+        );
+    }
+    for (rows, context) in [(1, 512), (1, 4096), (512, 512), (512, 4096)] {
+        let seconds = attention(&pool, rows, context);
+        let scores = rows * (context - rows) + rows * (rows + 1) / 2;
+        let computed = (4 * 32 * 128 * scores) as f64 / seconds;
+        println!(
+            "attention, 32 heads of 128, {rows} queries of {context}: {:.3} ms, {:.0} GFLOP/s, {:.0}%",
+            seconds * 1e3,
+            computed / 1e9,
+            100.0 * computed / flops
+        );
+    }
+    let count = 10_000;
+    let start = Instant::now();
+    (0..count).for_each(|_| pool.for_each(pool.threads(), &|i| _ = black_box(i)));
+    println!("fork and join: {:.2} us", start.elapsed().as_secs_f64() / f64::from(count) * 1e6);
+}
+
+fn best(mut work: impl FnMut()) -> f64 {
+    let time = |_| {
+        let start = Instant::now();
+        work();
+        start.elapsed().as_secs_f64()
+    };
+    (0..ROUNDS).map(time).fold(f64::INFINITY, f64::min)
+}
+
+fn weights(dtype: DType, count: usize) -> Vec<u8> {
+    let some: Vec<f32> = (0..8192).map(|i| (i as f32 * 0.61).sin() * 0.02).collect();
+    let mut bytes = vec![0; count * dtype.size()];
+    for part in bytes.chunks_mut(some.len() * dtype.size()) {
+        narrow(&some[..part.len() / dtype.size()], dtype, part);
+    }
+    bytes
+}
+
+fn matmuls(pool: &ThreadPool, dtype: DType, rows: usize, cols: usize, bytes: &[u8], tokens: usize) -> f64 {
+    let input: Vec<f32> = (0..tokens * cols).map(|i| (i as f32 * 0.37).sin()).collect();
+    let mut output = vec![0.0; tokens * rows];
+    best(|| {
+        for layer in bytes.chunks_exact(rows * cols * dtype.size()) {
+            let Ok(weight) = MatrixRef::new(dtype, rows, cols, layer) else { continue };
+            matmul(pool, tokens, Rows::new(&input, cols), weight, RowsMut::new(&mut output, rows), Write::Set);
+        }
+    })
+}
+
+fn attention(pool: &ThreadPool, rows: usize, context: usize) -> f64 {
+    let (heads, head_dim, page_size) = (32, 128, 16);
+    let pages: Vec<u32> = (0..(context / page_size) as u32).rev().collect();
+    let keys: Vec<f32> = (0..context * heads * head_dim).map(|i| (i as f32 * 0.61).sin()).collect();
+    let queries = &keys[..rows * heads * head_dim];
+    let mut output = vec![0.0; queries.len()];
+    let offsets: Vec<usize> = (0..heads).map(|head| head * head_dim).collect();
+    let shape = AttentionShape {
+        query_offsets: &offsets,
+        num_kv_heads: heads,
+        head_dim,
+        page_size,
+        scale: 0.088,
+        window: None,
+    };
+    let sequences = [AttentionSequence { first_row: 0, rows, context, pages: &pages }];
+    best(|| {
+        let out = RowsMut::new(&mut output, heads * head_dim);
+        paged_attention(pool, &shape, Rows::new(queries, heads * head_dim), &keys, &keys, &sequences, out);
+    })
+}
+
+/// Bytes read in a second by all threads.
+fn read_bandwidth(pool: &ThreadPool, memory: &[u64]) -> f64 {
+    let pieces: Vec<&[u64]> = memory.chunks(1 << 17).collect();
+    let seconds = best(|| {
+        pool.for_each(pieces.len(), &|i| {
+            let mut sums = [0u64; 32];
+            for block in pieces[i].as_chunks::<32>().0 {
+                sums.iter_mut().zip(block).for_each(|(sum, x)| *sum ^= x);
+            }
+            black_box(sums);
+        });
+    });
+    size_of_val(memory) as f64 / seconds
+}
+
+/// Operations in a second of fused multiply-add on registers, two for each lane.
+fn peak(pool: &ThreadPool) -> f64 {
+    const STEPS: usize = 1 << 20;
+    let operations = multiply_add(STEPS);
+    let pieces = 8 * pool.threads();
+    let seconds = best(|| pool.for_each(pieces, &|_| _ = black_box(multiply_add(STEPS))));
+    (pieces * operations) as f64 / seconds
+}
+
+fn multiply_add(steps: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+
+        #[target_feature(enable = "avx512f")]
+        fn avx512(steps: usize) -> usize {
+            let mut sums = [_mm512_set1_ps(1.0); 12];
+            let (a, b) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.5)));
+            for _ in 0..steps {
+                sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(*sum, a, b));
+            }
+            black_box(sums);
+            steps * 12 * 16 * 2
+        }
+
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2(steps: usize) -> usize {
+            let mut sums = [_mm256_set1_ps(1.0); 12];
+            let (a, b) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.5)));
+            for _ in 0..steps {
+                sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(*sum, a, b));
+            }
+            black_box(sums);
+            steps * 12 * 8 * 2
+        }
+
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: just checked.
+            return unsafe { avx512(steps) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: just checked.
+            return unsafe { avx2(steps) };
+        }
+    }
+    let mut sums = [[black_box(1.0f32); 8]; 12];
+    for _ in 0..steps {
+        sums.iter_mut().flatten().for_each(|sum| *sum = *sum * 0.5 + 0.5);
+    }
+    black_box(sums);
+    steps * 12 * 8 * 2
+}
