@@ -20,7 +20,7 @@ pub fn swiglu(pool: &ThreadPool, tokens: usize, gate_up: Rows, inner: usize, out
 }
 
 fn swiglu_on(level: Level, pool: &ThreadPool, tokens: usize, gate_up: Rows, inner: usize, out: RowsMut) {
-    gate_up.check("gate_up", tokens, inner.checked_mul(2).unwrap_or(usize::MAX));
+    gate_up.check("gate_up", tokens, inner.saturating_mul(2));
     let out = out.share("out", tokens, inner);
     let parts = inner.div_ceil(PIECE);
     pool.for_each(tokens * parts, &|piece| {

@@ -5,8 +5,8 @@
 //! added in a fixed tree; the sums of the blocks are added in order. Tiles of several rows and tokens only decide which
 //! of these sums are computed side by side.
 
-mod element;
-mod tile;
+pub(crate) mod element;
+pub(crate) mod tile;
 
 use std::{cell::Cell, marker::PhantomData};
 
@@ -237,4 +237,4 @@ unsafe fn widen<S: Simd, E: Element>(simd: S, source: *const u8, target: &mut [f
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

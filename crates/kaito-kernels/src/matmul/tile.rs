@@ -130,6 +130,7 @@ impl<E: Element> Product<E> {
     /// # Safety
     /// As [`Self::promise`], and there are `R` rows from `first_row` on and `T` tokens.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
     unsafe fn tile<S: Simd, const R: usize, const T: usize>(&self, simd: S, first_row: usize) {
         let mut weight = [self.weight.start; R];
         for r in 0..R {

@@ -5,6 +5,9 @@
 //! cut into steps and whoever else is in the step. Queries that see the whole of a page go through it together, those
 //! that see a part of it one by one, which changes the order of no sum.
 
+mod query_block;
+
+use self::query_block::QueryBlock;
 use crate::{
     Rows, RowsMut, ThreadPool,
     matrix::SharedRows,
@@ -80,7 +83,7 @@ fn paged_attention_on(
         return;
     }
     assert!(
-        shape.num_kv_heads > 0 && heads % shape.num_kv_heads == 0,
+        shape.num_kv_heads > 0 && heads.is_multiple_of(shape.num_kv_heads),
         "{heads} query heads do not share out {} key heads",
         shape.num_kv_heads
     );
@@ -134,61 +137,54 @@ struct Piece<'a> {
     output: SharedRows<'a>,
 }
 
-/// What a query has summed up over the pages so far.
-#[derive(Clone, Copy)]
-struct Running {
-    max: f32,
-    sum: f32,
-}
-
 impl Kernel for Piece<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { block: Block { sequence, kv_head, start }, shape, group, .. } = self;
-        let dim = shape.head_dim;
+        let AttentionShape { query_offsets, head_dim, page_size, .. } = *shape;
         let count = BLOCK_QUERIES.min(sequence.rows * group - start);
-        let mut scores = vec![0.0; shape.page_size];
-        for i in start..start + count {
-            let (row, head) = (i / group, kv_head * group + i % group);
-            let position = sequence.context - sequence.rows + row;
-            let first = shape.window.map_or(0, |window| (position + 1).saturating_sub(window));
-            let query = &self.queries.row(sequence.first_row + row, shape.query_offsets[head] + dim)
-                [shape.query_offsets[head]..];
-            // SAFETY: no other piece has this query.
-            let out = unsafe { self.output.slice(sequence.first_row + row, head * dim, dim) };
-            out.fill(0.0);
-            let mut running = Running { max: f32::NEG_INFINITY, sum: 0.0 };
-            for page in first / shape.page_size..=position / shape.page_size {
-                let base = page * shape.page_size;
-                let slots = first.max(base) - base..(position + 1 - base).min(shape.page_size);
-                let at = (sequence.pages[page] as usize * shape.num_kv_heads + kv_head) * shape.page_size * dim;
-                let keys = &self.keys[at..at + shape.page_size * dim];
-                let values = &self.values[at..at + shape.page_size * dim];
-                let mut max = running.max;
-                for slot in slots.clone() {
-                    let mut sum = simd.splat(0.0);
-                    for (q, k) in query.chunks(S::LANES).zip(keys[slot * dim..(slot + 1) * dim].chunks(S::LANES)) {
-                        sum = simd.mul_add(simd.load_partial(q), simd.load_partial(k), sum);
-                    }
-                    scores[slot] = simd.sum(sum) * shape.scale;
-                    max = if scores[slot] > max { scores[slot] } else { max };
-                }
-                let correction = (running.max - max).exp();
-                running.max = max;
-                running.sum *= correction;
-                out.iter_mut().for_each(|out| *out *= correction);
-                for slot in slots {
-                    let p = (scores[slot] - max).exp();
-                    running.sum += p;
-                    for (out, v) in out.iter_mut().zip(&values[slot * dim..(slot + 1) * dim]) {
-                        *out += p * v;
-                    }
+        let before = sequence.context - sequence.rows;
+        let row_and_head = |i: usize| (sequence.first_row + (start + i) / group, kv_head * group + (start + i) % group);
+        // The positions that query `i` sees.
+        let visible = |i: usize| {
+            let end = before + (start + i) / group + 1;
+            shape.window.map_or(0, |window| end.saturating_sub(window))..end
+        };
+
+        let mut block = QueryBlock::new(count, head_dim, page_size, shape.scale);
+        for (i, query) in block.queries.chunks_exact_mut(head_dim).enumerate() {
+            let (row, head) = row_and_head(i);
+            let offset = query_offsets[head];
+            query.copy_from_slice(&self.queries.row(row, offset + head_dim)[offset..]);
+        }
+        let (first, last) = (visible(0), visible(count - 1));
+        for page in first.start / page_size..last.end.div_ceil(page_size) {
+            let positions = page * page_size..(page + 1) * page_size;
+            let at = (sequence.pages[page] as usize * shape.num_kv_heads + kv_head) * page_size * head_dim;
+            let keys = &self.keys[at..at + page_size * head_dim];
+            let values = &self.values[at..at + page_size * head_dim];
+            if last.start <= positions.start && positions.end <= first.end {
+                block.absorb(simd, 0..count, 0..page_size, keys, values);
+                continue;
+            }
+            for i in 0..count {
+                let seen = visible(i);
+                let seen = seen.start.max(positions.start)..seen.end.min(positions.end);
+                if seen.start < seen.end {
+                    let slots = seen.start - positions.start..seen.end - positions.start;
+                    block.absorb(simd, i..i + 1, slots, keys, values);
                 }
             }
-            let scale = 1.0 / running.sum;
-            out.iter_mut().for_each(|out| *out *= scale);
+        }
+        for i in 0..count {
+            let (row, head) = row_and_head(i);
+            // SAFETY: no other piece has this query and head.
+            block.write(i, unsafe { self.output.slice(row, head * head_dim, head_dim) });
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! A few queries and their softmax so far, in f32.
+
+use std::{marker::PhantomData, ops::Range};
+
+use crate::{
+    matmul::{
+        element::F32,
+        tile::{Product, Sums, Tokens, WeightRows},
+    },
+    simd::{Kernel, MAX_LANES, Simd},
+};
+
+/// Queries that go through pages together. Nothing that one of them sums up depends on the others.
+pub(super) struct QueryBlock {
+    /// `[query][head_dim]`.
+    pub(super) queries: Vec<f32>,
+    head_dim: usize,
+    scale: f32,
+    /// `[query][score_stride]`: scores of one page and then their exponentials, filled up to whole vectors.
+    scores: Vec<f32>,
+    score_stride: usize,
+    /// For each query the greatest score so far.
+    max: Vec<f32>,
+    /// For each query the sum of `e^(score - max)`.
+    sum: Vec<f32>,
+    /// `[query][head_dim]`: the sum of `e^(score - max) * value`.
+    weighted: Vec<f32>,
+}
+
+impl QueryBlock {
+    pub(super) fn new(count: usize, head_dim: usize, page_size: usize, scale: f32) -> Self {
+        let score_stride = page_size.next_multiple_of(MAX_LANES);
+        Self {
+            queries: vec![0.0; count * head_dim],
+            head_dim,
+            scale,
+            scores: vec![0.0; count * score_stride],
+            score_stride,
+            max: vec![f32::NEG_INFINITY; count],
+            sum: vec![0.0; count],
+            weighted: vec![0.0; count * head_dim],
+        }
+    }
+
+    /// The queries `which` see the slots `slots` of the page whose `[slot][head_dim]` are `keys` and `values`.
+    #[inline(always)]
+    pub(super) fn absorb<S: Simd>(
+        &mut self,
+        simd: S,
+        which: Range<usize>,
+        slots: Range<usize>,
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let dim = self.head_dim;
+        let keys = &keys[slots.start * dim..slots.end * dim];
+        let scores = &mut self.scores[which.start * self.score_stride..which.end * self.score_stride];
+        let product = Product {
+            weight: WeightRows::<F32> { start: keys.as_ptr().cast(), stride: dim * 4, element: PhantomData },
+            input: Tokens { start: self.queries[which.start * dim..which.end * dim].as_ptr(), stride: dim },
+            output: Sums { start: scores[slots.start..].as_mut_ptr(), stride: self.score_stride, add: false },
+            rows: slots.len(),
+            tokens: which.len(),
+            columns: dim,
+        };
+        // SAFETY: the slices have just been cut to these sizes; a row of scores has room for a page's slots.
+        simd.call(unsafe { product.promise() });
+        for i in which.clone() {
+            self.exponentiate(simd, i, slots.clone());
+        }
+        simd.call(Weigh {
+            weights: &self.scores[which.start * self.score_stride + slots.start..],
+            weight_stride: self.score_stride,
+            values: &values[slots.start * dim..slots.end * dim],
+            dim,
+            sums: &mut self.weighted[which.start * dim..which.end * dim],
+        });
+    }
+
+    /// Turns the scores of query `i` into `e^(score - max)`, and rescales its sums if there is a new maximum.
+    #[inline(always)]
+    fn exponentiate<S: Simd>(&mut self, simd: S, i: usize, slots: Range<usize>) {
+        let scores = &mut self.scores[i * self.score_stride..(i + 1) * self.score_stride];
+        scores[..slots.start].fill(f32::NEG_INFINITY);
+        scores[slots.end..].fill(f32::NEG_INFINITY);
+        let mut lanes = simd.splat(f32::NEG_INFINITY);
+        for part in scores.chunks_exact_mut(S::LANES) {
+            let v = simd.mul(simd.load_slice(part), simd.splat(self.scale));
+            simd.store_slice(part, v);
+            lanes = simd.max(v, lanes);
+        }
+        let mut greatest = [f32::NEG_INFINITY; MAX_LANES];
+        simd.store_slice(&mut greatest, lanes);
+        let mut max = self.max[i];
+        for x in greatest {
+            max = if x > max { x } else { max };
+        }
+        if max != self.max[i] {
+            let correction = (self.max[i] - max).exp();
+            self.max[i] = max;
+            self.sum[i] *= correction;
+            for x in &mut self.weighted[i * self.head_dim..(i + 1) * self.head_dim] {
+                *x *= correction;
+            }
+        }
+        let mut sum = simd.splat(0.0);
+        for part in scores.chunks_exact_mut(S::LANES) {
+            let e = simd.exp(simd.sub(simd.load_slice(part), simd.splat(max)));
+            simd.store_slice(part, e);
+            sum = simd.add(sum, e);
+        }
+        self.sum[i] += simd.sum(sum);
+    }
+
+    /// The result of query `i`.
+    pub(super) fn write(&self, i: usize, output: &mut [f32]) {
+        let weighted = &self.weighted[i * self.head_dim..(i + 1) * self.head_dim];
+        let scale = 1.0 / self.sum[i];
+        output.iter_mut().zip(weighted).for_each(|(y, x)| *y = x * scale);
+    }
+}
+
+/// `sums[q][d] += sum_s weights[q][s] * values[s][d]`, in the order of `s`.
+struct Weigh<'a> {
+    weights: &'a [f32],
+    weight_stride: usize,
+    values: &'a [f32],
+    dim: usize,
+    sums: &'a mut [f32],
+}
+
+impl Kernel for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let queries = self.sums.len() / self.dim;
+        let mut q = 0;
+        while q + 4 <= queries {
+            self.queries::<S, 4>(simd, q);
+            q += 4;
+        }
+        while q < queries {
+            self.queries::<S, 1>(simd, q);
+            q += 1;
+        }
+    }
+}
+
+impl Weigh<'_> {
+    #[inline(always)]
+    fn queries<S: Simd, const Q: usize>(&mut self, simd: S, q: usize) {
+        let mut d = 0;
+        while d + 2 * S::LANES <= self.dim {
+            self.tile::<S, Q, 2>(simd, q, d);
+            d += 2 * S::LANES;
+        }
+        while d + S::LANES <= self.dim {
+            self.tile::<S, Q, 1>(simd, q, d);
+            d += S::LANES;
+        }
+        if d < self.dim {
+            self.tail::<S, Q>(simd, q, d);
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures, which are not compiled for the instruction set.
+    fn tile<S: Simd, const Q: usize, const D: usize>(&mut self, simd: S, q: usize, d: usize) {
+        let mut sums = [[simd.splat(0.0); D]; Q];
+        for i in 0..Q {
+            for j in 0..D {
+                sums[i][j] = simd.load_slice(&self.sums[(q + i) * self.dim + d + j * S::LANES..]);
+            }
+        }
+        let mut values = [simd.splat(0.0); D];
+        for (s, row) in self.values.chunks_exact(self.dim).enumerate() {
+            let row = &row[d..d + D * S::LANES];
+            for j in 0..D {
+                values[j] = simd.load_slice(&row[j * S::LANES..]);
+            }
+            for i in 0..Q {
+                let weight = simd.splat(self.weights[(q + i) * self.weight_stride + s]);
+                for j in 0..D {
+                    sums[i][j] = simd.mul_add(weight, values[j], sums[i][j]);
+                }
+            }
+        }
+        for i in 0..Q {
+            for j in 0..D {
+                simd.store_slice(&mut self.sums[(q + i) * self.dim + d + j * S::LANES..], sums[i][j]);
+            }
+        }
+    }
+
+    /// The dimensions from `d` on, fewer than a vector.
+    #[inline(always)]
+    fn tail<S: Simd, const Q: usize>(&mut self, simd: S, q: usize, d: usize) {
+        for i in q..q + Q {
+            let sums = &mut self.sums[i * self.dim + d..(i + 1) * self.dim];
+            let mut sum = simd.load_partial(sums);
+            for (s, row) in self.values.chunks_exact(self.dim).enumerate() {
+                let weight = simd.splat(self.weights[i * self.weight_stride + s]);
+                sum = simd.mul_add(weight, simd.load_partial(&row[d..]), sum);
+            }
+            simd.store_partial(sums, sum);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+use std::num::NonZeroUsize;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::matmul::tests::numbers;
+
+/// Sequences whose tokens lie in shuffled pages, beside garbage.
+struct Case {
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    page_size: usize,
+    window: Option<usize>,
+    /// Of each sequence, its tokens' `[kv head][dim]`.
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+    /// Of each sequence, the queries of all its tokens, `[head][dim]`.
+    queries: Vec<Vec<f32>>,
+}
+
+const SCALE: f32 = 0.3;
+
+impl Case {
+    fn new(
+        heads: usize,
+        kv_heads: usize,
+        dim: usize,
+        page_size: usize,
+        window: Option<usize>,
+        contexts: &[usize],
+    ) -> Self {
+        let mut next = numbers((heads * 1000 + dim) as u64);
+        let mut make = |width: usize| -> Vec<Vec<f32>> {
+            contexts.iter().map(|context| (0..context * width).map(|_| 4.0 * next()).collect()).collect()
+        };
+        let (keys, values, queries) = (make(kv_heads * dim), make(kv_heads * dim), make(heads * dim));
+        Self { heads, kv_heads, dim, page_size, window, keys, values, queries }
+    }
+
+    fn context(&self, sequence: usize) -> usize {
+        self.queries[sequence].len() / (self.heads * self.dim)
+    }
+
+    /// Computes the last `rows` queries of each of `chosen`, which come as `(sequence, context, rows)`.
+    fn compute(&self, level: Level, threads: usize, chosen: &[(usize, usize, usize)]) -> Vec<Vec<f32>> {
+        let pool = ThreadPool::new(NonZeroUsize::new(threads).unwrap());
+        let used: Vec<usize> = chosen.iter().map(|&(_, context, _)| context.div_ceil(self.page_size)).collect();
+        let total: usize = used.iter().sum::<usize>() + 2;
+        // Page `i` of all goes to `(i * 7919 + 1) % total`, a permutation unless 7919 divides the total.
+        let mut pages = (0..total).map(|i| ((i * 7919 + 1) % total) as u32);
+        let tables: Vec<Vec<u32>> = used.iter().map(|&count| pages.by_ref().take(count).collect()).collect();
+        let page_elements = self.kv_heads * self.page_size * self.dim;
+        let mut pools = [vec![f32::NAN; total * page_elements], vec![f32::NAN; total * page_elements]];
+        let width = self.heads * (self.dim + 3);
+        let mut queries = Vec::new();
+        let mut sequences = Vec::new();
+        for (&(sequence, context, rows), table) in chosen.iter().zip(&tables) {
+            for (pool, source) in pools.iter_mut().zip([&self.keys[sequence], &self.values[sequence]]) {
+                for t in 0..context {
+                    for head in 0..self.kv_heads {
+                        let page = table[t / self.page_size] as usize;
+                        let slot = (page * self.kv_heads + head) * self.page_size + t % self.page_size;
+                        let from = (t * self.kv_heads + head) * self.dim;
+                        pool[slot * self.dim..][..self.dim].copy_from_slice(&source[from..][..self.dim]);
+                    }
+                }
+            }
+            // Row 0 belongs to nobody.
+            sequences.push(AttentionSequence { first_row: 1 + queries.len() / width, rows, context, pages: table });
+            for t in context - rows..context {
+                let source = &self.queries[sequence][t * self.heads * self.dim..];
+                for head in 0..self.heads {
+                    queries.extend_from_slice(&source[head * self.dim..][..self.dim]);
+                    queries.extend([f32::NAN; 3]);
+                }
+            }
+        }
+        let rows = 1 + queries.len() / width;
+        queries.splice(0..0, vec![f32::NAN; width]);
+        let out_width = self.heads * self.dim;
+        let mut output = vec![7.0; rows * out_width];
+        let offsets: Vec<usize> = (0..self.heads).map(|head| head * (self.dim + 3)).collect();
+        let shape = AttentionShape {
+            query_offsets: &offsets,
+            num_kv_heads: self.kv_heads,
+            head_dim: self.dim,
+            page_size: self.page_size,
+            scale: SCALE,
+            window: self.window,
+        };
+        let out = RowsMut::new(&mut output, out_width);
+        let [keys, values] = &pools;
+        paged_attention_on(level, &pool, &shape, Rows::new(&queries, width), keys, values, &sequences, out);
+        assert!(output[..out_width].iter().all(|&y| y == 7.0), "the row of no sequence was written");
+        let parts = sequences.iter().map(|s| output[s.first_row * out_width..][..s.rows * out_width].to_vec());
+        parts.collect()
+    }
+
+    /// Attention by its definition, in f64.
+    fn expected(&self, sequence: usize, position: usize, head: usize) -> Vec<f64> {
+        let query = &self.queries[sequence][(position * self.heads + head) * self.dim..][..self.dim];
+        let kv = head / (self.heads / self.kv_heads);
+        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let row = |source: &[Vec<f32>], j: usize| {
+            source[sequence][(j * self.kv_heads + kv) * self.dim..][..self.dim].to_vec()
+        };
+        let scores: Vec<f64> = (first..=position)
+            .map(|j| {
+                let products = query.iter().zip(row(&self.keys, j)).map(|(q, k)| f64::from(*q) * f64::from(k));
+                products.sum::<f64>() * f64::from(SCALE)
+            })
+            .collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut out = vec![0.0; self.dim];
+        for (j, weight) in (first..=position).zip(weights) {
+            out.iter_mut().zip(row(&self.values, j)).for_each(|(y, v)| *y += weight / total * f64::from(v));
+        }
+        out
+    }
+
+    fn check(&self) {
+        let chosen: Vec<_> = (0..self.queries.len()).map(|i| (i, self.context(i), self.context(i))).collect();
+        for &level in Level::available() {
+            for (sequence, output) in self.compute(level, 2, &chosen).iter().enumerate() {
+                for (i, y) in output.chunks(self.dim).enumerate() {
+                    let (position, head) = (i / self.heads, i % self.heads);
+                    for (y, expected) in y.iter().zip(self.expected(sequence, position, head)) {
+                        // Scores reach some hundreds: an error of 2^-24 of that in the exponent.
+                        let error = (f64::from(*y) - expected).abs();
+                        assert!(
+                            error < 2e-4,
+                            "{level:?} {} heads of {} on {}, pages of {}, window {:?}, position {position}, head {head}: {y}, not {expected}",
+                            self.heads,
+                            self.dim,
+                            self.kv_heads,
+                            self.page_size,
+                            self.window
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn equals_attention_by_its_definition() {
+    for dim in [1, 8, 20, 64, 80, 96, 128] {
+        for (heads, kv_heads) in [(2, 2), (6, 2), (5, 1)] {
+            for page_size in [3, 16, 32] {
+                for window in [None, Some(1), Some(7), Some(20), Some(1000)] {
+                    Case::new(heads, kv_heads, dim, page_size, window, &[1, 37, 16]).check();
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    #[test]
+    fn any_shape_equals_attention_by_its_definition(
+        dim in 1usize..140,
+        kv_heads in 1usize..4,
+        group in 1usize..20,
+        page_size in 1usize..40,
+        window in proptest::option::of(1usize..60),
+        context in 1usize..60,
+    ) {
+        Case::new(kv_heads * group, kv_heads, dim, page_size, window, &[context, 5]).check();
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
+    for (heads, kv_heads, dim) in [(4, 4, 64), (8, 2, 80), (3, 1, 17)] {
+        for window in [None, Some(23)] {
+            let case = Case::new(heads, kv_heads, dim, 16, window, &[100, 61]);
+            for &level in Level::available() {
+                let together = case.compute(level, 3, &[(0, 100, 100), (1, 61, 61)]);
+                for chunk in [1, 2, 13, 16, 50] {
+                    let mut alone = Vec::new();
+                    let mut context = 0;
+                    while context < 100 {
+                        let rows = chunk.min(100 - context);
+                        context += rows;
+                        alone.extend(case.compute(level, 1, &[(0, context, rows)]).remove(0));
+                    }
+                    let same = alone.iter().zip(&together[0]).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{level:?} {heads} heads of {dim}, window {window:?}, chunks of {chunk}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "page 9 is not one of 2")]
+fn a_page_outside_of_the_pool_is_refused() {
+    let shape =
+        AttentionShape { query_offsets: &[0], num_kv_heads: 1, head_dim: 4, page_size: 2, scale: 1.0, window: None };
+    let pool = ThreadPool::new(NonZeroUsize::MIN);
+    let sequence = AttentionSequence { first_row: 0, rows: 1, context: 3, pages: &[1, 9] };
+    let (data, mut out) = ([0.0; 16], [0.0; 4]);
+    let out = RowsMut::new(&mut out, 4);
+    paged_attention(&pool, &shape, Rows::new(&data, 4), &data, &data, &[sequence], out);
+}
