@@ -10,6 +10,8 @@ mod options;
 mod params;
 mod processors;
 mod sampler;
+#[cfg(test)]
+mod tests;
 mod warpers;
 
 use beam::BeamSearch;
@@ -123,7 +125,7 @@ pub struct Generation {
 
 #[derive(Debug, Clone)]
 enum Search {
-    Independent(Independent),
+    Independent(Box<Independent>),
     Beams(Box<BeamSearch>),
 }
 
@@ -132,7 +134,9 @@ impl Generation {
     pub fn new(prompt: Vec<u32>, params: GenerationParams) -> Self {
         let (max_rows, max_total_len) = (params.max_rows(), params.max_total_len.max(prompt.len()));
         let search = match params.strategy {
-            Strategy::Greedy | Strategy::Sample { .. } => Search::Independent(Independent::new(prompt, params)),
+            Strategy::Greedy | Strategy::Sample { .. } => {
+                Search::Independent(Box::new(Independent::new(prompt, params)))
+            }
             Strategy::Beams(beams) => Search::Beams(Box::new(BeamSearch::new(prompt, params, beams))),
         };
         Self { search, max_rows, max_total_len }

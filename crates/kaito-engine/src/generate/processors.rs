@@ -120,8 +120,10 @@ fn ban_word(scores: &mut [f32], tokens: &[u32], word: &[u32]) {
     let Some((&last, start)) = word.split_last() else { return };
     // The reference passes over a word of several tokens that is longer than the sequence so far, even where its
     // beginning is the whole sequence.
-    if start.is_empty() || word.len() <= tokens.len() && tokens.ends_with(start) {
-        ban(scores, last);
+    let completes = start.is_empty() || word.len() <= tokens.len() && tokens.ends_with(start);
+    if completes && let Some(score) = scores.get_mut(last as usize) {
+        // A sum, as in the reference: what is not a number stays so.
+        *score += f32::NEG_INFINITY;
     }
 }
 
