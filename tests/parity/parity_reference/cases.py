@@ -317,7 +317,7 @@ DRAWS = [
     Case("draw, repetition penalty", draw(repetition_penalty=1.5, top_k=20), models=WHOLE),
     Case("draw, bad words and no repeats",
          lambda c: draw(bad_words_ids=[[c.greedy[0]]], no_repeat_ngram_size=1, temperature=0.8), models=WHOLE),
-    Case("draw, min_length", lambda c: draw(eos_token_id=c.greedy[0], min_length=len(c.prompt_ids) + 3, top_k=12), models=WHOLE),
+    Case("draw, min_length", lambda c: draw(eos_token_id=c.greedy[0], min_length=len(c.prompt_ids) + 1, top_k=12), models=WHOLE),
     Case("draw, forced end", lambda c: {"max_length": len(c.prompt_ids) + 1, "forced_eos_token_id": c.greedy[3]}, models=LLAMA),
     Case("draw, long prompt", draw(top_p=0.9), prompts=corpus.LONG),
     Case("draw, prefix", draw(top_k=6), request={"prefix": "Say: "}, models=LLAMA),
