@@ -88,3 +88,94 @@ pub fn add(pool: &ThreadPool, x: &mut [f32], y: &[f32]) {
         x.iter_mut().zip(&y[part]).for_each(|(x, y)| *x += y);
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::matmul::tests::numbers;
+
+    fn pool() -> ThreadPool {
+        ThreadPool::new(NonZeroUsize::new(3).unwrap())
+    }
+
+    #[test]
+    fn swiglu_is_near_its_definition() {
+        for (tokens, inner) in [(1, 1), (3, 17), (40, 64), (2, PIECE + 5), (1, 3 * PIECE)] {
+            let mut next = numbers(inner as u64);
+            let stride = 2 * inner + 3;
+            let gate_up: Vec<f32> = (0..tokens * stride).map(|_| 20.0 * next()).collect();
+            for &level in Level::available() {
+                let mut out = vec![5.0; tokens * (inner + 1)];
+                let rows = Rows { data: &gate_up, stride, offset: 3 };
+                let to = RowsMut { data: &mut out, stride: inner + 1, offset: 1 };
+                swiglu_on(level, &pool(), tokens, rows, inner, to);
+                for t in 0..tokens {
+                    assert_eq!(out[t * (inner + 1)], 5.0);
+                    for i in 0..inner {
+                        let gate = f64::from(gate_up[t * stride + 3 + i]);
+                        let up = f64::from(gate_up[t * stride + 3 + inner + i]);
+                        let (y, expected) = (out[t * (inner + 1) + 1 + i], gate / (1.0 + (-gate).exp()) * up);
+                        let error = (f64::from(y) - expected).abs();
+                        assert!(error <= 5e-7 * expected.abs(), "{level:?}: {gate}, {up}: {y}, not {expected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn swiglu_of_special_values() {
+        for &level in Level::available() {
+            let gate_up = [100.0, -100.0, -1000.0, 0.0, f32::NAN, 2.0, 1.0, 1.0, 3.0, 1.0];
+            let mut out = [0.0; 5];
+            swiglu_on(level, &pool(), 1, Rows::new(&gate_up, 10), 5, RowsMut::new(&mut out, 5));
+            assert_eq!(out[0], 200.0);
+            assert!(out[1].abs() < 1e-40 && out[2] == 0.0 && out[3] == 0.0, "{level:?}: {out:?}");
+            assert!(out[4].is_nan());
+        }
+    }
+
+    /// Values of erf from the tables of Abramowitz and Stegun (1964), table 7.1.
+    #[test]
+    fn gelu_is_near_tabulated_values() {
+        let table = [
+            (0.0, 0.0),
+            (0.1, 0.112_462_916_0),
+            (0.5, 0.520_499_877_8),
+            (1.0, 0.842_700_792_9),
+            (1.5, 0.966_105_146_5),
+            (2.0, 0.995_322_265_0),
+        ];
+        for (z, erf) in table {
+            for sign in [1.0, -1.0] {
+                let x = sign * z * std::f64::consts::SQRT_2;
+                let mut y = [x as f32];
+                gelu_erf(&pool(), &mut y);
+                let expected = 0.5 * x * (1.0 + sign * erf);
+                assert!((f64::from(y[0]) - expected).abs() < 2e-7, "gelu({x}) = {}, not {expected}", y[0]);
+            }
+        }
+        let mut y = [f32::INFINITY, -40.0, f32::NAN];
+        gelu_erf(&pool(), &mut y);
+        assert!(y[0] == f32::INFINITY && y[1] == 0.0 && y[2].is_nan(), "{y:?}");
+    }
+
+    #[test]
+    fn every_element_of_a_long_slice_is_computed() {
+        let len = 5 * PIECE + 3;
+        let mut next = numbers(8);
+        let x: Vec<f32> = (0..len).map(|_| next()).collect();
+        let y: Vec<f32> = (0..len).map(|_| next()).collect();
+        let mut sum = x.clone();
+        add(&pool(), &mut sum, &y);
+        assert!((0..len).all(|i| sum[i] == x[i] + y[i]));
+        let mut gelu = x.clone();
+        gelu_erf(&pool(), &mut gelu);
+        for (x, y) in x.into_iter().zip(gelu) {
+            let expected = 0.5 * f64::from(x) * (1.0 + libm::erf(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2));
+            assert!((f64::from(y) - expected).abs() < 1.2e-7, "gelu({x}) = {y}, not {expected}");
+        }
+    }
+}

@@ -106,3 +106,74 @@ fn sum<S: Simd>(simd: S, x: &[f32], f: impl Fn(S, S::Vector) -> S::Vector) -> f3
     }
     simd.sum(simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3])))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::matmul::tests::numbers;
+
+    /// The definition, in f64.
+    fn expected(x: &[f32], norm: &Norm) -> Vec<f64> {
+        let n = x.len() as f64;
+        let mean = if norm.centred { x.iter().map(|&x| f64::from(x)).sum::<f64>() / n } else { 0.0 };
+        let variance = x.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / n;
+        let scale = 1.0 / (variance + f64::from(norm.eps)).sqrt();
+        let value = |i: usize| {
+            let bias = norm.bias.map_or(0.0, |bias| f64::from(bias[i]));
+            (f64::from(x[i]) - mean) * scale * f64::from(norm.weight[i]) + bias
+        };
+        (0..x.len()).map(value).collect()
+    }
+
+    #[test]
+    fn norms_are_near_their_definition_at_any_width_stride_and_size_of_numbers() {
+        let pool = ThreadPool::new(NonZeroUsize::new(3).unwrap());
+        for width in [1, 2, 7, 16, 33, 64, 100, 4096, 4544] {
+            for (scale, shift) in [(1.0, 0.0), (1e-4, 0.0), (300.0, 50.0)] {
+                let mut next = numbers(width as u64);
+                let (tokens, stride) = (9, width + 5);
+                let x: Vec<f32> = (0..tokens * stride).map(|_| next() * scale + shift).collect();
+                let weight: Vec<f32> = (0..width).map(|_| next()).collect();
+                let bias: Vec<f32> = (0..width).map(|_| next()).collect();
+                for (centred, bias) in [(false, None), (true, None), (true, Some(&bias[..]))] {
+                    let norm = Norm { weight: &weight, bias, eps: 1e-5, centred };
+                    for &level in Level::available() {
+                        let mut out = vec![9.0; tokens * stride];
+                        let rows = Rows { data: &x, stride, offset: 2 };
+                        norm_on(level, &pool, tokens, rows, norm, RowsMut { data: &mut out, stride, offset: 3 });
+                        for t in 0..tokens {
+                            let expected = expected(&x[t * stride + 2..][..width], &norm);
+                            for (i, expected) in expected.iter().enumerate() {
+                                let y = out[t * stride + 3 + i];
+                                // A mean of 50 beside deviations of 300 is off by 2^-24 of itself and the terms.
+                                let error = (f64::from(y) - expected).abs();
+                                assert!(
+                                    error <= 2e-6 * (1.0 + expected.abs()),
+                                    "{level:?} width {width}, scale {scale}, centred {centred}: {y}, not {expected}"
+                                );
+                            }
+                            assert_eq!(out[t * stride..t * stride + 3], [9.0; 3]);
+                            assert_eq!(out[t * stride + 3 + width..(t + 1) * stride], [9.0; 2]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_other_tokens() {
+        let pool = ThreadPool::new(NonZeroUsize::new(3).unwrap());
+        let mut next = numbers(1);
+        let x: Vec<f32> = (0..64 * 999).map(|_| next()).collect();
+        let weight = vec![1.25; 999];
+        let (mut together, mut alone) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        layer_norm(&pool, 64, Rows::new(&x, 999), &weight, None, 1e-6, RowsMut::new(&mut together, 999));
+        for (x, out) in x.chunks(999).zip(alone.chunks_mut(999)) {
+            layer_norm(&pool, 1, Rows::new(x, 999), &weight, None, 1e-6, RowsMut::new(out, 999));
+        }
+        assert_eq!(together, alone);
+    }
+}

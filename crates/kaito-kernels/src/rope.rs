@@ -64,3 +64,66 @@ fn rotate(head: &mut [f32], pairing: RopePairing, cos: &[f32], sin: &[f32]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::matmul::tests::numbers;
+
+    /// Pair `i` is the complex number that is multiplied by `e^(j angle)`, in f64.
+    #[test]
+    fn pairs_turn_by_their_angles_and_the_rest_stays() {
+        let pool = ThreadPool::new(NonZeroUsize::new(2).unwrap());
+        for pairing in [RopePairing::Halves, RopePairing::Interleaved] {
+            for (half, head_dim) in [(1, 2), (3, 10), (32, 64), (48, 96), (64, 128)] {
+                for tokens in [1, 5, 70] {
+                    let mut next = numbers(half as u64);
+                    // Query heads, then key heads, then values that do not turn.
+                    let offsets = [0, head_dim, 3 * head_dim];
+                    let stride = 5 * head_dim + 1;
+                    let before: Vec<f32> = (0..tokens * stride).map(|_| next()).collect();
+                    let angles: Vec<f32> = (0..tokens * half).map(|_| 100.0 * next()).collect();
+                    let cos: Vec<f32> = angles.iter().map(|angle| angle.cos()).collect();
+                    let sin: Vec<f32> = angles.iter().map(|angle| angle.sin()).collect();
+                    let mut after = before.clone();
+                    let rows = RowsMut { data: &mut after, stride, offset: 1 };
+                    rope(&pool, tokens, rows, &offsets, pairing, &cos, &sin);
+
+                    let mut expected: Vec<f64> = before.iter().map(|&x| f64::from(x)).collect();
+                    for t in 0..tokens {
+                        for offset in offsets {
+                            for i in 0..half {
+                                let (a, b) = match pairing {
+                                    RopePairing::Halves => (i, i + half),
+                                    RopePairing::Interleaved => (2 * i, 2 * i + 1),
+                                };
+                                let (a, b) = (t * stride + 1 + offset + a, t * stride + 1 + offset + b);
+                                let (sin, cos) = f64::from(angles[t * half + i]).sin_cos();
+                                let (x, y) = (f64::from(before[a]), f64::from(before[b]));
+                                (expected[a], expected[b]) = (x * cos - y * sin, x * sin + y * cos);
+                            }
+                        }
+                    }
+                    for (i, (y, expected)) in after.iter().zip(expected).enumerate() {
+                        let error = (f64::from(*y) - expected).abs();
+                        assert!(
+                            error < 3e-7,
+                            "{pairing:?} {half} pairs of {head_dim}: element {i}: {y}, not {expected}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "rows: 2 rows of 12 with stride 10 and offset 0 do not fit in 20 elements")]
+    fn a_head_outside_of_its_row_is_refused() {
+        let pool = ThreadPool::new(NonZeroUsize::MIN);
+        let mut data = [0.0; 20];
+        let rows = RowsMut::new(&mut data, 10);
+        rope(&pool, 2, rows, &[0, 8], RopePairing::Halves, &[1.0; 4], &[0.0; 4]);
+    }
+}

@@ -95,8 +95,8 @@ pub(crate) trait Simd: Copy {
         // Adding it moves the binary point to the end of the fraction: rounding to an integer, ties to even.
         const SHIFT: f32 = 12_582_912.0;
         // ln 2 in two parts; the first has so few bits that its product with n is exact.
-        const LN2_HIGH: f32 = 0.693_359_375;
-        const LN2_LOW: f32 = -2.121_944_5e-4;
+        const LN2_HIGH: f32 = 355.0 / 512.0;
+        const LN2_LOW: f32 = -2.121_944_4e-4;
         // Beyond these the result is infinite or rounds to zero.
         let x = self.min(self.splat(89.0), self.max(self.splat(-105.0), x));
         let n = self.mul_add(x, self.splat(std::f32::consts::LOG2_E), self.splat(SHIFT));
