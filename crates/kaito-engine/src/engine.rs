@@ -87,7 +87,7 @@ impl GenerationStream {
         if self.ended {
             return None;
         }
-        let event = self.events.recv().await.unwrap_or_else(|| GenerationEvent::Failed(Error::EngineStopped));
+        let event = self.events.recv().await.unwrap_or(GenerationEvent::Failed(Error::EngineStopped));
         self.ended = matches!(event, GenerationEvent::Finished(_) | GenerationEvent::Failed(_));
         Some(event)
     }

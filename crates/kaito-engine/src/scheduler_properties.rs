@@ -75,8 +75,8 @@ impl Machine {
             // Keys made with other rotary factors are other keys.
             let key = |token: u32| token + if long { 1000 } else { 0 };
             let slot = |at: usize| pages[at / PAGE] as usize * PAGE + at % PAGE;
-            for at in span.start..span.start + span.count {
-                self.memory[slot(at)] = key(tokens[at]);
+            for (at, &token) in tokens.iter().enumerate().skip(span.start).take(span.count) {
+                self.memory[slot(at)] = key(token);
             }
             if span.logits {
                 assert_eq!(span.start + span.count, tokens.len());

@@ -74,7 +74,7 @@ fn zeros(len: usize) -> Result<Vec<f32>, BackendError> {
     let mut probe = Vec::<f32>::new();
     probe.try_reserve_exact(len).map_err(|_| BackendError {
         device: "cpu".to_owned(),
-        cause: format!("no room for {} MiB of memory", len * size_of::<f32>() >> 20),
+        cause: format!("no room for {} MiB of memory", (len * size_of::<f32>()) >> 20),
     })?;
     drop(probe);
     Ok(vec![0.0; len])
