@@ -159,22 +159,36 @@ impl<E: Element> Product<E> {
                 }
                 c += S::LANES;
             }
+            // A copy: what follows indexes it by variables, which would keep the sums of the loop above in memory.
+            let mut results = [[simd.splat(0.0); R]; T];
+            for t in 0..T {
+                for r in 0..R {
+                    results[t][r] = sums[r][t];
+                }
+            }
             if c < self.columns {
                 let left = self.columns - c;
-                for t in 0..T {
-                    x[t] = simd.load_partial(std::slice::from_raw_parts(input[t].add(c), left));
-                }
                 for r in 0..R {
                     let w = E::load_partial(simd, weight[r].add(c * E::SIZE), left);
                     for t in 0..T {
-                        sums[r][t] = simd.mul_add(x[t], w, sums[r][t]);
+                        let x = simd.load_partial(std::slice::from_raw_parts(input[t].add(c), left));
+                        results[t][r] = simd.mul_add(x, w, results[t][r]);
                     }
                 }
             }
-            for t in 0..T {
-                for r in 0..R {
-                    let y = self.output.start.add(t * self.output.stride + first_row + r);
-                    let sum = simd.sum(sums[r][t]);
+            for (t, results) in results.iter().enumerate() {
+                let y = self.output.start.add(t * self.output.stride + first_row);
+                let y = std::slice::from_raw_parts_mut(y, R);
+                let (fours, ones) = results.as_chunks::<4>();
+                let (y_fours, y_ones) = y.as_chunks_mut::<4>();
+                for (y, v) in y_fours.iter_mut().zip(fours) {
+                    let sums = simd.sum4(*v);
+                    for i in 0..4 {
+                        y[i] = if self.output.add { y[i] + sums[i] } else { sums[i] };
+                    }
+                }
+                for (y, v) in y_ones.iter_mut().zip(ones) {
+                    let sum = simd.sum(*v);
                     *y = if self.output.add { *y + sum } else { sum };
                 }
             }

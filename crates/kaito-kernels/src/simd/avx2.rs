@@ -13,6 +13,14 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
+/// # Safety
+/// The processor has AVX.
+#[inline(always)]
+unsafe fn add_halves(v: __m256) -> __m128 {
+    // SAFETY: by contract.
+    unsafe { _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)) }
+}
+
 /// Halves are added until one lane is left.
 ///
 /// # Safety
@@ -21,10 +29,27 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 pub(super) unsafe fn sum(v: __m256) -> f32 {
     // SAFETY: by contract.
     unsafe {
-        let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = add_halves(v);
         let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
         _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps::<1>(v, v)))
     }
+}
+
+/// The same for four vectors; shuffles bring together the lanes that are added.
+///
+/// # Safety
+/// The processor has AVX.
+#[inline(always)]
+pub(super) unsafe fn sum4(v: [__m256; 4]) -> [f32; 4] {
+    let mut sums = [0.0; 4];
+    // SAFETY: by contract; the array has four elements.
+    unsafe {
+        let (a, b, c, d) = (add_halves(v[0]), add_halves(v[1]), add_halves(v[2]), add_halves(v[3]));
+        let ab = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+        let cd = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+        _mm_storeu_ps(sums.as_mut_ptr(), _mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)));
+    }
+    sums
 }
 
 // SAFETY of every block below: a value of `Avx2` exists only inside `run`, whose caller made sure of the
@@ -119,6 +144,12 @@ impl Simd for Avx2 {
     fn sum(self, v: __m256) -> f32 {
         // SAFETY: see above.
         unsafe { sum(v) }
+    }
+
+    #[inline(always)]
+    fn sum4(self, v: [__m256; 4]) -> [f32; 4] {
+        // SAFETY: see above.
+        unsafe { sum4(v) }
     }
 
     #[inline(always)]

@@ -2,15 +2,27 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// AVX-512 F, with AVX2, FMA and F16C.
+/// AVX-512 F and VL, with AVX2, FMA and F16C. VL lets halves of the upper 16 registers be used as they are; without it
+/// the compiler keeps sums out of these registers.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
 
 /// # Safety
 /// The processor has the features named here.
-#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
+}
+
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn add_halves(v: __m512) -> __m256 {
+    // SAFETY: by contract.
+    unsafe {
+        let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
+        _mm256_add_ps(_mm512_castps512_ps256(v), high)
+    }
 }
 
 // SAFETY of every block below: a value of `Avx512` exists only inside `run`, whose caller made sure of the
@@ -104,10 +116,13 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn sum(self, v: __m512) -> f32 {
         // SAFETY: see above.
-        unsafe {
-            let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
-            super::avx2::sum(_mm256_add_ps(_mm512_castps512_ps256(v), high))
-        }
+        unsafe { super::avx2::sum(add_halves(v)) }
+    }
+
+    #[inline(always)]
+    fn sum4(self, v: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: see above.
+        unsafe { super::avx2::sum4([add_halves(v[0]), add_halves(v[1]), add_halves(v[2]), add_halves(v[3])]) }
     }
 
     #[inline(always)]

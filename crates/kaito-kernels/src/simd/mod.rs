@@ -53,6 +53,11 @@ pub(crate) trait Simd: Copy {
     fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The sum of the lanes, in one fixed order.
     fn sum(self, v: Self::Vector) -> f32;
+    /// The sum of each of four vectors, each in the order of [`Simd::sum`].
+    #[inline(always)]
+    fn sum4(self, v: [Self::Vector; 4]) -> [f32; 4] {
+        [self.sum(v[0]), self.sum(v[1]), self.sum(v[2]), self.sum(v[3])]
+    }
     /// `2^n` for integral `n` from -126 to 127.
     fn exp2_integral(self, n: Self::Vector) -> Self::Vector;
 
@@ -145,7 +150,7 @@ impl Level {
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
                 {
-                    if is_x86_feature_detected!("avx512f") {
+                    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
                         levels.push(Level::Avx512);
                     }
                     levels.push(Level::Avx2);
