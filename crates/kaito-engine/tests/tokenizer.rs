@@ -1,0 +1,229 @@
+//! The tokenizer against transformers, `tokenizers` and SentencePiece: `fixtures/tokenizer/make_fixtures.py` asked them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kaito_engine::tokenizer::{
+    ChatMessage, DecodeOptions, Flavor, Special, StreamingDecoder, Tokenizer, TokenizerError, sentencepiece,
+};
+use serde_json::Value;
+
+const HUGGING_FACE: [&str; 8] = [
+    "llama2",
+    "llama_model_legacy",
+    "llama_model_new",
+    "llama_model_no_prefix",
+    "mistral_v03",
+    "metaspace_first",
+    "phi3",
+    "falcon",
+];
+const META: [&str; 5] = ["meta_llama", "meta_unused", "meta_unigram", "meta_unigram_bytes", "meta_suffix"];
+
+/// In the order of the lists `decoded` and `rest` of the fixtures.
+const OPTIONS: [DecodeOptions; 4] = [
+    DecodeOptions { skip_special_tokens: false, clean_up_tokenization_spaces: false },
+    DecodeOptions { skip_special_tokens: false, clean_up_tokenization_spaces: true },
+    DecodeOptions { skip_special_tokens: true, clean_up_tokenization_spaces: false },
+    DecodeOptions { skip_special_tokens: true, clean_up_tokenization_spaces: true },
+];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer").join(name)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn strings(value: &Value) -> Vec<&str> {
+    value.as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
+}
+
+/// Fails with every difference, not only the first.
+fn report(differences: &[String]) {
+    assert!(
+        differences.is_empty(),
+        "{} differences:\n{}",
+        differences.len(),
+        differences[..differences.len().min(40)].join("\n")
+    );
+}
+
+fn compare<T: PartialEq + std::fmt::Debug>(differences: &mut Vec<String>, what: String, ours: T, expected: T) {
+    if ours != expected {
+        differences.push(format!("{what}\n  ours     {ours:?}\n  expected {expected:?}"));
+    }
+}
+
+/// What a streaming decoder gives, in pieces and at the end.
+fn streamed(tokenizer: &Tokenizer, prompt: &[u32], new: &[u32], options: DecodeOptions) -> String {
+    let mut decoder = StreamingDecoder::new(tokenizer, prompt, options);
+    let mut text: String = new.iter().map(|id| decoder.push(*id)).collect();
+    text.push_str(&decoder.finish());
+    text
+}
+
+#[test]
+fn hugging_face_tokenizers_encode_as_transformers_does() {
+    let mut differences = Vec::new();
+    for name in HUGGING_FACE {
+        let tokenizer = Tokenizer::open(&fixture(name)).unwrap();
+        let cases = json(&fixture(name).join("cases.json"));
+        let cases = cases["encode"].as_array().unwrap();
+        assert!(cases.len() > 280, "{name} has {} cases", cases.len());
+        for case in cases {
+            let text = case["text"].as_str().unwrap();
+            let ours = tokenizer.encode(text, Special::Add).unwrap();
+            compare(&mut differences, format!("{name}: {text:?}"), ours, ids(&case["ids"]));
+            let ours = tokenizer.encode(text, Special::Skip).unwrap();
+            compare(&mut differences, format!("{name}, plain: {text:?}"), ours, ids(&case["plain"]));
+        }
+    }
+    report(&differences);
+}
+
+#[test]
+fn hugging_face_tokenizers_decode_as_transformers_does() {
+    let mut differences = Vec::new();
+    for name in HUGGING_FACE {
+        let tokenizer = Tokenizer::open(&fixture(name)).unwrap();
+        let cases = json(&fixture(name).join("cases.json"));
+        for case in cases["encode"].as_array().unwrap().iter().chain(cases["decode"].as_array().unwrap()) {
+            let ids = ids(&case["ids"]);
+            for (options, expected) in OPTIONS.into_iter().zip(strings(&case["decoded"])) {
+                compare(
+                    &mut differences,
+                    format!("{name}: {ids:?} {options:?}"),
+                    tokenizer.decode(&ids, options).as_str(),
+                    expected,
+                );
+            }
+        }
+    }
+    report(&differences);
+}
+
+#[test]
+fn streams_the_rest_of_the_whole_decode_after_the_prompt() {
+    let mut differences = Vec::new();
+    for name in HUGGING_FACE {
+        let tokenizer = Tokenizer::open(&fixture(name)).unwrap();
+        let cases = json(&fixture(name).join("cases.json"));
+        for case in cases["decode"].as_array().unwrap() {
+            let ids = ids(&case["ids"]);
+            let (prompt, new) = ids.split_at(case["cut"].as_u64().unwrap() as usize);
+            for (options, expected) in OPTIONS.into_iter().zip(strings(&case["rest"])) {
+                let ours = streamed(&tokenizer, prompt, new, options);
+                compare(&mut differences, format!("{name}: {prompt:?} + {new:?} {options:?}"), ours.as_str(), expected);
+            }
+        }
+    }
+    report(&differences);
+}
+
+#[test]
+fn hugging_face_tokenizers_know_their_special_tokens() {
+    let mut differences = Vec::new();
+    for name in HUGGING_FACE {
+        let tokenizer = Tokenizer::open(&fixture(name)).unwrap();
+        let cases = json(&fixture(name).join("cases.json"));
+        assert_eq!(tokenizer.flavor(), Flavor::HuggingFace);
+        let id = |key: &str| cases[key].as_u64().map(|id| id as u32);
+        let ours =
+            [tokenizer.bos_token_id(), tokenizer.eos_token_id(), tokenizer.pad_token_id(), tokenizer.unk_token_id()];
+        compare(&mut differences, format!("{name}: special"), ours, [id("bos"), id("eos"), id("pad"), id("unk")]);
+        compare(
+            &mut differences,
+            format!("{name}: size"),
+            tokenizer.vocab_size() as u64,
+            cases["vocab_size"].as_u64().unwrap(),
+        );
+        let length = tokenizer.model_max_length().map(|length| length as u64);
+        compare(&mut differences, format!("{name}: length"), length, cases["model_max_length"].as_u64());
+        let clean_up = tokenizer.clean_up_tokenization_spaces();
+        compare(&mut differences, format!("{name}: clean up"), clean_up, cases["clean_up"].as_bool().unwrap());
+        for token in cases["tokens"].as_array().unwrap() {
+            let id = token[0].as_u64().unwrap() as u32;
+            compare(
+                &mut differences,
+                format!("{name}: token {id}"),
+                tokenizer.token_text(id).as_deref(),
+                token[1].as_str(),
+            );
+        }
+    }
+    report(&differences);
+}
+
+#[test]
+fn sentencepiece_models_encode_and_decode_as_the_library_does() {
+    let mut differences = Vec::new();
+    for name in META {
+        let model = sentencepiece::Model::parse(&fs::read(fixture(name).join("tokenizer.model")).unwrap()).unwrap();
+        let tokenizer = Tokenizer::from_sentencepiece(model.clone());
+        let cases = json(&fixture(name).join("cases.json"));
+        let id = |id: Option<u32>| id.map_or(-1, i64::from);
+        let ours = [model.size() as i64, id(model.bos()), id(model.eos()), id(model.pad()), i64::from(model.unk())];
+        let expected = ["size", "bos", "eos", "pad", "unk"].map(|key| cases[key].as_i64().unwrap());
+        compare(&mut differences, format!("{name}: special"), ours, expected);
+        for case in cases["encode"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            compare(&mut differences, format!("{name}: {text:?}"), model.encode(text), ids(&case["ids"]));
+        }
+        for case in cases["encode"].as_array().unwrap().iter().chain(cases["decode"].as_array().unwrap()) {
+            let ids = ids(&case["ids"]);
+            let expected = case["decoded"].as_str().unwrap();
+            compare(&mut differences, format!("{name}: {ids:?}"), model.decode(&ids).as_str(), expected);
+            let ours = streamed(&tokenizer, &[], &ids, OPTIONS[0]);
+            compare(&mut differences, format!("{name}, streamed: {ids:?}"), ours.as_str(), expected);
+        }
+    }
+    report(&differences);
+}
+
+#[test]
+fn chat_templates_render_as_transformers_renders_them() {
+    let mut differences = Vec::new();
+    let fixtures = json(&fixture("chat_templates.json"));
+    for (name, template) in fixtures["templates"].as_object().unwrap() {
+        let directory = copy_of("llama2");
+        let path = directory.path().join("tokenizer_config.json");
+        let mut config = json(&path);
+        config["chat_template"] = template.clone();
+        fs::write(&path, config.to_string()).unwrap();
+        let tokenizer = Tokenizer::open(directory.path()).unwrap();
+        assert!(tokenizer.has_chat_template(), "{name}");
+        for case in fixtures["cases"].as_array().unwrap().iter().filter(|case| case["template"] == **name) {
+            let messages: Vec<ChatMessage> = case["messages"].as_array().unwrap().iter().map(message).collect();
+            let rendered = tokenizer.apply_chat_template(&messages, case["add_generation_prompt"].as_bool().unwrap());
+            let what = format!("{name}: {}", case["conversation"]);
+            match (case["text"].as_str(), rendered) {
+                (Some(expected), Ok(ours)) => compare(&mut differences, what, ours.as_str(), expected),
+                (None, Err(TokenizerError::ChatRefused { message })) => {
+                    compare(&mut differences, what, message.as_str(), case["error"].as_str().unwrap());
+                }
+                (expected, ours) => differences.push(format!("{what}\n  ours     {ours:?}\n  expected {expected:?}")),
+            }
+        }
+    }
+    report(&differences);
+}
+
+fn message(message: &Value) -> ChatMessage {
+    let field = |name: &str| message[name].as_str().unwrap().to_owned();
+    ChatMessage { role: field("role"), content: field("content") }
+}
+
+fn copy_of(name: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture(name)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
+    }
+    directory
+}
