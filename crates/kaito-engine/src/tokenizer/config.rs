@@ -225,7 +225,7 @@ fn tokens_of_tokenizer_json(
 
 fn model_max_length(json: &Map<String, Value>) -> Option<usize> {
     let length = ["model_max_length", "max_len"].iter().find_map(|name| json.get(*name)?.as_f64())?;
-    (length >= 1.0 && length <= LARGEST_MAX_LENGTH).then_some(length as usize)
+    (1.0..=LARGEST_MAX_LENGTH).contains(&length).then_some(length as usize)
 }
 
 /// A configuration file with its path, for the messages.

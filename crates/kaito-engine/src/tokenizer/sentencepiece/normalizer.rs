@@ -99,7 +99,7 @@ impl CharsMap {
         let error = |what: &str| ModelError::CharsMap { what: what.to_owned() };
         let (size, rest) = bytes.split_first_chunk::<4>().ok_or_else(|| error("it has no size"))?;
         let size = u32::from_le_bytes(*size) as usize;
-        if size >= rest.len() || size % 4 != 0 {
+        if size >= rest.len() || !size.is_multiple_of(4) {
             return Err(error(&format!("its trie has {size} bytes of {}", rest.len())));
         }
         let (trie, replacements) = rest.split_at(size);

@@ -1,36 +1,12 @@
-//! The tokenizer against transformers, `tokenizers` and SentencePiece: `fixtures/tokenizer/make_fixtures.py` asked them.
+//! What transformers, `tokenizers` and SentencePiece give: `fixtures/tokenizer/make_fixtures.py` asked them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use kaito_engine::tokenizer::{
-    ChatMessage, DecodeOptions, Flavor, Special, StreamingDecoder, Tokenizer, TokenizerError, sentencepiece,
-};
+use kaito_engine::tokenizer::{ChatMessage, Flavor, Special, Tokenizer, TokenizerError, sentencepiece};
 use serde_json::Value;
 
-const HUGGING_FACE: [&str; 8] = [
-    "llama2",
-    "llama_model_legacy",
-    "llama_model_new",
-    "llama_model_no_prefix",
-    "mistral_v03",
-    "metaspace_first",
-    "phi3",
-    "falcon",
-];
-const META: [&str; 5] = ["meta_llama", "meta_unused", "meta_unigram", "meta_unigram_bytes", "meta_suffix"];
-
-/// In the order of the lists `decoded` and `rest` of the fixtures.
-const OPTIONS: [DecodeOptions; 4] = [
-    DecodeOptions { skip_special_tokens: false, clean_up_tokenization_spaces: false },
-    DecodeOptions { skip_special_tokens: false, clean_up_tokenization_spaces: true },
-    DecodeOptions { skip_special_tokens: true, clean_up_tokenization_spaces: false },
-    DecodeOptions { skip_special_tokens: true, clean_up_tokenization_spaces: true },
-];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer").join(name)
-}
+use crate::{HUGGING_FACE, META, OPTIONS, copy_of, fixture, streamed};
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
@@ -60,14 +36,6 @@ fn compare<T: PartialEq + std::fmt::Debug>(differences: &mut Vec<String>, what: 
     }
 }
 
-/// What a streaming decoder gives, in pieces and at the end.
-fn streamed(tokenizer: &Tokenizer, prompt: &[u32], new: &[u32], options: DecodeOptions) -> String {
-    let mut decoder = StreamingDecoder::new(tokenizer, prompt, options);
-    let mut text: String = new.iter().map(|id| decoder.push(*id)).collect();
-    text.push_str(&decoder.finish());
-    text
-}
-
 #[test]
 fn hugging_face_tokenizers_encode_as_transformers_does() {
     let mut differences = Vec::new();
@@ -75,7 +43,7 @@ fn hugging_face_tokenizers_encode_as_transformers_does() {
         let tokenizer = Tokenizer::open(&fixture(name)).unwrap();
         let cases = json(&fixture(name).join("cases.json"));
         let cases = cases["encode"].as_array().unwrap();
-        assert!(cases.len() > 280, "{name} has {} cases", cases.len());
+        assert!(cases.len() > 200, "{name} has {} cases", cases.len());
         for case in cases {
             let text = case["text"].as_str().unwrap();
             let ours = tokenizer.encode(text, Special::Add).unwrap();
@@ -217,13 +185,4 @@ fn chat_templates_render_as_transformers_renders_them() {
 fn message(message: &Value) -> ChatMessage {
     let field = |name: &str| message[name].as_str().unwrap().to_owned();
     ChatMessage { role: field("role"), content: field("content") }
-}
-
-fn copy_of(name: &str) -> tempfile::TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(fixture(name)).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), directory.path().join(entry.file_name())).unwrap();
-    }
-    directory
 }
