@@ -2,6 +2,7 @@
 
 use crate::{
     backend::BackendError,
+    checkpoint::CheckpointError,
     generate::{GenerateError, ParameterError},
     tokenizer::TokenizerError,
 };
@@ -21,6 +22,9 @@ pub enum Error {
     /// The tokenizer is damaged, or can't render or encode what was sent.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The model's weights or configuration are missing, damaged or of a kind that isn't supported.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// The queue is full.
     #[error("{waiting} requests are waiting and at most {limit} may; try again later")]
     TooBusy {
@@ -75,7 +79,7 @@ impl Error {
             Self::Tokenizer(TokenizerError::ChatTemplate { .. }) => ErrorKind::Internal,
             Self::TooBusy { .. } => ErrorKind::TooBusy,
             Self::ShuttingDown => ErrorKind::ShuttingDown,
-            Self::Tokenizer(_) | Self::Load(_) => ErrorKind::Load,
+            Self::Tokenizer(_) | Self::Checkpoint(_) | Self::Load(_) => ErrorKind::Load,
             Self::Cancelled | Self::EngineStopped | Self::Backend(_) | Self::Internal(_) => ErrorKind::Internal,
         }
     }

@@ -13,9 +13,18 @@ mod error;
 pub mod family;
 pub mod generate;
 pub mod kv_cache;
+mod language_model;
+mod meta;
 pub mod rope;
 pub mod scheduler;
+mod stop_strings;
+mod text;
 pub mod tokenizer;
 pub mod weights;
 
+pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
+pub use language_model::{DTypeChoice, LanguageModel, LoadOptions, ModelInfo};
+pub use meta::{ChatRequest, CompletionRequest, MetaEvent, MetaOptions, MetaOutput, MetaStream, SPECIAL_TAGS_ERROR};
+pub use text::{LikelyToken, TextEvent, TextInput, TextOutput, TextRequest, TextStream, TokenScore};
+pub use tokenizer::{ChatMessage, Tokenizer};

@@ -1,0 +1,413 @@
+//! A model that is loaded and runs: what a server, a terminal or a test talks to.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use kaito_kernels::{DType, ThreadPool};
+use serde_json::{Map, Value};
+
+use crate::{
+    Error,
+    backend::cpu::CpuBackend,
+    capacity::{self, Capacity, PAGE_SIZE},
+    config::ModelConfig,
+    decoder::{Decoder, DecoderLimits},
+    engine::{Engine, EngineStats},
+    family,
+    generate::GenerateOptions,
+    kv_cache::KvCache,
+    meta::{ChatRequest, CompletionRequest, MetaContext, MetaStream},
+    rope::RopeTable,
+    scheduler::{Scheduler, SchedulerLimits},
+    text::{TextContext, TextRequest, TextStream},
+    tokenizer::Tokenizer,
+    weights::{Linear, ModelWeights},
+};
+
+/// Tokens computed in a step when nobody waits for a next token; bounds how long a step is.
+const STEP_TOKENS: usize = 256;
+/// Tokens of prompts computed in a step beside sequences that wait for their next token. A step reads all weights once
+/// for this many tokens too, so it takes little longer than a step without them.
+const STEP_TOKENS_BESIDE_STREAMS: usize = 32;
+/// Largest `generation_config.json` or `config.json` that is read.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// Element type that weights are computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DTypeChoice {
+    /// The checkpoint's own.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// The upper half of 32-bit floats.
+    Bf16,
+    /// 16-bit floats.
+    F16,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Element type of the weights; another one than the checkpoint's costs a copy of them.
+    pub dtype: DTypeChoice,
+    /// Threads that compute; all cores where it is `None`.
+    pub threads: Option<NonZeroUsize>,
+    /// Longest sequence, in tokens; the model's own where it is `None`.
+    pub max_seq_len: Option<usize>,
+    /// Most sequences that run at the same time.
+    pub max_batch_size: usize,
+    /// Bytes for keys and values; a share of the free memory where it is `None`.
+    pub kv_cache_memory: Option<u64>,
+    /// Most requests that wait.
+    pub max_waiting: usize,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            dtype: DTypeChoice::Auto,
+            threads: None,
+            max_seq_len: None,
+            max_batch_size: 32,
+            kv_cache_memory: None,
+            max_waiting: 256,
+        }
+    }
+}
+
+/// What a loaded model is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelInfo {
+    /// Name of the family.
+    pub family: &'static str,
+    /// Directory of the weights.
+    pub directory: PathBuf,
+    /// Number of parameters, tied ones once.
+    pub parameters: u64,
+    /// Bytes of the weight matrices as they are computed with.
+    pub weights_bytes: u64,
+    /// Element type of the weight matrices.
+    pub dtype: DType,
+    /// Rows of the output head.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of layers.
+    pub num_layers: usize,
+    /// Longest sequence, in tokens.
+    pub max_seq_len: usize,
+    /// Most sequences that run at the same time.
+    pub max_batch_size: usize,
+    /// Whether conversations can be rendered by a chat template of the model's.
+    pub chat_template: bool,
+}
+
+/// A running model; cheap to clone. The last clone that is dropped ends its thread.
+#[derive(Clone)]
+pub struct LanguageModel(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    tokenizer: Tokenizer,
+    info: ModelInfo,
+    defaults: GenerateOptions,
+    bos_token_id: Option<u32>,
+    end_tokens: Vec<u32>,
+}
+
+impl LanguageModel {
+    /// Loads a model's directory and starts its engine. `progress` is told the part that is done, from 0 to 1.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or of a kind that isn't supported, and settings that do not fit this machine.
+    pub fn load(directory: &Path, options: &LoadOptions, progress: &(dyn Fn(f32) + Sync)) -> Result<Self, Error> {
+        progress(0.0);
+        if options.max_batch_size == 0 || options.max_waiting == 0 {
+            let name = if options.max_batch_size == 0 { "max_batch_size" } else { "max_waiting" };
+            return Err(Error::Load(format!("{name} is 0: it must be at least 1")));
+        }
+        let (config, mut weights) = family::load(directory)?;
+        progress(0.05);
+        let tokenizer = Tokenizer::open(directory)?;
+        let ModelDefaults { options: mut defaults, bos_token_id } = ModelDefaults::read(directory)?;
+        keep_known_tokens(&mut defaults, config.vocab_size);
+        progress(0.1);
+        let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+        let (dtype, mapped_bytes) = choose_dtype(&mut weights, options.dtype, threads, progress);
+        let counted = count(&weights);
+        // Mapped weights are in nobody's memory yet, but will be.
+        let available = capacity::available_memory().saturating_sub(mapped_bytes);
+        let capacity = Capacity::plan(
+            &config,
+            options.max_seq_len,
+            options.max_batch_size,
+            options.kv_cache_memory,
+            available,
+        )?;
+        let rows = options.max_batch_size;
+        let info = ModelInfo {
+            family: config.family,
+            directory: directory.to_owned(),
+            parameters: counted.parameters,
+            weights_bytes: counted.bytes,
+            dtype,
+            vocab_size: config.vocab_size,
+            hidden_size: config.hidden_size,
+            num_layers: config.num_layers,
+            max_seq_len: capacity.max_seq_len,
+            max_batch_size: rows,
+            chat_template: tokenizer.has_chat_template(),
+        };
+        let engine = start_engine(config, weights, capacity, rows, threads, options.max_waiting)?;
+        let end_tokens =
+            defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.eos_token_id().into_iter().collect());
+        tracing::info!(
+            family = info.family, directory = %directory.display(), parameters = info.parameters, dtype = %dtype,
+            weights_mib = info.weights_bytes >> 20, kv_cache_mib = capacity.bytes >> 20, pages = capacity.pages,
+            max_seq_len = info.max_seq_len, max_batch_size = rows, threads, "the model is loaded"
+        );
+        progress(1.0);
+        Ok(Self(Arc::new(Inner { engine, tokenizer, info, defaults, bos_token_id, end_tokens })))
+    }
+
+    /// What the model is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.0.info
+    }
+
+    /// A snapshot of the engine for health checks and metrics.
+    pub fn stats(&self) -> EngineStats {
+        self.0.engine.stats()
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.0.tokenizer
+    }
+
+    /// Refuses requests from now on; those that were accepted run to their end.
+    pub fn stop_accepting(&self) {
+        self.0.engine.stop_accepting();
+    }
+
+    /// Waits until no request is open.
+    pub async fn drained(&self) {
+        self.0.engine.drained().await;
+    }
+
+    /// Generates text, as transformers' text-generation pipeline does.
+    ///
+    /// # Errors
+    /// A request that can't be served as it stands, a full queue, an engine that shuts down.
+    pub fn generate_text(&self, request: TextRequest) -> Result<TextStream, Error> {
+        let inner = &self.0;
+        let context = TextContext {
+            tokenizer: &inner.tokenizer,
+            defaults: &inner.defaults,
+            bos_token_id: inner.bos_token_id,
+            vocab_size: inner.info.vocab_size,
+            max_seq_len: inner.info.max_seq_len,
+        };
+        let prepared = context.prepare(request)?;
+        Ok(TextStream::new(inner.engine.submit(prepared.generation)?, prepared.assembler))
+    }
+
+    /// Completes prompts, as Meta's `text_completion` does.
+    ///
+    /// # Errors
+    /// As for [`Self::generate_text`].
+    pub fn text_completion(&self, request: CompletionRequest) -> Result<MetaStream, Error> {
+        let context = self.meta_context();
+        let prompts = context.completion(&request)?;
+        MetaStream::start(&context, prompts, |request| self.0.engine.submit(request))
+    }
+
+    /// Answers dialogs, as Meta's `chat_completion` does.
+    ///
+    /// # Errors
+    /// As for [`Self::generate_text`].
+    pub fn chat_completion(&self, request: ChatRequest) -> Result<MetaStream, Error> {
+        let context = self.meta_context();
+        let prompts = context.chat(&request)?;
+        MetaStream::start(&context, prompts, |request| self.0.engine.submit(request))
+    }
+
+    fn meta_context(&self) -> MetaContext<'_> {
+        MetaContext {
+            tokenizer: &self.0.tokenizer,
+            end_tokens: &self.0.end_tokens,
+            max_seq_len: self.0.info.max_seq_len,
+            max_batch_size: self.0.info.max_batch_size,
+        }
+    }
+}
+
+fn start_engine(
+    config: ModelConfig,
+    weights: ModelWeights,
+    capacity: Capacity,
+    rows: usize,
+    threads: NonZeroUsize,
+    max_waiting: usize,
+) -> Result<Engine, Error> {
+    let step_tokens = STEP_TOKENS.max(rows);
+    let limits = SchedulerLimits {
+        rows,
+        step_tokens,
+        step_tokens_beside_streams: STEP_TOKENS_BESIDE_STREAMS.max(rows),
+        long_above: RopeTable::new(&config.rope, config.head_dim).long_above(),
+    };
+    let pages = u32::try_from(capacity.pages).unwrap_or(u32::MAX);
+    let decoder_limits =
+        DecoderLimits { pages: capacity.pages, page_size: PAGE_SIZE, step_tokens, step_logits: rows };
+    let decoder = Decoder::new(CpuBackend::new(threads), config, weights, decoder_limits)?;
+    Engine::start(decoder, Scheduler::new(limits, KvCache::new(pages, PAGE_SIZE)), max_waiting)
+}
+
+fn linears(weights: &mut ModelWeights) -> impl Iterator<Item = &mut Linear> {
+    let layers = weights
+        .layers
+        .iter_mut()
+        .flat_map(|layer| [&mut layer.qkv, &mut layer.attention_output, &mut layer.mlp_in, &mut layer.mlp_out]);
+    [&mut weights.embedding, &mut weights.head].into_iter().chain(layers)
+}
+
+/// Gives all matrices the type that is asked for. Returns that type and the bytes that stay mapped.
+fn choose_dtype(
+    weights: &mut ModelWeights,
+    choice: DTypeChoice,
+    threads: NonZeroUsize,
+    progress: &(dyn Fn(f32) + Sync),
+) -> (DType, u64) {
+    let stored = weights.embedding.parts.first().map_or(DType::F32, |part| part.weight.dtype());
+    let dtype = match choice {
+        DTypeChoice::Auto => stored,
+        DTypeChoice::F32 => DType::F32,
+        DTypeChoice::Bf16 => DType::Bf16,
+        DTypeChoice::F16 => DType::F16,
+    };
+    let tied = is_tied(weights);
+    let total = linears(weights).count();
+    let pool = ThreadPool::new(threads);
+    let (mut copied, mut mapped) = (0u64, 0u64);
+    for (done, linear) in linears(weights).enumerate() {
+        for part in &mut linear.parts {
+            // Types are mixed in a checkpoint at times; `Auto` leaves them as they are.
+            if choice != DTypeChoice::Auto && part.weight.dtype() != dtype && !(tied && done == 1) {
+                part.weight = part.weight.cast(dtype, &pool);
+                copied += part.weight.bytes().len() as u64;
+            } else if part.weight.is_mapped() && !(tied && done == 1) {
+                mapped += part.weight.bytes().len() as u64;
+            }
+        }
+        progress(0.1 + 0.85 * (done + 1) as f32 / total as f32);
+    }
+    if tied {
+        weights.head = weights.embedding.clone();
+    }
+    if copied > 0 {
+        tracing::warn!(
+            from = %stored, to = %dtype, mib = copied >> 20,
+            "the weights are copied into memory, since another element type than the checkpoint's is asked for"
+        );
+    }
+    (dtype, mapped)
+}
+
+/// Whether the output head is the embedding.
+fn is_tied(weights: &ModelWeights) -> bool {
+    let place = |linear: &Linear| linear.parts.iter().map(|part| part.weight.bytes().as_ptr()).collect::<Vec<_>>();
+    place(&weights.embedding) == place(&weights.head)
+}
+
+struct Count {
+    parameters: u64,
+    bytes: u64,
+}
+
+fn count(weights: &ModelWeights) -> Count {
+    let mut count = Count { parameters: 0, bytes: 0 };
+    let mut add = |linear: &Linear| {
+        for part in &linear.parts {
+            count.parameters += part.weight.shape().iter().product::<usize>() as u64;
+            count.bytes += part.weight.bytes().len() as u64;
+        }
+        count.parameters += linear.bias.as_ref().map_or(0, Vec::len) as u64;
+    };
+    add(&weights.embedding);
+    if !is_tied(weights) {
+        add(&weights.head);
+    }
+    for layer in &weights.layers {
+        [&layer.qkv, &layer.attention_output, &layer.mlp_in, &layer.mlp_out].into_iter().for_each(&mut add);
+    }
+    let norms = weights.layers.iter().flat_map(|layer| [Some(&layer.attention_norm), layer.mlp_norm.as_ref()]);
+    for norm in norms.flatten().chain([&weights.final_norm]) {
+        count.parameters += (norm.weight.len() + norm.bias.as_ref().map_or(0, Vec::len)) as u64;
+    }
+    count
+}
+
+/// What a model's own files say about generation.
+struct ModelDefaults {
+    options: GenerateOptions,
+    bos_token_id: Option<u32>,
+}
+
+impl ModelDefaults {
+    /// Reads `generation_config.json`; without one, the special tokens of `config.json`, as transformers does.
+    fn read(directory: &Path) -> Result<Self, Error> {
+        let fields = match read_object(&directory.join("generation_config.json"))? {
+            Some(fields) => fields,
+            None => {
+                let mut fields = read_object(&directory.join("config.json"))?.unwrap_or_default();
+                fields.retain(|name, _| ["bos_token_id", "eos_token_id", "pad_token_id"].contains(&name.as_str()));
+                fields
+            }
+        };
+        let bos_token_id = fields.get("bos_token_id").and_then(Value::as_u64).and_then(|id| id.try_into().ok());
+        Ok(Self { options: GenerateOptions::from_generation_config(&fields), bos_token_id })
+    }
+}
+
+/// Drops token ids that the model does not have: no request could be served with them.
+fn keep_known_tokens(options: &mut GenerateOptions, vocab_size: usize) {
+    let keep = |field: &str, tokens: &mut Option<Vec<u32>>| {
+        if let Some(tokens) = tokens {
+            let before = tokens.len();
+            tokens.retain(|&token| (token as usize) < vocab_size);
+            if tokens.len() < before {
+                tracing::warn!(field, vocab_size, "generation_config.json: token ids outside the vocabulary are ignored");
+            }
+        }
+    };
+    keep("eos_token_id", &mut options.eos_token_id);
+    keep("forced_eos_token_id", &mut options.forced_eos_token_id);
+    options.eos_token_id.take_if(|tokens| tokens.is_empty());
+    options.forced_eos_token_id.take_if(|tokens| tokens.is_empty());
+    options.pad_token_id.take_if(|token| *token as usize >= vocab_size);
+    options.forced_bos_token_id.take_if(|token| *token as usize >= vocab_size);
+}
+
+/// The JSON object in a file; `None` if there is no such file.
+fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
+    let failed = |what: &dyn std::fmt::Display| Error::Load(format!("{}: {what}", path.display()));
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(&error)),
+    };
+    let mut text = Vec::new();
+    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text).map_err(|error| failed(&error))?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(failed(&format!("the file has more than the {MAX_CONFIG_BYTES} bytes that it may have")));
+    }
+    serde_json::from_slice(&text).map(Some).map_err(|error| failed(&format!("not a JSON object: {error}")))
+}
