@@ -144,13 +144,8 @@ impl LanguageModel {
         let counted = count(&weights);
         // Mapped weights are in nobody's memory yet, but will be.
         let available = capacity::available_memory().saturating_sub(mapped_bytes);
-        let capacity = Capacity::plan(
-            &config,
-            options.max_seq_len,
-            options.max_batch_size,
-            options.kv_cache_memory,
-            available,
-        )?;
+        let capacity =
+            Capacity::plan(&config, options.max_seq_len, options.max_batch_size, options.kv_cache_memory, available)?;
         let rows = options.max_batch_size;
         let info = ModelInfo {
             family: config.family,
@@ -265,8 +260,7 @@ fn start_engine(
         long_above: RopeTable::new(&config.rope, config.head_dim).long_above(),
     };
     let pages = u32::try_from(capacity.pages).unwrap_or(u32::MAX);
-    let decoder_limits =
-        DecoderLimits { pages: capacity.pages, page_size: PAGE_SIZE, step_tokens, step_logits: rows };
+    let decoder_limits = DecoderLimits { pages: capacity.pages, page_size: PAGE_SIZE, step_tokens, step_logits: rows };
     let decoder = Decoder::new(CpuBackend::new(threads), config, weights, decoder_limits)?;
     Engine::start(decoder, Scheduler::new(limits, KvCache::new(pages, PAGE_SIZE)), max_waiting)
 }
@@ -384,7 +378,11 @@ fn keep_known_tokens(options: &mut GenerateOptions, vocab_size: usize) {
             let before = tokens.len();
             tokens.retain(|&token| (token as usize) < vocab_size);
             if tokens.len() < before {
-                tracing::warn!(field, vocab_size, "generation_config.json: token ids outside the vocabulary are ignored");
+                tracing::warn!(
+                    field,
+                    vocab_size,
+                    "generation_config.json: token ids outside the vocabulary are ignored"
+                );
             }
         }
     };

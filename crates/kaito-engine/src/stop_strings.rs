@@ -86,7 +86,11 @@ mod tests {
         ];
         for (stops, pieces, expected, hit) in cases {
             let (out, found) = run(stops, pieces);
-            assert_eq!((out, found), (expected.iter().map(|s| (*s).to_owned()).collect(), *hit), "{stops:?} {pieces:?}");
+            assert_eq!(
+                (out, found),
+                (expected.iter().map(|s| (*s).to_owned()).collect(), *hit),
+                "{stops:?} {pieces:?}"
+            );
         }
     }
 
