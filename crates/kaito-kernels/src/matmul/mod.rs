@@ -8,11 +8,11 @@
 pub(crate) mod element;
 pub(crate) mod tile;
 
-use std::{cell::Cell, marker::PhantomData};
+use std::marker::PhantomData;
 
 use self::{
     element::{Bf16, Element, F16, F32},
-    tile::{Product, Sums, Tokens, WeightRows, max_tile_tokens},
+    tile::{Product, Sums, Tokens, WeightRows, max_tile_tokens, tile_rows},
 };
 use crate::{
     DType, MatrixRef, Rows, RowsMut, ThreadPool,
@@ -66,9 +66,6 @@ pub(crate) fn matmul_on(
         dispatch(level, Piece { input, weight, output, mode, part: cut.part(piece) });
     });
 }
-
-/// Weights are widened to f32 in advance for at least this many tokens: for fewer it does not pay.
-const WIDEN_TOKENS: usize = 16;
 
 /// How the outputs are shared out.
 struct Cut {
@@ -133,23 +130,21 @@ impl Kernel for Piece<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         match self.weight.dtype {
-            DType::F32 => self.in_place::<S, F32>(simd),
-            DType::Bf16 if self.part.tokens < WIDEN_TOKENS => self.in_place::<S, Bf16>(simd),
-            DType::F16 if self.part.tokens < WIDEN_TOKENS => self.in_place::<S, F16>(simd),
-            DType::Bf16 => self.widened::<S, Bf16>(simd),
-            DType::F16 => self.widened::<S, F16>(simd),
+            DType::F32 => self.run_typed::<S, F32>(simd),
+            DType::Bf16 => self.run_typed::<S, Bf16>(simd),
+            DType::F16 => self.run_typed::<S, F16>(simd),
         }
     }
 }
 
 impl Piece<'_> {
     #[inline(always)]
-    fn in_place<S: Simd, E: Element>(&self, simd: S) {
+    fn run_typed<S: Simd, E: Element>(&self, simd: S) {
         if self.part.tokens <= max_tile_tokens::<S>() {
             // A few rows from end to end, then the next: each weight is read once, in long runs.
-            const ROWS: usize = 8;
-            for r in (0..self.part.rows).step_by(ROWS) {
-                let rows = ROWS.min(self.part.rows - r);
+            let most = tile_rows::<S>(self.part.tokens);
+            for r in (0..self.part.rows).step_by(most) {
+                let rows = most.min(self.part.rows - r);
                 for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
                     let weight = self.weight_rows::<E>(r, column);
                     // SAFETY: rows and columns of the part.
@@ -163,25 +158,6 @@ impl Piece<'_> {
                 simd.call(unsafe { self.product(weight, 0, self.part.rows, column).promise() });
             }
         }
-    }
-
-    #[inline(always)]
-    fn widened<S: Simd, E: Element>(&self, simd: S) {
-        let mut scratch = SCRATCH.take();
-        scratch.resize(self.part.rows * BLOCK_COLUMNS, 0.0);
-        for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
-            let columns = BLOCK_COLUMNS.min(self.weight.cols - column);
-            let weight = self.weight_rows::<E>(0, column);
-            for (r, wide) in scratch.chunks_exact_mut(BLOCK_COLUMNS).enumerate() {
-                // SAFETY: `columns` elements of row `r` of the part.
-                unsafe { widen::<S, E>(simd, weight.start.add(r * weight.stride), &mut wide[..columns]) };
-            }
-            let start = scratch.as_ptr().cast();
-            let weight = WeightRows::<F32> { start, stride: BLOCK_COLUMNS * F32::SIZE, element: PhantomData };
-            // SAFETY: the scratch has the columns of the part's rows.
-            simd.call(unsafe { self.product(weight, 0, self.part.rows, column).promise() });
-        }
-        SCRATCH.set(scratch);
     }
 
     /// The part's rows from `r` on, and their columns from `column` on.
@@ -210,29 +186,6 @@ impl Piece<'_> {
             tokens,
             columns: BLOCK_COLUMNS.min(self.weight.cols - column),
         }
-    }
-}
-
-thread_local! {
-    /// A block of widened weights: kept, so that its memory is not mapped and unmapped for every piece.
-    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-}
-
-/// # Safety
-/// `target.len()` elements can be read at `source`.
-#[inline(always)]
-unsafe fn widen<S: Simd, E: Element>(simd: S, source: *const u8, target: &mut [f32]) {
-    let mut c = 0;
-    for part in target.chunks_mut(S::LANES) {
-        // SAFETY: by contract.
-        unsafe {
-            if part.len() == S::LANES {
-                simd.store_slice(part, E::load(simd, source.add(c * E::SIZE)));
-            } else {
-                simd.store_partial(part, E::load_partial(simd, source.add(c * E::SIZE), part.len()));
-            }
-        }
-        c += part.len();
     }
 }
 

@@ -68,6 +68,12 @@ pub(crate) fn max_tile_tokens<S: Simd>() -> usize {
     if S::MANY_REGISTERS { 6 } else { 3 }
 }
 
+/// The rows of a tile for `tokens` tokens: few tokens leave registers for more rows.
+#[inline(always)]
+pub(crate) fn tile_rows<S: Simd>(tokens: usize) -> usize {
+    if tokens == 1 || (S::MANY_REGISTERS && tokens <= 3) { 8 } else { 4 }
+}
+
 impl<E: Element> Product<E> {
     /// # Safety
     /// Until the result is gone, the weight has `rows` rows and the input `tokens` rows of `columns` elements each; the output has `tokens` rows
@@ -92,7 +98,7 @@ impl<E: Element> Product<E> {
                 tokens: end - first,
                 ..*self
             };
-            // SAFETY: a part of the whole. Few tokens leave registers for more rows.
+            // SAFETY: a part of the whole. The rows of the tiles are those of `tile_rows`.
             unsafe {
                 match (part.tokens, S::MANY_REGISTERS) {
                     (1, _) => part.tiles::<S, 8, 1>(simd),
