@@ -242,19 +242,9 @@ fn processors(
     end_tokens: &[u32],
     max_total_len: usize,
 ) -> Result<Processors, ParameterError> {
-    // A ban of an end token alone is void: the sequence could not end.
+    // A ban of an end token alone is dropped: the sequence could not end.
     let is_end = |word: &[u32]| matches!(word, [token] if end_tokens.contains(token));
-    let bad_words: Vec<Vec<u32>> =
-        options.bad_words_ids.iter().flatten().filter(|word| !is_end(word)).cloned().collect();
-    if let Some(words) = &options.bad_words_ids
-        && bad_words.is_empty()
-    {
-        return Err(ParameterError::invalid(
-            "bad_words_ids",
-            format!("{words:?}"),
-            "more than end tokens, which can't be banned",
-        ));
-    }
+    let bad_words = options.bad_words_ids.iter().flatten().filter(|word| !is_end(word)).cloned().collect();
     Ok(Processors {
         diversity_penalty: options.diversity_penalty.filter(|&penalty| penalty > 0.0).map(|penalty| penalty as f32),
         repetition_penalty: options.repetition_penalty.filter(|&penalty| penalty != 1.0).map(|penalty| penalty as f32),
