@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 
 use self::{
     element::{Bf16, Element, F16, F32},
-    tile::{Product, Sums, Tokens, WeightRows, max_tile_tokens, tile_rows},
+    tile::{Product, Sums, Tokens, WeightRows, tile_rows},
 };
 use crate::{
     DType, MatrixRef, Rows, RowsMut, ThreadPool,
@@ -66,6 +66,10 @@ pub(crate) fn matmul_on(
         dispatch(level, Piece { input, weight, output, mode, part: cut.part(piece) });
     });
 }
+
+/// Up to so many tokens, a few weight rows go from end to end against all of them: reading weights takes longest, and
+/// it is done in long runs. For more, a block of columns of many rows stays in the cache while the tokens pass.
+const RUN_TOKENS: usize = 16;
 
 /// How the outputs are shared out.
 struct Cut {
@@ -140,8 +144,7 @@ impl Kernel for Piece<'_> {
 impl Piece<'_> {
     #[inline(always)]
     fn run_typed<S: Simd, E: Element>(&self, simd: S) {
-        if self.part.tokens <= max_tile_tokens::<S>() {
-            // A few rows from end to end, then the next: each weight is read once, in long runs.
+        if self.part.tokens <= RUN_TOKENS {
             let most = tile_rows::<S>(self.part.tokens);
             for r in (0..self.part.rows).step_by(most) {
                 let rows = most.min(self.part.rows - r);

@@ -64,7 +64,7 @@ impl<E: Element> Kernel for Checked<E> {
 
 /// As many tokens as a tile takes, so that its sums stay in registers.
 #[inline(always)]
-pub(crate) fn max_tile_tokens<S: Simd>() -> usize {
+fn max_tile_tokens<S: Simd>() -> usize {
     if S::MANY_REGISTERS { 6 } else { 3 }
 }
 
