@@ -1,0 +1,292 @@
+//! A loaded model from end to end, on the tiny models of the parity fixtures: what their cases do not ask.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use kaito_engine::generate::{FinishReason, GenerateOptions};
+use kaito_engine::{
+    ChatMessage, ChatRequest, CompletionRequest, Error, ErrorKind, LanguageModel, LoadOptions, MetaEvent, MetaOptions,
+    MetaOutput, SPECIAL_TAGS_ERROR, TextEvent, TextInput, TextOutput, TextRequest,
+};
+use serde_json::{Value, json};
+
+fn load(name: &str, max_seq_len: Option<usize>) -> LanguageModel {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name);
+    let options = LoadOptions {
+        threads: NonZeroUsize::new(2),
+        max_seq_len,
+        max_batch_size: 8,
+        kv_cache_memory: Some(64 << 20),
+        ..LoadOptions::default()
+    };
+    let told = std::sync::Mutex::new(Vec::new());
+    let model = LanguageModel::load(&directory, &options, &|part| told.lock().unwrap().push(part)).unwrap();
+    let told = told.into_inner().unwrap();
+    assert!(told.is_sorted() && told.first() == Some(&0.0) && told.last() == Some(&1.0), "{told:?}");
+    model
+}
+
+fn request(prompt: &str, options: Value) -> TextRequest {
+    TextRequest {
+        input: TextInput::Prompt(prompt.to_owned()),
+        return_full_text: None,
+        clean_up_tokenization_spaces: None,
+        prefix: None,
+        handle_long_generation: None,
+        options: GenerateOptions::from_json(options.as_object().unwrap()).unwrap(),
+        stop: Vec::new(),
+    }
+}
+
+/// The answer, and what was streamed of each sequence.
+async fn answer(model: &LanguageModel, request: TextRequest) -> Result<(TextOutput, BTreeMap<usize, String>), Error> {
+    let mut stream = model.generate_text(request)?;
+    let mut streamed: BTreeMap<usize, String> = BTreeMap::new();
+    let mut started = false;
+    while let Some(event) = stream.next().await {
+        match event? {
+            TextEvent::Started => started = true,
+            TextEvent::Delta { sequence, text, .. } => streamed.entry(sequence).or_default().push_str(&text),
+            TextEvent::Finished(output) => {
+                assert!(started && stream.next().await.is_none());
+                return Ok((output, streamed));
+            }
+        }
+    }
+    panic!("the stream ended without an answer")
+}
+
+async fn refusal(model: &LanguageModel, request: TextRequest) -> String {
+    let error = answer(model, request).await.map(|(output, _)| output.texts).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    error.to_string()
+}
+
+const PROMPT: &str = "a b c a b c a b";
+
+#[tokio::test]
+async fn a_stop_string_ends_the_text_before_it() {
+    let model = load("llama-multi-head", None);
+    let greedy = json!({"do_sample": false, "max_new_tokens": 20});
+    let plain = TextRequest { return_full_text: Some(false), ..request(PROMPT, greedy.clone()) };
+    let (whole, streamed) = answer(&model, plain.clone()).await.unwrap();
+    let whole_text = &whole.texts[0];
+    assert_eq!(streamed[&0], *whole_text);
+    // Some characters from the middle, which span tokens.
+    let middle: Vec<char> = whole_text.chars().collect();
+    let stop: String = middle[middle.len() / 2..middle.len() / 2 + 5].iter().collect();
+    let expected = &whole_text[..whole_text.find(&stop).unwrap()];
+    for options in [greedy, json!({"do_sample": false, "max_new_tokens": 20, "num_beams": 1, "output_scores": true})] {
+        let stopping = TextRequest { stop: vec![stop.clone()], options: request("", options).options, ..plain.clone() };
+        let (output, streamed) = answer(&model, stopping).await.unwrap();
+        assert_eq!((output.texts[0].as_str(), streamed[&0].as_str()), (expected, expected), "stop at {stop:?}");
+        assert_eq!(output.finish_reasons, [FinishReason::Stop]);
+        assert!(output.sequences[0].len() < whole.sequences[0].len());
+        assert!(whole.sequences[0].starts_with(&output.sequences[0]));
+        assert_eq!(output.generated_tokens, output.sequences[0].len() - output.prompt_tokens);
+        if let Some(scores) = output.scores {
+            assert_eq!(scores[0].len(), output.generated_tokens);
+        }
+    }
+}
+
+#[tokio::test]
+async fn beams_are_cut_at_stop_strings_too_and_come_without_deltas() {
+    let model = load("llama-multi-head", None);
+    let options = json!({"do_sample": false, "max_new_tokens": 12, "num_beams": 3, "num_return_sequences": 2});
+    let plain = TextRequest { return_full_text: Some(false), ..request(PROMPT, options) };
+    let (whole, streamed) = answer(&model, plain.clone()).await.unwrap();
+    assert!(streamed.is_empty());
+    assert_eq!((whole.texts.len(), whole.sequences_scores.as_ref().map(Vec::len)), (2, Some(2)));
+    let stop: String = whole.texts[0].chars().skip(4).take(3).collect();
+    let (cut, _) = answer(&model, TextRequest { stop: vec![stop.clone()], ..plain }).await.unwrap();
+    assert_eq!(cut.texts[0], whole.texts[0][..whole.texts[0].find(&stop).unwrap()]);
+    assert_eq!(cut.finish_reasons[0], FinishReason::Stop);
+}
+
+#[tokio::test]
+async fn a_seed_makes_sampling_repeatable_alone_and_in_company() {
+    let model = load("llama-grouped-sharded", None);
+    let drawn = |seed: u64| {
+        let options =
+            json!({"max_new_tokens": 16, "top_k": 0, "temperature": 1.5, "num_return_sequences": 3, "seed": seed});
+        answer(&model, request(PROMPT, options))
+    };
+    let alone = drawn(1).await.unwrap().0;
+    let (together, other) = tokio::join!(drawn(1), drawn(2));
+    assert_eq!(together.unwrap().0, alone);
+    assert_ne!(other.unwrap().0.sequences, alone.sequences);
+    assert_eq!(alone.texts.len(), 3);
+}
+
+#[tokio::test]
+async fn requests_that_cannot_be_served_are_refused_with_a_reason() {
+    let model = load("llama-multi-head", Some(64));
+    let prompt = |prompt: &str| request(prompt, json!({}));
+    let long = "word ".repeat(200);
+    let message = refusal(&model, prompt(&long)).await;
+    assert!(message.starts_with("the prompt has ") && message.contains("longest sequence is 64"), "{message}");
+    let hole = |options| TextRequest { handle_long_generation: Some("hole".into()), ..request(&long, options) };
+    let (output, _) = answer(&model, hole(json!({"max_new_tokens": 4, "do_sample": false}))).await.unwrap();
+    assert_eq!(output.prompt_tokens, 60);
+    assert_eq!(
+        refusal(&model, hole(json!({"max_new_tokens": 64}))).await,
+        "`max_new_tokens` is 64, which asks for 64 new tokens: with `handle_long_generation` \"hole\" they must be fewer \
+         than this model's longest sequence, 64"
+    );
+    let other = TextRequest { handle_long_generation: Some("cut".into()), ..prompt("x") };
+    assert_eq!(refusal(&model, other).await, "`handle_long_generation` is \"cut\": it must be \"hole\" or null");
+    let messages = |messages: Vec<ChatMessage>| TextRequest { input: TextInput::Messages(messages), ..prompt("") };
+    assert_eq!(refusal(&model, messages(vec![])).await, "`messages` is empty: it must hold at least one message");
+    let hello = || ChatMessage { role: "user".into(), content: "hello".into() };
+    assert_eq!(
+        refusal(&model, TextRequest { prefix: Some("x".into()), ..messages(vec![hello()]) }).await,
+        "`prefix` can't stand beside `messages`: put its text into a message"
+    );
+    let message = refusal(&model, request("x", json!({"num_return_sequences": 9}))).await;
+    assert!(message.contains('9') && message.contains("max-batch-size"), "{message}");
+    // The model is none the worse for it.
+    assert!(answer(&model, request("x", json!({"max_new_tokens": 2}))).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_dropped_stream_frees_its_pages() {
+    let model = load("llama-multi-head", None);
+    let mut stream = model.generate_text(request(PROMPT, json!({"max_length": 2000}))).unwrap();
+    assert!(stream.next().await.is_some());
+    drop(stream);
+    model.drained().await;
+    assert_eq!((model.stats().pages_used, model.stats().running), (0, 0));
+    model.stop_accepting();
+    assert_eq!(refusal_kind(&model).await, ErrorKind::ShuttingDown);
+}
+
+async fn refusal_kind(model: &LanguageModel) -> ErrorKind {
+    answer(model, request("x", json!({}))).await.map(|(output, _)| output.texts).unwrap_err().kind()
+}
+
+fn message(role: &str, content: &str) -> ChatMessage {
+    ChatMessage { role: role.to_owned(), content: content.to_owned() }
+}
+
+async fn meta_answer(mut stream: kaito_engine::MetaStream) -> (Vec<MetaOutput>, BTreeMap<usize, String>, usize) {
+    let mut streamed: BTreeMap<usize, String> = BTreeMap::new();
+    let mut started = false;
+    while let Some(event) = stream.next().await {
+        match event.unwrap() {
+            MetaEvent::Started => started = true,
+            MetaEvent::Delta { index, text, .. } => {
+                assert!(started, "nothing comes before the start");
+                streamed.entry(index).or_default().push_str(&text);
+            }
+            MetaEvent::Finished { outputs, prompt_tokens, .. } => {
+                assert!(stream.next().await.is_none());
+                return (outputs, streamed, prompt_tokens);
+            }
+        }
+    }
+    panic!("the stream ended without an answer")
+}
+
+fn options(max_gen_len: usize) -> MetaOptions {
+    MetaOptions { temperature: Some(0.0), max_gen_len: Some(max_gen_len), ..MetaOptions::default() }
+}
+
+#[tokio::test]
+async fn an_unsafe_dialog_is_refused_and_the_others_are_answered() {
+    for model in ["meta-llama-7b-type", "llama-multi-head"] {
+        let model = load(model, None);
+        let dialogs = vec![
+            vec![message("user", "tell [INST] me")],
+            vec![message("system", "Be brief."), message("user", "Kaito runs")],
+            vec![message("user", "a"), message("assistant", "<<SYS>>"), message("user", "b")],
+            vec![message("User", "[inst] is no tag")],
+        ];
+        let stream = model.chat_completion(ChatRequest { dialogs, options: options(6) }).unwrap();
+        let (outputs, streamed, prompt_tokens) = meta_answer(stream).await;
+        let flags: Vec<bool> = outputs.iter().map(|output| output.unsafe_tags).collect();
+        assert_eq!(flags, [true, false, true, false]);
+        for (index, output) in outputs.iter().enumerate() {
+            assert_eq!(streamed.get(&index), Some(&output.text));
+            assert_eq!(output.unsafe_tags, output.text == SPECIAL_TAGS_ERROR);
+        }
+        assert!(prompt_tokens > 0);
+        // A request of refusals alone needs no engine.
+        let dialogs = vec![vec![message("user", "[/INST]")]];
+        let stream = model.chat_completion(ChatRequest { dialogs, options: options(6) }).unwrap();
+        assert_eq!(meta_answer(stream).await.0[0].text, SPECIAL_TAGS_ERROR);
+    }
+}
+
+#[tokio::test]
+async fn bad_completions_and_dialogs_are_refused_with_a_reason() {
+    let model = load("meta-llama-7b-type", Some(64));
+    let complete = |prompts: Vec<&str>, options: MetaOptions| {
+        let prompts = prompts.into_iter().map(str::to_owned).collect();
+        match model.text_completion(CompletionRequest { prompts, options }) {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let chat = |roles: &[&str]| {
+        let dialogs = vec![roles.iter().map(|role| message(role, "x")).collect()];
+        match model.chat_completion(ChatRequest { dialogs, options: options(2) }) {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    };
+    let default = MetaOptions::default;
+    assert_eq!(complete(vec![], default()), "the request has no prompts: it must have at least one");
+    assert_eq!(complete(vec!["x"; 9], default()), "the request has 9 prompts, but `max_batch_size` is 8");
+    let two = MetaOptions { max_batch_size: Some(2), ..default() };
+    assert_eq!(complete(vec!["x"; 3], two), "the request has 3 prompts, but `max_batch_size` is 2");
+    let cases = [
+        (
+            MetaOptions { max_batch_size: Some(9), ..default() },
+            "`max_batch_size` is 9: it must be from 1 to 8, the largest batch of this server",
+        ),
+        (
+            MetaOptions { max_seq_len: Some(65), ..default() },
+            "`max_seq_len` is 65: it must be from 1 to 64, the longest sequence of this server",
+        ),
+        (
+            MetaOptions { max_seq_len: Some(0), ..default() },
+            "`max_seq_len` is 0: it must be from 1 to 64, the longest sequence of this server",
+        ),
+        (
+            MetaOptions { temperature: Some(-1.0), ..default() },
+            "`temperature` is -1: it must be a number of at least 0",
+        ),
+        (MetaOptions { top_p: Some(1.5), ..default() }, "`top_p` is 1.5: it must be a number from 0 to 1"),
+    ];
+    for (options, expected) in cases {
+        assert_eq!(complete(vec!["x"], options), expected);
+    }
+    let long = "Kaito runs ".repeat(40);
+    let message = complete(vec!["x", &long], default());
+    assert!(message.starts_with("prompt 1 has ") && message.ends_with(" tokens, but `max_seq_len` is 64"), "{message}");
+    let roles = "they must be \"system\" (or not), then \"user\" and \"assistant\" by turns, and \"user\" at the end";
+    for bad in
+        [&["assistant"][..], &["user", "user"], &["user", "assistant"], &["system"], &[], &["user", "system", "user"]]
+    {
+        assert_eq!(chat(bad), format!("dialog 0 has the roles [{}]: {roles}", bad.join(", ")));
+    }
+    assert_eq!(chat(&["system", "user", "assistant", "user"]), "accepted");
+}
+
+#[tokio::test]
+async fn a_prompt_of_exactly_max_seq_len_gets_an_empty_answer() {
+    let model = load("meta-llama-7b-type", None);
+    let prompt = "Kaito runs".to_owned();
+    let len = model.tokenizer().encode(&prompt, kaito_engine::tokenizer::Special::Add).unwrap().len();
+    let complete = |max_seq_len: usize| {
+        let options = MetaOptions { max_seq_len: Some(max_seq_len), ..options(5) };
+        model.text_completion(CompletionRequest { prompts: vec![prompt.clone()], options })
+    };
+    let (outputs, ..) = meta_answer(complete(len).unwrap()).await;
+    assert_eq!((outputs[0].text.as_str(), outputs[0].finish_reason), ("", FinishReason::Length));
+    let (outputs, ..) = meta_answer(complete(len + 2).unwrap()).await;
+    assert_eq!(outputs[0].tokens.len(), 2);
+    assert!(complete(len - 1).is_err());
+}
