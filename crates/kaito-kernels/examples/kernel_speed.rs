@@ -76,15 +76,14 @@ fn main() {
     println!("fork and join: {:.2} us", start.elapsed().as_secs_f64() / f64::from(count) * 1e6);
 }
 
-/// Seconds of the best round, as this thread spent them on a core: with one thread, time that others took does not
-/// count; with several, the caller works as long as they do.
-fn best(mut work: impl FnMut()) -> f64 {
+/// Seconds of the best round. With one thread, time that others had the core does not count.
+fn best(pool: &ThreadPool, mut work: impl FnMut()) -> f64 {
     let time = |_| {
         let start = Instant::now();
         let before = time_on_core();
         work();
         match (before, time_on_core()) {
-            (Some(before), Some(after)) => after - before,
+            (Some(before), Some(after)) if pool.threads() == 1 => after - before,
             _ => start.elapsed().as_secs_f64(),
         }
     };
@@ -116,7 +115,7 @@ fn weights(dtype: DType, count: usize) -> Vec<u8> {
 fn matmuls(pool: &ThreadPool, dtype: DType, rows: usize, cols: usize, bytes: &[u8], tokens: usize) -> f64 {
     let input: Vec<f32> = (0..tokens * cols).map(|i| (i as f32 * 0.37).sin()).collect();
     let mut output = vec![0.0; tokens * rows];
-    best(|| {
+    best(pool, || {
         for layer in bytes.chunks_exact(rows * cols * dtype.size()) {
             let Ok(weight) = MatrixRef::new(dtype, rows, cols, layer) else { continue };
             matmul(pool, tokens, Rows::new(&input, cols), weight, RowsMut::new(&mut output, rows), Write::Set);
@@ -140,7 +139,7 @@ fn attention(pool: &ThreadPool, rows: usize, context: usize) -> f64 {
         window: None,
     };
     let sequences = [AttentionSequence { first_row: 0, rows, context, pages: &pages }];
-    best(|| {
+    best(pool, || {
         let out = RowsMut::new(&mut output, heads * head_dim);
         paged_attention(pool, &shape, Rows::new(queries, heads * head_dim), &keys, &keys, &sequences, out);
     })
@@ -149,7 +148,7 @@ fn attention(pool: &ThreadPool, rows: usize, context: usize) -> f64 {
 /// Bytes read in a second by all threads.
 fn read_bandwidth(pool: &ThreadPool, memory: &[u64]) -> f64 {
     let pieces: Vec<&[u64]> = memory.chunks(1 << 17).collect();
-    let seconds = best(|| {
+    let seconds = best(pool, || {
         pool.for_each(pieces.len(), &|i| {
             let mut sums = [0u64; 32];
             for block in pieces[i].as_chunks::<32>().0 {
@@ -166,7 +165,7 @@ fn peak(pool: &ThreadPool) -> f64 {
     const STEPS: usize = 1 << 20;
     let operations = multiply_add(STEPS);
     let pieces = 8 * pool.threads();
-    let seconds = best(|| pool.for_each(pieces, &|_| _ = black_box(multiply_add(STEPS))));
+    let seconds = best(pool, || pool.for_each(pieces, &|_| _ = black_box(multiply_add(STEPS))));
     (pieces * operations) as f64 / seconds
 }
 
