@@ -15,6 +15,9 @@ use super::{
     tensor::{Tensor, byte_len},
 };
 
+/// First bytes of the text file that a clone without Git LFS has in place of a large file.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// Lists the tensors of a whole weight file.
 pub(crate) type Reader = fn(&[u8]) -> Result<Vec<StoredTensor>, FormatError>;
 
@@ -28,8 +31,13 @@ pub(crate) struct WeightFile {
 impl WeightFile {
     pub(crate) fn open(path: &Path, reader: Reader) -> Result<Self, CheckpointError> {
         let map = MappedFile::open(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
-        let tensors =
-            reader(map.bytes()).map_err(|source| CheckpointError::Format { path: path.to_owned(), source })?;
+        let format = |source| CheckpointError::Format { path: path.to_owned(), source };
+        if map.bytes().starts_with(LFS_POINTER) {
+            return Err(format(FormatError::malformed(
+                "this is a pointer of Git LFS, not the file itself: fetch it with git lfs pull",
+            )));
+        }
+        let tensors = reader(map.bytes()).map_err(format)?;
         Ok(Self { path: path.to_owned(), map: Arc::new(map), tensors })
     }
 

@@ -28,6 +28,7 @@ fn describe(file: &ConfigFile, ranks: &[TensorSet]) -> Result<ModelConfig, Check
     let Heads { queries: num_heads, key_values: num_kv_heads, dim: head_dim } =
         file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), None)?;
     let intermediate_size = intermediate_size(file, hidden_size)?;
+    check_rank_count(hidden_size, ranks)?;
     let vocab_size = vocab_size(file, ranks)?;
     for (keys, value) in [
         (&["dim"] as &[&str], hidden_size),
@@ -57,6 +58,19 @@ fn describe(file: &ConfigFile, ranks: &[TensorSet]) -> Result<ModelConfig, Check
         qkv_layout: QkvLayout::blocks(num_heads, num_kv_heads, head_dim),
         sliding_window: None,
     })
+}
+
+/// Nothing numbers the last shard, but the embedding's slices must add up to the width.
+fn check_rank_count(hidden_size: usize, ranks: &[TensorSet]) -> Result<(), CheckpointError> {
+    let Some(first) = ranks.first() else { return Ok(()) };
+    match first.shape(EMBEDDING) {
+        Some(&[_, slice]) if slice.saturating_mul(ranks.len()) < hidden_size => Err(CheckpointError::MissingRank {
+            dir: first.path().parent().unwrap_or(first.path()).to_owned(),
+            found: ranks.len(),
+            missing: format!("consolidated.{:02}.pth", ranks.len()),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Two thirds of four times the width, times a multiplier, rounded up to a multiple; each step in whole numbers.
