@@ -74,6 +74,9 @@ impl TokenizerConfig {
             let defaults = [("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")];
             special.extend(defaults.map(|(name, text)| (name, ConfigToken::Text(text.to_owned()))));
         }
+        // The padding that a tokenizer.json prescribes names its token; whether to pad is the caller's decision.
+        let padding = tokenizer_json.and_then(|json| json.get("padding")?.get("pad_token")?.as_str());
+        special.extend(padding.map(|text| ("pad_token", ConfigToken::Text(text.to_owned()))));
         for name in SPECIAL_TOKENS {
             match json.get(name) {
                 None => {}

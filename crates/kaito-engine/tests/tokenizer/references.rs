@@ -186,3 +186,50 @@ fn message(message: &Value) -> ChatMessage {
     let field = |name: &str| message[name].as_str().unwrap().to_owned();
     ChatMessage { role: field("role"), content: field("content") }
 }
+
+#[test]
+fn configurations_mean_what_they_mean_to_transformers() {
+    let mut differences = Vec::new();
+    for variant in json(&fixture("variants.json"))["variants"].as_array().unwrap() {
+        let name = variant["name"].as_str().unwrap();
+        let directory = copy_of(variant["base"].as_str().unwrap());
+        for (file, contents) in variant["files"].as_object().unwrap() {
+            lay_over(&directory.path().join(file), contents);
+        }
+        let tokenizer = Tokenizer::open(directory.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let ours =
+            [tokenizer.bos_token_id(), tokenizer.eos_token_id(), tokenizer.pad_token_id(), tokenizer.unk_token_id()];
+        let expected: Vec<_> = variant["special"].as_array().unwrap().iter().map(|id| id.as_u64()).collect();
+        compare(&mut differences, format!("{name}: special"), ours.map(|id| id.map(u64::from)).to_vec(), expected);
+        let size = tokenizer.vocab_size() as u64;
+        compare(&mut differences, format!("{name}: size"), size, variant["size"].as_u64().unwrap());
+        let length = tokenizer.model_max_length().map(|length| length as u64);
+        compare(&mut differences, format!("{name}: length"), length, variant["model_max_length"].as_u64());
+        for case in variant["encode"].as_array().unwrap() {
+            let text = case["text"].as_str().unwrap();
+            let ours = tokenizer.encode(text, Special::Add).unwrap();
+            compare(&mut differences, format!("{name}: {text:?}"), ours, ids(&case["ids"]));
+        }
+        for case in variant["decode"].as_array().unwrap() {
+            let ids = ids(&case["ids"]);
+            for (options, expected) in OPTIONS.into_iter().zip(strings(&case["decoded"])) {
+                let ours = tokenizer.decode(&ids, options);
+                compare(&mut differences, format!("{name}: {ids:?} {options:?}"), ours.as_str(), expected);
+            }
+        }
+    }
+    report(&differences);
+}
+
+/// Writes a file, or removes it for null; entries of tokenizer.json go over those that are there.
+fn lay_over(path: &Path, contents: &Value) {
+    match contents {
+        Value::Null => fs::remove_file(path).unwrap(),
+        Value::Object(entries) if path.ends_with("tokenizer.json") => {
+            let mut whole = json(path);
+            whole.as_object_mut().unwrap().extend(entries.clone());
+            fs::write(path, whole.to_string()).unwrap();
+        }
+        other => fs::write(path, other.to_string()).unwrap(),
+    }
+}
