@@ -38,13 +38,14 @@ const STEP_TOKENS_BESIDE_STREAMS: usize = 32;
 /// Largest `generation_config.json` or `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
-/// Element type that weights are computed with.
+/// Element type of the weights. All arithmetic is in 32-bit floats, whichever it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DTypeChoice {
     /// The checkpoint's own.
     #[default]
     Auto,
-    /// 32-bit floats.
+    /// 32-bit floats. Narrower weights stay where they are: each is widened, exactly, as it is used, which gives the same
+    /// bits as a widened copy of them.
     F32,
     /// The upper half of 32-bit floats.
     Bf16,
@@ -55,7 +56,7 @@ pub enum DTypeChoice {
 /// How a model is loaded.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// Element type of the weights; another one than the checkpoint's costs a copy of them.
+    /// Element type of the weights; one that is neither the checkpoint's own nor f32 costs a copy of them.
     pub dtype: DTypeChoice,
     /// Threads that compute; all cores where it is `None`.
     pub threads: Option<NonZeroUsize>,
@@ -293,8 +294,10 @@ fn choose_dtype(
     let (mut copied, mut mapped) = (0u64, 0u64);
     for (done, linear) in linears(weights).enumerate() {
         for part in &mut linear.parts {
-            // Types are mixed in a checkpoint at times; `Auto` leaves them as they are.
-            if choice != DTypeChoice::Auto && part.weight.dtype() != dtype && !(tied && done == 1) {
+            // Types are mixed in a checkpoint at times; `Auto` leaves them as they are, and so does `F32`, since narrower
+            // weights are widened exactly in the kernels.
+            let keeps = matches!(choice, DTypeChoice::Auto | DTypeChoice::F32) || part.weight.dtype() == dtype;
+            if !keeps && !(tied && done == 1) {
                 part.weight = part.weight.cast(dtype, &pool);
                 copied += part.weight.bytes().len() as u64;
             } else if part.weight.is_mapped() && !(tied && done == 1) {
@@ -305,6 +308,9 @@ fn choose_dtype(
     }
     if tied {
         weights.head = weights.embedding.clone();
+    }
+    if choice == DTypeChoice::F32 && stored != DType::F32 {
+        tracing::info!(stored = %stored, "the weights are used as they are stored and widened to f32 as they are read");
     }
     if copied > 0 {
         tracing::warn!(

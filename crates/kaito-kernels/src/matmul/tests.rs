@@ -144,6 +144,26 @@ fn bits_do_not_depend_on_tokens_threads_or_other_rows() {
 }
 
 #[test]
+fn narrow_weights_give_the_bits_of_a_widened_copy() {
+    let pool = pool(2);
+    for dtype in [DType::Bf16, DType::F16] {
+        for (cols, tokens) in [(40, 1), (1037, 1), (1037, 5), (2048, 17), (2048, 64)] {
+            let stored = case(dtype, 33, cols, tokens, 11);
+            let mut widened = vec![0.0; 33 * cols];
+            crate::widen(dtype, &stored.bytes[1..], &mut widened);
+            let mut bytes = vec![0; 1 + widened.len() * size_of::<f32>()];
+            narrow(&widened, DType::F32, &mut bytes[1..]);
+            let copy = Case { dtype: DType::F32, input: stored.input.clone(), bytes, ..stored };
+            for &level in Level::available() {
+                let (actual, expected) = (stored.compute(level, &pool), copy.compute(level, &pool));
+                let same = actual.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{level:?} {dtype} {cols} columns, {tokens} tokens");
+            }
+        }
+    }
+}
+
+#[test]
 fn rows_lie_where_strides_and_offsets_say_and_neighbours_stay() {
     let pool = pool(2);
     for tokens in [1, 3, 20] {
