@@ -72,7 +72,9 @@ mod tests {
 
     #[test]
     fn a_text_ends_where_a_stop_string_begins() {
-        let cases: &[(&[&str], &[&str], &[&str], bool)] = &[
+        // Stop strings, pieces, what comes out for each piece and at the end, whether a stop string was found.
+        type Case = (&'static [&'static str], &'static [&'static str], &'static [&'static str], bool);
+        let cases: &[Case] = &[
             (&[], &["all ", "of it"], &["all ", "of it", ""], false),
             (&["stop"], &["go st", "op on"], &["go ", "", ""], true),
             (&["stop"], &["go st", "ep on"], &["go ", "step on", ""], false),

@@ -1,4 +1,5 @@
 //! A loaded model from end to end, on the tiny models of the parity fixtures: what their cases do not ask.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "the lints spare test functions, but not their helpers")]
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
