@@ -1,9 +1,10 @@
-"""What Meta's Llama 2 code answers, run as it is from a checkout, on a CPU in f32.
+"""What Meta's Llama 2 code (commit 689c7f2) answers, run as it is from a checkout, on a CPU in f32.
 
 Its code wants a GPU and a library of parallel layers. Here the layers are plain ones, and what asks for a GPU gets the CPU.
 """
 
 import importlib
+import math
 import random
 import sys
 import types
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-import numpy
 import torch
 from torch.overrides import TorchFunctionMode
 
 from . import corpus, vocabularies
+from .noise import bell_shaped
 from .reference import NOISE, NOISE_TRIALS
 from .vocabularies import write_json
 
@@ -99,17 +100,16 @@ MODELS = [
 def _weights(model: MetaModel, network: torch.nn.Module) -> dict[str, torch.Tensor]:
     weights = {}
     for index, (name, value) in enumerate(network.state_dict().items()):
-        stream = numpy.random.Generator(numpy.random.PCG64([model.seed, index]))
-        noise = stream.standard_normal(tuple(value.shape), dtype=numpy.float32)
+        noise = bell_shaped(model.seed, index, tuple(value.shape))
         leaf = name.rsplit(".", 2)[-2]
         if value.ndim == 1:
             noise = 1.0 + 0.1 * noise
         elif leaf == "output":
-            noise *= 3.0 / value.shape[1] ** 0.5
+            noise *= 3.0 / math.sqrt(value.shape[1])
             noise[3:259] *= 0.6
             noise[2] *= 1.5
         elif leaf != "tok_embeddings":
-            noise *= (1.4 if leaf in ("wq", "wk") else 2.0) / value.shape[1] ** 0.5
+            noise *= (1.4 if leaf in ("wq", "wk") else 2.0) / math.sqrt(value.shape[1])
         weights[name] = torch.from_numpy(noise).to(model.storage)
     return weights
 
@@ -128,7 +128,7 @@ def _write(model: MetaModel, directory: Path, weights: dict[str, torch.Tensor]):
     (directory / "tokenizer.model").write_bytes(vocabularies.sentencepiece_model(VOCABULARY))
     half = model.params["dim"] // model.params["n_heads"] // 2
     # Published files carry the rotary frequencies too; the code computes them anew.
-    frequencies = (10000.0 ** -(torch.arange(half) / half)).to(model.storage)
+    frequencies = torch.tensor([10000.0 ** -(i / half) for i in range(half)]).to(model.storage)
     for rank in range(model.shards):
         shard = {name: _shard(name, value, rank, model.shards) for name, value in weights.items()}
         torch.save({**shard, "rope.freqs": frequencies.clone()}, directory / f"consolidated.{rank:02}.pth")

@@ -1,11 +1,10 @@
 """The tiny models: every family and variant, in every file format in which their kind is published."""
 
-import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-import numpy
 import torch
 from transformers import (
     FalconConfig,
@@ -19,6 +18,7 @@ from transformers import (
 )
 
 from . import vocabularies
+from .noise import bell_shaped
 from .vocabularies import write_json
 
 
@@ -48,31 +48,27 @@ class TinyModel:
 
 
 def _random_weights(model: TinyModel, network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights large enough that attention is peaked and the candidates' scores are far apart.
-
-    They come from numpy's generator, whose stream is the same in every version, with a stream for each tensor.
-    """
+    """Weights large enough that attention is peaked and the candidates' scores are far apart."""
     hidden = model.config["hidden_size"]
     state = network.state_dict()
     weights = {}
     for index, (name, value) in enumerate(state.items()):
-        stream = numpy.random.Generator(numpy.random.PCG64([model.seed, index]))
-        noise = stream.standard_normal(tuple(value.shape), dtype=numpy.float32)
+        noise = bell_shaped(model.seed, index, tuple(value.shape))
         leaf = name.rsplit(".", 2)[-2]
         if value.ndim == 1:
             noise = 0.1 * noise + (0.0 if name.endswith(".bias") else 1.0)
         elif leaf in ("embed_tokens", "word_embeddings"):
             noise *= 0.4 if _tied(model) else 1.0
         elif leaf == "lm_head":
-            noise *= 3.0 / hidden**0.5
+            noise *= 3.0 / math.sqrt(hidden)
         elif leaf in ("q_proj", "k_proj"):
-            noise *= 1.4 / value.shape[1] ** 0.5
+            noise *= 1.4 / math.sqrt(value.shape[1])
         elif leaf in ("qkv_proj", "query_key_value"):
-            noise *= 1.2 / value.shape[1] ** 0.5
+            noise *= 1.2 / math.sqrt(value.shape[1])
         elif leaf == "dense":
-            noise *= 4.0 / value.shape[1] ** 0.5
+            noise *= 4.0 / math.sqrt(value.shape[1])
         else:
-            noise *= 2.0 / value.shape[1] ** 0.5
+            noise *= 2.0 / math.sqrt(value.shape[1])
         head = leaf == "lm_head" or (leaf in ("embed_tokens", "word_embeddings") and _tied(model))
         if head:
             noise[model.byte_tokens.start : model.byte_tokens.stop] *= 0.6
@@ -350,7 +346,7 @@ MODELS = [
     ),
     _phi3(
         "phi3-window",
-        401,
+        411,
         tokenizer=lambda d: vocabularies.phi3(d, size=512, config={"add_bos_token": False, "add_eos_token": False}),
         sliding_window=15,
     ),
