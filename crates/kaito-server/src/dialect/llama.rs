@@ -1,0 +1,159 @@
+//! The dialect of the published Llama 2 code: `prompts` to `/generate`, dialogs to `/chat`.
+
+use kaito_engine::{ChatMessage, ChatRequest, CompletionRequest, MetaOptions, MetaOutput};
+use serde_json::{Value, json};
+
+use super::{Request, Work, parse_messages};
+use crate::error::ApiError;
+use crate::fields::{self, Fields};
+
+const PARAMETERS: [&str; 7] =
+    ["temperature", "top_p", "max_gen_len", "max_seq_len", "max_batch_size", "seed", "stream"];
+
+/// Reads `{"prompts": [...], "parameters": {...}}`.
+pub(super) fn parse_completion(mut body: Fields) -> Result<Request, ApiError> {
+    if !body.contains("prompts") && body.contains("prompt") {
+        return Err(ApiError::wrong_shape(
+            "The body has `prompt`, which /chat takes; /generate takes `prompts`, a list of strings.",
+        ));
+    }
+    let list = body.take_list("prompts")?.ok_or_else(|| fields::missing("prompts", "a list of strings"))?;
+    let prompts = list
+        .into_iter()
+        .enumerate()
+        .map(|(i, value)| fields::string(&format!("prompts[{i}]"), value))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut parameters = body.take_object("parameters")?.unwrap_or_default();
+    let stream = take_stream(&mut body, &mut parameters)?;
+    body.deny_rest(&["prompts", "parameters", "stream"])?;
+    let options = parse_options(parameters)?;
+    Ok(Request { stream, work: Work::Completion(CompletionRequest { prompts, options }) })
+}
+
+/// Reads `{"input_data": {"input_string": [[...], ...], "parameters": {...}}}`, where `parameters` may also stand
+/// beside `input_data`.
+pub(super) fn parse_dialogs(mut body: Fields) -> Result<Request, ApiError> {
+    let mut input = body.take_object("input_data")?.unwrap_or_default();
+    let at = input.path("input_string");
+    let wanted = "a list of dialogs, each a list of messages";
+    let dialogs = input
+        .take_list("input_string")?
+        .ok_or_else(|| fields::missing(&at, wanted))?
+        .into_iter()
+        .enumerate()
+        .map(|(i, value)| match value {
+            Value::Array(messages) => parse_messages(&format!("{at}[{i}]"), messages),
+            other => Err(fields::wrong_shape(&format!("{at}[{i}]"), "a dialog, a list of messages", &other)),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut parameters = body.take_object("parameters")?.unwrap_or_default();
+    if let Some(inner) = input.take_object("parameters")? {
+        parameters.absorb(inner)?;
+    }
+    let stream = take_stream(&mut body, &mut parameters)?;
+    input.deny_rest(&["input_string", "parameters"])?;
+    body.deny_rest(&["input_data", "parameters", "stream"])?;
+    let options = parse_options(parameters)?;
+    Ok(Request { stream, work: Work::Dialogs(ChatRequest { dialogs, options }) })
+}
+
+/// `stream` may stand in the body or among its parameters.
+fn take_stream(body: &mut Fields, parameters: &mut Fields) -> Result<bool, ApiError> {
+    match (body.take_flag("stream")?, parameters.take_flag("stream")?) {
+        (Some(_), Some(_)) => {
+            Err(ApiError::bad_request("`stream` also stands among the parameters; give it once."))
+        }
+        (outer, inner) => Ok(outer.or(inner).unwrap_or(false)),
+    }
+}
+
+fn parse_options(mut parameters: Fields) -> Result<MetaOptions, ApiError> {
+    let count = |value: Option<u64>| value.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let options = MetaOptions {
+        temperature: parameters.take_number("temperature")?,
+        top_p: parameters.take_number("top_p")?,
+        max_gen_len: count(parameters.take_count("max_gen_len")?),
+        max_seq_len: count(parameters.take_count("max_seq_len")?),
+        max_batch_size: count(parameters.take_count("max_batch_size")?),
+        seed: parameters.take_count("seed")?,
+    };
+    parameters.deny_rest(&PARAMETERS)?;
+    Ok(options)
+}
+
+/// The answer to `/generate`: each prompt with its response.
+pub(crate) fn completion_body(prompts: &[String], outputs: &[MetaOutput]) -> Value {
+    let results: Vec<_> = prompts
+        .iter()
+        .zip(outputs)
+        .map(|(prompt, output)| json!({ "prompt": prompt, "response": output.text }))
+        .collect();
+    json!({ "results": results })
+}
+
+/// The answer to dialogs: each dialog as it came, with the answer appended and the roles capitalised.
+pub(crate) fn dialogs_body(dialogs: &[Vec<ChatMessage>], outputs: &[MetaOutput]) -> Value {
+    let message = |role: &str, content: &str| json!({ "role": capitalise(role), "content": content });
+    let results: Vec<Vec<_>> = dialogs
+        .iter()
+        .zip(outputs)
+        .map(|(dialog, output)| {
+            let mut messages: Vec<_> = dialog.iter().map(|m| message(&m.role, &m.content)).collect();
+            messages.push(message("assistant", &output.text));
+            messages
+        })
+        .collect();
+    json!({ "results": results })
+}
+
+/// The first letter large, the others small.
+fn capitalise(role: &str) -> String {
+    let mut letters = role.chars();
+    match letters.next() {
+        None => String::new(),
+        Some(first) => first.to_uppercase().chain(letters.flat_map(char::to_lowercase)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Endpoint, parse};
+    use super::*;
+
+    fn dialogs(body: &str) -> ChatRequest {
+        match parse(Endpoint::Chat, body.as_bytes()).unwrap().work {
+            Work::Dialogs(request) => request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn parameters_stand_beside_input_data_or_inside_it() {
+        for body in [
+            r#"{"input_data":{"input_string":[]},"parameters":{"temperature":0.5,"max_gen_len":7}}"#,
+            r#"{"input_data":{"input_string":[],"parameters":{"temperature":0.5,"max_gen_len":7}}}"#,
+            r#"{"input_data":{"input_string":[],"parameters":{"temperature":0.5}},"parameters":{"max_gen_len":7}}"#,
+        ] {
+            let options = dialogs(body).options;
+            assert_eq!((options.temperature, options.max_gen_len, options.top_p), (Some(0.5), Some(7), None));
+        }
+    }
+
+    #[test]
+    fn stream_stands_in_the_body_or_among_the_parameters() {
+        for body in [
+            r#"{"prompts":["a"],"stream":true}"#,
+            r#"{"prompts":["a"],"parameters":{"stream":true}}"#,
+        ] {
+            assert!(parse(Endpoint::Generate, body.as_bytes()).unwrap().stream);
+        }
+        assert!(!parse(Endpoint::Generate, br#"{"prompts":["a"],"stream":null}"#).unwrap().stream);
+    }
+
+    #[test]
+    fn roles_are_capitalised() {
+        for (role, shown) in [("user", "User"), ("ASSISTANT", "Assistant"), ("ßa", "SSa"), ("", "")] {
+            assert_eq!(capitalise(role), shown);
+        }
+    }
+}

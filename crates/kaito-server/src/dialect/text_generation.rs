@@ -1,0 +1,99 @@
+//! Text generation: `prompt` or `messages` to `/chat`, with Hugging Face's parameters.
+
+use kaito_engine::generate::{GenerateOptions, PARAMETER_NAMES};
+use kaito_engine::{TextInput, TextOutput, TextRequest, TokenScore};
+use serde_json::{Map, Value, json};
+
+use super::{Request, Work, parse_messages};
+use crate::error::ApiError;
+use crate::fields::{self, Fields};
+
+/// What a request has beside the parameters of generation.
+const FIELDS: [&str; 9] = [
+    "prompt",
+    "messages",
+    "generate_kwargs",
+    "return_full_text",
+    "clean_up_tokenization_spaces",
+    "prefix",
+    "handle_long_generation",
+    "stop",
+    "stream",
+];
+
+/// Reads a body that has `prompt` or `messages`. Parameters stand at the top level or under `generate_kwargs`.
+pub(super) fn parse(mut body: Fields) -> Result<Request, ApiError> {
+    let input = match body.take_list("messages")? {
+        Some(list) => TextInput::Messages(parse_messages("messages", list)?),
+        None => {
+            TextInput::Prompt(body.take_string("prompt")?.ok_or_else(|| fields::missing("prompt", "a string"))?)
+        }
+    };
+    if let Some(parameters) = body.take_object("generate_kwargs")? {
+        body.absorb(parameters)?;
+    }
+    let stream = body.take_flag("stream")?.unwrap_or(false);
+    let request = TextRequest {
+        input,
+        return_full_text: body.take_flag("return_full_text")?,
+        clean_up_tokenization_spaces: body.take_flag("clean_up_tokenization_spaces")?,
+        prefix: body.take_string("prefix")?,
+        handle_long_generation: body.take_string("handle_long_generation")?,
+        stop: take_stop(&mut body)?,
+        options: parse_options(body.into_rest())?,
+    };
+    Ok(Request { stream, work: Work::Text(request) })
+}
+
+/// `stop` is a string or a list of strings.
+fn take_stop(body: &mut Fields) -> Result<Vec<String>, ApiError> {
+    let texts = match body.take("stop") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(text) => vec![text],
+    };
+    texts
+        .into_iter()
+        .map(|value| match value {
+            Value::String(text) if text.is_empty() => {
+                Err(ApiError::bad_request("`stop` holds an empty string, which would end every answer at once."))
+            }
+            Value::String(text) => Ok(text),
+            other => Err(fields::wrong_shape("stop", "a string or a list of strings", &other)),
+        })
+        .collect()
+}
+
+fn parse_options(mut parameters: Map<String, Value>) -> Result<GenerateOptions, ApiError> {
+    for name in FIELDS {
+        // What is left of the fields above is null.
+        parameters.remove(name);
+    }
+    let known = || PARAMETER_NAMES.iter().copied();
+    if let Some(name) = parameters.keys().find(|name| !known().any(|known| known == name.as_str())) {
+        return Err(fields::unknown("", name, known().chain(FIELDS)));
+    }
+    Ok(GenerateOptions::from_json(&parameters)?)
+}
+
+/// The answer: the texts of all sequences, one after the other; with `details`, also what they are made of.
+pub(crate) fn body(output: &TextOutput, details: bool) -> Value {
+    let mut body = json!({ "Result": output.texts.concat() });
+    if details {
+        body["sequences"] = json!(output.sequences);
+        if let Some(scores) = &output.sequences_scores {
+            body["sequences_scores"] = json!(scores);
+        }
+    }
+    if let Some(scores) = &output.scores {
+        body["scores"] = scores.iter().map(|sequence| sequence.iter().map(score).collect::<Value>()).collect();
+    }
+    body
+}
+
+/// One token with its log-probability (null where it is minus infinity) and its likeliest rivals.
+fn score(token: &TokenScore) -> Value {
+    let top: Vec<_> =
+        token.top.iter().map(|t| json!({ "id": t.id, "text": t.text, "logprob": t.log_prob })).collect();
+    json!({ "id": token.id, "text": token.text, "logprob": token.log_prob, "top": top })
+}

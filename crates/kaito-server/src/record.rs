@@ -1,0 +1,128 @@
+//! One line of log and one count in the metrics for each request, written when its answer has been sent or dropped.
+
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use http_body_util::BodyExt;
+use tracing::{Instrument, Span, field};
+
+use crate::routes;
+use crate::state::App;
+
+/// Names a request in the log; a client may choose it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What nginx calls a client that went away before the answer; no client ever sees it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// What is known of a request; when the last holder drops it, the request is over.
+pub(crate) struct Record {
+    app: Arc<App>,
+    span: Span,
+    route: &'static str,
+    pub(crate) started: Instant,
+    /// 0 until there is an answer.
+    status: AtomicU16,
+    prompt_tokens: AtomicU64,
+    generated_tokens: AtomicU64,
+    /// What went wrong after the head of the answer was sent.
+    failure: OnceLock<&'static str>,
+}
+
+impl Record {
+    pub(crate) fn count_tokens(&self, prompt: usize, generated: usize) {
+        self.prompt_tokens.store(prompt as u64, Ordering::Relaxed);
+        self.generated_tokens.store(generated as u64, Ordering::Relaxed);
+    }
+
+    /// Notes that a streamed answer did not come to its end.
+    pub(crate) fn fail(&self, reason: &'static str) {
+        // The first reason is the cause.
+        let _ = self.failure.set(reason);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        let status = match self.status.load(Ordering::Relaxed) {
+            0 => CLIENT_CLOSED_REQUEST,
+            status => status,
+        };
+        self.app.metrics.count_request(self.route, status, duration);
+        let _entered = self.span.enter();
+        self.span.record("status", status);
+        self.span.record("ms", duration.as_millis() as u64);
+        let generated = self.generated_tokens.load(Ordering::Relaxed);
+        if generated > 0 {
+            self.span.record("prompt_tokens", self.prompt_tokens.load(Ordering::Relaxed));
+            self.span.record("generated_tokens", generated);
+        }
+        match self.failure.get() {
+            Some(failure) => tracing::warn!(failure, "answer broken off"),
+            None if status >= 500 => tracing::warn!("request failed"),
+            None if routes::is_work(self.route) => tracing::info!("request done"),
+            None => tracing::debug!("request done"),
+        }
+    }
+}
+
+/// Wraps a request's way through the routes: gives it an id, a span and a record.
+pub(crate) async fn keep(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let id = request_id(&app, &request);
+    let route = routes::label(request.uri().path());
+    let span = tracing::info_span!(
+        "request",
+        id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        route,
+        status = field::Empty,
+        prompt_tokens = field::Empty,
+        generated_tokens = field::Empty,
+        ms = field::Empty,
+    );
+    let record = Arc::new(Record {
+        app,
+        span: span.clone(),
+        route,
+        started: Instant::now(),
+        status: AtomicU16::new(0),
+        prompt_tokens: AtomicU64::new(0),
+        generated_tokens: AtomicU64::new(0),
+        failure: OnceLock::new(),
+    });
+    request.extensions_mut().insert(Arc::clone(&record));
+    let mut response = next.run(request).instrument(span).await;
+    record.status.store(response.status().as_u16(), Ordering::Relaxed);
+    response.headers_mut().insert(REQUEST_ID, id);
+    // The record lives as long as the body does.
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _ = &record;
+            frame
+        }))
+    })
+}
+
+/// The client's own id if it is harmless in a log, else a number.
+fn request_id(app: &App, request: &Request) -> HeaderValue {
+    let harmless = |id: &&HeaderValue| {
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(byte);
+        (1..=64).contains(&id.len()) && id.as_bytes().iter().all(allowed)
+    };
+    match request.headers().get(REQUEST_ID).filter(harmless) {
+        Some(id) => id.clone(),
+        None => app.next_request().into(),
+    }
+}
+
+/// The answer to a panic, which the engine and the other requests survive.
+pub(crate) fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    use axum::response::IntoResponse;
+    crate::error::ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The server failed on this request.").into_response()
+}

@@ -1,0 +1,163 @@
+//! The routes and what answers them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router, middleware};
+use serde_json::json;
+use tokio::time::Instant;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::dialect::{self, Endpoint};
+use crate::error::ApiError;
+use crate::job::Job;
+use crate::record::{self, Record};
+use crate::state::{App, Phase};
+use crate::{auth, health, limits, metrics, page, stream};
+
+const ROUTES: [&str; 6] = ["/", "/healthz", "/metrics", "/generate", "/chat", "/shutdown"];
+
+/// The route as metrics and logs name it: clients may ask for any path, these are few.
+pub(crate) fn label(path: &str) -> &'static str {
+    ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
+}
+
+/// Whether a route does the work that the server is there for.
+pub(crate) fn is_work(route: &str) -> bool {
+    ["/generate", "/chat"].contains(&route)
+}
+
+/// The address of the client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// All routes.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let router = Router::new()
+        .route("/", get(home))
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(show_metrics))
+        .route("/shutdown", post(shut_down))
+        .route("/generate", post(generate))
+        .route("/chat", post(chat))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(CatchPanicLayer::custom(record::panicked));
+    let router = match cross_origin(&app.options.allowed_origins) {
+        Some(layer) => router.layer(layer),
+        None => router,
+    };
+    router.layer(middleware::from_fn_with_state(Arc::clone(&app), record::keep)).with_state(app)
+}
+
+fn cross_origin(origins: &[HeaderValue]) -> Option<CorsLayer> {
+    let origin = match origins {
+        [] => return None,
+        list if list.contains(&HeaderValue::from_static("*")) => AllowOrigin::any(),
+        list => AllowOrigin::list(list.iter().cloned()),
+    };
+    Some(
+        CorsLayer::new()
+            .allow_origin(origin)
+            .allow_methods([Method::GET, Method::POST])
+            .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE]),
+    )
+}
+
+async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let browser = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("text/html")));
+    let mut response = if browser {
+        page::respond(&app)
+    } else {
+        Json(json!({ "message": "Server is running" })).into_response()
+    };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    response
+}
+
+async fn healthz(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    health::check(&app)?;
+    Ok(Json(json!({ "status": "Healthy" })).into_response())
+}
+
+async fn show_metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let text = app.metrics.encode().map_err(|_| ApiError::internal("The metrics could not be written."))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+async fn shut_down(
+    State(app): State<Arc<App>>,
+    Extension(Peer(peer)): Extension<Peer>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    auth::check_shutdown(app.options.api_key.as_ref(), peer, &headers)?;
+    tracing::info!(%peer, "shutdown requested");
+    app.advance_to(Phase::Draining);
+    Ok(Json(json!({})).into_response())
+}
+
+async fn generate(
+    State(app): State<Arc<App>>,
+    Extension(record): Extension<Arc<Record>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    work(app, record, Endpoint::Generate, request).await
+}
+
+async fn chat(
+    State(app): State<Arc<App>>,
+    Extension(record): Extension<Arc<Record>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    work(app, record, Endpoint::Chat, request).await
+}
+
+async fn work(
+    app: Arc<App>,
+    record: Arc<Record>,
+    endpoint: Endpoint,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let timeout = app.options.request_timeout;
+    let deadline = Instant::from_std(record.started) + timeout;
+    let (parts, body) = request.into_parts();
+    auth::check_key(app.options.api_key.as_ref(), &parts.headers)?;
+    let admission = app.admit()?;
+    limits::check_content_type(&parts.headers)?;
+    let body = limits::read_body(&parts.headers, body, app.options.body_limit, deadline, timeout).await?;
+
+    let prepare = async {
+        let permit = Arc::clone(&app.preparing).acquire_owned().await;
+        let span = tracing::Span::current();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let (_permit, _entered) = (permit, span.enter());
+            let request = dialect::parse(endpoint, &body)?;
+            let job = Job::start(app, record, admission, deadline, request.work)?;
+            Ok::<_, ApiError>((request.stream, job))
+        });
+        prepared.await.unwrap_or_else(|_| Err(ApiError::internal("The server failed on this request.")))
+    };
+    let (stream, job) =
+        tokio::time::timeout_at(deadline, prepare).await.unwrap_or_else(|_| Err(limits::timed_out(timeout)))?;
+    if stream { Ok(stream::respond(job)) } else { Ok(Json(job.answer().await?).into_response()) }
+}
+
+async fn no_route(uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(100).collect();
+    ApiError::new(StatusCode::NOT_FOUND, format!("There is no route {path}; there are {}.", ROUTES.join(", ")))
+}
+
+async fn no_method(method: Method, uri: Uri) -> Response {
+    let path = uri.path();
+    let (allowed, text) = if is_work(path) || path == "/shutdown" { ("POST", "POST") } else { ("GET,HEAD", "GET") };
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} takes {text}, not {method}."));
+    ([(HeaderName::from_static("allow"), allowed)], error).into_response()
+}

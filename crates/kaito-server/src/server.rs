@@ -1,0 +1,107 @@
+//! A server's life: bind, load, serve, end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kaito_engine::LanguageModel;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::connection;
+use crate::error::Error;
+use crate::options::ServerOptions;
+use crate::routes;
+use crate::shutdown;
+use crate::state::{App, Phase};
+
+/// A server that listens, and does not answer yet.
+pub struct Server {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    app: Arc<App>,
+}
+
+/// Ends a server from within the process, as SIGTERM does from outside.
+#[derive(Clone)]
+pub struct ShutdownHandle(Arc<App>);
+
+impl ShutdownHandle {
+    /// Begins the orderly end; [`Server::run`] returns when it is done.
+    pub fn shutdown(&self) {
+        self.0.advance_to(Phase::Draining);
+    }
+}
+
+impl Server {
+    /// Listens on the address of `options`.
+    ///
+    /// # Errors
+    /// [`Error::Bind`].
+    pub async fn bind(options: ServerOptions) -> Result<Self, Error> {
+        let address = options.address;
+        let failed = |source| Error::Bind { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let local_addr = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, local_addr, app: Arc::new(App::new(options)) })
+    }
+
+    /// The address that the server listens on, with the port that the system chose if it was to choose.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// What ends the server from within the process.
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        ShutdownHandle(Arc::clone(&self.app))
+    }
+
+    /// Loads the model with `loader`, on a thread of its own, and answers requests until SIGTERM, ctrl-c, a shutdown
+    /// request or a [`ShutdownHandle`] ends the server. While the model loads, `/healthz` gives the fraction that
+    /// `loader` reports.
+    ///
+    /// # Errors
+    /// [`Error::Load`] when the loader fails.
+    pub async fn run<E>(
+        self,
+        loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<LanguageModel, E> + Send + 'static,
+    ) -> Result<(), Error>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let Self { listener, app, .. } = self;
+        let signals = shutdown::signals().map_err(Error::Signals)?;
+        let loaded = load(Arc::clone(&app), loader);
+        let serving =
+            connection::serve(listener, routes::router(Arc::clone(&app)), shutdown::drained(Arc::clone(&app), signals));
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            () = &mut serving => return Ok(()),
+            loaded = loaded => loaded?,
+        }
+        serving.await;
+        Ok(())
+    }
+}
+
+/// Loads on a thread that nobody waits for when the server ends before it.
+async fn load<E>(
+    app: Arc<App>,
+    loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<LanguageModel, E> + Send + 'static,
+) -> Result<(), Error>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    let progress = Arc::clone(&app);
+    std::thread::Builder::new()
+        .name("model loader".to_owned())
+        .spawn(move || {
+            // The receiver is gone when the server ended in the meantime.
+            let _ = sender.send(loader(&|fraction| progress.set_progress(fraction)));
+        })
+        .map_err(|_| Error::LoaderLost)?;
+    let model = receiver.await.map_err(|_| Error::LoaderLost)?.map_err(|e| Error::Load(e.into()))?;
+    app.set_model(model);
+    tracing::info!("ready");
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! The orderly end: stop taking requests, let the running ones finish within a limit, break off the rest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::state::{App, Phase};
+
+/// How long requests that are broken off may take to say so.
+const BREAK_OFF_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Waits until someone asks for the end, then until all running requests are over.
+///
+/// `signals` delivers the operating system's requests to end; the second of them ends the waiting.
+pub(crate) async fn drained(app: Arc<App>, mut signals: mpsc::Receiver<()>) {
+    let mut phase = app.phase().subscribe();
+    tokio::select! {
+        // An error means that the sender is gone, which `app` rules out.
+        _ = async { phase.wait_for(|phase| *phase >= Phase::Draining).await.map(|_| ()) } => {}
+        Some(()) = signals.recv() => tracing::info!("told to end by a signal"),
+    }
+    drop(phase);
+    app.advance_to(Phase::Draining);
+    if let Some(model) = app.model() {
+        model.stop_accepting();
+    }
+    // Every running request holds a receiver of the phase.
+    tracing::info!(running = app.phase().receiver_count(), "finishing the running requests");
+    tokio::select! {
+        () = app.phase().closed() => {}
+        () = tokio::time::sleep(app.options.drain_limit) => {
+            tracing::warn!(running = app.phase().receiver_count(), "breaking off requests: the time is up");
+        }
+        Some(()) = signals.recv() => {
+            tracing::warn!(running = app.phase().receiver_count(), "breaking off requests: told to end again");
+        }
+    }
+    app.advance_to(Phase::Ended);
+    // Nobody is waited for longer than this.
+    let _ = tokio::time::timeout(BREAK_OFF_TIMEOUT, app.phase().closed()).await;
+}
+
+/// Sends `()` for each SIGTERM and ctrl-c.
+///
+/// # Errors
+/// The operating system's, when handlers cannot be set.
+#[cfg(unix)]
+pub(crate) fn signals() -> std::io::Result<mpsc::Receiver<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = mpsc::channel(1);
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signal = signal(kind)?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while signal.recv().await.is_some() && sender.send(()).await.is_ok() {}
+        });
+    }
+    Ok(receiver)
+}
+
+/// Sends `()` for each ctrl-c.
+///
+/// # Errors
+/// None on this system.
+#[cfg(not(unix))]
+pub(crate) fn signals() -> std::io::Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() && sender.send(()).await.is_ok() {}
+    });
+    Ok(receiver)
+}
