@@ -163,7 +163,7 @@ mod tests {
             (b"{\"a\":\"\\ud800\"}", "The body is not valid JSON: unexpected end of hex escape at line 1 column 13."),
             (
                 b"{\"a\":1,\"a\":2}",
-                "The body is not valid JSON: the key \"a\" occurs twice in one object at line 1 column 12.",
+                "The body is not valid JSON: the key \"a\" occurs twice in one object at line 1 column 13.",
             ),
             (
                 deep.as_bytes(),

@@ -1,17 +1,20 @@
 //! One line of log and one count in the metrics for each request, written when its answer has been sent or dropped.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
-use axum::response::Response;
-use http_body_util::BodyExt;
+use axum::response::{IntoResponse, Response};
+use hyper::body::{Frame, SizeHint};
 use tracing::{Instrument, Span, field};
 
+use crate::error::ApiError;
 use crate::routes;
 use crate::state::App;
 
@@ -100,13 +103,30 @@ pub(crate) async fn keep(State(app): State<Arc<App>>, mut request: Request, next
     let mut response = next.run(request).instrument(span).await;
     record.status.store(response.status().as_u16(), Ordering::Relaxed);
     response.headers_mut().insert(REQUEST_ID, id);
-    // The record lives as long as the body does.
-    response.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _ = &record;
-            frame
-        }))
-    })
+    response.map(|body| Body::new(Recorded { body, _record: record }))
+}
+
+/// A body that keeps its request's record until it has been sent or dropped.
+struct Recorded {
+    body: Body,
+    _record: Arc<Record>,
+}
+
+impl HttpBody for Recorded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The client's own id if it is harmless in a log, else a number.
@@ -123,6 +143,5 @@ fn request_id(app: &App, request: &Request) -> HeaderValue {
 
 /// The answer to a panic, which the engine and the other requests survive.
 pub(crate) fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
-    use axum::response::IntoResponse;
-    crate::error::ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The server failed on this request.").into_response()
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "The server failed on this request.").into_response()
 }
