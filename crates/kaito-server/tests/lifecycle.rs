@@ -1,0 +1,321 @@
+//! Loading, admission, draining, keys and the routes around the work.
+
+mod common;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use common::{CHAT_MODEL, META_MODEL, TestServer, eventually, options, parse_events};
+use kaito_engine::LoadOptions;
+use kaito_server::{ApiKey, Error, Server, ServerOptions};
+use serde_json::{Value, json};
+
+fn detail(body: &str) -> String {
+    serde_json::from_str::<Value>(body).unwrap()["detail"].as_str().unwrap().to_owned()
+}
+
+/// Many sequences of many tokens.
+fn long() -> Value {
+    json!({ "prompt": "Hello", "num_return_sequences": 32, "max_length": 500, "min_length": 500 })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_model_loads_the_port_answers_503_with_the_percentage() {
+    let server = Server::bind(options()).await.unwrap();
+    let url = format!("http://{}", server.local_addr());
+    let handle = server.shutdown_handle();
+    let (go, wait) = mpsc::channel::<()>();
+    let running = tokio::spawn(server.run(move |progress| {
+        progress(0.425);
+        wait.recv().unwrap();
+        Ok::<_, Error>(common::load(CHAT_MODEL, &LoadOptions::default()))
+    }));
+    let get = async |path: &str| reqwest::get(format!("{url}{path}")).await.unwrap();
+    eventually("42 %", async || {
+        let response = get("/healthz").await;
+        assert_eq!(response.status(), 503);
+        detail(&response.text().await.unwrap()) == "The model is loading: 42 %."
+    })
+    .await;
+    let client = reqwest::Client::new();
+    let response = client.post(format!("{url}/chat")).json(&json!({ "prompt": "a" })).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    assert_eq!(get("/").await.status(), 200);
+    assert!(get("/metrics").await.text().await.unwrap().contains("kaito_model_loaded 0\n"));
+
+    go.send(()).unwrap();
+    eventually("the server is healthy", async || get("/healthz").await.status() == 200).await;
+    assert!(get("/metrics").await.text().await.unwrap().contains("kaito_model_loaded 1\n"));
+    handle.shutdown();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_does_not_load_ends_the_server_with_the_cause() {
+    for (loader, message) in [(false, "no weights here"), (true, "the thread that loads the model could not start, or died")]
+    {
+        let server = Server::bind(options()).await.unwrap();
+        let error = server
+            .run(move |_| {
+                assert!(!loader, "a loader that panics");
+                Err(std::io::Error::other("no weights here"))
+            })
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_does_not_wait_for_the_model_to_load() {
+    let server = Server::bind(options()).await.unwrap();
+    let handle = server.shutdown_handle();
+    let (_go, wait) = mpsc::channel::<()>();
+    let running = tokio::spawn(server.run(move |_| {
+        let _ = wait.recv();
+        Err(std::io::Error::other("never"))
+    }));
+    handle.shutdown();
+    tokio::time::timeout(Duration::from_secs(30), running).await.expect("it ends").unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_in_use_is_named() {
+    let server = Server::bind(options()).await.unwrap();
+    let address = server.local_addr();
+    let error = Server::bind(ServerOptions { address, ..options() }).await.err().expect("taken");
+    assert!(error.to_string().starts_with(&format!("cannot listen on {address}: ")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_protects_the_work_and_nothing_else() {
+    let key = ApiKey::new("secret");
+    let server = TestServer::with(
+        common::load(META_MODEL, &LoadOptions::default()),
+        ServerOptions { api_key: key, ..options() },
+    )
+    .await;
+    for path in ["/generate", "/chat"] {
+        for offered in [None, Some("wrong"), Some("secret")] {
+            let mut request = server.client.post(format!("{}{path}", server.url)).json(&json!({}));
+            if let Some(offered) = offered {
+                request = request.bearer_auth(offered);
+            }
+            let response = request.send().await.unwrap();
+            let challenge = response.headers().get("www-authenticate").is_some_and(|value| value == "Bearer");
+            let status = response.status().as_u16();
+            // With the key, the body is what is wrong.
+            assert_eq!((status, challenge), if offered == Some("secret") { (422, false) } else { (401, true) });
+        }
+    }
+    for path in ["/", "/healthz", "/metrics"] {
+        assert_eq!(server.get(path).await.status(), 200, "{path}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_may_not_shut_the_server_down() {
+    let server = TestServer::start(META_MODEL).await;
+    let request = server.client.post(format!("{}/shutdown", server.url)).header("origin", "http://example.com");
+    assert_eq!(request.send().await.unwrap().status(), 403);
+    assert_eq!(server.get("/healthz").await.status(), 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_outlives_the_limit_gets_408_and_frees_its_pages() {
+    let limit = Duration::from_millis(300);
+    let model = common::load(CHAT_MODEL, &LoadOptions::default());
+    let server = TestServer::with(model, ServerOptions { request_timeout: limit, ..options() }).await;
+    let response = server.post("/chat", &long()).await;
+    assert_eq!(response.status(), 408);
+    assert_eq!(detail(&response.text().await.unwrap()), "The request took longer than the limit of 0.3 s.");
+    server.all_pages_free().await;
+
+    // A client that never sends its body is no better.
+    let slow = reqwest::Body::wrap_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let request = server.client.post(format!("{}/chat", server.url)).header("content-type", "application/json");
+    assert_eq!(request.body(slow).send().await.unwrap().status(), 408);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_answers_429() {
+    let load = LoadOptions { max_batch_size: 1, max_waiting: 2, ..LoadOptions::default() };
+    let server = TestServer::with(common::load(CHAT_MODEL, &load), options()).await;
+    let body = json!({ "prompt": "Hello", "max_length": 500, "min_length": 500 });
+    let mut answers = futures_util::future::join_all((0..24).map(|_| server.post("/chat", &body))).await;
+    let refused = answers.extract_if(.., |answer| answer.status() == 429).collect::<Vec<_>>();
+    assert!(!refused.is_empty());
+    assert!(!answers.is_empty());
+    for answer in refused {
+        assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() > 0);
+        let body = answer.text().await.unwrap();
+        assert!(detail(&body).contains(" waiting "), "{body}");
+    }
+    for answer in answers {
+        assert_eq!(answer.status(), 200);
+    }
+    server.all_pages_free().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_lets_running_requests_finish_and_takes_no_new_ones() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    let url = server.url.clone();
+    let client = server.client.clone();
+    let running = tokio::spawn(client.post(format!("{url}/chat")).json(&long()).send());
+    eventually("it runs", async || server.model.stats().pages_used > 0).await;
+    let stopped = client.post(format!("{url}/shutdown")).send().await.unwrap();
+    assert_eq!((stopped.status().as_u16(), stopped.text().await.unwrap().as_str()), (200, "{}"));
+    // The engine may be quicker than the next request: then the port is closed already.
+    if let Ok(refused) = client.post(format!("{url}/chat")).json(&json!({ "prompt": "a" })).send().await {
+        assert_eq!(refused.status(), 503);
+        assert_eq!(detail(&refused.text().await.unwrap()), "The server is shutting down.");
+    }
+    let answer = running.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.json::<Value>().await.unwrap()["Result"].is_string());
+    server.ended().await.unwrap();
+    assert!(client.get(url).send().await.is_err(), "the port is closed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_breaks_off_requests_that_take_too_long() {
+    let model = common::load(CHAT_MODEL, &LoadOptions::default());
+    let limit = Duration::from_millis(200);
+    let server = TestServer::with(model, ServerOptions { drain_limit: limit, ..options() }).await;
+    let send = |body: Value| {
+        let request = server.client.post(format!("{}/chat", server.url)).json(&body);
+        tokio::spawn(async move { request.send().await.unwrap() })
+    };
+    let mut streaming = long();
+    streaming["stream"] = true.into();
+    let (whole, streamed) = (send(long()), send(streaming));
+    let response = streamed.await.unwrap();
+    eventually("both run", async || server.model.stats().running > 32).await;
+    server.shut_down();
+    let whole = whole.await.unwrap();
+    assert_eq!(whole.status(), 503);
+    let said = "The server shut down before the answer was complete.";
+    assert_eq!(detail(&whole.text().await.unwrap()), said);
+    let events = parse_events(&response.text().await.unwrap());
+    assert_eq!(events.last().unwrap().data, json!({ "status": 503, "detail": said }));
+    server.ended().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_gets_the_page() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+    let response = server.client.get(&server.url).header("accept", browser).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+    let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    let page = response.text().await.unwrap();
+    let nonce = policy.split("'nonce-").nth(1).unwrap().split('\'').next().unwrap();
+    assert_eq!(page.matches(&format!("nonce=\"{nonce}\"")).count(), 3);
+    assert!(page.contains(r#""name":"tiny""#));
+    assert!(page.contains(r#""chatTemplate":true"#));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_origin_may_call_unless_allowed() {
+    let allowed = vec!["http://good.example".parse().unwrap()];
+    for (allowed_origins, origin, answer) in [
+        (vec![], "http://good.example", None),
+        (allowed.clone(), "http://good.example", Some("http://good.example")),
+        (allowed, "http://bad.example", None),
+    ] {
+        let model = common::load(META_MODEL, &LoadOptions::default());
+        let server = TestServer::with(model, ServerOptions { allowed_origins, ..options() }).await;
+        let response = server.client.get(&server.url).header("origin", origin).send().await.unwrap();
+        let allow = response.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap());
+        assert_eq!(allow, answer);
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_have_ids() {
+    let server = TestServer::start(META_MODEL).await;
+    for (sent, kept) in [("abc-123", true), ("", false), ("a b", false)] {
+        let response = server.client.get(&server.url).header("x-request-id", sent).send().await.unwrap();
+        assert_eq!(response.headers()["x-request-id"] == sent, kept);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_requests_tokens_and_pages() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    server.ask("/chat", &json!({ "prompt": "Hello", "max_new_tokens": 10, "min_length": 100 })).await;
+    server.post("/chat", &json!({ "prompt": 5 })).await;
+    server.get("/no/such/route").await;
+    server.all_pages_free().await;
+    let response = server.get("/metrics").await;
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    let text = response.text().await.unwrap();
+    let pages = server.model.stats().pages_total;
+    let free = format!("kaito_kv_cache_pages_free {pages}");
+    for line in [
+        r#"kaito_requests_total{route="/chat",status="200"} 1"#,
+        r#"kaito_requests_total{route="/chat",status="422"} 1"#,
+        r#"kaito_requests_total{route="other",status="404"} 1"#,
+        "kaito_generated_tokens_total 10",
+        "kaito_time_to_first_token_seconds_count 1",
+        "kaito_time_per_output_token_seconds_count 9",
+        "kaito_sequences_waiting 0",
+        "kaito_sequences_running 0",
+        "kaito_kv_cache_pages_used 0",
+        &free,
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains(r#"kaito_model_info{name="tiny",family=""#));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scores_and_sequences_stand_beside_the_result() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    let plain = json!({ "prompt": "Hello", "do_sample": false, "max_new_tokens": 5, "return_full_text": false });
+    let mut beams = plain.clone();
+    beams["num_beams"] = 3.into();
+    beams["num_return_sequences"] = 2.into();
+    beams["return_dict_in_generate"] = true.into();
+    let mut scored = plain.clone();
+    scored["output_scores"] = true.into();
+
+    let plain = server.ask("/chat", &plain).await;
+    assert_eq!(plain.as_object().unwrap().len(), 1);
+
+    let beams = server.ask("/chat", &beams).await;
+    assert_eq!(beams["sequences"].as_array().unwrap().len(), 2);
+    let scores = beams["sequences_scores"].as_array().unwrap();
+    assert!(scores[0].as_f64().unwrap() >= scores[1].as_f64().unwrap());
+    assert!(beams.get("scores").is_none());
+
+    let scored = server.ask("/chat", &scored).await;
+    assert_eq!(scored["Result"], plain["Result"]);
+    let tokens = scored["scores"][0].as_array().unwrap();
+    let sequence = scored["sequences"][0].as_array().unwrap();
+    let new = &sequence[sequence.len() - tokens.len()..];
+    for (token, id) in tokens.iter().zip(new) {
+        assert_eq!(&token["id"], id);
+        let top = token["top"].as_array().unwrap();
+        assert_eq!(top.len(), 10);
+        assert_eq!(top[0]["id"], token["id"], "greedy takes the likeliest");
+        assert_eq!(top[0]["logprob"], token["logprob"]);
+        assert!(top.windows(2).all(|pair| pair[0]["logprob"].as_f64() >= pair[1]["logprob"].as_f64()));
+    }
+    assert!(scored.get("sequences_scores").is_none());
+    server.stop().await;
+}

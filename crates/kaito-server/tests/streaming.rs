@@ -1,0 +1,156 @@
+//! Answers that come piece by piece.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::{CHAT_MODEL, Event, TestServer, eventually, parse_events};
+use futures_util::StreamExt;
+use kaito_engine::LoadOptions;
+use kaito_server::ServerOptions;
+use serde_json::{Value, json};
+
+async fn stream(server: &TestServer, path: &str, body: &Value) -> Vec<Event> {
+    let response = server.post(path, body).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["cache-control"], "no-cache");
+    parse_events(&response.text().await.unwrap())
+}
+
+/// The deltas joined by sequence, and the last event's data, which must be a result.
+fn join(mut events: Vec<Event>) -> (BTreeMap<u64, String>, Value) {
+    let last = events.pop().expect("events");
+    assert_eq!(last.name, "result", "{last:?}");
+    let mut texts = BTreeMap::<u64, String>::new();
+    for event in events {
+        assert_eq!(event.name, "message");
+        assert!(event.data["token"].is_u64());
+        let sequence = event.data["sequence"].as_u64().unwrap();
+        texts.entry(sequence).or_default().push_str(event.data["text"].as_str().unwrap());
+    }
+    (texts, last.data)
+}
+
+/// A request whose answer is the same every time.
+fn fixed(mut body: Value, extra: Value) -> Value {
+    for (key, value) in extra.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pieces_of_a_text_join_to_the_whole() {
+    for model in [CHAT_MODEL, "falcon-7b-type", "phi3-window", "mistral-window"] {
+        let server = TestServer::start(model).await;
+        for prompt in ["Hello", "naïve café 🎉", "  two spaces", "<s>", "end in bytes \u{1F389}"] {
+            let greedy = json!({ "prompt": prompt, "do_sample": false, "max_new_tokens": 24, "return_full_text": false });
+            let whole = server.ask("/chat", &greedy).await;
+            let (texts, result) = join(stream(&server, "/chat", &fixed(greedy, json!({ "stream": true }))).await);
+            assert_eq!(result, whole, "{model} {prompt}");
+            assert_eq!(texts[&0], whole["Result"].as_str().unwrap(), "{model} {prompt}");
+        }
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_sequences_come_side_by_side() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    let body = json!({
+        "prompt": "Hello", "seed": 7, "num_return_sequences": 3, "return_full_text": false,
+        "generate_kwargs": { "max_new_tokens": 20, "stream": true },
+    });
+    let (texts, result) = join(stream(&server, "/chat", &body).await);
+    assert_eq!(texts.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(texts.values().map(String::as_str).collect::<String>(), result["Result"].as_str().unwrap());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beams_come_all_at_once() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    let body = json!({ "prompt": "Hello", "do_sample": false, "num_beams": 4, "max_new_tokens": 12 });
+    let whole = server.ask("/chat", &body).await;
+    let (texts, result) = join(stream(&server, "/chat", &fixed(body, json!({ "stream": true }))).await);
+    assert!(texts.is_empty());
+    assert_eq!(result, whole);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_and_dialogs_stream_too() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    let parameters = json!({ "temperature": 0, "max_gen_len": 16 });
+    let prompts = json!({ "prompts": ["One", "Two words"], "parameters": parameters });
+    let dialogs = json!({ "input_data": { "input_string": [
+        [{ "role": "user", "content": "Hello" }],
+        [{ "role": "user", "content": "[INST]" }],
+    ] }, "parameters": parameters });
+    for (path, body) in [("/generate", prompts), ("/chat", dialogs)] {
+        let whole = server.ask(path, &body).await;
+        let (texts, result) = join(stream(&server, path, &fixed(body, json!({ "stream": true }))).await);
+        assert_eq!(result, whole);
+        for (i, answer) in whole["results"].as_array().unwrap().iter().enumerate() {
+            let text = answer.get("response").unwrap_or(&answer[1]["content"]);
+            if !text.as_str().unwrap_or_default().starts_with("Error: ") {
+                assert_eq!(texts[&(i as u64)], text.as_str().unwrap(), "{path} {i}");
+            }
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_done_has_a_status_even_if_it_streams() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    let response = server.post("/chat", &json!({ "prompt": "Hello", "stream": true, "num_beams": 0 })).await;
+    assert_eq!(response.status(), 400);
+    assert_eq!(response.headers()["content-type"], "application/json");
+    server.stop().await;
+}
+
+/// Work that no machine does in a moment: 64 sequences of up to 500 tokens.
+fn long() -> Value {
+    json!({ "prompt": "Hello", "stream": true, "num_return_sequences": 64, "max_length": 500, "min_length": 500 })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_outlives_the_limit_ends_with_an_error() {
+    let model = common::load(CHAT_MODEL, &LoadOptions { max_batch_size: 64, ..LoadOptions::default() });
+    let limit = Duration::from_millis(500);
+    let server = TestServer::with(model, ServerOptions { request_timeout: limit, ..common::options() }).await;
+    let events = stream(&server, "/chat", &long()).await;
+    let last = events.last().unwrap();
+    assert_eq!(last.name, "error");
+    assert_eq!(last.data, json!({ "status": 408, "detail": "The request took longer than the limit of 0.5 s." }));
+    server.all_pages_free().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_frees_its_pages() {
+    let model = common::load(CHAT_MODEL, &LoadOptions { max_batch_size: 64, ..LoadOptions::default() });
+    let server = TestServer::with(model, common::options()).await;
+
+    // In the middle of a stream.
+    let mut pieces = server.post("/chat", &long()).await.bytes_stream();
+    pieces.next().await.unwrap().unwrap();
+    assert!(server.model.stats().pages_used > 0);
+    drop(pieces);
+    server.all_pages_free().await;
+
+    // While it waits for an answer in one piece.
+    let silent = fixed(long(), json!({ "stream": false }));
+    let request = server.client.post(format!("{}/chat", server.url)).json(&silent).send();
+    let waiting = tokio::spawn(request);
+    eventually("it runs", async || server.model.stats().pages_used > 0).await;
+    waiting.abort();
+    server.all_pages_free().await;
+
+    let text = server.get("/metrics").await.text().await.unwrap();
+    assert!(text.contains(r#"kaito_requests_total{route="/chat",status="499"} 1"#), "{text}");
+    server.stop().await;
+}
