@@ -1,5 +1,6 @@
 //! SIGTERM reaches every server of the process, so this test has a process of its own.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
 
 mod common;
 
