@@ -22,11 +22,36 @@ pub(crate) fn check(app: &App) -> Result<(), ApiError> {
 fn check_progress(stats: &EngineStats, limit: Duration) -> Result<(), ApiError> {
     match stats.since_progress {
         Some(since) if since > limit => Err(ApiError::unavailable(format!(
-            "The engine is stuck: no progress for {} s, with {} sequences running and {} waiting.",
+            "The engine is stuck: no progress for {} s, with {} sequences running and {} requests waiting.",
             since.as_secs(),
             stats.running,
             stats.waiting,
         ))),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_has_work_and_makes_no_progress_is_stuck() {
+        let limit = Duration::from_secs(60);
+        let stats = |since: Option<u64>| EngineStats {
+            running: 3,
+            waiting: 2,
+            since_progress: since.map(Duration::from_secs),
+            ..EngineStats::default()
+        };
+        for fit in [None, Some(0), Some(60)] {
+            assert_eq!(check_progress(&stats(fit), limit), Ok(()));
+        }
+        let error = check_progress(&stats(Some(75)), limit).unwrap_err();
+        assert_eq!(error.status(), 503);
+        assert_eq!(
+            error.detail(),
+            "The engine is stuck: no progress for 75 s, with 3 sequences running and 2 requests waiting."
+        );
     }
 }

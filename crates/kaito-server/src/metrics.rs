@@ -153,7 +153,7 @@ impl Collector for EngineMetrics {
         write("model", "The model.", &Info::new(labels))?;
         let stats = model.stats();
         let gauges = [
-            ("sequences_waiting", "Sequences in the queue.", stats.waiting),
+            ("requests_waiting", "Requests in the queue.", stats.waiting),
             ("sequences_running", "Sequences that take part in the engine's steps.", stats.running),
             ("kv_cache_pages_used", "Pages of keys and values in use.", stats.pages_used),
             ("kv_cache_pages_free", "Pages of keys and values left.", stats.pages_total.saturating_sub(stats.pages_used)),
@@ -164,7 +164,7 @@ impl Collector for EngineMetrics {
         let counters = [
             ("prompt_tokens", "Tokens of prompts taken in.", stats.prompt_tokens_total),
             ("generated_tokens", "Tokens generated.", stats.generated_tokens_total),
-            ("preemptions", "Sequences put back for want of pages.", stats.preemptions_total),
+            ("preemptions", "Requests that gave their pages to older ones and were computed again.", stats.preemptions_total),
             ("engine_steps", "Steps of the engine.", stats.steps_total),
         ];
         for (name, help, value) in counters {

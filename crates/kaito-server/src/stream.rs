@@ -1,8 +1,9 @@
 //! Server-sent events.
 //!
-//! Each delta is a nameless event `{"sequence": 0, "token": 13, "text": "..."}`; the texts of a sequence join to what
-//! was generated. Then comes an event `result`, whose data is the body of the answer that does not stream, or an event
-//! `error` with `{"status": ..., "detail": ...}`.
+//! Each token is a nameless event `{"sequence": 0, "token": 13, "text": "..."}`, where the sequence counts the returned
+//! sequences, prompts or dialogs; the text is empty while a character is incomplete. The texts of a sequence join to what
+//! was generated. Beam search has no such events. Then comes an event `result`, whose data is the body of the answer that
+//! does not stream, or an event `error` with `{"status": ..., "detail": ...}`.
 
 use std::convert::Infallible;
 use std::time::Duration;
