@@ -136,7 +136,7 @@ impl fmt::Debug for EngineMetrics {
 impl Collector for EngineMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let mut write = |name: &str, help: &str, metric: &dyn EncodeMetric| {
-            metric.encode(encoder.encode_descriptor(&format!("kaito_{name}"), help, None, metric.metric_type())?)
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
         };
         let Some(model) = self.model.get() else {
             return write("model_loaded", "Whether the model is loaded.", &ConstGauge::new(0u64));

@@ -4,7 +4,6 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use common::{CHAT_MODEL, Event, TestServer, eventually, parse_events};
 use futures_util::StreamExt;
@@ -119,12 +118,13 @@ fn long() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_outlives_the_limit_ends_with_an_error() {
     let model = common::load(CHAT_MODEL, &LoadOptions { max_batch_size: 64, ..LoadOptions::default() });
-    let limit = Duration::from_millis(500);
+    let limit = common::a_fraction_of_the_time_of(&model, &fixed(long(), json!({ "stream": false }))).await;
     let server = TestServer::with(model, ServerOptions { request_timeout: limit, ..common::options() }).await;
     let events = stream(&server, "/chat", &long()).await;
     let last = events.last().unwrap();
     assert_eq!(last.name, "error");
-    assert_eq!(last.data, json!({ "status": 408, "detail": "The request took longer than the limit of 0.5 s." }));
+    let said = format!("The request took longer than the limit of {} s.", limit.as_secs_f64());
+    assert_eq!(last.data, json!({ "status": 408, "detail": said }));
     server.all_pages_free().await;
     server.stop().await;
 }

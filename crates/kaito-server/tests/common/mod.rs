@@ -37,6 +37,16 @@ pub fn load(name: &str, options: &LoadOptions) -> LanguageModel {
     LanguageModel::load(&model_directory(name), options, &|_| ()).expect("the fixture loads")
 }
 
+/// A time in which `model` cannot have done the work of `body`, though it can have begun it, however fast this machine is.
+pub async fn a_fraction_of_the_time_of(model: &LanguageModel, body: &Value) -> Duration {
+    let server = TestServer::with(model.clone(), options()).await;
+    let started = Instant::now();
+    server.ask("/chat", body).await;
+    let whole = started.elapsed();
+    // The server is not stopped: that would stop the model too.
+    whole / 4
+}
+
 impl TestServer {
     /// A server with the usual options.
     pub async fn start(model: &str) -> Self {
