@@ -57,8 +57,15 @@ impl ApiError {
     }
 }
 
+/// The longest sentence, in bytes: names and values in it are the client's, and may be as long as its request.
+const MAX_DETAIL: usize = 600;
+
 /// Errors of libraries begin small and end without a full stop; the client reads a sentence.
 fn sentence(mut text: String) -> String {
+    if text.len() > MAX_DETAIL {
+        text.truncate(text.floor_char_boundary(MAX_DETAIL));
+        text.push_str("...");
+    }
     if let Some(first) = text.get_mut(..1) {
         first.make_ascii_uppercase();
     }
@@ -123,4 +130,23 @@ pub enum Error {
     /// The loader ended without a result.
     #[error("the thread that loads the model could not start, or died")]
     LoaderLost,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detail_is_a_sentence_of_bounded_length() {
+        for (text, detail) in [
+            ("unknown parameter `a`", "Unknown parameter `a`."),
+            ("did you mean `a`?", "Did you mean `a`?"),
+            ("`a` is 1: it must be 2", "`a` is 1: it must be 2."),
+            ("", "."),
+        ] {
+            assert_eq!(ApiError::bad_request(text).detail(), detail);
+        }
+        let long = ApiError::bad_request("é".repeat(1000));
+        assert_eq!(long.detail(), format!("{}...", "é".repeat(300)));
+    }
 }

@@ -37,9 +37,7 @@ pub(crate) fn parse_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> 
         .map_err(|e| ApiError::wrong_shape(format!("The body is not valid JSON: {e}")))?;
     match value {
         Value::Object(map) => Ok(map),
-        other => {
-            Err(ApiError::wrong_shape(format!("The body must be a JSON object, but is {}", kind(&other))))
-        }
+        other => Err(ApiError::wrong_shape(format!("The body must be a JSON object, but is {}", kind(&other)))),
     }
 }
 

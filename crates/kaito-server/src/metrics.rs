@@ -49,7 +49,11 @@ impl Metrics {
     pub(crate) fn new(model_name: &str, model: Arc<OnceLock<LanguageModel>>) -> Self {
         let mut registry = Registry::with_prefix("kaito");
         let requests = Family::default();
-        registry.register("requests", "Requests by route and status; 499 stands for clients that went away", requests.clone());
+        registry.register(
+            "requests",
+            "Requests by route and status; 499 stands for clients that went away",
+            requests.clone(),
+        );
         let durations: Family<RouteLabels, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS));
         registry.register_with_unit(
@@ -156,7 +160,11 @@ impl Collector for EngineMetrics {
             ("requests_waiting", "Requests in the queue.", stats.waiting),
             ("sequences_running", "Sequences that take part in the engine's steps.", stats.running),
             ("kv_cache_pages_used", "Pages of keys and values in use.", stats.pages_used),
-            ("kv_cache_pages_free", "Pages of keys and values left.", stats.pages_total.saturating_sub(stats.pages_used)),
+            (
+                "kv_cache_pages_free",
+                "Pages of keys and values left.",
+                stats.pages_total.saturating_sub(stats.pages_used),
+            ),
         ];
         for (name, help, value) in gauges {
             write(name, help, &ConstGauge::new(value as u64))?;
@@ -164,7 +172,11 @@ impl Collector for EngineMetrics {
         let counters = [
             ("prompt_tokens", "Tokens of prompts taken in.", stats.prompt_tokens_total),
             ("generated_tokens", "Tokens generated.", stats.generated_tokens_total),
-            ("preemptions", "Requests that gave their pages to older ones and were computed again.", stats.preemptions_total),
+            (
+                "preemptions",
+                "Requests that gave their pages to older ones and were computed again.",
+                stats.preemptions_total,
+            ),
             ("engine_steps", "Steps of the engine.", stats.steps_total),
         ];
         for (name, help, value) in counters {

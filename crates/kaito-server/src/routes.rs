@@ -74,11 +74,8 @@ async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
         .get_all(header::ACCEPT)
         .iter()
         .any(|value| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("text/html")));
-    let mut response = if browser {
-        page::respond(&app)
-    } else {
-        Json(json!({ "message": "Server is running" })).into_response()
-    };
+    let mut response =
+        if browser { page::respond(&app) } else { Json(json!({ "message": "Server is running" })).into_response() };
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
     response
 }
@@ -120,12 +117,7 @@ async fn chat(
     work(app, record, Endpoint::Chat, request).await
 }
 
-async fn work(
-    app: Arc<App>,
-    record: Arc<Record>,
-    endpoint: Endpoint,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn work(app: Arc<App>, record: Arc<Record>, endpoint: Endpoint, request: Request) -> Result<Response, ApiError> {
     let timeout = app.options.request_timeout;
     let deadline = Instant::from_std(record.started) + timeout;
     let (parts, body) = request.into_parts();

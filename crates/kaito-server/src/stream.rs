@@ -23,9 +23,10 @@ pub(crate) fn respond(job: Job) -> Response {
     let events = stream::unfold(Some(job), |job| async {
         let mut job = job?;
         let (event, job) = match job.next().await {
-            Ok(Progress::Delta { sequence, token, text }) => {
-                (Event::default().data(json!({ "sequence": sequence, "token": token, "text": text }).to_string()), Some(job))
-            }
+            Ok(Progress::Delta { sequence, token, text }) => (
+                Event::default().data(json!({ "sequence": sequence, "token": token, "text": text }).to_string()),
+                Some(job),
+            ),
             Ok(Progress::Answer(body)) => (Event::default().event("result").data(body.to_string()), None),
             Err(error) => {
                 job.record().fail("error");

@@ -54,7 +54,8 @@ async fn while_the_model_loads_the_port_answers_503_with_the_percentage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_does_not_load_ends_the_server_with_the_cause() {
-    for (loader, message) in [(false, "no weights here"), (true, "the thread that loads the model could not start, or died")]
+    for (loader, message) in
+        [(false, "no weights here"), (true, "the thread that loads the model could not start, or died")]
     {
         let server = Server::bind(options()).await.unwrap();
         let error = server
@@ -127,13 +128,13 @@ async fn a_web_page_may_not_shut_the_server_down() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_outlives_the_limit_gets_408_and_frees_its_pages() {
-    let model = common::load(CHAT_MODEL, &LoadOptions::default());
-    let limit = common::a_fraction_of_the_time_of(&model, &long()).await;
+    let (model, work) = common::busy_model();
+    let limit = Duration::from_millis(300);
     let server = TestServer::with(model, ServerOptions { request_timeout: limit, ..options() }).await;
-    let response = server.post("/chat", &long()).await;
+    let response = server.post("/chat", &json!({ "prompt": "Hello" })).await;
     assert_eq!(response.status(), 408);
-    let said = format!("The request took longer than the limit of {} s.", limit.as_secs_f64());
-    assert_eq!(detail(&response.text().await.unwrap()), said);
+    assert_eq!(detail(&response.text().await.unwrap()), "The request took longer than the limit of 0.3 s.");
+    drop(work);
     server.all_pages_free().await;
 
     // A client that never sends its body is no better.
@@ -259,10 +260,7 @@ async fn metrics_count_requests_tokens_and_pages() {
     server.get("/no/such/route").await;
     server.all_pages_free().await;
     let response = server.get("/metrics").await;
-    assert_eq!(
-        response.headers()["content-type"],
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    );
+    assert_eq!(response.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let text = response.text().await.unwrap();
     let pages = server.model.stats().pages_total;
     let free = format!("kaito_kv_cache_pages_free {pages}");

@@ -25,7 +25,10 @@ fn request(kind: usize) -> (&'static str, Value) {
         1 => ("/chat", json!({ "prompt": prompt, "max_new_tokens": 40, "num_return_sequences": 3 })),
         2 => ("/chat", json!({ "prompt": prompt, "do_sample": false, "num_beams": 4, "max_new_tokens": 24 })),
         3 => ("/chat", json!({ "prompt": prompt.repeat(8), "max_new_tokens": 60, "stream": true })),
-        4 => ("/chat", json!({ "messages": [{ "role": "user", "content": prompt }], "max_new_tokens": 30, "stream": true })),
+        4 => (
+            "/chat",
+            json!({ "messages": [{ "role": "user", "content": prompt }], "max_new_tokens": 30, "stream": true }),
+        ),
         5 => ("/generate", json!({ "prompts": [prompt, "another"], "parameters": { "max_gen_len": 30 } })),
         6 => (
             "/chat",

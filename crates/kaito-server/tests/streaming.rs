@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::{CHAT_MODEL, Event, TestServer, eventually, parse_events};
 use futures_util::StreamExt;
@@ -46,7 +47,8 @@ async fn the_pieces_of_a_text_join_to_the_whole() {
     for model in [CHAT_MODEL, "falcon-7b-type", "phi3-window", "mistral-window"] {
         let server = TestServer::start(model).await;
         for prompt in ["Hello", "naïve café 🎉", "  two spaces", "<s>", "end in bytes \u{1F389}"] {
-            let greedy = json!({ "prompt": prompt, "do_sample": false, "max_new_tokens": 24, "return_full_text": false });
+            let greedy =
+                json!({ "prompt": prompt, "do_sample": false, "max_new_tokens": 24, "return_full_text": false });
             let whole = server.ask("/chat", &greedy).await;
             let (texts, result) = join(stream(&server, "/chat", &fixed(greedy, json!({ "stream": true }))).await);
             assert_eq!(result, whole, "{model} {prompt}");
@@ -117,14 +119,14 @@ fn long() -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_outlives_the_limit_ends_with_an_error() {
-    let model = common::load(CHAT_MODEL, &LoadOptions { max_batch_size: 64, ..LoadOptions::default() });
-    let limit = common::a_fraction_of_the_time_of(&model, &fixed(long(), json!({ "stream": false }))).await;
+    let (model, work) = common::busy_model();
+    let limit = Duration::from_secs(1);
     let server = TestServer::with(model, ServerOptions { request_timeout: limit, ..common::options() }).await;
-    let events = stream(&server, "/chat", &long()).await;
+    let events = stream(&server, "/chat", &json!({ "prompt": "Hello", "stream": true })).await;
     let last = events.last().unwrap();
     assert_eq!(last.name, "error");
-    let said = format!("The request took longer than the limit of {} s.", limit.as_secs_f64());
-    assert_eq!(last.data, json!({ "status": 408, "detail": said }));
+    assert_eq!(last.data, json!({ "status": 408, "detail": "The request took longer than the limit of 1 s." }));
+    drop(work);
     server.all_pages_free().await;
     server.stop().await;
 }

@@ -25,7 +25,7 @@ pub(super) fn parse_completion(mut body: Fields) -> Result<Request, ApiError> {
         .collect::<Result<Vec<_>, _>>()?;
     let mut parameters = body.take_object("parameters")?.unwrap_or_default();
     let stream = take_stream(&mut body, &mut parameters)?;
-    body.deny_rest(&["prompts", "parameters", "stream"])?;
+    deny_rest(body, &["prompts", "parameters", "stream"])?;
     let options = parse_options(parameters)?;
     Ok(Request { stream, work: Work::Completion(CompletionRequest { prompts, options }) })
 }
@@ -52,17 +52,25 @@ pub(super) fn parse_dialogs(mut body: Fields) -> Result<Request, ApiError> {
     }
     let stream = take_stream(&mut body, &mut parameters)?;
     input.deny_rest(&["input_string", "parameters"])?;
-    body.deny_rest(&["input_data", "parameters", "stream"])?;
+    deny_rest(body, &["input_data", "parameters", "stream"])?;
     let options = parse_options(parameters)?;
     Ok(Request { stream, work: Work::Dialogs(ChatRequest { dialogs, options }) })
+}
+
+/// What is left of the body is unknown, or in the wrong place.
+fn deny_rest(body: Fields, known: &[&str]) -> Result<(), ApiError> {
+    match PARAMETERS.iter().find(|name| body.contains(name)) {
+        Some(name) => {
+            Err(ApiError::bad_request(format!("`{name}` stands at the top level; it belongs under `parameters`.")))
+        }
+        None => body.deny_rest(known),
+    }
 }
 
 /// `stream` may stand in the body or among its parameters.
 fn take_stream(body: &mut Fields, parameters: &mut Fields) -> Result<bool, ApiError> {
     match (body.take_flag("stream")?, parameters.take_flag("stream")?) {
-        (Some(_), Some(_)) => {
-            Err(ApiError::bad_request("`stream` also stands among the parameters; give it once."))
-        }
+        (Some(_), Some(_)) => Err(ApiError::bad_request("`stream` also stands among the parameters; give it once.")),
         (outer, inner) => Ok(outer.or(inner).unwrap_or(false)),
     }
 }
@@ -141,10 +149,7 @@ mod tests {
 
     #[test]
     fn stream_stands_in_the_body_or_among_the_parameters() {
-        for body in [
-            r#"{"prompts":["a"],"stream":true}"#,
-            r#"{"prompts":["a"],"parameters":{"stream":true}}"#,
-        ] {
+        for body in [r#"{"prompts":["a"],"stream":true}"#, r#"{"prompts":["a"],"parameters":{"stream":true}}"#] {
             assert!(parse(Endpoint::Generate, body.as_bytes()).unwrap().stream);
         }
         assert!(!parse(Endpoint::Generate, br#"{"prompts":["a"],"stream":null}"#).unwrap().stream);

@@ -67,9 +67,8 @@ pub fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Request, ApiError> {
 fn parse_messages(at: &str, list: Vec<serde_json::Value>) -> Result<Vec<kaito_engine::ChatMessage>, ApiError> {
     let parse = |(i, value)| {
         let mut message = Fields::object(&format!("{at}[{i}]"), value)?;
-        let mut text = |name| {
-            message.take_string(name)?.ok_or_else(|| fields::missing(&message.path(name), "a string"))
-        };
+        let mut text =
+            |name| message.take_string(name)?.ok_or_else(|| fields::missing(&message.path(name), "a string"));
         let (role, content) = (text("role")?, text("content")?);
         message.deny_rest(&["role", "content"])?;
         Ok(kaito_engine::ChatMessage { role, content })

@@ -25,9 +25,7 @@ const FIELDS: [&str; 9] = [
 pub(super) fn parse(mut body: Fields) -> Result<Request, ApiError> {
     let input = match body.take_list("messages")? {
         Some(list) => TextInput::Messages(parse_messages("messages", list)?),
-        None => {
-            TextInput::Prompt(body.take_string("prompt")?.ok_or_else(|| fields::missing("prompt", "a string"))?)
-        }
+        None => TextInput::Prompt(body.take_string("prompt")?.ok_or_else(|| fields::missing("prompt", "a string"))?),
     };
     if let Some(parameters) = body.take_object("generate_kwargs")? {
         body.absorb(parameters)?;
@@ -93,7 +91,6 @@ pub(crate) fn body(output: &TextOutput, details: bool) -> Value {
 
 /// One token with its log-probability (null where it is minus infinity) and its likeliest rivals.
 fn score(token: &TokenScore) -> Value {
-    let top: Vec<_> =
-        token.top.iter().map(|t| json!({ "id": t.id, "text": t.text, "logprob": t.log_prob })).collect();
+    let top: Vec<_> = token.top.iter().map(|t| json!({ "id": t.id, "text": t.text, "logprob": t.log_prob })).collect();
     json!({ "id": token.id, "text": token.text, "logprob": token.log_prob, "top": top })
 }

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kaito_engine::{LanguageModel, LoadOptions};
+use kaito_engine::generate::GenerateOptions;
+use kaito_engine::{LanguageModel, LoadOptions, TextInput, TextRequest, TextStream};
 use kaito_server::{Error, Server, ServerOptions, ShutdownHandle};
 use reqwest::{Client, Response};
 use serde_json::Value;
@@ -26,7 +27,11 @@ pub struct TestServer {
 }
 
 pub fn options() -> ServerOptions {
-    ServerOptions { address: (Ipv4Addr::LOCALHOST, 0).into(), model_name: "tiny".to_owned(), ..ServerOptions::default() }
+    ServerOptions {
+        address: (Ipv4Addr::LOCALHOST, 0).into(),
+        model_name: "tiny".to_owned(),
+        ..ServerOptions::default()
+    }
 }
 
 pub fn model_directory(name: &str) -> PathBuf {
@@ -37,14 +42,22 @@ pub fn load(name: &str, options: &LoadOptions) -> LanguageModel {
     LanguageModel::load(&model_directory(name), options, &|_| ()).expect("the fixture loads")
 }
 
-/// A time in which `model` cannot have done the work of `body`, though it can have begun it, however fast this machine is.
-pub async fn a_fraction_of_the_time_of(model: &LanguageModel, body: &Value) -> Duration {
-    let server = TestServer::with(model.clone(), options()).await;
-    let started = Instant::now();
-    server.ask("/chat", body).await;
-    let whole = started.elapsed();
-    // The server is not stopped: that would stop the model too.
-    whole / 4
+/// A model that runs one sequence at a time, and work for it that no machine does in a second: 30,000 steps. Whoever
+/// comes later waits until the work is dropped.
+pub fn busy_model() -> (LanguageModel, Vec<TextStream>) {
+    let model = load(CHAT_MODEL, &LoadOptions { max_batch_size: 1, ..LoadOptions::default() });
+    let lengths = GenerateOptions { max_length: Some(500), min_length: Some(500), ..GenerateOptions::default() };
+    let request = || TextRequest {
+        input: TextInput::Prompt("Hello".to_owned()),
+        return_full_text: None,
+        clean_up_tokenization_spaces: None,
+        prefix: None,
+        handle_long_generation: None,
+        options: lengths.clone(),
+        stop: Vec::new(),
+    };
+    let work = (0..60).map(|_| model.generate_text(request()).expect("the queue has room")).collect();
+    (model, work)
 }
 
 impl TestServer {
