@@ -118,7 +118,7 @@ impl Generating {
         Ok(match work {
             Work::Text(request) => {
                 let flags = [request.options.return_dict_in_generate, request.options.output_scores];
-                Self::Text { details: flags.contains(&Some(true)), stream: model.generate_text(request)? }
+                Self::Text { details: flags.contains(&Some(true)), stream: model.generate_text(*request)? }
             }
             Work::Completion(request) => {
                 Self::Completion { prompts: request.prompts.clone(), stream: model.text_completion(request)? }

@@ -35,7 +35,7 @@ pub enum Work {
     /// `input_data`: Meta's chat completion.
     Dialogs(ChatRequest),
     /// `prompt` or `messages`: text generation with Hugging Face's semantics.
-    Text(TextRequest),
+    Text(Box<TextRequest>),
 }
 
 /// Reads the body of a request to `endpoint`.

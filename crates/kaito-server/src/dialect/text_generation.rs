@@ -40,7 +40,7 @@ pub(super) fn parse(mut body: Fields) -> Result<Request, ApiError> {
         stop: take_stop(&mut body)?,
         options: parse_options(body.into_rest())?,
     };
-    Ok(Request { stream, work: Work::Text(request) })
+    Ok(Request { stream, work: Work::Text(Box::new(request)) })
 }
 
 /// `stop` is a string or a list of strings.
