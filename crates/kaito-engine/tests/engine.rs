@@ -1,5 +1,12 @@
 //! The engine's thread and its handle, on a real tiny model: queueing, hanging up, stopping, draining.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the lints spare test functions, but not their helpers"
+)]
+
 use std::{num::NonZeroUsize, path::Path, time::Duration};
 
 use kaito_engine::{
