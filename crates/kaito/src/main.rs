@@ -1,4 +1,34 @@
-//! The `kaito` command line.
+//! The `kaito` command line: a file per subcommand, no logic of its own.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod commands;
+mod demo;
+mod display;
+mod logging;
+mod model;
+mod network;
+mod progress;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = logging::init(&cli.logging).and_then(|()| match cli.command {
+        Command::Serve(args) => commands::serve::run(args, cli.logging.log_format),
+        Command::Chat(args) => commands::chat::run(args),
+        Command::Presets(args) => commands::presets::run(&args),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{}", display::error(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! `kaito chat`: a conversation in the terminal.
+
+use std::{
+    env, fs,
+    io::{self, BufRead, IsTerminal, Write},
+    path::PathBuf,
+};
+
+use anyhow::Context;
+use kaito_engine::{
+    ChatMessage, ChatRequest, LanguageModel, MetaEvent, MetaOptions, TextEvent, TextInput, TextRequest,
+    generate::GenerateOptions,
+};
+use kaito_presets::PresetKind;
+use rustyline::{DefaultEditor, error::ReadlineError};
+use tokio::runtime::Runtime;
+
+use crate::{args::ChatArgs, display, model::ModelSource};
+
+const HELP: &str = "\
+/reset          forget the conversation
+/system TEXT    set the instructions that stand before it; without TEXT, remove them
+/help           show this
+/quit           leave; so does Ctrl-D
+Ctrl-C stops an answer.
+";
+
+pub fn run(args: ChatArgs) -> anyhow::Result<()> {
+    let source = ModelSource::resolve(&args.model)?;
+    let runtime = Runtime::new().context("cannot start the threads of the engine")?;
+    // The engine's thread is told of dropped streams through the runtime.
+    let _entered = runtime.enter();
+    let model = source.load(&args.model, None, &|_| {})?;
+    let manner = Manner::of(&source, &model);
+    let mut chat =
+        Chat { runtime: &runtime, model, manner, system: args.system.clone(), messages: Vec::new(), args: &args };
+    if io::stdin().is_terminal() && io::stdout().is_terminal() {
+        chat.at_terminal(&source.name)
+    } else {
+        chat.at_pipe()
+    }
+}
+
+/// How a conversation becomes a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// By the model's chat template.
+    Template,
+    /// By Llama 2's dialog format.
+    Dialog,
+    /// Not at all: the model continues each line by itself.
+    Continuation,
+}
+
+impl Manner {
+    fn of(source: &ModelSource, model: &LanguageModel) -> Self {
+        let info = model.info();
+        if source.preset.is_some_and(|preset| preset.kind == PresetKind::Completion) {
+            Manner::Continuation
+        } else if info.chat_template {
+            Manner::Template
+        } else if info.family == "llama" {
+            Manner::Dialog
+        } else {
+            Manner::Continuation
+        }
+    }
+}
+
+struct Chat<'a> {
+    runtime: &'a Runtime,
+    model: LanguageModel,
+    manner: Manner,
+    system: Option<String>,
+    messages: Vec<ChatMessage>,
+    args: &'a ChatArgs,
+}
+
+/// What a line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Line<'a> {
+    Nothing,
+    Quit,
+    Help,
+    Reset,
+    System(&'a str),
+    Unknown(&'a str),
+    Say(&'a str),
+}
+
+fn parse(line: &str) -> Line<'_> {
+    let line = line.trim();
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    match word {
+        "" => Line::Nothing,
+        "/quit" | "/exit" => Line::Quit,
+        "/help" => Line::Help,
+        "/reset" => Line::Reset,
+        "/system" => Line::System(rest.trim()),
+        word if word.starts_with('/') && !word[1..].contains('/') => Line::Unknown(word),
+        _ => Line::Say(line),
+    }
+}
+
+impl Chat<'_> {
+    fn at_terminal(&mut self, name: &str) -> anyhow::Result<()> {
+        let manner = match self.manner {
+            Manner::Template | Manner::Dialog => "",
+            Manner::Continuation => " It was not made for dialogue: it continues what you write.",
+        };
+        println!("This is {name}.{manner} /help shows the commands.");
+        let mut editor = DefaultEditor::new().context("cannot use this terminal")?;
+        let history = history_file();
+        if let Some(history) = &history {
+            // There is none before the first conversation.
+            let _ = editor.load_history(history);
+        }
+        loop {
+            match editor.readline("> ") {
+                Ok(line) => {
+                    let _ = editor.add_history_entry(line.as_str());
+                    if !self.obey(&line)? {
+                        break;
+                    }
+                }
+                Err(ReadlineError::Interrupted) => println!("/quit or Ctrl-D leaves."),
+                Err(ReadlineError::Eof) => break,
+                Err(error) => return Err(error).context("cannot read from this terminal"),
+            }
+        }
+        if let Some(history) = &history
+            && let Err(error) = editor.save_history(history)
+        {
+            tracing::debug!(%error, "the history is not kept");
+        }
+        Ok(())
+    }
+
+    /// A question a line, an answer each; the first failure ends it.
+    fn at_pipe(&mut self) -> anyhow::Result<()> {
+        for line in io::stdin().lock().lines() {
+            if !self.obey(&line.context("cannot read from stdin")?)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether to go on.
+    fn obey(&mut self, line: &str) -> anyhow::Result<bool> {
+        match parse(line) {
+            Line::Nothing => {}
+            Line::Quit => return Ok(false),
+            Line::Help => print!("{HELP}"),
+            Line::Reset => self.messages.clear(),
+            Line::System("") => self.system = None,
+            Line::System(text) => self.system = Some(text.to_owned()),
+            Line::Unknown(word) => eprintln!("there is no command {word}; /help shows those there are"),
+            Line::Say(text) => match self.answer(text) {
+                Ok(()) => {}
+                Err(error) if io::stdin().is_terminal() => eprint!("{}", display::error(&error)),
+                Err(error) => return Err(error),
+            },
+        }
+        Ok(true)
+    }
+
+    fn answer(&mut self, text: &str) -> anyhow::Result<()> {
+        let mut messages = self.messages.clone();
+        messages.push(message("user", text));
+        let mut conversation: Vec<ChatMessage> = self.system.iter().map(|text| message("system", text)).collect();
+        conversation.extend(messages.iter().cloned());
+        let answer = match self.manner {
+            Manner::Template => self.runtime.block_on(self.generate(TextInput::Messages(conversation)))?,
+            Manner::Continuation => self.runtime.block_on(self.generate(TextInput::Prompt(text.to_owned())))?,
+            Manner::Dialog => self.runtime.block_on(self.dialog(conversation))?,
+        };
+        println!();
+        messages.push(message("assistant", &answer));
+        self.messages = messages;
+        Ok(())
+    }
+
+    async fn generate(&self, input: TextInput) -> anyhow::Result<String> {
+        let sampled = self.args.temperature > 0.0;
+        let request = TextRequest {
+            input,
+            return_full_text: Some(false),
+            clean_up_tokenization_spaces: Some(false),
+            prefix: None,
+            handle_long_generation: None,
+            options: GenerateOptions {
+                max_new_tokens: Some(self.args.max_new_tokens.get()),
+                do_sample: Some(sampled),
+                temperature: sampled.then_some(self.args.temperature.into()),
+                seed: self.args.seed,
+                ..GenerateOptions::default()
+            },
+            stop: Vec::new(),
+        };
+        let mut stream = self.model.generate_text(request)?;
+        let mut answer = String::new();
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event,
+                _ = tokio::signal::ctrl_c() => return stopped(answer),
+            };
+            match event.transpose()? {
+                Some(TextEvent::Delta { text, .. }) => say(&mut answer, &text)?,
+                Some(TextEvent::Started) => {}
+                Some(TextEvent::Finished(_)) | None => return Ok(answer),
+            }
+        }
+    }
+
+    async fn dialog(&self, dialog: Vec<ChatMessage>) -> anyhow::Result<String> {
+        let options = MetaOptions {
+            temperature: Some(self.args.temperature.into()),
+            max_gen_len: Some(self.args.max_new_tokens.get()),
+            seed: self.args.seed,
+            ..MetaOptions::default()
+        };
+        let mut stream = self.model.chat_completion(ChatRequest { dialogs: vec![dialog], options })?;
+        let mut answer = String::new();
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event,
+                _ = tokio::signal::ctrl_c() => return stopped(answer),
+            };
+            match event.transpose()? {
+                Some(MetaEvent::Delta { text, .. }) => say(&mut answer, &text)?,
+                Some(MetaEvent::Started) => {}
+                Some(MetaEvent::Finished { .. }) | None => return Ok(answer),
+            }
+        }
+    }
+}
+
+/// What was said so far stays part of the conversation.
+fn stopped(answer: String) -> anyhow::Result<String> {
+    eprint!(" [stopped]");
+    Ok(answer)
+}
+
+fn say(answer: &mut String, text: &str) -> anyhow::Result<()> {
+    answer.push_str(text);
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
+}
+
+fn message(role: &str, content: &str) -> ChatMessage {
+    ChatMessage { role: role.to_owned(), content: content.to_owned() }
+}
+
+/// `$XDG_STATE_HOME/kaito/chat_history`.
+fn history_file() -> Option<PathBuf> {
+    let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")))?;
+    let folder = state.join("kaito");
+    fs::create_dir_all(&folder).ok()?;
+    Some(folder.join("chat_history"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_commands_or_speech() {
+        for (line, expected) in [
+            ("", Line::Nothing),
+            ("  ", Line::Nothing),
+            ("/quit", Line::Quit),
+            (" /exit ", Line::Quit),
+            ("/help", Line::Help),
+            ("/reset", Line::Reset),
+            ("/system  be brief ", Line::System("be brief")),
+            ("/system", Line::System("")),
+            ("/sytem be brief", Line::Unknown("/sytem")),
+            ("/etc/passwd is what?", Line::Say("/etc/passwd is what?")),
+            (" What is Kaito? ", Line::Say("What is Kaito?")),
+            ("/é", Line::Unknown("/é")),
+        ] {
+            assert_eq!(parse(line), expected, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! A file per subcommand.
+
+pub mod chat;
+pub mod presets;
+pub mod serve;

@@ -1,0 +1,168 @@
+//! `kaito presets`: the catalogue.
+
+use std::io::{self, Write};
+
+use anyhow::Context;
+use kaito_presets::{DType, ImageAccess, PRESETS, Preset, PresetKind, WorkloadKind};
+use serde_json::{Value, json};
+
+use crate::{
+    args::PresetsArgs,
+    display::{bytes, count},
+};
+
+pub fn run(args: &PresetsArgs) -> anyhow::Result<()> {
+    let text = match (&args.name, args.json) {
+        (None, false) => table(),
+        (None, true) => pretty(&Value::Array(PRESETS.iter().map(json_of).collect()))?,
+        (Some(name), json) => {
+            let preset = kaito_presets::find(name).context("see `kaito presets` for all names")?;
+            if json { pretty(&json_of(preset))? } else { in_full(preset) }
+        }
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // `kaito presets | head` is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.context("cannot write to stdout"),
+    }
+}
+
+fn table() -> String {
+    let header = ["NAME", "PARAMETERS", "WEIGHTS", "CONTEXT", "KIND", "ENDPOINT", "REPOSITORY"].map(String::from);
+    let rows = PRESETS.iter().map(|preset| {
+        [
+            preset.name.to_owned(),
+            count(preset.shape.parameters()),
+            format!("{} {}", bytes(preset.shape.weights_bytes(preset.dtype)), preset.dtype),
+            preset.shape.max_position_embeddings.to_string(),
+            kind(preset.kind).to_owned(),
+            preset.endpoint().to_owned(),
+            preset.hub_id.to_owned(),
+        ]
+    });
+    aligned(std::iter::once(header).chain(rows).collect())
+}
+
+fn in_full(preset: &Preset) -> String {
+    let shape = &preset.shape;
+    let workload = &preset.workload;
+    let kv = |dtype| shape.kv_cache_bytes_per_token(dtype);
+    let context = shape.max_position_embeddings as u64;
+    let rows = [
+        ("name", preset.name.to_owned()),
+        ("also written", preset.aliases.join(", ")),
+        ("repository", preset.hub_id.to_owned()),
+        ("family", shape.family.to_string()),
+        ("kind", kind(preset.kind).to_owned()),
+        ("endpoint", preset.endpoint().to_owned()),
+        ("", String::new()),
+        ("parameters", count(shape.parameters())),
+        (
+            "weights",
+            format!(
+                "{} in 16 bits, {} in 32",
+                bytes(shape.weights_bytes(DType::Bf16)),
+                bytes(shape.weights_bytes(DType::F32))
+            ),
+        ),
+        (
+            "keys and values",
+            format!(
+                "{} a token in 32 bits; {} for a full context",
+                bytes(kv(DType::F32)),
+                bytes(kv(DType::F32).saturating_mul(context))
+            ),
+        ),
+        ("context", format!("{} tokens", shape.max_position_embeddings)),
+        ("window", shape.sliding_window.map_or_else(|| "none".to_owned(), |window| format!("{window} tokens"))),
+        (
+            "shape",
+            format!(
+                "{} layers, hidden {}, inner {}, {} heads of {}, {} key-value heads, vocabulary {}",
+                shape.num_layers,
+                shape.hidden_size,
+                shape.intermediate_size,
+                shape.num_heads,
+                shape.head_dim,
+                shape.num_kv_heads,
+                shape.vocab_size
+            ),
+        ),
+        ("", String::new()),
+        (
+            "workload",
+            format!(
+                "{}, {} rank{}",
+                workload_kind(workload.kind),
+                workload.ranks,
+                if workload.ranks == 1 { "" } else { "s" }
+            ),
+        ),
+        ("image", image(workload.image).to_owned()),
+        (
+            "GPUs",
+            match workload.gpu_memory_each {
+                Some(each) => {
+                    format!("{}, with {} in all and {} each", workload.gpus, bytes(workload.gpu_memory), bytes(each))
+                }
+                None => format!("{}, with {} in all", workload.gpus, bytes(workload.gpu_memory)),
+            },
+        ),
+        ("disk", bytes(workload.disk)),
+        ("ready within", format!("{} min", workload.ready_within.as_secs() / 60)),
+    ];
+    aligned(rows.into_iter().map(|(key, value)| [key.to_owned(), value]).collect())
+}
+
+fn json_of(preset: &Preset) -> Value {
+    let mut value = json!(preset);
+    if let Some(object) = value.as_object_mut() {
+        object.insert("endpoint".to_owned(), json!(preset.endpoint()));
+        object.insert("parameters".to_owned(), json!(preset.shape.parameters()));
+    }
+    value
+}
+
+fn pretty(value: &Value) -> anyhow::Result<String> {
+    let mut text = serde_json::to_string_pretty(value).context("cannot write the catalogue as JSON")?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn kind(kind: PresetKind) -> &'static str {
+    match kind {
+        PresetKind::Completion => "completion",
+        PresetKind::Chat => "chat",
+    }
+}
+
+fn workload_kind(kind: WorkloadKind) -> &'static str {
+    match kind {
+        WorkloadKind::Deployment => "Deployment",
+        WorkloadKind::StatefulSet => "StatefulSet",
+    }
+}
+
+fn image(access: ImageAccess) -> &'static str {
+    match access {
+        ImageAccess::Public => "public",
+        ImageAccess::Private => "private: the licence wants users to build their own",
+    }
+}
+
+/// Columns as wide as their widest cell.
+fn aligned<const N: usize>(rows: Vec<[String; N]>) -> String {
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,184 @@
+//! What MODEL and --weights mean, and how to get the files.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use kaito_engine::LanguageModel;
+use kaito_hub::{Hub, HubOptions, Repo};
+use kaito_presets::Preset;
+
+use crate::{
+    args::ModelArgs,
+    demo::DemoModel,
+    progress::{DownloadProgress, LoadingBar},
+};
+
+/// A model as the command line names it.
+#[derive(Debug)]
+pub struct ModelSource {
+    /// What people call it.
+    pub name: String,
+    /// The catalogue's entry, where the name is one of its names.
+    pub preset: Option<&'static Preset>,
+    files: Files,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Files {
+    Demo,
+    Directory(PathBuf),
+    Repository(Repo),
+}
+
+impl ModelSource {
+    /// Decides what is meant, in this order: `--weights`, a preset, a directory, a repository on the hub.
+    ///
+    /// # Errors
+    ///
+    /// With the reasons why it is none of them.
+    pub fn resolve(args: &ModelArgs) -> anyhow::Result<Self> {
+        let Some(model) = args.model.as_deref() else {
+            return match &args.weights {
+                None => Ok(Self { name: "demo".to_owned(), preset: None, files: Files::Demo }),
+                Some(weights) => Ok(Self { name: base_name(weights), preset: None, files: directory(weights)? }),
+            };
+        };
+        let preset = kaito_presets::find(model);
+        if let Some(weights) = &args.weights {
+            let name = preset.as_ref().map_or(model, |preset| preset.name).to_owned();
+            return Ok(Self { name, preset: preset.ok(), files: directory(weights)? });
+        }
+        let unknown = match preset {
+            Ok(preset) => {
+                let repo = preset.hub_id.parse().context("in the catalogue of presets")?;
+                return Ok(Self { name: preset.name.to_owned(), preset: Some(preset), files: Files::Repository(repo) });
+            }
+            Err(unknown) => unknown,
+        };
+        let path = Path::new(model);
+        if path.is_dir() {
+            return Ok(Self { name: base_name(path), preset: None, files: directory(path)? });
+        }
+        match model.parse::<Repo>() {
+            Ok(repo) => Ok(Self { name: repo.id(), preset: preset_of(&repo), files: Files::Repository(repo) }),
+            Err(_) if model.contains('/') => bail!("there is no directory {model}"),
+            Err(_) => Err(anyhow!(
+                "{unknown}; nor is there a directory {model} (see `kaito presets`, or give a directory or a hub \
+                 repository as organisation/name)"
+            )),
+        }
+    }
+
+    /// Fetches what is missing and loads the model. `report` hears fractions of 0 to 1.
+    pub fn load(
+        &self,
+        args: &ModelArgs,
+        max_waiting: Option<usize>,
+        report: &(dyn Fn(f32) + Sync),
+    ) -> anyhow::Result<LanguageModel> {
+        let mut options = args.load_options();
+        if let Some(max_waiting) = max_waiting {
+            options.max_waiting = max_waiting;
+        }
+        let load = |directory: &Path| {
+            let bar = LoadingBar::new();
+            let report = |fraction| {
+                bar.set(fraction);
+                report(fraction);
+            };
+            LanguageModel::load(directory, &options, &report).map_err(anyhow::Error::from)
+        };
+        match &self.files {
+            Files::Demo => {
+                let demo = DemoModel::materialise()?;
+                load(demo.directory())
+            }
+            Files::Directory(directory) => load(directory),
+            Files::Repository(repo) => {
+                let hub = Hub::new(HubOptions::from_env()?);
+                let snapshot = hub.download(repo, &DownloadProgress::new(&repo.to_string()))?;
+                load(&snapshot.directory)
+            }
+        }
+    }
+}
+
+fn directory(path: &Path) -> anyhow::Result<Files> {
+    if path.is_dir() {
+        Ok(Files::Directory(path.to_owned()))
+    } else if path.exists() {
+        bail!("{} is not a directory; give the directory that holds the model's files", path.display())
+    } else {
+        bail!("there is no directory {}", path.display())
+    }
+}
+
+fn base_name(path: &Path) -> String {
+    let full = path.canonicalize();
+    let path = full.as_deref().unwrap_or(path);
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+fn preset_of(repo: &Repo) -> Option<&'static Preset> {
+    kaito_presets::PRESETS.iter().find(|preset| preset.hub_id.eq_ignore_ascii_case(&repo.id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn resolve(args: &[&str]) -> anyhow::Result<ModelSource> {
+        match Cli::try_parse_from(["kaito", "chat"].iter().chain(args)).unwrap().command {
+            Command::Chat(args) => ModelSource::resolve(&args.model),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_model_is_a_preset_a_directory_or_a_repository() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
+        let name = directory.path().file_name().unwrap().to_str().unwrap();
+        let repository = |id: &str| Files::Repository(id.parse().unwrap());
+        let at = || Files::Directory(directory.path().to_owned());
+        for (args, expected_name, preset, files) in [
+            (vec![], "demo", None, Files::Demo),
+            (
+                vec!["Llama2_7b-chat"],
+                "llama-2-7b-chat",
+                Some("llama-2-7b-chat"),
+                repository("meta-llama/Llama-2-7b-chat-hf"),
+            ),
+            (vec!["llama2-7b", "--weights", path], "llama-2-7b", Some("llama-2-7b"), at()),
+            (vec!["my-own", "--weights", path], "my-own", None, at()),
+            (vec!["--weights", path], name, None, at()),
+            (vec![path], name, None, at()),
+            (vec!["tiiuae/Falcon-7B"], "tiiuae/Falcon-7B", Some("falcon-7b"), repository("tiiuae/Falcon-7B")),
+            (vec!["someone/else@v2"], "someone/else", None, repository("someone/else@v2")),
+        ] {
+            let source = resolve(&args).unwrap();
+            assert_eq!(source.name, expected_name, "{args:?}");
+            assert_eq!(source.preset.map(|preset| preset.name), preset, "{args:?}");
+            assert_eq!(source.files, files, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_none_of_them_is_refused_with_a_hint() {
+        for (args, parts) in [
+            (&["llama-2-7b-chatt"][..], &["did you mean llama-2-7b-chat?", "kaito presets"][..]),
+            (&["gpt-4"], &["there is no preset \"gpt-4\"", "organisation/name"]),
+            (&["./no/such/dir"], &["there is no directory ./no/such/dir"]),
+            (&["falcon-7b", "--weights", "/no/such/dir"], &["there is no directory /no/such/dir"]),
+            (&["--weights", "Cargo.toml"], &["Cargo.toml is not a directory"]),
+        ] {
+            let error = resolve(args).unwrap_err().to_string();
+            for part in parts {
+                assert!(error.contains(part), "{args:?}: {error}");
+            }
+        }
+    }
+}
