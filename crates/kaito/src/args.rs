@@ -38,8 +38,9 @@ pub struct LoggingArgs {
     #[arg(long, global = true, env = "KAITO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What is logged: a level (error, warn, info, debug, trace), or levels by module
-    #[arg(long, global = true, env = "KAITO_LOG", value_name = "FILTER", default_value = "info")]
-    pub log: String,
+    /// [default: info for serve, else warn]
+    #[arg(long, global = true, env = "KAITO_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -8,10 +8,11 @@ use crate::{
     progress,
 };
 
-/// Sends the log to stderr.
-pub fn init(args: &LoggingArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log)
-        .with_context(|| format!("--log {:?} is no level (error, warn, info, debug, trace) nor a filter", args.log))?;
+/// Sends the log to stderr; `default` is what is logged unless the user says otherwise.
+pub fn init(args: &LoggingArgs, default: &str) -> anyhow::Result<()> {
+    let filter = args.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(filter)
+        .with_context(|| format!("--log {filter:?} is no level (error, warn, info, debug, trace) nor a filter"))?;
     let builder = fmt().with_env_filter(filter).with_writer(|| Stderr);
     match args.log_format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).init(),

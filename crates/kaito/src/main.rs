@@ -19,7 +19,8 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = logging::init(&cli.logging).and_then(|()| match cli.command {
+    let level = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    let outcome = logging::init(&cli.logging, level).and_then(|()| match cli.command {
         Command::Serve(args) => commands::serve::run(args, cli.logging.log_format),
         Command::Chat(args) => commands::chat::run(args),
         Command::Presets(args) => commands::presets::run(&args),

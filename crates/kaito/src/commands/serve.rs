@@ -46,24 +46,12 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
 
 /// What is being served, and how to try it.
 fn announce(source: &ModelSource, model: &LanguageModel, address: SocketAddr, log_format: LogFormat) {
-    let info = model.info();
-    let stats = model.stats();
     if log_format == LogFormat::Json {
-        tracing::info!(
-            model = source.name,
-            family = info.family,
-            directory = %info.directory.display(),
-            parameters = info.parameters,
-            dtype = %info.dtype,
-            weights_bytes = info.weights_bytes,
-            max_seq_len = info.max_seq_len,
-            max_batch_size = info.max_batch_size,
-            pages = stats.pages_total,
-            %address,
-            "loaded"
-        );
+        tracing::info!(model = source.name, %address, "ready to serve");
         return;
     }
+    let info = model.info();
+    let stats = model.stats();
     let text = format!(
         "kaito {} serves {}\n\
          \n  model       {} ({})\

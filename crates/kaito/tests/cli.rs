@@ -1,0 +1,161 @@
+//! The command line from outside: what it prints, how it ends.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
+
+mod support;
+
+use std::{fs, net::TcpListener};
+
+use serde_json::Value;
+use support::{Serving, hub::OneModelHub, kaito, output, output_with_input, text, tiny_model};
+
+#[test]
+fn the_catalogue_as_a_table() {
+    let output = output(&mut kaito(&["presets"]));
+    assert!(output.status.success());
+    insta::assert_snapshot!(text(&output.stdout));
+}
+
+#[test]
+fn one_preset_in_full_by_any_of_its_names() {
+    let in_full = output(&mut kaito(&["presets", "Llama2_70b-chat"]));
+    assert!(in_full.status.success());
+    insta::assert_snapshot!(text(&in_full.stdout));
+}
+
+#[test]
+fn the_catalogue_as_json() {
+    let all: Value = serde_json::from_slice(&output(&mut kaito(&["presets", "--json"])).stdout).unwrap();
+    let all = all.as_array().unwrap();
+    assert_eq!(all.len(), 14);
+    let one: Value = serde_json::from_slice(&output(kaito(&["presets", "falcon_7b"]).env("KAITO_JSON", "true")).stdout).unwrap();
+    assert!(all.contains(&one));
+    assert_eq!(one["hub_id"], "tiiuae/falcon-7b");
+    assert_eq!(one["workload"]["disk"], 50_u64 << 30);
+    assert_eq!(one["parameters"], 6_921_720_704_u64);
+}
+
+#[test]
+fn help_of_every_command() {
+    for command in [&["--help"][..], &["serve", "--help"], &["chat", "--help"], &["presets", "--help"]] {
+        let output = output(kaito(command).env("COLUMNS", "100"));
+        assert!(output.status.success());
+        insta::assert_snapshot!(format!("help {}", command[0].trim_start_matches('-')), text(&output.stdout));
+    }
+}
+
+#[test]
+fn failures_say_what_is_wrong_and_set_the_status() {
+    let empty = tempfile::tempdir().unwrap();
+    let damaged = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(tiny_model()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, damaged.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let weights = damaged.path().join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();
+    let (empty, damaged) = (empty.path().to_str().unwrap(), damaged.path().to_str().unwrap());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+
+    for (args, status, parts) in [
+        (&["serve", "--port", "high"][..], 2, &["--port", "high"][..]),
+        (&["serve", "--log", "=,="], 1, &["--log", "=,="]),
+        (&["bake"], 2, &["bake"]),
+        (&["presets", "llama-3-8b"], 1, &["there is no preset \"llama-3-8b\"", "kaito presets"]),
+        (&["serve", "/no/such/directory"], 1, &["there is no directory /no/such/directory"]),
+        (&["serve", "mistral-7b-instrct"], 1, &["did you mean mistral-7b-instruct?"]),
+        (&["serve", "--port", "0", empty], 1, &[empty, "config.json"]),
+        (&["chat", damaged], 1, &["model.safetensors"]),
+        (&["serve", "--port", &port], 1, &[&port, "in use"]),
+        (&["serve", "--host", "no such host"], 1, &["no such host"]),
+    ] {
+        let output = output(&mut kaito(args));
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {message}");
+        for part in parts {
+            assert!(message.contains(part), "{args:?} lacks {part:?}: {message}");
+        }
+        assert!(message.contains("error: "), "{args:?}: {message}");
+        assert!(output.stdout.is_empty(), "{args:?}: {}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn the_demo_is_served_without_arguments_until_sigterm() {
+    let serving = Serving::start(&mut kaito(&["serve"]));
+    for part in ["serves demo", "3.8", "bf16", "Try it:", &serving.address] {
+        assert!(serving.summary.contains(part), "{part}: {}", serving.summary);
+    }
+    assert_eq!(serving.get("/healthz"), (200, r#"{"status":"Healthy"}"#.to_owned()));
+    let body = r#"{"messages":[{"role":"user","content":"What is a workspace?"}],"do_sample":false,"max_new_tokens":20,"return_full_text":false}"#;
+    let (status, answer) = serving.post("/chat", body);
+    assert_eq!(status, 200, "{answer}");
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert!(answer["Result"].as_str().unwrap().contains(' '), "{answer}");
+    assert_eq!(serving.terminate().code(), Some(0));
+}
+
+#[test]
+fn flags_are_read_from_the_environment() {
+    let mut command = kaito(&["serve"]);
+    command.env("KAITO_MODEL", "falcon-7b").env("KAITO_WEIGHTS", tiny_model()).env("KAITO_API_KEY", "secret key");
+    command.env("KAITO_MAX_SEQ_LEN", "64").env("KAITO_MAX_BATCH_SIZE", "3").env("KAITO_HOST", "localhost");
+    let serving = Serving::start(&mut command);
+    for part in ["serves falcon-7b", "3 at once, of 64 tokens"] {
+        assert!(serving.summary.contains(part), "{part}: {}", serving.summary);
+    }
+    assert_eq!(serving.post("/chat", r#"{"prompt":"x"}"#).0, 401);
+    assert_eq!(serving.terminate().code(), Some(0));
+}
+
+#[test]
+fn a_conversation_through_a_pipe() {
+    let questions = "/system You are brief.\nWhat is Kaito?\n\n/nonsense\nAnd a workspace?\n/reset\n/help\n/quit\nnever read\n";
+    let ask = || {
+        let mut command = kaito(&["chat", "--temperature", "0", "--max-new-tokens", "20"]);
+        let output = output_with_input(&mut command, questions);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("there is no command /nonsense"), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let answers = ask();
+    let (spoken, help) = answers.split_at(answers.find("/reset  ").unwrap());
+    assert_eq!(spoken.trim().lines().filter(|line| !line.trim().is_empty()).count(), 2, "{answers:?}");
+    assert!(help.contains("/system TEXT"));
+    assert_eq!(ask(), answers, "without randomness the answers are the same");
+}
+
+#[test]
+fn a_model_without_a_chat_template_continues_lines() {
+    let model = tiny_model();
+    let args = ["chat", model.to_str().unwrap(), "--seed", "7", "--max-new-tokens", "5"];
+    let first = output_with_input(&mut kaito(&args), "one\ntwo\n");
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    assert_eq!(first.stdout, output_with_input(&mut kaito(&args), "one\ntwo\n").stdout, "a seed fixes the answers");
+}
+
+#[test]
+fn a_preset_is_downloaded_from_the_hub_once() {
+    let hub = OneModelHub::start(&tiny_model());
+    let cache = tempfile::tempdir().unwrap();
+    let chat = || {
+        let mut command = kaito(&["chat", "mistral-7b-instruct", "--max-new-tokens", "3", "--seed", "1"]);
+        command.env("HF_ENDPOINT", &hub.url).env("HF_HUB_CACHE", cache.path());
+        command
+    };
+    let first = output_with_input(&mut chat(), "one\n");
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    assert_eq!(hub.asked(), ["mistralai/Mistral-7B-Instruct-v0.2"]);
+    assert!(cache.path().join("models--mistralai--Mistral-7B-Instruct-v0.2/refs/main").is_file());
+
+    let offline = output_with_input(chat().env("HF_HUB_OFFLINE", "1"), "one\n");
+    assert_eq!(offline.stdout, first.stdout, "{}", text(&offline.stderr));
+    assert_eq!(hub.asked().len(), 1);
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let output = output_with_input(chat().env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", elsewhere.path()), "one\n");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("is not in the cache"), "{}", text(&output.stderr));
+}
