@@ -124,7 +124,7 @@ impl Hub {
 
     fn revision_info(&self, repo: &Repo, retry: RetryPolicy, progress: &dyn Progress) -> Result<RevisionInfo, Error> {
         let url = format!("{}/api/models/{}/revision/{}", self.options.endpoint, repo.id(), repo.escaped_revision());
-        with_retries(retry, &url, progress, || {
+        with_retries(retry, &url, progress, &AtomicBool::new(false), || {
             let mut answer = self.http.send(Method::GET, &url, None, Follow::OnHub)?;
             if !answer.response.status().is_success() {
                 return Err(self.http.refusal(repo, &url, &answer));
@@ -171,7 +171,7 @@ impl Hub {
     /// Asks for a file's length and digest without its contents.
     fn describe(&self, job: &Job<'_>, name: &str) -> Result<RemoteFile, Error> {
         let url = format!("{}/{}/resolve/{}/{name}", self.options.endpoint, job.repo.id(), job.commit);
-        with_retries(self.options.retry, &url, job.progress, || {
+        with_retries(self.options.retry, &url, job.progress, &job.stop, || {
             let answer = self.http.send(Method::HEAD, &url, None, Follow::OnHub)?;
             if !is_success(answer.response.status()) {
                 return Err(self.http.refusal(job.repo, &url, &answer));
@@ -209,7 +209,9 @@ impl Hub {
         let mut partial = Partial::open(job.cache.incomplete(&file.etag), file.size)?;
         for last_try in [false, true] {
             job.progress.event(Event::Position { file: index, bytes: partial.len });
-            with_retries(self.options.retry, &file.url, job.progress, || self.receive(job, index, file, &mut partial))?;
+            with_retries(self.options.retry, &file.url, job.progress, &job.stop, || {
+                self.receive(job, index, file, &mut partial)
+            })?;
             let actual = partial.sha256();
             match &file.sha256 {
                 Some(expected) if *expected != actual => {

@@ -1,6 +1,10 @@
 //! Requests to the hub: where the token may go, which redirects are followed, what a status means, when to try again.
 
-use std::{thread, time::Duration};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use ureq::{
     Agent, Body,
@@ -14,6 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that brings nothing for so long is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 10;
+const STOP_POLL: Duration = Duration::from_millis(100);
 /// Longest wait that a hub may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
@@ -151,11 +156,13 @@ impl Http {
     }
 }
 
-/// Makes an attempt again, after growing waits, until it succeeds, fails for good, or has failed too often in a row.
+/// Makes an attempt again, after growing waits, until it succeeds, fails for good, has failed too often in a row, or
+/// `stop` says that nobody wants it any more.
 pub(crate) fn with_retries<T>(
     policy: RetryPolicy,
     url: &str,
     progress: &dyn Progress,
+    stop: &AtomicBool,
     mut attempt: impl FnMut() -> Result<T, Failure>,
 ) -> Result<T, Error> {
     let mut failed = 0;
@@ -173,7 +180,13 @@ pub(crate) fn with_retries<T>(
         let delay = retry_after.unwrap_or(backoff);
         tracing::debug!(url, cause, ?delay, "request failed, trying again");
         progress.event(Event::Retrying { cause: &cause, delay });
-        thread::sleep(delay);
+        let end = Instant::now() + delay;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Unreachable { url: url.to_owned(), attempts: failed, cause });
+            }
+            thread::sleep(left.min(STOP_POLL));
+        }
     }
 }
 

@@ -234,6 +234,20 @@ fn a_refusal_that_does_not_pass_ends_after_the_attempts() {
     assert_eq!(hub.fetches(SHARD_1).len(), 3);
 }
 
+#[test]
+fn a_failure_does_not_wait_for_the_patience_of_other_files() {
+    let hub = TestHub::start(&sharded());
+    hub.fault(SHARD_1, &[Fault::RetryAfter(120)]);
+    hub.set(|contents| {
+        contents.always.insert(SHARD_2.to_owned(), Fault::Status(418));
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let error = download(&hub.client(cache.path())).unwrap_err().to_string();
+    assert!(error.contains("status 418"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(60));
+}
+
 /// A server that never gets further than the middle and cannot resume must not be asked for ever.
 #[test]
 fn a_file_that_breaks_at_the_same_place_every_time_ends_after_the_attempts() {
