@@ -16,7 +16,14 @@ fn crates() -> PathBuf {
 fn dependencies(name: &str) -> BTreeSet<String> {
     let manifest = fs::read_to_string(crates().join(name).join("Cargo.toml")).unwrap();
     let section = manifest.split("\n[").find(|section| section.starts_with("dependencies]")).unwrap_or_default();
-    section.lines().skip(1).filter_map(|line| line.split(['.', ' ', '=']).next()).map(str::trim).filter(|name| !name.is_empty()).map(String::from).collect()
+    section
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(String::from)
+        .collect()
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

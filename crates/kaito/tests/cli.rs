@@ -28,7 +28,8 @@ fn the_catalogue_as_json() {
     let all: Value = serde_json::from_slice(&output(&mut kaito(&["presets", "--json"])).stdout).unwrap();
     let all = all.as_array().unwrap();
     assert_eq!(all.len(), 14);
-    let one: Value = serde_json::from_slice(&output(kaito(&["presets", "falcon_7b"]).env("KAITO_JSON", "true")).stdout).unwrap();
+    let one: Value =
+        serde_json::from_slice(&output(kaito(&["presets", "falcon_7b"]).env("KAITO_JSON", "true")).stdout).unwrap();
     assert!(all.contains(&one));
     assert_eq!(one["hub_id"], "tiiuae/falcon-7b");
     assert_eq!(one["workload"]["disk"], 50_u64 << 30);
@@ -66,9 +67,9 @@ fn failures_say_what_is_wrong_and_set_the_status() {
         (&["presets", "llama-3-8b"], 1, &["there is no preset \"llama-3-8b\"", "kaito presets"]),
         (&["serve", "/no/such/directory"], 1, &["there is no directory /no/such/directory"]),
         (&["serve", "mistral-7b-instrct"], 1, &["did you mean mistral-7b-instruct?"]),
-        (&["serve", "--port", "0", empty], 1, &[empty, "config.json"]),
+        (&["serve", "--port", "0", empty], 1, &[empty, "holds no weights", "model.safetensors"]),
         (&["chat", damaged], 1, &["model.safetensors"]),
-        (&["serve", "--port", &port], 1, &[&port, "in use"]),
+        (&["serve", "--host", "127.0.0.1", "--port", &port], 1, &[&port, "in use"]),
         (&["serve", "--host", "no such host"], 1, &["no such host"]),
     ] {
         let output = output(&mut kaito(args));
@@ -112,7 +113,8 @@ fn flags_are_read_from_the_environment() {
 
 #[test]
 fn a_conversation_through_a_pipe() {
-    let questions = "/system You are brief.\nWhat is Kaito?\n\n/nonsense\nAnd a workspace?\n/reset\n/help\n/quit\nnever read\n";
+    let questions =
+        "/system You are brief.\nWhat is Kaito?\n\n/nonsense\nAnd a workspace?\n/reset\n/help\n/quit\nnever read\n";
     let ask = || {
         let mut command = kaito(&["chat", "--temperature", "0", "--max-new-tokens", "20"]);
         let output = output_with_input(&mut command, questions);

@@ -206,7 +206,7 @@ impl Chat<'_> {
                 _ = tokio::signal::ctrl_c() => return stopped(answer),
             };
             match event.transpose()? {
-                Some(TextEvent::Delta { text, .. }) => say(&mut answer, &text)?,
+                Some(TextEvent::Delta { text, .. }) => self.say(&mut answer, &text)?,
                 Some(TextEvent::Started) => {}
                 Some(TextEvent::Finished(_)) | None => return Ok(answer),
             }
@@ -228,11 +228,19 @@ impl Chat<'_> {
                 _ = tokio::signal::ctrl_c() => return stopped(answer),
             };
             match event.transpose()? {
-                Some(MetaEvent::Delta { text, .. }) => say(&mut answer, &text)?,
+                Some(MetaEvent::Delta { text, .. }) => self.say(&mut answer, &text)?,
                 Some(MetaEvent::Started) => {}
                 Some(MetaEvent::Finished { .. }) | None => return Ok(answer),
             }
         }
+    }
+
+    /// An answer begins at its first word: templates leave a space before it.
+    fn say(&self, answer: &mut String, text: &str) -> anyhow::Result<()> {
+        let text = if answer.is_empty() && self.manner != Manner::Continuation { text.trim_start() } else { text };
+        answer.push_str(text);
+        let mut stdout = io::stdout();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
     }
 }
 
@@ -240,12 +248,6 @@ impl Chat<'_> {
 fn stopped(answer: String) -> anyhow::Result<String> {
     eprint!(" [stopped]");
     Ok(answer)
-}
-
-fn say(answer: &mut String, text: &str) -> anyhow::Result<()> {
-    answer.push_str(text);
-    let mut stdout = io::stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
 }
 
 fn message(role: &str, content: &str) -> ChatMessage {

@@ -53,7 +53,8 @@ async fn info(
 ) -> Json<serde_json::Value> {
     served.asked.lock().unwrap().push(format!("{org}/{name}"));
     let files = fs::read_dir(&served.directory).unwrap();
-    let siblings: Vec<_> = files.map(|file| json!({"rfilename": file.unwrap().file_name().to_str().unwrap()})).collect();
+    let siblings: Vec<_> =
+        files.map(|file| json!({"rfilename": file.unwrap().file_name().to_str().unwrap()})).collect();
     Json(json!({"sha": "0123456789abcdef0123456789abcdef01234567", "siblings": siblings}))
 }
 

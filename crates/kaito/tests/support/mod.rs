@@ -62,8 +62,7 @@ pub struct Serving {
 impl Serving {
     /// Starts `command` and waits until its model is loaded.
     pub fn start(command: &mut Command) -> Self {
-        let mut child =
-            command.env("KAITO_PORT", "0").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.env("KAITO_PORT", "0").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let summary = read_summary(child.stdout.take().unwrap());
         let summary = match summary.recv_timeout(Duration::from_secs(120)) {
             Ok(summary) if summary.contains("address") => summary,
@@ -78,7 +77,12 @@ impl Serving {
         let mut log = child.stderr.take().unwrap();
         thread::spawn(move || log.read_to_end(&mut Vec::new()));
         let address = summary.split_whitespace().find_map(|word| word.strip_prefix("http://")).unwrap().to_owned();
-        Self { child, address, summary }
+        let serving = Self { child, address, summary };
+        // The summary comes a moment before the first request can be answered.
+        while serving.get("/healthz").0 != 200 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        serving
     }
 
     pub fn get(&self, path: &str) -> (u16, String) {
@@ -118,7 +122,11 @@ impl Drop for Serving {
 }
 
 fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(120))).build().into()
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(120)))
+        .build()
+        .into()
 }
 
 /// Everything up to the example, which comes last.
