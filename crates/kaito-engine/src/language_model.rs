@@ -293,15 +293,16 @@ fn choose_dtype(
     let pool = ThreadPool::new(threads);
     let (mut copied, mut mapped) = (0u64, 0u64);
     for (done, linear) in linears(weights).enumerate() {
-        for part in &mut linear.parts {
+        // A tied head, which comes second, is the embedding once more.
+        let parts = if tied && done == 1 { &mut [] } else { linear.parts.as_mut_slice() };
+        for part in parts {
             // Types are mixed in a checkpoint at times; `Auto` leaves them as they are, and so does `F32`, since narrower
             // weights are widened exactly in the kernels.
-            let keeps = matches!(choice, DTypeChoice::Auto | DTypeChoice::F32) || part.weight.dtype() == dtype;
-            if !keeps && !(tied && done == 1) {
+            if matches!(choice, DTypeChoice::Auto | DTypeChoice::F32) || part.weight.dtype() == dtype {
+                mapped += if part.weight.is_mapped() { part.weight.bytes().len() as u64 } else { 0 };
+            } else {
                 part.weight = part.weight.cast(dtype, &pool);
                 copied += part.weight.bytes().len() as u64;
-            } else if part.weight.is_mapped() && !(tied && done == 1) {
-                mapped += part.weight.bytes().len() as u64;
             }
         }
         progress(0.1 + 0.85 * (done + 1) as f32 / total as f32);
