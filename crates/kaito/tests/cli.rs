@@ -4,10 +4,15 @@
 
 mod support;
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::TcpListener,
+    process::Stdio,
+};
 
 use serde_json::Value;
-use support::{Serving, hub::OneModelHub, kaito, output, output_with_input, text, tiny_model};
+use support::{Serving, hub::OneModelHub, kaito, output, output_with_input, repository, text, tiny_model};
 
 #[test]
 fn the_catalogue_as_a_table() {
@@ -160,4 +165,51 @@ fn a_preset_is_downloaded_from_the_hub_once() {
     let output = output_with_input(chat().env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", elsewhere.path()), "one\n");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("is not in the cache"), "{}", text(&output.stderr));
+}
+
+/// The line editor took Ctrl-C for itself, and in the moment before the first token it ended the program.
+#[test]
+fn an_interrupt_ends_the_answer_and_not_the_program() {
+    let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
+    rustix::pty::grantpt(&terminal).unwrap();
+    rustix::pty::unlockpt(&terminal).unwrap();
+    let name = rustix::pty::ptsname(&terminal, Vec::new()).unwrap();
+    let side = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let mut terminal = File::from(terminal);
+
+    // By the likeliest tokens this one goes on for two thousand.
+    let model = repository().join("tests/parity/fixtures/falcon-40b-type-bf16");
+    let mut command = kaito(&["chat", model.to_str().unwrap(), "--max-new-tokens", "100000", "--temperature", "0"]);
+    command.env("TERM", "xterm").stdin(side.try_clone().unwrap()).stdout(side).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    drop(command);
+    let pid = rustix::process::Pid::from_child(&child);
+
+    let mut screen = String::new();
+    let mut wait_for = |terminal: &mut File, text: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(at) = screen.find(text) {
+                screen.drain(..at + text.len());
+                return;
+            }
+            let read = terminal.read(&mut buffer).unwrap();
+            screen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    };
+    // The editor turns bracketed paste on when it begins to read a line and off when it has one.
+    let (reading, read) = ("\x1b[?2004h", "\x1b[?2004l");
+    wait_for(&mut terminal, reading);
+    for _ in 0..10 {
+        terminal.write_all(b"once upon a time\r").unwrap();
+        wait_for(&mut terminal, read);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        wait_for(&mut terminal, reading);
+    }
+    terminal.write_all(b"/quit\r").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    // On a busy machine an answer may be over before the signal comes.
+    let stopped = text(&output.stderr).matches("[stopped]").count();
+    assert!(stopped >= 5, "{stopped} of 10: {}", text(&output.stderr));
 }

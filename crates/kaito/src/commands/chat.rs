@@ -13,7 +13,10 @@ use kaito_engine::{
 };
 use kaito_presets::PresetKind;
 use rustyline::{DefaultEditor, error::ReadlineError};
-use tokio::runtime::Runtime;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 use crate::{args::ChatArgs, display, model::ModelSource};
 
@@ -32,8 +35,15 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let _entered = runtime.enter();
     let model = source.load(&args.model, None, &|_| {})?;
     let manner = Manner::of(&source, &model);
-    let mut chat =
-        Chat { runtime: &runtime, model, manner, system: args.system.clone(), messages: Vec::new(), args: &args };
+    let mut chat = Chat {
+        runtime: &runtime,
+        model,
+        manner,
+        system: args.system.clone(),
+        messages: Vec::new(),
+        args: &args,
+        interrupts: None,
+    };
     if io::stdin().is_terminal() && io::stdout().is_terminal() {
         chat.at_terminal(&source.name)
     } else {
@@ -74,6 +84,8 @@ struct Chat<'a> {
     system: Option<String>,
     messages: Vec<ChatMessage>,
     args: &'a ChatArgs,
+    /// Every Ctrl-C since the last line began; without it, Ctrl-C ends the program.
+    interrupts: Option<Signal>,
 }
 
 /// What a line asks for.
@@ -116,6 +128,8 @@ impl Chat<'_> {
             let _ = editor.load_history(history);
         }
         loop {
+            // Made before the line is read, so that no Ctrl-C of the moment before the answer is lost.
+            self.interrupts = Some(signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?);
             match editor.readline("> ") {
                 Ok(line) => {
                     let _ = editor.add_history_entry(line.as_str());
@@ -170,10 +184,11 @@ impl Chat<'_> {
         messages.push(message("user", text));
         let mut conversation: Vec<ChatMessage> = self.system.iter().map(|text| message("system", text)).collect();
         conversation.extend(messages.iter().cloned());
+        let runtime = self.runtime;
         let answer = match self.manner {
-            Manner::Template => self.runtime.block_on(self.generate(TextInput::Messages(conversation)))?,
-            Manner::Continuation => self.runtime.block_on(self.generate(TextInput::Prompt(text.to_owned())))?,
-            Manner::Dialog => self.runtime.block_on(self.dialog(conversation))?,
+            Manner::Template => runtime.block_on(self.generate(TextInput::Messages(conversation)))?,
+            Manner::Continuation => runtime.block_on(self.generate(TextInput::Prompt(text.to_owned())))?,
+            Manner::Dialog => runtime.block_on(self.dialog(conversation))?,
         };
         println!();
         messages.push(message("assistant", &answer));
@@ -181,7 +196,7 @@ impl Chat<'_> {
         Ok(())
     }
 
-    async fn generate(&self, input: TextInput) -> anyhow::Result<String> {
+    async fn generate(&mut self, input: TextInput) -> anyhow::Result<String> {
         let sampled = self.args.temperature > 0.0;
         let request = TextRequest {
             input,
@@ -203,7 +218,7 @@ impl Chat<'_> {
         loop {
             let event = tokio::select! {
                 event = stream.next() => event,
-                _ = tokio::signal::ctrl_c() => return stopped(answer),
+                () = interrupted(&mut self.interrupts) => return stopped(answer),
             };
             match event.transpose()? {
                 Some(TextEvent::Delta { text, .. }) => self.say(&mut answer, &text)?,
@@ -213,7 +228,7 @@ impl Chat<'_> {
         }
     }
 
-    async fn dialog(&self, dialog: Vec<ChatMessage>) -> anyhow::Result<String> {
+    async fn dialog(&mut self, dialog: Vec<ChatMessage>) -> anyhow::Result<String> {
         let options = MetaOptions {
             temperature: Some(self.args.temperature.into()),
             max_gen_len: Some(self.args.max_new_tokens.get()),
@@ -225,7 +240,7 @@ impl Chat<'_> {
         loop {
             let event = tokio::select! {
                 event = stream.next() => event,
-                _ = tokio::signal::ctrl_c() => return stopped(answer),
+                () = interrupted(&mut self.interrupts) => return stopped(answer),
             };
             match event.transpose()? {
                 Some(MetaEvent::Delta { text, .. }) => self.say(&mut answer, &text)?,
@@ -241,6 +256,16 @@ impl Chat<'_> {
         answer.push_str(text);
         let mut stdout = io::stdout();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
+    }
+}
+
+/// The next Ctrl-C; never where it ends the program anyway.
+async fn interrupted(interrupts: &mut Option<Signal>) {
+    match interrupts {
+        Some(interrupts) => {
+            interrupts.recv().await;
+        }
+        None => std::future::pending().await,
     }
 }
 
