@@ -52,6 +52,8 @@ pub enum GenerationEvent {
 /// A snapshot of the engine for health checks and metrics.
 #[derive(Debug, Clone, Default)]
 pub struct EngineStats {
+    /// Whether the engine's thread is gone, so that no request can end any more.
+    pub stopped: bool,
     /// Requests in the queue.
     pub waiting: usize,
     /// Sequences that run.
@@ -125,6 +127,7 @@ struct Counters {
     steps: AtomicU64,
     /// Requests between `submit` and their last event.
     open: AtomicUsize,
+    stopped: AtomicBool,
 }
 
 struct Shared {
@@ -270,6 +273,7 @@ impl Engine {
         let counters = &self.shared.counters;
         let progress = *self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner);
         EngineStats {
+            stopped: counters.stopped.load(Relaxed),
             waiting: counters.waiting.load(Relaxed),
             running: counters.running.load(Relaxed),
             pages_total: self.shared.limits.pages,
@@ -451,6 +455,7 @@ impl<B: Backend> Drop for Worker<B> {
     fn drop(&mut self) {
         // The engine is gone for whatever reason: nobody waits for a request that will never end.
         self.requests.clear();
+        self.shared.counters.stopped.store(true, Relaxed);
         self.shared.counters.open.store(0, Relaxed);
         self.shared.idle.notify_waiters();
     }

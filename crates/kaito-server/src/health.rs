@@ -20,6 +20,9 @@ pub(crate) fn check(app: &App) -> Result<(), ApiError> {
 }
 
 fn check_progress(stats: &EngineStats, limit: Duration) -> Result<(), ApiError> {
+    if stats.stopped {
+        return Err(ApiError::unavailable("The engine has stopped; restart the server."));
+    }
     match stats.since_progress {
         Some(since) if since > limit => Err(ApiError::unavailable(format!(
             "The engine is stuck: no progress for {} s, with {} sequences running and {} requests waiting.",
@@ -47,6 +50,9 @@ mod tests {
         for fit in [None, Some(0), Some(60)] {
             assert_eq!(check_progress(&stats(fit), limit), Ok(()));
         }
+        let stopped = EngineStats { stopped: true, ..EngineStats::default() };
+        let error = check_progress(&stopped, limit).unwrap_err();
+        assert_eq!((error.status().as_u16(), error.detail()), (503, "The engine has stopped; restart the server."));
         let error = check_progress(&stats(Some(75)), limit).unwrap_err();
         assert_eq!(error.status(), 503);
         assert_eq!(
