@@ -187,6 +187,11 @@ def misspell(text: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
+def asks(text: str) -> bool:
+    """Whether a text reads like a question, judged by how it begins."""
+    return bool(re.match(r"(?i)(what|whats|which|how|why|who|where|when|can|could|do|does|is|are|may|must|should|will|am)\b", text))
+
+
 def reword(question: str, rng: random.Random) -> str:
     """One of the many ways in which somebody may type a question."""
     text = question
@@ -215,8 +220,7 @@ def reword(question: str, rng: random.Random) -> str:
     elif draw < 0.76:
         text = text.upper()
     if not text.endswith(("?", ".", "!")):
-        asks = re.match(r"(?i)(what|which|how|why|who|where|when|can|could|do|does|is|are|may|must|should|will)\b", text)
-        text += rng.choice(["?", "?", "", "", "??"]) if asks else rng.choice(["", "", "", ".", "!", "?"])
+        text += rng.choice(["?", "?", "", "", "??"]) if asks(text) else rng.choice(["", "", "", ".", "!", "?"])
     if rng.random() < 0.10:
         text = misspell(text, rng)
     return text

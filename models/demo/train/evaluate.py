@@ -38,7 +38,7 @@ def main():
 
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("model", type=Path)
-    arguments.add_argument("--draws", type=int, default=5, help="sampled answers per question")
+    arguments.add_argument("--draws", type=int, default=3, help="sampled answers per question")
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--verbose", action="store_true")
     arguments = arguments.parse_args()

@@ -110,7 +110,7 @@ class Llama(nn.Module):
                 scale = 0.02 / (2 * shape.layers) ** 0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
                 nn.init.normal_(parameter, std=scale)
 
-    def loss(self, tokens, learn, smoothing: float = 0.0):
+    def loss(self, tokens, learn):
         """Mean cross-entropy over the positions whose next token is marked in `learn`. tokens: [rows, length + 1]; learn: [rows, length]."""
         x = self.model.embed_tokens(tokens[:, :-1])
         length = x.shape[1]
@@ -118,4 +118,4 @@ class Llama(nn.Module):
             x = layer(x, self.cos[:length], self.sin[:length])
         # Only the rows that count go through the head.
         logits = self.lm_head(self.model.norm(x)[learn])
-        return F.cross_entropy(logits, tokens[:, 1:][learn], label_smoothing=smoothing)
+        return F.cross_entropy(logits, tokens[:, 1:][learn])
