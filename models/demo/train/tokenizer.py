@@ -1,5 +1,6 @@
 """Trains the SentencePiece tokenizer and writes it in both forms, tokenizer.model and tokenizer.json."""
 
+import io
 import json
 from pathlib import Path
 
@@ -22,12 +23,13 @@ CHAT_TEMPLATE = (
 
 
 def train(lines: list[str], vocabulary: int, directory: Path) -> sentencepiece.SentencePieceProcessor:
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_prefix=str(directory / "tokenizer"), vocab_size=vocabulary, model_type="bpe",
+        sentence_iterator=iter(lines), model_writer=model, vocab_size=vocabulary, model_type="bpe",
         byte_fallback=True, split_digits=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
         add_dummy_prefix=True, character_coverage=0.9999, allow_whitespace_only_pieces=True, max_sentencepiece_length=16,
         unk_id=0, bos_id=1, eos_id=2, pad_id=-1, num_threads=1, input_sentence_size=0, minloglevel=2)
-    (directory / "tokenizer.vocab").unlink()
+    (directory / "tokenizer.model").write_bytes(model.getvalue())
     return sentencepiece.SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
 
 
