@@ -141,10 +141,11 @@ impl LanguageModel {
         keep_known_tokens(&mut defaults, config.vocab_size);
         progress(0.1);
         let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
-        let (dtype, mapped_bytes) = choose_dtype(&mut weights, options.dtype, threads, progress);
+        // Asked before the weights are mapped in, which makes them memory in use.
+        let available = capacity::available_memory();
+        let (dtype, mapped_bytes) = prepare_weights(&mut weights, options.dtype, threads, available, progress);
         let counted = count(&weights);
-        // Mapped weights are in nobody's memory yet, but will be.
-        let available = capacity::available_memory().saturating_sub(mapped_bytes);
+        let available = available.saturating_sub(mapped_bytes);
         let capacity =
             Capacity::plan(&config, options.max_seq_len, options.max_batch_size, options.kv_cache_memory, available)?;
         let rows = options.max_batch_size;
@@ -274,13 +275,23 @@ fn linears(weights: &mut ModelWeights) -> impl Iterator<Item = &mut Linear> {
     [&mut weights.embedding, &mut weights.head].into_iter().chain(layers)
 }
 
-/// Gives all matrices the type that is asked for. Returns that type and the bytes that stay mapped.
-fn choose_dtype(
+/// Gives all matrices the type that is asked for, and brings those that stay mapped into memory where `available` bytes are
+/// enough for it. Returns that type and the bytes that stay mapped.
+fn prepare_weights(
     weights: &mut ModelWeights,
     choice: DTypeChoice,
     threads: NonZeroUsize,
+    available: u64,
     progress: &(dyn Fn(f32) + Sync),
 ) -> (DType, u64) {
+    let needed = count(weights).bytes;
+    if needed > available {
+        tracing::warn!(
+            weights_mib = needed >> 20,
+            available_mib = available >> 20,
+            "the weights are larger than the free memory: parts of them will be read from disk again at every step"
+        );
+    }
     let stored = weights.embedding.parts.first().map_or(DType::F32, |part| part.weight.dtype());
     let dtype = match choice {
         DTypeChoice::Auto => stored,
@@ -299,7 +310,12 @@ fn choose_dtype(
             // Types are mixed in a checkpoint at times; `Auto` leaves them as they are, and so does `F32`, since narrower
             // weights are widened exactly in the kernels.
             if matches!(choice, DTypeChoice::Auto | DTypeChoice::F32) || part.weight.dtype() == dtype {
-                mapped += if part.weight.is_mapped() { part.weight.bytes().len() as u64 } else { 0 };
+                if part.weight.is_mapped() {
+                    mapped += part.weight.bytes().len() as u64;
+                    if needed <= available {
+                        part.weight.populate(&pool);
+                    }
+                }
             } else {
                 part.weight = part.weight.cast(dtype, &pool);
                 copied += part.weight.bytes().len() as u64;

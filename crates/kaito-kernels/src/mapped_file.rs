@@ -22,4 +22,38 @@ impl MappedFile {
     pub fn bytes(&self) -> &[u8] {
         &self.map
     }
+
+    /// Reads a range into memory and enters its pages in the page table, so that the first use of them waits for nothing.
+    /// A range beyond the end is cut; what can't be read here shows when it is used.
+    pub fn populate(&self, offset: usize, len: usize) {
+        let Some(rest) = self.map.get(offset..) else { return };
+        let range = &rest[..len.min(rest.len())];
+        #[cfg(target_os = "linux")]
+        if self.map.advise_range(memmap2::Advice::PopulateRead, offset, range.len()).is_ok() {
+            return;
+        }
+        // Kernels before 5.14 and other systems: a byte of each page is enough.
+        const SMALLEST_PAGE: usize = 4096;
+        for page in range.chunks(SMALLEST_PAGE) {
+            std::hint::black_box(page[0]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_beyond_the_end_are_populated_as_far_as_they_go() {
+        let path = std::env::temp_dir().join(format!("kaito-populate-{}", std::process::id()));
+        let content: Vec<u8> = (0..10_000u32).map(|at| at as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let file = MappedFile::open(&path).unwrap();
+        for (offset, len) in [(0, 0), (0, 10_000), (4097, 1), (9_999, usize::MAX), (10_000, 5), (usize::MAX, 1)] {
+            file.populate(offset, len);
+        }
+        assert_eq!(file.bytes(), content);
+        std::fs::remove_file(&path).unwrap();
+    }
 }

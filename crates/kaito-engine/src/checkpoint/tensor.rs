@@ -83,6 +83,17 @@ impl Tensor {
         matches!(self.data, TensorData::Mapped(_))
     }
 
+    /// Brings a mapped tensor into memory with all threads of `pool`, so that its first use waits for nothing.
+    pub fn populate(&self, pool: &ThreadPool) {
+        const PIECE: usize = 16 << 20;
+        if let TensorData::Mapped(file) = &self.data {
+            pool.for_each(self.range.len().div_ceil(PIECE), &|piece| {
+                let start = self.range.start + piece * PIECE;
+                file.populate(start, PIECE.min(self.range.end - start));
+            });
+        }
+    }
+
     /// The entries `range` of the outermost dimension, sharing the memory. `None` if they are not all there.
     pub fn rows(&self, range: Range<usize>) -> Option<Self> {
         let count = *self.shape.first()?;
