@@ -173,11 +173,6 @@ impl Scheduler {
         &self.limits
     }
 
-    /// Requests that have not started, or lost their place to others.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
     /// Rows that run.
     pub fn running_rows(&self) -> usize {
         self.running.iter().map(|group| group.rows.len()).sum()
@@ -213,11 +208,6 @@ impl Scheduler {
             self.cache.release(&mut row.table);
         }
         Some(group.generation)
-    }
-
-    /// The requests that wait or run.
-    pub fn ids(&self) -> impl Iterator<Item = RequestId> + '_ {
-        self.running.iter().chain(&self.waiting).map(|group| group.id)
     }
 
     /// All tokens and the pages of a row that a step names.
