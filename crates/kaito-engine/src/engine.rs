@@ -319,6 +319,8 @@ impl<B: Backend> Worker<B> {
                 }
             }
             if let Some(step) = self.scheduler.schedule() {
+                // Who has seen a step's tokens must find its pages in the counters.
+                self.publish();
                 self.turn(&step);
             }
             self.publish();
