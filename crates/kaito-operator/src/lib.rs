@@ -1,0 +1,2 @@
+//! Runs models on Kubernetes from a `Workspace` manifest.
+#![forbid(unsafe_code)]

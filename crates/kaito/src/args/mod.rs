@@ -1,0 +1,140 @@
+//! Every flag, its environment variable and its help: a file per subcommand.
+
+mod chat;
+mod logging;
+mod model;
+mod presets;
+mod serve;
+
+pub use chat::ChatArgs;
+use clap::{Parser, Subcommand};
+pub use logging::{LogFormat, LoggingArgs};
+pub use model::ModelArgs;
+pub use presets::PresetsArgs;
+pub use serve::ServeArgs;
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 after success, 1 after a failure, 2 after wrong usage.
+Every flag can be given as the environment variable named with it; a flag wins over its variable.";
+
+/// Serve open language models yourself.
+#[derive(Debug, Parser)]
+#[command(name = "kaito", version, after_help = EXIT_STATUS, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub logging: LoggingArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model over HTTP
+    Serve(ServeArgs),
+    /// Talk to a model in the terminal
+    Chat(ChatArgs),
+    /// List the models that have a name here
+    Presets(PresetsArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroUsize, time::Duration};
+
+    use clap::{CommandFactory, error::ErrorKind};
+    use kaito_engine::DTypeChoice;
+
+    use super::{model::DType, *};
+
+    fn serve(args: &[&str]) -> ServeArgs {
+        match Cli::try_parse_from(["kaito", "serve"].iter().chain(args)).unwrap().command {
+            Command::Serve(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let args = serve(&[]);
+        assert_eq!((args.port, args.request_timeout, args.host), (5000, Duration::from_secs(180), None));
+        assert_eq!((args.model.dtype, args.model.max_batch_size.get(), args.model.model), (DType::Auto, 32, None));
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_named_after_it() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let id = arg.get_id().as_str();
+                if matches!(id, "help" | "version") {
+                    continue;
+                }
+                let variable = arg.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+                let expected = EXCEPTIONS
+                    .iter()
+                    .find(|(exception, _)| *exception == id)
+                    .map_or_else(|| format!("KAITO_{}", id.to_uppercase()), |(_, variable)| (*variable).to_owned());
+                assert_eq!(variable, expected, "{} {id}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        /// A name that says too little alone.
+        const EXCEPTIONS: [(&str, &str); 1] = [("name", "KAITO_PRESET")];
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_what_is_allowed() {
+        for (args, parts) in [
+            (&["--port", "70000"][..], &["70000", "--port", "65535"][..]),
+            (&["--dtype", "int8"], &["int8", "auto, f32, bf16, f16"]),
+            (&["--kv-cache-memory", "4 elephants"], &["4 elephants", "4GiB"]),
+            (&["--kv-cache-memory", "0"], &["--kv-cache-memory", "more than nothing"]),
+            (&["--request-timeout", "soon"], &["soon", "180s"]),
+            (&["--request-timeout", "0s"], &["--request-timeout", "more than nothing"]),
+            (&["--max-batch-size", "0"], &["--max-batch-size", "0"]),
+            (&["--threads", "-1"], &["-1"]),
+            (&["--model-dir", "x"], &["--model-dir"]),
+            (&["a", "b"], &["b"]),
+            (&["--api-key", ""], &["--api-key", "empty"]),
+        ] {
+            let error = Cli::try_parse_from(["kaito", "serve"].iter().chain(args)).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            for part in parts {
+                assert!(error.to_string().contains(part), "{args:?}: {error}");
+            }
+        }
+        let error = Cli::try_parse_from(["kaito", "chat", "--temperature", "-1"]).unwrap_err();
+        assert!(error.to_string().contains("-1"), "{error}");
+        assert_eq!(
+            Cli::try_parse_from(["kaito"]).unwrap_err().kind(),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        );
+    }
+
+    #[test]
+    fn options_reach_the_engine() {
+        let options = serve(&[
+            "--dtype",
+            "bfloat16",
+            "--threads",
+            "3",
+            "--max-seq-len",
+            "1000",
+            "--max-batch-size",
+            "5",
+            "--kv-cache-memory",
+            "1.5GiB",
+        ])
+        .model
+        .load_options();
+        assert_eq!(options.dtype, DTypeChoice::Bf16);
+        assert_eq!(options.threads.map(NonZeroUsize::get), Some(3));
+        assert_eq!((options.max_seq_len, options.max_batch_size), (Some(1000), 5));
+        assert_eq!(options.kv_cache_memory, Some(3 << 29));
+    }
+}

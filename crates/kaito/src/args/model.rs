@@ -1,0 +1,68 @@
+//! Which model, and how it is loaded.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use kaito_engine::{DTypeChoice, LoadOptions};
+
+use crate::values;
+
+/// Which model, and how it is loaded.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// A preset's name (see `kaito presets`), a directory of weights, or a hub repository
+    /// (organisation/name[@revision]); without it, the demo model that comes with kaito
+    #[arg(env = "KAITO_MODEL", value_parser = values::not_empty)]
+    pub model: Option<String>,
+    /// Directory of the model's weights, instead of a download
+    #[arg(long, env = "KAITO_WEIGHTS", value_name = "DIR")]
+    pub weights: Option<PathBuf>,
+    /// Element type of the weights in memory; auto keeps that of the files
+    #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = DType::Auto)]
+    pub dtype: DType,
+    /// Threads that compute [default: one for each core]
+    #[arg(long, env = "KAITO_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Longest sequence in tokens, prompt and answer together [default: the model's own limit]
+    #[arg(long, env = "KAITO_MAX_SEQ_LEN", value_name = "TOKENS")]
+    pub max_seq_len: Option<NonZeroUsize>,
+    /// Sequences computed at once
+    #[arg(long, env = "KAITO_MAX_BATCH_SIZE", value_name = "N", default_value = "32")]
+    pub max_batch_size: NonZeroUsize,
+    /// Memory for keys and values, like 4GiB [default: what the memory of this machine allows]
+    #[arg(long, env = "KAITO_KV_CACHE_MEMORY", value_name = "SIZE", value_parser = values::size)]
+    pub kv_cache_memory: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DType {
+    /// As the files have it
+    Auto,
+    /// 32 bits
+    #[value(alias = "float32")]
+    F32,
+    /// 16 bits, range of f32
+    #[value(alias = "bfloat16")]
+    Bf16,
+    /// 16 bits, IEEE 754
+    #[value(aliases = ["float16", "half"])]
+    F16,
+}
+
+impl ModelArgs {
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            dtype: match self.dtype {
+                DType::Auto => DTypeChoice::Auto,
+                DType::F32 => DTypeChoice::F32,
+                DType::Bf16 => DTypeChoice::Bf16,
+                DType::F16 => DTypeChoice::F16,
+            },
+            threads: self.threads,
+            max_seq_len: self.max_seq_len.map(NonZeroUsize::get),
+            max_batch_size: self.max_batch_size.get(),
+            kv_cache_memory: self.kv_cache_memory,
+            ..LoadOptions::default()
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Flags of `kaito presets`.
+
+use clap::Args;
+
+#[derive(Debug, Args)]
+pub struct PresetsArgs {
+    /// Show this one in full
+    #[arg(env = "KAITO_PRESET")]
+    pub name: Option<String>,
+    /// Print JSON
+    #[arg(long, env = "KAITO_JSON")]
+    pub json: bool,
+}
