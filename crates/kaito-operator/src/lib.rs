@@ -1,2 +1,4 @@
 //! Runs models on Kubernetes from a `Workspace` manifest.
 #![forbid(unsafe_code)]
+
+pub mod workspace;

@@ -1,0 +1,65 @@
+//! Reading a workspace that a person wrote: no field is passed over in silence.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::Workspace;
+
+/// What was read, and what was not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read<T> {
+    /// The object.
+    pub object: T,
+    /// Paths of the fields that no type here knows, as `inference.preset.accesMode` or `inference.adapters[0].weight`.
+    pub unknown_fields: Vec<String>,
+}
+
+/// A field whose value has the wrong type, or that is missing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", if path.is_empty() { String::new() } else { format!("{path}: ") })]
+pub struct ReadError {
+    /// Path of the field, or of the object that lacks it; empty for the object as a whole.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Reads a workspace.
+///
+/// # Errors
+///
+/// The first field that cannot be read.
+pub fn read(value: &Value) -> Result<Read<Workspace>, ReadError> {
+    if !value.is_object() {
+        return Err(ReadError { path: String::new(), message: "a workspace is an object, with fields".to_owned() });
+    }
+    read_as(value)
+}
+
+/// Reads any object.
+pub(crate) fn read_as<T: DeserializeOwned>(value: &Value) -> Result<Read<T>, ReadError> {
+    let mut unknown_fields = Vec::new();
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+    let object = serde_ignored::deserialize(deserializer, |path| unknown_fields.push(field_path(&path)));
+    match object {
+        Ok(object) => Ok(Read { object, unknown_fields }),
+        Err(error) => {
+            let path = track.path().to_string();
+            Err(ReadError { path: if path == "." { String::new() } else { path }, message: error.to_string() })
+        }
+    }
+}
+
+fn field_path(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
+        Path::Map { parent, key } => match field_path(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => field_path(parent),
+    }
+}
