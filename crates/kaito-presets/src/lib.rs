@@ -1,4 +1,5 @@
-//! The catalogue of models, as data: names, published shapes, memory arithmetic, what a cluster must offer.
+//! The catalogue of models and machines, as data: names, published shapes, instance types, and the arithmetic of what
+//! fits where.
 //!
 //! Pure: nothing here reads a file, the network or the clock. A server takes a model's truth from the model's own
 //! `config.json`; this table serves the command line, planning and tests.
@@ -7,10 +8,20 @@
 mod catalogue;
 mod config_json;
 mod find;
+mod instance_types;
+mod memory;
+mod plan;
 mod preset;
 mod shape;
+mod size;
 
 pub use catalogue::PRESETS;
 pub use find::{UnknownPreset, find};
+pub use instance_types::{
+    Cloud, ComputeCapability, CustomInstanceType, Gpu, InstanceType, InstanceTypes, InvalidInstanceType,
+    UnknownInstanceType, find_instance_type,
+};
+pub use memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate};
+pub use plan::{Capacity, Enough, Load, LoadError, MIN_CONTEXT, Plan, Shortfall};
 pub use preset::{GIB, ImageAccess, Preset, PresetKind, Workload, WorkloadKind};
 pub use shape::{DType, Family, LongRope, Residual, Rope, Shape};

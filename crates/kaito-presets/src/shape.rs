@@ -146,25 +146,49 @@ pub struct LongRope {
 impl Shape {
     /// Parameters of the model; an output head that is the embedding counts once.
     pub fn parameters(&self) -> u64 {
+        let embeddings = if self.tied_embeddings { 1 } else { 2 };
+        let layer = self.layer_matrix_parameters() + self.layer_norm_parameters();
+        embeddings * self.embedding_parameters() + self.num_layers as u64 * layer + self.final_norm_parameters()
+    }
+
+    /// Parameters of the matrices of one layer.
+    pub(crate) fn layer_matrix_parameters(&self) -> u64 {
         let hidden = self.hidden_size as u64;
         let heads = self.num_heads as u64;
         let kv_heads = self.num_kv_heads as u64;
         let head_dim = self.head_dim as u64;
-        let (mlp_matrices, norm_vectors) = match self.family {
-            // Up and down; weight and bias.
-            Family::Falcon => (2, 2),
-            // Gate, up and down; weight.
-            Family::Llama | Family::Mistral | Family::Phi3 => (3, 1),
-        };
-        let norms_per_layer = match self.residual {
+        let attention = hidden * (heads + 2 * kv_heads) * head_dim + heads * head_dim * hidden;
+        attention + self.mlp_matrices() * hidden * self.intermediate_size as u64
+    }
+
+    /// Parameters of the norms of one layer.
+    pub(crate) fn layer_norm_parameters(&self) -> u64 {
+        let norms = match self.residual {
             Residual::ParallelSharedNorm => 1,
             Residual::Sequential | Residual::Parallel => 2,
         };
-        let attention = hidden * (heads + 2 * kv_heads) * head_dim + heads * head_dim * hidden;
-        let mlp = mlp_matrices * hidden * self.intermediate_size as u64;
-        let layer = attention + mlp + norms_per_layer * norm_vectors * hidden;
-        let embeddings = if self.tied_embeddings { 1 } else { 2 };
-        embeddings * self.embedding_parameters() + self.num_layers as u64 * layer + norm_vectors * hidden
+        norms * self.final_norm_parameters()
+    }
+
+    /// Parameters of the norm before the output head.
+    pub(crate) fn final_norm_parameters(&self) -> u64 {
+        let vectors = match self.family {
+            // Weight and bias.
+            Family::Falcon => 2,
+            // Weight.
+            Family::Llama | Family::Mistral | Family::Phi3 => 1,
+        };
+        vectors * self.hidden_size as u64
+    }
+
+    /// Matrices of a layer's MLP, which is also how many of its inner vectors are alive at once.
+    pub(crate) fn mlp_matrices(&self) -> u64 {
+        match self.family {
+            // Up and down.
+            Family::Falcon => 2,
+            // Gate, up and down.
+            Family::Llama | Family::Mistral | Family::Phi3 => 3,
+        }
     }
 
     /// Parameters in the published files, which hold an output head even where it is the embedding.
@@ -182,7 +206,8 @@ impl Shape {
         2 * self.num_layers as u64 * self.num_kv_heads as u64 * self.head_dim as u64 * dtype.size()
     }
 
-    fn embedding_parameters(&self) -> u64 {
+    /// Parameters of the embedding, and of the output head.
+    pub(crate) fn embedding_parameters(&self) -> u64 {
         self.vocab_size as u64 * self.hidden_size as u64
     }
 }

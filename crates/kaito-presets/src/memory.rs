@@ -1,0 +1,322 @@
+//! What a model needs of the memory of each GPU.
+//!
+//! ```text
+//! weights          matrices of the layers in their precision, and embedding, head and norms in 16 bits at least
+//! keys and values  2 x layers x key-value heads x head width x element, for each token of each sequence, in whole pages
+//! activations      the vectors of one step's tokens that are alive at once, and the logits of each sequence, twice in f32
+//! runtime          640 MiB: the CUDA context, the libraries' workspaces, what the allocator cannot use
+//! ```
+//!
+//! A step computes at most 2048 tokens, vLLM's default for `max_num_batched_tokens` in an online server. Of the runtime's
+//! share, Kaito's own estimator measured about 0.6 GiB under vLLM.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::shape::{DType, Shape};
+
+/// Tokens in a page of keys and values; a sequence has whole pages. vLLM's blocks are of this size too.
+pub const PAGE_TOKENS: u64 = 16;
+
+/// Most tokens that one step computes.
+const STEP_TOKENS: u64 = 2048;
+
+/// Bytes that the runtime takes of each GPU, whatever the model.
+const RUNTIME: u64 = 640 << 20;
+
+/// Parameters that share a scale in a matrix of integers: the group of published GPTQ and AWQ checkpoints.
+const QUANTISATION_GROUP: u64 = 128;
+
+/// How numbers are held in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE 754 binary32.
+    F32,
+    /// The upper half of a binary32.
+    Bf16,
+    /// IEEE 754 binary16.
+    F16,
+    /// 8-bit floats.
+    Fp8,
+    /// 8-bit integers, with a scale and a zero for each group.
+    Int8,
+    /// 4-bit integers, with a scale and a zero for each group.
+    Int4,
+}
+
+impl Precision {
+    /// Bits of one element.
+    pub fn bits(self) -> u64 {
+        match self {
+            Precision::F32 => 32,
+            Precision::Bf16 | Precision::F16 => 16,
+            Precision::Fp8 | Precision::Int8 => 8,
+            Precision::Int4 => 4,
+        }
+    }
+
+    /// Bytes of so many elements that stand alone, without scales.
+    fn bytes(self, elements: u64) -> u64 {
+        elements.saturating_mul(self.bits()).div_ceil(8)
+    }
+
+    /// Bytes of a matrix of so many parameters.
+    fn matrix_bytes(self, parameters: u64) -> u64 {
+        let scales = match self {
+            Precision::F32 | Precision::Bf16 | Precision::F16 | Precision::Fp8 => 0,
+            Precision::Int8 | Precision::Int4 => {
+                (parameters.div_ceil(QUANTISATION_GROUP) * (16 + self.bits())).div_ceil(8)
+            }
+        };
+        self.bytes(parameters) + scales
+    }
+
+    /// What embedding, head and norms are held in: quantisation leaves them alone.
+    fn unquantised(self) -> Self {
+        if self.bits() < 16 { Precision::F16 } else { self }
+    }
+}
+
+impl From<DType> for Precision {
+    fn from(dtype: DType) -> Self {
+        match dtype {
+            DType::F32 => Precision::F32,
+            DType::Bf16 => Precision::Bf16,
+            DType::F16 => Precision::F16,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+            Precision::F16 => "f16",
+            Precision::Fp8 => "fp8",
+            Precision::Int8 => "int8",
+            Precision::Int4 => "int4",
+        })
+    }
+}
+
+/// How a model is divided among GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "by", content = "gpus", rename_all = "lowercase")]
+pub enum Cut {
+    /// A slice of every matrix on each GPU: tensor parallel.
+    Ranks(u32),
+    /// Whole layers on each GPU.
+    Layers(u32),
+}
+
+impl Cut {
+    /// GPUs that hold a part.
+    pub fn gpus(self) -> u32 {
+        match self {
+            Cut::Ranks(gpus) | Cut::Layers(gpus) => gpus.max(1),
+        }
+    }
+}
+
+/// Bytes of the memory of one GPU: of the one that holds most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Estimate {
+    /// Its part of the weights.
+    pub weights: u64,
+    /// Its part of the keys and values.
+    pub keys_and_values: u64,
+    /// What a step computes in between.
+    pub activations: u64,
+    /// What the runtime takes for itself.
+    pub runtime: u64,
+}
+
+impl Estimate {
+    /// All together.
+    pub fn total(&self) -> u64 {
+        self.weights.saturating_add(self.keys_and_values).saturating_add(self.activations).saturating_add(self.runtime)
+    }
+}
+
+/// What the fullest GPU holds of a model of this shape, with room for `batch` sequences of `context` tokens.
+pub fn estimate(
+    shape: &Shape,
+    weights: Precision,
+    keys_and_values: Precision,
+    context: u64,
+    batch: u64,
+    cut: Cut,
+) -> Estimate {
+    Estimate {
+        weights: weights_bytes(shape, weights, cut),
+        keys_and_values: keys_and_values_bytes(shape, keys_and_values, context, batch, cut),
+        activations: activation_bytes(shape, weights, context, batch, cut),
+        runtime: RUNTIME,
+    }
+}
+
+fn weights_bytes(shape: &Shape, precision: Precision, cut: Cut) -> u64 {
+    let layers = shape.num_layers as u64;
+    let plain = precision.unquantised();
+    let matrices = precision.matrix_bytes(shape.layer_matrix_parameters());
+    let layer_norms = plain.bytes(shape.layer_norm_parameters());
+    let final_norm = plain.bytes(shape.final_norm_parameters());
+    let embedding = plain.bytes(shape.embedding_parameters());
+    let head = if shape.tied_embeddings { 0 } else { embedding };
+    match cut {
+        // Every rank has all norms, for they are not cut.
+        Cut::Ranks(_) => {
+            let cut_up = (layers * matrices + embedding + head).div_ceil(cut.gpus().into());
+            cut_up + layers * layer_norms + final_norm
+        }
+        Cut::Layers(_) if cut.gpus() == 1 => layers * (matrices + layer_norms) + final_norm + embedding + head,
+        // The first has the embedding, the last the head: the fullest has one of them.
+        Cut::Layers(_) => layers.div_ceil(cut.gpus().into()) * (matrices + layer_norms) + final_norm + embedding,
+    }
+}
+
+fn keys_and_values_bytes(shape: &Shape, precision: Precision, context: u64, batch: u64, cut: Cut) -> u64 {
+    let (layers, heads) = match cut {
+        // Where there are more ranks than key-value heads, some hold the same one.
+        Cut::Ranks(_) => (shape.num_layers as u64, (shape.num_kv_heads as u64).div_ceil(cut.gpus().into())),
+        Cut::Layers(_) => ((shape.num_layers as u64).div_ceil(cut.gpus().into()), shape.num_kv_heads as u64),
+    };
+    let token = precision.bytes(2 * layers * heads * shape.head_dim as u64);
+    let tokens = context.div_ceil(PAGE_TOKENS).saturating_mul(PAGE_TOKENS).saturating_mul(batch);
+    token.saturating_mul(tokens)
+}
+
+fn activation_bytes(shape: &Shape, weights: Precision, context: u64, batch: u64, cut: Cut) -> u64 {
+    let ranks = match cut {
+        Cut::Ranks(_) => u64::from(cut.gpus()),
+        Cut::Layers(_) => 1,
+    };
+    let head_dim = shape.head_dim as u64;
+    // The residual stream, its normed copy and what is added to it.
+    let whole = 3 * shape.hidden_size as u64;
+    // Queries and what attention gives for them, keys, values, and the MLP's inner vectors.
+    let queries_and_outputs = 2 * shape.num_heads as u64 * head_dim;
+    let keys_and_values = 2 * shape.num_kv_heads as u64 * head_dim;
+    let inner = shape.mlp_matrices() * shape.intermediate_size as u64;
+    let token = whole + (queries_and_outputs + keys_and_values + inner).div_ceil(ranks);
+    let tokens = context.saturating_mul(batch).min(STEP_TOKENS);
+    let element = if weights == Precision::F32 { 4 } else { 2 };
+    let logits = batch.saturating_mul(shape.vocab_size as u64 * 2 * 4);
+    (token * element * tokens).saturating_add(logits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PRESETS, find};
+
+    const MIB: u64 = 1 << 20;
+
+    fn of(name: &str, weights: Precision, context: u64, batch: u64, cut: Cut) -> Estimate {
+        estimate(&find(name).unwrap().shape, weights, Precision::F16, context, batch, cut)
+    }
+
+    /// By hand from the published shape: 32 layers of 4 x 4096^2 + 3 x 4096 x 11008 + 2 x 4096 parameters, 32000 x 4096 twice,
+    /// 4096; keys and values of 2 x 32 x 4096 numbers a token.
+    #[test]
+    fn llama_2_7b_on_one_gpu() {
+        let layer = 4 * 4096_u64.pow(2) + 3 * 4096 * 11008 + 2 * 4096;
+        let parameters = 32 * layer + 2 * 32000 * 4096 + 4096;
+        assert_eq!(parameters, 6_738_415_616);
+        let estimate = of("llama-2-7b", Precision::F16, 2048, 1, Cut::Layers(1));
+        assert_eq!(estimate.weights, 13_476_831_232);
+        assert_eq!(estimate.keys_and_values, 1024 * MIB);
+        // 3 x 4096 + 4 x 4096 + 3 x 11008 numbers of two bytes for each of 2048 tokens, and 32000 x 8 bytes.
+        assert_eq!(estimate.activations, (7 * 4096 + 3 * 11008) * 2 * 2048 + 256_000);
+        assert_eq!(estimate.runtime, 640 * MIB);
+        assert_eq!(of("llama-2-7b", Precision::F32, 2048, 1, Cut::Layers(1)).weights, 2 * 13_476_831_232);
+    }
+
+    /// An eighth of all matrices on each rank, and all 161 norms of 8192; one key-value head of eight.
+    #[test]
+    fn llama_2_70b_on_eight_ranks() {
+        let estimate = of("llama-2-70b", Precision::F16, 4096, 4, Cut::Ranks(8));
+        let norms = 161 * 8192 * 2;
+        assert_eq!(estimate.weights, (2 * 68_976_648_192 - norms) / 8 + norms);
+        assert_eq!(estimate.keys_and_values, 2 * 80 * 128 * 2 * 4096 * 4);
+        // More ranks than key-value heads do not make that less.
+        assert_eq!(
+            of("llama-2-70b", Precision::F16, 4096, 4, Cut::Ranks(16)).keys_and_values,
+            estimate.keys_and_values
+        );
+    }
+
+    /// 60 layers on four GPUs are 15 each, of 8192 x (128 + 2 x 8) x 64 + 8192^2 + 2 x 8192 x 32768 parameters and four vectors; the
+    /// fullest has the embedding or the final norm besides: both are counted.
+    #[test]
+    fn falcon_40b_by_layers() {
+        let matrices = 8192 * 144 * 64 + 8192_u64.pow(2) + 2 * 8192 * 32768;
+        let layer = matrices + 4 * 8192;
+        let estimate = of("falcon-40b", Precision::Bf16, 2048, 1, Cut::Layers(4));
+        assert_eq!(estimate.weights, 2 * (15 * layer + 65024 * 8192 + 2 * 8192));
+        assert_eq!(estimate.keys_and_values, 2 * 15 * 8 * 64 * 2 * 2048);
+    }
+
+    /// Four bits, and of each 128 parameters a scale of 16 bits and a zero of four: 4.15625 bits a parameter.
+    #[test]
+    fn integers_come_with_scales() {
+        let int4 = of("llama-2-7b", Precision::Int4, 2048, 1, Cut::Layers(1)).weights;
+        let matrices = 32 * (4 * 4096_u64.pow(2) + 3 * 4096 * 11008);
+        assert_eq!(int4, matrices / 128 * 532 / 8 + (2 * 32000 * 4096 + 65 * 4096) * 2);
+        let int8 = of("llama-2-7b", Precision::Int8, 2048, 1, Cut::Layers(1)).weights;
+        assert_eq!(int8, matrices / 128 * (8 * 128 + 24) / 8 + (2 * 32000 * 4096 + 65 * 4096) * 2);
+    }
+
+    #[test]
+    fn one_gpu_holds_what_the_catalogue_says() {
+        for preset in PRESETS {
+            for cut in [Cut::Layers(1), Cut::Ranks(1)] {
+                let weights = estimate(&preset.shape, preset.dtype.into(), Precision::F16, 1, 1, cut).weights;
+                assert_eq!(weights, preset.shape.weights_bytes(preset.dtype), "{} {cut:?}", preset.name);
+            }
+        }
+    }
+
+    #[test]
+    fn sequences_have_whole_pages() {
+        let kv = |context| of("mistral-7b", Precision::Bf16, context, 3, Cut::Layers(1)).keys_and_values;
+        assert_eq!((kv(1), kv(16), kv(17)), (kv(16), 3 * 16 * 131_072, 3 * 32 * 131_072));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_number_overflows(context: u64, batch: u64, gpus: u32, preset in 0..PRESETS.len()) {
+            for cut in [Cut::Ranks(gpus), Cut::Layers(gpus)] {
+                let estimate = estimate(&PRESETS[preset].shape, Precision::Int4, Precision::F32, context, batch, cut);
+                proptest::prop_assert!(estimate.total() >= estimate.weights);
+            }
+        }
+
+        #[test]
+        fn more_of_anything_needs_no_less(
+            context in 1..200_000_u64,
+            batch in 1..300_u64,
+            more in 0..5000_u64,
+            gpus in 1..16_u32,
+            preset in 0..PRESETS.len(),
+        ) {
+            let shape = &PRESETS[preset].shape;
+            for cut in [Cut::Ranks, Cut::Layers] {
+                let total = |context, batch, weights, kv, gpus| {
+                    estimate(shape, weights, kv, context, batch, cut(gpus)).total()
+                };
+                let base = total(context, batch, Precision::F16, Precision::F16, gpus);
+                proptest::prop_assert!(base <= total(context + more, batch, Precision::F16, Precision::F16, gpus));
+                proptest::prop_assert!(base <= total(context, batch + more, Precision::F16, Precision::F16, gpus));
+                proptest::prop_assert!(base <= total(context, batch, Precision::F32, Precision::F16, gpus));
+                proptest::prop_assert!(base <= total(context, batch, Precision::F16, Precision::F32, gpus));
+                proptest::prop_assert!(base >= total(context, batch, Precision::Int8, Precision::Fp8, gpus));
+                proptest::prop_assert!(base >= total(context, batch, Precision::Int4, Precision::F16, gpus));
+                proptest::prop_assert!(base >= total(context, batch, Precision::F16, Precision::F16, gpus + 1));
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Which hardware a model fits on, how many nodes of it, and why not.
+//!
+//! One answer for all who ask: the admission webhook, the controller, `kaito plan`. Two things must hold. The catalogue's
+//! published requirement is compared with the published memory, as the Kaito project does; and the estimate of
+//! [`crate::memory`] is compared with the memory that a program really has.
+
+mod shortfall;
+
+use std::num::NonZeroU32;
+
+use serde::Serialize;
+pub use shortfall::{Enough, Shortfall};
+
+use crate::{
+    InstanceType, InstanceTypes, Preset,
+    instance_types::ComputeCapability,
+    memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate},
+    size,
+};
+
+/// The least context that must fit where nobody asks for one, in tokens: what the models' documentation promises.
+pub const MIN_CONTEXT: u64 = 2048;
+
+/// Who asks for more sequences at once made a slip.
+const MOST_SEQUENCES: u64 = 1 << 20;
+
+/// A model and what it shall hold at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Load {
+    preset: &'static Preset,
+    context: Option<u64>,
+    batch: u64,
+    weights: Precision,
+    keys_and_values: Precision,
+}
+
+/// A load that no hardware can bear.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// Longer than the model was made for.
+    #[error(
+        "a context of {context} tokens was asked for, but must be from 1 to {limit}, the length {preset} was made for"
+    )]
+    Context {
+        /// Asked for.
+        context: u64,
+        /// The model's.
+        limit: u64,
+        /// The model.
+        preset: &'static str,
+    },
+    /// None, or absurdly many.
+    #[error("a batch of {batch} sequences was asked for, but must be from 1 to {MOST_SEQUENCES}")]
+    Batch {
+        /// Asked for.
+        batch: u64,
+    },
+}
+
+impl From<&'static Preset> for Load {
+    /// The model as published, one sequence, of at least [`MIN_CONTEXT`] tokens.
+    fn from(preset: &'static Preset) -> Self {
+        let weights = Precision::from(preset.dtype);
+        Self { preset, context: None, batch: 1, weights, keys_and_values: weights }
+    }
+}
+
+impl Load {
+    /// With sequences of this length.
+    ///
+    /// # Errors
+    /// Where the model was not made for it.
+    pub fn context(self, context: u64) -> Result<Self, LoadError> {
+        let limit = self.limit();
+        if context == 0 || context > limit {
+            return Err(LoadError::Context { context, limit, preset: self.preset.name });
+        }
+        Ok(Self { context: Some(context), ..self })
+    }
+
+    /// With so many sequences at once.
+    ///
+    /// # Errors
+    /// Where it is none, or absurdly many.
+    pub fn batch(self, batch: u64) -> Result<Self, LoadError> {
+        if batch == 0 || batch > MOST_SEQUENCES {
+            return Err(LoadError::Batch { batch });
+        }
+        Ok(Self { batch, ..self })
+    }
+
+    /// With weights in this precision; keys and values are in 32 bits beside 32-bit weights, else in 16.
+    #[must_use]
+    pub fn weights(self, weights: Precision) -> Self {
+        let keys_and_values = match weights {
+            Precision::F32 | Precision::Bf16 | Precision::F16 => weights,
+            Precision::Fp8 | Precision::Int8 | Precision::Int4 => self.preset.dtype.into(),
+        };
+        Self { weights, keys_and_values, ..self }
+    }
+
+    /// With keys and values in this precision.
+    #[must_use]
+    pub fn keys_and_values(self, keys_and_values: Precision) -> Self {
+        Self { keys_and_values, ..self }
+    }
+
+    fn limit(&self) -> u64 {
+        self.preset.shape.max_position_embeddings as u64
+    }
+
+    /// The context that must fit.
+    fn least_context(&self) -> u64 {
+        self.context.unwrap_or_else(|| self.limit().min(MIN_CONTEXT))
+    }
+
+    fn estimate(&self, context: u64, batch: u64, cut: Cut) -> Estimate {
+        estimate(&self.preset.shape, self.weights, self.keys_and_values, context, batch, cut)
+    }
+
+    /// The published requirement is about 16-bit weights, and says nothing of narrower ones.
+    fn published_requirement_holds(&self) -> bool {
+        self.weights.bits() >= 16
+    }
+
+    /// The fewest GPUs that may hold the model.
+    fn least_gpus(&self) -> u32 {
+        let workload = &self.preset.workload;
+        if workload.ranks > 1 {
+            workload.ranks
+        } else if self.published_requirement_holds() {
+            workload.gpus
+        } else {
+            1
+        }
+    }
+}
+
+/// How much fits at once, each of them while the other is as asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Capacity {
+    /// Longest sequences, in tokens.
+    pub context: u64,
+    /// Most sequences.
+    pub batch: u64,
+}
+
+/// How a model would run on nodes of one type.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// The preset's name.
+    pub preset: &'static str,
+    /// The nodes' type.
+    pub instance_type: InstanceType,
+    /// Whether it fits: whether there are no shortfalls.
+    pub fits: bool,
+    /// Nodes: as many as were asked for, else as are needed.
+    pub nodes: u32,
+    /// Nodes that hold a part of the model; the others would be idle.
+    pub nodes_used: u32,
+    /// GPUs that the pod on each node asks for.
+    pub gpus_per_node: u32,
+    /// How the model is divided among all GPUs.
+    pub cut: Cut,
+    /// How the weights are held.
+    pub weights: Precision,
+    /// How keys and values are held.
+    pub keys_and_values: Precision,
+    /// Tokens of each sequence.
+    pub context: u64,
+    /// Sequences at once.
+    pub batch: u64,
+    /// What the fullest GPU holds.
+    pub per_gpu: Estimate,
+    /// How much would fit; `None` where not even one short sequence does.
+    pub capacity: Option<Capacity>,
+    /// Why it does not fit.
+    pub shortfalls: Vec<Shortfall>,
+    /// What would be enough instead; empty where it fits.
+    pub enough: Vec<Enough>,
+}
+
+impl Plan {
+    /// Why it does not fit, a sentence each, with what would be enough.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        self.shortfalls.iter().map(|shortfall| format!("{shortfall}; {}", Enough::sentence(&self.enough)))
+    }
+
+    /// What a user should know although it fits.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.nodes > self.nodes_used {
+            let (used, idle) = (self.nodes_used, self.nodes - self.nodes_used);
+            notes.push(format!(
+                "preset {} runs on {used} node{}; of the {} asked for, {idle} would be idle",
+                self.preset,
+                if used == 1 { "" } else { "s" },
+                self.nodes
+            ));
+        }
+        let capability = self.instance_type.gpu.compute_capability;
+        if self.weights == Precision::Bf16 && capability.is_some_and(|known| known < ComputeCapability::BF16) {
+            notes.push(format!(
+                "{} does not compute in bf16, for that takes compute capability {}; it needs --dtype f16",
+                self.instance_type.gpu.model,
+                ComputeCapability::BF16
+            ));
+        }
+        notes
+    }
+}
+
+impl InstanceTypes {
+    /// How a model would run on `nodes` nodes of this type, or on as many as it needs.
+    pub fn plan(&self, load: &Load, instance_type: &InstanceType, nodes: Option<NonZeroU32>) -> Plan {
+        let mut plan = plan(load, instance_type, nodes);
+        if !plan.fits {
+            plan.enough = self.enough(load, instance_type);
+        }
+        plan
+    }
+
+    /// Every type that it fits on, the smallest first.
+    pub fn plans(&self, load: &Load, nodes: Option<NonZeroU32>) -> Vec<Plan> {
+        let mut plans: Vec<Plan> = self.iter().map(|one| plan(load, one, nodes)).filter(|plan| plan.fits).collect();
+        plans.sort_by(|left, right| expense(left).cmp(&expense(right)));
+        plans
+    }
+
+    /// Two ways out: more nodes of this type, if that helps, and the smallest of the same cloud.
+    fn enough(&self, load: &Load, instance_type: &InstanceType) -> Vec<Enough> {
+        let more = plan(load, instance_type, None);
+        let others = self.plans(load, None).into_iter().filter(|other| {
+            other.instance_type.cloud == instance_type.cloud && other.instance_type.name != instance_type.name
+        });
+        std::iter::once(more)
+            .filter(|more| more.fits)
+            .chain(others)
+            .take(2)
+            .map(|plan| Enough { nodes: plan.nodes, instance_type: plan.instance_type.name.into_owned() })
+            .collect()
+    }
+}
+
+/// Plans are compared by the published GPU memory of all nodes, and then by what else they bind.
+fn expense(plan: &Plan) -> impl Ord + '_ {
+    let (nodes, instance_type) = (u64::from(plan.nodes), &plan.instance_type);
+    (
+        nodes.saturating_mul(instance_type.gpu_memory()),
+        nodes * u64::from(instance_type.gpus),
+        nodes,
+        instance_type.memory,
+        instance_type.cpus,
+        &instance_type.name,
+    )
+}
+
+/// Without a way out.
+fn plan(load: &Load, instance_type: &InstanceType, nodes: Option<NonZeroU32>) -> Plan {
+    let (context, batch) = (load.least_context(), load.batch);
+    let usable = instance_type.gpu.usable_memory;
+    let fits = |context, batch, cut| load.estimate(context, batch, cut).total() <= usable;
+    let (cut, gpus_per_node) = divide(load, instance_type, |cut| fits(context, batch, cut));
+    let nodes_used = cut.gpus().div_ceil(gpus_per_node);
+    let nodes = match nodes {
+        Some(asked) => asked.get(),
+        None => nodes_used.max(nodes_for_published_memory(load, instance_type)),
+    };
+    let shortfalls = shortfall::find(load, instance_type, nodes, cut, gpus_per_node);
+    let capacity = fits(1, 1, cut).then(|| Capacity {
+        context: longest_context(load, |context| fits(context, batch, cut)),
+        batch: largest(MOST_SEQUENCES, |batch| fits(context, batch, cut)),
+    });
+    Plan {
+        preset: load.preset.name,
+        instance_type: instance_type.clone(),
+        fits: shortfalls.is_empty(),
+        nodes,
+        nodes_used: nodes_used.min(nodes),
+        gpus_per_node,
+        cut,
+        weights: load.weights,
+        keys_and_values: load.keys_and_values,
+        context,
+        batch,
+        per_gpu: load.estimate(context, batch, cut),
+        capacity,
+        shortfalls,
+        enough: Vec::new(),
+    }
+}
+
+/// How the model is divided, and how many GPUs of each node hold a part.
+///
+/// Ranks are spread over nodes in equal numbers, as few nodes as do. A model without ranks stays on one node and takes as few
+/// of its GPUs as do, in doublings, so that heads can be shared out evenly too.
+fn divide(load: &Load, instance_type: &InstanceType, fits: impl Fn(Cut) -> bool) -> (Cut, u32) {
+    let there = instance_type.gpus.max(1);
+    let least = load.least_gpus().max(1);
+    if load.preset.workload.ranks > 1 {
+        let on_a_node = (1..=there.min(least)).rev().find(|gpus| least.is_multiple_of(*gpus)).unwrap_or(1);
+        return (Cut::Ranks(least), on_a_node);
+    }
+    let doublings = || std::iter::successors(Some(least), |gpus| gpus.checked_mul(2)).take_while(|gpus| *gpus <= there);
+    let gpus = doublings().find(|gpus| fits(Cut::Layers(*gpus))).or_else(|| doublings().last()).unwrap_or(least);
+    (Cut::Layers(gpus), gpus)
+}
+
+fn nodes_for_published_memory(load: &Load, instance_type: &InstanceType) -> u32 {
+    if load.preset.workload.ranks == 1 || !load.published_requirement_holds() {
+        return 1;
+    }
+    let nodes = load.preset.workload.gpu_memory.div_ceil(instance_type.gpu_memory().max(1));
+    u32::try_from(nodes).unwrap_or(u32::MAX)
+}
+
+/// The longest sequence that fits, in whole pages unless the model ends before; 0 where none does.
+fn longest_context(load: &Load, fits: impl Fn(u64) -> bool) -> u64 {
+    let tokens = |pages: u64| (pages * PAGE_TOKENS).min(load.limit());
+    tokens(largest(load.limit().div_ceil(PAGE_TOKENS), |pages| fits(tokens(pages))))
+}
+
+/// The largest number up to `most` that fits, where all that are smaller fit too; 0 where 1 does not.
+fn largest(most: u64, fits: impl Fn(u64) -> bool) -> u64 {
+    let (mut fitting, mut beyond) = (0, most.saturating_add(1));
+    while beyond - fitting > 1 {
+        let middle = fitting + (beyond - fitting) / 2;
+        if fits(middle) { fitting = middle } else { beyond = middle }
+    }
+    fitting
+}
+
+#[cfg(test)]
+mod tests;
