@@ -1,0 +1,86 @@
+//! What the controller asked of the API server, by the API server's own record.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::Value;
+
+/// One request that was answered.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Who asked.
+    pub user: String,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`.
+    pub verb: String,
+    /// The API group; empty for the core.
+    pub group: String,
+    /// The resource, as rules of RBAC write it: `workspaces/status`.
+    pub resource: String,
+    /// The object's namespace; empty where it has none, or where it was asked for all.
+    pub namespace: String,
+    /// The object's name; empty where several were asked for.
+    pub name: String,
+    /// The answer's HTTP status.
+    pub code: u64,
+    /// The path and the query.
+    pub uri: String,
+}
+
+/// All requests so far.
+pub fn requests(folder: &Path) -> Vec<Request> {
+    let log = fs::read_to_string(folder.join("audit.log")).unwrap_or_default();
+    // The last line may be in the writing.
+    log.lines().filter_map(|line| serde_json::from_str(line).ok()).map(|event: Value| request(&event)).collect()
+}
+
+fn request(event: &Value) -> Request {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let object = &event["objectRef"];
+    let mut resource = text(&object["resource"]);
+    if let Some(subresource) = object["subresource"].as_str() {
+        resource = format!("{resource}/{subresource}");
+    }
+    Request {
+        user: text(&event["user"]["username"]),
+        verb: text(&event["verb"]),
+        group: text(&object["apiGroup"]),
+        resource,
+        namespace: text(&object["namespace"]),
+        name: text(&object["name"]),
+        code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
+        uri: text(&event["requestURI"]),
+    }
+}
+
+/// Each permission of a Role's or a ClusterRole's rules, as `verb group/resource name`.
+pub fn permissions(role: &Value) -> BTreeSet<String> {
+    let list = |rule: &Value, field: &str| -> Vec<String> {
+        let values = rule[field].as_array().cloned().unwrap_or_default();
+        values.iter().map(|value| value.as_str().unwrap().to_owned()).collect()
+    };
+    let mut permissions = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        let mut names = list(rule, "resourceNames");
+        if names.is_empty() {
+            names.push(String::new());
+        }
+        for group in list(rule, "apiGroups") {
+            for resource in list(rule, "resources") {
+                for verb in list(rule, "verbs") {
+                    permissions.extend(names.iter().map(|name| permission(&verb, &group, &resource, name)));
+                }
+            }
+        }
+    }
+    permissions
+}
+
+impl Request {
+    /// The permissions that allow it: for its name, and for all names.
+    pub fn needs(&self) -> [String; 2] {
+        [self.name.as_str(), ""].map(|name| permission(&self.verb, &self.group, &self.resource, name))
+    }
+}
+
+fn permission(verb: &str, group: &str, resource: &str, name: &str) -> String {
+    format!("{verb} {group}/{resource} {name}").trim_end().to_owned()
+}

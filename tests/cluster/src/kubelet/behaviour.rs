@@ -1,0 +1,47 @@
+//! What becomes of a pod's containers, as a test says.
+
+/// What the container that it is about does. All others do well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Starts, and is ready at once.
+    Ready,
+    /// Its image is being pulled.
+    Pulling,
+    /// Runs, and its startup probe does not pass yet.
+    Loading,
+    /// The registry does not have its image.
+    ImageMissing,
+    /// Ends soon after each start.
+    Exits {
+        /// Its exit status.
+        code: i32,
+        /// `Error`, or `OOMKilled` where the kernel ended it.
+        reason: &'static str,
+        /// The last lines of its log, which the kubelet keeps where the pod asks for it.
+        log: &'static str,
+    },
+    /// Really runs, as a process of this machine.
+    Process,
+}
+
+impl Behaviour {
+    /// Ended by the kernel for its use of memory.
+    pub const OUT_OF_MEMORY: Self = Self::Exits { code: 137, reason: "OOMKilled", log: "" };
+}
+
+/// Which pods, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Rule {
+    pub namespace: String,
+    /// All pods of the namespace unless one is named.
+    pub pod: Option<String>,
+    /// The first that is not an init container, unless one is named.
+    pub container: Option<String>,
+    pub behaviour: Behaviour,
+}
+
+impl Rule {
+    pub fn is_about(&self, namespace: &str, pod: &str) -> bool {
+        self.namespace == namespace && self.pod.as_deref().is_none_or(|named| named == pod)
+    }
+}

@@ -1,0 +1,332 @@
+//! A stand-in for the kubelets of all nodes: nodes that give signs of life, and pods that come to the states that a test
+//! asks for, with the statuses that a kubelet writes.
+
+mod behaviour;
+mod node;
+mod process;
+mod status;
+
+use std::{
+    collections::{HashMap, HashSet},
+    future::pending,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use k8s_openapi::{
+    api::{coordination::v1::Lease, core::v1},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Error, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde_json::{Value, json};
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
+
+pub use behaviour::Behaviour;
+use behaviour::Rule;
+pub use node::Node;
+pub use process::Process;
+pub(crate) use status::now;
+use status::{Placed, State};
+
+use crate::control_plane::ControlPlane;
+
+/// The kubelets of all simulated nodes.
+#[derive(Clone)]
+pub struct Kubelet(Arc<Inner>);
+
+struct Inner {
+    plane: ControlPlane,
+    nodes: Mutex<HashMap<String, Node>>,
+    rules: watch::Sender<Vec<Rule>>,
+    pods: Mutex<HashMap<String, Stop>>,
+    processes: Mutex<HashMap<(String, String), Process>>,
+    addresses: AtomicU32,
+}
+
+/// Ends a pod when told so.
+type Stop = watch::Sender<bool>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}
+
+impl Kubelet {
+    /// Begins to look after pods. There are no nodes yet.
+    pub fn start(plane: &ControlPlane) -> Self {
+        let kubelet = Self(Arc::new(Inner {
+            plane: plane.clone(),
+            nodes: Mutex::default(),
+            rules: watch::Sender::new(Vec::new()),
+            pods: Mutex::default(),
+            processes: Mutex::default(),
+            addresses: AtomicU32::new(0),
+        }));
+        tokio::spawn(kubelet.clone().watch_pods());
+        tokio::spawn(kubelet.clone().renew_leases());
+        kubelet
+    }
+
+    /// Registers a node.
+    pub async fn add(&self, node: Node) {
+        let ip = self.address([10, 0]);
+        let api = Api::<v1::Node>::all(self.0.plane.client.clone());
+        insist(|| async { api.patch(&node.name, &by_kubelet(), &Patch::Apply(node.object())).await }).await.unwrap();
+        self.renew(&node).await;
+        let status = json!({"status": node.status(node.starts_ready(), &ip)});
+        insist(|| async { api.patch_status(&node.name, &PatchParams::default(), &Patch::Strategic(&status)).await })
+            .await
+            .unwrap();
+        lock(&self.0.nodes).insert(node.name.clone(), node);
+    }
+
+    /// The node reports that it is, or is not, ready.
+    pub async fn set_ready(&self, name: &str, ready: bool) {
+        let node = lock(&self.0.nodes)[name].clone();
+        let conditions = node.status(ready, "")["conditions"].take();
+        let status = json!({"status": {"conditions": conditions}});
+        let api = Api::<v1::Node>::all(self.0.plane.client.clone());
+        insist(|| async { api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await })
+            .await
+            .unwrap();
+    }
+
+    /// The machine is gone, and its object with it.
+    pub async fn remove(&self, name: &str) {
+        lock(&self.0.nodes).remove(name);
+        let api = Api::<v1::Node>::all(self.0.plane.client.clone());
+        insist(|| async { api.delete(name, &DeleteParams::default()).await.map(drop) }).await.unwrap();
+    }
+
+    /// From now on, what becomes of the namespace's pods.
+    pub fn pods_of(&self, namespace: &str, behaviour: Behaviour) {
+        self.rule(Rule { namespace: namespace.to_owned(), pod: None, container: None, behaviour });
+    }
+
+    /// From now on, what becomes of one pod, other than of the others in its namespace.
+    pub fn pod(&self, namespace: &str, pod: &str, behaviour: Behaviour) {
+        self.rule(Rule { namespace: namespace.to_owned(), pod: Some(pod.to_owned()), container: None, behaviour });
+    }
+
+    /// From now on, what becomes of a container, which may be an init container, of the namespace's pods.
+    pub fn container_of(&self, namespace: &str, container: &str, behaviour: Behaviour) {
+        let container = Some(container.to_owned());
+        self.rule(Rule { namespace: namespace.to_owned(), pod: None, container, behaviour });
+    }
+
+    fn rule(&self, rule: Rule) {
+        self.0.rules.send_modify(|rules| {
+            rules.retain(|old| old.namespace != rule.namespace || rule.pod.is_some() && old.pod != rule.pod);
+            rules.push(rule);
+        });
+    }
+
+    /// The process of a pod that really runs.
+    pub fn process(&self, namespace: &str, pod: &str) -> Option<Process> {
+        lock(&self.0.processes).get(&(namespace.to_owned(), pod.to_owned())).cloned()
+    }
+
+    fn address(&self, [first, second]: [u8; 2]) -> String {
+        let number = self.0.addresses.fetch_add(1, Ordering::Relaxed) + 1;
+        format!("{first}.{second}.{}.{}", number / 250, number % 250 + 1)
+    }
+
+    async fn renew_leases(self) {
+        loop {
+            let nodes: Vec<Node> = lock(&self.0.nodes).values().cloned().collect();
+            for node in &nodes {
+                self.renew(node).await;
+            }
+            sleep(Duration::from_secs(10)).await;
+        }
+    }
+
+    async fn renew(&self, node: &Node) {
+        let leases = Api::<Lease>::namespaced(self.0.plane.client.clone(), "kube-node-lease");
+        // One that is missed is made good by the next.
+        let _ = leases.patch(&node.name, &by_kubelet(), &Patch::Apply(node.lease())).await;
+    }
+
+    async fn watch_pods(self) {
+        let pods = Api::<v1::Pod>::all(self.0.plane.client.clone());
+        let mut events = pin!(watcher(pods, watcher::Config::default().fields("spec.nodeName!=")).default_backoff());
+        let mut listed = HashSet::new();
+        while let Some(event) = events.next().await {
+            match event {
+                // The watcher begins anew by itself.
+                Err(_) => {}
+                Ok(Event::Init) => listed.clear(),
+                Ok(Event::InitApply(pod)) => {
+                    listed.insert(pod.uid().unwrap());
+                    self.see(pod);
+                }
+                Ok(Event::InitDone) => lock(&self.0.pods).retain(|uid, stop| {
+                    let exists = listed.contains(uid);
+                    if !exists {
+                        stop.send_replace(true);
+                    }
+                    exists
+                }),
+                Ok(Event::Apply(pod)) => self.see(pod),
+                Ok(Event::Delete(pod)) => {
+                    if let Some(stop) = lock(&self.0.pods).remove(&pod.uid().unwrap()) {
+                        stop.send_replace(true);
+                    }
+                }
+            }
+        }
+    }
+
+    fn see(&self, pod: v1::Pod) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
+        if !lock(&self.0.nodes).contains_key(node) {
+            return;
+        }
+        let ends = pod.metadata.deletion_timestamp.is_some();
+        let mut pods = lock(&self.0.pods);
+        let stop = pods.entry(pod.uid().unwrap()).or_insert_with(|| {
+            let stop = Stop::new(false);
+            let task: JoinHandle<()> = tokio::spawn(self.clone().run(pod, stop.subscribe()));
+            drop(task);
+            stop
+        });
+        if ends {
+            stop.send_replace(true);
+        }
+    }
+
+    /// A pod's whole time on its node.
+    async fn run(self, pod: v1::Pod, mut stop: watch::Receiver<bool>) {
+        let host_ip = self.address([10, 0]);
+        let pod_ip = self.address([10, 244]);
+        let mut placed = Placed {
+            pod: &pod,
+            host_ip: &host_ip,
+            pod_ip: &pod_ip,
+            start: Timestamp::now(),
+            container: String::new(),
+            restarts: 0,
+        };
+        if self.behaviour(&pod).1 == Behaviour::Process {
+            self.run_process(&mut placed, &mut stop).await;
+        } else {
+            tokio::select! {
+                () = self.simulate(&mut placed) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }
+        let pods = self.pods(&pod);
+        let uid = Preconditions { uid: pod.uid(), resource_version: None };
+        let at_once = DeleteParams { preconditions: Some(uid), ..DeleteParams::default().grace_period(0) };
+        let _ = insist(|| async { pods.delete(&pod.name_any(), &at_once).await.map(drop) }).await;
+    }
+
+    /// Never ends.
+    async fn simulate(&self, placed: &mut Placed<'_>) {
+        let pod = placed.pod;
+        let mut rules = self.0.rules.subscribe();
+        loop {
+            rules.mark_unchanged();
+            let now = self.behaviour(pod);
+            placed.container.clone_from(&now.0);
+            tokio::select! {
+                () = self.behave(placed, &now.1) => {}
+                () = async {
+                    while rules.changed().await.is_ok() {
+                        if self.behaviour(pod) != now {
+                            return;
+                        }
+                    }
+                    pending().await
+                } => {}
+            }
+        }
+    }
+
+    /// Never ends: a container that does stays as it is, or is started again.
+    async fn behave(&self, placed: &mut Placed<'_>, behaviour: &Behaviour) {
+        match behaviour {
+            Behaviour::Ready => self.write(placed, &State::Running { started: true, ready: true }).await,
+            Behaviour::Pulling => self.write(placed, &State::Creating).await,
+            Behaviour::Loading | Behaviour::Process => {
+                self.write(placed, &State::Running { started: false, ready: false }).await;
+            }
+            Behaviour::ImageMissing => loop {
+                self.write(placed, &State::ImageMissing { backing_off: false }).await;
+                sleep(Duration::from_millis(500)).await;
+                self.write(placed, &State::ImageMissing { backing_off: true }).await;
+                sleep(Duration::from_secs(5)).await;
+            },
+            &Behaviour::Exits { code, reason, log } => loop {
+                let log = || log.to_owned();
+                self.write(placed, &State::Running { started: false, ready: false }).await;
+                sleep(Duration::from_millis(500)).await;
+                self.write(placed, &State::Exited { code, reason, log: log() }).await;
+                sleep(Duration::from_millis(200)).await;
+                // The kubelet's own times are ten times as long.
+                let wait = 1 << placed.restarts.min(5);
+                let seconds = 10 * wait;
+                self.write(placed, &State::BackingOff { code, reason, log: log(), seconds }).await;
+                sleep(Duration::from_secs(wait)).await;
+                placed.restarts += 1;
+            },
+        }
+        pending().await
+    }
+
+    fn behaviour(&self, pod: &v1::Pod) -> (String, Behaviour) {
+        let rules = self.0.rules.borrow();
+        let namespace = pod.namespace().unwrap_or_default();
+        let rule = rules.iter().rev().find(|rule| rule.is_about(&namespace, &pod.name_any()));
+        let container = rule
+            .and_then(|rule| rule.container.clone())
+            .unwrap_or_else(|| pod.spec.as_ref().unwrap().containers[0].name.clone());
+        (container, rule.map_or(Behaviour::Ready, |rule| rule.behaviour.clone()))
+    }
+
+    async fn write(&self, placed: &Placed<'_>, state: &State) {
+        self.write_status(placed.pod, placed.status(state)).await;
+    }
+
+    async fn write_status(&self, pod: &v1::Pod, status: Value) {
+        let pods = self.pods(pod);
+        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
+        // A pod that is gone has no status.
+        let _ = insist(|| async {
+            pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(&patch)).await.map(drop)
+        })
+        .await;
+    }
+
+    fn pods(&self, pod: &v1::Pod) -> Api<v1::Pod> {
+        Api::namespaced(self.0.plane.client.clone(), &pod.namespace().unwrap_or_default())
+    }
+}
+
+fn by_kubelet() -> PatchParams {
+    PatchParams::apply("kubelet").force()
+}
+
+/// Tries again while the API server does not answer, as a kubelet does; its refusals are final.
+async fn insist<T, F: Future<Output = Result<T, Error>>>(request: impl Fn() -> F) -> Result<T, Error> {
+    for _ in 0..120 {
+        match request().await {
+            Err(error) if !matches!(&error, Error::Api(status) if status.code < 500 && status.code != 429) => {
+                sleep(Duration::from_millis(500)).await;
+            }
+            answer => return answer,
+        }
+    }
+    request().await
+}

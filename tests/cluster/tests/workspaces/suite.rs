@@ -1,0 +1,101 @@
+//! One control plane and one installation for all cases, each of which has a namespace of its own.
+
+use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
+
+use futures_util::FutureExt;
+use kaito_cluster_tests::{
+    control_plane::ControlPlane,
+    kubelet::{Behaviour, Kubelet, Node},
+    network,
+};
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+
+use crate::case::Case;
+
+/// What all cases share.
+pub struct Suite {
+    pub plane: ControlPlane,
+    pub kubelet: Kubelet,
+}
+
+/// Where the chart is installed.
+pub const SYSTEM: &str = "kaito-system";
+
+impl Suite {
+    pub async fn start() -> Self {
+        let plane = ControlPlane::from_environment().await;
+        let kubelet = Kubelet::start(&plane);
+        network::start(&plane, &kubelet);
+        kubelet.pods_of(SYSTEM, Behaviour::Process);
+        for name in ["system-0", "system-1"] {
+            kubelet.add(Node::new(name)).await;
+        }
+        Self { plane, kubelet }
+    }
+
+    /// Nothing that really runs is left.
+    pub async fn stop(&self) {
+        let deleted = self.plane.kubectl(&["delete", "namespace", SYSTEM, "--ignore-not-found", "--timeout=60s"]).await;
+        assert!(deleted.success, "{}", deleted.stderr);
+    }
+}
+
+type Future_ = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A case by its name.
+pub struct Named {
+    pub name: String,
+    pub run: fn(Case) -> Future_,
+}
+
+/// Cases of a module, by the names of their functions.
+macro_rules! cases {
+    ($($module:ident: $($case:ident),+ $(,)?);+ $(;)?) => {
+        vec![$($($crate::suite::Named {
+            name: concat!(stringify!($module), "::", stringify!($case)).to_owned(),
+            run: |case| Box::pin($crate::$module::$case(case)),
+        }),+),+]
+    };
+}
+pub(crate) use cases;
+
+/// Cases that run at the same time, after what they all need.
+pub struct Phase {
+    pub prepare: Option<fn(Arc<Suite>) -> Future_>,
+    pub cases: Vec<Named>,
+}
+
+impl Phase {
+    /// Whether all went well.
+    pub fn run(self, arguments: &Arguments, runtime: &Arc<Runtime>, suite: &Arc<Suite>) -> bool {
+        let asked_for = |name: &str| arguments.filter.as_ref().is_none_or(|filter| name.contains(filter));
+        if !self.cases.iter().any(|case| asked_for(&case.name)) {
+            return true;
+        }
+        if let Some(prepare) = self.prepare {
+            runtime.block_on(prepare(suite.clone()));
+        }
+        let trials = self.cases.into_iter().map(|Named { name, run }| {
+            let (suite, runtime) = (suite.clone(), runtime.clone());
+            let namespace = name.rsplit("::").next().unwrap_or_default().replace('_', "-");
+            Trial::test(name, move || runtime.block_on(tried(suite, namespace, run)))
+        });
+        !libtest_mimic::run(arguments, trials.collect()).has_failed()
+    }
+}
+
+/// A failure shows what is in the case's namespace.
+async fn tried(suite: Arc<Suite>, namespace: String, run: fn(Case) -> Future_) -> Result<(), Failed> {
+    let case = Case::new(suite.clone(), namespace.clone()).await;
+    let Err(panic) = AssertUnwindSafe(run(case)).catch_unwind().await else { return Ok(()) };
+    let message = panic.downcast_ref::<String>().cloned();
+    let message = message.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+    let mut shown = String::new();
+    for kinds in ["workspaces", "all", "events"] {
+        let output = if kinds == "workspaces" { "yaml" } else { "wide" };
+        let printed = suite.plane.kubectl(&["get", kinds, "--namespace", &namespace, "--output", output]).await;
+        shown += &format!("{}{}\n", printed.stdout, printed.stderr);
+    }
+    Err(format!("{message}\n\n{shown}").into())
+}
