@@ -1,10 +1,32 @@
 //! Packs models into OCI images and sends them to registries, without a daemon.
+//!
+//! A [`Model`] is a directory of weights that was checked; a [`Plan`] decides on the layers of its image; an [`Image`] has
+//! digests and knows where its bytes lie, so that it can be written or sent as a stream.
 #![forbid(unsafe_code)]
 
+mod base;
 mod blob;
+mod build;
 mod error;
+mod inspect;
+mod job;
+mod layer;
+mod layout;
+mod manifest;
+mod model;
+mod output;
 mod progress;
+mod verify;
 
+pub use base::Executable;
 pub use blob::{Blob, BlobSource, FileRange, Image};
+pub use build::{Base, Output, Plan, has_server};
 pub use error::Error;
+pub use inspect::{Inspection, LayerInfo};
+pub use job::Job;
+pub use layer::SourceFile;
+pub use layout::{Layout, split_path};
+pub use manifest::{Platform, labels};
+pub use model::{Expected, Model, ModelFile};
 pub use progress::{Event, Item, Progress};
+pub use verify::{Verification, verify_blobs, verify_weights};

@@ -48,7 +48,7 @@ fn each_crate_knows_only_those_below_it() {
         ("kaito-engine", &["kaito-kernels"]),
         ("kaito-server", &["kaito-engine"]),
         ("kaito-operator", &["kaito-presets"]),
-        ("kaito-image", &["kaito-presets"]),
+        ("kaito-image", &["kaito-engine", "kaito-presets"]),
         ("kaito", &["kaito-engine", "kaito-hub", "kaito-image", "kaito-operator", "kaito-presets", "kaito-server"]),
     ] {
         for known in dependencies(name).iter().filter(|known| known.starts_with("kaito")) {

@@ -13,6 +13,7 @@ pub mod torch;
 pub mod zip;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -66,6 +67,17 @@ impl Checkpoint {
         }
         let open = |path: PathBuf| TensorSet::new(path.clone(), [WeightFile::open(&path, torch::parse)?]);
         ranks.into_iter().map(open).collect::<Result<_, _>>().map(Self::Meta)
+    }
+}
+
+impl Checkpoint {
+    /// Every file that was read: those that hold tensors and the index that lists them.
+    pub fn files(&self) -> BTreeSet<&Path> {
+        let sets = match self {
+            Self::HuggingFace(tensors) => std::slice::from_ref(tensors),
+            Self::Meta(ranks) => ranks,
+        };
+        sets.iter().flat_map(|set| set.files().into_iter().chain([set.path()])).collect()
     }
 }
 

@@ -1,5 +1,5 @@
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -95,6 +95,11 @@ impl TensorSet {
     /// Names of all tensors, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// The files that hold the tensors, each once.
+    pub fn files(&self) -> BTreeSet<&Path> {
+        self.tensors.values().map(|located| &*located.path).collect()
     }
 
     /// Shape of the tensor `name`, if it is there.
