@@ -55,8 +55,7 @@ impl Plan {
     /// When the base does not suit the platform or the executable.
     pub fn new(model: &Model, base: Base, platform: &Platform) -> Result<Self, Error> {
         let weights_only = matches!(base, Base::WeightsOnly);
-        let directory = if weights_only { String::new() } else { format!("models/{}", folder(&model.name)) };
-        let mut labels = labels_of(model, &format!("/{directory}"));
+        let mut labels = labels_of(model);
         let mut layers = Vec::new();
         let mut below = None;
         match base {
@@ -83,11 +82,11 @@ impl Plan {
         if !layers.is_empty() {
             labels.insert(labels::SERVER.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
         }
-        layers.push(companions(&directory, &model.companions)?);
+        layers.push(companions(&model.companions)?);
         for file in &model.weights {
-            layers.push(weights(&directory, file)?);
+            layers.push(weights(file)?);
         }
-        let runs = (!weights_only).then(|| Runs { weights: format!("/{directory}"), model: model.name.clone() });
+        let runs = (!weights_only).then(|| Runs { weights: format!("/{WEIGHTS}"), model: model.name.clone() });
         Ok(Self { contents: Contents { labels, base: below, runs, platform: Some(platform.clone()) }, layers })
     }
 
@@ -152,6 +151,9 @@ impl Planned {
     }
 }
 
+/// Where the weights lie in every image, whatever the model: with a server or without, their layers are the same.
+pub const WEIGHTS: &str = "weights";
+
 /// What is known of the layer that holds the small files beside the weights.
 pub(crate) const COMPANIONS_TITLE: &str = "configuration and tokenizer";
 
@@ -159,43 +161,26 @@ fn server_layer(layer: Layer, what: &str) -> Planned {
     Planned { title: "kaito".to_owned(), layer, created_by: format!("kaito image build: {what}") }
 }
 
-/// The small files in one layer, with the directories that all weights lie in.
-pub(crate) fn companions(directory: &str, files: &[ModelFile]) -> Result<Planned, Error> {
+/// The small files in one layer, with the directory that all weights lie in.
+pub(crate) fn companions(files: &[ModelFile]) -> Result<Planned, Error> {
     let mut layer = LayerBuilder::default();
-    for (end, _) in directory.match_indices('/') {
-        layer.directory(directory.get(..end).unwrap_or_default(), Access::EXECUTE)?;
-    }
-    if !directory.is_empty() {
-        layer.directory(directory, Access::EXECUTE)?;
-    }
+    layer.directory(WEIGHTS, Access::EXECUTE)?;
     for file in files {
-        layer.file(&within(directory, &file.name), Access::READ, file.file.clone())?;
+        layer.file(&format!("{WEIGHTS}/{}", file.name), Access::READ, file.file.clone())?;
     }
     let created_by = format!("kaito image build: {COMPANIONS_TITLE}");
     Ok(Planned { title: COMPANIONS_TITLE.to_owned(), layer: layer.finish(), created_by })
 }
 
 /// One file of weights in a layer of its own.
-pub(crate) fn weights(directory: &str, file: &ModelFile) -> Result<Planned, Error> {
+pub(crate) fn weights(file: &ModelFile) -> Result<Planned, Error> {
     let mut layer = LayerBuilder::default();
-    layer.file(&within(directory, &file.name), Access::READ, file.file.clone())?;
+    layer.file(&format!("{WEIGHTS}/{}", file.name), Access::READ, file.file.clone())?;
     let created_by = format!("kaito image build: {}", file.name);
     Ok(Planned { title: file.name.clone(), layer: layer.finish(), created_by })
 }
 
-fn within(directory: &str, name: &str) -> String {
-    if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
-}
-
-/// A model's name as one part of a path.
-fn folder(name: &str) -> String {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' };
-    let folder: String = name.chars().map(plain).collect();
-    let folder = folder.trim_matches(['.', '-']);
-    if folder.is_empty() { "model".to_owned() } else { folder.to_owned() }
-}
-
-fn labels_of(model: &Model, directory: &str) -> HashMap<String, String> {
+fn labels_of(model: &Model) -> HashMap<String, String> {
     [
         (ANNOTATION_TITLE, model.name.clone()),
         (ANNOTATION_DESCRIPTION, format!("{}, a language model, for Kaito", model.name)),
@@ -204,7 +189,7 @@ fn labels_of(model: &Model, directory: &str) -> HashMap<String, String> {
         (labels::FAMILY, model.family.to_owned()),
         (labels::DTYPE, model.dtype.clone()),
         (labels::PARAMETERS, model.parameters.to_string()),
-        (labels::WEIGHTS, directory.to_owned()),
+        (labels::WEIGHTS, format!("/{WEIGHTS}")),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
@@ -253,23 +238,4 @@ pub struct Output {
     pub tag: Option<String>,
     /// The full name, `registry/repository:tag`.
     pub name: Option<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_become_folders() {
-        for (name, expected) in [
-            ("llama-2-7b", "llama-2-7b"),
-            ("meta-llama/Llama-2-7b", "meta-llama-Llama-2-7b"),
-            ("../../etc", "etc"),
-            ("", "model"),
-            ("..", "model"),
-            ("mein Modell", "mein-Modell"),
-        ] {
-            assert_eq!(folder(name), expected, "{name:?}");
-        }
-    }
 }

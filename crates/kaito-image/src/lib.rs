@@ -20,7 +20,7 @@ mod verify;
 
 pub use base::Executable;
 pub use blob::{Blob, BlobSource, FileRange, Image};
-pub use build::{Base, Output, Plan, has_server};
+pub use build::{Base, Output, Plan, WEIGHTS, has_server};
 pub use error::Error;
 pub use inspect::{Inspection, LayerInfo};
 pub use job::Job;

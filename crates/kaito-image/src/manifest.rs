@@ -28,7 +28,7 @@ pub mod labels {
     pub const DTYPE: &str = "io.kaito.dtype";
     /// Number of parameters.
     pub const PARAMETERS: &str = "io.kaito.parameters";
-    /// Directory of the weights in the image; `/` where there is nothing else.
+    /// Directory of the weights in the image.
     pub const WEIGHTS: &str = "io.kaito.weights";
     /// Version of the server in the image.
     pub const SERVER: &str = "io.kaito.server";

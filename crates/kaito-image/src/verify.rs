@@ -85,22 +85,16 @@ pub fn verify_weights(image: &Image, model: &Model, job: Job<'_>) -> Result<Veri
     let titles: Vec<Option<String>> =
         image.layers.iter().map(|layer| title(layer.descriptor().annotations().as_ref())).collect();
     if titles.iter().flatten().any(|title| title == COMPANIONS_TITLE) {
-        by_layers(image, model, directory, &titles, job)
+        by_layers(image, model, &titles, job)
     } else {
         by_contents(image, model, directory, job)
     }
 }
 
-fn by_layers(
-    image: &Image,
-    model: &Model,
-    directory: &str,
-    titles: &[Option<String>],
-    job: Job<'_>,
-) -> Result<Verification, Error> {
-    let mut layers: Vec<Planned> = vec![companions(directory, &model.companions)?];
+fn by_layers(image: &Image, model: &Model, titles: &[Option<String>], job: Job<'_>) -> Result<Verification, Error> {
+    let mut layers: Vec<Planned> = vec![companions(&model.companions)?];
     for file in &model.weights {
-        layers.push(weights(directory, file)?);
+        layers.push(weights(file)?);
     }
     let items: Vec<Item> =
         layers.iter().map(|planned| Item { name: planned.title.clone(), size: planned.layer.size() }).collect();

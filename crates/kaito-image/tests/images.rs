@@ -11,7 +11,7 @@ use std::{
 };
 
 use kaito_image::{
-    Base, Error, Event, Executable, Expected, Image, Inspection, Job, Layout, Model, Output, Plan, Platform,
+    Base, Blob, Error, Event, Executable, Expected, Image, Inspection, Job, Layout, Model, Output, Plan, Platform,
     has_server, split_path, verify_blobs, verify_weights,
 };
 
@@ -88,16 +88,16 @@ fn every_layout_of_weights_is_packed_whole_with_a_layer_for_each_file() {
         let files = unpack(&image);
         for file in model.weights.iter().chain(&model.companions) {
             let content = fs::read(directory.join(&file.name)).unwrap();
-            assert_eq!(files[&file.name], (0o644, content), "{name}: {}", file.name);
+            assert_eq!(files[&format!("weights/{}", file.name)], (0o644, content), "{name}: {}", file.name);
         }
-        assert!(files.keys().any(|file| file == "config.json" || file == "params.json"), "{name}");
-        assert!(files.keys().any(|file| file.starts_with("tokenizer.")), "{name}");
+        assert!(files.keys().any(|file| file == "weights/config.json" || file == "weights/params.json"), "{name}");
+        assert!(files.keys().any(|file| file.starts_with("weights/tokenizer.")), "{name}");
         assert!(model.left_out.iter().any(|file| file.name == "cases.json"), "{name}");
-        assert!(!files.contains_key("cases.json"), "{name}");
+        assert!(!files.contains_key("weights/cases.json"), "{name}");
         // What was unpacked is a model.
         let unpacked = tempfile::tempdir().unwrap();
-        for (name, (_, content)) in &files {
-            fs::write(unpacked.path().join(name), content).unwrap();
+        for (name, (_, content)) in files.iter().filter(|(name, _)| !name.ends_with('/')) {
+            fs::write(unpacked.path().join(name.strip_prefix("weights/").unwrap()), content).unwrap();
         }
         assert_eq!(check(unpacked.path()).unwrap().parameters, model.parameters, "{name}");
     }
@@ -131,14 +131,14 @@ fn an_image_with_a_server_says_how_it_runs() {
     let platform = Platform::of_this_machine();
     let image = Plan::new(&model, Base::Own(this_executable()), &platform).unwrap().hash(job()).unwrap();
     let files = unpack(&image);
-    assert!(files.contains_key("models/tiny/config.json"));
+    assert!(files.contains_key("weights/config.json"));
     assert_eq!(files["usr/local/bin/kaito"].0, 0o755);
     assert_eq!(files["usr/local/bin/kaito"].1, fs::read(std::env::current_exe().unwrap()).unwrap());
     let inspection = Inspection::of(&image).unwrap();
     assert_eq!(inspection.preset.as_deref(), Some("tiny"));
     assert_eq!(inspection.dtype.as_deref(), Some("f32"));
     assert_eq!(inspection.parameters, Some(model.parameters));
-    assert_eq!(inspection.weights.as_deref(), Some("/models/tiny"));
+    assert_eq!(inspection.weights.as_deref(), Some("/weights"));
     assert_eq!(inspection.platform, platform.to_string());
     assert_eq!(inspection.user.as_deref(), Some("65532:65532"));
     assert_eq!(inspection.ports, ["5000/tcp"]);
@@ -146,6 +146,12 @@ fn an_image_with_a_server_says_how_it_runs() {
     let contents: Vec<_> = inspection.layers.iter().map(|layer| layer.content.as_deref().unwrap()).collect();
     assert_eq!(contents, ["kaito", "configuration and tokenizer", "model.safetensors"]);
     assert!(has_server(&image).unwrap());
+    // A registry that has the weights alone has most of this image.
+    let alone = weights_only("mistral-window").hash(job()).unwrap();
+    assert_eq!(
+        image.layers[1..].iter().map(Blob::digest).collect::<Vec<_>>(),
+        alone.layers.iter().map(Blob::digest).collect::<Vec<_>>()
+    );
     assert!(!has_server(&weights_only("mistral-window").hash(job()).unwrap()).unwrap());
 }
 
