@@ -8,8 +8,8 @@
 use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
-    AttentionSequence, AttentionShape, DType, MatrixRef, Rows, RowsMut, ThreadPool, Write, instruction_set, matmul,
-    narrow, paged_attention,
+    AttentionSequence, AttentionShape, DType, MatrixRef, Quantization, QuantizedInput, QuantizedRef, Rows, RowsMut,
+    ThreadPool, Write, instruction_set, matmul, narrow, paged_attention, quantize, quantized_matmul,
 };
 
 const ROUNDS: usize = 5;
@@ -60,6 +60,7 @@ fn main() {
             100.0 * computed / flops
         );
     }
+    quantized(&pool, &filter, &memory);
     for (rows, context) in [(1, 512), (1, 4096), (512, 512), (512, 4096)] {
         let name = format!("attention, 32 heads of 128, {rows} queries of {context}");
         if !name.contains(&filter) {
@@ -74,6 +75,60 @@ fn main() {
     let start = Instant::now();
     (0..count).for_each(|_| pool.for_each(pool.threads(), &|i| _ = black_box(i)));
     println!("fork and join: {:.2} us", start.elapsed().as_secs_f64() / f64::from(count) * 1e6);
+}
+
+/// The same for quantised weights, next to the peak of products of bytes.
+fn quantized(pool: &ThreadPool, filter: &str, memory: &[u64]) {
+    let limits = || (read_bandwidth(pool, memory), peak_of(pool, dot_bytes));
+    let (mut bandwidth, mut operations) = limits();
+    let mut results = Vec::new();
+    for quantization in [Quantization::Int8, Quantization::Int4] {
+        for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008)] {
+            let name = |tokens: usize| format!("{quantization} {rows} x {cols}, {tokens} tokens");
+            let wanted: Vec<usize> =
+                [1, 2, 4, 6, 8, 16, 64, 256, 512].into_iter().filter(|&tokens| name(tokens).contains(filter)).collect();
+            let Some(len) = quantization.bytes(rows, cols).filter(|_| !wanted.is_empty()) else { continue };
+            let mut one = vec![0; len];
+            let source = weights(DType::Bf16, rows * cols);
+            let Ok(matrix) = MatrixRef::new(DType::Bf16, rows, cols, &source) else { continue };
+            let seconds = best(pool, || quantize(pool, quantization, matrix, &mut one));
+            println!(
+                "{quantization} {rows} x {cols}: quantised at {:.2} G weights/s",
+                (rows * cols) as f64 / seconds / 1e9
+            );
+            let layers = (MEMORY_BYTES / len).max(1);
+            let bytes = one.repeat(layers);
+            for tokens in wanted {
+                let layers = layers.min((256 / tokens).max(1));
+                let input: Vec<f32> = (0..tokens * cols).map(|i| (i as f32 * 0.37).sin()).collect();
+                let mut output = vec![0.0; tokens * rows];
+                let mut quantized = QuantizedInput::new();
+                let seconds = best(pool, || {
+                    for layer in bytes.chunks_exact(len).take(layers) {
+                        let Ok(weight) = QuantizedRef::new(quantization, rows, cols, layer) else { continue };
+                        quantized.quantize(pool, quantization, tokens, cols, Rows::new(&input, cols));
+                        quantized_matmul(pool, &quantized, weight, RowsMut::new(&mut output, rows), Write::Set);
+                    }
+                });
+                results.push((name(tokens), layers * len, 2 * rows * cols * layers * tokens, seconds));
+                let again = limits();
+                (bandwidth, operations) = (bandwidth.max(again.0), operations.max(again.1));
+            }
+        }
+    }
+    if !results.is_empty() {
+        println!("reading memory {:.1} GB/s, products of bytes {:.0} GOP/s", bandwidth / 1e9, operations / 1e9);
+    }
+    for (name, bytes, count, seconds) in results {
+        let (read, computed) = (bytes as f64 / seconds, count as f64 / seconds);
+        println!(
+            "{name:32} {:8.1} {:8.0}% {:10.1} {:8.0}%",
+            read / 1e9,
+            100.0 * read / bandwidth,
+            computed / 1e9,
+            100.0 * computed / operations
+        );
+    }
 }
 
 /// Seconds of the best round. With one thread, time that others had the core does not count.
@@ -162,11 +217,42 @@ fn read_bandwidth(pool: &ThreadPool, memory: &[u64]) -> f64 {
 
 /// Operations in a second of fused multiply-add on registers, two for each lane.
 fn peak(pool: &ThreadPool) -> f64 {
+    peak_of(pool, multiply_add)
+}
+
+/// Operations in a second of a function that takes steps and tells how many operations they were.
+fn peak_of(pool: &ThreadPool, work: fn(usize) -> usize) -> f64 {
     const STEPS: usize = 1 << 20;
-    let operations = multiply_add(STEPS);
+    let operations = work(STEPS);
     let pieces = 8 * pool.threads();
-    let seconds = best(pool, || pool.for_each(pieces, &|_| _ = black_box(multiply_add(STEPS))));
+    let seconds = best(pool, || pool.for_each(pieces, &|_| _ = black_box(work(STEPS))));
     (pieces * operations) as f64 / seconds
+}
+
+/// Sums of products of bytes, in registers.
+fn dot_bytes(steps: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::*;
+
+        #[target_feature(enable = "avx512f,avx512vnni")]
+        fn vnni(steps: usize) -> usize {
+            let mut sums = [_mm512_set1_epi32(1); 12];
+            let (a, b) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
+            for _ in 0..steps {
+                sums.iter_mut().for_each(|sum| *sum = _mm512_dpbusd_epi32(*sum, a, b));
+            }
+            black_box(sums);
+            steps * 12 * 64 * 2
+        }
+
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+            // SAFETY: just checked.
+            return unsafe { vnni(steps) };
+        }
+    }
+    // Without the instruction the peak is that of fused multiply-add, for want of a better measure.
+    multiply_add(steps)
 }
 
 fn multiply_add(steps: usize) -> usize {

@@ -1,6 +1,6 @@
 //! Numeric kernels for CPUs, and the one place that maps files into memory: the only `unsafe` of the project.
 //!
-//! Every kernel computes in `f32`; weights are stored as [`DType`] and widened exactly. A result's bits depend on its
+//! Kernels compute in `f32`; weights are stored as [`DType`] and widened exactly, or quantised. A result's bits depend on its
 //! own inputs alone: not on how many tokens share a call, on the number of threads, or on who took which piece of work.
 //! They do depend on the instruction set, which is chosen once per process.
 
@@ -13,6 +13,7 @@ mod mapped_file;
 mod matmul;
 mod matrix;
 mod norm;
+mod quantized;
 mod rope;
 mod simd;
 mod thread_pool;
@@ -26,6 +27,7 @@ pub use mapped_file::MappedFile;
 pub use matmul::{Write, matmul};
 pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
 pub use norm::{layer_norm, rms_norm};
+pub use quantized::{Quantization, QuantizedInput, QuantizedLengthError, QuantizedRef, quantize, quantized_matmul};
 pub use rope::{RopePairing, rope};
 pub use simd::instruction_set;
 pub use thread_pool::ThreadPool;

@@ -1,0 +1,144 @@
+//! Weights of 8 or 4 bits, and the product of activations with them.
+//!
+//! A matrix is cut into groups of [`GROUP`] columns of one row; a group has a scale. Activations are quantised to 8 bits
+//! once for each token and group, so that a group's products are integers and their sum is exact; the sums of groups,
+//! times both scales, are added in f32 in the order of the columns. Nothing of this depends on the instruction set, on
+//! the other tokens and rows of a call or on the number of threads: the bits of a result are the same everywhere.
+//!
+//! In memory, [`BLOCK_ROWS`] rows go together. Four columns of each of them are 64 bytes, which one `vpdpbusd` multiplies
+//! by the same four columns of a token:
+//!
+//! ```text
+//! quants: [block of rows][group][quad of columns][row of the block][column of the quad]
+//! scales: [block of rows][group][row of the block]                                        bf16
+//! ```
+//!
+//! An 8-bit weight `q` from -127 to 127 is stored as the byte `q + 128`, a 4-bit one from -8 to 7 as `q + 8`; two quads
+//! share 64 bytes, the even one in the lower halves. Rows and columns that the matrix lacks are zeros.
+
+mod dot;
+mod input;
+mod product;
+mod weights;
+
+use std::fmt;
+
+pub use self::{input::QuantizedInput, product::quantized_matmul, weights::quantize};
+
+/// Columns that have a scale together.
+pub(crate) const GROUP: usize = 64;
+/// Rows that lie interleaved.
+pub(crate) const BLOCK_ROWS: usize = 16;
+/// Columns of a token that are multiplied at once.
+const QUAD: usize = 4;
+/// Bytes of the scales of a group in a block of rows.
+const SCALE_BYTES: usize = BLOCK_ROWS * 2;
+
+/// How a weight matrix is quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Quantization {
+    /// 8 bits a weight and a bf16 scale for each 64: 8.25 bits.
+    Int8,
+    /// 4 bits a weight and a bf16 scale for each 64: 4.25 bits.
+    Int4,
+}
+
+impl Quantization {
+    /// Bytes of a matrix; `None` if they can't be counted.
+    pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
+        let groups = rows.div_ceil(BLOCK_ROWS).checked_mul(cols.div_ceil(GROUP))?;
+        groups.checked_mul(self.group_bytes() + SCALE_BYTES)
+    }
+
+    /// Bytes of the weights of a group in a block of rows.
+    fn group_bytes(self) -> usize {
+        match self {
+            Quantization::Int8 => BLOCK_ROWS * GROUP,
+            Quantization::Int4 => BLOCK_ROWS * GROUP / 2,
+        }
+    }
+
+    /// The stored number that stands for zero.
+    fn zero_point(self) -> i32 {
+        match self {
+            Quantization::Int8 => 128,
+            Quantization::Int4 => 8,
+        }
+    }
+}
+
+impl fmt::Display for Quantization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Quantization::Int8 => "int8",
+            Quantization::Int4 => "int4",
+        })
+    }
+}
+
+/// A quantised matrix, as [`quantize`] writes it.
+#[derive(Debug, Clone, Copy)]
+pub struct QuantizedRef<'a> {
+    quantization: Quantization,
+    rows: usize,
+    cols: usize,
+    data: &'a [u8],
+}
+
+/// The bytes of a quantised matrix are not as many as its shape needs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an {quantization} matrix of {rows} x {cols} does not have {actual} bytes")]
+pub struct QuantizedLengthError {
+    /// How it is quantised.
+    pub quantization: Quantization,
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Bytes that were given.
+    pub actual: usize,
+}
+
+impl<'a> QuantizedRef<'a> {
+    /// A view of `data` as a matrix of `rows` x `cols`. Any bytes are numbers, so only their count can be wrong.
+    pub fn new(
+        quantization: Quantization,
+        rows: usize,
+        cols: usize,
+        data: &'a [u8],
+    ) -> Result<Self, QuantizedLengthError> {
+        if quantization.bytes(rows, cols) == Some(data.len()) {
+            Ok(Self { quantization, rows, cols, data })
+        } else {
+            Err(QuantizedLengthError { quantization, rows, cols, actual: data.len() })
+        }
+    }
+
+    /// How it is quantised.
+    pub fn quantization(&self) -> Quantization {
+        self.quantization
+    }
+
+    /// Number of rows (outputs).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns (inputs).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn groups(&self) -> usize {
+        self.cols.div_ceil(GROUP)
+    }
+
+    /// The weights and the scales of all blocks.
+    fn split(&self) -> (&'a [u8], &'a [u8]) {
+        let blocks = self.rows.div_ceil(BLOCK_ROWS);
+        self.data.split_at(blocks * self.groups() * self.quantization.group_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests;
