@@ -1,4 +1,5 @@
 //! Runs models on Kubernetes from a `Workspace` manifest.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod workspace;

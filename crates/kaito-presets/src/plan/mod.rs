@@ -186,27 +186,24 @@ impl Plan {
         self.shortfalls.iter().map(|shortfall| format!("{shortfall}; {}", Enough::sentence(&self.enough)))
     }
 
-    /// What a user should know although it fits.
-    pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if self.nodes > self.nodes_used {
-            let (used, idle) = (self.nodes_used, self.nodes - self.nodes_used);
-            notes.push(format!(
-                "preset {} runs on {used} node{}; of the {} asked for, {idle} would be idle",
-                self.preset,
-                if used == 1 { "" } else { "s" },
-                self.nodes
-            ));
-        }
-        let capability = self.instance_type.gpu.compute_capability;
-        if self.weights == Precision::Bf16 && capability.is_some_and(|known| known < ComputeCapability::BF16) {
-            notes.push(format!(
-                "{} does not compute in bf16, for that takes compute capability {}; it needs --dtype f16",
-                self.instance_type.gpu.model,
-                ComputeCapability::BF16
-            ));
-        }
-        notes
+    /// Which of the nodes asked for would be idle, if any.
+    pub fn idle_nodes(&self) -> Option<String> {
+        let idle = self.nodes.checked_sub(self.nodes_used).filter(|idle| *idle > 0)?;
+        let (used, nodes) = (self.nodes_used, self.nodes);
+        let s = if used == 1 { "" } else { "s" };
+        Some(format!("preset {} runs on {used} node{s}; of the {nodes} asked for, {idle} would be idle", self.preset))
+    }
+
+    /// Why these GPUs do not compute in the precision of the weights, if they do not.
+    pub fn precision_problem(&self) -> Option<String> {
+        let capability = self.instance_type.gpu.compute_capability?;
+        let needed = ComputeCapability::BF16;
+        (self.weights == Precision::Bf16 && capability < needed).then(|| {
+            format!(
+                "{} has compute capability {capability}, and bf16 needs {needed}: the server must compute in f16 there",
+                self.instance_type.gpu.model
+            )
+        })
     }
 }
 

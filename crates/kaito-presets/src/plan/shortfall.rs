@@ -178,8 +178,12 @@ impl fmt::Display for Shortfall {
                 preset,
             } => {
                 let load = |tokens: u64| format!("{} of {tokens} tokens", plural(*batch, "sequence"));
-                write!(f, "Insufficient per GPU memory: of its {} per GPU ", size::available(*published))?;
-                write!(f, "{} leaves a program {}", nodes.instance_type, size::available(*provided))?;
+                let (name, has) = (&nodes.instance_type, size::available(*provided));
+                f.write_str("Insufficient per GPU memory: ")?;
+                match size::available(*published) {
+                    published if published == has => write!(f, "{name} has {has} per GPU")?,
+                    published => write!(f, "of its {published} per GPU {name} leaves a program {has}")?,
+                }
                 write!(f, ", but preset {preset} needs {} for {}", size::needed(needed.total()), load(*context))?;
                 if *gpus > 1 {
                     write!(f, " on each of {gpus} GPUs")?;

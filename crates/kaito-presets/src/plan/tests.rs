@@ -142,16 +142,19 @@ fn narrow_weights_need_less() {
 }
 
 #[test]
-fn notes_tell_of_idle_nodes_and_of_bf16() {
+fn what_a_user_should_know_although_it_fits() {
+    let four = planned("llama-2-70b", "Standard_NC96ads_A100_v4", count(4));
     assert_eq!(
-        planned("llama-2-70b", "Standard_NC96ads_A100_v4", count(4)).notes(),
-        ["preset llama-2-70b runs on 2 nodes; of the 4 asked for, 2 would be idle"]
+        four.idle_nodes().as_deref(),
+        Some("preset llama-2-70b runs on 2 nodes; of the 4 asked for, 2 would be idle")
     );
+    assert_eq!(planned("llama-2-70b", "Standard_NC96ads_A100_v4", count(2)).idle_nodes(), None);
     assert_eq!(
-        planned("mistral-7b", "g4dn.xlarge", count(1)).notes(),
-        ["NVIDIA T4 does not compute in bf16, for that takes compute capability 8.0; it needs --dtype f16"]
+        planned("mistral-7b", "g4dn.xlarge", None).precision_problem().as_deref(),
+        Some("NVIDIA T4 has compute capability 7.5, and bf16 needs 8.0: the server must compute in f16 there")
     );
-    assert!(planned("mistral-7b", "g5.xlarge", count(1)).notes().is_empty());
+    assert_eq!(planned("llama-2-7b", "g4dn.xlarge", None).precision_problem(), None);
+    assert_eq!(planned("mistral-7b", "g5.xlarge", None).precision_problem(), None);
 }
 
 #[test]

@@ -1,0 +1,48 @@
+use std::num::NonZeroU32;
+
+use kaito_presets::{InstanceTypes, Load, Shortfall};
+
+use super::{Verdict, resource::MOST_NODES, syntax};
+use crate::workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, Runtime, Workspace};
+
+const PATH: &str = "resource.instanceType";
+
+/// Whether a preset fits on the nodes that are asked for, where both are known.
+pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mut Verdict) {
+    let resource = &workspace.resource;
+    // What is no name of a type at all is refused elsewhere.
+    let Some(name) = resource.instance_type.as_deref().filter(|name| syntax::is_label_value(name)) else { return };
+    let instance_type = match instance_types.find(name) {
+        Ok(instance_type) => instance_type,
+        Err(unknown) => {
+            let unknown = unknown.to_string();
+            let stop = if unknown.ends_with('?') { "" } else { "." };
+            verdict.warn(PATH, format!("{unknown}{stop} Whether the model fits it is not checked"));
+            return;
+        }
+    };
+    let preset = workspace.preset().and_then(|preset| kaito_presets::find(&preset.name).ok());
+    let count = u32::try_from(resource.count).ok().filter(|_| resource.count <= MOST_NODES).and_then(NonZeroU32::new);
+    let (Some(preset), Some(count)) = (preset, count) else { return };
+    let plan = instance_types.plan(&Load::from(preset), instance_type, Some(count));
+    for (shortfall, problem) in plan.shortfalls.iter().zip(plan.problems()) {
+        if runs_all_the_same(shortfall) {
+            verdict.warn(PATH, problem);
+        } else if workspace.bypasses_resource_checks() {
+            verdict.warn(PATH, format!("{problem}. {ANNOTATION_BYPASS_RESOURCE_CHECKS} lets it in all the same"));
+        } else {
+            verdict.refuse(PATH, problem);
+        }
+    }
+    if let Some(note) = plan.idle_nodes() {
+        verdict.warn("resource.count", note);
+    }
+    if let (Ok(Runtime::Vllm), Some(note)) = (workspace.runtime(), plan.precision_problem()) {
+        verdict.warn(PATH, note);
+    }
+}
+
+/// The published requirement is met, and there is room for sequences, if shorter ones than the documents promise.
+fn runs_all_the_same(shortfall: &Shortfall) -> bool {
+    matches!(shortfall, Shortfall::UsableGpuMemory { longest, .. } if *longest > 0)
+}

@@ -1,0 +1,170 @@
+use std::collections::BTreeSet;
+
+use kaito_presets::{ImageAccess, Preset};
+
+use super::{ANEW, Verdict, adapters, image, immutable, quoted, syntax, template};
+use crate::workspace::{AccessMode, InferenceSpec, PresetSpec, Workspace};
+
+pub fn check(workspace: &Workspace, verdict: &mut Verdict) {
+    let Some(inference) = &workspace.inference else {
+        verdict.refuse("inference", "is missing; it names the model to serve, as a preset or as a template of pods");
+        return;
+    };
+    match (&inference.preset, &inference.template) {
+        (None, None) => verdict.refuse("inference", "Preset or Template must be specified: exactly one of them"),
+        (Some(_), Some(_)) => {
+            verdict.refuse("inference", "Preset and Template cannot be set at the same time: give exactly one of them");
+        }
+        (Some(preset), None) => check_preset(preset, verdict),
+        (None, Some(template)) => template::check(template, verdict),
+    }
+    check_rest(inference, verdict);
+}
+
+pub fn check_update(old: &Workspace, new: &Workspace, verdict: &mut Verdict) {
+    let (old, new) = match (&old.inference, &new.inference) {
+        (Some(old), Some(new)) => (old, new),
+        (None, None) => return,
+        (Some(_), None) | (None, Some(_)) => {
+            verdict.refuse("inference", format!("Inference field cannot be toggled once set; {ANEW}"));
+            return;
+        }
+    };
+    check_same_preset(old.preset.as_ref(), new.preset.as_ref(), verdict);
+    match (&old.template, &new.template) {
+        (Some(old), Some(new)) if old != new => template::check(new, verdict),
+        (Some(_), None) | (None, Some(_)) => {
+            let message =
+                format!("field cannot be unset/set if it was set/unset: a template may change, no more; {ANEW}");
+            verdict.refuse("inference.template", message);
+        }
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    if old.adapters != new.adapters || old.config != new.config {
+        check_rest(new, verdict);
+    }
+}
+
+fn check_same_preset(old: Option<&PresetSpec>, new: Option<&PresetSpec>, verdict: &mut Verdict) {
+    let (old, new) = match (old, new) {
+        (Some(old), Some(new)) => (old, new),
+        (None, None) => return,
+        (old, new) => {
+            let name = |preset: Option<&PresetSpec>| quoted(preset.map(|preset| preset.name.as_str()));
+            verdict.refuse("inference.preset", immutable(name(old), name(new)));
+            return;
+        }
+    };
+    if old.name != new.name {
+        verdict.refuse("inference.preset.name", immutable(quoted(Some(&old.name)), quoted(Some(&new.name))));
+    }
+    if old.access_mode != new.access_mode {
+        let word = |mode| if mode == AccessMode::Private { "private" } else { "public" };
+        verdict.refuse("inference.preset.accessMode", immutable(word(old.access_mode), word(new.access_mode)));
+    }
+    let (old, new) = (&old.preset_options, &new.preset_options);
+    if old.image != new.image {
+        verdict.refuse(
+            "inference.preset.presetOptions.image",
+            immutable(quoted(old.image.as_deref()), quoted(new.image.as_deref())),
+        );
+    }
+    if old.image_pull_secrets != new.image_pull_secrets {
+        let list = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        verdict.refuse(
+            "inference.preset.presetOptions.imagePullSecrets",
+            immutable(list(&old.image_pull_secrets), list(&new.image_pull_secrets)),
+        );
+    }
+}
+
+fn check_preset(spec: &PresetSpec, verdict: &mut Verdict) {
+    let preset = match kaito_presets::find(&spec.name) {
+        Ok(preset) => Some(preset),
+        Err(unknown) => {
+            let hint = match unknown.nearest {
+                Some(nearest) => format!("did you mean {nearest}?"),
+                None => "`kaito presets` lists all names".to_owned(),
+            };
+            let name = if spec.name.is_empty() { "\"\"" } else { &spec.name };
+            verdict.refuse("inference.preset.name", format!("Unsupported inference preset name {name}; {hint}"));
+            None
+        }
+    };
+    let options = &spec.preset_options;
+    match spec.access_mode {
+        AccessMode::Public => {
+            if let Some(preset) = preset.filter(|preset| preset.workload.image == ImageAccess::Private) {
+                verdict.refuse("inference.preset.accessMode", private_only(preset));
+            }
+            if let Some(image) = &options.image {
+                let message = format!("{image:?} is not used, for accessMode is public; private uses it");
+                verdict.warn("inference.preset.presetOptions.image", message);
+            }
+        }
+        AccessMode::Private => match &options.image {
+            None => verdict.refuse(
+                "inference.preset.presetOptions.image",
+                "When AccessMode is private, an image must be provided in PresetOptions, like registry.example/llama-2-7b:1",
+            ),
+            Some(image) => {
+                check_image(image, "inference.preset.presetOptions.image", verdict);
+                if options.image_pull_secrets.is_empty() {
+                    verdict.warn(
+                        "inference.preset.presetOptions.imagePullSecrets",
+                        "is empty: the image must be pullable without credentials, or with those of the nodes",
+                    );
+                }
+            }
+        },
+    }
+    check_secrets(&options.image_pull_secrets, "inference.preset.presetOptions.imagePullSecrets", verdict);
+}
+
+fn private_only(preset: &Preset) -> String {
+    format!(
+        "This preset only supports private AccessMode, AccessMode must be private to continue: the licence of {} lets no \
+         public image be published; build yours, and give accessMode: private and presetOptions.image",
+        preset.name
+    )
+}
+
+/// Refuses what cannot be pulled; warns of what is not one certain image.
+fn check_image(text: &str, path: &str, verdict: &mut Verdict) {
+    match image::read(text) {
+        Err(problem) => verdict.refuse(path, problem),
+        Ok(reference) if !reference.is_precise => {
+            verdict.warn(path, format!("{text:?} has no tag, so that latest is pulled, which may change under you"));
+        }
+        Ok(_) => {}
+    }
+}
+
+pub fn check_secrets(names: &[String], path: &str, verdict: &mut Verdict) {
+    let mut seen = BTreeSet::new();
+    for (index, name) in names.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        if !syntax::is_object_name(name) {
+            verdict.refuse(path, format!("{name:?} is not the name of a Secret: {}", syntax::AN_OBJECT_NAME));
+        } else if !seen.insert(name) {
+            verdict.warn(path, format!("{name:?} stands there already"));
+        }
+    }
+}
+
+/// What goes with a preset, and is not used with a template.
+fn check_rest(inference: &InferenceSpec, verdict: &mut Verdict) {
+    adapters::check(&inference.adapters, verdict);
+    if let Some(name) = inference.config.as_deref().filter(|name| !syntax::is_object_name(name)) {
+        let message = format!("{name:?} is not the name of a ConfigMap: {}", syntax::AN_OBJECT_NAME);
+        verdict.refuse("inference.config", message);
+    }
+    if inference.template.is_some() {
+        if !inference.adapters.is_empty() {
+            verdict.warn("inference.adapters", "are not used with a template, whose pods are run as they are");
+        }
+        if inference.config.is_some() {
+            verdict.warn("inference.config", "is not used with a template, whose pods are run as they are");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Which workspaces are let into the cluster: pure rules, for the webhook and for `kaito validate`.
+//!
+//! What the controller could not carry out is refused here, where its author still looks on. Each message has the path of
+//! the field, the numbers, and what would do. Messages for what the Kaito project refuses too begin as that project's do.
+
+mod adapters;
+mod hardware;
+mod image;
+mod inference;
+mod metadata;
+mod resource;
+mod syntax;
+mod template;
+
+use std::fmt;
+
+use kaito_presets::InstanceTypes;
+
+use crate::workspace::Workspace;
+
+/// What the rules say about a workspace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why it is refused; empty where it is let in.
+    pub errors: Vec<FieldError>,
+    /// What its author should know all the same, each with the path of the field.
+    pub warnings: Vec<String>,
+}
+
+/// One reason to refuse a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// The field: `inference.adapters[0].source.name`.
+    pub path: String,
+    /// What is wrong with it, and what would do.
+    pub message: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+impl Verdict {
+    /// Whether it is let in.
+    pub fn is_allowed(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    fn refuse(&mut self, path: impl Into<String>, message: impl Into<String>) {
+        self.errors.push(FieldError { path: path.into(), message: message.into() });
+    }
+
+    fn warn(&mut self, path: impl fmt::Display, message: impl fmt::Display) {
+        self.warnings.push(format!("{path}: {message}"));
+    }
+}
+
+/// Whether this workspace may be created.
+pub fn validate_create(workspace: &Workspace, instance_types: &InstanceTypes) -> Verdict {
+    let mut verdict = Verdict::default();
+    metadata::check_name(workspace, &mut verdict);
+    metadata::check_annotations(workspace, &mut verdict);
+    resource::check(&workspace.resource, &mut verdict);
+    inference::check(workspace, &mut verdict);
+    hardware::check(workspace, instance_types, &mut verdict);
+    verdict
+}
+
+/// Whether the workspace `old` may become `new`.
+///
+/// Only what changed is judged: a workspace from before a rule stays as it is, and its finalizers can be removed.
+pub fn validate_update(old: &Workspace, new: &Workspace) -> Verdict {
+    let mut verdict = Verdict::default();
+    if old.metadata.annotations != new.metadata.annotations {
+        metadata::check_annotations(new, &mut verdict);
+    }
+    resource::check_update(&old.resource, &new.resource, &mut verdict);
+    inference::check_update(old, new, &mut verdict);
+    verdict
+}
+
+/// The workspace with the defaults that the schema cannot give: each adapter at its full strength.
+#[must_use]
+pub fn defaults(workspace: &Workspace) -> Workspace {
+    let mut workspace = workspace.clone();
+    for adapter in workspace.inference.iter_mut().flat_map(|inference| &mut inference.adapters) {
+        adapter.strength.get_or_insert_with(|| "1.0".to_owned());
+    }
+    workspace
+}
+
+/// `field is immutable`, as the Kaito project begins it.
+fn immutable(old: impl fmt::Display, new: impl fmt::Display) -> String {
+    format!("field is immutable: it is {old} and cannot become {new}; {ANEW}")
+}
+
+/// The way around every immutable field.
+const ANEW: &str = "delete the workspace and create it anew";
+
+/// `"a"`, or `nothing` for a field that is not set.
+fn quoted(value: Option<&str>) -> String {
+    value.map_or_else(|| "nothing".to_owned(), |value| format!("{value:?}"))
+}

@@ -1,0 +1,126 @@
+//! Instance types that users describe: node pools that no cloud's table has.
+//!
+//! They stand in a ConfigMap, under the key [`KEY`], as a list in YAML or JSON:
+//!
+//! ```yaml
+//! - name: rack-7              # what the nodes' label node.kubernetes.io/instance-type says
+//!   gpus: 4
+//!   gpuMemory: 23034Mi        # of one GPU, as nvidia-smi or the label nvidia.com/gpu.memory tells it
+//!   gpuModel: NVIDIA L4       # the rest may be left out
+//!   computeCapability: "8.9"
+//!   cpus: 48
+//!   memory: 192Gi
+//! ```
+
+use std::collections::BTreeMap;
+
+use kaito_presets::{CustomInstanceType, InstanceTypes, InvalidInstanceType};
+use serde_json::Value;
+
+/// Key of the ConfigMap under which the list stands.
+pub const KEY: &str = "instance-types.yaml";
+
+/// Largest list that is read: a ConfigMap holds no more.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Why a list of instance types cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not YAML, or not such a list.
+    #[error("{KEY} cannot be read: {0}")]
+    Syntax(String),
+    /// An instance type that cannot be.
+    #[error("{KEY}: {0}")]
+    Invalid(#[from] InvalidInstanceType),
+    /// A ConfigMap without the key.
+    #[error("the ConfigMap has no key {KEY}, but {}", if .0.is_empty() { "none at all".to_owned() } else { .0.join(", ") })]
+    NoKey(Vec<String>),
+}
+
+/// The built-in instance types and those of the list.
+///
+/// # Errors
+///
+/// [`Error`], with the name of the instance type and its field where there is one.
+pub fn read(list: &str) -> Result<InstanceTypes, Error> {
+    if list.len() > MOST_BYTES {
+        return Err(Error::Syntax(format!("it has {} bytes, more than {MOST_BYTES}", list.len())));
+    }
+    let described: Option<Vec<CustomInstanceType>> =
+        serde_saphyr::from_str(list).map_err(|error| Error::Syntax(error.to_string()))?;
+    Ok(InstanceTypes::with_custom(described.unwrap_or_default())?)
+}
+
+/// The built-in instance types and those of a ConfigMap.
+///
+/// # Errors
+///
+/// As [`read`], and where the key is missing.
+pub fn from_config_map(data: &BTreeMap<String, String>) -> Result<InstanceTypes, Error> {
+    match data.get(KEY) {
+        Some(list) => read(list),
+        None => Err(Error::NoKey(data.keys().cloned().collect())),
+    }
+}
+
+/// The built-in instance types and those of a file: a list, or the manifest of a ConfigMap.
+///
+/// # Errors
+///
+/// As [`from_config_map`].
+pub fn from_file(text: &str) -> Result<InstanceTypes, Error> {
+    if text.len() > MOST_BYTES {
+        return Err(Error::Syntax(format!("it has {} bytes, more than {MOST_BYTES}", text.len())));
+    }
+    let manifest = serde_saphyr::from_str::<Value>(text).ok().filter(|value| value["kind"] == "ConfigMap");
+    let Some(manifest) = manifest else { return read(text) };
+    let data = manifest["data"].as_object().into_iter().flatten();
+    from_config_map(&data.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = "- {name: rack-7, gpus: 4, gpuMemory: 23034Mi, computeCapability: '8.9'}\n";
+
+    #[test]
+    fn a_list_is_read_wherever_it_stands() {
+        let config_map = format!("apiVersion: v1\nkind: ConfigMap\ndata:\n  {KEY}: |\n    {LIST}");
+        let json = r#"[{"name": "rack-7", "gpus": 4, "gpuMemory": "23034Mi"}]"#;
+        for types in [read(LIST), from_file(LIST), from_file(&config_map), read(json), from_file(json)] {
+            assert_eq!(types.unwrap().find("rack-7").unwrap().gpus, 4);
+        }
+        for nothing in ["", "# none yet\n", "[]"] {
+            assert_eq!(read(nothing).unwrap(), InstanceTypes::built_in(), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let config_map = |data: &str| from_file(&format!("{{kind: ConfigMap, data: {data}}}")).unwrap_err().to_string();
+        assert_eq!(config_map("{}"), "the ConfigMap has no key instance-types.yaml, but none at all");
+        assert_eq!(config_map("{types: '', x: ''}"), "the ConfigMap has no key instance-types.yaml, but types, x");
+        for (list, parts) in [
+            ("- {name: rack-7, gpus: four, gpuMemory: 1Gi}", &["instance-types.yaml cannot be read", "line 1"][..]),
+            ("- {name: rack-7, gpus: 4, memoryOfGpu: 1Gi}", &["memoryOfGpu", "gpuMemory"]),
+            ("- {name: rack-7, gpus: 4}", &["gpuMemory"]),
+            ("rack-7: 4", &["instance-types.yaml cannot be read"]),
+            ("- {name: rack-7, gpus: 0, gpuMemory: 24Gi}", &["instance-types.yaml: instance type \"rack-7\": gpus is 0"]),
+            ("- [", &["instance-types.yaml cannot be read"]),
+        ] {
+            let message = read(list).unwrap_err().to_string();
+            for part in parts {
+                assert!(message.contains(part), "{list}: {message}");
+            }
+        }
+        assert!(read(&"#".repeat(MOST_BYTES + 1)).unwrap_err().to_string().contains("1048577 bytes"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_gets_an_answer(text in ".{0,200}") {
+            let _ = (read(&text), from_file(&text));
+        }
+    }
+}
