@@ -106,7 +106,10 @@ mod tests {
             ("- {name: rack-7, gpus: 4, memoryOfGpu: 1Gi}", &["memoryOfGpu", "gpuMemory"]),
             ("- {name: rack-7, gpus: 4}", &["gpuMemory"]),
             ("rack-7: 4", &["instance-types.yaml cannot be read"]),
-            ("- {name: rack-7, gpus: 0, gpuMemory: 24Gi}", &["instance-types.yaml: instance type \"rack-7\": gpus is 0"]),
+            (
+                "- {name: rack-7, gpus: 0, gpuMemory: 24Gi}",
+                &["instance-types.yaml: instance type \"rack-7\": gpus is 0"],
+            ),
             ("- [", &["instance-types.yaml cannot be read"]),
         ] {
             let message = read(list).unwrap_err().to_string();

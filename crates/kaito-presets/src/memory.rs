@@ -25,8 +25,9 @@ const STEP_TOKENS: u64 = 2048;
 /// Bytes that the runtime takes of each GPU, whatever the model.
 const RUNTIME: u64 = 640 << 20;
 
-/// Parameters that share a scale in a matrix of integers: the group of published GPTQ and AWQ checkpoints.
-const QUANTISATION_GROUP: u64 = 128;
+/// Parameters that share a scale of 16 bits in a matrix of integers, as the kernels hold it. Published GPTQ and AWQ
+/// checkpoints share one among 128, with a zero of the element's width: a little less.
+const QUANTISATION_GROUP: u64 = 64;
 
 /// How numbers are held in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -40,9 +41,9 @@ pub enum Precision {
     F16,
     /// 8-bit floats.
     Fp8,
-    /// 8-bit integers, with a scale and a zero for each group.
+    /// 8-bit integers, with a scale for each group.
     Int8,
-    /// 4-bit integers, with a scale and a zero for each group.
+    /// 4-bit integers, with a scale for each group.
     Int4,
 }
 
@@ -66,9 +67,7 @@ impl Precision {
     fn matrix_bytes(self, parameters: u64) -> u64 {
         let scales = match self {
             Precision::F32 | Precision::Bf16 | Precision::F16 | Precision::Fp8 => 0,
-            Precision::Int8 | Precision::Int4 => {
-                (parameters.div_ceil(QUANTISATION_GROUP) * (16 + self.bits())).div_ceil(8)
-            }
+            Precision::Int8 | Precision::Int4 => parameters.div_ceil(QUANTISATION_GROUP) * 2,
         };
         self.bytes(parameters) + scales
     }
@@ -260,14 +259,14 @@ mod tests {
         assert_eq!(estimate.keys_and_values, 2 * 15 * 8 * 64 * 2 * 2048);
     }
 
-    /// Four bits, and of each 128 parameters a scale of 16 bits and a zero of four: 4.15625 bits a parameter.
+    /// Four bits, and for each 64 parameters a scale of 16 bits: 4.25 bits a parameter.
     #[test]
     fn integers_come_with_scales() {
         let int4 = of("llama-2-7b", Precision::Int4, 2048, 1, Cut::Layers(1)).weights;
         let matrices = 32 * (4 * 4096_u64.pow(2) + 3 * 4096 * 11008);
-        assert_eq!(int4, matrices / 128 * 532 / 8 + (2 * 32000 * 4096 + 65 * 4096) * 2);
+        assert_eq!(int4, matrices * 17 / 32 + (2 * 32000 * 4096 + 65 * 4096) * 2);
         let int8 = of("llama-2-7b", Precision::Int8, 2048, 1, Cut::Layers(1)).weights;
-        assert_eq!(int8, matrices / 128 * (8 * 128 + 24) / 8 + (2 * 32000 * 4096 + 65 * 4096) * 2);
+        assert_eq!(int8, matrices * 33 / 32 + (2 * 32000 * 4096 + 65 * 4096) * 2);
     }
 
     #[test]

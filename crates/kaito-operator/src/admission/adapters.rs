@@ -96,7 +96,7 @@ fn check_strength(adapter: &AdapterSpec, path: &str, verdict: &mut Verdict) {
         Some(strength) if !(0.0..=1.0).contains(&strength) => {
             verdict.refuse(path, format!("Strength value for Adapter '{name}' must be between 0 and 1: it is {text}"));
         }
-        Some(strength) if strength == 0.0 => {
+        Some(0.0) => {
             verdict.warn(path, format!("is {text}: adapter {name} does nothing"));
         }
         Some(_) => {}
