@@ -2,5 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod crd;
+mod error;
 pub mod instance_types;
 pub mod workspace;
+pub mod yaml;
+
+pub use error::Error;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(args, cli.logging.log_format),
         Command::Chat(args) => commands::chat::run(args),
         Command::Presets(args) => commands::presets::run(&args),
+        Command::Crd(args) => commands::crd::run(&args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -42,8 +42,18 @@ fn the_catalogue_as_json() {
 }
 
 #[test]
+fn the_definition_of_the_resource() {
+    let yaml = output(&mut kaito(&["crd"]));
+    assert!(yaml.status.success());
+    let json: Value = serde_json::from_slice(&output(&mut kaito(&["crd", "--json"])).stdout).unwrap();
+    assert_eq!(kaito_operator::yaml::documents(&text(&yaml.stdout)).unwrap(), [json]);
+}
+
+#[test]
 fn help_of_every_command() {
-    for command in [&["--help"][..], &["serve", "--help"], &["chat", "--help"], &["presets", "--help"]] {
+    for command in
+        [&["--help"][..], &["serve", "--help"], &["chat", "--help"], &["presets", "--help"], &["crd", "--help"]]
+    {
         let output = output(kaito(command).env("COLUMNS", "100"));
         assert!(output.status.success());
         insta::assert_snapshot!(format!("help {}", command[0].trim_start_matches('-')), text(&output.stdout));

@@ -47,14 +47,17 @@ pub enum AccessMode {
     Private,
 }
 
-/// The image of a preset.
+/// The images of a preset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PresetOptions {
-    /// The image, with its tag or digest.
+    /// The image, with its tag or digest. Beside [`Self::weights_image`], the one of the server.
     #[serde(default, deserialize_with = "tolerant::empty", skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Names of secrets, in the workspace's namespace, to pull it with.
+    /// An image of weights alone, to mount as an image volume.
+    #[serde(default, deserialize_with = "tolerant::empty", skip_serializing_if = "Option::is_none")]
+    pub weights_image: Option<String>,
+    /// Names of secrets, in the workspace's namespace, to pull them with.
     #[serde(default, deserialize_with = "tolerant::null", skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<String>,
 }

@@ -26,7 +26,11 @@ fn whole() -> Value {
             "preset": {
                 "name": "llama-2-70b-chat",
                 "accessMode": "private",
-                "presetOptions": {"image": "registry.example/llama:1", "imagePullSecrets": ["pull"]}
+                "presetOptions": {
+                    "image": "registry.example/llama:1",
+                    "weightsImage": "registry.example/llama-weights:1",
+                    "imagePullSecrets": ["pull"]
+                }
             },
             "adapters": [{
                 "source": {

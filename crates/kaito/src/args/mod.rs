@@ -1,6 +1,7 @@
 //! Every flag, its environment variable and its help: a file per subcommand.
 
 mod chat;
+mod crd;
 mod logging;
 mod model;
 mod presets;
@@ -8,6 +9,7 @@ mod serve;
 
 pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
+pub use crd::CrdArgs;
 pub use logging::{LogFormat, LoggingArgs};
 pub use model::ModelArgs;
 pub use presets::PresetsArgs;
@@ -35,6 +37,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// List the models that have a name here
     Presets(PresetsArgs),
+    /// Print the definition of the Workspace resource, for `kubectl apply`
+    Crd(CrdArgs),
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A file per subcommand.
 
 pub mod chat;
+pub mod crd;
 pub mod presets;
 pub mod serve;
