@@ -12,16 +12,25 @@ use crate::{
 /// The part of one sequence that a step computes.
 #[derive(Debug, Clone, Copy)]
 pub struct Span<'a> {
-    /// The tokens to compute.
+    /// The tokens to compute, at least one.
     pub tokens: &'a [u32],
+    /// Tokens proposed behind them, computed as if they were the sequence's own.
+    pub draft: &'a [u32],
     /// Position of the first of them: how many tokens of the sequence are in the cache already.
     pub start: usize,
-    /// Pages of the sequence, enough for `start + tokens.len()` tokens, writable from `start` on.
+    /// Pages of the sequence, enough for all of them, writable from `start` on.
     pub pages: &'a [PageId],
     /// Whether the sequence is so long that long-rope's long factors apply.
     pub long: bool,
-    /// Whether the logits after the last token are wanted.
-    pub logits: bool,
+    /// How many of the last tokens the logits are wanted after.
+    pub logits: usize,
+}
+
+impl Span<'_> {
+    /// Rows of the batch that the span takes.
+    fn rows(&self) -> usize {
+        self.tokens.len() + self.draft.len()
+    }
 }
 
 struct Layer<B: Backend> {
@@ -137,10 +146,10 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
-    /// Computes `spans`, stores their keys and values, and leaves in `logits` one row of `vocab_size` for each span that
-    /// wants them, in order.
+    /// Computes `spans`, stores their keys and values, and leaves in `logits` a row of `vocab_size` for each token that
+    /// they are wanted after, in order.
     pub fn forward(&mut self, spans: &[Span], logits: &mut Vec<f32>) {
-        let ids: Vec<u32> = spans.iter().flat_map(|span| span.tokens.iter().copied()).collect();
+        let ids: Vec<u32> = spans.iter().flat_map(|span| span.tokens.iter().chain(span.draft).copied()).collect();
         let rows = ids.len();
         let attention_spans = self.place(spans);
         let Self { backend, config, embedding, layers, final_norm, head, pool, workspace: w, cos, sin, .. } = self;
@@ -184,8 +193,10 @@ impl<B: Backend> Decoder<B> {
         let wanted: Vec<usize> = attention_spans
             .iter()
             .zip(spans)
-            .filter(|(_, span)| span.logits)
-            .map(|(placed, _)| placed.first_row + placed.rows - 1)
+            .flat_map(|(placed, span)| {
+                let end = placed.first_row + placed.rows;
+                end.saturating_sub(span.logits)..end
+            })
             .collect();
         logits.resize(wanted.len() * config.vocab_size, 0.0);
         if !wanted.is_empty() {
@@ -204,16 +215,16 @@ impl<B: Backend> Decoder<B> {
         spans
             .iter()
             .map(|span| {
-                for position in span.start..span.start + span.tokens.len() {
+                for position in span.start..span.start + span.rows() {
                     self.rope.push_angles(position, span.long, &mut self.cos, &mut self.sin);
                 }
                 let placed = AttentionSpan {
                     first_row,
-                    rows: span.tokens.len(),
-                    context: span.start + span.tokens.len(),
+                    rows: span.rows(),
+                    context: span.start + span.rows(),
                     pages: span.pages,
                 };
-                first_row += span.tokens.len();
+                first_row += span.rows();
                 placed
             })
             .collect()

@@ -24,7 +24,7 @@ use crate::{
     backend::Backend,
     decoder::{Decoder, Span},
     generate::{Chosen, Generation, GenerationParams, SequenceOutput},
-    scheduler::{RequestId, Scheduler, Step},
+    scheduler::{RequestId, RowView, Scheduler, Step},
 };
 
 /// One request for tokens.
@@ -62,10 +62,18 @@ pub struct EngineStats {
     pub pages_total: usize,
     /// Pages that hold something.
     pub pages_used: usize,
+    /// Free pages that still hold texts, for requests that begin like them.
+    pub pages_known: usize,
     /// Prompt tokens of requests that started.
     pub prompt_tokens_total: u64,
+    /// Those of them that were not computed, since an earlier text began alike.
+    pub prompt_tokens_reused_total: u64,
     /// Tokens that were generated.
     pub generated_tokens_total: u64,
+    /// Tokens that were proposed, to be verified several at once.
+    pub proposed_tokens_total: u64,
+    /// Proposed tokens that were right.
+    pub accepted_tokens_total: u64,
     /// Requests that gave their pages to older ones and were computed again.
     pub preemptions_total: u64,
     /// Steps since the start.
@@ -121,8 +129,12 @@ struct Counters {
     waiting: AtomicUsize,
     running: AtomicUsize,
     pages_used: AtomicUsize,
+    pages_known: AtomicUsize,
     prompt_tokens: AtomicU64,
+    prompt_tokens_reused: AtomicU64,
     generated_tokens: AtomicU64,
+    proposed_tokens: AtomicU64,
+    accepted_tokens: AtomicU64,
     preemptions: AtomicU64,
     steps: AtomicU64,
     /// Requests between `submit` and their last event.
@@ -278,8 +290,12 @@ impl Engine {
             running: counters.running.load(Relaxed),
             pages_total: self.shared.limits.pages,
             pages_used: counters.pages_used.load(Relaxed),
+            pages_known: counters.pages_known.load(Relaxed),
             prompt_tokens_total: counters.prompt_tokens.load(Relaxed),
+            prompt_tokens_reused_total: counters.prompt_tokens_reused.load(Relaxed),
             generated_tokens_total: counters.generated_tokens.load(Relaxed),
+            proposed_tokens_total: counters.proposed_tokens.load(Relaxed),
+            accepted_tokens_total: counters.accepted_tokens.load(Relaxed),
             preemptions_total: counters.preemptions.load(Relaxed),
             steps_total: counters.steps.load(Relaxed),
             since_progress: progress.map(|at| at.elapsed()),
@@ -361,7 +377,9 @@ impl<B: Backend> Worker<B> {
                 let _ = request.events.send(GenerationEvent::Started);
             }
         }
+        let begun = Instant::now();
         let computed = catch_unwind(AssertUnwindSafe(|| self.forward(step)));
+        self.scheduler.observe_cost(step, begun.elapsed().as_secs_f64());
         self.shared.counters.steps.fetch_add(1, Relaxed);
         if computed.is_err() {
             let mut failed: Vec<RequestId> = step.spans.iter().map(|span| span.request).collect();
@@ -376,7 +394,7 @@ impl<B: Backend> Worker<B> {
         let mut logits = std::mem::take(&mut self.logits);
         let mut rows = logits.chunks_exact_mut(vocab_size);
         for id in self.scheduler.computed(step) {
-            let wanted = step.spans.iter().filter(|span| span.request == id && span.logits).count();
+            let wanted = step.spans.iter().filter(|span| span.request == id).map(|span| span.logits).sum();
             let mut own: Vec<&mut [f32]> = rows.by_ref().take(wanted).collect();
             self.advance(id, &mut own);
         }
@@ -389,9 +407,10 @@ impl<B: Backend> Worker<B> {
             .spans
             .iter()
             .filter_map(|span| {
-                let (tokens, pages, long) = self.scheduler.row(span.request, span.row)?;
-                let tokens = tokens.get(span.start..span.start + span.count)?;
-                Some(Span { tokens, start: span.start, pages, long, logits: span.logits })
+                let row = self.scheduler.row(span.request, span.row)?;
+                let tokens = row.tokens.get(span.start..span.start + span.count - row.draft.len())?;
+                let RowView { draft, pages, long, .. } = row;
+                Some(Span { tokens, draft, start: span.start, pages, long, logits: span.logits })
             })
             .collect();
         self.decoder.forward(&spans, &mut self.logits);
@@ -399,21 +418,23 @@ impl<B: Backend> Worker<B> {
 
     /// Chooses a request's next tokens and tells its client what came of it.
     fn advance(&mut self, id: RequestId, logits: &mut [&mut [f32]]) {
-        let Some(result) = self.scheduler.advance(id, logits) else { return };
-        let advance = match result {
-            Ok(advance) => advance,
-            Err(cause) => return self.fail(id, cause.into()),
-        };
-        let Some(request) = self.requests.get(&id) else { return };
-        // Beams have no chosen tokens before their end, but each live one grew by a token.
-        let generated = advance.chosen.len().max(advance.parents.len());
-        self.shared.counters.generated_tokens.fetch_add(generated as u64, Relaxed);
-        // The client may be gone; its cancellation is on its way.
-        if !advance.chosen.is_empty() {
-            let _ = request.events.send(GenerationEvent::Chosen(advance.chosen));
-        }
-        if advance.finished {
-            self.finish(id);
+        let Self { scheduler, requests, shared, .. } = self;
+        let Some(request) = requests.get(&id) else { return };
+        let mut finished = false;
+        let result = scheduler.advance(id, logits, |advance| {
+            // Beams have no chosen tokens before their end, but each live one grew by a token.
+            let generated = advance.chosen.len().max(advance.parents.len());
+            shared.counters.generated_tokens.fetch_add(generated as u64, Relaxed);
+            // The client may be gone; its cancellation is on its way.
+            if !advance.chosen.is_empty() {
+                let _ = request.events.send(GenerationEvent::Chosen(advance.chosen));
+            }
+            finished = advance.finished;
+        });
+        match result {
+            Some(Err(cause)) => self.fail(id, cause.into()),
+            Some(Ok(())) if finished => self.finish(id),
+            _ => {}
         }
     }
 
@@ -447,6 +468,11 @@ impl<B: Backend> Worker<B> {
         let cache = self.scheduler.cache();
         counters.running.store(self.scheduler.running_rows(), Relaxed);
         counters.pages_used.store(cache.total_pages() - cache.free_pages(), Relaxed);
+        counters.pages_known.store(cache.known_free_pages(), Relaxed);
+        counters.prompt_tokens_reused.store(self.scheduler.reused_tokens(), Relaxed);
+        let (proposed, accepted) = self.scheduler.proposed_tokens();
+        counters.proposed_tokens.store(proposed, Relaxed);
+        counters.accepted_tokens.store(accepted, Relaxed);
         counters.preemptions.store(self.scheduler.preemptions(), Relaxed);
         let now = (counters.open.load(Relaxed) > 0).then(Instant::now);
         *self.shared.progress.lock().unwrap_or_else(PoisonError::into_inner) = now;

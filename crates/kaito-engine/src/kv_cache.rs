@@ -1,7 +1,12 @@
 //! Pages of keys and values: who holds which, and copy on write. Bookkeeping only; the numbers live in the backend.
 //!
+//! A page that was computed to its end stays known after the last page table has let it go, until its memory is needed:
+//! a later text with the same beginning takes it up again.
+//!
 //! Invariant: a page's reference count equals the number of page tables that name it; a page is free iff that count is
-//! zero; a page is written only while exactly one page table names it.
+//! zero; a page is written only while exactly one page table names it, and is not known while it is written.
+
+use crate::prefix_index::{NodeId, PrefixIndex};
 
 /// Index of a page in every layer's pool.
 pub type PageId = u32;
@@ -28,6 +33,8 @@ pub struct OutOfPages {
 #[derive(Debug, Default)]
 pub struct PageTable {
     pages: Vec<PageId>,
+    /// The nodes of the first pages, those that are known.
+    nodes: Vec<NodeId>,
 }
 
 impl PageTable {
@@ -42,13 +49,30 @@ impl PageTable {
 pub struct KvCache {
     page_size: usize,
     references: Vec<u32>,
+    /// Free pages that hold nothing of use; others are in the index.
     free: Vec<PageId>,
+    index: PrefixIndex,
+}
+
+/// What is known of the beginning of a text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KnownPrefix {
+    /// Pages that hold it.
+    pub pages: usize,
+    /// Those of them that page tables name already.
+    pub held: usize,
 }
 
 impl KvCache {
     /// A cache of `pages` pages of `page_size` tokens each, all free.
     pub fn new(pages: u32, page_size: usize) -> Self {
-        Self { page_size: page_size.max(1), references: vec![0; pages as usize], free: (0..pages).rev().collect() }
+        let page_size = page_size.max(1);
+        Self {
+            page_size,
+            references: vec![0; pages as usize],
+            free: (0..pages).rev().collect(),
+            index: PrefixIndex::new(pages as usize, page_size),
+        }
     }
 
     /// Tokens in a page.
@@ -63,7 +87,12 @@ impl KvCache {
 
     /// Pages that no page table names.
     pub fn free_pages(&self) -> usize {
-        self.free.len()
+        self.free.len() + self.index.unheld()
+    }
+
+    /// Free pages that a text with the right beginning would take up again.
+    pub fn known_free_pages(&self) -> usize {
+        self.index.unheld()
     }
 
     /// Pages that hold `tokens` tokens.
@@ -86,9 +115,10 @@ impl KvCache {
         let shared = |cache: &Self, page: PageId| cache.references[page as usize] > 1;
         let kept = table.pages.get(first..count.min(table.pages.len())).unwrap_or_default();
         let needed = kept.iter().filter(|&&page| shared(self, page)).count() + count.saturating_sub(table.pages.len());
-        if needed > self.free.len() {
-            return Err(OutOfPages { needed, free: self.free.len() });
+        if needed > self.free_pages() {
+            return Err(OutOfPages { needed, free: self.free_pages() });
         }
+        table.nodes.truncate(first);
         for index in first..count {
             match table.pages.get(index).copied() {
                 None => {
@@ -103,10 +133,49 @@ impl KvCache {
                         copies.push(PageCopy { from: page, to: fresh });
                     }
                 }
-                Some(_) => {}
+                Some(page) => self.index.forget(page),
             }
         }
         Ok(())
+    }
+
+    /// What is known of the beginning of `tokens`, a text below `root`, in whole pages.
+    pub fn known_prefix(&self, root: NodeId, tokens: &[u32]) -> KnownPrefix {
+        let mut known = KnownPrefix::default();
+        for (page, _) in self.walk(root, tokens) {
+            known.pages += 1;
+            known.held += usize::from(self.references[page as usize] > 0);
+        }
+        known
+    }
+
+    /// A table of the known pages that `tokens` begins with.
+    pub fn reuse(&mut self, root: NodeId, tokens: &[u32]) -> PageTable {
+        let (pages, nodes): (Vec<_>, Vec<_>) = self.walk(root, tokens).unzip();
+        for &page in &pages {
+            if self.references[page as usize] == 0 {
+                self.index.take_up(page);
+            }
+            self.references[page as usize] += 1;
+        }
+        PageTable { pages, nodes }
+    }
+
+    fn walk<'a>(&'a self, root: NodeId, tokens: &'a [u32]) -> impl Iterator<Item = (PageId, NodeId)> + 'a {
+        tokens.chunks_exact(self.page_size).scan(root, |parent, tokens| {
+            let (page, node) = self.index.find(*parent, tokens)?;
+            *parent = node;
+            Some((page, node))
+        })
+    }
+
+    /// Makes known which pages of `table` hold the text `tokens` below `root`, all of it computed.
+    pub fn make_known(&mut self, table: &mut PageTable, root: NodeId, tokens: &[u32]) {
+        let unknown = table.nodes.len();
+        for (&page, tokens) in table.pages.iter().zip(tokens.chunks_exact(self.page_size)).skip(unknown) {
+            let parent = table.nodes.last().copied().unwrap_or(root);
+            table.nodes.push(self.index.insert(page, parent, tokens));
+        }
     }
 
     /// A second table that shares the pages of the first `tokens` tokens of `table`.
@@ -115,18 +184,21 @@ impl KvCache {
         for &page in &pages {
             self.references[page as usize] += 1;
         }
-        PageTable { pages }
+        let nodes = table.nodes[..(tokens / self.page_size).min(table.nodes.len())].to_vec();
+        PageTable { pages, nodes }
     }
 
     /// Gives up all pages of `table`.
     pub fn release(&mut self, table: &mut PageTable) {
-        for page in std::mem::take(&mut table.pages) {
+        table.nodes.clear();
+        // The last page first: it is of use only after those before it, so it should be evicted before them.
+        while let Some(page) = table.pages.pop() {
             self.release_page(page);
         }
     }
 
     fn allocate(&mut self) -> Option<PageId> {
-        let page = self.free.pop()?;
+        let page = self.free.pop().or_else(|| self.index.evict())?;
         self.references[page as usize] = 1;
         Some(page)
     }
@@ -134,7 +206,7 @@ impl KvCache {
     fn release_page(&mut self, page: PageId) {
         let references = &mut self.references[page as usize];
         *references -= 1;
-        if *references == 0 {
+        if *references == 0 && !self.index.give_up(page) {
             self.free.push(page);
         }
     }
@@ -149,8 +221,8 @@ impl KvCache {
             }
         }
         assert_eq!(self.references, expected, "reference counts");
-        let free: std::collections::BTreeSet<_> = self.free.iter().copied().collect();
-        assert_eq!(free.len(), self.free.len(), "a page is on the free list twice");
+        let free: std::collections::BTreeSet<_> = self.free.iter().copied().chain(self.index.unheld_pages()).collect();
+        assert_eq!(free.len(), self.free_pages(), "a page is free twice");
         for (page, &count) in expected.iter().enumerate() {
             assert_eq!(count == 0, free.contains(&(page as u32)), "page {page} has {count} references");
         }
@@ -167,6 +239,12 @@ mod tests {
         Write { table: usize, tokens: usize },
         Fork { table: usize, tokens: usize },
         Release { table: usize },
+        Reuse { table: usize, stem: usize, tokens: usize },
+    }
+
+    /// Token `at` of one of a few texts, so that many begin alike.
+    fn token(stem: usize, at: usize) -> u32 {
+        (at * 7 + if at < 10 { 0 } else { stem * 1000 }) as u32
     }
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -174,8 +252,48 @@ mod tests {
             3 => (0..8usize, 1..20usize).prop_map(|(table, tokens)| Op::Write { table, tokens }),
             2 => (0..8usize, 0..40usize).prop_map(|(table, tokens)| Op::Fork { table, tokens }),
             1 => (0..8usize).prop_map(|table| Op::Release { table }),
+            2 => (0..8usize, 0..3usize, 0..60usize).prop_map(|(table, stem, tokens)| Op::Reuse { table, stem, tokens }),
         ];
         prop::collection::vec(op, 1..120)
+    }
+
+    fn known(cache: &mut KvCache, text: &[u32]) -> PageTable {
+        let root = NodeId::root(false);
+        let mut table = cache.reuse(root, text);
+        let start = table.pages().len() * cache.page_size();
+        cache.prepare_write(&mut table, start, text.len(), &mut Vec::new()).unwrap();
+        cache.make_known(&mut table, root, text);
+        table
+    }
+
+    #[test]
+    fn the_page_that_was_of_no_use_for_longest_is_evicted_first_and_the_end_of_a_text_before_its_beginning() {
+        let root = NodeId::root(false);
+        let mut cache = KvCache::new(4, 2);
+        let (old, new) = ([1, 2, 3, 4], [1, 2, 5, 6, 7, 8]);
+        let mut first = known(&mut cache, &old);
+        cache.release(&mut first);
+        let mut second = known(&mut cache, &new);
+        cache.release(&mut second);
+        assert_eq!((cache.free_pages(), cache.known_free_pages()), (4, 4));
+        let mut left = Vec::new();
+        let mut other = PageTable::default();
+        for taken in 1..=4 {
+            cache.prepare_write(&mut other, 2 * (taken - 1), 2 * taken, &mut Vec::new()).unwrap();
+            left.push([&old[..], &new].map(|text| cache.known_prefix(root, text).pages));
+        }
+        assert_eq!(left, [[1, 3], [1, 2], [1, 1], [0, 0]]);
+    }
+
+    #[test]
+    fn a_known_page_that_is_written_again_is_not_known_any_more() {
+        let root = NodeId::root(false);
+        let mut cache = KvCache::new(4, 2);
+        let mut table = known(&mut cache, &[1, 2, 3, 4]);
+        cache.prepare_write(&mut table, 2, 4, &mut Vec::new()).unwrap();
+        assert_eq!(cache.known_prefix(root, &[1, 2, 3, 4]), KnownPrefix { pages: 1, held: 1 });
+        cache.make_known(&mut table, root, &[1, 2, 9, 9]);
+        assert_eq!(cache.known_prefix(root, &[1, 2, 9, 9]).pages, 2);
     }
 
     proptest! {
@@ -186,7 +304,9 @@ mod tests {
             let mut cache = KvCache::new(24, PAGE);
             let mut memory = vec![0u32; 24 * PAGE];
             let mut tables: Vec<(PageTable, Vec<u32>)> = (0..8).map(|_| Default::default()).collect();
-            let mut stamp = 0;
+            // No token of a text is that large.
+            let mut stamp = 1_000_000;
+            let root = NodeId::root(false);
             for op in ops {
                 match op {
                     Op::Write { table, tokens } => {
@@ -217,6 +337,28 @@ mod tests {
                         if let Some(to) = tables.iter().position(|(pages, _)| pages.pages().is_empty()) {
                             let pages = cache.fork(&tables[table].0, tokens);
                             tables[to] = (pages, tables[table].1[..tokens].to_vec());
+                        }
+                    }
+                    Op::Reuse { table, stem, tokens } => {
+                        let (pages, written) = &mut tables[table];
+                        if pages.pages().is_empty() {
+                            let text: Vec<u32> = (0..tokens).map(|at| token(stem, at)).collect();
+                            let known = cache.known_prefix(root, &text);
+                            *pages = cache.reuse(root, &text);
+                            prop_assert_eq!(pages.pages().len(), known.pages);
+                            let reused = known.pages * PAGE;
+                            *written = text[..reused].to_vec();
+                            let mut copies = Vec::new();
+                            if cache.prepare_write(pages, reused, tokens, &mut copies).is_ok() {
+                                prop_assert_eq!(copies, []);
+                                for (at, &token) in text.iter().enumerate().skip(reused) {
+                                    memory[pages.pages()[at / PAGE] as usize * PAGE + at % PAGE] = token;
+                                    written.push(token);
+                                }
+                                cache.make_known(pages, root, &text);
+                                prop_assert_eq!(cache.known_prefix(root, &text).pages, tokens / PAGE);
+                                prop_assert_eq!(cache.known_prefix(NodeId::root(true), &text).pages, 0);
+                            }
                         }
                     }
                     Op::Release { table } => {

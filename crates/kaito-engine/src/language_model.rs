@@ -35,6 +35,9 @@ const STEP_TOKENS: usize = 256;
 /// Tokens of prompts computed in a step beside sequences that wait for their next token. A step reads all weights once
 /// for this many tokens too, so it takes little longer than a step without them.
 const STEP_TOKENS_BESIDE_STREAMS: usize = 32;
+/// Proposed tokens of a step: more of them would cost what they bring, since a step of some twenty tokens is bound by
+/// arithmetic.
+const STEP_DRAFTS: usize = 16;
 /// Largest `generation_config.json` or `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
@@ -68,6 +71,9 @@ pub struct LoadOptions {
     pub kv_cache_memory: Option<u64>,
     /// Most requests that wait.
     pub max_waiting: usize,
+    /// Whether tokens may be proposed and verified several at once where that is expected to be faster. What comes out
+    /// is the same.
+    pub speculate: bool,
 }
 
 impl Default for LoadOptions {
@@ -79,6 +85,7 @@ impl Default for LoadOptions {
             max_batch_size: 32,
             kv_cache_memory: None,
             max_waiting: 256,
+            speculate: true,
         }
     }
 }
@@ -162,7 +169,7 @@ impl LanguageModel {
             max_batch_size: rows,
             chat_template: tokenizer.has_chat_template(),
         };
-        let engine = start_engine(config, weights, capacity, rows, threads, options.max_waiting)?;
+        let engine = start_engine(config, weights, capacity, threads, options)?;
         let end_tokens =
             defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.eos_token_id().into_iter().collect());
         tracing::info!(
@@ -250,21 +257,24 @@ fn start_engine(
     config: ModelConfig,
     weights: ModelWeights,
     capacity: Capacity,
-    rows: usize,
     threads: NonZeroUsize,
-    max_waiting: usize,
+    options: &LoadOptions,
 ) -> Result<Engine, Error> {
+    let rows = options.max_batch_size;
     let step_tokens = STEP_TOKENS.max(rows);
+    let step_drafts = if options.speculate { STEP_DRAFTS } else { 0 };
     let limits = SchedulerLimits {
         rows,
         step_tokens,
         step_tokens_beside_streams: STEP_TOKENS_BESIDE_STREAMS.max(rows),
+        step_drafts,
         long_above: RopeTable::new(&config.rope, config.head_dim).long_above(),
     };
     let pages = u32::try_from(capacity.pages).unwrap_or(u32::MAX);
-    let decoder_limits = DecoderLimits { pages: capacity.pages, page_size: PAGE_SIZE, step_tokens, step_logits: rows };
+    let step_logits = rows + step_drafts;
+    let decoder_limits = DecoderLimits { pages: capacity.pages, page_size: PAGE_SIZE, step_tokens, step_logits };
     let decoder = Decoder::new(CpuBackend::new(threads), config, weights, decoder_limits)?;
-    Engine::start(decoder, Scheduler::new(limits, KvCache::new(pages, PAGE_SIZE)), max_waiting)
+    Engine::start(decoder, Scheduler::new(limits, KvCache::new(pages, PAGE_SIZE)), options.max_waiting)
 }
 
 fn linears(weights: &mut ModelWeights) -> impl Iterator<Item = &mut Linear> {

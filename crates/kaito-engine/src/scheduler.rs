@@ -4,6 +4,8 @@
 //! computed and tokens that are not, and a step's budget is spent on the ones that are not. Rows that lack one token, the
 //! running streams, come first, so that a long prompt, computed in chunks behind them, stops nobody.
 //!
+//! A stream may have tokens proposed for it, which are computed in the same step and verified (see [`crate::speculation`]).
+//!
 //! Invariants, checked by property tests:
 //! - requests start in the order in which they came, and the one that came last gives up its pages first;
 //! - a request that was admitted ends: alone, it always fits ([`pages_needed`] bounds what it can hold);
@@ -13,7 +15,9 @@ use std::collections::VecDeque;
 
 use crate::{
     generate::{Advance, GenerateError, Generation},
-    kv_cache::{KvCache, PageCopy, PageTable},
+    kv_cache::{KnownPrefix, KvCache, PageCopy, PageTable},
+    prefix_index::NodeId,
+    speculation::{self, Speculator, StepCost},
 };
 
 /// Names a request inside the engine.
@@ -28,11 +32,13 @@ pub struct SchedulerLimits {
     pub step_tokens: usize,
     /// Tokens of prompts computed in a step beside rows that wait for their next token.
     pub step_tokens_beside_streams: usize,
+    /// Most proposed tokens in a step; 0 proposes none.
+    pub step_drafts: usize,
     /// Sequence length above which a model's other rotary factors apply, and all its keys are computed again.
     pub long_above: Option<usize>,
 }
 
-/// One row's share of a step: its tokens `start..start + count`.
+/// One row's share of a step: its tokens `start..start + count`, proposed ones behind its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepSpan {
     /// The row's request.
@@ -43,8 +49,8 @@ pub struct StepSpan {
     pub start: usize,
     /// Tokens to compute.
     pub count: usize,
-    /// Whether logits are wanted: the span ends with the row's last token.
-    pub logits: bool,
+    /// How many of the last tokens logits are wanted for: the row's last token, and all that are proposed behind it.
+    pub logits: usize,
 }
 
 /// What to compute next.
@@ -56,6 +62,13 @@ pub struct Step {
     pub copies: Vec<PageCopy>,
     /// Requests that left the queue in this step.
     pub started: Vec<RequestId>,
+}
+
+impl Step {
+    /// Tokens that the step computes.
+    pub fn tokens(&self) -> usize {
+        self.spans.iter().map(|span| span.count).sum()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +88,22 @@ struct Group {
     shared_prefix: Option<usize>,
     long: bool,
     started: bool,
+    speculator: Speculator,
+    /// Tokens proposed behind the last one of the only row, while a step computes them.
+    draft: Vec<u32>,
+}
+
+/// What the decoder needs of a row.
+#[derive(Debug, Clone, Copy)]
+pub struct RowView<'a> {
+    /// All tokens so far.
+    pub tokens: &'a [u32],
+    /// Tokens proposed behind them.
+    pub draft: &'a [u32],
+    /// Pages of keys and values.
+    pub pages: &'a [u32],
+    /// Whether the long rotary factors apply.
+    pub long: bool,
 }
 
 impl Group {
@@ -91,8 +120,44 @@ impl Group {
         self.shared_prefix.is_none() && self.rows.iter().enumerate().all(|(row, _)| self.missing(row) == 1)
     }
 
+    fn root(&self) -> NodeId {
+        // Other rotary factors make other keys.
+        NodeId::root(self.long)
+    }
+
+    /// Tokens of a row that pages may be taken up for: the last one is left to compute, since that gives logits.
+    fn reusable(&self, row: usize) -> &[u32] {
+        let tokens = self.generation.tokens(row);
+        let end = self.shared_prefix.unwrap_or(tokens.len().saturating_sub(1));
+        tokens.get(..end).unwrap_or_default()
+    }
+
+    /// Rows that compute for themselves.
+    fn computing_rows(&self) -> usize {
+        if self.shared_prefix.is_some() { 1 } else { self.rows.len() }
+    }
+
+    /// What a request that has nothing yet could take up.
+    fn known(&self, cache: &KvCache) -> KnownPrefix {
+        (0..self.computing_rows()).fold(KnownPrefix::default(), |sum, row| {
+            let known = cache.known_prefix(self.root(), self.reusable(row));
+            KnownPrefix { pages: sum.pages + known.pages, held: sum.held + known.held }
+        })
+    }
+
+    /// Takes up the pages of earlier texts that begin alike.
+    fn reuse(&mut self, cache: &mut KvCache) {
+        for row in 0..self.computing_rows() {
+            let table = cache.reuse(self.root(), self.reusable(row));
+            self.rows[row].computed = table.pages().len() * cache.page_size();
+            self.rows[row].table = table;
+        }
+        self.fork_if_ready(cache);
+    }
+
     /// Forgets all that was computed.
     fn reset(&mut self, cache: &mut KvCache) {
+        self.draft.clear();
         for row in &mut self.rows {
             cache.release(&mut row.table);
             row.computed = 0;
@@ -155,12 +220,26 @@ pub struct Scheduler {
     waiting: VecDeque<Group>,
     running: Vec<Group>,
     preemptions: u64,
+    reused_tokens: u64,
+    cost: StepCost,
+    proposed_tokens: u64,
+    accepted_tokens: u64,
 }
 
 impl Scheduler {
     /// A scheduler over an empty cache.
     pub fn new(limits: SchedulerLimits, cache: KvCache) -> Self {
-        Self { limits, cache, waiting: VecDeque::new(), running: Vec::new(), preemptions: 0 }
+        Self {
+            limits,
+            cache,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            preemptions: 0,
+            reused_tokens: 0,
+            cost: StepCost::default(),
+            proposed_tokens: 0,
+            accepted_tokens: 0,
+        }
     }
 
     /// The pages.
@@ -183,6 +262,21 @@ impl Scheduler {
         self.preemptions
     }
 
+    /// Tokens of prompts whose keys and values were found in pages of earlier texts.
+    pub fn reused_tokens(&self) -> u64 {
+        self.reused_tokens
+    }
+
+    /// Tokens that were proposed, and how many of them were right.
+    pub fn proposed_tokens(&self) -> (u64, u64) {
+        (self.proposed_tokens, self.accepted_tokens)
+    }
+
+    /// Takes note of what a step cost, for the decision whether to propose tokens.
+    pub fn observe_cost(&mut self, step: &Step, seconds: f64) {
+        self.cost.observe(step.tokens(), seconds);
+    }
+
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
@@ -191,7 +285,16 @@ impl Scheduler {
     /// Queues a request. Its `pages_needed` must not exceed all pages, nor its rows the limit.
     pub fn submit(&mut self, id: RequestId, generation: Generation) {
         let rows = (0..generation.rows()).map(|_| Row::default()).collect();
-        self.waiting.push_back(Group { id, generation, rows, shared_prefix: None, long: false, started: false });
+        self.waiting.push_back(Group {
+            id,
+            generation,
+            rows,
+            shared_prefix: None,
+            long: false,
+            started: false,
+            speculator: Speculator::default(),
+            draft: Vec::new(),
+        });
     }
 
     /// Takes a request out, wherever it is, and frees its pages.
@@ -210,10 +313,15 @@ impl Scheduler {
         Some(group.generation)
     }
 
-    /// All tokens and the pages of a row that a step names.
-    pub fn row(&self, id: RequestId, row: usize) -> Option<(&[u32], &[u32], bool)> {
+    /// A row that a step names.
+    pub fn row(&self, id: RequestId, row: usize) -> Option<RowView<'_>> {
         let group = self.running.iter().find(|group| group.id == id)?;
-        Some((group.generation.tokens(row), group.rows.get(row)?.table.pages(), group.long))
+        Some(RowView {
+            tokens: group.generation.tokens(row),
+            draft: &group.draft,
+            pages: group.rows.get(row)?.table.pages(),
+            long: group.long,
+        })
     }
 
     /// Decides the next step and takes the pages that it writes. `None` if there is nothing to do.
@@ -235,6 +343,9 @@ impl Scheduler {
                 let id = self.running[index].id;
                 let planned = step.spans.iter().any(|span| span.request == id);
                 if !planned && (!streams_only || self.running[index].streams()) {
+                    if streams_only {
+                        self.propose(index, budget, &step);
+                    }
                     self.plan(index, &mut budget, &mut step);
                 }
                 // Preemption may have shortened the list, but never before `index`, unless it took `index` itself.
@@ -253,9 +364,15 @@ impl Scheduler {
         let mut ready = Vec::new();
         for span in &step.spans {
             if let Some(group) = self.running.iter_mut().find(|group| group.id == span.request) {
-                group.rows[span.row].computed = span.start + span.count;
+                let root = group.root();
+                let row = &mut group.rows[span.row];
+                // What is proposed is computed for good only if it turns out to be right.
+                row.computed = span.start + span.count - group.draft.len();
+                if let Some(computed) = group.generation.tokens(span.row).get(..row.computed) {
+                    self.cache.make_known(&mut row.table, root, computed);
+                }
                 group.fork_if_ready(&mut self.cache);
-                if span.logits && ready.last() != Some(&span.request) {
+                if span.logits > 0 && ready.last() != Some(&span.request) {
                     ready.push(span.request);
                 }
             }
@@ -263,14 +380,42 @@ impl Scheduler {
         ready
     }
 
-    /// Hands the logits of a request's rows to its generation, and follows the rows that come of it.
-    pub fn advance(&mut self, id: RequestId, logits: &mut [&mut [f32]]) -> Option<Result<Advance, GenerateError>> {
+    /// Hands the logits of a request's rows to its generation, and follows the rows that come of it. Where tokens were
+    /// proposed, `logits` are those of the row's last token and of each proposed one, and the generation advances for as
+    /// long as it chooses what was proposed. `emit` is told of each advance.
+    pub fn advance(
+        &mut self,
+        id: RequestId,
+        logits: &mut [&mut [f32]],
+        mut emit: impl FnMut(Advance),
+    ) -> Option<Result<(), GenerateError>> {
         let group = self.running.iter_mut().find(|group| group.id == id)?;
-        let result = group.generation.advance(logits);
-        if let Ok(advance) = &result {
+        let mut draft = std::mem::take(&mut group.draft);
+        let mut right = 0;
+        let steps = if draft.is_empty() { logits.len().max(1) } else { 1 };
+        for logits in logits.chunks_mut(steps) {
+            let advance = match group.generation.advance(logits) {
+                Ok(advance) => advance,
+                Err(error) => return Some(Err(error)),
+            };
             group.follow(&advance.parents, &mut self.cache);
+            let chosen = group.generation.tokens(0).last();
+            let accepted = !advance.finished && chosen.is_some() && chosen == draft.get(right);
+            emit(advance);
+            if !accepted {
+                break;
+            }
+            group.rows[0].computed += 1;
+            right += 1;
         }
-        Some(result)
+        if !draft.is_empty() {
+            group.speculator.observe(draft.len(), right);
+            self.proposed_tokens += draft.len() as u64;
+            self.accepted_tokens += right as u64;
+            draft.clear();
+            group.draft = draft;
+        }
+        Some(Ok(()))
     }
 
     /// Ends one sequence of a request where it stands. Returns whether that ends the request.
@@ -291,6 +436,7 @@ impl Scheduler {
             if long != group.long {
                 group.long = long;
                 group.reset(&mut self.cache);
+                group.reuse(&mut self.cache);
             }
         }
     }
@@ -300,9 +446,14 @@ impl Scheduler {
         let mut rows: usize = self.running.iter().map(|group| group.generation.max_rows()).sum();
         let mut unclaimed = self.cache.free_pages().saturating_sub(self.claimed_pages());
         let mut tokens: usize = step.spans.iter().map(|span| span.count).sum();
-        while let Some(group) = self.waiting.front() {
+        while let Some(group) = self.waiting.front_mut() {
             let longest = (0..group.rows.len()).map(|row| group.len(row)).max().unwrap_or(0);
-            let pages = pages_needed(self.cache.page_size(), longest, longest + 1, group.rows.len());
+            group.long = self.limits.long_above.is_some_and(|above| longest > above);
+            group.reset(&mut self.cache);
+            let known = group.known(&self.cache);
+            // Known pages that somebody holds are not taken from the free ones.
+            let pages =
+                pages_needed(self.cache.page_size(), longest, longest + 1, group.rows.len()).saturating_sub(known.held);
             let fits = rows + group.generation.max_rows() <= self.limits.rows && pages <= unclaimed && tokens < budget;
             if !fits && !self.running.is_empty() {
                 break;
@@ -310,10 +461,10 @@ impl Scheduler {
             let Some(mut group) = self.waiting.pop_front() else { break };
             rows += group.generation.max_rows();
             unclaimed = unclaimed.saturating_sub(pages);
-            tokens += longest;
-            group.long = self.limits.long_above.is_some_and(|above| longest > above);
-            group.reset(&mut self.cache);
+            tokens += longest.saturating_sub(known.pages * self.cache.page_size());
+            group.reuse(&mut self.cache);
             if !std::mem::replace(&mut group.started, true) {
+                self.reused_tokens += (known.pages * self.cache.page_size()) as u64;
                 step.started.push(group.id);
             }
             self.running.push(group);
@@ -330,6 +481,39 @@ impl Scheduler {
             (0..group.rows.len()).map(row).sum()
         };
         self.running.iter().map(lacking).sum()
+    }
+
+    /// Proposes tokens for a stream, where that is expected to pay and neither pages nor places of others are taken for it.
+    fn propose(&mut self, index: usize, budget: usize, step: &Step) {
+        let drafted: usize = step.spans.iter().map(|span| span.logits.saturating_sub(1)).sum();
+        let streams = self.running_rows();
+        let group = &mut self.running[index];
+        group.draft.clear();
+        // Several rows advance together or not at all, and beams are reordered at every token.
+        if group.generation.max_rows() != 1 || group.rows.len() != 1 {
+            return;
+        }
+        let len = group.len(0);
+        let above = self.limits.long_above.filter(|_| !group.long).unwrap_or(usize::MAX);
+        let spare = self.cache.free_pages().saturating_sub(streams) * self.cache.page_size();
+        let limit = self
+            .limits
+            .step_drafts
+            .saturating_sub(drafted)
+            .min(budget.saturating_sub(streams))
+            .min(group.generation.max_total_len().saturating_sub(len + 1))
+            .min(above.saturating_sub(len))
+            .min(spare);
+        let tokens = streams + drafted;
+        let mut length = group.speculator.length(&self.cost, tokens, tokens as f64).min(limit);
+        if limit == 0 {
+            return;
+        }
+        speculation::propose(group.generation.tokens(0), length.max(1), &mut group.draft);
+        if length == 0 && !group.draft.is_empty() {
+            length = usize::from(group.speculator.try_again());
+        }
+        group.draft.truncate(length);
     }
 
     /// Adds to `step` what `running[index]` can compute within `budget`. Where pages are missing, younger requests give
@@ -376,7 +560,7 @@ pub fn pages_needed(page_size: usize, prompt: usize, total: usize, rows: usize) 
 /// What a request can compute within `budget` tokens. Its rows advance together: the last token of each runs only when
 /// all of them do.
 fn spans_of(group: &Group, budget: usize) -> Vec<StepSpan> {
-    let span = |row: usize, count: usize, logits: bool| StepSpan {
+    let span = |row: usize, count: usize, logits: usize| StepSpan {
         request: group.id,
         row,
         start: group.rows[row].computed,
@@ -385,18 +569,19 @@ fn spans_of(group: &Group, budget: usize) -> Vec<StepSpan> {
     };
     if let Some(prefix) = group.shared_prefix {
         let count = prefix.saturating_sub(group.rows[0].computed).min(budget);
-        return if count > 0 { vec![span(0, count, false)] } else { Vec::new() };
+        return if count > 0 { vec![span(0, count, 0)] } else { Vec::new() };
     }
     let missing: usize = (0..group.rows.len()).map(|row| group.missing(row)).sum();
     if missing <= budget {
-        return (0..group.rows.len()).map(|row| span(row, group.missing(row), true)).collect();
+        let draft = group.draft.len();
+        return (0..group.rows.len()).map(|row| span(row, group.missing(row) + draft, 1 + draft)).collect();
     }
     let mut left = budget;
     let mut spans = Vec::new();
     for row in 0..group.rows.len() {
         let count = (group.missing(row) - 1).min(left);
         if count > 0 {
-            spans.push(span(row, count, false));
+            spans.push(span(row, count, 0));
             left -= count;
         }
     }

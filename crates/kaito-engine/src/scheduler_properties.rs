@@ -13,11 +13,13 @@ const PAGE: usize = 4;
 const VOCAB: usize = 11;
 const ROWS: usize = 8;
 
-/// Logits that depend on every token so far: what a decoder would compute.
-fn logits(tokens: &[u32]) -> Vec<f32> {
-    let mut state = tokens.iter().fold(0x9e37_79b9_7f4a_7c15u64, |state, &token| {
-        (state ^ u64::from(token) ^ 0x100).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(23)
-    });
+/// Logits that depend on the last `memory` tokens: what a decoder would compute. With a short memory texts repeat
+/// themselves.
+fn logits(tokens: &[u32], memory: usize) -> Vec<f32> {
+    let mut state =
+        tokens[tokens.len().saturating_sub(memory)..].iter().fold(0x9e37_79b9_7f4a_7c15u64, |state, &token| {
+            (state ^ u64::from(token) ^ 0x100).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(23)
+        });
     (0..VOCAB)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -42,14 +44,22 @@ fn generation(prompt: &[u32], options: &Value) -> Generation {
 /// A device whose keys are the tokens themselves.
 struct Machine {
     scheduler: Scheduler,
+    /// Tokens that the model's next one depends on.
+    model_memory: usize,
     memory: Vec<u32>,
     outputs: BTreeMap<RequestId, Vec<Vec<u32>>>,
 }
 
 impl Machine {
     fn new(pages: u32, long_above: Option<usize>) -> Self {
-        let limits = SchedulerLimits { rows: ROWS, step_tokens: 24, step_tokens_beside_streams: 9, long_above };
+        Self::with(pages, long_above, usize::MAX, 0)
+    }
+
+    fn with(pages: u32, long_above: Option<usize>, model_memory: usize, step_drafts: usize) -> Self {
+        let limits =
+            SchedulerLimits { rows: ROWS, step_tokens: 24, step_tokens_beside_streams: 9, step_drafts, long_above };
         Self {
+            model_memory,
             scheduler: Scheduler::new(limits, KvCache::new(pages, PAGE)),
             memory: vec![u32::MAX; pages as usize * PAGE],
             outputs: BTreeMap::new(),
@@ -63,6 +73,11 @@ impl Machine {
 
     fn step(&mut self) -> bool {
         let Some(step) = self.scheduler.schedule() else { return false };
+        self.compute(&step);
+        true
+    }
+
+    fn compute(&mut self, step: &Step) {
         self.check();
         let budget: usize = step.spans.iter().map(|span| span.count).sum();
         assert!(budget <= self.scheduler.limits.step_tokens.max(ROWS), "{budget} tokens in a step");
@@ -71,39 +86,47 @@ impl Machine {
             self.memory.copy_within(from..from + PAGE, copy.to as usize * PAGE);
         }
         for span in &step.spans {
-            let (tokens, pages, long) = self.scheduler.row(span.request, span.row).unwrap();
+            let RowView { tokens, draft, pages, long } = self.scheduler.row(span.request, span.row).unwrap();
             // Keys made with other rotary factors are other keys.
             let key = |token: u32| token + if long { 1000 } else { 0 };
             let slot = |at: usize| pages[at / PAGE] as usize * PAGE + at % PAGE;
-            for (at, &token) in tokens.iter().enumerate().skip(span.start).take(span.count) {
+            for (at, &token) in tokens.iter().chain(draft).enumerate().skip(span.start).take(span.count) {
                 self.memory[slot(at)] = key(token);
             }
-            if span.logits {
-                assert_eq!(span.start + span.count, tokens.len());
+            assert!(draft.len() <= self.scheduler.limits.step_drafts);
+            if span.logits > 0 {
+                assert_eq!(span.start + span.count, tokens.len() + draft.len());
+                assert_eq!(span.logits, 1 + draft.len());
+            } else {
+                assert!(draft.is_empty());
             }
         }
         // Checked when all is written: a page that two rows write would show here.
         for span in &step.spans {
-            let (tokens, pages, long) = self.scheduler.row(span.request, span.row).unwrap();
-            for (at, &token) in tokens.iter().enumerate().take(span.start + span.count) {
+            let RowView { tokens, draft, pages, long } = self.scheduler.row(span.request, span.row).unwrap();
+            for (at, &token) in tokens.iter().chain(draft).enumerate().take(span.start + span.count) {
                 let found = self.memory[pages[at / PAGE] as usize * PAGE + at % PAGE];
                 let expected = token + if long { 1000 } else { 0 };
                 assert_eq!(found, expected, "request {} row {} token {at}", span.request, span.row);
             }
         }
-        for id in self.scheduler.computed(&step) {
-            let rows = step.spans.iter().filter(|span| span.request == id && span.logits);
-            let mut rows: Vec<Vec<f32>> =
-                rows.map(|span| logits(self.scheduler.row(id, span.row).unwrap().0)).collect();
+        for id in self.scheduler.computed(step) {
+            let mut rows: Vec<Vec<f32>> = Vec::new();
+            for span in step.spans.iter().filter(|span| span.request == id) {
+                let RowView { tokens, draft, .. } = self.scheduler.row(id, span.row).unwrap();
+                let all: Vec<u32> = tokens.iter().chain(draft).copied().collect();
+                let end = span.start + span.count;
+                rows.extend((end - span.logits..end).map(|last| logits(&all[..=last], self.model_memory)));
+            }
             let mut rows: Vec<&mut [f32]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
-            let advance = self.scheduler.advance(id, &mut rows).unwrap().unwrap();
-            if advance.finished {
+            let mut finished = false;
+            self.scheduler.advance(id, &mut rows, |advance| finished = advance.finished).unwrap().unwrap();
+            if finished {
                 let generation = self.scheduler.remove(id).unwrap();
                 self.outputs.insert(id, generation.outputs().into_iter().map(|output| output.tokens).collect());
             }
         }
         self.check();
-        true
     }
 
     fn drain(&mut self) {
@@ -134,7 +157,11 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(n, seed)| json!({"do_sample": true, "num_return_sequences": n, "seed": seed})),
         any::<u32>().prop_map(|seed| json!({"do_sample": true, "num_beams": 3, "seed": seed})),
     ];
-    let submit = (prop::collection::vec(0..VOCAB as u32, 1..30), options, 1..20usize, prop::option::of(0..VOCAB));
+    // Half of the prompts begin like others.
+    let stem = (0..3u32, 1..30usize)
+        .prop_map(|(stem, len)| (0..len as u32).map(|at| (at * at + at / 9 * stem) % 11).collect());
+    let prompt = prop_oneof![prop::collection::vec(0..VOCAB as u32, 1..30), stem];
+    let submit = (prompt, options, 1..20usize, prop::option::of(0..VOCAB));
     prop_oneof![
         4 => submit.prop_map(|(prompt, mut options, new, end)| {
             options["max_new_tokens"] = json!(new);
@@ -158,8 +185,10 @@ proptest! {
         ops in prop::collection::vec(op(), 1..30),
         pages in 60..90u32,
         long_above in prop::option::of(8..30usize),
+        model_memory in prop_oneof![Just(2), Just(usize::MAX)],
+        step_drafts in prop_oneof![Just(0), 1..8usize],
     ) {
-        let mut machine = Machine::new(pages, long_above);
+        let mut machine = Machine::with(pages, long_above, model_memory, step_drafts);
         let mut requests: BTreeMap<RequestId, (Vec<u32>, Value)> = BTreeMap::new();
         let mut stopped = BTreeSet::new();
         for op in ops {
@@ -189,7 +218,7 @@ proptest! {
         machine.drain();
         for (id, together) in machine.outputs.iter().filter(|(id, _)| !stopped.contains(id)) {
             let (prompt, options) = &requests[id];
-            let mut alone = Machine::new(1000, None);
+            let mut alone = Machine::with(1000, None, model_memory, 0);
             alone.scheduler.submit(*id, generation(prompt, options));
             alone.drain();
             prop_assert_eq!(together, &alone.outputs[id], "{:?} {:?}", prompt, options);
@@ -218,5 +247,58 @@ fn older_requests_take_the_pages_of_younger_ones_and_all_of_them_end() {
         alone.scheduler.submit(0, generation(prompt, options));
         alone.drain();
         assert_eq!(machine.outputs[&(id as RequestId)], alone.outputs[&0], "request {id}");
+    }
+}
+
+#[test]
+fn a_prompt_that_begins_like_an_earlier_one_computes_only_the_rest() {
+    let prompt: Vec<u32> = (0..23).map(|at| at * 5 % 11).collect();
+    let options = json!({"do_sample": false, "max_new_tokens": 3});
+    let beams = json!({"do_sample": false, "num_beams": 3, "max_new_tokens": 3});
+    let mut machine = Machine::new(40, None);
+    let computed = |machine: &mut Machine, id: RequestId, options: &Value, prompt: &[u32]| -> usize {
+        machine.scheduler.submit(id, generation(prompt, options));
+        let step = machine.scheduler.schedule().unwrap();
+        let tokens = step.spans.iter().map(|span| span.count).sum();
+        machine.compute(&step);
+        machine.drain();
+        tokens
+    };
+    assert_eq!(computed(&mut machine, 0, &options, &prompt), 23);
+    assert_eq!(machine.scheduler.reused_tokens(), 0);
+    // Five pages of four are whole; the tokens that the first request chose are known too.
+    assert_eq!(computed(&mut machine, 1, &options, &prompt), 3);
+    assert_eq!(computed(&mut machine, 2, &beams, &prompt), 3);
+    assert_eq!(machine.scheduler.reused_tokens(), 40);
+    let mut longer = machine.outputs[&0][0].clone();
+    longer.push(7);
+    assert_eq!(computed(&mut machine, 3, &options, &longer), 27 - 24);
+    let mut other = prompt.clone();
+    other[2] += 1;
+    assert_eq!(computed(&mut machine, 4, &options, &other), 23);
+    assert_eq!(machine.outputs[&0], machine.outputs[&1]);
+    // The last token is always computed, even where all pages are known.
+    assert_eq!(computed(&mut machine, 5, &options, &prompt[..20]), 4);
+}
+
+#[test]
+fn a_text_that_repeats_itself_takes_fewer_steps_and_is_the_same() {
+    for options in [
+        json!({"do_sample": false, "max_new_tokens": 40}),
+        json!({"do_sample": true, "temperature": 0.02, "seed": 5, "max_new_tokens": 40}),
+    ] {
+        let run = |step_drafts: usize| {
+            let mut machine = Machine::with(100, None, 2, step_drafts);
+            machine.scheduler.submit(0, generation(&[1, 2, 3], &options));
+            let steps = std::iter::from_fn(|| machine.step().then_some(())).count();
+            let (proposed, accepted) = machine.scheduler.proposed_tokens();
+            assert!(accepted <= proposed);
+            (machine.outputs.remove(&0), steps, accepted)
+        };
+        let (plain, speculative) = (run(0), run(8));
+        assert_eq!((plain.1, plain.2), (40, 0));
+        assert_eq!(plain.0, speculative.0, "{options}");
+        assert!(speculative.2 >= 10, "{options}: {} accepted", speculative.2);
+        assert_eq!(speculative.1, 40 - speculative.2 as usize, "each token that was right saves a step");
     }
 }

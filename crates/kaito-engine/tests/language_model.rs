@@ -163,6 +163,45 @@ async fn a_dropped_stream_frees_its_pages() {
     assert_eq!(refusal_kind(&model).await, ErrorKind::ShuttingDown);
 }
 
+#[tokio::test]
+async fn guessing_ahead_changes_no_text_only_the_number_of_steps() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/llama-multi-head");
+    let mut outcomes = Vec::new();
+    for speculate in [false, true] {
+        let options = LoadOptions { speculate, threads: NonZeroUsize::new(2), ..LoadOptions::default() };
+        let model = LanguageModel::load(&directory, &options, &|_| ()).unwrap();
+        let options = json!({"do_sample": false, "max_length": 500, "min_length": 500});
+        let (output, streamed) = answer(&model, request(PROMPT, options)).await.unwrap();
+        model.drained().await;
+        let stats = model.stats();
+        assert_eq!(stats.generated_tokens_total, output.generated_tokens as u64);
+        outcomes.push(((output, streamed), stats));
+    }
+    let (plain, guessed) = (&outcomes[0], &outcomes[1]);
+    assert_eq!(plain.0, guessed.0);
+    assert_eq!((plain.1.proposed_tokens_total, plain.1.accepted_tokens_total), (0, 0));
+    // A model of random weights soon repeats itself.
+    assert!(guessed.1.accepted_tokens_total > 0, "{:?}", guessed.1);
+    assert_eq!(guessed.1.steps_total, plain.1.steps_total - guessed.1.accepted_tokens_total);
+}
+
+#[tokio::test]
+async fn a_prompt_that_was_there_before_is_not_computed_again() {
+    let model = load("llama-multi-head", None);
+    let prompt = "one two three four five six seven eight nine ten ".repeat(4);
+    let options = json!({"do_sample": false, "max_new_tokens": 4});
+    let first = answer(&model, request(&prompt, options.clone())).await.unwrap();
+    assert_eq!(model.stats().prompt_tokens_reused_total, 0);
+    let second = answer(&model, request(&prompt, options)).await.unwrap();
+    assert_eq!(first, second);
+    let (stats, page) = (model.stats(), 16);
+    let pages = (first.0.prompt_tokens - 1) / page;
+    assert!(pages > 1);
+    assert_eq!(stats.prompt_tokens_reused_total, (pages * page) as u64);
+    assert_eq!(stats.prompt_tokens_total, 2 * first.0.prompt_tokens as u64);
+    assert!(stats.pages_used == 0 && stats.pages_known >= pages, "{stats:?}");
+}
+
 async fn refusal_kind(model: &LanguageModel) -> ErrorKind {
     answer(model, request("x", json!({}))).await.map(|(output, _)| output.texts).unwrap_err().kind()
 }

@@ -165,13 +165,25 @@ impl Collector for EngineMetrics {
                 "Pages of keys and values left.",
                 stats.pages_total.saturating_sub(stats.pages_used),
             ),
+            (
+                "kv_cache_pages_known",
+                "Free pages that still hold a text, for prompts that begin like it.",
+                stats.pages_known,
+            ),
         ];
         for (name, help, value) in gauges {
             write(name, help, &ConstGauge::new(value as u64))?;
         }
         let counters = [
             ("prompt_tokens", "Tokens of prompts taken in.", stats.prompt_tokens_total),
+            (
+                "prompt_tokens_reused",
+                "Tokens of prompts that were not computed, since an earlier text began alike.",
+                stats.prompt_tokens_reused_total,
+            ),
             ("generated_tokens", "Tokens generated.", stats.generated_tokens_total),
+            ("proposed_tokens", "Tokens proposed, to be verified several at once.", stats.proposed_tokens_total),
+            ("accepted_tokens", "Proposed tokens that were right.", stats.accepted_tokens_total),
             (
                 "preemptions",
                 "Requests that gave their pages to older ones and were computed again.",

@@ -146,9 +146,9 @@ async fn a_request_that_outlives_the_limit_gets_408_and_frees_its_pages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_answers_429() {
-    let load = LoadOptions { max_batch_size: 1, max_waiting: 2, ..LoadOptions::default() };
+    let load = LoadOptions { max_batch_size: 32, max_waiting: 2, ..LoadOptions::default() };
     let server = TestServer::with(common::load(CHAT_MODEL, &load), options()).await;
-    let body = json!({ "prompt": "Hello", "max_length": 500, "min_length": 500 });
+    let body = long();
     let mut answers = futures_util::future::join_all((0..24).map(|_| server.post("/chat", &body))).await;
     let refused = answers.extract_if(.., |answer| answer.status() == 429).collect::<Vec<_>>();
     assert!(!refused.is_empty());
@@ -171,7 +171,7 @@ async fn the_end_lets_running_requests_finish_and_takes_no_new_ones() {
     let url = server.url.clone();
     let client = server.client.clone();
     let running = tokio::spawn(client.post(format!("{url}/chat")).json(&long()).send());
-    eventually("it runs", async || server.model.stats().pages_used > 0).await;
+    eventually("it runs", async || server.model.stats().generated_tokens_total > 0).await;
     let stopped = client.post(format!("{url}/shutdown")).send().await.unwrap();
     assert_eq!((stopped.status().as_u16(), stopped.text().await.unwrap().as_str()), (200, "{}"));
     // The engine may be quicker than the next request: then the port is closed already.

@@ -12,7 +12,7 @@ async fn sigterm_ends_the_server_after_the_running_requests() {
     let server = TestServer::start(CHAT_MODEL).await;
     let body = json!({ "prompt": "Hello", "num_return_sequences": 16, "max_length": 500, "min_length": 500 });
     let running = tokio::spawn(server.client.post(format!("{}/chat", server.url)).json(&body).send());
-    eventually("it runs", async || server.model.stats().pages_used > 0).await;
+    eventually("it runs", async || server.model.stats().generated_tokens_total > 0).await;
     let pid = std::process::id().to_string();
     let killed = std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap();
     assert!(killed.success());

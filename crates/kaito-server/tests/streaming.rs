@@ -151,7 +151,7 @@ async fn a_client_that_hangs_up_frees_its_pages() {
     waiting.abort();
     server.all_pages_free().await;
 
-    let text = server.get("/metrics").await.text().await.unwrap();
-    assert!(text.contains(r#"kaito_requests_total{route="/chat",status="499"} 1"#), "{text}");
+    let counted = r#"kaito_requests_total{route="/chat",status="499"} 1"#;
+    eventually("it is counted", async || server.get("/metrics").await.text().await.unwrap().contains(counted)).await;
     server.stop().await;
 }

@@ -27,7 +27,13 @@ pub fn engine(directory: &Path) -> Engine {
     let backend = CpuBackend::new(2.try_into().unwrap());
     let limits = DecoderLimits { pages: PAGES, page_size: PAGE_SIZE, step_tokens: 32, step_logits: ROWS };
     let decoder = Decoder::new(backend, config, weights, limits).unwrap();
-    let limits = SchedulerLimits { rows: ROWS, step_tokens: 32, step_tokens_beside_streams: 8, long_above: None };
+    let limits = SchedulerLimits {
+        rows: ROWS,
+        step_tokens: 32,
+        step_tokens_beside_streams: 8,
+        step_drafts: 0,
+        long_above: None,
+    };
     Engine::start(decoder, Scheduler::new(limits, KvCache::new(PAGES as u32, PAGE_SIZE)), 1).unwrap()
 }
 

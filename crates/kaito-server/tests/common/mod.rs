@@ -42,10 +42,10 @@ pub fn load(name: &str, options: &LoadOptions) -> LanguageModel {
     LanguageModel::load(&model_directory(name), options, &|_| ()).expect("the fixture loads")
 }
 
-/// A model that runs one sequence at a time, and work for it that no machine does in a second: 30,000 steps. Whoever
+/// A model that runs one sequence at a time, and work for it that no machine does in a second: 100,000 steps. Whoever
 /// comes later waits until the work is dropped.
 pub fn busy_model() -> (LanguageModel, Vec<TextStream>) {
-    let model = load(CHAT_MODEL, &LoadOptions { max_batch_size: 1, ..LoadOptions::default() });
+    let model = load(CHAT_MODEL, &LoadOptions { max_batch_size: 1, speculate: false, ..LoadOptions::default() });
     let lengths = GenerateOptions { max_length: Some(500), min_length: Some(500), ..GenerateOptions::default() };
     let request = || TextRequest {
         input: TextInput::Prompt("Hello".to_owned()),
@@ -56,7 +56,7 @@ pub fn busy_model() -> (LanguageModel, Vec<TextStream>) {
         options: lengths.clone(),
         stop: Vec::new(),
     };
-    let work = (0..60).map(|_| model.generate_text(request()).expect("the queue has room")).collect();
+    let work = (0..200).map(|_| model.generate_text(request()).expect("the queue has room")).collect();
     (model, work)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use kaito_engine::{DTypeChoice, LoadOptions};
 
 use crate::values;
@@ -32,6 +32,10 @@ pub struct ModelArgs {
     /// Memory for keys and values, like 4GiB [default: what the memory of this machine allows]
     #[arg(long, env = "KAITO_KV_CACHE_MEMORY", value_name = "SIZE", value_parser = values::size)]
     pub kv_cache_memory: Option<u64>,
+    /// Whether to guess several tokens ahead where a text repeats itself, and verify them at once: the same text,
+    /// sooner. Switches itself off where it does not pay
+    #[arg(long, env = "KAITO_SPECULATE", value_name = "true|false", action = ArgAction::Set, default_value_t = true)]
+    pub speculate: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -62,6 +66,7 @@ impl ModelArgs {
             max_seq_len: self.max_seq_len.map(NonZeroUsize::get),
             max_batch_size: self.max_batch_size.get(),
             kv_cache_memory: self.kv_cache_memory,
+            speculate: self.speculate,
             ..LoadOptions::default()
         }
     }
