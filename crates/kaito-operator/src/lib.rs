@@ -3,8 +3,10 @@
 
 pub mod admission;
 pub mod crd;
+pub mod decide;
 mod error;
 pub mod instance_types;
+pub mod runtime;
 pub mod workspace;
 pub mod yaml;
 

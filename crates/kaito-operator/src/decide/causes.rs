@@ -1,0 +1,344 @@
+//! Why the model does not answer yet, as pods and their maker tell it.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::Deployment,
+        core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
+    },
+    jiff::Timestamp,
+};
+
+use super::{
+    observed::{Observed, is_going, name},
+    text,
+};
+use crate::runtime::CONTAINER;
+
+/// Why the model does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// What kind of cause.
+    pub kind: CauseKind,
+    /// The pod, where it is one pod's.
+    pub pod: Option<String>,
+    /// What is known of it.
+    pub detail: String,
+}
+
+/// Kinds of causes, the worst first: where pods differ, the worst is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CauseKind {
+    /// The namespace's quota allows no more pods.
+    QuotaExceeded,
+    /// The API server refuses the pods for another reason.
+    PodsForbidden,
+    /// An image cannot be pulled.
+    ImagePullError,
+    /// A container cannot be created from what the pod says.
+    ContainerConfigError,
+    /// A container takes more memory than it may.
+    ContainerOomKilled,
+    /// A container ends again and again.
+    ContainerCrashLoopBackOff,
+    /// A node has thrown the pod out.
+    PodEvicted,
+    /// The pod has ended and is not started again.
+    PodFailed,
+    /// No node takes the pod.
+    Unschedulable,
+    /// It has answered before and does not now.
+    ServerUnhealthy,
+    /// It loads the model.
+    ModelLoading,
+    /// Images are pulled, init containers run.
+    PodsStarting,
+    /// The pods are not there yet.
+    PodsPending,
+}
+
+impl CauseKind {
+    /// As it stands in a condition's reason.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::QuotaExceeded => "QuotaExceeded",
+            Self::PodsForbidden => "PodsForbidden",
+            Self::ImagePullError => "ImagePullError",
+            Self::ContainerConfigError => "ContainerConfigError",
+            Self::ContainerOomKilled => "ContainerOOMKilled",
+            Self::ContainerCrashLoopBackOff => "ContainerCrashLoopBackOff",
+            Self::PodEvicted => "PodEvicted",
+            Self::PodFailed => "PodFailed",
+            Self::Unschedulable => "Unschedulable",
+            Self::ServerUnhealthy => "ServerUnhealthy",
+            Self::ModelLoading => "ModelLoading",
+            Self::PodsStarting => "PodsStarting",
+            Self::PodsPending => "PodsPending",
+        }
+    }
+
+    /// Whether something is wrong, rather than on its way.
+    pub fn is_failure(self) -> bool {
+        !matches!(self, Self::ModelLoading | Self::PodsStarting | Self::PodsPending)
+    }
+
+    /// What to do about it.
+    fn next_step(self) -> &'static str {
+        match self {
+            Self::QuotaExceeded => "Raise the namespace's ResourceQuota or free some of it",
+            Self::PodsForbidden => "See what the namespace admits",
+            Self::ImagePullError => {
+                "Check the image's name and tag; a private registry needs inference.preset.presetOptions.imagePullSecrets"
+            }
+            Self::ContainerConfigError => "See that the ConfigMaps and Secrets that the pod names exist",
+            Self::ContainerOomKilled => "Use a larger instance type, or a shorter context by inference.config",
+            Self::ContainerCrashLoopBackOff => "See kubectl logs --previous of the pod",
+            Self::PodEvicted => "Free resources of the node, or use a larger instance type",
+            Self::PodFailed => "See kubectl describe pod",
+            Self::Unschedulable => "Free a node that resource.labelSelector matches, or add one",
+            Self::ServerUnhealthy => "See kubectl logs of the pod",
+            Self::ModelLoading | Self::PodsStarting | Self::PodsPending => "",
+        }
+    }
+}
+
+impl Cause {
+    /// The cause as a sentence, with what to do about it.
+    pub fn message(&self, others: usize) -> String {
+        let mut message = match &self.pod {
+            Some(pod) => format!("pod {pod}: {}", self.detail.trim_end().trim_end_matches('.')),
+            None => self.detail.trim_end().trim_end_matches('.').to_owned(),
+        };
+        if others > 0 {
+            message.push_str(&format!(" (and {} likewise)", text::count(others, "pod")));
+        }
+        let next = self.kind.next_step();
+        if !next.is_empty() {
+            message.push_str(&format!(". {next}"));
+        }
+        message
+    }
+}
+
+/// The worst cause of all, and how many other pods have it too.
+///
+/// `wanted` is how many pods there should be, `limit` how long the model may take to load.
+pub fn worst(observed: &Observed, wanted: usize, limit: Duration) -> (Cause, usize) {
+    let mut causes: Vec<Cause> = Vec::new();
+    let mut pods: Vec<&Pod> = observed.pods.iter().map(AsRef::as_ref).filter(|pod| !is_going(&pod.metadata)).collect();
+    pods.sort_by(|a, b| name(&a.metadata).cmp(name(&b.metadata)));
+    // A pod that has ended matters only until another takes its place.
+    let alive = pods.iter().filter(|pod| phase(pod) != "Failed" && phase(pod) != "Succeeded").count();
+    if alive < wanted {
+        // Once all are made, what was said before is history.
+        causes.extend(refused_pods(observed));
+    }
+    let told = pods.iter().filter(|pod| alive == 0 || !matches!(phase(pod), "Failed" | "Succeeded"));
+    causes.extend(told.filter_map(|pod| of_pod(pod, limit)));
+    let worst = causes.iter().min_by_key(|cause| cause.kind).cloned().unwrap_or(Cause {
+        kind: CauseKind::PodsPending,
+        pod: None,
+        detail: "the pods are being made".to_owned(),
+    });
+    let others = causes.iter().filter(|cause| cause.kind == worst.kind && cause.pod != worst.pod).count();
+    (worst, others)
+}
+
+/// Why no pods can be made.
+fn refused_pods(observed: &Observed) -> Option<Cause> {
+    let of_deployment = observed.deployment.as_deref().and_then(replica_failure);
+    let message = of_deployment.or_else(|| observed.pod_failures.last().map(|failure| failure.message.clone()))?;
+    Some(refusal(message))
+}
+
+/// A refusal of the API server, by what it says.
+pub fn refusal(message: String) -> Cause {
+    let is_quota = message.contains("exceeded quota") || message.contains("failed quota");
+    let kind = if is_quota { CauseKind::QuotaExceeded } else { CauseKind::PodsForbidden };
+    Cause { kind, pod: None, detail: message }
+}
+
+fn replica_failure(deployment: &Deployment) -> Option<String> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions.iter().find(|it| it.type_ == "ReplicaFailure" && it.status == "True")?;
+    failure.message.clone()
+}
+
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
+/// A condition of a pod.
+pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == type_)
+}
+
+/// Whether a pod answers.
+pub fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
+}
+
+fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
+    if is_ready(pod) {
+        return None;
+    }
+    let cause = |kind, detail: String| Some(Cause { kind, pod: Some(name(&pod.metadata).to_owned()), detail });
+    let status = pod.status.as_ref()?;
+    if phase(pod) == "Failed" {
+        let reason = status.reason.as_deref().unwrap_or("Failed");
+        let detail = format!("{reason}: {}", status.message.as_deref().unwrap_or("it ended and is not started again"));
+        let kind = if reason == "Evicted" { CauseKind::PodEvicted } else { CauseKind::PodFailed };
+        return cause(kind, detail);
+    }
+    if let Some(unscheduled) = condition(pod, "PodScheduled").filter(|it| it.status == "False") {
+        let detail = unscheduled.message.clone().unwrap_or_else(|| "no node takes it".to_owned());
+        let reason = unscheduled.reason.as_deref();
+        return cause(
+            if reason == Some("Unschedulable") { CauseKind::Unschedulable } else { CauseKind::PodsPending },
+            detail,
+        );
+    }
+    let statuses = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let worst = statuses().filter_map(of_container).min_by_key(|(kind, _)| *kind);
+    if let Some((kind, detail)) = worst {
+        return cause(kind, detail);
+    }
+    let server = statuses().find(|container| container.name == CONTAINER).or_else(|| statuses().last());
+    if let Some((container, running)) =
+        server.and_then(|container| Some((container, container.state.as_ref()?.running.as_ref()?)))
+    {
+        let since =
+            running.started_at.as_ref().map(|time| format!(" since {}", text::time(time.0))).unwrap_or_default();
+        if container.started == Some(true) && was_ready(pod) {
+            return cause(CauseKind::ServerUnhealthy, "the server runs, but its readiness probe fails".to_owned());
+        }
+        let limit = text::duration(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX));
+        return cause(CauseKind::ModelLoading, format!("the model is loading{since}; it may take {limit}"));
+    }
+    let waits: Vec<String> = statuses()
+        .filter(|container| {
+            container.state.as_ref().is_none_or(|state| state.running.is_none() && state.terminated.is_none())
+        })
+        .map(|container| container.image.clone())
+        .collect();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    match (node, waits.first()) {
+        (Some(node), Some(image)) => {
+            cause(CauseKind::PodsStarting, format!("node {node} fetches and starts image {image}"))
+        }
+        (Some(node), None) => cause(CauseKind::PodsStarting, format!("node {node} starts it")),
+        (None, _) => cause(CauseKind::PodsPending, "it waits for the scheduler".to_owned()),
+    }
+}
+
+/// Whether it has been ready since the server's present run began: the condition then changed after the start.
+fn was_ready(pod: &Pod) -> bool {
+    let started = pod.status.as_ref().and_then(|status| {
+        let container = status.container_statuses.as_ref()?.iter().find(|container| container.name == CONTAINER)?;
+        Some(container.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
+    });
+    let unready_since =
+        condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref()).map(|time| time.0);
+    matches!((started, unready_since), (Some(started), Some(since)) if since > started)
+}
+
+const IMAGE_REASONS: &[&str] = &[
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RegistryUnavailable",
+    "SignatureValidationFailed",
+];
+const CONFIG_REASONS: &[&str] = &[
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "PostStartHookError",
+    "PreCreateHookError",
+    "RunContainerError",
+];
+
+fn of_container(container: &ContainerStatus) -> Option<(CauseKind, String)> {
+    let state = container.state.as_ref();
+    let waiting = state.and_then(|state| state.waiting.as_ref());
+    let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
+    let said = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+    if IMAGE_REASONS.contains(&reason) {
+        return Some((CauseKind::ImagePullError, format!("image {}: {reason}: {said}", container.image)));
+    }
+    if CONFIG_REASONS.contains(&reason) {
+        return Some((CauseKind::ContainerConfigError, format!("container {}: {reason}: {said}", container.name)));
+    }
+    // While it runs again, the cause of its last end holds until it answers: it would come and go otherwise.
+    let ended = state
+        .and_then(|state| state.terminated.as_ref())
+        .filter(|ended| ended.exit_code != 0)
+        .or_else(|| container.last_state.as_ref()?.terminated.as_ref().filter(|_| !container.ready));
+    let ended = ended.filter(|ended| ended.exit_code != 0 || reason == "CrashLoopBackOff");
+    match ended {
+        Some(ended) if ended.reason.as_deref() == Some("OOMKilled") => Some((
+            CauseKind::ContainerOomKilled,
+            format!("container {} ran out of memory{}", container.name, times(container)),
+        )),
+        Some(ended) => Some((CauseKind::ContainerCrashLoopBackOff, crash(container, ended))),
+        None if reason == "CrashLoopBackOff" => Some((
+            CauseKind::ContainerCrashLoopBackOff,
+            format!("container {} ends again and again{}", container.name, times(container)),
+        )),
+        None => None,
+    }
+}
+
+/// A container's last words may be pages of its log.
+const LAST_WORDS: usize = 300;
+
+fn crash(container: &ContainerStatus, ended: &ContainerStateTerminated) -> String {
+    let status = match ended.signal {
+        Some(signal) if signal != 0 => format!("signal {signal}"),
+        _ => format!("exit status {}", ended.exit_code),
+    };
+    let mut text = format!("container {} ended with {status}{}", container.name, times(container));
+    let words = ended.message.as_deref().unwrap_or_default().trim();
+    if !words.is_empty() {
+        let skipped = words.chars().count().saturating_sub(LAST_WORDS);
+        let tail: String = words.chars().skip(skipped).collect();
+        text.push_str(&format!(": {}{tail}", if skipped > 0 { "..." } else { "" }));
+    }
+    text
+}
+
+fn times(container: &ContainerStatus) -> String {
+    match container.restart_count {
+        0 => String::new(),
+        1 => ", was restarted once".to_owned(),
+        count => format!(", was restarted {count} times"),
+    }
+}
+
+/// When a pod's phases ended, as far as it has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Milestones {
+    /// A node was found.
+    pub scheduled: Option<Timestamp>,
+    /// The server's container started.
+    pub started: Option<Timestamp>,
+    /// The server answered.
+    pub ready: Option<Timestamp>,
+}
+
+/// When a pod's phases ended.
+pub fn milestones(pod: &Pod) -> Milestones {
+    let when = |type_: &str| {
+        let condition = condition(pod, type_).filter(|condition| condition.status == "True")?;
+        condition.last_transition_time.as_ref().map(|time| time.0)
+    };
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let server = containers.and_then(|all| all.iter().find(|it| it.name == CONTAINER).or_else(|| all.first()));
+    Milestones {
+        scheduled: when("PodScheduled"),
+        started: server.and_then(|it| it.state.as_ref()?.running.as_ref()?.started_at.as_ref()).map(|time| time.0),
+        ready: when("Ready"),
+    }
+}

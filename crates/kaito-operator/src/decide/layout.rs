@@ -1,0 +1,103 @@
+//! How a model is spread over pods and GPUs.
+
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use kaito_presets::{Family, Preset, WorkloadKind};
+
+use super::{
+    nodes::{GPU, INSTANCE_TYPE, gpus, is_candidate},
+    observed::{Observed, label},
+    options::{Hardware, Options},
+};
+use crate::workspace::Workspace;
+
+/// How a model is spread over pods and GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// What makes the pods.
+    pub kind: WorkloadKind,
+    /// One for each node.
+    pub pods: u32,
+    /// GPUs of each pod: what the model needs and a node has.
+    pub gpus: u32,
+    /// What the nodes have, if known.
+    pub hardware: Option<Hardware>,
+}
+
+impl Layout {
+    /// Whether pods are ranks of one model. A workload that may have ranks is addressed in the same way when it has one.
+    pub fn has_ranks(&self) -> bool {
+        self.kind == WorkloadKind::StatefulSet
+    }
+
+    /// The layout of a preset. Without ranks, every pod serves the whole model.
+    pub fn of_preset(workspace: &Workspace, preset: &Preset, observed: &Observed, options: &Options) -> Self {
+        let pods = u32::try_from(workspace.resource.count).unwrap_or(0).max(1);
+        let is_shardable = preset.shape.family == Family::Llama;
+        let kind = if is_shardable && pods > 1 { WorkloadKind::StatefulSet } else { preset.workload.kind };
+        let needed = match kind {
+            WorkloadKind::Deployment => preset.workload.gpus,
+            WorkloadKind::StatefulSet => preset.workload.gpus.div_ceil(pods),
+        };
+        let nodes = Nodes::of(workspace, observed, options);
+        let gpus = match nodes.gpus {
+            // A device plugin that goes away for a moment is no reason to start the model anew with fewer.
+            Some(offered) => offered.max(current_gpus(observed)).min(needed),
+            None => needed,
+        };
+        Self { kind, pods, gpus, hardware: nodes.hardware }
+    }
+
+    /// The layout of a template: as many pods as nodes, each with what the template asks for.
+    pub fn of_template(workspace: &Workspace, template: &PodTemplateSpec) -> Self {
+        Self {
+            kind: WorkloadKind::Deployment,
+            pods: u32::try_from(workspace.resource.count).unwrap_or(0).max(1),
+            gpus: template.spec.as_ref().map_or(0, gpus_of_spec),
+            hardware: None,
+        }
+    }
+}
+
+/// What is known of the nodes that a workspace can run on.
+struct Nodes {
+    /// GPUs of one, where any is known.
+    gpus: Option<u32>,
+    /// The least of their types.
+    hardware: Option<Hardware>,
+}
+
+impl Nodes {
+    fn of(workspace: &Workspace, observed: &Observed, options: &Options) -> Self {
+        if let Some(hardware) = options.hardware(workspace.resource.instance_type.as_deref()) {
+            return Self { gpus: Some(hardware.gpus), hardware: Some(hardware) };
+        }
+        let candidates: Vec<_> = observed
+            .nodes
+            .iter()
+            .filter(|node| is_candidate(workspace, node))
+            .map(|node| (gpus(node), options.hardware(label(&node.metadata, INSTANCE_TYPE))))
+            .collect();
+        let known = |hardware: &Option<Hardware>| hardware.map_or(0, |hardware| hardware.gpus);
+        Self {
+            gpus: candidates.iter().map(|(offered, hardware)| (*offered).max(known(hardware))).max(),
+            hardware: candidates
+                .iter()
+                .filter_map(|(_, hardware)| *hardware)
+                .min_by_key(|known| (known.has_bf16, known.gpu_memory)),
+        }
+    }
+}
+
+fn current_gpus(observed: &Observed) -> u32 {
+    let deployment = observed.deployment.as_ref().and_then(|it| it.spec.as_ref()).map(|spec| &spec.template);
+    let stateful_set = observed.stateful_set.as_ref().and_then(|it| it.spec.as_ref()).map(|spec| &spec.template);
+    deployment.or(stateful_set).and_then(|template| template.spec.as_ref()).map_or(0, gpus_of_spec)
+}
+
+/// GPUs that the containers of a pod hold together.
+pub fn gpus_of_spec(spec: &PodSpec) -> u32 {
+    spec.containers
+        .iter()
+        .filter_map(|container| container.resources.as_ref()?.limits.as_ref()?.get(GPU)?.0.parse::<u32>().ok())
+        .fold(0, u32::saturating_add)
+}

@@ -1,0 +1,327 @@
+//! What is to be done for a workspace: a pure function of the workspace, the cluster and the time.
+//!
+//! Level-triggered: whatever happened before, the same cluster gives the same decision, and a decision that has been
+//! carried out gives none.
+
+mod adapters;
+mod causes;
+mod claims;
+mod layout;
+mod nodes;
+mod object;
+mod observed;
+mod options;
+mod services;
+mod status;
+mod text;
+mod workload;
+
+use std::time::Duration;
+
+pub use claims::{NodeClaim, NodeClaimSpec, NodeClaimStatus, NodeClassRef, Requirement, Resources, claim_names};
+use k8s_openapi::{
+    api::core::v1::{Pod, PodTemplateSpec},
+    jiff::Timestamp,
+};
+use kube::Resource;
+pub use layout::Layout;
+pub use nodes::{Choice, GPU, GRACE, INSTANCE_TYPE, TurnedDown, choose};
+pub use object::{APPLIED, Change, Object};
+pub use observed::{Claims, Config, Observed, PodFailure, Refusal, Taken};
+pub use options::{Hardware, NodeClass, NotANodeClass, Options, Provisioner};
+use serde_json::Value;
+pub use status::ADAPTERS_READY;
+use status::Findings;
+
+use self::{
+    claims::{ClaimPlan, Need},
+    observed::{is_going, name},
+};
+use crate::workspace::{FINALIZER, InferenceSpec, Workspace, WorkspaceStatus};
+
+/// Why something that a workspace asks for cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Names the cause, for programs.
+    pub reason: &'static str,
+    /// The cause and what to do, for people.
+    pub message: String,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Decision {
+    /// The workspace's finalizers, if they are to change.
+    pub finalizers: Option<Vec<String>>,
+    /// All that the workspace is to own.
+    pub objects: Vec<Object>,
+    /// Those of `objects`, by their place, that must be written, and why.
+    pub writes: Vec<(usize, Change)>,
+    /// What is to be deleted: kind and name.
+    pub deletes: Vec<(&'static str, String)>,
+    /// The status, if it is to change.
+    pub status: Option<WorkspaceStatus>,
+    /// What is told as events.
+    pub notices: Vec<Notice>,
+    /// When to look again though nothing happens.
+    pub requeue: Option<Duration>,
+}
+
+impl Decision {
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.finalizers.is_none() && self.writes.is_empty() && self.deletes.is_empty() && self.status.is_none()
+    }
+}
+
+/// Something to tell as an event of the workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Whether someone should look.
+    pub is_warning: bool,
+    /// What happened, for programs.
+    pub reason: String,
+    /// What it happened to.
+    pub action: String,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// GPUs that a pod of a workspace holds on its node.
+pub fn gpus_of_pod(pod: &Pod) -> u32 {
+    pod.spec.as_ref().map_or(0, layout::gpus_of_spec)
+}
+
+/// What is to be done for a workspace.
+pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now: Timestamp) -> Decision {
+    if is_going(&workspace.metadata) {
+        return release(workspace, observed, options, now);
+    }
+    let inference = workspace.inference.as_ref();
+    let layout = inference.and_then(|inference| layout_of(workspace, inference, observed, options).ok());
+    let choice = choose(workspace, observed, layout.map_or(0, |layout| layout.gpus), now);
+    let plan = claim_plan(workspace, observed, options, &choice, layout);
+
+    let mut objects: Vec<Object> = plan.new.iter().cloned().map(Object::NodeClaim).collect();
+    let mut problem = None;
+    if let Some(inference) = inference {
+        let is_started = observed.deployment.is_some() || observed.stateful_set.is_some();
+        let has_nodes = choice.chosen.len() >= usize::try_from(workspace.resource.count).unwrap_or(0);
+        match layout_of(workspace, inference, observed, options)
+            .and_then(|layout| Ok((layout, workload::workload(workspace, inference, &layout, observed, options)?)))
+        {
+            Ok((layout, workload)) => {
+                objects.extend(services::services(workspace, &layout).into_iter().map(Object::Service));
+                // What runs is kept up even when nodes go: it may run again when they come back.
+                if has_nodes || is_started {
+                    objects.push(workload);
+                }
+            }
+            Err(cause) => problem = Some(cause),
+        }
+    }
+    let objects: Vec<_> = objects.into_iter().map(Object::sealed).collect();
+    let writes: Vec<_> = objects
+        .iter()
+        .enumerate()
+        .filter_map(|(place, object)| {
+            Some((place, object::change(&object.to_json(), current(object, observed).as_ref())?))
+        })
+        .collect();
+    let deletes: Vec<_> = plan.surplus.iter().map(|claim| ("NodeClaim", claim.clone())).collect();
+
+    let progress = claims::progress(workspace, observed, &plan);
+    let findings = Findings {
+        workspace,
+        observed,
+        options,
+        choice: &choice,
+        claims: progress.as_ref(),
+        layout,
+        problem: problem.as_ref(),
+        now,
+    };
+    let (status, changes) = findings.status();
+    let mut notices = told(&objects, &writes, &deletes);
+    notices.extend(changes);
+    Decision {
+        finalizers: with_finalizer(workspace),
+        objects,
+        writes,
+        deletes,
+        status: (workspace.status.as_ref() != Some(&status)).then_some(status),
+        notices,
+        requeue: choice.give_up_at.map(|at| seconds_until(at, now)),
+    }
+}
+
+/// The pods of a workspace on nodes of its instance type, without a cluster.
+///
+/// # Errors
+///
+/// Where the workspace asks for what cannot be had.
+pub fn pods(
+    workspace: &Workspace,
+    observed: &Observed,
+    options: &Options,
+) -> Result<(Layout, PodTemplateSpec), Problem> {
+    let nothing = || Problem {
+        reason: "InferenceEmpty",
+        message: "the workspace has no inference: there is nothing to run".to_owned(),
+    };
+    let inference = workspace.inference.as_ref().ok_or_else(nothing)?;
+    let layout = layout_of(workspace, inference, observed, options)?;
+    let template = match workload::workload(workspace, inference, &layout, observed, options)? {
+        Object::Deployment(deployment) => deployment.spec.map(|spec| spec.template),
+        Object::StatefulSet(set) => set.spec.map(|spec| spec.template),
+        Object::Service(_) | Object::NodeClaim(_) => None,
+    };
+    Ok((layout, template.ok_or_else(nothing)?))
+}
+
+fn layout_of(
+    workspace: &Workspace,
+    inference: &InferenceSpec,
+    observed: &Observed,
+    options: &Options,
+) -> Result<Layout, Problem> {
+    match (&inference.preset, &inference.template) {
+        (Some(spec), _) => Ok(Layout::of_preset(workspace, workload::preset(spec)?, observed, options)),
+        (None, Some(template)) => Ok(Layout::of_template(workspace, template)),
+        (None, None) => Err(workload::empty()),
+    }
+}
+
+fn claim_plan(
+    workspace: &Workspace,
+    observed: &Observed,
+    options: &Options,
+    choice: &Choice<'_>,
+    layout: Option<Layout>,
+) -> ClaimPlan {
+    let Provisioner::Karpenter(class) = &options.provisioner else { return ClaimPlan::default() };
+    let preset = workspace.preset().and_then(|spec| workload::preset(spec).ok());
+    let need = Need { gpus: layout.map_or(0, |layout| layout.gpus), disk: preset.map(|preset| preset.workload.disk) };
+    claims::plan(workspace, observed, choice, class, need)
+}
+
+/// The object in the cluster, in the form of the one that is wanted.
+fn current(wanted: &Object, observed: &Observed) -> Option<Value> {
+    match wanted {
+        Object::Service(_) => {
+            let service = observed.services.iter().find(|service| name(&service.metadata) == wanted.name())?;
+            Some(object::to_json(service.as_ref()))
+        }
+        Object::Deployment(_) => observed.deployment.as_deref().map(object::to_json),
+        Object::StatefulSet(_) => observed.stateful_set.as_deref().map(object::to_json),
+        Object::NodeClaim(_) => {
+            let claim = observed.claims.all().iter().find(|claim| name(&claim.metadata) == wanted.name())?;
+            Some(object::to_json(claim.as_ref()))
+        }
+    }
+}
+
+/// A notice for everything that is created, one for what is updated, one for each repair.
+fn told(objects: &[Object], writes: &[(usize, Change)], deletes: &[(&'static str, String)]) -> Vec<Notice> {
+    let notice = |is_warning, reason: &str, message: String| Notice {
+        is_warning,
+        reason: reason.to_owned(),
+        action: "Apply".to_owned(),
+        message,
+    };
+    let names = |wanted: &Change| -> Vec<String> {
+        let of_kind = writes.iter().filter(|(_, change)| change == wanted);
+        of_kind.filter_map(|(place, _)| objects.get(*place)).map(|it| format!("{} {}", it.kind(), it.name())).collect()
+    };
+    let mut notices = Vec::new();
+    for (change, reason, verb) in [(Change::Create, "Created", "created"), (Change::Update, "Updated", "updated")] {
+        let names = names(&change);
+        if !names.is_empty() {
+            notices.push(notice(false, reason, format!("{verb} {}", text::list(&names))));
+        }
+    }
+    for (place, change) in writes {
+        if let (Some(object), Change::Repair(paths)) = (objects.get(*place), change) {
+            let message = format!(
+                "set back what others had changed in {} {}: {}",
+                object.kind(),
+                object.name(),
+                text::list(paths)
+            );
+            notices.push(notice(true, "Repaired", message));
+        }
+    }
+    if !deletes.is_empty() {
+        let names: Vec<_> = deletes.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
+        notices.push(notice(false, "Deleted", format!("deleted {}, which is not needed", text::list(&names))));
+    }
+    notices
+}
+
+fn with_finalizer(workspace: &Workspace) -> Option<Vec<String>> {
+    let mut finalizers = workspace.metadata.finalizers.clone().unwrap_or_default();
+    if finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        return None;
+    }
+    finalizers.push(FINALIZER.to_owned());
+    Some(finalizers)
+}
+
+/// Lets a workspace go once its claims are gone. All else goes by its owner reference.
+fn release(workspace: &Workspace, observed: &Observed, options: &Options, now: Timestamp) -> Decision {
+    let held = workspace.metadata.finalizers.as_deref().unwrap_or_default();
+    if !held.iter().any(|finalizer| finalizer == FINALIZER) {
+        return Decision::default();
+    }
+    let claims: Vec<_> = observed.claims.all().iter().filter(|claim| claim.belongs_to(workspace)).collect();
+    if claims.is_empty() {
+        let others = held.iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
+        return Decision { finalizers: Some(others), ..Decision::default() };
+    }
+    let mut deletes: Vec<(&'static str, String)> = Vec::new();
+    // A node drains faster when nothing is made anew on it.
+    let workloads = [
+        ("Deployment", observed.deployment.as_ref().map(|it| it.meta())),
+        ("StatefulSet", observed.stateful_set.as_ref().map(|it| it.meta())),
+    ];
+    deletes.extend(
+        workloads
+            .into_iter()
+            .filter_map(|(kind, metadata)| Some((kind, metadata?)))
+            .filter(|(_, metadata)| !is_going(metadata))
+            .map(|(kind, metadata)| (kind, name(metadata).to_owned())),
+    );
+    let remaining = claims.iter().filter(|claim| !is_going(&claim.metadata));
+    deletes.extend(remaining.map(|claim| ("NodeClaim", name(&claim.metadata).to_owned())));
+    let mut names: Vec<_> = claims.iter().map(|claim| name(&claim.metadata).to_owned()).collect();
+    names.sort();
+    let choice = Choice::default();
+    let findings =
+        Findings { workspace, observed, options, choice: &choice, claims: None, layout: None, problem: None, now };
+    let status = findings.deleting(&names);
+    let notices = if deletes.is_empty() {
+        Vec::new()
+    } else {
+        let names: Vec<_> = deletes.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
+        vec![Notice {
+            is_warning: false,
+            reason: "Deleting".to_owned(),
+            action: "Delete".to_owned(),
+            message: format!("deleted {}", text::list(&names)),
+        }]
+    };
+    Decision {
+        deletes,
+        status: (workspace.status.as_ref() != Some(&status)).then_some(status),
+        notices,
+        ..Decision::default()
+    }
+}
+
+fn seconds_until(at: Timestamp, now: Timestamp) -> Duration {
+    let seconds = u64::try_from(at.as_second().saturating_sub(now.as_second())).unwrap_or(0);
+    Duration::from_secs(seconds.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests;

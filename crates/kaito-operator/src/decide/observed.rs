@@ -1,0 +1,110 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::{Node, Pod, Service},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::claims::NodeClaim;
+
+/// What the cluster holds, as far as one workspace is concerned.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// Every node of the cluster.
+    pub nodes: Vec<Arc<Node>>,
+    /// GPUs of nodes that pods of other workspaces hold, by the node's name.
+    pub taken: BTreeMap<String, Vec<Taken>>,
+    /// The workspace's claims of nodes.
+    pub claims: Claims,
+    /// The workspace's services.
+    pub services: Vec<Arc<Service>>,
+    /// The workload of a workspace without ranks.
+    pub deployment: Option<Arc<Deployment>>,
+    /// The workload of a workspace with ranks.
+    pub stateful_set: Option<Arc<StatefulSet>>,
+    /// The workspace's pods.
+    pub pods: Vec<Arc<Pod>>,
+    /// The ConfigMap that `inference.config` names.
+    pub config: Config,
+    /// Why the workload's pods could not be made, where no condition of the workload says so.
+    pub pod_failures: Vec<PodFailure>,
+    /// Writes that the API server refused when they were last tried.
+    pub refusals: Vec<Refusal>,
+}
+
+/// GPUs that a pod of another workspace holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// `namespace/name` of that workspace.
+    pub workspace: String,
+    /// How many.
+    pub gpus: u32,
+}
+
+/// Claims of nodes, in a cluster that may not know them.
+#[derive(Debug, Clone, Default)]
+pub enum Claims {
+    /// The cluster does not have the kind, or nobody asked for it.
+    #[default]
+    Absent,
+    /// Those that bear the workspace's labels or one of the names that its claims would get.
+    Present(Vec<Arc<NodeClaim>>),
+}
+
+impl Claims {
+    /// Those of them, whatever their state.
+    pub fn all(&self) -> &[Arc<NodeClaim>] {
+        match self {
+            Self::Absent => &[],
+            Self::Present(claims) => claims,
+        }
+    }
+}
+
+/// A ConfigMap with flags of the server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Config {
+    /// The workspace names none, or nobody has looked yet.
+    #[default]
+    NotRead,
+    /// There is none of that name.
+    Missing,
+    /// Its data.
+    Data(BTreeMap<String, String>),
+}
+
+/// A failed attempt at making a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFailure {
+    /// What the API server said.
+    pub message: String,
+}
+
+/// A write that the API server refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// Name of the object.
+    pub name: String,
+    /// What the API server said.
+    pub message: String,
+}
+
+/// An object's name, or nothing before it has one.
+pub fn name(metadata: &ObjectMeta) -> &str {
+    metadata.name.as_deref().unwrap_or_default()
+}
+
+/// An object's label.
+pub fn label<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Whether someone has asked for its deletion.
+pub fn is_going(metadata: &ObjectMeta) -> bool {
+    metadata.deletion_timestamp.is_some()
+}

@@ -1,0 +1,144 @@
+use std::{fmt, str::FromStr};
+
+use kaito_presets::{ComputeCapability, InstanceTypes};
+
+/// What an installation decides for all its workspaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Registry, and folder in it, of the images of public presets. `None` where the installation has none.
+    pub preset_registry: Option<String>,
+    /// Tag of the images of public presets.
+    pub preset_tag: String,
+    /// The image that serves models with vLLM.
+    pub vllm_image: String,
+    /// Who makes nodes.
+    pub provisioner: Provisioner,
+    /// The instance types that are known.
+    pub instance_types: InstanceTypes,
+}
+
+impl Options {
+    /// Where nobody gives another.
+    pub const DEFAULT_VLLM_IMAGE: &str = "docker.io/vllm/vllm-openai:v0.11.0";
+
+    /// The image of a public preset.
+    pub fn public_image(&self, preset: &str) -> Option<String> {
+        let registry = self.preset_registry.as_deref()?.trim_end_matches('/');
+        Some(format!("{registry}/kaito-{preset}:{}", self.preset_tag))
+    }
+
+    /// What the nodes of that type have, if the type is known.
+    pub fn hardware(&self, instance_type: Option<&str>) -> Option<Hardware> {
+        let known = self.instance_types.find(instance_type?).ok()?;
+        Some(Hardware {
+            gpus: known.gpus,
+            gpu_memory: known.gpu.usable_memory,
+            has_bf16: known.gpu.compute_capability.is_none_or(|capability| capability >= ComputeCapability::BF16),
+        })
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            preset_registry: None,
+            preset_tag: env!("CARGO_PKG_VERSION").to_owned(),
+            vllm_image: Self::DEFAULT_VLLM_IMAGE.to_owned(),
+            provisioner: Provisioner::None,
+            instance_types: InstanceTypes::built_in(),
+        }
+    }
+}
+
+/// What a node of an instance type has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hardware {
+    /// GPUs of the node.
+    pub gpus: u32,
+    /// Bytes of memory of each GPU that a program can have.
+    pub gpu_memory: u64,
+    /// Whether they multiply bf16.
+    pub has_bf16: bool,
+}
+
+/// Who makes nodes that a workspace lacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Provisioner {
+    /// Nobody: a workspace waits for the nodes it lacks.
+    #[default]
+    None,
+    /// Karpenter, for a `NodeClaim` each, with nodes of this class.
+    Karpenter(NodeClass),
+}
+
+/// The kind and name of the object that describes a cloud's nodes to Karpenter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeClass {
+    /// `karpenter.k8s.aws`
+    pub group: String,
+    /// `EC2NodeClass`
+    pub kind: String,
+    /// `default`
+    pub name: String,
+}
+
+impl fmt::Display for NodeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}/{}", self.kind, self.group, self.name)
+    }
+}
+
+impl FromStr for NodeClass {
+    type Err = NotANodeClass;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let not = || NotANodeClass(text.to_owned());
+        let (class, name) = text.split_once('/').ok_or_else(not)?;
+        let (kind, group) = class.split_once('.').ok_or_else(not)?;
+        let is_name =
+            |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
+        if ![kind, group, name].into_iter().all(is_name) {
+            return Err(not());
+        }
+        Ok(Self { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() })
+    }
+}
+
+/// Text that does not name a node class.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a node class; expected KIND.GROUP/NAME, like EC2NodeClass.karpenter.k8s.aws/default")]
+pub struct NotANodeClass(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_classes_are_read_and_printed() {
+        for text in ["EC2NodeClass.karpenter.k8s.aws/default", "AKSNodeClass.karpenter.azure.com/image-family-ubuntu"] {
+            assert_eq!(text.parse::<NodeClass>().unwrap().to_string(), text);
+        }
+        for text in
+            ["", "default", "EC2NodeClass/default", "EC2NodeClass.karpenter.k8s.aws", ".a/b", "A./b", "A.b/", "A.b/c d"]
+        {
+            let error = text.parse::<NodeClass>().unwrap_err().to_string();
+            assert!(error.contains(&format!("{text:?}")) && error.contains("KIND.GROUP/NAME"), "{error}");
+        }
+    }
+
+    #[test]
+    fn public_images_are_named_after_preset_and_tag() {
+        let options = |registry: Option<&str>| Options {
+            preset_registry: registry.map(str::to_owned),
+            preset_tag: "0.1.0".to_owned(),
+            ..Options::default()
+        };
+        for registry in ["registry.example/models", "registry.example/models/"] {
+            assert_eq!(
+                options(Some(registry)).public_image("falcon-7b").as_deref(),
+                Some("registry.example/models/kaito-falcon-7b:0.1.0")
+            );
+        }
+        assert_eq!(options(None).public_image("falcon-7b"), None);
+    }
+}

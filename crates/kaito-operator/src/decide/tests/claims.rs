@@ -1,0 +1,215 @@
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::fixtures::{
+    carry_out, claims, condition, karpenter, node, now, observed, options, preset, ready_pod, settle, unready, with,
+};
+use crate::{
+    decide::{Claims, NodeClaim, Observed, claim_names, decide},
+    workspace::{NODE_CLAIM_READY, RESOURCE_READY, WORKSPACE_READY, Workspace, WorkspaceState},
+};
+
+fn with_karpenter(nodes: impl IntoIterator<Item = Value>) -> Observed {
+    Observed { claims: Claims::Present(Vec::new()), ..observed(nodes) }
+}
+
+fn edit(observed: &mut Observed, place: usize, status: Value) {
+    let Claims::Present(claims) = &mut observed.claims else { panic!("absent") };
+    let mut claim: NodeClaim = claims[place].as_ref().clone();
+    claim.status = Some(serde_json::from_value(status).unwrap());
+    claims[place] = Arc::new(claim);
+}
+
+fn fulfilled(node: &str) -> Value {
+    let condition = |type_| json!({"type": type_, "status": "True", "reason": type_, "message": "", "lastTransitionTime": "2026-01-01T00:05:00Z"});
+    let conditions = ["Launched", "Registered", "Initialized", "Ready"].map(condition);
+    json!({"nodeName": node, "conditions": conditions})
+}
+
+fn launched(status: &str, reason: &str, message: &str) -> Value {
+    json!({"conditions": [{
+        "type": "Launched", "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": "2026-01-01T00:05:00Z",
+    }]})
+}
+
+fn made_for_us(name: &str) -> Value {
+    with(
+        with(node(name), "/metadata/labels/kaito.sh~1workspace", json!("ws")),
+        "/metadata/labels/kaito.sh~1workspacenamespace",
+        json!("team"),
+    )
+}
+
+#[test]
+fn a_claim_is_made_for_each_missing_node_and_no_second_one_for_it() {
+    let mut workspace = preset("falcon-7b", 3);
+    let mut observed = with_karpenter([node("a")]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    let names: Vec<_> = claims(&observed).iter().map(|claim| claim.metadata.name.clone().unwrap()).collect();
+    assert_eq!(names, claim_names(&workspace)[..2]);
+    for name in names {
+        assert!(
+            name.len() <= 12 && name.starts_with("ws") && name.chars().all(|c| c.is_ascii_alphanumeric()),
+            "{name}"
+        );
+    }
+    let (status, reason, message) = condition(&workspace, NODE_CLAIM_READY);
+    assert_eq!((status, reason), ("False", "NodeClaimsPending"));
+    assert!(message.starts_with("0 of 2 claims became ready nodes"), "{message}");
+    assert_eq!(condition(&workspace, RESOURCE_READY).1, "NodesMissing");
+    assert_eq!(workspace.status.as_ref().unwrap().state, Some(WorkspaceState::Pending));
+
+    // Karpenter fulfils them.
+    edit(&mut observed, 0, fulfilled("b"));
+    edit(&mut observed, 1, fulfilled("c"));
+    observed.nodes.extend(observed_nodes([made_for_us("b"), made_for_us("c")]));
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(claims(&observed).len(), 2);
+    assert_eq!(condition(&workspace, NODE_CLAIM_READY), ("True", "NodeClaimsReady", "2 claims became 2 ready nodes"));
+    assert_eq!(condition(&workspace, RESOURCE_READY), ("True", "NodesReady", "3 ready nodes: a, b, c"));
+}
+
+fn observed_nodes(nodes: impl IntoIterator<Item = Value>) -> Vec<Arc<k8s_openapi::api::core::v1::Node>> {
+    observed(nodes).nodes
+}
+
+#[test]
+fn a_claim_is_never_written_again() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    let mut other_class = karpenter();
+    other_class.provisioner =
+        crate::decide::Provisioner::Karpenter("EC2NodeClass.karpenter.k8s.aws/other".parse().unwrap());
+    let decision = decide(&workspace, &observed, &other_class, now());
+    assert!(decision.is_empty(), "{decision:#?}");
+}
+
+#[test]
+fn each_failure_of_a_claim_has_its_reason() {
+    for (status, said, message, reason, part) in [
+        ("Unknown", "LaunchFailed", "creating instance, VcpuLimitExceeded: limit of 0", "QuotaExceeded", "more quota"),
+        ("False", "QuotaExceeded", "Quota 'StandardNCSv3' exceeded", "QuotaExceeded", "more quota"),
+        (
+            "Unknown",
+            "LaunchFailed",
+            "InsufficientCapacityError: all requested instance types were unavailable",
+            "InsufficientCapacity",
+            "none of these instances",
+        ),
+        ("Unknown", "NodeClassNotReady", "NodeClass is not ready", "NodeClassNotReady", "--node-class"),
+        ("False", "LaunchFailed", "something else.", "NodeClaimFailed", "kubectl describe nodeclaim"),
+    ] {
+        let mut workspace = preset("falcon-7b", 1);
+        let mut observed = with_karpenter([]);
+        settle(&mut workspace, &mut observed, &karpenter());
+        edit(&mut observed, 0, launched(status, said, message));
+        settle(&mut workspace, &mut observed, &karpenter());
+        let (_, actual, text) = condition(&workspace, NODE_CLAIM_READY);
+        assert_eq!(actual, reason, "{text}");
+        assert!(text.contains(message.trim_end_matches('.')) && text.contains(said), "{text}");
+        assert!(text.contains(part), "{text}");
+        assert_eq!(condition(&workspace, WORKSPACE_READY).1, reason);
+        assert_eq!(workspace.status.unwrap().state, Some(WorkspaceState::NotReady));
+    }
+}
+
+#[test]
+fn a_claim_before_its_first_attempt_does_not_fail() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    edit(&mut observed, 0, launched("Unknown", "AwaitingReconciliation", "object is awaiting reconciliation"));
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(condition(&workspace, NODE_CLAIM_READY).1, "NodeClaimsPending");
+}
+
+#[test]
+fn a_claim_that_is_being_deleted_is_replaced_under_another_name() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    let Claims::Present(all) = &mut observed.claims else { panic!("absent") };
+    Arc::make_mut(&mut all[0]).metadata.deletion_timestamp =
+        Some(serde_json::from_value(json!("2026-01-01T00:09:00Z")).unwrap());
+    settle(&mut workspace, &mut observed, &karpenter());
+    let names: Vec<_> = claims(&observed).iter().map(|claim| claim.metadata.name.clone().unwrap()).collect();
+    assert_eq!(names, claim_names(&workspace));
+}
+
+#[test]
+fn a_claim_of_someone_else_by_the_same_name_is_left_alone() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    let taken = claim_names(&workspace);
+    let foreign =
+        |name: &String| Arc::new(serde_json::from_value::<NodeClaim>(json!({"metadata": {"name": name}})).unwrap());
+    observed.claims = Claims::Present(taken.iter().map(foreign).collect());
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(condition(&workspace, NODE_CLAIM_READY).1, "NodeClaimNameTaken");
+    assert_eq!(claims(&observed).len(), taken.len());
+}
+
+#[test]
+fn a_claim_that_is_needed_no_longer_is_deleted_unless_the_model_runs_on_its_node() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    observed.nodes = observed_nodes([node("a")]);
+    let decision = decide(&workspace, &observed, &karpenter(), now());
+    assert_eq!(decision.deletes, [("NodeClaim", claim_names(&workspace)[0].clone())]);
+    assert!(decision.notices.iter().any(|notice| notice.reason == "Deleted"), "{:#?}", decision.notices);
+
+    edit(&mut observed, 0, fulfilled("b"));
+    observed.nodes = observed_nodes([node("a"), made_for_us("b")]);
+    observed.pods = vec![ready_pod("ws-1", "b")];
+    let decision = decide(&workspace, &observed, &karpenter(), now());
+    assert!(decision.deletes.is_empty(), "{:?}", decision.deletes);
+}
+
+#[test]
+fn a_node_that_flaps_costs_no_new_one() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([node("a")]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    observed.nodes = observed_nodes([unready("a", "2026-01-01T00:09:00Z")]);
+    let decision = decide(&workspace, &observed, &karpenter(), now());
+    assert!(decision.writes.is_empty(), "{:#?}", decision.writes);
+    assert_eq!(decision.requeue.map(|after| after.as_secs()), Some(241));
+    carry_out(&mut workspace, &mut observed, &decision);
+    assert_eq!(workspace.status.as_ref().unwrap().worker_nodes, ["a"]);
+
+    observed.nodes = observed_nodes([unready("a", "2026-01-01T00:04:59Z")]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(claims(&observed).len(), 1);
+}
+
+#[test]
+fn a_cluster_without_the_kind_is_told_of_it() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut without = observed([]);
+    settle(&mut workspace, &mut without, &karpenter());
+    let (_, reason, message) = condition(&workspace, NODE_CLAIM_READY);
+    assert_eq!(reason, "KarpenterMissing");
+    assert!(message.contains("install Karpenter"), "{message}");
+    // Where nobody asked for claims, nothing is said of them.
+    let mut workspace = preset("falcon-7b", 1);
+    settle(&mut workspace, &mut without, &options());
+    assert!(workspace.status.unwrap().condition(NODE_CLAIM_READY).is_none());
+}
+
+#[test]
+fn names_of_claims_differ_by_namespace_name_and_place() {
+    let mut names = std::collections::BTreeSet::new();
+    for namespace in ["a", "b"] {
+        for name in ["c", "d"] {
+            let mut workspace: Workspace = preset("falcon-7b", 2);
+            workspace.metadata.namespace = Some(namespace.to_owned());
+            workspace.metadata.name = Some(name.to_owned());
+            names.extend(claim_names(&workspace));
+        }
+    }
+    assert_eq!(names.len(), 16);
+}

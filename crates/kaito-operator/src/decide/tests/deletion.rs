@@ -1,0 +1,96 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::fixtures::{carry_out, claims, condition, karpenter, node, now, observed, options, preset, settle};
+use crate::{
+    decide::{Claims, Decision, Observed, decide},
+    workspace::{FINALIZER, WORKSPACE_READY, Workspace},
+};
+
+fn going(workspace: &mut Workspace) {
+    workspace.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:09:00Z")).unwrap());
+}
+
+#[test]
+fn the_finalizer_is_added_beside_those_of_others() {
+    let mut workspace = preset("falcon-7b", 1);
+    workspace.metadata.finalizers = Some(vec!["example.org/keep".to_owned()]);
+    let decision = decide(&workspace, &observed([]), &options(), now());
+    assert_eq!(decision.finalizers, Some(vec!["example.org/keep".to_owned(), FINALIZER.to_owned()]));
+}
+
+#[test]
+fn without_claims_a_workspace_goes_at_once_and_keeps_the_finalizers_of_others() {
+    for claims in [Claims::Absent, Claims::Present(Vec::new())] {
+        for options in [options(), karpenter()] {
+            let mut workspace = preset("falcon-7b", 1);
+            let mut observed = Observed { claims: claims.clone(), ..observed([node("a")]) };
+            settle(&mut workspace, &mut observed, &options);
+            workspace.metadata.finalizers.get_or_insert_default().insert(0, "example.org/keep".to_owned());
+            going(&mut workspace);
+            let decision = decide(&workspace, &observed, &options, now());
+            assert_eq!(
+                decision,
+                Decision { finalizers: Some(vec!["example.org/keep".to_owned()]), ..Decision::default() }
+            );
+        }
+    }
+}
+
+#[test]
+fn a_workspace_without_our_finalizer_is_none_of_our_business() {
+    let mut workspace = preset("falcon-7b", 1);
+    workspace.metadata.finalizers = Some(vec!["example.org/keep".to_owned()]);
+    going(&mut workspace);
+    assert_eq!(decide(&workspace, &observed([node("a")]), &options(), now()), Decision::default());
+}
+
+#[test]
+fn claims_are_deleted_and_waited_for() {
+    let mut workspace = preset("falcon-7b", 2);
+    let mut observed = Observed { claims: Claims::Present(Vec::new()), ..observed([]) };
+    settle(&mut workspace, &mut observed, &karpenter());
+    going(&mut workspace);
+    let decision = decide(&workspace, &observed, &karpenter(), now());
+    let mut names: Vec<_> = claims(&observed).iter().map(|claim| claim.metadata.name.clone().unwrap()).collect();
+    names.sort();
+    let mut deleted: Vec<_> = decision.deletes.iter().map(|(_, name)| name.clone()).collect();
+    deleted.sort();
+    assert_eq!((deleted, decision.finalizers.clone()), (names.clone(), None));
+    assert_eq!(decision.notices.len(), 1);
+
+    // Karpenter drains the nodes; meanwhile nothing is done twice.
+    let Claims::Present(all) = &mut observed.claims else { panic!("absent") };
+    for claim in all {
+        Arc::make_mut(claim).metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:10:00Z")).unwrap());
+    }
+    carry_out(&mut workspace, &mut observed.clone(), &decision);
+    let (_, reason, message) = condition(&workspace, WORKSPACE_READY);
+    assert_eq!(
+        (reason, message),
+        ("Deleting", format!("waits until NodeClaims are gone: {}, {}", names[0], names[1]).as_str())
+    );
+    assert!(decide(&workspace, &observed, &karpenter(), now()).is_empty());
+
+    observed.claims = Claims::Present(Vec::new());
+    assert_eq!(decide(&workspace, &observed, &karpenter(), now()).finalizers, Some(Vec::new()));
+}
+
+#[test]
+fn a_workload_goes_before_its_nodes() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = Observed { claims: Claims::Present(Vec::new()), ..observed([]) };
+    settle(&mut workspace, &mut observed, &karpenter());
+    observed.nodes = super::fixtures::observed([node("a")]).nodes;
+    // The claim is kept while its deletion is refused, say.
+    let decision = decide(&workspace, &observed, &karpenter(), now());
+    let claims = observed.claims.clone();
+    carry_out(&mut workspace, &mut observed, &decision);
+    observed.claims = claims;
+    going(&mut workspace);
+    let kinds: Vec<_> =
+        decide(&workspace, &observed, &karpenter(), now()).deletes.into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, ["Deployment", "NodeClaim"]);
+}

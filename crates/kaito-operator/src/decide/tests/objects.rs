@@ -1,0 +1,165 @@
+//! The objects of every preset, in full. Looked at when they change.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kaito_presets::PRESETS;
+use serde_json::json;
+
+use super::fixtures::{OTHER_TYPE, TYPE, karpenter, node, now, observed, options, preset, with, workspace};
+use crate::{
+    decide::{Claims, Config, Observed, Options, decide},
+    workspace::Workspace,
+};
+
+/// All objects as YAML, as they would be applied.
+fn objects(workspace: &Workspace, observed: &Observed, options: &Options) -> String {
+    let decision = decide(workspace, observed, options, now());
+    let documents = decision.objects.iter().map(|object| {
+        let mut json = object.to_json();
+        // It changes with every field, so it would only repeat the difference.
+        json["metadata"]["annotations"].as_object_mut().unwrap().remove("kaito.sh/applied").unwrap();
+        if json["metadata"]["annotations"] == json!({}) {
+            json["metadata"].as_object_mut().unwrap().remove("annotations");
+        }
+        serde_saphyr::to_string(&json).unwrap()
+    });
+    documents.collect::<Vec<_>>().join("---\n")
+}
+
+fn two_nodes() -> Observed {
+    observed([node("a"), node("b")])
+}
+
+fn annotated(mut workspace: Workspace, annotations: &[(&str, &str)]) -> Workspace {
+    let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    workspace.metadata = ObjectMeta { annotations: Some(annotations.collect()), ..workspace.metadata };
+    workspace
+}
+
+const VLLM: (&str, &str) = ("kaito.sh/runtime", "vllm");
+
+#[test]
+fn every_preset_on_one_node() {
+    for preset in PRESETS {
+        let access = match preset.workload.image {
+            kaito_presets::ImageAccess::Public => "{name: NAME}",
+            kaito_presets::ImageAccess::Private => {
+                "{name: NAME, accessMode: private, presetOptions: {image: 'registry.example/mine:1', imagePullSecrets: [pull]}}"
+            }
+        };
+        let instance = "Standard_ND96asr_v4";
+        let workspace = workspace(&format!(
+            "resource: {{instanceType: {instance}, labelSelector: {{matchLabels: {{apps: llm}}}}}}\n\
+             inference: {{preset: {}}}",
+            access.replace("NAME", preset.name)
+        ));
+        let big = with(
+            with(node("a"), "/metadata/labels/node.kubernetes.io~1instance-type", json!(instance)),
+            "/status/allocatable",
+            json!({"nvidia.com/gpu": "8"}),
+        );
+        insta::assert_snapshot!(format!("one node {}", preset.name), objects(&workspace, &observed([big]), &options()));
+    }
+}
+
+#[test]
+fn ranks_on_two_nodes() {
+    for name in ["llama-2-7b", "llama-2-13b-chat", "llama-2-70b"] {
+        insta::assert_snapshot!(format!("two nodes {name}"), objects(&preset(name, 2), &two_nodes(), &options()));
+    }
+}
+
+#[test]
+fn replicas_on_two_nodes() {
+    insta::assert_snapshot!(objects(&preset("falcon-40b", 2), &two_nodes(), &options()));
+}
+
+#[test]
+fn vllm_on_one_node() {
+    for name in ["falcon-40b-instruct", "phi-3-mini-128k-instruct"] {
+        let workspace = annotated(preset(name, 1), &[VLLM]);
+        // 40 GB of GPU for 80 GB of weights would be refused.
+        let big = Options {
+            hardware: [(TYPE.to_owned(), crate::decide::Hardware { gpus: 4, gpu_memory: 80 * kaito_presets::GIB })]
+                .into(),
+            ..options()
+        };
+        insta::assert_snapshot!(format!("vllm {name}"), objects(&workspace, &two_nodes(), &big));
+    }
+}
+
+#[test]
+fn vllm_across_nodes() {
+    let nodes = ["a", "b"].map(|name| {
+        with(
+            with(node(name), "/metadata/labels/node.kubernetes.io~1instance-type", json!("Standard_ND96asr_v4")),
+            "/status/allocatable",
+            json!({"nvidia.com/gpu": "8"}),
+        )
+    });
+    let mut workspace = annotated(preset("llama-2-70b-chat", 2), &[VLLM]);
+    workspace.resource.instance_type = Some("Standard_ND96asr_v4".to_owned());
+    insta::assert_snapshot!(objects(&workspace, &observed(nodes), &options()));
+}
+
+#[test]
+fn adapters_configuration_and_a_load_balancer() {
+    let mut workspace = annotated(preset("mistral-7b-instruct", 1), &[("kaito.sh/enablelb", "True")]);
+    let inference = workspace.inference.as_mut().unwrap();
+    inference.config = Some("flags".to_owned());
+    inference.adapters = serde_saphyr::from_str(
+        "- source: {name: poet, image: 'registry.example/poet:1', imagePullSecrets: [adapters]}\n  strength: '0.5'\n\
+         - source: {name: tutor, volumeSource: {persistentVolumeClaim: {claimName: tutor}}}\n",
+    )
+    .unwrap();
+    let mut observed = two_nodes();
+    observed.config = Config::Data([("max-batch-size".to_owned(), "8".to_owned())].into());
+    insta::assert_snapshot!("adapters kaito", objects(&workspace, &observed, &options()));
+    workspace.metadata.annotations = Some([(VLLM.0.to_owned(), VLLM.1.to_owned())].into());
+    insta::assert_snapshot!(
+        "adapters vllm",
+        objects(
+            &workspace,
+            &observed,
+            &Options {
+                hardware: [(TYPE.to_owned(), crate::decide::Hardware { gpus: 4, gpu_memory: 24 * kaito_presets::GIB })]
+                    .into(),
+                ..options()
+            }
+        )
+    );
+}
+
+#[test]
+fn a_template() {
+    let workspace = workspace(
+        "resource: {count: 2, preferredNodes: [b], labelSelector: {matchExpressions: [{key: zone, operator: In, values: [x, y]}]}}\n\
+         inference:\n  template:\n    metadata: {labels: {mine: '1'}}\n    spec:\n      containers:\n      - name: web\n        image: nginx\n        ports: [{containerPort: 8080}]\n        resources: {limits: {nvidia.com/gpu: '1'}}\n",
+    );
+    let nodes = ["a", "b"].map(|name| with(node(name), "/metadata/labels", json!({"zone": "x"})));
+    insta::assert_snapshot!(objects(&workspace, &observed(nodes), &options()));
+}
+
+#[test]
+fn nodes_without_gpus() {
+    let workspace =
+        workspace("resource: {labelSelector: {matchLabels: {apps: llm}}}\ninference: {preset: {name: falcon-7b}}");
+    let cpu =
+        with(with(node("a"), "/metadata/labels", json!({"apps": "llm"})), "/status/allocatable", json!({"cpu": "64"}));
+    insta::assert_snapshot!(objects(&workspace, &observed([cpu]), &options()));
+}
+
+#[test]
+fn claims_of_nodes() {
+    let missing = Observed { claims: Claims::Present(Vec::new()), ..observed([]) };
+    let mut workspace = preset("falcon-7b", 1);
+    workspace.resource.instance_type = Some(OTHER_TYPE.to_owned());
+    insta::assert_snapshot!("claim by instance type", objects(&workspace, &missing, &karpenter()));
+    workspace.resource.instance_type = None;
+    insta::assert_snapshot!("claim by gpus", objects(&workspace, &missing, &karpenter()));
+    let azure = Options {
+        provisioner: crate::decide::Provisioner::Karpenter("AKSNodeClass.karpenter.azure.com/default".parse().unwrap()),
+        ..options()
+    };
+    workspace.resource.instance_type = Some(OTHER_TYPE.to_owned());
+    insta::assert_snapshot!("claim on azure", objects(&workspace, &missing, &azure));
+}

@@ -1,0 +1,235 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::fixtures::{
+    all_ready, carry_out, condition, node, now, observed, options, preset, ready_pod, settle, time, unready, with,
+    workspace,
+};
+use crate::{
+    decide::{ADAPTERS_READY, Change, decide},
+    workspace::{INFERENCE_READY, RESOURCE_READY, WORKSPACE_READY, WorkspaceState},
+};
+
+#[test]
+fn a_workspace_goes_from_nothing_to_ready() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = observed([]);
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(
+        condition(&workspace, RESOURCE_READY),
+        (
+            "False",
+            "NodesMissing",
+            "1 of 1 node missing; the cluster has no nodes. Add nodes, or label ready ones apps=llm"
+        )
+    );
+    assert_eq!(condition(&workspace, INFERENCE_READY), ("False", "WaitingForNodes", "starts when the nodes are ready"));
+    assert_eq!(condition(&workspace, WORKSPACE_READY).1, "NodesMissing");
+    assert!(observed.deployment.is_none());
+    assert_eq!(observed.services.len(), 1, "clients may resolve the name from the first");
+
+    observed.nodes = super::fixtures::observed([node("a")]).nodes;
+    let decision = decide(&workspace, &observed, &options(), time("2026-01-01T00:01:00Z"));
+    carry_out(&mut workspace, &mut observed, &decision);
+    assert_eq!(condition(&workspace, RESOURCE_READY), ("True", "NodesReady", "1 ready node: a"));
+    assert_eq!(condition(&workspace, INFERENCE_READY), ("False", "PodsPending", "the pods are being made"));
+
+    observed.pods = vec![ready_pod("ws-1", "a")];
+    all_ready(&mut observed, 1);
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(
+        condition(&workspace, INFERENCE_READY),
+        (
+            "True",
+            "InferenceReady",
+            "1 of 1 pod answer at http://ws.team.svc:80; ready after 3m30s: nodes 1m, scheduling 1s, images 1m49s, model 40s"
+        )
+    );
+    assert_eq!(
+        condition(&workspace, WORKSPACE_READY),
+        ("True", "WorkspaceReady", "the model answers at http://ws.team.svc:80")
+    );
+    let status = workspace.status.as_ref().unwrap();
+    assert_eq!(status.state, Some(WorkspaceState::Ready));
+    assert_eq!((status.worker_nodes.as_slice(), status.target_node_count), (&["a".to_owned()][..], Some(1)));
+    assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(1)));
+    assert!(decide(&workspace, &observed, &options(), now()).is_empty());
+}
+
+#[test]
+fn times_change_only_with_the_status_of_a_condition() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = observed([]);
+    let at = |text: &str, workspace: &mut _, observed: &mut _| {
+        let decision = decide(workspace, observed, &options(), time(text));
+        carry_out(workspace, observed, &decision);
+    };
+    let since = |workspace: &crate::workspace::Workspace, type_: &str| {
+        workspace.status.as_ref().unwrap().condition(type_).unwrap().last_transition_time.0.to_string()
+    };
+    at("2026-01-01T00:00:01.75Z", &mut workspace, &mut observed);
+    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:00:02Z", "the API server keeps whole seconds");
+    observed.nodes = super::fixtures::observed([unready("a", "2026-01-01T00:00:00Z")]).nodes;
+    at("2026-01-01T00:05:00Z", &mut workspace, &mut observed);
+    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:00:02Z", "another message of the same status");
+    observed.nodes = super::fixtures::observed([node("a")]).nodes;
+    at("2026-01-01T00:06:00Z", &mut workspace, &mut observed);
+    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:06:00Z");
+    assert_eq!(since(&workspace, WORKSPACE_READY), "2026-01-01T00:00:02Z");
+}
+
+#[test]
+fn every_missing_node_is_accounted_for() {
+    let mut workspace = preset("falcon-7b", 3);
+    let others = (0..3).map(|n| with(node(&format!("web-{n}")), "/metadata/labels", json!({"apps": "web"})));
+    let mut observed = observed(others.chain([
+        node("a"),
+        unready("b", "2026-01-01T00:01:00Z"),
+        with(node("c"), "/metadata/labels/node.kubernetes.io~1instance-type", json!("Standard_NC6s_v3")),
+    ]));
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(
+        condition(&workspace, RESOURCE_READY).2,
+        "2 of 3 nodes missing; b is not ready (NodeStatusUnknown since 2026-01-01T00:01:00Z), c is a Standard_NC6s_v3; 3 \
+         other nodes without the labels apps=llm. Add nodes, or label ready ones apps=llm"
+    );
+}
+
+#[test]
+fn each_change_is_told_once() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = observed([node("a")]);
+    let first = decide(&workspace, &observed, &options(), now());
+    let reasons: Vec<_> = first.notices.iter().map(|notice| notice.reason.as_str()).collect();
+    assert_eq!(reasons, ["Created", "NodesReady", "PodsPending"]);
+    assert_eq!(first.notices[0].message, "created Service ws, Deployment ws");
+    carry_out(&mut workspace, &mut observed, &first);
+    assert!(decide(&workspace, &observed, &options(), now()).notices.is_empty());
+
+    observed.pods = vec![ready_pod("ws-1", "a")];
+    all_ready(&mut observed, 1);
+    let ready = decide(&workspace, &observed, &options(), now());
+    let reasons: Vec<_> = ready.notices.iter().map(|notice| (notice.reason.as_str(), notice.is_warning)).collect();
+    assert_eq!(reasons, [("InferenceReady", false), ("WorkspaceReady", false)]);
+}
+
+#[test]
+fn drift_is_repaired_and_told() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = observed([node("a")]);
+    settle(&mut workspace, &mut observed, &options());
+    let deployment = Arc::make_mut(observed.deployment.as_mut().unwrap());
+    let spec = deployment.spec.as_mut().unwrap();
+    spec.replicas = Some(0);
+    spec.template.spec.as_mut().unwrap().containers[0].image = Some("registry.example/evil:1".to_owned());
+    // What others add is theirs.
+    deployment
+        .metadata
+        .annotations
+        .as_mut()
+        .unwrap()
+        .insert("deployment.kubernetes.io/revision".to_owned(), "1".to_owned());
+    let decision = decide(&workspace, &observed, &options(), now());
+    let [(place, Change::Repair(paths))] = decision.writes.as_slice() else { panic!("{:#?}", decision.writes) };
+    assert_eq!(decision.objects[*place].kind(), "Deployment");
+    assert_eq!(paths, &["spec.replicas", "spec.template.spec.containers[server].image"]);
+    assert!(decision.notices.iter().any(|notice| notice.reason == "Repaired" && notice.is_warning));
+    carry_out(&mut workspace, &mut observed, &decision);
+    settle(&mut workspace, &mut observed, &options());
+}
+
+#[test]
+fn a_running_model_is_kept_when_its_node_goes() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = observed([node("a")]);
+    settle(&mut workspace, &mut observed, &options());
+    observed.nodes.clear();
+    settle(&mut workspace, &mut observed, &options());
+    assert!(observed.deployment.is_some());
+    assert_eq!(condition(&workspace, RESOURCE_READY).1, "NodesMissing");
+}
+
+#[test]
+fn a_device_plugin_that_goes_away_does_not_start_the_model_anew() {
+    let mut workspace = workspace(
+        "resource: {labelSelector: {matchLabels: {apps: llm}}}\n\
+         inference: {preset: {name: falcon-40b}}",
+    );
+    let mut observed = observed([with(node("a"), "/metadata/labels", json!({"apps": "llm"}))]);
+    settle(&mut workspace, &mut observed, &options());
+    let gpus = |observed: &crate::decide::Observed| {
+        crate::decide::layout::gpus_of_spec(
+            observed.deployment.as_ref().unwrap().spec.as_ref().unwrap().template.spec.as_ref().unwrap(),
+        )
+    };
+    assert_eq!(gpus(&observed), 2);
+    observed.nodes = super::fixtures::observed([with(
+        with(node("a"), "/metadata/labels", json!({"apps": "llm"})),
+        "/status/allocatable",
+        json!({}),
+    )])
+    .nodes;
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(gpus(&observed), 2);
+}
+
+#[test]
+fn nodes_without_gpus_compute_on_their_cpus_and_the_status_says_so() {
+    let mut workspace = workspace(
+        "resource: {labelSelector: {matchLabels: {apps: llm}}}\n\
+         inference: {preset: {name: falcon-7b}}",
+    );
+    let cpu_node =
+        with(with(node("a"), "/metadata/labels", json!({"apps": "llm"})), "/status/allocatable", json!({"cpu": "64"}));
+    let mut observed = observed([cpu_node]);
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(
+        condition(&workspace, RESOURCE_READY).2,
+        "1 ready node: a; no node that matches offers GPUs, so CPUs compute"
+    );
+    workspace.metadata.annotations = Some([("kaito.sh/runtime".to_owned(), "vllm".to_owned())].into());
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(condition(&workspace, INFERENCE_READY).1, "GpusMissing");
+}
+
+#[test]
+fn adapters_that_the_server_does_not_apply_are_told_without_holding_up_the_model() {
+    let mut workspace = preset("falcon-7b", 1);
+    workspace.inference.as_mut().unwrap().adapters =
+        serde_saphyr::from_str("[{source: {name: poet, image: 'registry.example/poet:1'}, strength: '0.5'}]").unwrap();
+    let mut observed = observed([node("a")]);
+    settle(&mut workspace, &mut observed, &options());
+    observed.pods = vec![ready_pod("ws-1", "a")];
+    all_ready(&mut observed, 1);
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(condition(&workspace, ADAPTERS_READY).1, "AdaptersNotApplied");
+    assert_eq!(condition(&workspace, WORKSPACE_READY).0, "True");
+
+    workspace.metadata.annotations = Some([("kaito.sh/runtime".to_owned(), "vllm".to_owned())].into());
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(
+        condition(&workspace, ADAPTERS_READY),
+        ("False", "AdapterStrengthIgnored", "vLLM applies every adapter at full strength, poet too")
+    );
+}
+
+#[test]
+fn a_workspace_without_inference_is_ready_with_its_nodes() {
+    let mut workspace = workspace("resource: {labelSelector: {matchLabels: {apps: llm}}}");
+    let mut observed = observed([node("a")]);
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(condition(&workspace, WORKSPACE_READY), ("True", "WorkspaceReady", "the nodes are ready"));
+    assert!(observed.services.is_empty());
+}
+
+#[test]
+fn pods_of_an_old_template_do_not_make_a_workspace_ready() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = observed([node("a")]);
+    settle(&mut workspace, &mut observed, &options());
+    all_ready(&mut observed, 1);
+    Arc::make_mut(observed.deployment.as_mut().unwrap()).metadata.generation = Some(9);
+    settle(&mut workspace, &mut observed, &options());
+    assert_eq!(condition(&workspace, INFERENCE_READY).0, "False");
+}

@@ -1,0 +1,263 @@
+//! What runs in a workspace's pods: the command lines of the runtimes, and the parts of a pod that they need.
+
+mod config;
+mod kaito;
+mod vllm;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{
+        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
+        ObjectFieldSelector, Probe, ResourceRequirements, SecurityContext, Volume, VolumeMount,
+    },
+    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
+};
+use kaito_presets::{GIB, Preset};
+
+use crate::{
+    decide::{GPU, Hardware, Problem},
+    workspace::{AdapterSpec, Runtime},
+};
+
+/// The port that servers listen on in pods.
+pub const PORT: u16 = 5000;
+/// The port by which ranks find each other.
+pub const RANK_PORT: u16 = 29500;
+/// The name of the server's container.
+pub const CONTAINER: &str = "server";
+/// Each adapter lies in a folder of its name in here.
+pub const ADAPTERS: &str = "/mnt/adapter";
+/// Where the weights lie in a preset's image.
+pub const IMAGE_WEIGHTS: &str = "/weights";
+/// Where runtimes other than our own have a preset's image, for its weights.
+pub const WEIGHTS: &str = "/mnt/weights";
+
+/// A server to start in a pod.
+#[derive(Debug, Clone)]
+pub struct Launch<'a> {
+    /// The model.
+    pub preset: &'static Preset,
+    /// The image that holds the model's weights and our server.
+    pub image: &'a str,
+    /// The image that holds vLLM.
+    pub vllm_image: &'a str,
+    /// GPUs of the pod; none to compute on the node's CPUs.
+    pub gpus: u32,
+    /// What the pod's node has, if known.
+    pub hardware: Option<Hardware>,
+    /// The pods that serve one model together.
+    pub ranks: Option<Ranks>,
+    /// Adapters, which lie in [`ADAPTERS`].
+    pub adapters: &'a [AdapterSpec],
+    /// Flags of the user's own, from [`flags`].
+    pub flags: &'a [Flag],
+}
+
+/// Pods that serve one model together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranks {
+    /// How many.
+    pub pods: u32,
+    /// Host name of the first.
+    pub master: String,
+}
+
+/// A flag of a server, and its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flag {
+    /// Without the dashes before it.
+    pub name: String,
+    /// Its value.
+    pub value: FlagValue,
+}
+
+/// The value of a flag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlagValue {
+    /// The flag stands alone, or, where false, its negation does.
+    Switch(bool),
+    /// A value follows.
+    Text(String),
+}
+
+/// A server's container, and the volumes that it mounts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// The container.
+    pub container: Container,
+    /// The volumes.
+    pub volumes: Vec<Volume>,
+}
+
+/// The server of a preset in a pod.
+///
+/// # Errors
+///
+/// Where this runtime cannot serve that.
+pub fn server(runtime: Runtime, launch: &Launch<'_>) -> Result<Server, Problem> {
+    let mut server = match runtime {
+        Runtime::Kaito => kaito::server(launch),
+        Runtime::Vllm => vllm::server(launch)?,
+    };
+    complete(&mut server, launch);
+    Ok(server)
+}
+
+/// Why the adapters of a workspace do not act as it says, if they do not.
+pub fn adapters_problem(runtime: Runtime, adapters: &[AdapterSpec]) -> Option<Problem> {
+    match runtime {
+        Runtime::Kaito => kaito::adapters_problem(adapters),
+        Runtime::Vllm => vllm::adapters_problem(adapters),
+    }
+}
+
+/// Why ranks cannot start, if they cannot. The pods are made all the same: an image with another server may do it.
+pub fn ranks_problem(runtime: Runtime) -> Option<&'static str> {
+    match runtime {
+        Runtime::Kaito => Some(kaito::NO_RANKS),
+        Runtime::Vllm => None,
+    }
+}
+
+/// The flags in a ConfigMap for a runtime.
+///
+/// # Errors
+///
+/// Where the data are of another form, or set what is not the user's to set.
+pub fn flags(runtime: Runtime, data: &BTreeMap<String, String>) -> Result<Vec<Flag>, Problem> {
+    config::flags(runtime, data)
+}
+
+impl Flag {
+    fn arguments(flags: &[Self]) -> impl Iterator<Item = String> {
+        flags.iter().map(|flag| match &flag.value {
+            FlagValue::Switch(true) => format!("--{}", flag.name),
+            FlagValue::Switch(false) => format!("--no-{}", flag.name),
+            FlagValue::Text(text) => format!("--{}={text}", flag.name),
+        })
+    }
+}
+
+/// What a container of a pod under the restricted Pod Security Standard must say.
+pub fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
+    }
+}
+
+/// What is the same whatever serves.
+fn complete(server: &mut Server, launch: &Launch<'_>) {
+    let container = &mut server.container;
+    container.name = CONTAINER.to_owned();
+    container.ports = Some(vec![ContainerPort {
+        name: Some("http".to_owned()),
+        container_port: PORT.into(),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }]);
+    container.security_context = Some(restricted());
+    // So that the status can show why a server ended.
+    container.termination_message_policy = Some("FallbackToLogsOnError".to_owned());
+    container.resources = Some(resources(launch));
+    let mounts = container.volume_mounts.get_or_insert_default();
+    // The root is read-only.
+    mounts.push(mount("tmp", "/tmp"));
+    server.volumes.push(empty_dir("tmp", None));
+    if launch.gpus > 1 {
+        // Ranks on one node exchange their partial sums through it; the default of 64 MiB is too small.
+        mounts.push(mount("shm", "/dev/shm"));
+        server.volumes.push(empty_dir("shm", Some("Memory")));
+    }
+}
+
+fn resources(launch: &Launch<'_>) -> ResourceRequirements {
+    if launch.gpus > 0 {
+        let gpus = BTreeMap::from([(GPU.to_owned(), Quantity(launch.gpus.to_string()))]);
+        // Extended resources cannot be overcommitted: requests equal limits.
+        return ResourceRequirements { limits: Some(gpus.clone()), requests: Some(gpus), ..Default::default() };
+    }
+    let pods = launch.ranks.as_ref().map_or(1, |ranks| u64::from(ranks.pods.max(1)));
+    let memory = launch.preset.workload.gpu_memory.div_ceil(GIB).div_ceil(pods);
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([("memory".to_owned(), Quantity(format!("{memory}Gi")))])),
+        ..Default::default()
+    }
+}
+
+fn mount(volume: &str, path: &str) -> VolumeMount {
+    VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
+}
+
+/// A volume that lives as long as its pod.
+pub fn empty_dir(name: &str, medium: Option<&str>) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource { medium: medium.map(str::to_owned), size_limit: None }),
+        ..Volume::default()
+    }
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+}
+
+/// A variable with a field of the pod itself.
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() }),
+            ..EnvVarSource::default()
+        }),
+    }
+}
+
+/// The pod's number in its StatefulSet.
+fn pod_index() -> EnvVar {
+    field("POD_INDEX", "metadata.labels['apps.kubernetes.io/pod-index']")
+}
+
+fn strings(items: &[&str]) -> Vec<String> {
+    items.iter().map(|item| (*item).to_owned()).collect()
+}
+
+enum Check {
+    Http(&'static str),
+    Exec(Vec<String>),
+}
+
+/// How often is looked while a model loads, in seconds.
+const STARTUP_PERIOD: i32 = 10;
+
+/// Waits for as long as the preset may take, then watches the server.
+fn probes(container: &mut Container, preset: &Preset, check: &Check) {
+    let probe = |period, failures| {
+        let mut probe = Probe {
+            period_seconds: Some(period),
+            failure_threshold: Some(failures),
+            timeout_seconds: Some(5),
+            ..Probe::default()
+        };
+        match check {
+            Check::Http(path) => {
+                probe.http_get = Some(HTTPGetAction {
+                    path: Some((*path).to_owned()),
+                    port: IntOrString::Int(PORT.into()),
+                    ..HTTPGetAction::default()
+                });
+            }
+            Check::Exec(command) => probe.exec = Some(ExecAction { command: Some(command.clone()) }),
+        }
+        probe
+    };
+    let limit = i32::try_from(preset.workload.ready_within.as_secs()).unwrap_or(i32::MAX);
+    container.startup_probe = Some(probe(STARTUP_PERIOD, limit / STARTUP_PERIOD));
+    container.readiness_probe = Some(probe(10, 3));
+    // A server that is busy for a minute is not dead; what a restart costs is minutes of loading.
+    container.liveness_probe = Some(probe(20, 6));
+}

@@ -1,0 +1,197 @@
+//! vLLM's own server, over Ray where several pods serve one model.
+
+use std::fmt::Write;
+
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Volume, VolumeMount};
+use kaito_presets::{DType, Preset};
+
+use super::{
+    ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Ranks, Server, WEIGHTS, field, mount, pod_index, probes,
+    strings, variable,
+};
+use crate::{decide::Problem, workspace::AdapterSpec};
+
+/// The part of a GPU's memory that vLLM takes unless told otherwise.
+const GPU_MEMORY_UTILISATION: f64 = 0.9;
+/// Contexts are rounded down to whole blocks of so many tokens.
+const CONTEXT_STEP: u64 = 256;
+const RAY_PORT: u16 = 6379;
+
+pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
+    if launch.gpus == 0 {
+        return Err(Problem {
+            reason: "GpusMissing",
+            message: format!(
+                "vLLM's image needs GPUs, and no node that matches offers {}. Use nodes with GPUs and a running device \
+                 plugin, or the runtime kaito, which computes on CPUs too",
+                crate::decide::GPU
+            ),
+        });
+    }
+    let mut env = vec![
+        // The image's root is read-only, and the user has no home in it.
+        variable("HOME", "/tmp"),
+        variable("USER", "kaito"),
+        variable("XDG_CACHE_HOME", "/tmp/cache"),
+        variable("XDG_CONFIG_HOME", "/tmp/config"),
+        variable("TRITON_CACHE_DIR", "/tmp/cache/triton"),
+        variable("TORCHINDUCTOR_CACHE_DIR", "/tmp/cache/inductor"),
+        // All weights are at hand.
+        variable("HF_HUB_OFFLINE", "1"),
+        variable("VLLM_NO_USAGE_STATS", "1"),
+    ];
+    let mut container = Container { image: Some(launch.vllm_image.to_owned()), ..Container::default() };
+    let serve = arguments(launch)?;
+    match &launch.ranks {
+        None => {
+            container.command = Some(strings(&["vllm"]));
+            container.args = Some(serve);
+            probes(&mut container, launch.preset, &Check::Http("/health"));
+        }
+        Some(ranks) => {
+            env.extend([pod_index(), field("VLLM_HOST_IP", "status.podIP"), variable("RAY_USAGE_STATS_ENABLED", "0")]);
+            container.command = Some(strings(&["/bin/sh", "-c", &script(ranks), "vllm"]));
+            container.args = Some(serve);
+            let check = strings(&["/bin/sh", "-c", &health(ranks)]);
+            probes(&mut container, launch.preset, &Check::Exec(check));
+            slow_probes(&mut container);
+        }
+    }
+    container.env = Some(env);
+    container.volume_mounts = Some(vec![VolumeMount { read_only: Some(true), ..mount("weights", WEIGHTS) }]);
+    let weights = Volume {
+        name: "weights".to_owned(),
+        image: Some(ImageVolumeSource { reference: Some(launch.image.to_owned()), pull_policy: None }),
+        ..Volume::default()
+    };
+    Ok(Server { container, volumes: vec![weights] })
+}
+
+/// What follows `vllm` on the command line.
+fn arguments(launch: &Launch<'_>) -> Result<Vec<String>, Problem> {
+    let preset = launch.preset;
+    let pods = launch.ranks.as_ref().map_or(1, |ranks| ranks.pods);
+    let mut arguments = strings(&[
+        "serve",
+        &format!("{WEIGHTS}{IMAGE_WEIGHTS}"),
+        "--served-model-name",
+        preset.name,
+        "--port",
+        &PORT.to_string(),
+        "--dtype",
+        dtype(launch),
+        "--tensor-parallel-size",
+        &launch.gpus.to_string(),
+    ]);
+    if pods > 1 {
+        arguments.extend(strings(&[
+            "--pipeline-parallel-size",
+            &pods.to_string(),
+            "--distributed-executor-backend",
+            "ray",
+        ]));
+    }
+    if !launch.flags.iter().any(|flag| flag.name == "max-model-len") {
+        arguments.extend(strings(&["--max-model-len", &context(launch, pods)?.to_string()]));
+    }
+    if !launch.adapters.is_empty() {
+        arguments.extend(strings(&["--enable-lora", "--lora-modules"]));
+        arguments.extend(launch.adapters.iter().map(|adapter| format!("{0}={ADAPTERS}/{0}", adapter.source.name)));
+    }
+    arguments.extend(Flag::arguments(launch.flags));
+    Ok(arguments)
+}
+
+/// That of the files, unless the GPUs are too old for it: vLLM refuses bf16 on them.
+fn dtype(launch: &Launch<'_>) -> &'static str {
+    let has_bf16 = launch.hardware.is_none_or(|hardware| hardware.has_bf16);
+    match launch.preset.dtype {
+        DType::F32 => "float32",
+        DType::Bf16 if has_bf16 => "bfloat16",
+        DType::Bf16 | DType::F16 => "float16",
+    }
+}
+
+/// The longest context that the GPUs have memory for, up to the model's own limit; vLLM refuses to start with more.
+fn context(launch: &Launch<'_>, pods: u32) -> Result<u64, Problem> {
+    let Preset { shape, dtype, name, .. } = launch.preset;
+    let limit = shape.max_position_embeddings as u64;
+    let Some(gpu_memory) = launch.hardware.map(|hardware| hardware.gpu_memory) else { return Ok(limit) };
+    let gpus = u64::from(launch.gpus) * u64::from(pods);
+    let usable = (gpu_memory as f64 * GPU_MEMORY_UTILISATION) as u64 * gpus;
+    let weights = shape.weights_bytes(*dtype);
+    let free = usable.saturating_sub(weights).saturating_sub(gpus * (1 << 30));
+    let tokens = free / shape.kv_cache_bytes_per_token(*dtype).max(1);
+    let context = limit.min(tokens - tokens % CONTEXT_STEP);
+    if context == 0 {
+        return Err(Problem {
+            reason: "GpuMemoryTooSmall",
+            message: format!(
+                "{name} has {:.1} GiB of weights, and {gpus} GPUs of {:.0} GiB leave no memory for keys and values. Use \
+                 more or larger GPUs",
+                weights as f64 / (1_u64 << 30) as f64,
+                gpu_memory as f64 / (1_u64 << 30) as f64,
+            ),
+        });
+    }
+    Ok(context)
+}
+
+/// The first pod leads: it starts Ray, waits until every other has joined, and serves. `$@` are the arguments.
+fn script(ranks: &Ranks) -> String {
+    let Ranks { pods, master } = ranks;
+    let mut script = String::new();
+    let _ = write!(
+        script,
+        r#"set -eu
+if [ "$POD_INDEX" != 0 ]; then
+  until ray start --address={master}:{RAY_PORT} --node-ip-address="$VLLM_HOST_IP" --block; do sleep 5; done
+  exit 1
+fi
+ray start --head --port={RAY_PORT} --node-ip-address="$VLLM_HOST_IP" --disable-usage-stats
+until python3 -c 'import ray, sys; ray.init(address="auto", log_to_driver=False); sys.exit(sum(n["Alive"] for n in ray.nodes()) < {pods})'; do sleep 5; done
+exec vllm "$@"
+"#
+    );
+    script
+}
+
+/// The leader answers over HTTP; a worker is well as long as the leader's Ray is.
+fn health(ranks: &Ranks) -> String {
+    let Ranks { master, .. } = ranks;
+    format!(
+        r#"if [ "$POD_INDEX" = 0 ]; then exec python3 -c 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:{PORT}/health", timeout=10)'; fi
+exec ray health-check --address {master}:{RAY_PORT}"#
+    )
+}
+
+/// To start Python takes seconds on a busy node.
+fn slow_probes(container: &mut Container) {
+    let probes = [&mut container.startup_probe, &mut container.readiness_probe, &mut container.liveness_probe];
+    for probe in probes.into_iter().flatten() {
+        probe.timeout_seconds = Some(20);
+        if probe.period_seconds.is_none_or(|period| period < 30) {
+            let whole = probe.period_seconds.unwrap_or(10) * probe.failure_threshold.unwrap_or(3);
+            probe.period_seconds = Some(30);
+            probe.failure_threshold = Some((whole / 30).max(3));
+        }
+    }
+}
+
+pub fn adapters_problem(adapters: &[AdapterSpec]) -> Option<Problem> {
+    let weakened: Vec<_> = adapters
+        .iter()
+        .filter(|adapter| {
+            adapter
+                .strength
+                .as_deref()
+                .and_then(|strength| strength.parse::<f64>().ok())
+                .is_some_and(|strength| strength != 1.0)
+        })
+        .map(|adapter| adapter.source.name.as_str())
+        .collect();
+    (!weakened.is_empty()).then(|| Problem {
+        reason: "AdapterStrengthIgnored",
+        message: format!("vLLM applies every adapter at full strength, {} too", weakened.join(", ")),
+    })
+}
