@@ -1,6 +1,6 @@
 //! Claims of nodes, which Karpenter fulfils.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     ClusterResourceScope,
@@ -9,6 +9,7 @@ use k8s_openapi::{
         api::resource::Quantity,
         apis::meta::v1::{Condition, ObjectMeta},
     },
+    jiff::Timestamp,
 };
 use kaito_presets::GIB;
 use serde::{Deserialize, Serialize};
@@ -170,6 +171,8 @@ pub struct ClaimPlan {
     pub surplus: Vec<String>,
     /// Names that this workspace's claims would get and that claims of others have.
     pub name_taken: Vec<String>,
+    /// When claims that failed are made again.
+    pub try_again_at: Option<Timestamp>,
 }
 
 /// What each claimed node must have.
@@ -208,6 +211,7 @@ pub fn plan(
     choice: &Choice<'_>,
     class: &NodeClass,
     need: Need,
+    now: Timestamp,
 ) -> ClaimPlan {
     let Claims::Present(claims) = &observed.claims else { return ClaimPlan::default() };
     let wanted_nodes = usize::try_from(workspace.resource.count).unwrap_or(0);
@@ -237,6 +241,11 @@ pub fn plan(
             break;
         }
         match claims.iter().find(|existing| name(&existing.metadata) == claim) {
+            None if tried_again_at(observed, &claim).is_some_and(|at| at > now) => {
+                let at = tried_again_at(observed, &claim);
+                missing -= 1;
+                plan.try_again_at = plan.try_again_at.max(at);
+            }
             None => {
                 missing -= 1;
                 plan.new.push(desired(workspace, &claim, class, need));
@@ -246,6 +255,13 @@ pub fn plan(
         }
     }
     plan
+}
+
+/// How long after a failure a claim is made again. A cloud that is out of machines is so for minutes.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+
+fn tried_again_at(observed: &Observed, claim: &str) -> Option<Timestamp> {
+    observed.claim_failures.get(claim)?.at.checked_add(RETRY_AFTER).ok()
 }
 
 fn desired(workspace: &Workspace, claim: &str, class: &NodeClass, need: Need) -> NodeClaim {
@@ -332,20 +348,33 @@ pub fn progress(workspace: &Workspace, observed: &Observed, plan: &ClaimPlan) ->
     names.extend(plan.new.iter().map(|claim| name(&claim.metadata)));
     names.sort_unstable();
     let total = names.len();
-    if total == 0 && plan.name_taken.is_empty() {
+    if total == 0 && plan.name_taken.is_empty() && plan.try_again_at.is_none() {
         return None;
     }
-    if let Some((claim, failure)) = claims.iter().find_map(|claim| Some((claim, claim.failure()?))) {
-        let (reason, next) = cause(failure);
+    let of_conditions = claims
+        .iter()
+        .find_map(|claim| Some((name(&claim.metadata), claim.failure()?)))
+        .map(|(claim, failure)| (claim, failure.reason.as_str(), failure.message.as_str()));
+    // Whether a claim exists at the moment makes no difference: it failed, and has not become a node since.
+    let of_events = || {
+        let mut failures = observed.claim_failures.iter();
+        let (claim, failure) = failures.find(|(failed, _)| {
+            let known = claims.iter().find(|claim| name(&claim.metadata) == failed.as_str());
+            known.map_or(plan.try_again_at.is_some() || names.contains(&failed.as_str()), |claim| {
+                claim.node_name().is_none()
+            })
+        })?;
+        Some((claim.as_str(), failure.reason.as_str(), failure.message.as_str()))
+    };
+    if let Some((claim, failure, said)) = of_conditions.or_else(of_events) {
+        let (reason, next) = cause(failure, said);
         return Some(Progress {
             is_ready: false,
             is_failing: true,
             reason,
             message: format!(
-                "NodeClaim {} cannot be fulfilled: {}: {}. {next}",
-                name(&claim.metadata),
-                failure.reason,
-                failure.message.trim_end_matches('.')
+                "NodeClaim {claim} cannot be fulfilled: {failure}: {}. {next}",
+                said.trim_end_matches('.')
             ),
         });
     }
@@ -403,8 +432,8 @@ fn stage(claim: &NodeClaim) -> &'static str {
 }
 
 /// The cause of a failed launch, and what to do. Clouds word it each in their own way.
-fn cause(failure: &Condition) -> (&'static str, &'static str) {
-    let said = format!("{} {}", failure.reason, failure.message).to_lowercase();
+fn cause(reason: &str, message: &str) -> (&'static str, &'static str) {
+    let said = format!("{reason} {message}").to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if says(&["quota", "limitexceeded", "limit exceeded"]) {
         ("QuotaExceeded", "Ask the cloud for more quota of this instance type, or choose another")

@@ -27,7 +27,7 @@ use kube::Resource;
 pub use layout::Layout;
 pub use nodes::{Choice, GPU, GRACE, INSTANCE_TYPE, TurnedDown, choose};
 pub use object::{APPLIED, Change, Object};
-pub use observed::{Claims, Config, Observed, PodFailure, Refusal, Taken};
+pub use observed::{ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Taken};
 pub use options::{Hardware, NodeClass, NotANodeClass, Options, Provisioner};
 use serde_json::Value;
 pub use status::ADAPTERS_READY;
@@ -61,7 +61,9 @@ pub struct Decision {
     pub deletes: Vec<(&'static str, String)>,
     /// The status, if it is to change.
     pub status: Option<WorkspaceStatus>,
-    /// What is told as events.
+    /// What is told of the writes and deletions, as events, once they are done.
+    pub deeds: Vec<Notice>,
+    /// What is told of the status, as events.
     pub notices: Vec<Notice>,
     /// When to look again though nothing happens.
     pub requeue: Option<Duration>,
@@ -100,7 +102,7 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
     let inference = workspace.inference.as_ref();
     let layout = inference.and_then(|inference| layout_of(workspace, inference, observed, options).ok());
     let choice = choose(workspace, observed, layout.map_or(0, |layout| layout.gpus), now);
-    let plan = claim_plan(workspace, observed, options, &choice, layout);
+    let plan = claim_plan(workspace, observed, options, &choice, layout, now);
 
     let mut objects: Vec<Object> = plan.new.iter().cloned().map(Object::NodeClaim).collect();
     let mut problem = None;
@@ -141,17 +143,17 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
         problem: problem.as_ref(),
         now,
     };
-    let (status, changes) = findings.status();
-    let mut notices = told(&objects, &writes, &deletes);
-    notices.extend(changes);
+    let (status, notices) = findings.status();
+    let deeds = told(&objects, &writes, &deletes);
     Decision {
         finalizers: with_finalizer(workspace),
         objects,
         writes,
         deletes,
         status: (workspace.status.as_ref() != Some(&status)).then_some(status),
+        deeds,
         notices,
-        requeue: choice.give_up_at.map(|at| seconds_until(at, now)),
+        requeue: choice.give_up_at.into_iter().chain(plan.try_again_at).min().map(|at| seconds_until(at, now)),
     }
 }
 
@@ -198,11 +200,12 @@ fn claim_plan(
     options: &Options,
     choice: &Choice<'_>,
     layout: Option<Layout>,
+    now: Timestamp,
 ) -> ClaimPlan {
     let Provisioner::Karpenter(class) = &options.provisioner else { return ClaimPlan::default() };
     let preset = workspace.preset().and_then(|spec| workload::preset(spec).ok());
     let need = Need { gpus: layout.map_or(0, |layout| layout.gpus), disk: preset.map(|preset| preset.workload.disk) };
-    claims::plan(workspace, observed, choice, class, need)
+    claims::plan(workspace, observed, choice, class, need, now)
 }
 
 /// The object in the cluster, in the form of the one that is wanted.
@@ -299,7 +302,7 @@ fn release(workspace: &Workspace, observed: &Observed, options: &Options, now: T
     let findings =
         Findings { workspace, observed, options, choice: &choice, claims: None, layout: None, problem: None, now };
     let status = findings.deleting(&names);
-    let notices = if deletes.is_empty() {
+    let deeds = if deletes.is_empty() {
         Vec::new()
     } else {
         let names: Vec<_> = deletes.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
@@ -313,7 +316,7 @@ fn release(workspace: &Workspace, observed: &Observed, options: &Options, now: T
     Decision {
         deletes,
         status: (workspace.status.as_ref() != Some(&status)).then_some(status),
-        notices,
+        deeds,
         ..Decision::default()
     }
 }

@@ -6,9 +6,10 @@ use k8s_openapi::{
         core::v1::{Node, Pod, Service},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
 };
 
-use super::claims::NodeClaim;
+use super::{claims::NodeClaim, object::Object};
 
 /// What the cluster holds, as far as one workspace is concerned.
 #[derive(Debug, Clone, Default)]
@@ -27,12 +28,34 @@ pub struct Observed {
     pub stateful_set: Option<Arc<StatefulSet>>,
     /// The workspace's pods.
     pub pods: Vec<Arc<Pod>>,
+    /// The last failure of each of the workspace's claims, by the claim's name: Karpenter deletes a claim for which a
+    /// cloud has no machine, so the claim itself cannot tell.
+    pub claim_failures: BTreeMap<String, ClaimFailure>,
     /// The ConfigMap that `inference.config` names.
     pub config: Config,
     /// Why the workload's pods could not be made, where no condition of the workload says so.
     pub pod_failures: Vec<PodFailure>,
     /// Writes that the API server refused when they were last tried.
     pub refusals: Vec<Refusal>,
+}
+
+impl Observed {
+    /// The version of the object in the cluster that has the kind and name of `wanted`.
+    pub fn version(&self, wanted: &Object) -> Option<&str> {
+        let metadata = match wanted {
+            Object::Service(_) => {
+                let service = self.services.iter().find(|service| name(&service.metadata) == wanted.name())?;
+                &service.metadata
+            }
+            Object::Deployment(_) => &self.deployment.as_ref()?.metadata,
+            Object::StatefulSet(_) => &self.stateful_set.as_ref()?.metadata,
+            Object::NodeClaim(_) => {
+                let claim = self.claims.all().iter().find(|claim| name(&claim.metadata) == wanted.name())?;
+                &claim.metadata
+            }
+        };
+        metadata.resource_version.as_deref()
+    }
 }
 
 /// GPUs that a pod of another workspace holds.
@@ -81,6 +104,17 @@ pub enum Config {
 pub struct PodFailure {
     /// What the API server said.
     pub message: String,
+}
+
+/// A claim of a node that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimFailure {
+    /// Names the cause, in Karpenter's words.
+    pub reason: String,
+    /// What the cloud said.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// A write that the API server refused.

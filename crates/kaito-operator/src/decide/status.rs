@@ -154,7 +154,11 @@ impl Findings<'_> {
         }
         match (&self.options.provisioner, self.claims) {
             (Provisioner::None, _) => {
-                message.push_str(&format!(". Add nodes, or label ready ones {selector}"));
+                let nodes = match &self.workspace.resource.instance_type {
+                    Some(instance_type) => format!("{instance_type} nodes"),
+                    None => "nodes".to_owned(),
+                };
+                message.push_str(&format!(". Add {nodes} with the labels {selector}, or label ready ones so"));
                 Verdict::failing(RESOURCE_READY, "NodesMissing", message)
             }
             (Provisioner::Karpenter(_), Some(claims)) => {

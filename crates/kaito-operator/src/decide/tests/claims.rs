@@ -3,10 +3,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::fixtures::{
-    carry_out, claims, condition, karpenter, node, now, observed, options, preset, ready_pod, settle, unready, with,
+    carry_out, claims, condition, karpenter, node, now, observed, options, preset, ready_pod, settle, time, unready,
+    with,
 };
 use crate::{
-    decide::{Claims, NodeClaim, Observed, claim_names, decide},
+    decide::{ClaimFailure, Claims, NodeClaim, Observed, claim_names, decide},
     workspace::{NODE_CLAIM_READY, RESOURCE_READY, WORKSPACE_READY, Workspace, WorkspaceState},
 };
 
@@ -116,6 +117,39 @@ fn each_failure_of_a_claim_has_its_reason() {
     }
 }
 
+/// Karpenter says so by an event, and deletes the claim.
+#[test]
+fn a_cloud_without_machines_is_told_and_asked_again_after_a_while() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    let claim = claim_names(&workspace)[0].clone();
+    observed.claims = Claims::Present(Vec::new());
+    let failure = |at: &str| ClaimFailure {
+        reason: "InsufficientCapacityError".to_owned(),
+        message: "all requested instance types were unavailable during launch".to_owned(),
+        at: time(at),
+    };
+    observed.claim_failures = [(claim.clone(), failure("2026-01-01T00:09:30Z"))].into();
+    let decision = decide(&workspace, &observed, &karpenter(), now());
+    assert!(decision.writes.is_empty(), "{:#?}", decision.writes);
+    assert_eq!(decision.requeue.map(|after| after.as_secs()), Some(31));
+    settle(&mut workspace, &mut observed, &karpenter());
+    let told = condition(&workspace, NODE_CLAIM_READY);
+    assert_eq!(told.1, "InsufficientCapacity");
+    assert!(told.2.contains("all requested instance types were unavailable"), "{}", told.2);
+
+    // A minute after the failure there is another attempt; until it succeeds, the cause is still told.
+    observed.claim_failures = [(claim, failure("2026-01-01T00:08:59Z"))].into();
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(claims(&observed).len(), 1);
+    assert_eq!(condition(&workspace, NODE_CLAIM_READY).1, "InsufficientCapacity");
+    edit(&mut observed, 0, fulfilled("b"));
+    observed.nodes = observed_nodes([made_for_us("b")]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(condition(&workspace, NODE_CLAIM_READY).1, "NodeClaimsReady");
+}
+
 #[test]
 fn a_claim_before_its_first_attempt_does_not_fail() {
     let mut workspace = preset("falcon-7b", 1);
@@ -160,7 +194,7 @@ fn a_claim_that_is_needed_no_longer_is_deleted_unless_the_model_runs_on_its_node
     observed.nodes = observed_nodes([node("a")]);
     let decision = decide(&workspace, &observed, &karpenter(), now());
     assert_eq!(decision.deletes, [("NodeClaim", claim_names(&workspace)[0].clone())]);
-    assert!(decision.notices.iter().any(|notice| notice.reason == "Deleted"), "{:#?}", decision.notices);
+    assert!(decision.deeds.iter().any(|notice| notice.reason == "Deleted"), "{:#?}", decision.deeds);
 
     edit(&mut observed, 0, fulfilled("b"));
     observed.nodes = observed_nodes([node("a"), made_for_us("b")]);

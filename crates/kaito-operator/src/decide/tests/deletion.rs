@@ -58,7 +58,7 @@ fn claims_are_deleted_and_waited_for() {
     let mut deleted: Vec<_> = decision.deletes.iter().map(|(_, name)| name.clone()).collect();
     deleted.sort();
     assert_eq!((deleted, decision.finalizers.clone()), (names.clone(), None));
-    assert_eq!(decision.notices.len(), 1);
+    assert_eq!(decision.deeds.len(), 1);
 
     // Karpenter drains the nodes; meanwhile nothing is done twice.
     let Claims::Present(all) = &mut observed.claims else { panic!("absent") };

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kaito_presets::PRESETS;
 use serde_json::json;
 
-use super::fixtures::{OTHER_TYPE, TYPE, karpenter, node, now, observed, options, preset, with, workspace};
+use super::fixtures::{OTHER_TYPE, karpenter, node, now, observed, options, preset, with, workspace};
 use crate::{
     decide::{Claims, Config, Observed, Options, decide},
     workspace::Workspace,
@@ -73,32 +73,43 @@ fn replicas_on_two_nodes() {
     insta::assert_snapshot!(objects(&preset("falcon-40b", 2), &two_nodes(), &options()));
 }
 
+/// Nodes of another type than the usual one.
+fn nodes_of(instance_type: &str, gpus: &str) -> Observed {
+    observed(["a", "b"].map(|name| {
+        with(
+            with(node(name), "/metadata/labels/node.kubernetes.io~1instance-type", json!(instance_type)),
+            "/status/allocatable",
+            json!({"nvidia.com/gpu": gpus}),
+        )
+    }))
+}
+
+fn on(instance_type: &str, mut workspace: Workspace) -> Workspace {
+    workspace.resource.instance_type = Some(instance_type.to_owned());
+    workspace
+}
+
 #[test]
 fn vllm_on_one_node() {
-    for name in ["falcon-40b-instruct", "phi-3-mini-128k-instruct"] {
-        let workspace = annotated(preset(name, 1), &[VLLM]);
-        // 40 GB of GPU for 80 GB of weights would be refused.
-        let big = Options {
-            hardware: [(TYPE.to_owned(), crate::decide::Hardware { gpus: 4, gpu_memory: 80 * kaito_presets::GIB })]
-                .into(),
-            ..options()
-        };
-        insta::assert_snapshot!(format!("vllm {name}"), objects(&workspace, &two_nodes(), &big));
+    for (name, instance_type, gpus) in [
+        ("falcon-40b-instruct", "Standard_NC96ads_A100_v4", "4"),
+        ("phi-3-mini-128k-instruct", "Standard_NC24ads_A100_v4", "1"),
+        // Too old for bf16, and too small for the whole context.
+        ("mistral-7b", "Standard_NC6s_v3", "1"),
+    ] {
+        let workspace = on(instance_type, annotated(preset(name, 1), &[VLLM]));
+        insta::assert_snapshot!(
+            format!("vllm {name}"),
+            objects(&workspace, &nodes_of(instance_type, gpus), &options())
+        );
     }
 }
 
 #[test]
 fn vllm_across_nodes() {
-    let nodes = ["a", "b"].map(|name| {
-        with(
-            with(node(name), "/metadata/labels/node.kubernetes.io~1instance-type", json!("Standard_ND96asr_v4")),
-            "/status/allocatable",
-            json!({"nvidia.com/gpu": "8"}),
-        )
-    });
-    let mut workspace = annotated(preset("llama-2-70b-chat", 2), &[VLLM]);
-    workspace.resource.instance_type = Some("Standard_ND96asr_v4".to_owned());
-    insta::assert_snapshot!(objects(&workspace, &observed(nodes), &options()));
+    let instance_type = "Standard_ND96asr_v4";
+    let workspace = on(instance_type, annotated(preset("llama-2-70b-chat", 2), &[VLLM]));
+    insta::assert_snapshot!(objects(&workspace, &nodes_of(instance_type, "8"), &options()));
 }
 
 #[test]
@@ -115,18 +126,9 @@ fn adapters_configuration_and_a_load_balancer() {
     observed.config = Config::Data([("max-batch-size".to_owned(), "8".to_owned())].into());
     insta::assert_snapshot!("adapters kaito", objects(&workspace, &observed, &options()));
     workspace.metadata.annotations = Some([(VLLM.0.to_owned(), VLLM.1.to_owned())].into());
-    insta::assert_snapshot!(
-        "adapters vllm",
-        objects(
-            &workspace,
-            &observed,
-            &Options {
-                hardware: [(TYPE.to_owned(), crate::decide::Hardware { gpus: 4, gpu_memory: 24 * kaito_presets::GIB })]
-                    .into(),
-                ..options()
-            }
-        )
-    );
+    let instance_type = "Standard_NV36ads_A10_v5";
+    let observed = Observed { config: observed.config, ..nodes_of(instance_type, "1") };
+    insta::assert_snapshot!("adapters vllm", objects(&on(instance_type, workspace), &observed, &options()));
 }
 
 #[test]

@@ -137,7 +137,7 @@ proptest! {
         for round in 0.. {
             let decision = decide(&workspace, &observed, &options, now());
             if decision.is_empty() {
-                prop_assert!(decision.notices.is_empty(), "{:#?}", decision.notices);
+                prop_assert!(decision.notices.is_empty() && decision.deeds.is_empty(), "{decision:#?}");
                 break;
             }
             // Nodes, claims, services and workload, status: each may follow from the one before, and no more.

@@ -21,7 +21,7 @@ fn a_workspace_goes_from_nothing_to_ready() {
         (
             "False",
             "NodesMissing",
-            "1 of 1 node missing; the cluster has no nodes. Add nodes, or label ready ones apps=llm"
+            "1 of 1 node missing; the cluster has no nodes. Add Standard_NC24s_v3 nodes with the labels apps=llm, or label ready ones so"
         )
     );
     assert_eq!(condition(&workspace, INFERENCE_READY), ("False", "WaitingForNodes", "starts when the nodes are ready"));
@@ -92,7 +92,7 @@ fn every_missing_node_is_accounted_for() {
     assert_eq!(
         condition(&workspace, RESOURCE_READY).2,
         "2 of 3 nodes missing; b is not ready (NodeStatusUnknown since 2026-01-01T00:01:00Z), c is a Standard_NC6s_v3; 3 \
-         other nodes without the labels apps=llm. Add nodes, or label ready ones apps=llm"
+         other nodes without the labels apps=llm. Add Standard_NC24s_v3 nodes with the labels apps=llm, or label ready ones so"
     );
 }
 
@@ -101,11 +101,12 @@ fn each_change_is_told_once() {
     let mut workspace = preset("falcon-7b", 1);
     let mut observed = observed([node("a")]);
     let first = decide(&workspace, &observed, &options(), now());
-    let reasons: Vec<_> = first.notices.iter().map(|notice| notice.reason.as_str()).collect();
+    let reasons: Vec<_> = first.deeds.iter().chain(&first.notices).map(|notice| notice.reason.as_str()).collect();
     assert_eq!(reasons, ["Created", "NodesReady", "PodsPending"]);
-    assert_eq!(first.notices[0].message, "created Service ws, Deployment ws");
+    assert_eq!(first.deeds[0].message, "created Service ws, Deployment ws");
     carry_out(&mut workspace, &mut observed, &first);
-    assert!(decide(&workspace, &observed, &options(), now()).notices.is_empty());
+    let again = decide(&workspace, &observed, &options(), now());
+    assert!(again.notices.is_empty() && again.deeds.is_empty(), "{again:#?}");
 
     observed.pods = vec![ready_pod("ws-1", "a")];
     all_ready(&mut observed, 1);
@@ -134,7 +135,7 @@ fn drift_is_repaired_and_told() {
     let [(place, Change::Repair(paths))] = decision.writes.as_slice() else { panic!("{:#?}", decision.writes) };
     assert_eq!(decision.objects[*place].kind(), "Deployment");
     assert_eq!(paths, &["spec.replicas", "spec.template.spec.containers[server].image"]);
-    assert!(decision.notices.iter().any(|notice| notice.reason == "Repaired" && notice.is_warning));
+    assert!(decision.deeds.iter().any(|notice| notice.reason == "Repaired" && notice.is_warning));
     carry_out(&mut workspace, &mut observed, &decision);
     settle(&mut workspace, &mut observed, &options());
 }
