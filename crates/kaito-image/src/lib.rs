@@ -16,6 +16,7 @@ mod manifest;
 mod model;
 mod output;
 mod progress;
+pub mod registry;
 mod verify;
 
 pub use base::Executable;

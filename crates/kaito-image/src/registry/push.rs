@@ -1,0 +1,279 @@
+//! A whole image on its way to a registry: its blobs, several at once, and then the manifest, so that the tag never
+//! names an image that is not complete.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http::Method;
+use oci_spec::image::{ANNOTATION_TITLE, Digest};
+
+use super::{
+    Error, Reference, Repository,
+    body::Content,
+    http::{Answer, Call, Retries},
+    pull::{MAX_MANIFEST, accept_manifests},
+    upload::{Delivery, Upload, Uploads},
+};
+use crate::{Blob, Event, Image, Item, Progress, output::short};
+
+
+/// What a push may do.
+#[derive(Debug, Clone, Default)]
+pub struct PushOptions {
+    /// Refuse to move a tag that names another image.
+    pub keep_existing: bool,
+    /// Repositories of the same registry where blobs may be found.
+    pub mounts: HashMap<Digest, String>,
+}
+
+/// What a push did.
+#[derive(Debug, Clone)]
+pub struct PushReport {
+    /// The image, by its digest.
+    pub digest: Digest,
+    /// Whether the registry had the whole image under this tag, so that nothing was done.
+    pub unchanged: bool,
+    /// The digest of the image that the tag named before, if another.
+    pub replaced: Option<String>,
+    /// Each blob once, in the order of the image.
+    pub blobs: Vec<BlobReport>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What a push did with one blob.
+#[derive(Debug, Clone)]
+pub struct BlobReport {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size.
+    pub size: u64,
+    /// How it came to be in the registry.
+    pub delivery: Delivery,
+    /// Bytes handed to the network for it.
+    pub sent: u64,
+}
+
+impl BlobReport {
+    /// Bytes that had to be sent once more, because they were lost on the way or the registry did not keep them.
+    pub fn resent(&self) -> u64 {
+        if self.delivery == Delivery::Sent { self.sent.saturating_sub(self.size) } else { self.sent }
+    }
+}
+
+impl PushReport {
+    /// Bytes handed to the network for all blobs.
+    pub fn sent(&self) -> u64 {
+        self.blobs.iter().map(|blob| blob.sent).sum()
+    }
+
+    /// Bytes that had to be sent once more.
+    pub fn resent(&self) -> u64 {
+        self.blobs.iter().map(BlobReport::resent).sum()
+    }
+
+    /// Bytes of blobs that were in the repository.
+    pub fn existed(&self) -> u64 {
+        self.sizes(|delivery| *delivery == Delivery::Existed)
+    }
+
+    /// Bytes of blobs that were in other repositories of the registry.
+    pub fn mounted(&self) -> u64 {
+        self.sizes(|delivery| matches!(delivery, Delivery::Mounted { .. }))
+    }
+
+    fn sizes(&self, of: impl Fn(&Delivery) -> bool) -> u64 {
+        self.blobs.iter().filter(|blob| of(&blob.delivery)).map(|blob| blob.size).sum()
+    }
+}
+
+impl Repository {
+    /// Sends `image`, and gives it the tag of the reference that the repository was opened with.
+    ///
+    /// # Errors
+    /// When the registry refuses, can't be reached, or `image` can't be read. The tag is then as it was.
+    pub async fn push(
+        &self,
+        image: &Image,
+        options: &PushOptions,
+        progress: &dyn Progress,
+    ) -> Result<PushReport, Error> {
+        let begun = Instant::now();
+        let digest = image.digest().clone();
+        let reference = &self.reference;
+        if let Some(wanted) = reference.digest().filter(|wanted| *wanted != digest.as_ref()) {
+            return Err(Error::DigestDiffers {
+                what: format!("the image to be pushed as {reference}"),
+                expected: wanted.to_owned(),
+                found: digest.to_string(),
+            });
+        }
+        let mut blobs: Vec<&Blob> = Vec::new();
+        for blob in image.blobs() {
+            if !blobs.iter().any(|other| other.digest() == blob.digest()) {
+                blobs.push(blob);
+            }
+        }
+        let existing = self.tagged(progress).await?;
+        if existing.as_deref() == Some(digest.as_ref()) {
+            let existed = |blob: &&Blob| report(blob, Delivery::Existed, 0);
+            let blobs = blobs.iter().map(existed).collect();
+            return Ok(PushReport { digest, unchanged: true, replaced: None, blobs, elapsed: begun.elapsed() });
+        }
+        if let Some(existing) = existing.as_ref().filter(|_| options.keep_existing) {
+            return Err(Error::TagExists { reference: reference.to_string(), existing: existing.clone() });
+        }
+        for from in options.mounts.values() {
+            self.http.auth.also(format!("repository:{from}:pull")).await;
+        }
+        let blobs = self.push_blobs(&blobs, options, progress).await?;
+        self.put_manifest(image, existing.as_deref(), progress).await?;
+        Ok(PushReport { digest, unchanged: false, replaced: existing, blobs, elapsed: begun.elapsed() })
+    }
+
+    async fn push_blobs(
+        &self,
+        blobs: &[&Blob],
+        options: &PushOptions,
+        progress: &dyn Progress,
+    ) -> Result<Vec<BlobReport>, Error> {
+        let items: Vec<_> = blobs.iter().map(|blob| Item { name: name(blob), size: blob.size() }).collect();
+        progress.event(Event::Planned { phase: "pushing", items: &items });
+        let uploads = Uploads {
+            http: &self.http,
+            repository: self.reference.repository(),
+            chunk: self.chunk_size,
+            chunked: AtomicBool::new(true),
+            last_with_put: AtomicBool::new(true),
+        };
+        // The largest first, so that none of them is what all wait for in the end.
+        let mut order: Vec<_> = blobs.iter().enumerate().collect();
+        order.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size()));
+        let uploads = &uploads;
+        let pushing = stream::iter(order).map(|(item, blob)| async move {
+            let mount_from = options.mounts.get(blob.digest()).map(String::as_str);
+            let report = push_blob(uploads, item, blob, mount_from, progress).await?;
+            Ok::<_, Error>((item, report))
+        });
+        let mut reports: Vec<_> = pushing.buffer_unordered(self.jobs).try_collect().await?;
+        reports.sort_by_key(|(item, _)| *item);
+        Ok(reports.into_iter().map(|(_, report)| report).collect())
+    }
+
+    /// The digest of the image that the tag names now.
+    async fn tagged(&self, progress: &dyn Progress) -> Result<Option<String>, Error> {
+        let call = accept_manifests(Call::new(Method::HEAD, self.manifest_url(self.place())?));
+        let mut answer = self.http.call(&call, &|cause, delay| retrying(progress, None, cause, delay)).await?;
+        match answer.status.as_u16() {
+            200..=299 => match answer.text("docker-content-digest") {
+                Some(digest) => Ok(Some(digest.to_owned())),
+                // Registries older than the specification do not say; their manifest does.
+                None => Ok(self.manifest(self.place()).await?.map(|manifest| manifest.digest().to_string())),
+            },
+            404 | 405 => Ok(None),
+            _ => Err(self.http.refuse(&mut answer, &format!("say what {} is", self.reference)).await),
+        }
+    }
+
+    async fn put_manifest(&self, image: &Image, existing: Option<&str>, progress: &dyn Progress) -> Result<(), Error> {
+        let manifest = &image.manifest;
+        let bytes = manifest.bytes(MAX_MANIFEST as u64).map_err(|cause| Error::Source {
+            digest: manifest.digest().to_string(),
+            source: std::io::Error::other(cause),
+        })?;
+        let call = Call::new(Method::PUT, self.manifest_url(self.place())?)
+            .content(Content::Bytes(Bytes::from(bytes)), manifest.media_type().as_ref());
+        let mut retries = Retries::new(self.http.retry);
+        let mut answer = loop {
+            let failure = match self.http.attempt(&call, &|_| {}).await.outcome {
+                Ok(answer) => break answer,
+                Err(failure) => failure,
+            };
+            retries.wait(failure, &call.url, &|cause, delay| retrying(progress, None, cause, delay)).await?;
+            // Where tags are immutable, what has arrived can't be sent again.
+            if self.tagged(progress).await?.as_deref() == Some(image.digest().as_ref()) {
+                return Ok(());
+            }
+        };
+        if answer.status.is_success() {
+            return self.check_stored(&answer, image, progress).await;
+        }
+        let refusal = answer.refusal().await;
+        if let (400 | 403 | 405 | 409 | 412 | 423, Some(existing)) = (refusal.status, existing) {
+            let (existing, status) = (existing.to_owned(), refusal.status);
+            let reference = self.reference.to_string();
+            return Err(Error::TagImmutable { reference, existing, status, message: refusal.message });
+        }
+        Err(self.http.refused(refusal, &format!("take the manifest of {}", self.reference)))
+    }
+
+    async fn check_stored(&self, answer: &Answer, image: &Image, progress: &dyn Progress) -> Result<(), Error> {
+        let stored = match answer.text("docker-content-digest") {
+            Some(digest) => Some(digest.to_owned()),
+            None => self.tagged(progress).await?,
+        };
+        if stored.as_deref() == Some(image.digest().as_ref()) {
+            return Ok(());
+        }
+        Err(Error::DigestDiffers {
+            what: format!("{} in the registry", self.reference),
+            expected: image.digest().to_string(),
+            found: stored.unwrap_or_else(|| "missing".to_owned()),
+        })
+    }
+
+    /// Where a manifest lies: the tag, or the digest where there is none.
+    fn place(&self) -> &str {
+        place(&self.reference)
+    }
+}
+
+/// The tag, or the digest where there is none.
+pub(super) fn place(reference: &Reference) -> &str {
+    reference.tag().or(reference.digest()).unwrap_or("latest")
+}
+
+async fn push_blob(
+    uploads: &Uploads<'_>,
+    item: usize,
+    blob: &Blob,
+    mount_from: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<BlobReport, Error> {
+    let sent = AtomicU64::new(0);
+    let upload = Upload {
+        uploads,
+        blob,
+        watch: &|bytes| progress.event(Event::Position { item, bytes }),
+        notify: &|cause, delay| retrying(progress, Some(item), cause, delay),
+        sent: &sent,
+    };
+    let delivery = upload.run(mount_from).await?;
+    match &delivery {
+        Delivery::Existed => progress.event(Event::Skipped { item, reason: "exists already" }),
+        Delivery::Mounted { from } => {
+            progress.event(Event::Skipped { item, reason: &format!("mounted from {from}") });
+        }
+        Delivery::Sent => progress.event(Event::Finished { item }),
+    }
+    Ok(report(blob, delivery, sent.load(Ordering::Relaxed)))
+}
+
+fn report(blob: &Blob, delivery: Delivery, sent: u64) -> BlobReport {
+    BlobReport { digest: blob.digest().clone(), size: blob.size(), delivery, sent }
+}
+
+fn retrying(progress: &dyn Progress, item: Option<usize>, cause: &str, delay: Duration) {
+    progress.event(Event::Retrying { item, cause, delay });
+}
+
+/// What people know a blob by.
+fn name(blob: &Blob) -> String {
+    let title = blob.descriptor().annotations().as_ref().and_then(|annotations| annotations.get(ANNOTATION_TITLE));
+    title.cloned().unwrap_or_else(|| short(blob.digest()))
+}
