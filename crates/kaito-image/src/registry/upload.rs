@@ -300,10 +300,9 @@ impl Upload<'_> {
         let refusal = answer.refusal().await;
         let unknown = refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID");
         match refusal.status {
-            // Before anything was taken or broke, these say that chunks are not known here.
-            404 | 405 | 416 | 501 if !session.taken && !session.broke && !unknown => {
-                self.in_one_piece(session, &refusal).await
-            }
+            // These say that chunks are not known here; the last two may also say that something broke before.
+            405 | 501 if !session.taken => self.in_one_piece(session, &refusal).await,
+            404 | 416 if !session.taken && !session.broke && !unknown => self.in_one_piece(session, &refusal).await,
             400 if refusal.has("UNSUPPORTED") && !session.taken => self.in_one_piece(session, &refusal).await,
             413 if self.smaller(session) => Ok(Step::Failed(Failure::transient("status 413, trying smaller chunks"))),
             416 => Ok(self.out_of_step(session, &refusal)),

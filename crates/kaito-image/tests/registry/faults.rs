@@ -40,7 +40,7 @@ async fn check_arrived(registry: &Registry, seed: u64, image: &kaito_image::Imag
     for blob in image.blobs() {
         let digest = blob.digest().to_string();
         assert!(registry.blob(&repository, &digest).unwrap() == blob.bytes(u64::MAX).unwrap(), "push {seed}: {digest}");
-        assert_eq!(registry.commits(&digest), 1, "push {seed}: {digest} was completed more than once");
+        assert_eq!(registry.commits(&repository, &digest), 1, "push {seed}: {digest} was completed more than once");
     }
     let (_, manifest) = registry.manifest(&repository, "latest").unwrap();
     assert!(manifest == image.manifest.bytes(u64::MAX).unwrap(), "push {seed}");

@@ -70,7 +70,7 @@ async fn a_layer_that_is_listed_twice_is_sent_once() {
     let layer = Blob::from_bytes(MediaType::ImageLayer, "twice");
     let image = image_of("{}".to_owned(), vec![layer.clone(), layer.clone()]);
     let report = push(&registry, "a:1", &image, &PushOptions::default()).await.unwrap();
-    assert_eq!((report.blobs.len(), registry.commits(layer.digest().as_ref())), (2, 1));
+    assert_eq!((report.blobs.len(), registry.commits("a", layer.digest().as_ref())), (2, 1));
     assert_there(&registry, "a", "1", &image);
 }
 

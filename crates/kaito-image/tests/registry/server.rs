@@ -112,7 +112,7 @@ pub struct Registry {
     /// Hosts that were shown an `Authorization`.
     pub shown: Mutex<HashSet<String>>,
     pub tokens_given: AtomicU64,
-    commits: Mutex<HashMap<String, u64>>,
+    commits: Mutex<HashMap<(String, String), u64>>,
 }
 
 pub fn digest(bytes: &[u8]) -> String {
@@ -180,9 +180,9 @@ impl Registry {
         }
     }
 
-    /// How often an upload of the blob was completed.
-    pub fn commits(&self, digest: &str) -> u64 {
-        self.commits.lock().unwrap().get(digest).copied().unwrap_or(0)
+    /// How often an upload of the blob was completed in a repository.
+    pub fn commits(&self, repository: &str, digest: &str) -> u64 {
+        self.commits.lock().unwrap().get(&(repository.to_owned(), digest.to_owned())).copied().unwrap_or(0)
     }
 
     /// Bytes of content that arrived for a repository, by uploads that became the blob and by others.
@@ -444,7 +444,7 @@ async fn upload(
             let data = std::mem::take(&mut upload.data);
             registry.put_blob(repository, &data);
             upload.finished = Some(found.clone());
-            *registry.commits.lock().unwrap().entry(found.clone()).or_default() += 1;
+            *registry.commits.lock().unwrap().entry((repository.to_owned(), found.clone())).or_default() += 1;
             let location = registry.location(&format!("/v2/{repository}/blobs/{found}"));
             (StatusCode::CREATED, [(header::LOCATION, location)], [("docker-content-digest", found)]).into_response()
         }
