@@ -157,7 +157,10 @@ mod tests {
     fn locations_are_resolved_and_never_lose_encryption() {
         let base: Url = "https://r.test:5000/v2/a/blobs/uploads/?x=1".parse().unwrap();
         for (location, target) in [
-            ("/v2/a/blobs/uploads/1?_state=a%3D%2Fb-c", Ok("https://r.test:5000/v2/a/blobs/uploads/1?_state=a%3D%2Fb-c")),
+            (
+                "/v2/a/blobs/uploads/1?_state=a%3D%2Fb-c",
+                Ok("https://r.test:5000/v2/a/blobs/uploads/1?_state=a%3D%2Fb-c"),
+            ),
             ("1?y=2", Ok("https://r.test:5000/v2/a/blobs/uploads/1?y=2")),
             ("https://store.test/u?sig=A+B", Ok("https://store.test/u?sig=A+B")),
             ("http://r.test/u", Ok("https://r.test:5000/u")),

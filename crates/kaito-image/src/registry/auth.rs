@@ -61,7 +61,13 @@ struct TokenAnswer {
 }
 
 impl Auth {
-    pub(super) fn new(registry: &str, encrypted: bool, found: Option<Found>, scope: String, retry: RetryPolicy) -> Self {
+    pub(super) fn new(
+        registry: &str,
+        encrypted: bool,
+        found: Option<Found>,
+        scope: String,
+        retry: RetryPolicy,
+    ) -> Self {
         let scheme = match &found {
             Some(Found { credentials: Credentials::RegistryToken(token), .. }) => {
                 secret_header(&format!("Bearer {}", token.reveal())).map(Scheme::Fixed)
@@ -123,7 +129,8 @@ impl Auth {
         let offered = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
         match Challenge::best(offered) {
             Some(Challenge::Basic) => {
-                let Some(Credentials::Password { user, password }) = self.found.as_ref().map(|found| &found.credentials)
+                let Some(Credentials::Password { user, password }) =
+                    self.found.as_ref().map(|found| &found.credentials)
                 else {
                     return Err(self.refused(401, ""));
                 };
@@ -157,13 +164,7 @@ impl Auth {
         if private { Ok(url) } else { Err(error(format!("gives tokens at {url}, which is not encrypted"))) }
     }
 
-    async fn fetch(
-        &self,
-        wire: &Wire,
-        realm: &Url,
-        service: Option<&str>,
-        scopes: &[String],
-    ) -> Result<Token, Error> {
+    async fn fetch(&self, wire: &Wire, realm: &Url, service: Option<&str>, scopes: &[String]) -> Result<Token, Error> {
         let (call, authorization) = self.token_call(realm, service, scopes);
         let mut retries = Retries::new(self.retry);
         loop {
@@ -206,7 +207,12 @@ impl Auth {
         }
     }
 
-    async fn fetch_once(&self, wire: &Wire, call: &Call, authorization: Option<&HeaderValue>) -> Result<Token, Failure> {
+    async fn fetch_once(
+        &self,
+        wire: &Wire,
+        call: &Call,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Token, Failure> {
         let asked = Instant::now();
         let mut answer = wire.send(call, &call.url, authorization, &Arc::default(), &|_| {}).await?;
         let service = || call.url.host_str().unwrap_or_default().to_owned();

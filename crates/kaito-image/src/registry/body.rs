@@ -32,7 +32,7 @@ pub(super) enum Content {
     /// Bytes `start` to `end` of a blob.
     Part {
         /// The blob.
-        blob: Blob,
+        blob: Box<Blob>,
         /// The first.
         start: u64,
         /// One after the last.
@@ -54,7 +54,7 @@ impl Content {
         match self {
             Self::Nothing => Empty::new().map_err(|never| match never {}).boxed_unsync(),
             Self::Bytes(bytes) => Full::new(bytes.clone()).map_err(|never| match never {}).boxed_unsync(),
-            Self::Part { blob, start, end } => part(blob.clone(), *start, *end, meter.clone()),
+            Self::Part { blob, start, end } => part((**blob).clone(), *start, *end, meter.clone()),
         }
     }
 }
@@ -109,7 +109,9 @@ fn read(mut reader: impl Read, mut left: u64, sender: &mpsc::Sender<io::Result<B
         let mut filled = 0;
         while let Some(rest) = piece.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             match reader.read(rest) {
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends {left} bytes early"))),
+                Ok(0) => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends {left} bytes early")));
+                }
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -45,8 +45,11 @@ pub(super) fn client(ca_files: &[PathBuf]) -> Result<HttpClient, Error> {
     http.set_connect_timeout(Some(CONNECT_TIMEOUT));
     http.set_keepalive(Some(KEEPALIVE));
     let connector = Connector { http, proxies: Arc::new(Matcher::from_env()) };
-    let https =
-        HttpsConnectorBuilder::new().with_tls_config(tls(ca_files)?).https_or_http().enable_http1().wrap_connector(connector);
+    let https = HttpsConnectorBuilder::new()
+        .with_tls_config(tls(ca_files)?)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
     Ok(Client::builder(TokioExecutor::new()).build(https))
 }
 

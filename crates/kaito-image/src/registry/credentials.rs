@@ -106,7 +106,9 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     let error = |cause: String| Error::Credentials { from: path.display().to_string(), cause };
     let file = match fs::File::open(path) {
         Ok(file) => file,
-        Err(cause) if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(cause) if matches!(cause.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(cause) => return Err(error(cause.to_string())),
     };
     let mut text = String::new();
@@ -150,7 +152,8 @@ impl Config {
     async fn find(&self, path: &Path, reference: &Reference) -> Result<Option<Found>, Error> {
         let registry = reference.registry();
         let hub = is_docker_hub(registry);
-        let helper = self.cred_helpers.iter().find(|(key, _)| host_of(key) == registry || hub && is_docker_hub(host_of(key)));
+        let helper =
+            self.cred_helpers.iter().find(|(key, _)| host_of(key) == registry || hub && is_docker_hub(host_of(key)));
         let helper = helper.map(|(_, helper)| helper).or(self.creds_store.as_ref()).filter(|helper| !helper.is_empty());
         if let Some(helper) = helper {
             let server = if hub { DOCKER_HUB } else { registry };
@@ -160,10 +163,9 @@ impl Config {
         }
         let Some((key, auth)) = self.auth(reference) else { return Ok(None) };
         let from = path.display().to_string();
-        let credentials = auth.credentials().map_err(|cause| Error::Credentials {
-            from: from.clone(),
-            cause: format!("auths: {key:?}: {cause}"),
-        })?;
+        let credentials = auth
+            .credentials()
+            .map_err(|cause| Error::Credentials { from: from.clone(), cause: format!("auths: {key:?}: {cause}") })?;
         Ok(credentials.map(|credentials| Found { credentials, from }))
     }
 
@@ -279,8 +281,8 @@ async fn ask_helper(helper: &str, server: &str) -> Result<Option<Credentials>, E
         return Err(error(format!("{status} for {server}: {said}")));
     }
     // Its text may hold the secret, so the error does not quote it.
-    let answer: HelperAnswer =
-        serde_json::from_str(&stdout).map_err(|_| error(format!("its answer for {server} is not what helpers answer")))?;
+    let answer: HelperAnswer = serde_json::from_str(&stdout)
+        .map_err(|_| error(format!("its answer for {server} is not what helpers answer")))?;
     Ok(Some(from_user(answer.username, answer.secret)))
 }
 

@@ -54,7 +54,9 @@ pub enum Error {
         to: String,
     },
     /// The tag exists, and it was asked not to move it.
-    #[error("{reference} exists already, as {existing}; nothing was sent. Choose another tag, or allow it to be overwritten")]
+    #[error(
+        "{reference} exists already, as {existing}; nothing was sent. Choose another tag, or allow it to be overwritten"
+    )]
     TagExists {
         /// The image.
         reference: String,

@@ -180,7 +180,8 @@ impl Answer {
 fn own_errors(body: &[u8]) -> Vec<(String, String)> {
     let Ok(serde_json::Value::Object(body)) = serde_json::from_slice(body) else { return Vec::new() };
     let errors = body.get("errors").and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
-    let text = |error: &serde_json::Value, key| error.get(key).and_then(|value| value.as_str()).unwrap_or("").to_owned();
+    let text =
+        |error: &serde_json::Value, key| error.get(key).and_then(|value| value.as_str()).unwrap_or("").to_owned();
     errors.iter().map(|error| (text(error, "code"), text(error, "message"))).collect()
 }
 

@@ -58,11 +58,7 @@ impl Repository {
         }
         let content: ImageManifest = self.parse(&manifest)?;
         let blob = |descriptor: &Descriptor| self.remote_blob(descriptor.clone());
-        Ok(Image {
-            manifest,
-            config: blob(content.config()),
-            layers: content.layers().iter().map(blob).collect(),
-        })
+        Ok(Image { manifest, config: blob(content.config()), layers: content.layers().iter().map(blob).collect() })
     }
 
     /// A manifest, by tag or digest, if it is there.
@@ -209,7 +205,8 @@ impl Download {
             if self.offset > before {
                 retries.progressed();
             }
-            let again = retries.wait(failure, &self.call.url, &|cause, _| tracing::warn!(cause, "fetching again")).await;
+            let again =
+                retries.wait(failure, &self.call.url, &|cause, _| tracing::warn!(cause, "fetching again")).await;
             if let Err(error) = again {
                 let _ = self.sender.send(Err(error)).await;
                 return;

@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{Blob, Event, Image, Item, Progress, output::short};
 
-
 /// What a push may do.
 #[derive(Debug, Clone, Default)]
 pub struct PushOptions {

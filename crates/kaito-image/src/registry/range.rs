@@ -19,7 +19,9 @@ impl Received {
         match end {
             "-1" => Some(Self::Bytes(0)),
             "0" => Some(Self::NoneOrOne),
-            _ if end.bytes().all(|byte| byte.is_ascii_digit()) => end.parse::<u64>().ok()?.checked_add(1).map(Self::Bytes),
+            _ if end.bytes().all(|byte| byte.is_ascii_digit()) => {
+                end.parse::<u64>().ok()?.checked_add(1).map(Self::Bytes)
+            }
             _ => None,
         }
     }

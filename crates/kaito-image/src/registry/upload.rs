@@ -257,7 +257,7 @@ impl Upload<'_> {
         let mut call = Call::new(method, url);
         // A blob in one piece is no range.
         if length > 0 {
-            call = call.content(Content::Part { blob: self.blob.clone(), start, end }, OCTETS);
+            call = call.content(Content::Part { blob: Box::new(self.blob.clone()), start, end }, OCTETS);
             if call.method == Method::PATCH || start > 0 {
                 call = call.header(header::CONTENT_RANGE, &format!("{start}-{}", end - 1));
             }
@@ -352,7 +352,9 @@ impl Upload<'_> {
             413 if self.smaller(session) => Ok(Step::Failed(Failure::transient("status 413, trying smaller chunks"))),
             404 | 410 => Ok(if self.exists().await? { Step::Complete } else { Step::Lost(gave_up()) }),
             400 if unknown => Ok(if self.exists().await? { Step::Complete } else { Step::Lost(gave_up()) }),
-            400 | 405 | 411 | 415 | 416 if session.taken && length > 0 && self.uploads.last_with_put.load(Ordering::Relaxed) => {
+            400 | 405 | 411 | 415 | 416
+                if session.taken && length > 0 && self.uploads.last_with_put.load(Ordering::Relaxed) =>
+            {
                 self.uploads.last_with_put.store(false, Ordering::Relaxed);
                 self.broken(session, Failure::transient(format!("status {}{}", refusal.status, refusal.message)))
             }

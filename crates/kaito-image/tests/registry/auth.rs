@@ -60,7 +60,8 @@ async fn a_password_opens_registries_of_both_kinds() {
 async fn a_token_that_ends_in_the_middle_is_fetched_again() {
     // The client is told that it lasts longer, so that only a refusal, with a chunk on its way, says otherwise.
     let registry = registry(Access::Token("ada", "x", 5)).await;
-    let options = Options { credentials: password("ada", "x"), chunk_size: 20_000, jobs: NonZeroUsize::MIN, ..options() };
+    let options =
+        Options { credentials: password("ada", "x"), chunk_size: 20_000, jobs: NonZeroUsize::MIN, ..options() };
     push(&registry, &options, 3).await.unwrap();
     // 35 requests with content for the large layer alone.
     let tokens = registry.tokens_given.load(std::sync::atomic::Ordering::Relaxed);
@@ -73,9 +74,8 @@ async fn a_token_that_ends_in_the_middle_is_fetched_again() {
 #[tokio::test]
 async fn identity_tokens_are_exchanged() {
     let registry = registry(Access::Token("nobody", "x", MANY)).await;
-    let identity = |token: &str| {
-        Options { credentials: Some(Credentials::IdentityToken(Secret::new(token))), ..options() }
-    };
+    let identity =
+        |token: &str| Options { credentials: Some(Credentials::IdentityToken(Secret::new(token))), ..options() };
     push(&registry, &identity("identity"), 4).await.unwrap();
     let error = push(&registry, &identity("old"), 5).await.unwrap_err().to_string();
     assert!(error.contains("refuses the token") && !error.contains("old"), "{error}");
@@ -111,7 +111,10 @@ fn helpers_are_asked_and_held_to_their_protocol() {
             fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         };
-        helper("right", "read server; [ \"$1\" = get ] && echo \"{\\\"ServerURL\\\":\\\"$server\\\",\\\"Username\\\":\\\"ada\\\",\\\"Secret\\\":\\\"secret\\\"}\"");
+        helper(
+            "right",
+            "read server; [ \"$1\" = get ] && echo \"{\\\"ServerURL\\\":\\\"$server\\\",\\\"Username\\\":\\\"ada\\\",\\\"Secret\\\":\\\"secret\\\"}\"",
+        );
         helper("empty", "echo 'credentials not found in native keychain'; exit 1");
         helper("locked", "echo 'the keychain is locked' >&2; exit 2");
         helper("chatty", "yes");

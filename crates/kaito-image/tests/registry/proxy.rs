@@ -28,8 +28,7 @@ pub enum Fault {
     LostAnswer,
 }
 
-pub const FAULTS: [Fault; 5] =
-    [Fault::Reset, Fault::Status(500), Fault::Status(429), Fault::Stall, Fault::LostAnswer];
+pub const FAULTS: [Fault; 5] = [Fault::Reset, Fault::Status(500), Fault::Status(429), Fault::Stall, Fault::LostAnswer];
 
 /// Where to break: after so many bytes on their way to the server, over all connections.
 #[derive(Debug)]

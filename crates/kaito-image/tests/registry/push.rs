@@ -158,7 +158,7 @@ async fn a_tag_is_not_moved_against_the_users_or_the_registrys_will() {
     push(&registry, "a:2", &second, &keep).await.unwrap();
 
     let error = push(&registry, "a:1", &second, &PushOptions::default()).await.unwrap_err().to_string();
-    for says in ["does not let it be replaced: 412: ", "a:1 is configured as immutable", &first.digest().to_string()] {
+    for says in ["does not let it be replaced: 412: ", "a:1 is configured as immutable", first.digest().as_ref()] {
         assert!(error.contains(says), "{error}");
     }
     assert_there(&registry, "a", "1", &first);
@@ -228,7 +228,8 @@ async fn a_registry_that_is_not_there_is_an_error_with_its_address() {
 
 #[tokio::test]
 async fn a_registry_that_never_answers_is_given_up() {
-    let registry = Registry::start(Config { answers_slowly: Some(Duration::from_secs(600)), ..Config::default() }).await;
+    let registry =
+        Registry::start(Config { answers_slowly: Some(Duration::from_secs(600)), ..Config::default() }).await;
     let mut options = Options { stall_timeout: Duration::from_millis(50), ..options() };
     options.retry.attempts = 2;
     let repository = open(&registry, "a:1", &options).await;

@@ -141,7 +141,7 @@ impl Registry {
             log: Mutex::default(),
             shown: Mutex::default(),
             tokens_given: AtomicU64::new(0),
-                    commits: Mutex::default(),
+            commits: Mutex::default(),
         });
         let app = Router::new().fallback(answer).with_state(registry.clone());
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -453,13 +453,7 @@ async fn upload(
 }
 
 /// Takes the content of a request into an upload.
-async fn take(
-    config: &Config,
-    upload: &mut Upload,
-    request: Request,
-    put: bool,
-    stale: bool,
-) -> Result<(), Response> {
+async fn take(config: &Config, upload: &mut Upload, request: Request, put: bool, stale: bool) -> Result<(), Response> {
     let headers = request.headers().clone();
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let length: u64 = text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()).unwrap();
