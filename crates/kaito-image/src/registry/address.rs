@@ -38,15 +38,15 @@ pub fn parse_reference(text: &str) -> Result<Reference, Error> {
     Ok(reference)
 }
 
-/// Where a registry is asked. Plain HTTP is for registries on this machine, which have no certificate, and for those
-/// that the user says are so.
-pub(super) fn base_url(reference: &Reference, plain_http: bool) -> Result<Url, Error> {
+/// Where a registry is asked. Plain HTTP is for those of which the user says so and, unless they are said to have a
+/// certificate, for registries on this machine.
+pub(super) fn base_url(reference: &Reference, plain_http: bool, certified: bool) -> Result<Url, Error> {
     let host = match reference.resolve_registry() {
         // The name that credentials are kept under is not the name of the registry.
         "index.docker.io" => "registry-1.docker.io",
         host => host,
     };
-    let scheme = if plain_http || is_this_machine(host) { "http" } else { "https" };
+    let scheme = if plain_http || is_this_machine(host) && !certified { "http" } else { "https" };
     Url::parse(&format!("{scheme}://{host}/"))
         .map_err(|cause| Error::Reference { text: reference.to_string(), cause: format!("{host}: {cause}") })
 }
@@ -138,18 +138,19 @@ mod tests {
 
     #[test]
     fn registries_of_this_machine_have_no_certificate() {
-        for (text, plain_http, base) in [
-            ("localhost:5000/a", false, "http://localhost:5000/"),
-            ("127.0.0.1:5000/a", false, "http://127.0.0.1:5000/"),
-            ("127.8.8.8/a", false, "http://127.8.8.8/"),
-            ("localhost.example.com/a", false, "https://localhost.example.com/"),
-            ("registry.local:5000/a", false, "https://registry.local:5000/"),
-            ("registry.local:5000/a", true, "http://registry.local:5000/"),
-            ("10.0.0.1:5000/a", false, "https://10.0.0.1:5000/"),
-            ("phi-3", false, "https://registry-1.docker.io/"),
+        for (text, plain_http, certified, base) in [
+            ("localhost:5000/a", false, false, "http://localhost:5000/"),
+            ("localhost:5000/a", false, true, "https://localhost:5000/"),
+            ("127.0.0.1:5000/a", false, false, "http://127.0.0.1:5000/"),
+            ("127.8.8.8/a", false, false, "http://127.8.8.8/"),
+            ("localhost.example.com/a", false, false, "https://localhost.example.com/"),
+            ("registry.local:5000/a", false, false, "https://registry.local:5000/"),
+            ("registry.local:5000/a", true, true, "http://registry.local:5000/"),
+            ("10.0.0.1:5000/a", false, false, "https://10.0.0.1:5000/"),
+            ("phi-3", false, false, "https://registry-1.docker.io/"),
         ] {
             let reference = parse_reference(text).unwrap();
-            assert_eq!(base_url(&reference, plain_http).unwrap().as_str(), base, "{text}");
+            assert_eq!(base_url(&reference, plain_http, certified).unwrap().as_str(), base, "{text}");
         }
     }
 
@@ -198,7 +199,7 @@ mod tests {
             if let Ok(reference) = parse_reference(&text) {
                 let again = parse_reference(&reference.to_string());
                 prop_assert!(again.is_ok_and(|again| again == reference), "{reference}");
-                prop_assert!(base_url(&reference, false).is_ok() || reference.registry().contains(':'), "{reference}");
+                prop_assert!(base_url(&reference, false, false).is_ok() || reference.registry().contains(':'), "{reference}");
             }
         }
 

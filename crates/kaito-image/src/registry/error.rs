@@ -123,6 +123,16 @@ pub enum Error {
         /// Why not.
         cause: String,
     },
+    /// The registry can't be trusted, or speaks no TLS.
+    #[error("{url}: {cause}; {hint}")]
+    Tls {
+        /// What was asked.
+        url: String,
+        /// What is wrong.
+        cause: String,
+        /// What can be done.
+        hint: &'static str,
+    },
     /// None of an index's images is for the platform that was asked for.
     #[error("{reference} has no image for {wanted}; it has {offered}")]
     NoSuchPlatform {

@@ -2,6 +2,7 @@
 
 use std::{
     error::Error as StdError,
+    io,
     pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -364,7 +365,7 @@ impl Wire {
                         (Some(source), Content::Part { blob, .. }) => {
                             Err(Error::Source { digest: blob.digest().to_string(), source }.into())
                         }
-                        _ => Err(Failure::transient(chain(&error))),
+                        _ => Err(tls_problem(&error, &call.url).unwrap_or_else(|| Failure::transient(chain(&error)))),
                     };
                 }
                 _ = ticks.tick() => {}
@@ -380,6 +381,26 @@ impl Wire {
             }
         }
     }
+}
+
+/// What no repetition helps against: a certificate that is not trusted, or a registry without TLS.
+fn tls_problem(error: &(dyn StdError + 'static), url: &Url) -> Option<Failure> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(cause) = error.downcast_ref::<rustls::Error>() {
+            let hint = match cause {
+                rustls::Error::InvalidCertificate(_) => "name the registry's certificate authority with --ca-file",
+                rustls::Error::InvalidMessage(_) => "if the registry speaks no TLS, give --plain-http",
+                _ => return None,
+            };
+            let url = url.origin().ascii_serialization();
+            return Some(Failure::Fatal(Error::Tls { url, cause: cause.to_string(), hint }));
+        }
+        // What such an error wraps is not its source, but what it is.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map(|error| error as &(dyn StdError + 'static)).or_else(|| error.source());
+    }
+    None
 }
 
 /// An error with what caused it, as one line.

@@ -41,7 +41,7 @@ pub enum Access {
 /// How a registry is reached.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Speak without TLS; registries on this machine are spoken to so anyway.
+    /// Speak without TLS; registries on this machine are spoken to so anyway, unless a certificate authority is named.
     pub plain_http: bool,
     /// Certificate authorities beside the system's, as files of PEM.
     pub ca_files: Vec<PathBuf>,
@@ -106,7 +106,7 @@ impl Repository {
     /// # Errors
     /// When certificates or credentials can't be read.
     pub async fn open(reference: &Reference, access: Access, options: &Options) -> Result<Self, Error> {
-        let base = address::base_url(reference, options.plain_http)?;
+        let base = address::base_url(reference, options.plain_http, !options.ca_files.is_empty())?;
         let wire = Wire { client: connect::client(&options.ca_files)?, stall: options.stall_timeout };
         let found = match &options.credentials {
             Some(credentials) => Some(Found { credentials: credentials.clone(), from: "the command line".to_owned() }),

@@ -9,3 +9,4 @@ mod proxy;
 mod pull;
 mod push;
 mod server;
+mod tls;
