@@ -289,6 +289,10 @@ impl Upload<'_> {
                 session.location = resolve(&answer.url, location)?;
             }
             if offset > end || offset < session.offset || received == Some(Received::NoneOrOne) && end > 1 {
+                if !session.broke {
+                    // It does not count as others do.
+                    return self.in_one_piece(session, answer.status.as_u16()).await;
+                }
                 return Ok(Step::Lost(format!("the registry has {offset} bytes after {end} were sent")));
             }
             session.offset = offset;
@@ -301,9 +305,11 @@ impl Upload<'_> {
         let unknown = refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID");
         match refusal.status {
             // These say that chunks are not known here; the last two may also say that something broke before.
-            405 | 501 if !session.taken => self.in_one_piece(session, &refusal).await,
-            404 | 416 if !session.taken && !session.broke && !unknown => self.in_one_piece(session, &refusal).await,
-            400 if refusal.has("UNSUPPORTED") && !session.taken => self.in_one_piece(session, &refusal).await,
+            405 | 501 if !session.taken => self.in_one_piece(session, refusal.status).await,
+            404 | 416 if !session.taken && !session.broke && !unknown => {
+                self.in_one_piece(session, refusal.status).await
+            }
+            400 if refusal.has("UNSUPPORTED") && !session.taken => self.in_one_piece(session, refusal.status).await,
             413 if self.smaller(session) => Ok(Step::Failed(Failure::transient("status 413, trying smaller chunks"))),
             416 => Ok(self.out_of_step(session, &refusal)),
             404 | 410 => Ok(Step::Lost(format!("the registry gave the upload up{}", refusal.message))),
@@ -400,8 +406,8 @@ impl Upload<'_> {
     }
 
     /// The registry takes no chunks: sends this blob and all others whole.
-    async fn in_one_piece(&self, session: &mut Session, refusal: &Refusal) -> Result<Step, Error> {
-        tracing::debug!(registry = self.http().registry, status = refusal.status, "blobs go in one piece each");
+    async fn in_one_piece(&self, session: &mut Session, status: u16) -> Result<Step, Error> {
+        tracing::debug!(registry = self.http().registry, status, "blobs go in one piece each");
         self.uploads.chunked.store(false, Ordering::Relaxed);
         self.cancel(session).await;
         *session = self.open().await?;
