@@ -7,6 +7,7 @@ pub mod decide;
 mod error;
 pub mod instance_types;
 pub mod runtime;
+pub mod webhook;
 pub mod workspace;
 pub mod yaml;
 
