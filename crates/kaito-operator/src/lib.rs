@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod controller;
 pub mod crd;
 pub mod decide;
 mod error;

@@ -19,12 +19,13 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = if matches!(cli.command, Command::Serve(_)) { "info" } else { "warn" };
+    let level = if matches!(cli.command, Command::Serve(_) | Command::Controller(_)) { "info" } else { "warn" };
     let outcome = logging::init(&cli.logging, level).and_then(|()| match cli.command {
         Command::Serve(args) => commands::serve::run(args, cli.logging.log_format),
         Command::Chat(args) => commands::chat::run(args),
         Command::Presets(args) => commands::presets::run(&args),
         Command::Crd(args) => commands::crd::run(&args),
+        Command::Controller(args) => commands::controller::run(args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

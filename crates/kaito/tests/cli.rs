@@ -51,9 +51,14 @@ fn the_definition_of_the_resource() {
 
 #[test]
 fn help_of_every_command() {
-    for command in
-        [&["--help"][..], &["serve", "--help"], &["chat", "--help"], &["presets", "--help"], &["crd", "--help"]]
-    {
+    for command in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["chat", "--help"],
+        &["presets", "--help"],
+        &["crd", "--help"],
+        &["controller", "--help"],
+    ] {
         let output = output(kaito(command).env("COLUMNS", "100"));
         assert!(output.status.success());
         insta::assert_snapshot!(format!("help {}", command[0].trim_start_matches('-')), text(&output.stdout));

@@ -1,6 +1,7 @@
 //! Every flag, its environment variable and its help: a file per subcommand.
 
 mod chat;
+mod controller;
 mod crd;
 mod logging;
 mod model;
@@ -9,6 +10,7 @@ mod serve;
 
 pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
+pub use controller::{ControllerArgs, NodeProvisioner, WebhookArgs};
 pub use crd::CrdArgs;
 pub use logging::{LogFormat, LoggingArgs};
 pub use model::ModelArgs;
@@ -39,6 +41,8 @@ pub enum Command {
     Presets(PresetsArgs),
     /// Print the definition of the Workspace resource, for `kubectl apply`
     Crd(CrdArgs),
+    /// Run models on Kubernetes: look after the cluster's workspaces
+    Controller(ControllerArgs),
 }
 
 #[cfg(test)]

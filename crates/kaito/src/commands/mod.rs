@@ -1,6 +1,7 @@
 //! A file per subcommand.
 
 pub mod chat;
+pub mod controller;
 pub mod crd;
 pub mod presets;
 pub mod serve;

@@ -1,0 +1,293 @@
+//! The requests that carry a decision out.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, StatefulSet},
+        core::v1::{ObjectReference, Service},
+        events::v1::Event,
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Resource,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    runtime::reflector::ObjectRef,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{
+    MANAGER,
+    backoff::lock,
+    cache::Cache,
+    reconcile::{Context, Error},
+};
+use crate::{
+    decide::{Change, Decision, NodeClaim, Notice, Object, Observed, Refusal},
+    workspace::{Workspace, WorkspaceStatus},
+};
+
+/// Answers that say that a write is wrong, rather than that the API server has trouble.
+const REFUSALS: &[u16] = &[400, 403, 409, 422];
+/// What the API server takes of an event's note.
+const LONGEST_NOTE: usize = 1000;
+
+impl Context {
+    /// Applies and deletes what the decision says. What the API server refuses is told, and does not hold up the rest.
+    pub async fn carry_out(&self, workspace: &Workspace, decision: &Decision) -> Result<Vec<Refusal>, Error> {
+        let mut refusals = Vec::new();
+        for (place, change) in &decision.writes {
+            let Some(object) = decision.objects.get(*place) else { continue };
+            match self.apply(workspace, object, change).await {
+                Ok(()) => {}
+                Err(kube::Error::Api(status)) if REFUSALS.contains(&status.code) => refusals.push(Refusal {
+                    kind: object.kind(),
+                    name: object.name().to_owned(),
+                    message: status.message.clone(),
+                }),
+                Err(source) => return Err(failed(format!("cannot apply {} {}", object.kind(), object.name()), source)),
+            }
+        }
+        for (kind, name) in &decision.deletes {
+            self.delete(workspace, kind, name)
+                .await
+                .map_err(|source| failed(format!("cannot delete {kind} {name}"), source))?;
+        }
+        Ok(refusals)
+    }
+
+    async fn apply(&self, workspace: &Workspace, object: &Object, change: &Change) -> kube::Result<()> {
+        let json = object.to_json();
+        let client = || self.client.clone();
+        let namespace = workspace.namespace();
+        match object {
+            Object::Service(_) => {
+                let api = Api::<Service>::namespaced(client(), namespace);
+                self.apply_to(workspace, api, &self.caches.services, object, json, change).await
+            }
+            Object::Deployment(_) => {
+                let api = Api::<Deployment>::namespaced(client(), namespace);
+                self.apply_to(workspace, api, &self.caches.deployments, object, json, change).await
+            }
+            Object::StatefulSet(_) => {
+                let api = Api::<StatefulSet>::namespaced(client(), namespace);
+                self.apply_to(workspace, api, &self.caches.stateful_sets, object, json, change).await
+            }
+            Object::NodeClaim(_) => {
+                let api = Api::<NodeClaim>::all(client());
+                self.apply_to(workspace, api, &self.caches.claims, object, json, change).await
+            }
+        }
+    }
+
+    async fn apply_to<K>(
+        &self,
+        workspace: &Workspace,
+        api: Api<K>,
+        cache: &Cache<K>,
+        object: &Object,
+        json: Value,
+        change: &Change,
+    ) -> kube::Result<()>
+    where
+        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + 'static,
+    {
+        let (kind, name) = (object.kind(), object.name());
+        let patch = Patch::Apply(&json);
+        let key = match &object.metadata().namespace {
+            Some(namespace) => ObjectRef::new(name).within(namespace),
+            None => ObjectRef::new(name),
+        };
+        self.metrics.wrote(kind, "apply");
+        let applied = match change {
+            // Without force: what has this name may be somebody else's.
+            Change::Create => match api.patch(name, &PatchParams::apply(MANAGER), &patch).await {
+                Err(kube::Error::Api(status)) if status.code == 409 && self.owns(workspace, &api, name).await? => {
+                    self.metrics.wrote(kind, "apply");
+                    api.patch(name, &PatchParams::apply(MANAGER).force(), &patch).await?
+                }
+                applied => applied?,
+            },
+            Change::Update | Change::Repair(_) => {
+                let version = |object: &K| object.meta().resource_version.clone();
+                let before = cache.get(&key).as_deref().and_then(version);
+                let applied = api.patch(name, &PatchParams::apply(MANAGER).force(), &patch).await?;
+                if let Some(before) = before.filter(|before| Some(before) == version(&applied).as_ref()) {
+                    tracing::warn!(
+                        kind,
+                        name,
+                        "applying changes nothing, though the object differs from what is wanted"
+                    );
+                    lock(&self.futile).insert((kind, workspace.namespace().to_owned(), name.to_owned()), before);
+                }
+                applied
+            }
+        };
+        cache.wrote(applied);
+        Ok(())
+    }
+
+    /// Whether what has that name is the workspace's, though it lacks the label by which it would be known.
+    async fn owns<K>(&self, workspace: &Workspace, api: &Api<K>, name: &str) -> kube::Result<bool>
+    where
+        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let Some(existing) = api.get_opt(name).await? else { return Ok(false) };
+        let owners = existing.meta().owner_references.iter().flatten();
+        Ok(owners.into_iter().any(|owner| Some(&owner.uid) == workspace.metadata.uid.as_ref()))
+    }
+
+    /// Takes those writes out of a decision that have been tried and change nothing.
+    pub fn without_futile_writes(&self, workspace: &Workspace, decision: &mut Decision, observed: &Observed) {
+        let mut futile = lock(&self.futile);
+        if futile.is_empty() || decision.writes.is_empty() {
+            return;
+        }
+        let Decision { writes, objects, deeds, .. } = decision;
+        let before = writes.len();
+        writes.retain(|(place, _)| {
+            let Some(object) = objects.get(*place) else { return false };
+            let key = (object.kind(), workspace.namespace().to_owned(), object.name().to_owned());
+            let version = observed.version(object);
+            let is_futile = futile.get(&key).is_some_and(|tried| Some(tried.as_str()) == version);
+            if !is_futile {
+                futile.remove(&key);
+            }
+            !is_futile
+        });
+        if writes.len() < before {
+            deeds.clear();
+        }
+    }
+
+    async fn delete(&self, workspace: &Workspace, kind: &str, name: &str) -> kube::Result<()> {
+        let client = self.client.clone();
+        let namespace = workspace.namespace();
+        match kind {
+            "NodeClaim" => {
+                self.metrics.wrote("NodeClaim", "delete");
+                delete(Api::<NodeClaim>::all(client), &self.caches.claims, name, None).await
+            }
+            "Deployment" => {
+                self.metrics.wrote("Deployment", "delete");
+                let api = Api::<Deployment>::namespaced(client, namespace);
+                delete(api, &self.caches.deployments, name, Some(namespace)).await
+            }
+            "StatefulSet" => {
+                self.metrics.wrote("StatefulSet", "delete");
+                let api = Api::<StatefulSet>::namespaced(client, namespace);
+                delete(api, &self.caches.stateful_sets, name, Some(namespace)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The workspace afterwards; `None` where it is gone.
+    pub async fn write_finalizers(
+        &self,
+        workspace: &Workspace,
+        finalizers: &[String],
+    ) -> Result<Option<Workspace>, Error> {
+        // The version keeps us from undoing what others did to the list meanwhile.
+        let patch = json!({"metadata": {
+            "finalizers": finalizers,
+            "resourceVersion": workspace.metadata.resource_version,
+        }});
+        self.metrics.wrote("Workspace", "patch");
+        match self.workspaces(workspace).patch(workspace.name(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(current) => {
+                self.caches.workspaces.wrote(current.clone());
+                Ok(Some(current))
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(source) => Err(failed("cannot write the finalizers".to_owned(), source)),
+        }
+    }
+
+    /// Applies the status.
+    pub async fn write_status(&self, workspace: &Workspace, status: &WorkspaceStatus) -> Result<(), Error> {
+        let json = json!({
+            "apiVersion": Workspace::api_version(&()),
+            "kind": Workspace::kind(&()),
+            // With its uid: of a workspace that has been deleted meanwhile, no other is made.
+            "metadata": {"name": workspace.name(), "namespace": workspace.namespace(), "uid": workspace.metadata.uid},
+            "status": status,
+        });
+        let parameters = PatchParams::apply(MANAGER).force();
+        self.metrics.wrote("Workspace", "apply status");
+        match self.workspaces(workspace).patch_status(workspace.name(), &parameters, &Patch::Apply(&json)).await {
+            Ok(current) => {
+                self.caches.workspaces.wrote(current);
+                Ok(())
+            }
+            // It is gone, and with it whoever would read its status.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(source) => Err(failed("cannot write the status".to_owned(), source)),
+        }
+    }
+
+    fn workspaces(&self, workspace: &Workspace) -> Api<Workspace> {
+        Api::namespaced(self.client.clone(), workspace.namespace())
+    }
+
+    /// Tells of what happened, as events. They are for people: one that is lost is no reason to do anything again.
+    pub async fn tell(&self, workspace: &Workspace, notices: impl Iterator<Item = &Notice>) {
+        let api = Api::<Event>::namespaced(self.client.clone(), workspace.namespace());
+        for notice in notices {
+            let event = event(workspace, notice, &self.identity, Timestamp::now());
+            self.metrics.wrote("Event", "create");
+            if let Err(error) = api.create(&PostParams::default(), &event).await {
+                tracing::warn!(workspace = workspace.name(), reason = notice.reason, %error, "an event was lost");
+            }
+        }
+    }
+}
+
+async fn delete<K>(api: Api<K>, cache: &Cache<K>, name: &str, namespace: Option<&str>) -> kube::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + 'static,
+{
+    match api.delete(name, &DeleteParams::background()).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(error),
+    }
+    let object = ObjectRef::new(name);
+    cache.forget(&match namespace {
+        Some(namespace) => object.within(namespace),
+        None => object,
+    });
+    Ok(())
+}
+
+fn failed(what: String, source: kube::Error) -> Error {
+    Error::Request { what, source: Box::new(source) }
+}
+
+fn event(workspace: &Workspace, notice: &Notice, identity: &str, now: Timestamp) -> Event {
+    let regarding = ObjectReference {
+        api_version: Some(Workspace::api_version(&()).into_owned()),
+        kind: Some(Workspace::kind(&()).into_owned()),
+        name: workspace.metadata.name.clone(),
+        namespace: workspace.metadata.namespace.clone(),
+        uid: workspace.metadata.uid.clone(),
+        ..ObjectReference::default()
+    };
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{:x}", workspace.name(), now.as_nanosecond())),
+            namespace: workspace.metadata.namespace.clone(),
+            ..ObjectMeta::default()
+        },
+        action: Some(notice.action.clone()),
+        event_time: Some(MicroTime(now)),
+        note: Some(notice.message.chars().take(LONGEST_NOTE).collect()),
+        reason: Some(notice.reason.clone()),
+        regarding: Some(regarding),
+        reporting_controller: Some(MANAGER.to_owned()),
+        reporting_instance: Some(identity.to_owned()),
+        type_: Some(if notice.is_warning { "Warning" } else { "Normal" }.to_owned()),
+        ..Event::default()
+    }
+}

@@ -1,0 +1,64 @@
+//! The ports for health and metrics.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{Router, http::StatusCode, http::header, routing::get};
+use tokio::{net::TcpListener, sync::watch};
+
+use super::metrics::Metrics;
+
+/// What readiness is made of.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// Whether the webhook answers.
+    pub webhook: watch::Sender<bool>,
+    /// Whether a leader knows the cluster; a replica that does not lead has nothing to know.
+    pub is_synced: Arc<AtomicBool>,
+}
+
+impl Health {
+    /// Ready, but for the webhook where there is one.
+    pub fn new(has_webhook: bool) -> Self {
+        Self { webhook: watch::Sender::new(!has_webhook), is_synced: Arc::new(AtomicBool::new(true)) }
+    }
+
+    /// What is missing for readiness.
+    fn missing(&self) -> Option<&'static str> {
+        if !*self.webhook.borrow() {
+            Some("the webhook does not answer yet")
+        } else if !self.is_synced.load(Ordering::Relaxed) {
+            Some("the caches are not filled yet")
+        } else {
+            None
+        }
+    }
+}
+
+/// Serves both ports until `end` completes.
+pub async fn serve(
+    metrics_listener: TcpListener,
+    health_listener: TcpListener,
+    metrics: Metrics,
+    health: Health,
+    end: impl Future<Output = ()>,
+) {
+    let ready = move || async move {
+        match health.missing() {
+            None => (StatusCode::OK, "ready\n"),
+            Some(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing),
+        }
+    };
+    let health_routes = Router::new().route("/healthz", get(|| async { "healthy\n" })).route("/readyz", get(ready));
+    let text = move || async move {
+        ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text())
+    };
+    let metrics_routes = Router::new().route("/metrics", get(text));
+    tokio::select! {
+        _ = async { axum::serve(metrics_listener, metrics_routes).await } => {}
+        _ = async { axum::serve(health_listener, health_routes).await } => {}
+        () = end => {}
+    }
+}

@@ -1,0 +1,197 @@
+//! What Prometheus reads of the controller.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use kube::runtime::reflector::ObjectRef;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+use super::{backoff::lock, cache::Cache};
+use crate::workspace::{Workspace, WorkspaceState};
+
+const SECONDS: [f64; 9] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
+
+/// How a reconcile ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReconcileLabels {
+    /// `changed`, `unchanged`, `refused`, `failed`
+    pub result: &'static str,
+}
+
+/// A request that may change the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WriteLabels {
+    /// What was written.
+    pub kind: &'static str,
+    /// How.
+    pub verb: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    phase: &'static str,
+}
+
+/// What Prometheus reads of the controller.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Mutex<Registry>>,
+    /// 1 while this replica leads.
+    pub leader: Gauge,
+    /// Reconciles by how they ended.
+    pub reconciles: Family<ReconcileLabels, Counter>,
+    durations: Histogram,
+    /// Requests that may change the cluster.
+    pub writes: Family<WriteLabels, Counter>,
+    queue: Gauge,
+    queued: Arc<Mutex<HashSet<ObjectRef<Workspace>>>>,
+    workspaces: Family<PhaseLabels, Gauge>,
+    observed: Arc<Mutex<Option<Cache<Workspace>>>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Arc::new(Mutex::new(Registry::with_prefix("kaito"))),
+            leader: Gauge::default(),
+            reconciles: Family::default(),
+            durations: Histogram::new(SECONDS),
+            writes: Family::default(),
+            queue: Gauge::default(),
+            queued: Arc::default(),
+            workspaces: Family::default(),
+            observed: Arc::default(),
+        };
+        metrics.register(|registry| {
+            registry.register("leader", "1 while this replica leads", metrics.leader.clone());
+            registry.register(
+                "reconciles",
+                "Reconciles by result: changed or unchanged, refused by the API server, or failed and tried again",
+                metrics.reconciles.clone(),
+            );
+            registry.register_with_unit(
+                "reconcile_duration",
+                "From a reconcile's begin to its end",
+                Unit::Seconds,
+                metrics.durations.clone(),
+            );
+            registry.register("queue", "Workspaces that wait to be reconciled", metrics.queue.clone());
+            registry.register(
+                "writes",
+                "Requests that may change the cluster, by kind and verb",
+                metrics.writes.clone(),
+            );
+            registry.register("workspaces", "Workspaces by phase", metrics.workspaces.clone());
+        });
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Adds others' metrics.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut lock(&self.registry));
+    }
+
+    /// Whose workspaces are counted.
+    pub fn observe_workspaces(&self, workspaces: Cache<Workspace>) {
+        *lock(&self.observed) = Some(workspaces);
+    }
+
+    /// A workspace waits.
+    pub fn queued(&self, workspace: &ObjectRef<Workspace>) {
+        lock(&self.queued).insert(workspace.clone());
+    }
+
+    /// It waits no longer.
+    pub fn begun(&self, workspace: &ObjectRef<Workspace>) {
+        lock(&self.queued).remove(workspace);
+    }
+
+    /// A reconcile has ended.
+    pub fn ended(&self, result: &'static str, took: Duration) {
+        self.reconciles.get_or_create(&ReconcileLabels { result }).inc();
+        self.durations.observe(took.as_secs_f64());
+    }
+
+    /// A request was made.
+    pub fn wrote(&self, kind: &'static str, verb: &'static str) {
+        self.writes.get_or_create(&WriteLabels { kind, verb }).inc();
+    }
+
+    /// All of it, in Prometheus' text format.
+    pub fn text(&self) -> String {
+        self.count();
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &lock(&self.registry));
+        text
+    }
+
+    fn count(&self) {
+        self.queue.set(i64::try_from(lock(&self.queued).len()).unwrap_or(i64::MAX));
+        let mut counts = [("Pending", 0), ("Ready", 0), ("NotReady", 0), ("Deleting", 0)];
+        let workspaces = lock(&self.observed).as_ref().map(|cache| cache.store().state()).unwrap_or_default();
+        for workspace in workspaces {
+            let state = workspace.status.as_ref().and_then(|status| status.state);
+            let phase = match state {
+                _ if workspace.metadata.deletion_timestamp.is_some() => "Deleting",
+                Some(WorkspaceState::Ready) => "Ready",
+                Some(WorkspaceState::NotReady) => "NotReady",
+                Some(WorkspaceState::Pending) | None => "Pending",
+            };
+            for (name, count) in &mut counts {
+                *count += i64::from(*name == phase);
+            }
+        }
+        for (phase, count) in counts {
+            self.workspaces.get_or_create(&PhaseLabels { phase }).set(count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+
+    use super::*;
+
+    #[test]
+    fn workspaces_are_counted_by_phase() {
+        let metrics = Metrics::default();
+        let (cache, mut filler) = Cache::<Workspace>::new();
+        for (name, state) in [("a", "Ready"), ("b", "Ready"), ("c", "NotReady"), ("d", "Pending")] {
+            let text = format!(
+                "metadata: {{name: {name}, namespace: ns, resourceVersion: '1'}}\nresource: {{labelSelector: {{}}}}\nstatus: \
+                 {{state: {state}}}"
+            );
+            filler.take(&Event::Apply(serde_saphyr::from_str(&text).unwrap()));
+        }
+        metrics.observe_workspaces(cache);
+        metrics.queued(&ObjectRef::new("a").within("ns"));
+        metrics.queued(&ObjectRef::new("a").within("ns"));
+        metrics.ended("changed", Duration::from_millis(3));
+        metrics.wrote("Service", "apply");
+        let text = metrics.text();
+        for line in [
+            "kaito_workspaces{phase=\"Ready\"} 2",
+            "kaito_workspaces{phase=\"NotReady\"} 1",
+            "kaito_workspaces{phase=\"Pending\"} 1",
+            "kaito_workspaces{phase=\"Deleting\"} 0",
+            "kaito_queue 1",
+            "kaito_reconciles_total{result=\"changed\"} 1",
+            "kaito_reconcile_duration_seconds_count 1",
+            "kaito_writes_total{kind=\"Service\",verb=\"apply\"} 1",
+            "kaito_leader 0",
+        ] {
+            assert!(text.lines().any(|it| it == line), "no {line} in\n{text}");
+        }
+    }
+}

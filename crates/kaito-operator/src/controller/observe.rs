@@ -1,0 +1,130 @@
+//! The caches as one workspace sees them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use k8s_openapi::{
+    api::core::v1::{Event as KubeEvent, Pod},
+    jiff::Timestamp,
+};
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+
+use super::{reconcile::Context, watches::Watches};
+use crate::{
+    decide::{ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Taken, claim_names, gpus_of_pod},
+    workspace::{LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace},
+};
+
+/// Reasons by which Karpenter tells that it could not make a node, as opposed to what it tells of a node's later life.
+const CLAIM_FAILURES: &[&str] =
+    &["InsufficientCapacity", "LaunchFailed", "CreateError", "NodeClassNotReady", "Unauthorized", "QuotaExceeded"];
+
+impl Context {
+    /// All that is known of the cluster, as far as `workspace` is concerned.
+    pub fn observe(&self, workspace: &Workspace, config: Config, refusals: Vec<Refusal>) -> Observed {
+        let caches = &self.caches;
+        let (namespace, name) = (workspace.namespace(), workspace.name());
+        let own = |suffix: &str| format!("{name}{suffix}");
+        let belongs = |pod: &Pod| {
+            pod.metadata.namespace.as_deref() == Some(namespace)
+                && pod.labels().get(LABEL_WORKSPACE).is_some_and(|label| label == name)
+        };
+        let stateful_set = caches.stateful_sets.get(&ObjectRef::new(name).within(namespace));
+        let set_uid = stateful_set.as_ref().and_then(|set| set.metadata.uid.clone());
+        Observed {
+            nodes: caches.nodes.store().state(),
+            taken: taken(&caches.pods.all(|pod| !belongs(pod))),
+            claims: claims(caches, workspace),
+            claim_failures: claim_failures(caches, workspace),
+            services: ["", "-headless"]
+                .iter()
+                .filter_map(|suffix| caches.services.get(&ObjectRef::new(&own(suffix)).within(namespace)))
+                .collect(),
+            deployment: caches.deployments.get(&ObjectRef::new(name).within(namespace)),
+            pods: caches.pods.all(belongs),
+            config,
+            pod_failures: pod_failures(caches, set_uid.as_deref()),
+            stateful_set,
+            refusals,
+        }
+    }
+}
+
+/// GPUs that pods of other workspaces hold.
+fn taken(pods: &[Arc<Pod>]) -> BTreeMap<String, Vec<Taken>> {
+    let mut taken: BTreeMap<String, Vec<Taken>> = BTreeMap::new();
+    for pod in pods {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        let gpus = gpus_of_pod(pod);
+        if let (Some(node), false, 1..) = (node, matches!(phase, Some("Succeeded" | "Failed")), gpus) {
+            let workspace = pod.labels().get(LABEL_WORKSPACE).cloned().unwrap_or_default();
+            let workspace = format!("{}/{workspace}", pod.namespace().unwrap_or_default());
+            taken.entry(node).or_default().push(Taken { workspace, gpus });
+        }
+    }
+    for held in taken.values_mut() {
+        // The order of a cache is arbitrary, and messages must not change by it.
+        held.sort_by(|a, b| a.workspace.cmp(&b.workspace));
+    }
+    taken
+}
+
+fn claims(caches: &Watches, workspace: &Workspace) -> Claims {
+    if *caches.claims_exist.borrow() != Some(true) {
+        return Claims::Absent;
+    }
+    let names = claim_names(workspace);
+    Claims::Present(caches.claims.all(|claim| {
+        let label = |key: &str| claim.labels().get(key).map(String::as_str);
+        let is_ours = label(LABEL_WORKSPACE) == Some(workspace.name())
+            && label(LABEL_WORKSPACE_NAMESPACE) == Some(workspace.namespace());
+        is_ours || names.contains(&claim.name_any())
+    }))
+}
+
+fn claim_failures(caches: &Watches, workspace: &Workspace) -> BTreeMap<String, ClaimFailure> {
+    let names = claim_names(workspace);
+    let born = workspace.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let mut failures: BTreeMap<String, ClaimFailure> = BTreeMap::new();
+    let told = caches.claim_failures.all(|event| {
+        let reason = event.reason.as_deref().unwrap_or_default();
+        event.involved_object.name.as_ref().is_some_and(|name| names.contains(name))
+            && CLAIM_FAILURES.iter().any(|known| reason.contains(known))
+    });
+    for event in told {
+        let (Some(claim), Some(at)) = (event.involved_object.name.clone(), when(&event)) else { continue };
+        // Of a workspace that had this name before.
+        let is_old = born.is_some_and(|born| at < born);
+        if is_old || failures.get(&claim).is_some_and(|known| known.at >= at) {
+            continue;
+        }
+        failures.insert(
+            claim,
+            ClaimFailure {
+                reason: event.reason.clone().unwrap_or_default(),
+                message: event.message.clone().unwrap_or_default(),
+                at,
+            },
+        );
+    }
+    failures
+}
+
+fn pod_failures(caches: &Watches, set: Option<&str>) -> Vec<PodFailure> {
+    let Some(set) = set else { return Vec::new() };
+    let mut events = caches.pod_failures.all(|event| event.involved_object.uid.as_deref() == Some(set));
+    events.sort_by_key(|event| when(event));
+    events.iter().filter_map(|event| event.message.clone()).map(|message| PodFailure { message }).collect()
+}
+
+/// When an event happened last.
+fn when(event: &KubeEvent) -> Option<Timestamp> {
+    let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
+    let times = [
+        series,
+        event.last_timestamp.as_ref().map(|time| time.0),
+        event.event_time.as_ref().map(|time| time.0),
+        event.metadata.creation_timestamp.as_ref().map(|time| time.0),
+    ];
+    times.into_iter().flatten().max()
+}

@@ -1,0 +1,90 @@
+//! Flags of `kaito controller`.
+
+use clap::{Args, ValueEnum};
+use kaito_operator::decide::{NodeClass, Options};
+
+use crate::values;
+
+#[derive(Debug, Args)]
+pub struct ControllerArgs {
+    /// Look after the workspaces of this namespace only [default: of all namespaces]
+    #[arg(long, env = "KAITO_NAMESPACE", value_name = "NAMESPACE", value_parser = values::not_empty)]
+    pub namespace: Option<String>,
+    /// Registry, and folder in it, of the images of public presets: REGISTRY/kaito-PRESET:TAG
+    /// [default: that of the variable PRESET_REGISTRY_NAME]
+    #[arg(long, env = "KAITO_PRESET_REGISTRY", value_name = "REGISTRY")]
+    pub preset_registry: Option<String>,
+    /// Tag of the images of public presets
+    #[arg(long, env = "KAITO_PRESET_TAG", value_name = "TAG", value_parser = values::not_empty, default_value = env!("CARGO_PKG_VERSION"))]
+    pub preset_tag: String,
+    /// Image for workspaces with the annotation kaito.sh/runtime: vllm
+    #[arg(long, env = "KAITO_VLLM_IMAGE", value_name = "IMAGE", value_parser = values::not_empty, default_value = Options::DEFAULT_VLLM_IMAGE)]
+    pub vllm_image: String,
+    /// Name of a ConfigMap, in the controller's namespace, that describes further instance types
+    #[arg(long, env = "KAITO_INSTANCE_TYPES", value_name = "NAME", value_parser = values::not_empty)]
+    pub instance_types: Option<String>,
+    /// Lead without asking whether another replica does
+    #[arg(long, env = "KAITO_NO_LEADER_ELECTION")]
+    pub no_leader_election: bool,
+    #[command(flatten)]
+    pub nodes: NodeArgs,
+    #[command(flatten)]
+    pub ports: PortArgs,
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Nodes")]
+pub struct NodeArgs {
+    /// Who makes nodes that a workspace lacks
+    #[arg(long, env = "KAITO_NODE_PROVISIONER", value_enum, default_value_t = NodeProvisioner::None)]
+    pub node_provisioner: NodeProvisioner,
+    /// Node class of the nodes that Karpenter makes, like EC2NodeClass.karpenter.k8s.aws/default
+    #[arg(
+        long,
+        env = "KAITO_NODE_CLASS",
+        value_name = "KIND.GROUP/NAME",
+        required_if_eq("node_provisioner", "karpenter")
+    )]
+    pub node_class: Option<NodeClass>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NodeProvisioner {
+    /// Nobody: a workspace waits until its nodes are there
+    None,
+    /// Karpenter, for a NodeClaim each
+    Karpenter,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Ports")]
+pub struct PortArgs {
+    /// Address that all ports listen on [default: 127.0.0.1; in a container, all addresses]
+    #[arg(long, env = "KAITO_HOST", value_name = "HOST")]
+    pub host: Option<String>,
+    /// Port of /metrics; 0 takes any that is free
+    #[arg(long, env = "KAITO_METRICS_PORT", value_name = "PORT", default_value_t = 8080)]
+    pub metrics_port: u16,
+    /// Port of /healthz and /readyz; 0 takes any that is free
+    #[arg(long, env = "KAITO_HEALTH_PORT", value_name = "PORT", default_value_t = 8081)]
+    pub health_port: u16,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Admission webhook")]
+pub struct WebhookArgs {
+    /// Do not serve the admission webhook
+    #[arg(long, env = "KAITO_NO_WEBHOOK")]
+    pub no_webhook: bool,
+    /// Port of the webhook
+    #[arg(long, env = "KAITO_WEBHOOK_PORT", value_name = "PORT", default_value_t = 9443)]
+    pub webhook_port: u16,
+    /// Service by which the API server reaches the webhook; the webhook configurations have its name too
+    #[arg(long, env = "KAITO_WEBHOOK_SERVICE", value_name = "NAME", value_parser = values::not_empty, default_value = "kaito-webhook")]
+    pub webhook_service: String,
+    /// Secret that keeps the webhook's certificates
+    #[arg(long, env = "KAITO_WEBHOOK_SECRET", value_name = "NAME", value_parser = values::not_empty, default_value = "kaito-webhook")]
+    pub webhook_secret: String,
+}
