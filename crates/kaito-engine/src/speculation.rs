@@ -134,7 +134,7 @@ impl Speculator {
     /// Whether a proposal that does not pay is made all the same, to see whether that has changed.
     pub fn try_again(&mut self) -> bool {
         self.passed_over += 1;
-        self.passed_over % Self::PATIENCE == 0
+        self.passed_over.is_multiple_of(Self::PATIENCE)
     }
 
     /// Takes note that `right` of `proposed` tokens came out as proposed.
