@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         Command::Presets(args) => commands::presets::run(&args),
         Command::Crd(args) => commands::crd::run(&args),
         Command::Controller(args) => commands::controller::run(args),
+        Command::Install(args) => commands::install::run(args),
+        Command::Up(args) => commands::up::run(&args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

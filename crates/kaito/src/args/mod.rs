@@ -3,19 +3,23 @@
 mod chat;
 mod controller;
 mod crd;
+mod install;
 mod logging;
 mod model;
 mod presets;
 mod serve;
+mod up;
 
 pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
-pub use controller::{ControllerArgs, NodeProvisioner, WebhookArgs};
+pub use controller::{ControllerArgs, NodeArgs, NodeProvisioner, WebhookArgs};
 pub use crd::CrdArgs;
+pub use install::InstallArgs;
 pub use logging::{LogFormat, LoggingArgs};
 pub use model::ModelArgs;
 pub use presets::PresetsArgs;
 pub use serve::ServeArgs;
+pub use up::UpArgs;
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 after success, 1 after a failure, 2 after wrong usage.
@@ -43,6 +47,10 @@ pub enum Command {
     Crd(CrdArgs),
     /// Run models on Kubernetes: look after the cluster's workspaces
     Controller(ControllerArgs),
+    /// Print what a cluster needs to run workspaces, for `kubectl apply`
+    Install(InstallArgs),
+    /// Run a Workspace manifest on this machine, without a cluster
+    Up(UpArgs),
 }
 
 #[cfg(test)]

@@ -1,0 +1,153 @@
+use serde_json::Value;
+
+use super::*;
+
+fn options() -> InstallOptions {
+    InstallOptions {
+        namespace: "kaito-system".to_owned(),
+        registry: "registry.example.com/team".to_owned(),
+        preset_registry: None,
+        provisioner: Provisioner::None,
+    }
+}
+
+fn karpenter() -> Provisioner {
+    Provisioner::Karpenter("EC2NodeClass.karpenter.k8s.aws/gpu".parse().unwrap())
+}
+
+fn documents(options: &InstallOptions) -> Vec<Value> {
+    yaml::documents(&manifests(options).unwrap()).unwrap()
+}
+
+fn named<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a str> {
+    let of_kind = documents.iter().filter(|document| document["kind"] == kind);
+    of_kind.map(|document| document["metadata"]["name"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn everything_is_there_and_no_placeholder_is_left() {
+    let documents = documents(&options());
+    for (kind, names) in [
+        ("Namespace", &["kaito-system"][..]),
+        ("CustomResourceDefinition", &["workspaces.kaito.sh"]),
+        ("ServiceAccount", &["kaito"]),
+        ("ClusterRole", &["kaito"]),
+        ("Role", &["kaito"]),
+        ("Deployment", &["kaito"]),
+        ("Service", &["kaito-webhook", "kaito-metrics"]),
+        ("MutatingWebhookConfiguration", &["kaito-webhook"]),
+        ("ValidatingWebhookConfiguration", &["kaito-webhook"]),
+        ("PodDisruptionBudget", &["kaito"]),
+        ("NetworkPolicy", &["kaito"]),
+        ("Secret", &["kaito-webhook-tls"]),
+        ("ConfigMap", &["kaito-instance-types"]),
+    ] {
+        assert_eq!(named(&documents, kind), names, "{kind}");
+    }
+    assert_eq!(documents[0]["kind"], "Namespace", "what stands in it comes after it");
+    let text = manifests(&options()).unwrap();
+    for placeholder in ["KAITO_", "KAITO."] {
+        assert!(!text.contains(placeholder), "{placeholder}");
+    }
+}
+
+#[test]
+fn options_go_where_they_belong() {
+    let options = InstallOptions {
+        namespace: "models".to_owned(),
+        registry: "localhost:5000".to_owned(),
+        preset_registry: Some("other.example.com/presets/".to_owned()),
+        provisioner: karpenter(),
+    };
+    let documents = documents(&options);
+    let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], concat!("localhost:5000/kaito:", env!("CARGO_PKG_VERSION")));
+    let args: Vec<_> = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+    for arg in [
+        "--preset-registry=other.example.com/presets",
+        "--node-provisioner=karpenter",
+        "--node-class=EC2NodeClass.karpenter.k8s.aws/gpu",
+    ] {
+        assert!(args.contains(&arg), "{arg}: {args:?}");
+    }
+    assert!(named(&documents, "ClusterRole").contains(&"kaito-karpenter"));
+    for document in &documents {
+        if let Some(namespace) = document["metadata"]["namespace"].as_str() {
+            assert_eq!(namespace, "models", "{}", document["kind"]);
+        }
+    }
+}
+
+/// No pod of the installation may need more than the namespace's label allows.
+#[test]
+fn the_pod_keeps_to_the_restricted_standard() {
+    let documents = documents(&options());
+    let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    let container = &pod["containers"][0]["securityContext"];
+    assert_eq!(container["allowPrivilegeEscalation"], false);
+    assert_eq!(container["readOnlyRootFilesystem"], true);
+    assert_eq!(container["capabilities"], serde_json::json!({"drop": ["ALL"]}));
+    for key in ["hostNetwork", "hostPID", "hostIPC", "volumes"] {
+        assert!(pod[key].is_null(), "{key}");
+    }
+}
+
+/// What a rule grants is written out: a verb or kind that is added has to be added in sight.
+#[test]
+fn no_rule_uses_a_wildcard_or_reads_all_secrets() {
+    for provisioner in [Provisioner::None, karpenter()] {
+        let documents = documents(&InstallOptions { provisioner, ..options() });
+        for role in documents.iter().filter(|document| document["rules"].is_array() && document["kind"] != "Namespace")
+        {
+            for rule in role["rules"].as_array().unwrap() {
+                assert!(!rule.to_string().contains('*'), "{rule}");
+                let secrets = rule["resources"].as_array().unwrap().iter().any(|resource| resource == "secrets");
+                assert!(!secrets || role["kind"] == "Role" && rule["resourceNames"].is_array(), "{rule}");
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_cannot_stand_in_a_manifest_are_refused() {
+    let long = "a".repeat(64);
+    for namespace in ["", "Kaito", "a.b", "-a", "a-", "a\nb", "a: b", long.as_str()] {
+        let error =
+            manifests(&InstallOptions { namespace: namespace.to_owned(), ..options() }).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{namespace:?} cannot be a namespace")), "{error}");
+    }
+    for registry in [
+        "",
+        "https://registry.example.com",
+        "registry.example.com/team:latest",
+        "a b",
+        "a\nb",
+        "a//b",
+        "/a",
+        "host:port",
+        "host:70000/a",
+        "registry.example.com/kaito@sha256:0",
+        "\"a\"",
+    ] {
+        let preset_registry = Some(registry.to_owned());
+        for options in [
+            InstallOptions { registry: registry.to_owned(), ..options() },
+            InstallOptions { preset_registry, ..options() },
+        ] {
+            let error = manifests(&options).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{registry:?} is no container registry")), "{error}");
+        }
+    }
+}
+
+/// The rendering names the image by the chart's version.
+#[test]
+fn the_chart_is_of_this_version() {
+    let chart: Value = serde_saphyr::from_str(include_str!("../../../../charts/kaito/Chart.yaml")).unwrap();
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
+}

@@ -1,0 +1,132 @@
+use std::{io, net::SocketAddr, path::PathBuf};
+
+/// Why a workspace cannot run, or goes on no longer, on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The address of the service is not to be had.
+    #[error("the service cannot listen on {address}: {source}; --port takes another port, --port 0 any that is free")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The pod's own port is not to be had.
+    #[error(
+        "port {port}, which the pod serves on, is taken on this machine; end what listens there or change the pod's arguments"
+    )]
+    PortTaken {
+        /// The port.
+        port: u16,
+    },
+    /// More than one rank.
+    #[error(
+        "{preset} runs as {ranks} ranks here, one for each of `resource.count` nodes, and this machine is one node: apply the \
+         manifest to a cluster, or take a model that one node serves"
+    )]
+    SeveralRanks {
+        /// The preset.
+        preset: String,
+        /// How many.
+        ranks: u32,
+    },
+    /// The directory of the weights is not there.
+    #[error("there is no directory {}; --weights names the one that holds the model's files", path.display())]
+    WeightsMissing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Weights for something that is no preset.
+    #[error(
+        "--weights says where a preset's weights are, and this workspace has a template; name them in its arguments"
+    )]
+    WeightsOfTemplate,
+    /// A volume that is not simply a directory.
+    #[error("the volume {name:?} is {kind}, which this machine does not have; apply the manifest to a cluster")]
+    Volume {
+        /// The volume.
+        name: String,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// Work before the containers start.
+    #[error(
+        "the init container {name:?} needs its image, and images are not run here; apply the manifest to a cluster"
+    )]
+    InitContainer {
+        /// The container.
+        name: String,
+    },
+    /// A server that is not ours.
+    #[error(
+        "the annotation kaito.sh/runtime asks for vLLM, whose server is in an image, and images are not run here; apply the \
+         manifest to a cluster, or leave the annotation out"
+    )]
+    OtherRuntime,
+    /// The ConfigMap that `inference.config` names.
+    #[error("inference.config names the ConfigMap {name:?}; put it into the same file, as a document of its own")]
+    ConfigMissing {
+        /// The ConfigMap.
+        name: String,
+    },
+    /// The controller would make none.
+    #[error("{reason}: {message}")]
+    NoPod {
+        /// The cause.
+        reason: &'static str,
+        /// The cause, for people.
+        message: String,
+    },
+    /// Adapters.
+    #[error("the adapter {name:?} comes in an image, and images are not run here; apply the manifest to a cluster")]
+    Adapter {
+        /// The adapter.
+        name: String,
+    },
+    /// Nothing to run.
+    #[error("the pod has no containers")]
+    NoContainers,
+    /// Only the image knows what it would start.
+    #[error(
+        "the container {container:?} has no command; what the image {image} starts is known only inside it: name the program \
+         in `command`"
+    )]
+    NoCommand {
+        /// The container.
+        container: String,
+        /// Its image.
+        image: String,
+    },
+    /// A variable whose value only a cluster knows.
+    #[error("{what} of the container {container:?} comes from the cluster; give a `value` to run it here")]
+    Environment {
+        /// The container.
+        container: String,
+        /// What comes from there.
+        what: String,
+    },
+    /// The program could not be started.
+    #[error("{}: {source}{}", program.display(), if source.kind() == io::ErrorKind::NotFound { "; install it, or have it in PATH" } else { "" })]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A process ended.
+    #[error("{container} {how}")]
+    Ended {
+        /// The container.
+        container: String,
+        /// How, and what it said last.
+        how: String,
+    },
+    /// The system refused something else.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+}

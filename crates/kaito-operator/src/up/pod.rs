@@ -1,0 +1,99 @@
+//! The pod of a workspace: the very one that the controller would make.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use k8s_openapi::api::core::v1::PodSpec;
+use kaito_presets::{Family, Preset, PresetKind};
+
+use super::{
+    Manifest, UpError, UpOptions, free_address,
+    plan::{self, Local, PodPlan},
+};
+use crate::{
+    decide::{self, Config, Observed, Options},
+    workspace::{Runtime, Workspace},
+};
+
+/// Variables of a preset's pod that say where files are in it. This machine has its own places for them.
+const PLACES_IN_THE_POD: &[&str] = &["HF_HOME", "KAITO_WEIGHTS"];
+
+/// Plans the processes of a workspace.
+pub fn plan(manifest: &Manifest, options: &UpOptions<'_>) -> Result<PodPlan, UpError> {
+    let workspace = &manifest.workspace;
+    let preset = preset(workspace);
+    let mut image_env = BTreeMap::new();
+    if let Some(weights) = options.weights {
+        if preset.is_none() {
+            return Err(UpError::WeightsOfTemplate);
+        }
+        let path = weights.canonicalize().unwrap_or_else(|_| weights.to_owned());
+        if !path.is_dir() {
+            return Err(UpError::WeightsMissing { path });
+        }
+        image_env.insert("KAITO_WEIGHTS".to_owned(), path.display().to_string());
+    }
+    let mut pod = pod(manifest)?;
+    if preset.is_some() {
+        replace_images(&mut pod);
+    }
+    let name = format!("{}-0", workspace.name());
+    let namespace = if workspace.namespace().is_empty() { "default" } else { workspace.namespace() };
+    plan::plan(&pod, &Local { kaito: options.kaito, image_env, free_address: &free_address, pod: &name, namespace })
+}
+
+fn preset(workspace: &Workspace) -> Option<&'static Preset> {
+    kaito_presets::find(&workspace.preset()?.name).ok()
+}
+
+/// What the controller would make on nodes that fit.
+fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
+    let inference = workspace.inference.as_ref();
+    if let Some(adapter) = inference.and_then(|inference| inference.adapters.first()) {
+        return Err(UpError::Adapter { name: adapter.source.name.clone() });
+    }
+    let observed = match config {
+        Some(data) => Observed { config: Config::Data(data.clone()), ..Observed::default() },
+        None => match inference.and_then(|inference| inference.config.clone()) {
+            Some(name) => return Err(UpError::ConfigMissing { name }),
+            None => Observed::default(),
+        },
+    };
+    if preset(workspace).is_some() && workspace.runtime().is_ok_and(|runtime| runtime != Runtime::Kaito) {
+        return Err(UpError::OtherRuntime);
+    }
+    // No image is pulled, but a public preset has to have one.
+    let options = Options { preset_registry: Some("localhost".to_owned()), ..Options::default() };
+    let (layout, template) = decide::pods(workspace, &observed, &options)
+        .map_err(|problem| UpError::NoPod { reason: problem.reason, message: problem.message })?;
+    if layout.has_ranks() && layout.pods > 1 {
+        let preset = preset(workspace).map_or("the model", |preset| preset.name).to_owned();
+        return Err(UpError::SeveralRanks { preset, ranks: layout.pods });
+    }
+    Ok(template.spec.unwrap_or_default())
+}
+
+/// Takes away what is there to hold files of images: here they come from --weights or the hub.
+fn replace_images(pod: &mut PodSpec) {
+    pod.volumes = None;
+    for container in &mut pod.containers {
+        if let Some(env) = &mut container.env {
+            env.retain(|variable| !PLACES_IN_THE_POD.contains(&variable.name.as_str()));
+        }
+    }
+}
+
+/// A request to try, where the dialect is known.
+pub fn example(workspace: &Workspace, service: SocketAddr) -> Option<String> {
+    let preset = preset(workspace)?;
+    let body = match (preset.shape.family, preset.kind) {
+        (Family::Llama, PresetKind::Completion) => {
+            r#"{"prompts":["I believe the meaning of life is"],"parameters":{"max_gen_len":64}}"#
+        }
+        (Family::Llama, PresetKind::Chat) => {
+            r#"{"input_data":{"input_string":[[{"role":"user","content":"what is the recipe of mayonnaise?"}]]}}"#
+        }
+        _ => r#"{"prompt":"I believe the meaning of life is"}"#,
+    };
+    let endpoint = preset.endpoint();
+    Some(format!("  curl http://{service}{endpoint} -H 'Content-Type: application/json' -d '{body}'"))
+}

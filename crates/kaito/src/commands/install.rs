@@ -1,0 +1,31 @@
+//! `kaito install`: what a cluster needs to run the controller.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, bail};
+use kaito_operator::{
+    decide::Provisioner,
+    install::{InstallOptions, manifests},
+};
+
+use crate::args::{InstallArgs, NodeProvisioner};
+
+pub fn run(args: InstallArgs) -> anyhow::Result<()> {
+    let provisioner = match (args.nodes.node_provisioner, args.nodes.node_class) {
+        (NodeProvisioner::Karpenter, Some(class)) => Provisioner::Karpenter(class),
+        _ => Provisioner::None,
+    };
+    let options = InstallOptions {
+        namespace: args.namespace,
+        registry: args.registry,
+        preset_registry: args.preset_registry,
+        provisioner,
+    };
+    let manifests = manifests(&options)?;
+    if !args.print {
+        bail!(
+            "nothing is changed in a cluster from here; add --print, and pipe it to kubectl apply --server-side -f -"
+        );
+    }
+    io::stdout().write_all(manifests.as_bytes()).context("cannot write to stdout")
+}

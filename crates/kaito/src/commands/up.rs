@@ -1,0 +1,33 @@
+//! `kaito up`: a workspace on this machine.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+};
+
+use anyhow::Context;
+use kaito_operator::up::{Manifest, UpOptions, up};
+
+use crate::args::UpArgs;
+
+pub fn run(args: &UpArgs) -> anyhow::Result<()> {
+    let text = read(&args.filename)?;
+    let (manifest, warnings) = Manifest::read(&text, args.workspace.as_deref())
+        .with_context(|| format!("cannot run {}", args.filename.display()))?;
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    let kaito = std::env::current_exe().context("cannot find this program")?;
+    let options = UpOptions { kaito: &kaito, port: args.port, weights: args.weights.as_deref() };
+    let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
+    runtime.block_on(up(&manifest, &options, io::stdout())).map_err(anyhow::Error::from)
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        return io::stdin().read_to_string(&mut text).map(|_| text).context("cannot read stdin");
+    }
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
