@@ -29,5 +29,6 @@ pub use layer::SourceFile;
 pub use layout::{Layout, split_path};
 pub use manifest::{Platform, labels};
 pub use model::{Expected, Model, ModelFile};
+pub use oci_spec::image::Digest;
 pub use progress::{Event, Item, Progress};
 pub use verify::{Verification, verify_blobs, verify_weights};

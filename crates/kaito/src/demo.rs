@@ -34,7 +34,10 @@ impl DemoModel {
             Ok(directory) => Ok(Self { directory, _temporary: None }),
             Err(error) => {
                 tracing::debug!(%error, "no cache folder, the demo model goes to a temporary one");
-                let temporary = tempfile::tempdir().context("cannot write the demo model to a temporary folder")?;
+                // A container on a read-only root has this folder, if no other.
+                let temporary = tempfile::tempdir()
+                    .or_else(|error| tempfile::tempdir_in("/dev/shm").map_err(|_| error))
+                    .context("cannot write the demo model to a temporary folder")?;
                 let directory = write(temporary.path())
                     .with_context(|| format!("cannot write the demo model to {}", temporary.path().display()))?;
                 Ok(Self { directory, _temporary: Some(temporary) })

@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod demo;
 mod display;
+mod image_progress;
 mod logging;
 mod model;
 mod network;
@@ -19,7 +20,10 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let level = if matches!(cli.command, Command::Serve(_) | Command::Controller(_)) { "info" } else { "warn" };
+    let level = match cli.command {
+        Command::Serve(_) | Command::Controller(_) | Command::Image(_) => "info",
+        _ => "warn",
+    };
     let outcome = logging::init(&cli.logging, level).and_then(|()| match cli.command {
         Command::Serve(args) => commands::serve::run(args, cli.logging.log_format),
         Command::Chat(args) => commands::chat::run(args),
@@ -28,6 +32,7 @@ fn main() -> ExitCode {
         Command::Controller(args) => commands::controller::run(args),
         Command::Install(args) => commands::install::run(args),
         Command::Up(args) => commands::up::run(&args),
+        Command::Image(args) => commands::image::run(&args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

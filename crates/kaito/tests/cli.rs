@@ -58,10 +58,16 @@ fn help_of_every_command() {
         &["presets", "--help"],
         &["crd", "--help"],
         &["controller", "--help"],
+        &["image", "--help"],
+        &["image", "build", "--help"],
+        &["image", "push", "--help"],
+        &["image", "inspect", "--help"],
+        &["image", "verify", "--help"],
     ] {
         let output = output(kaito(command).env("COLUMNS", "100"));
         assert!(output.status.success());
-        insta::assert_snapshot!(format!("help {}", command[0].trim_start_matches('-')), text(&output.stdout));
+        let name = command.iter().filter(|word| command.len() == 1 || **word != "--help").copied().collect::<Vec<_>>();
+        insta::assert_snapshot!(format!("help {}", name.join(" ").trim_start_matches('-')), text(&output.stdout));
     }
 }
 

@@ -3,6 +3,7 @@
 mod chat;
 mod controller;
 mod crd;
+mod image;
 mod install;
 mod logging;
 mod model;
@@ -14,6 +15,10 @@ pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
 pub use controller::{ControllerArgs, NodeArgs, NodeProvisioner, WebhookArgs};
 pub use crd::CrdArgs;
+pub use image::{
+    ImageArgs, ImageBuildArgs, ImageCommand, ImageInspectArgs, ImagePushArgs, ImageVerifyArgs, PushingArgs,
+    RegistryArgs,
+};
 pub use install::InstallArgs;
 pub use logging::{LogFormat, LoggingArgs};
 pub use model::ModelArgs;
@@ -51,6 +56,8 @@ pub enum Command {
     Install(InstallArgs),
     /// Run a Workspace manifest on this machine, without a cluster
     Up(UpArgs),
+    /// Put models into container images
+    Image(ImageArgs),
 }
 
 #[cfg(test)]

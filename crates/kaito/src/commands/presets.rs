@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::PresetsArgs,
-    display::{bytes, count},
+    display::{aligned, bytes, count},
 };
 
 pub fn run(args: &PresetsArgs) -> anyhow::Result<()> {
@@ -148,21 +148,4 @@ fn image(access: ImageAccess) -> &'static str {
         ImageAccess::Public => "public",
         ImageAccess::Private => "private: the licence wants users to build their own",
     }
-}
-
-/// Columns as wide as their widest cell.
-fn aligned<const N: usize>(rows: Vec<[String; N]>) -> String {
-    let mut widths = [0; N];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
 }

@@ -1,0 +1,145 @@
+//! Flags of `kaito image` and what is under it.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Subcommand};
+use kaito_image::Platform;
+
+use crate::values;
+
+#[derive(Debug, Args)]
+pub struct ImageArgs {
+    #[command(subcommand)]
+    pub command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Pack a model into an image, and write it, push it or both
+    Build(ImageBuildArgs),
+    /// Push an image that lies on this machine to a registry
+    Push(ImagePushArgs),
+    /// Show what an image is
+    Inspect(ImageInspectArgs),
+    /// Compare an image with a directory of weights
+    Verify(ImageVerifyArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("destination").args(["output", "push"]).required(true).multiple(true))]
+pub struct ImageBuildArgs {
+    /// The preset whose weights these must be (see `kaito presets`)
+    #[arg(env = "KAITO_PRESET", value_parser = values::not_empty)]
+    pub preset: String,
+    /// Directory of the weights [default: the preset's download from the hub]
+    #[arg(long, env = "KAITO_WEIGHTS", value_name = "DIR")]
+    pub weights: Option<PathBuf>,
+    /// PRESET is no preset but a name of your own: check the weights against their own configuration alone
+    #[arg(long, env = "KAITO_NO_PRESET", requires = "weights")]
+    pub no_preset: bool,
+    /// Name of the image, registry/repository:tag
+    #[arg(long, short, env = "KAITO_TAG", value_name = "REF", value_parser = values::not_empty)]
+    pub tag: Option<String>,
+    /// Write an OCI layout: a directory or, if it ends in .tar, a file
+    #[arg(long, short, env = "KAITO_OUTPUT", value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// Push the image to the registry of --tag; without --output nothing is written to this machine's disk
+    #[arg(long, env = "KAITO_PUSH", requires = "tag")]
+    pub push: bool,
+    /// The image below: its name in a registry, an OCI layout, or scratch for none
+    /// [default: this executable and the libraries it needs, certificates, a user without privileges]
+    #[arg(long, env = "KAITO_BASE", value_name = "REF", conflicts_with = "weights_only")]
+    pub base: Option<String>,
+    /// Pack the weights alone, to be mounted as an image volume beside a server
+    #[arg(long, env = "KAITO_WEIGHTS_ONLY")]
+    pub weights_only: bool,
+    /// The platform that the image is for [default: this machine's]
+    #[arg(long, env = "KAITO_PLATFORM", value_name = "OS/ARCH")]
+    pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub pushing: PushingArgs,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ImagePushArgs {
+    /// An OCI layout: a directory or tar file, with :TAG if it holds several images
+    #[arg(env = "KAITO_PATH", value_parser = values::not_empty)]
+    pub path: String,
+    /// Where to push it, registry/repository:tag
+    #[arg(env = "KAITO_REFERENCE", value_name = "REF", value_parser = values::not_empty)]
+    pub reference: String,
+    /// Of an image for several platforms, the one to push [default: this machine's]
+    #[arg(long, env = "KAITO_PLATFORM", value_name = "OS/ARCH")]
+    pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub pushing: PushingArgs,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ImageInspectArgs {
+    /// An image in a registry, or an OCI layout on this machine
+    #[arg(env = "KAITO_IMAGE", value_parser = values::not_empty)]
+    pub image: String,
+    /// Print JSON
+    #[arg(long, env = "KAITO_JSON")]
+    pub json: bool,
+    /// Of an image for several platforms, the one to show [default: this machine's]
+    #[arg(long, env = "KAITO_PLATFORM", value_name = "OS/ARCH")]
+    pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ImageVerifyArgs {
+    /// An image in a registry, or an OCI layout on this machine
+    #[arg(env = "KAITO_IMAGE", value_parser = values::not_empty)]
+    pub image: String,
+    /// The directory of weights that it should hold
+    #[arg(long, env = "KAITO_WEIGHTS", value_name = "DIR")]
+    pub weights: PathBuf,
+    /// Of an image for several platforms, the one to compare [default: this machine's]
+    #[arg(long, env = "KAITO_PLATFORM", value_name = "OS/ARCH")]
+    pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// What a push may do.
+#[derive(Debug, Args)]
+pub struct PushingArgs {
+    /// Refuse to move a tag that names another image already
+    #[arg(long, env = "KAITO_KEEP_TAG")]
+    pub keep_tag: bool,
+    /// Another repository of the same registry that has some of the layers: they are not sent but mounted from there
+    #[arg(long, env = "KAITO_MOUNT_FROM", value_name = "REPOSITORY", value_parser = values::not_empty)]
+    pub mount_from: Option<String>,
+}
+
+/// How a registry is reached.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Registry")]
+pub struct RegistryArgs {
+    /// Speak http without TLS; registries on this machine are spoken to so anyway
+    #[arg(long, env = "KAITO_PLAIN_HTTP")]
+    pub plain_http: bool,
+    /// Certificate authority of the registry, a PEM file; may be given more than once
+    #[arg(long, env = "KAITO_CA_FILE", value_name = "FILE", value_delimiter = ',')]
+    pub ca_file: Vec<PathBuf>,
+    /// User of the registry [default: as `docker login` keeps it]
+    #[arg(long, env = "KAITO_USERNAME", value_name = "NAME", value_parser = values::not_empty)]
+    pub username: Option<String>,
+    /// Password or token of that user; better in the variable, where no list of processes shows it
+    #[arg(long, env = "KAITO_PASSWORD", hide_env_values = true, requires = "username", value_parser = values::not_empty)]
+    pub password: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, env = "KAITO_PASSWORD_STDIN", requires = "username", conflicts_with = "password")]
+    pub password_stdin: bool,
+    /// File of credentials, in Docker's format [default: those of Docker and Podman]
+    #[arg(long, env = "KAITO_AUTHFILE", value_name = "FILE")]
+    pub authfile: Option<PathBuf>,
+}

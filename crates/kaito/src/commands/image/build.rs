@@ -1,0 +1,132 @@
+//! `kaito image build`.
+
+use std::{env, path::PathBuf};
+
+use anyhow::Context;
+use kaito_hub::{Hub, HubOptions};
+use kaito_image::{
+    Base, Blob, Executable, Expected, Model, Output, Plan, Platform,
+    registry::{self, PushOptions, Reference},
+};
+
+use super::{Work, print, pushed};
+use crate::{
+    args::ImageBuildArgs,
+    display::{aligned, bytes, count},
+    progress::DownloadProgress,
+};
+
+pub fn run(args: &ImageBuildArgs) -> anyhow::Result<()> {
+    let work = Work::begin(&args.registry)?;
+    let reference = args.tag.as_deref().map(registry::parse_reference).transpose()?;
+    let platform = args.platform.clone().unwrap_or_else(Platform::of_this_machine);
+    let model = model(args)?;
+    let below = below(args, &work, &platform)?;
+    let mounts = mounts(&below, reference.as_ref());
+    let plan = Plan::new(&model, below.base, &platform)?;
+    let mut rows = described(&model);
+    let image = match &args.output {
+        None => plan.hash(work.job())?,
+        Some(path) => {
+            let tag = reference.as_ref().and_then(|reference| reference.tag().map(str::to_owned));
+            let name = reference.as_ref().map(Reference::to_string);
+            let image = plan.write(&Output { path: path.clone(), tag, name }, work.job())?;
+            rows.push(["written".to_owned(), path.display().to_string()]);
+            image
+        }
+    };
+    rows.push(["image".to_owned(), format!("{} in {} layers", bytes(image.size()), image.layers.len())]);
+    match reference.filter(|_| args.push) {
+        Some(reference) => {
+            let options = PushOptions { mounts, ..PushOptions::default() };
+            rows.extend(pushed(&reference, &work.push(&image, &reference, &args.pushing, options)?));
+        }
+        None => rows.push(["digest".to_owned(), image.digest().to_string()]),
+    }
+    print(&aligned(rows))
+}
+
+fn model(args: &ImageBuildArgs) -> anyhow::Result<Model> {
+    let expected = if args.no_preset {
+        Expected::Any(args.preset.clone())
+    } else {
+        let hint = "see `kaito presets` for all names; --no-preset packs a model that is none of them";
+        Expected::Preset(kaito_presets::find(&args.preset).context(hint)?)
+    };
+    let directory = match (&args.weights, &expected) {
+        (Some(directory), _) => directory.clone(),
+        (None, Expected::Preset(preset)) => download(preset.hub_id)?,
+        (None, Expected::Any(_)) => PathBuf::new(),
+    };
+    Ok(Model::check(&directory, &expected)?)
+}
+
+fn download(repository: &str) -> anyhow::Result<PathBuf> {
+    let repository = repository.parse().context("in the catalogue of presets")?;
+    let hub = Hub::new(HubOptions::from_env()?);
+    Ok(hub.download(&repository, &DownloadProgress::new(&repository.to_string()))?.directory)
+}
+
+struct Below {
+    base: Base,
+    /// Where a base of a registry came from.
+    reference: Option<Reference>,
+    blobs: Vec<Blob>,
+}
+
+fn below(args: &ImageBuildArgs, work: &Work, platform: &Platform) -> anyhow::Result<Below> {
+    let own = |base| Below { base, reference: None, blobs: Vec::new() };
+    let this = || -> anyhow::Result<Executable> {
+        Ok(Executable::inspect(&env::current_exe().context("cannot find the executable that runs")?)?)
+    };
+    match args.base.as_deref() {
+        _ if args.weights_only => Ok(own(Base::WeightsOnly)),
+        None => Ok(own(Base::Own(this()?))),
+        Some("scratch") => Ok(own(Base::Scratch(this()?))),
+        Some(name) => {
+            let (image, local) = work.find(name, platform)?;
+            let executable = if kaito_image::has_server(&image)? { None } else { Some(this()?) };
+            let reference = if local { None } else { Some(registry::parse_reference(name)?) };
+            let blobs = image.layers.clone();
+            let base = Base::Image { name: name.to_owned(), image: Box::new(image), executable };
+            Ok(Below { base, reference, blobs })
+        }
+    }
+}
+
+/// Blobs that need not travel when the base lies in the registry to which the image goes.
+fn mounts(below: &Below, target: Option<&Reference>) -> std::collections::HashMap<kaito_image::Digest, String> {
+    match (&below.reference, target) {
+        (Some(base), Some(target)) if base.registry() == target.registry() => {
+            below.blobs.iter().map(|blob| (blob.digest().clone(), base.repository().to_owned())).collect()
+        }
+        _ => Default::default(),
+    }
+}
+
+fn described(model: &Model) -> Vec<[String; 2]> {
+    let mut rows = vec![[
+        "model".to_owned(),
+        format!("{}, {} parameters in {}", model.name, count(model.parameters), model.dtype),
+    ]];
+    rows.push([
+        "weights".to_owned(),
+        format!(
+            "{} in {} of weights and {} beside them",
+            bytes(model.size()),
+            files(model.weights.len()),
+            model.companions.len()
+        ),
+    ]);
+    if !model.left_out.is_empty() {
+        let shown: Vec<&str> = model.left_out.iter().map(|file| file.name.as_str()).take(4).collect();
+        let more = model.left_out.len() - shown.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        rows.push(["left out".to_owned(), format!("{}{more}: serving does not need them", shown.join(", "))]);
+    }
+    rows
+}
+
+fn files(number: usize) -> String {
+    format!("{number} file{}", if number == 1 { "" } else { "s" })
+}

@@ -1,0 +1,41 @@
+//! The Dockerfiles that documents name are one text, and know every build argument that a document gives.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
+
+mod support;
+
+use std::fs;
+
+use support::repository;
+
+#[test]
+fn the_documents_dockerfiles_are_one_text() {
+    let text = fs::read_to_string(repository().join("Dockerfile")).unwrap();
+    for path in [
+        "docker/presets/llama-2/Dockerfile",
+        "docker/presets/inference/llama-2/Dockerfile",
+        "docker/presets/inference/falcon/Dockerfile",
+        "docker/presets/inference/mistral/Dockerfile",
+        "docker/presets/inference/phi-3/Dockerfile",
+    ] {
+        assert!(fs::read_to_string(repository().join(path)).unwrap() == text, "{path} is not Dockerfile");
+    }
+    for argument in ["WEIGHTS_PATH", "MODEL_TYPE", "VERSION", "LLAMA_WEIGHTS", "SRC_DIR", "LLAMA_VERSION"] {
+        assert!(text.contains(&format!("\nARG {argument}=")), "{argument}");
+    }
+}
+
+/// `docker` lines are in the script word for word, `kaito image` lines are taken from the documentation by it.
+#[test]
+fn the_commands_of_the_documentation_are_tested() {
+    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
+    let (documentation, dockerfiles) = (read("docs/images.md"), read("tests/image/dockerfiles"));
+    assert!(read("tests/image/run").contains("grep '^kaito image ' docs/images.md"));
+    let blocks = documentation.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut lines = 0;
+    for line in blocks.flat_map(str::lines) {
+        lines += 1;
+        assert!(line.starts_with("kaito image ") || dockerfiles.contains(line.trim()), "no test runs {line:?}");
+    }
+    assert!(lines >= 10, "only {lines} lines");
+}
