@@ -57,7 +57,6 @@ fn help_of_every_command() {
         &["chat", "--help"],
         &["presets", "--help"],
         &["crd", "--help"],
-        &["controller", "--help"],
         &["image", "--help"],
         &["image", "build", "--help"],
         &["image", "push", "--help"],
