@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use kaito_kernels::KvDType;
+
 use crate::{Error, config::ModelConfig};
 
 /// Tokens in a page: small enough that a short answer wastes little, large enough that a page is worth a loop.
@@ -21,10 +23,10 @@ pub struct Capacity {
     pub bytes: u64,
 }
 
-/// Bytes of the keys and values of one token in all layers, held in f32.
-pub fn bytes_per_token(config: &ModelConfig) -> u64 {
-    let numbers = 2 * config.num_layers * config.num_kv_heads * config.head_dim;
-    (numbers * size_of::<f32>()) as u64
+/// Bytes of the keys and values of one token in all layers.
+pub fn bytes_per_token(config: &ModelConfig, kv_dtype: KvDType) -> u64 {
+    let heads = 2 * config.num_layers * config.num_kv_heads;
+    (heads * kv_dtype.head_bytes(config.head_dim)) as u64
 }
 
 impl Capacity {
@@ -35,6 +37,7 @@ impl Capacity {
     /// Where not even one sequence of the length asked for fits. A length that nobody asked for is lowered instead.
     pub fn plan(
         config: &ModelConfig,
+        kv_dtype: KvDType,
         max_seq_len: Option<usize>,
         max_batch_size: usize,
         kv_cache_memory: Option<u64>,
@@ -46,7 +49,7 @@ impl Capacity {
                 "max_seq_len is {asked}, but must be from 1 to {longest}, the length the model was made for"
             )));
         }
-        let page_bytes = bytes_per_token(config) * PAGE_SIZE as u64;
+        let page_bytes = bytes_per_token(config, kv_dtype) * PAGE_SIZE as u64;
         let budget = kv_cache_memory.unwrap_or((available as f64 * DEFAULT_SHARE) as u64);
         let affordable = usize::try_from(budget / page_bytes).unwrap_or(usize::MAX);
         let wanted_len = max_seq_len.unwrap_or(longest);

@@ -1,6 +1,8 @@
-//! A model's weights, each a view of the mapped checkpoint.
+//! A model's weights, each a view of the mapped checkpoint or of a file of quantised weights.
 
-use crate::checkpoint::Tensor;
+use kaito_kernels::{Quantization, QuantizedRef, ThreadPool};
+
+use crate::checkpoint::{SharedBytes, Tensor};
 
 /// The weights of a whole model.
 #[derive(Debug, Clone)]
@@ -62,9 +64,89 @@ pub struct Linear {
 #[derive(Debug, Clone)]
 pub struct LinearPart {
     /// A matrix of two dimensions, output by input.
-    pub weight: Tensor,
+    pub weight: Weight,
     /// First output component that it computes.
     pub output_offset: usize,
     /// First input component that it reads.
     pub input_offset: usize,
+}
+
+/// A matrix of weights.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// As the checkpoint has it, or with another element type.
+    Plain(Tensor),
+    /// Quantised.
+    Quantized(QuantizedTensor),
+}
+
+impl Weight {
+    /// The bytes that are read when it is used.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Weight::Plain(tensor) => tensor.bytes(),
+            Weight::Quantized(tensor) => tensor.data.bytes(),
+        }
+    }
+
+    /// Number of weights.
+    pub fn elements(&self) -> usize {
+        match self {
+            Weight::Plain(tensor) => tensor.elements(),
+            Weight::Quantized(tensor) => tensor.rows * tensor.cols,
+        }
+    }
+}
+
+impl From<Tensor> for Weight {
+    fn from(tensor: Tensor) -> Self {
+        Weight::Plain(tensor)
+    }
+}
+
+/// A quantised matrix: a range of a mapped file, or memory of its own.
+#[derive(Clone)]
+pub struct QuantizedTensor {
+    quantization: Quantization,
+    rows: usize,
+    cols: usize,
+    data: SharedBytes,
+}
+
+impl QuantizedTensor {
+    /// `None` unless `data` has the bytes of such a matrix.
+    pub(crate) fn new(quantization: Quantization, rows: usize, cols: usize, data: SharedBytes) -> Option<Self> {
+        (quantization.bytes(rows, cols) == Some(data.len())).then_some(Self { quantization, rows, cols, data })
+    }
+
+    /// Number of rows (outputs).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns (inputs).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// How it is quantised.
+    pub fn quantization(&self) -> Quantization {
+        self.quantization
+    }
+
+    /// A view for the kernels. `None` never comes: the length was checked.
+    pub(crate) fn matrix(&self) -> Option<QuantizedRef<'_>> {
+        QuantizedRef::new(self.quantization, self.rows, self.cols, self.data.bytes()).ok()
+    }
+
+    /// Brings it into memory with all threads of `pool`, so that its first use waits for nothing.
+    pub fn populate(&self, pool: &ThreadPool) {
+        self.data.populate(pool);
+    }
+}
+
+impl std::fmt::Debug for QuantizedTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "QuantizedTensor({} {} x {})", self.quantization, self.rows, self.cols)
+    }
 }

@@ -8,8 +8,8 @@
 use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
-    AttentionSequence, AttentionShape, DType, MatrixRef, Quantization, QuantizedInput, QuantizedRef, Rows, RowsMut,
-    ThreadPool, Write, instruction_set, matmul, narrow, paged_attention, quantize, quantized_matmul,
+    AttentionSequence, AttentionShape, DType, KvBuffer, KvDType, MatrixRef, Quantization, QuantizedInput, QuantizedRef,
+    Rows, RowsMut, ThreadPool, Write, instruction_set, matmul, narrow, paged_attention, quantize, quantized_matmul,
 };
 
 const ROUNDS: usize = 5;
@@ -61,12 +61,14 @@ fn main() {
         );
     }
     quantized(&pool, &filter, &memory);
-    for (rows, context) in [(1, 512), (1, 4096), (512, 512), (512, 4096)] {
-        let name = format!("attention, 32 heads of 128, {rows} queries of {context}");
+    let dtypes = [KvDType::F32, KvDType::Bf16, KvDType::Int8];
+    let shapes = [(1, 512), (1, 4096), (512, 512), (512, 4096)];
+    for (dtype, (rows, context)) in dtypes.into_iter().flat_map(|dtype| shapes.map(|shape| (dtype, shape))) {
+        let name = format!("attention, 32 heads of 128, {dtype}, {rows} queries of {context}");
         if !name.contains(&filter) {
             continue;
         }
-        let seconds = attention(&pool, rows, context);
+        let seconds = attention(&pool, dtype, rows, context);
         let scores = rows * (context - rows) + rows * (rows + 1) / 2;
         let computed = (4 * 32 * 128 * scores) as f64 / seconds;
         println!("{name}: {:.3} ms, {:.0} GFLOP/s, {:.0}%", seconds * 1e3, computed / 1e9, 100.0 * computed / flops);
@@ -178,11 +180,13 @@ fn matmuls(pool: &ThreadPool, dtype: DType, rows: usize, cols: usize, bytes: &[u
     })
 }
 
-fn attention(pool: &ThreadPool, rows: usize, context: usize) -> f64 {
+fn attention(pool: &ThreadPool, dtype: KvDType, rows: usize, context: usize) -> f64 {
     let (heads, head_dim, page_size) = (32, 128, 16);
     let pages: Vec<u32> = (0..(context / page_size) as u32).rev().collect();
-    let keys: Vec<f32> = (0..context * heads * head_dim).map(|i| (i as f32 * 0.61).sin()).collect();
-    let queries = &keys[..rows * heads * head_dim];
+    let some: Vec<f32> = (0..context * heads * head_dim).map(|i| (i as f32 * 0.61).sin()).collect();
+    let queries = &some[..rows * heads * head_dim];
+    let Some(mut keys) = KvBuffer::zeros(dtype, context * heads, head_dim) else { return f64::NAN };
+    some.chunks_exact(head_dim).enumerate().for_each(|(slot, head)| keys.write(slot, head));
     let mut output = vec![0.0; queries.len()];
     let offsets: Vec<usize> = (0..heads).map(|head| head * head_dim).collect();
     let shape = AttentionShape {

@@ -2,25 +2,40 @@
 
 use std::num::NonZeroUsize;
 
-use kaito_kernels::{self as kernels, AttentionSequence, AttentionShape, MatrixRef, Rows, RowsMut, ThreadPool};
+use kaito_kernels::{
+    self as kernels, AttentionSequence, AttentionShape, KvBuffer, KvDType, MatrixRef, QuantizedInput, Rows, RowsMut,
+    ThreadPool,
+};
 
 use super::{AttentionSpan, Backend, BackendError, Write};
 use crate::{
     checkpoint::Tensor,
     config::{ModelConfig, Norm, QkvLayout, RopePairing},
     kv_cache::PageCopy,
-    weights::{Linear, NormWeights},
+    weights::{Linear, NormWeights, Weight},
 };
 
 /// All cores of this machine, or a part of them.
 pub struct CpuBackend {
     pool: ThreadPool,
+    kv_dtype: KvDType,
+    /// Room for the activations of one linear map.
+    quantized_input: QuantizedInput,
 }
 
 impl CpuBackend {
-    /// A backend of `threads` threads, the calling one included.
+    /// A backend of `threads` threads, the calling one included, with keys and values in f32.
     pub fn new(threads: NonZeroUsize) -> Self {
-        Self { pool: ThreadPool::new(threads) }
+        Self {
+            pool: ThreadPool::new(threads),
+            kv_dtype: KvDType::default(),
+            quantized_input: QuantizedInput::default(),
+        }
+    }
+
+    /// The same with keys and values of another type.
+    pub fn with_kv_dtype(self, kv_dtype: KvDType) -> Self {
+        Self { kv_dtype, ..self }
     }
 }
 
@@ -30,10 +45,10 @@ pub struct CpuNorm {
     kind: Norm,
 }
 
-/// Keys and values, a vector a layer: `[page][kv head][slot][head_dim]`.
+/// Keys and values, a buffer a layer, of slots `[page][kv head][token]`.
 pub struct CpuKvPool {
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
+    keys: Vec<KvBuffer>,
+    values: Vec<KvBuffer>,
     kv_heads: usize,
     page_size: usize,
     head_dim: usize,
@@ -41,8 +56,8 @@ pub struct CpuKvPool {
 }
 
 impl CpuKvPool {
-    fn page_len(&self) -> usize {
-        self.kv_heads * self.page_size * self.head_dim
+    fn page_slots(&self) -> usize {
+        self.kv_heads * self.page_size
     }
 }
 
@@ -54,16 +69,31 @@ fn rows_mut(data: &mut [f32], stride: usize, offset: usize) -> RowsMut<'_> {
     RowsMut { data, stride, offset }
 }
 
-fn matrix_dims(tensor: &Tensor) -> Option<(usize, usize)> {
+fn plain_dims(tensor: &Tensor) -> Option<(usize, usize)> {
     match *tensor.shape() {
         [rows, cols] => Some((rows, cols)),
         _ => None,
     }
 }
 
+/// Rows and columns, unless it is no matrix.
+fn dims(weight: &Weight) -> Option<(usize, usize)> {
+    match weight {
+        Weight::Plain(tensor) => plain_dims(tensor),
+        Weight::Quantized(tensor) => Some((tensor.rows(), tensor.cols())),
+    }
+}
+
+fn describe(weight: &Weight) -> String {
+    match weight {
+        Weight::Plain(tensor) => format!("{} of shape {:?}", tensor.name(), tensor.shape()),
+        Weight::Quantized(tensor) => format!("{tensor:?}"),
+    }
+}
+
 /// A tensor that [`Backend::load_linear`] found to be a matrix.
 fn matrix(tensor: &Tensor) -> MatrixRef<'_> {
-    let (rows, cols) = matrix_dims(tensor).unwrap_or_default();
+    let (rows, cols) = plain_dims(tensor).unwrap_or_default();
     MatrixRef { dtype: tensor.dtype(), rows, cols, data: tensor.bytes() }
 }
 
@@ -92,9 +122,9 @@ impl Backend for CpuBackend {
 
     fn load_linear(&self, mut linear: Linear) -> Result<Linear, BackendError> {
         for part in &linear.parts {
-            let (rows, cols) = matrix_dims(&part.weight).ok_or_else(|| BackendError {
+            let (rows, cols) = dims(&part.weight).ok_or_else(|| BackendError {
                 device: "cpu".to_owned(),
-                cause: format!("{} of shape {:?} is no matrix", part.weight.name(), part.weight.shape()),
+                cause: format!("{} is no matrix", describe(&part.weight)),
             })?;
             let fits =
                 part.output_offset + rows <= linear.out_features && part.input_offset + cols <= linear.in_features;
@@ -102,9 +132,8 @@ impl Backend for CpuBackend {
                 return Err(BackendError {
                     device: "cpu".to_owned(),
                     cause: format!(
-                        "{} of shape {:?} does not fit a map of {} to {}",
-                        part.weight.name(),
-                        part.weight.shape(),
+                        "{} does not fit a map of {} to {}",
+                        describe(&part.weight),
                         linear.in_features,
                         linear.out_features
                     ),
@@ -121,8 +150,14 @@ impl Backend for CpuBackend {
     }
 
     fn kv_pool(&self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<CpuKvPool, BackendError> {
-        let len = pages * config.num_kv_heads * page_size * config.head_dim;
-        let layers = || (0..config.num_layers).map(|_| zeros(len)).collect::<Result<Vec<_>, _>>();
+        let slots = pages * config.num_kv_heads * page_size;
+        let layer = || {
+            KvBuffer::zeros(self.kv_dtype, slots, config.head_dim).ok_or_else(|| BackendError {
+                device: "cpu".to_owned(),
+                cause: format!("no room for {pages} pages of keys and values in {}", self.kv_dtype),
+            })
+        };
+        let layers = || (0..config.num_layers).map(|_| layer()).collect::<Result<Vec<_>, _>>();
         Ok(CpuKvPool {
             keys: layers()?,
             values: layers()?,
@@ -136,7 +171,10 @@ impl Backend for CpuBackend {
     fn embed(&mut self, table: &Linear, ids: &[u32], output: &mut Vec<f32>) {
         // An embedding is the transpose of a linear map from tokens: its rows are tokens, its columns components.
         for part in &table.parts {
-            kernels::gather_rows(ids, matrix(&part.weight), rows_mut(output, table.in_features, part.input_offset));
+            // Embeddings are never quantised: a step reads few of their rows.
+            if let Weight::Plain(tensor) = &part.weight {
+                kernels::gather_rows(ids, matrix(tensor), rows_mut(output, table.in_features, part.input_offset));
+            }
         }
     }
 
@@ -161,19 +199,25 @@ impl Backend for CpuBackend {
                 }
             }
         }
-        let mut written = None;
+        let (mut written, mut quantized) = (None, None);
         for part in &linear.parts {
             let first = written != Some(part.output_offset);
             written = Some(part.output_offset);
             let write = if first && linear.bias.is_none() { write } else { Write::Add };
-            kernels::matmul(
-                &self.pool,
-                count,
-                rows(input, linear.in_features, part.input_offset),
-                matrix(&part.weight),
-                rows_mut(output, linear.out_features, part.output_offset),
-                write,
-            );
+            let input = rows(input, linear.in_features, part.input_offset);
+            let output = rows_mut(output, linear.out_features, part.output_offset);
+            match &part.weight {
+                Weight::Plain(tensor) => kernels::matmul(&self.pool, count, input, matrix(tensor), output, write),
+                Weight::Quantized(tensor) => {
+                    let Some(weight) = tensor.matrix() else { continue };
+                    // Parts that read the same input share its quantised form.
+                    let wanted = (weight.quantization(), part.input_offset, weight.cols());
+                    if quantized.replace(wanted) != Some(wanted) {
+                        self.quantized_input.quantize(&self.pool, weight.quantization(), count, weight.cols(), input);
+                    }
+                    kernels::quantized_matmul(&self.pool, &self.quantized_input, weight, output, write);
+                }
+            }
         }
     }
 
@@ -203,18 +247,18 @@ impl Backend for CpuBackend {
         layout: &QkvLayout,
         spans: &[AttentionSpan],
     ) {
-        let (head_dim, page_size, page_len) = (pool.head_dim, pool.page_size, pool.page_len());
+        let (head_dim, page_size, page_slots) = (pool.head_dim, pool.page_size, pool.page_slots());
         for span in spans {
             for row in 0..span.rows {
                 let position = span.context - span.rows + row;
-                let page = span.pages[position / page_size] as usize * page_len;
+                let page = span.pages[position / page_size] as usize * page_slots;
                 let source = (span.first_row + row) * layout.width;
                 for head in 0..pool.kv_heads {
-                    let slot = page + (head * page_size + position % page_size) * head_dim;
+                    let slot = page + head * page_size + position % page_size;
                     let from = source + layout.key[head];
-                    pool.keys[layer][slot..slot + head_dim].copy_from_slice(&qkv[from..from + head_dim]);
+                    pool.keys[layer].write(slot, &qkv[from..from + head_dim]);
                     let from = source + layout.value[head];
-                    pool.values[layer][slot..slot + head_dim].copy_from_slice(&qkv[from..from + head_dim]);
+                    pool.values[layer].write(slot, &qkv[from..from + head_dim]);
                 }
             }
         }
@@ -278,11 +322,10 @@ impl Backend for CpuBackend {
     }
 
     fn copy_pages(&mut self, pool: &mut CpuKvPool, copies: &[PageCopy]) {
-        let len = pool.page_len();
+        let slots = pool.page_slots();
         for layer in pool.keys.iter_mut().chain(&mut pool.values) {
             for copy in copies {
-                let from = copy.from as usize * len;
-                layer.copy_within(from..from + len, copy.to as usize * len);
+                layer.copy(copy.from as usize * slots, copy.to as usize * slots, slots);
             }
         }
     }

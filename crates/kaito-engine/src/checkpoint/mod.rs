@@ -7,6 +7,7 @@ mod error;
 mod index;
 pub mod pickle;
 pub mod safetensors;
+mod shared_bytes;
 mod tensor;
 mod tensor_set;
 pub mod torch;
@@ -21,6 +22,7 @@ use std::{
 pub use element::{ElementType, StoredTensor};
 pub(crate) use error::shorten;
 pub use error::{CheckpointError, FormatError};
+pub(crate) use shared_bytes::SharedBytes;
 pub use tensor::Tensor;
 pub use tensor_set::TensorSet;
 

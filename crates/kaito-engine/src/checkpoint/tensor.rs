@@ -2,33 +2,25 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use kaito_kernels::{self as kernels, DType, MappedFile, ThreadPool};
 
+use super::SharedBytes;
+
 /// A tensor in row-major order: a range of a mapped file, or memory of its own where a dtype change forced a copy.
 #[derive(Clone)]
 pub struct Tensor {
     name: Arc<str>,
     dtype: DType,
     shape: Vec<usize>,
-    data: TensorData,
-    /// The tensor's bytes within `data`.
-    range: Range<usize>,
-}
-
-#[derive(Clone)]
-enum TensorData {
-    Mapped(Arc<MappedFile>),
-    Owned(Arc<Vec<u8>>),
+    data: SharedBytes,
 }
 
 impl Tensor {
     /// A tensor with memory of its own. `None` unless `bytes` holds just the elements of `shape`.
     pub fn from_bytes(name: &str, dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Option<Self> {
-        let range = 0..bytes.len();
         (byte_len(&shape, dtype.size()) == Some(bytes.len())).then(|| Self {
             name: name.into(),
             dtype,
             shape,
-            data: TensorData::Owned(Arc::new(bytes)),
-            range,
+            data: SharedBytes::owned(bytes),
         })
     }
 
@@ -40,14 +32,8 @@ impl Tensor {
         file: Arc<MappedFile>,
         range: Range<usize>,
     ) -> Option<Self> {
-        let len = file.bytes().get(range.clone())?.len();
-        (byte_len(&shape, dtype.size()) == Some(len)).then(|| Self {
-            name: name.into(),
-            dtype,
-            shape,
-            data: TensorData::Mapped(file),
-            range,
-        })
+        let data = SharedBytes::mapped(file, range)?;
+        (byte_len(&shape, dtype.size()) == Some(data.len())).then(|| Self { name: name.into(), dtype, shape, data })
     }
 
     /// The tensor's name in the checkpoint.
@@ -67,31 +53,32 @@ impl Tensor {
 
     /// Number of elements.
     pub fn elements(&self) -> usize {
-        self.range.len() / self.dtype.size()
+        self.data.len() / self.dtype.size()
     }
 
     /// The elements, little-endian; not necessarily aligned.
     pub fn bytes(&self) -> &[u8] {
-        match &self.data {
-            TensorData::Mapped(file) => &file.bytes()[self.range.clone()],
-            TensorData::Owned(bytes) => &bytes[self.range.clone()],
-        }
+        self.data.bytes()
     }
 
     /// Whether the elements lie in the published file, not in memory of their own.
     pub fn is_mapped(&self) -> bool {
-        matches!(self.data, TensorData::Mapped(_))
+        self.data.file().is_some()
     }
 
     /// Brings a mapped tensor into memory with all threads of `pool`, so that its first use waits for nothing.
     pub fn populate(&self, pool: &ThreadPool) {
-        const PIECE: usize = 16 << 20;
-        if let TensorData::Mapped(file) = &self.data {
-            pool.for_each(self.range.len().div_ceil(PIECE), &|piece| {
-                let start = self.range.start + piece * PIECE;
-                file.populate(start, PIECE.min(self.range.end - start));
-            });
-        }
+        self.data.populate(pool);
+    }
+
+    /// Takes a mapped tensor that nobody will use soon out of this process's memory.
+    pub fn release(&self) {
+        self.data.release();
+    }
+
+    /// The published file that the elements lie in.
+    pub(crate) fn file(&self) -> Option<&MappedFile> {
+        self.data.file()
     }
 
     /// The entries `range` of the outermost dimension, sharing the memory. `None` if they are not all there.
@@ -100,17 +87,11 @@ impl Tensor {
         if range.start > range.end || range.end > count {
             return None;
         }
-        let row = self.range.len().checked_div(count).unwrap_or(0);
+        let row = self.data.len().checked_div(count).unwrap_or(0);
         let mut shape = self.shape.clone();
         *shape.first_mut()? = range.len();
-        let start = self.range.start + range.start * row;
-        Some(Self {
-            name: self.name.clone(),
-            dtype: self.dtype,
-            shape,
-            data: self.data.clone(),
-            range: start..start + range.len() * row,
-        })
+        let data = self.data.slice(range.start * row..range.end * row);
+        Some(Self { name: self.name.clone(), dtype: self.dtype, shape, data })
     }
 
     /// The elements widened to f32, which is exact for every [`DType`].
@@ -128,14 +109,7 @@ impl Tensor {
         }
         let mut bytes = vec![0; self.elements() * dtype.size()];
         kernels::convert(pool, self.dtype, self.bytes(), dtype, &mut bytes);
-        let range = 0..bytes.len();
-        Self {
-            name: self.name.clone(),
-            dtype,
-            shape: self.shape.clone(),
-            data: TensorData::Owned(Arc::new(bytes)),
-            range,
-        }
+        Self { name: self.name.clone(), dtype, shape: self.shape.clone(), data: SharedBytes::owned(bytes) }
     }
 }
 

@@ -133,7 +133,7 @@ impl Ranks<'_> {
             let slice = rows / self.sets.len();
             for weight in self.slices(name, [slice, self.hidden]) {
                 let output_offset = linear.out_features;
-                linear.parts.push(LinearPart { weight: weight?, output_offset, input_offset: 0 });
+                linear.parts.push(LinearPart { weight: weight?.into(), output_offset, input_offset: 0 });
                 linear.out_features += slice;
             }
         }
@@ -144,7 +144,7 @@ impl Ranks<'_> {
     fn by_columns(&self, name: &str, rows: usize, cols: usize) -> Result<Linear, CheckpointError> {
         let slice = cols / self.sets.len();
         let part = |(rank, weight): (usize, Result<Tensor, _>)| {
-            Ok(LinearPart { weight: weight?, output_offset: 0, input_offset: rank * slice })
+            Ok(LinearPart { weight: weight?.into(), output_offset: 0, input_offset: rank * slice })
         };
         let parts = self.slices(name, [rows, slice]).enumerate().map(part).collect::<Result<_, CheckpointError>>()?;
         Ok(Linear { out_features: rows, in_features: cols, parts, bias: None })

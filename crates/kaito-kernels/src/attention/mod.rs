@@ -9,7 +9,8 @@ mod query_block;
 
 use self::query_block::QueryBlock;
 use crate::{
-    Rows, RowsMut, ThreadPool,
+    KvBuffer, KvDType, Rows, RowsMut, ThreadPool,
+    matmul::element::{Bf16, Element, F32, I8},
     matrix::SharedRows,
     simd::{Kernel, Level, Simd, dispatch},
 };
@@ -50,7 +51,7 @@ const BLOCK_QUERIES: usize = 16;
 /// `softmax(scale * q k^T) v` for each query token and head, over the keys it may see: those up to its own position,
 /// within the window if there is one.
 ///
-/// `keys` and `values` are one layer's `[page][kv head][slot][head_dim]`. Row `r` of the output is
+/// `keys` and `values` are one layer's `[page][kv head][token]` slots. Row `r` of the output is
 /// `[heads][head_dim]` for the query token in row `r` of `queries`. Rows of no sequence are left alone.
 ///
 /// # Panics
@@ -59,8 +60,8 @@ pub fn paged_attention(
     pool: &ThreadPool,
     shape: &AttentionShape,
     queries: Rows,
-    keys: &[f32],
-    values: &[f32],
+    keys: &KvBuffer,
+    values: &KvBuffer,
     sequences: &[AttentionSequence],
     output: RowsMut,
 ) {
@@ -73,8 +74,8 @@ fn paged_attention_on(
     pool: &ThreadPool,
     shape: &AttentionShape,
     queries: Rows,
-    keys: &[f32],
-    values: &[f32],
+    keys: &KvBuffer,
+    values: &KvBuffer,
     sequences: &[AttentionSequence],
     output: RowsMut,
 ) {
@@ -88,9 +89,10 @@ fn paged_attention_on(
         shape.num_kv_heads
     );
     assert!(shape.page_size > 0, "pages hold tokens");
-    let page_elements = shape.num_kv_heads * shape.page_size * shape.head_dim;
-    assert_eq!(keys.len(), values.len(), "keys and values go together");
-    let pages = keys.len() / page_elements;
+    let kind = |buffer: &KvBuffer| (buffer.dtype(), buffer.slots(), buffer.head_dim());
+    assert_eq!(kind(keys), kind(values), "keys and values go together");
+    assert_eq!(keys.head_dim(), shape.head_dim, "elements of a head");
+    let pages = keys.slots() / (shape.num_kv_heads * shape.page_size);
     let mut rows = 0;
     for sequence in sequences {
         let AttentionSequence { first_row, rows: count, context, pages: table } = *sequence;
@@ -132,8 +134,8 @@ struct Piece<'a> {
     shape: &'a AttentionShape<'a>,
     group: usize,
     queries: Rows<'a>,
-    keys: &'a [f32],
-    values: &'a [f32],
+    keys: &'a KvBuffer,
+    values: &'a KvBuffer,
     output: SharedRows<'a>,
 }
 
@@ -142,7 +144,18 @@ impl Kernel for Piece<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { block: Block { sequence, kv_head, start }, shape, group, .. } = self;
+        match self.keys.dtype() {
+            KvDType::F32 => self.run_typed::<S, F32>(simd),
+            KvDType::Bf16 => self.run_typed::<S, Bf16>(simd),
+            KvDType::Int8 => self.run_typed::<S, I8>(simd),
+        }
+    }
+}
+
+impl Piece<'_> {
+    #[inline(always)]
+    fn run_typed<S: Simd, E: Element>(&self, simd: S) {
+        let &Self { block: Block { sequence, kv_head, start }, shape, group, .. } = self;
         let AttentionShape { query_offsets, head_dim, page_size, .. } = *shape;
         let count = BLOCK_QUERIES.min(sequence.rows * group - start);
         let before = sequence.context - sequence.rows;
@@ -162,11 +175,11 @@ impl Kernel for Piece<'_> {
         let (first, last) = (visible(0), visible(count - 1));
         for page in first.start / page_size..last.end.div_ceil(page_size) {
             let positions = page * page_size..(page + 1) * page_size;
-            let at = (sequence.pages[page] as usize * shape.num_kv_heads + kv_head) * page_size * head_dim;
-            let keys = &self.keys[at..at + page_size * head_dim];
-            let values = &self.values[at..at + page_size * head_dim];
+            let slot = (sequence.pages[page] as usize * shape.num_kv_heads + kv_head) * page_size;
+            let (keys, values) = (self.keys.heads(slot, page_size), self.values.heads(slot, page_size));
             if last.start <= positions.start && positions.end <= first.end {
-                block.absorb(simd, 0..count, 0..page_size, keys, values);
+                // SAFETY: heads of a page of buffers that hold the element type.
+                unsafe { block.absorb::<S, E>(simd, 0..count, 0..page_size, keys, values) };
                 continue;
             }
             for i in 0..count {
@@ -174,7 +187,8 @@ impl Kernel for Piece<'_> {
                 let seen = seen.start.max(positions.start)..seen.end.min(positions.end);
                 if seen.start < seen.end {
                     let slots = seen.start - positions.start..seen.end - positions.start;
-                    block.absorb(simd, i..i + 1, slots, keys, values);
+                    // SAFETY: as above.
+                    unsafe { block.absorb::<S, E>(simd, i..i + 1, slots, keys, values) };
                 }
             }
         }

@@ -3,8 +3,9 @@
 use std::{marker::PhantomData, ops::Range};
 
 use crate::{
+    kv::Heads,
     matmul::{
-        element::F32,
+        element::Element,
         tile::{Product, Sums, Tokens, WeightRows},
     },
     simd::{Kernel, MAX_LANES, Simd},
@@ -42,39 +43,65 @@ impl QueryBlock {
         }
     }
 
-    /// The queries `which` see the slots `slots` of the page whose `[slot][head_dim]` are `keys` and `values`.
+    /// The queries `which` see the slots `slots` of a page.
+    ///
+    /// # Safety
+    /// `keys` and `values` are the heads of all slots of the page, of elements `E`.
     #[inline(always)]
-    pub(super) fn absorb<S: Simd>(
+    pub(super) unsafe fn absorb<S: Simd, E: Element>(
         &mut self,
         simd: S,
         which: Range<usize>,
         slots: Range<usize>,
-        keys: &[f32],
-        values: &[f32],
+        keys: Heads,
+        values: Heads,
     ) {
         let dim = self.head_dim;
-        let keys = &keys[slots.start * dim..slots.end * dim];
+        let first = slots.start * dim * E::SIZE;
         let scores = &mut self.scores[which.start * self.score_stride..which.end * self.score_stride];
         let product = Product {
-            weight: WeightRows::<F32> { start: keys.as_ptr().cast(), stride: dim * 4, element: PhantomData },
+            weight: WeightRows::<E> {
+                start: keys.start.wrapping_add(first),
+                stride: dim * E::SIZE,
+                element: PhantomData,
+            },
             input: Tokens { start: self.queries[which.start * dim..which.end * dim].as_ptr(), stride: dim },
             output: Sums { start: scores[slots.start..].as_mut_ptr(), stride: self.score_stride, add: false },
             rows: slots.len(),
             tokens: which.len(),
             columns: dim,
         };
-        // SAFETY: the slices have just been cut to these sizes; a row of scores has room for a page's slots.
+        // SAFETY: the page has these slots; the slices have just been cut to these sizes; a row of scores has room for a
+        // page's slots.
         simd.call(unsafe { product.promise() });
+        self.scale_scores(which.clone(), slots.clone(), keys.scales);
         for i in which.clone() {
             self.exponentiate(simd, i, slots.clone());
         }
-        simd.call(Weigh {
+        self.scale_scores(which.clone(), slots.clone(), values.scales);
+        simd.call(Weigh::<E> {
             weights: &self.scores[which.start * self.score_stride + slots.start..],
             weight_stride: self.score_stride,
-            values: &values[slots.start * dim..slots.end * dim],
+            values: values.start.wrapping_add(first),
+            rows: slots.len(),
             dim,
             sums: &mut self.weighted[which.start * dim..which.end * dim],
+            element: PhantomData,
         });
+    }
+
+    /// Multiplies what belongs to a slot, a score or its exponential, by the slot's scale.
+    #[inline(always)]
+    fn scale_scores(&mut self, which: Range<usize>, slots: Range<usize>, scales: &[f32]) {
+        if scales.is_empty() {
+            return;
+        }
+        let rows = &mut self.scores[which.start * self.score_stride..which.end * self.score_stride];
+        for row in rows.chunks_exact_mut(self.score_stride) {
+            for (score, scale) in row[slots.clone()].iter_mut().zip(&scales[slots.clone()]) {
+                *score *= scale;
+            }
+        }
     }
 
     /// Turns the scores of query `i` into `e^(score - max)`, and rescales its sums if there is a new maximum.
@@ -120,16 +147,20 @@ impl QueryBlock {
     }
 }
 
-/// `sums[q][d] += sum_s weights[q][s] * values[s][d]`, in the order of `s`.
-struct Weigh<'a> {
+/// `sums[q][d] += sum_s weights[q][s] * values[s][d]`, in the order of `s`. Made by [`QueryBlock::absorb`] alone, which
+/// knows that the values are there.
+struct Weigh<'a, E> {
     weights: &'a [f32],
     weight_stride: usize,
-    values: &'a [f32],
+    /// `rows` rows of `dim` elements.
+    values: *const u8,
+    rows: usize,
     dim: usize,
     sums: &'a mut [f32],
+    element: PhantomData<E>,
 }
 
-impl Kernel for Weigh<'_> {
+impl<E: Element> Kernel for Weigh<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -147,7 +178,7 @@ impl Kernel for Weigh<'_> {
     }
 }
 
-impl Weigh<'_> {
+impl<E: Element> Weigh<'_, E> {
     #[inline(always)]
     fn queries<S: Simd, const Q: usize>(&mut self, simd: S, q: usize) {
         let mut d = 0;
@@ -164,6 +195,12 @@ impl Weigh<'_> {
         }
     }
 
+    /// Where element `d` of row `s` lies.
+    #[inline(always)]
+    fn value(&self, s: usize, d: usize) -> *const u8 {
+        self.values.wrapping_add((s * self.dim + d) * E::SIZE)
+    }
+
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures, which are not compiled for the instruction set.
     fn tile<S: Simd, const Q: usize, const D: usize>(&mut self, simd: S, q: usize, d: usize) {
@@ -174,10 +211,10 @@ impl Weigh<'_> {
             }
         }
         let mut values = [simd.splat(0.0); D];
-        for (s, row) in self.values.chunks_exact(self.dim).enumerate() {
-            let row = &row[d..d + D * S::LANES];
+        for s in 0..self.rows {
             for j in 0..D {
-                values[j] = simd.load_slice(&row[j * S::LANES..]);
+                // SAFETY: `D` vectors from `d` on lie within a row, see `queries`.
+                values[j] = unsafe { E::load(simd, self.value(s, d + j * S::LANES)) };
             }
             for i in 0..Q {
                 let weight = simd.splat(self.weights[(q + i) * self.weight_stride + s]);
@@ -197,13 +234,15 @@ impl Weigh<'_> {
     #[inline(always)]
     fn tail<S: Simd, const Q: usize>(&mut self, simd: S, q: usize, d: usize) {
         for i in q..q + Q {
-            let sums = &mut self.sums[i * self.dim + d..(i + 1) * self.dim];
-            let mut sum = simd.load_partial(sums);
-            for (s, row) in self.values.chunks_exact(self.dim).enumerate() {
+            let (place, left) = (i * self.dim + d..(i + 1) * self.dim, self.dim - d);
+            let mut sum = simd.load_partial(&self.sums[place.clone()]);
+            for s in 0..self.rows {
                 let weight = simd.splat(self.weights[i * self.weight_stride + s]);
-                sum = simd.mul_add(weight, simd.load_partial(&row[d..]), sum);
+                // SAFETY: what is left of a row.
+                let value = unsafe { E::load_partial(simd, self.value(s, d), left) };
+                sum = simd.mul_add(weight, value, sum);
             }
-            simd.store_partial(sums, sum);
+            simd.store_partial(&mut self.sums[place], sum);
         }
     }
 }

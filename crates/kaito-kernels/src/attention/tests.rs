@@ -7,6 +7,7 @@ use crate::matmul::tests::numbers;
 
 /// Sequences whose tokens lie in shuffled pages, beside garbage.
 struct Case {
+    dtype: KvDType,
     heads: usize,
     kv_heads: usize,
     dim: usize,
@@ -35,7 +36,20 @@ impl Case {
             contexts.iter().map(|context| (0..context * width).map(|_| 4.0 * next()).collect()).collect()
         };
         let (keys, values, queries) = (make(kv_heads * dim), make(kv_heads * dim), make(heads * dim));
-        Self { heads, kv_heads, dim, page_size, window, keys, values, queries }
+        Self { dtype: KvDType::F32, heads, kv_heads, dim, page_size, window, keys, values, queries }
+    }
+
+    /// The same, with keys and values as they are after they were stored.
+    fn stored_as(mut self, dtype: KvDType) -> Self {
+        self.dtype = dtype;
+        for source in self.keys.iter_mut().chain(&mut self.values) {
+            for head in source.chunks_mut(self.dim) {
+                let mut buffer = KvBuffer::zeros(dtype, 1, self.dim).unwrap();
+                buffer.write(0, head);
+                head.copy_from_slice(&buffer.read(0));
+            }
+        }
+        self
     }
 
     fn context(&self, sequence: usize) -> usize {
@@ -50,8 +64,13 @@ impl Case {
         // Page `i` of all goes to `(i * 7919 + 1) % total`, a permutation unless 7919 divides the total.
         let mut pages = (0..total).map(|i| ((i * 7919 + 1) % total) as u32);
         let tables: Vec<Vec<u32>> = used.iter().map(|&count| pages.by_ref().take(count).collect()).collect();
-        let page_elements = self.kv_heads * self.page_size * self.dim;
-        let mut pools = [vec![f32::NAN; total * page_elements], vec![f32::NAN; total * page_elements]];
+        let slots = total * self.kv_heads * self.page_size;
+        let garbage = || {
+            let mut buffer = KvBuffer::zeros(self.dtype, slots, self.dim).unwrap();
+            (0..slots).for_each(|slot| buffer.write(slot, &vec![f32::NAN; self.dim]));
+            buffer
+        };
+        let mut pools = [garbage(), garbage()];
         let width = self.heads * (self.dim + 3);
         let mut queries = Vec::new();
         let mut sequences = Vec::new();
@@ -62,7 +81,7 @@ impl Case {
                         let page = table[t / self.page_size] as usize;
                         let slot = (page * self.kv_heads + head) * self.page_size + t % self.page_size;
                         let from = (t * self.kv_heads + head) * self.dim;
-                        pool[slot * self.dim..][..self.dim].copy_from_slice(&source[from..][..self.dim]);
+                        pool.write(slot, &source[from..from + self.dim]);
                     }
                 }
             }
@@ -132,7 +151,8 @@ impl Case {
                         let error = (f64::from(*y) - expected).abs();
                         assert!(
                             error < 2e-4,
-                            "{level:?} {} heads of {} on {}, pages of {}, window {:?}, position {position}, head {head}: {y}, not {expected}",
+                            "{level:?} {} {} heads of {} on {}, pages of {}, window {:?}, position {position}, head {head}: {y}, not {expected}",
+                            self.dtype,
                             self.heads,
                             self.dim,
                             self.kv_heads,
@@ -176,10 +196,25 @@ proptest! {
 }
 
 #[test]
+fn narrowed_keys_and_values_are_attended_to_as_they_are_stored() {
+    for dtype in [KvDType::Bf16, KvDType::Int8] {
+        for (heads, kv_heads, dim, page_size) in
+            [(2, 2, 64, 16), (6, 2, 80, 3), (5, 1, 20, 32), (4, 4, 128, 16), (2, 1, 1, 5)]
+        {
+            for window in [None, Some(7), Some(20)] {
+                Case::new(heads, kv_heads, dim, page_size, window, &[1, 37, 16]).stored_as(dtype).check();
+            }
+        }
+    }
+}
+
+#[test]
 fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
-    for (heads, kv_heads, dim) in [(4, 4, 64), (8, 2, 80), (3, 1, 17)] {
+    let dtypes = [KvDType::F32, KvDType::Bf16, KvDType::Int8];
+    let shapes = [(4, 4, 64), (8, 2, 80), (3, 1, 17)];
+    for (dtype, (heads, kv_heads, dim)) in dtypes.into_iter().flat_map(|dtype| shapes.map(|shape| (dtype, shape))) {
         for window in [None, Some(23)] {
-            let case = Case::new(heads, kv_heads, dim, 16, window, &[100, 61]);
+            let case = Case::new(heads, kv_heads, dim, 16, window, &[100, 61]).stored_as(dtype);
             for &level in Level::available() {
                 let together = case.compute(level, 3, &[(0, 100, 100), (1, 61, 61)]);
                 for chunk in [1, 2, 13, 16, 50] {
@@ -191,7 +226,7 @@ fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
                         alone.extend(case.compute(level, 1, &[(0, context, rows)]).remove(0));
                     }
                     let same = alone.iter().zip(&together[0]).all(|(a, b)| a.to_bits() == b.to_bits());
-                    assert!(same, "{level:?} {heads} heads of {dim}, window {window:?}, chunks of {chunk}");
+                    assert!(same, "{level:?} {dtype} {heads} heads of {dim}, window {window:?}, chunks of {chunk}");
                 }
             }
         }
@@ -205,7 +240,7 @@ fn a_page_outside_of_the_pool_is_refused() {
         AttentionShape { query_offsets: &[0], num_kv_heads: 1, head_dim: 4, page_size: 2, scale: 1.0, window: None };
     let pool = ThreadPool::new(NonZeroUsize::MIN);
     let sequence = AttentionSequence { first_row: 0, rows: 1, context: 3, pages: &[1, 9] };
-    let (data, mut out) = ([0.0; 16], [0.0; 4]);
+    let (data, mut out) = (KvBuffer::zeros(KvDType::F32, 4, 4).unwrap(), [0.0; 4]);
     let out = RowsMut::new(&mut out, 4);
-    paged_attention(&pool, &shape, Rows::new(&data, 4), &data, &data, &[sequence], out);
+    paged_attention(&pool, &shape, Rows::new(&[0.0; 16], 4), &data, &data, &[sequence], out);
 }

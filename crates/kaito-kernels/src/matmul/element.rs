@@ -28,6 +28,7 @@ pub(crate) trait Element {
 pub(crate) struct F32;
 pub(crate) struct Bf16;
 pub(crate) struct F16;
+pub(crate) struct I8;
 
 impl Element for F32 {
     const SIZE: usize = 4;
@@ -56,5 +57,15 @@ impl Element for F16 {
     unsafe fn load<S: Simd>(simd: S, p: *const u8) -> S::Vector {
         // SAFETY: by contract.
         unsafe { simd.load_f16(p) }
+    }
+}
+
+impl Element for I8 {
+    const SIZE: usize = 1;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, p: *const u8) -> S::Vector {
+        // SAFETY: by contract.
+        unsafe { simd.load_i8(p.cast()) }
     }
 }

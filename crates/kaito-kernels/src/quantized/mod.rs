@@ -23,6 +23,7 @@ mod weights;
 
 use std::fmt;
 
+pub(crate) use self::weights::{ROUND, TINY};
 pub use self::{input::QuantizedInput, product::quantized_matmul, weights::quantize};
 
 /// Columns that have a scale together.

@@ -131,10 +131,10 @@ fn place(quantization: Quantization, numbers: &[u8; GROUP], row: usize, quants: 
 }
 
 /// Adding it rounds a number of magnitude below 2^22 to an integer, ties to even, in the lowest bits.
-pub(super) const ROUND: f32 = 12_582_912.0;
+pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// Magnitudes below it are taken for zero: the inverse of a scale would overflow.
-pub(super) const TINY: f32 = 1.925_93e-34; // 2^-112
+pub(crate) const TINY: f32 = 1.925_93e-34; // 2^-112
 
 /// The bits of the largest magnitude: those of infinity or more if there is an infinity or NaN.
 #[inline(always)]

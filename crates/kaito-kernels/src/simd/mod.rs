@@ -39,6 +39,9 @@ pub(crate) trait Simd: Copy {
     /// `2 * LANES` bytes can be read at `p`.
     unsafe fn load_f16(self, p: *const u8) -> Self::Vector;
     /// # Safety
+    /// `LANES` bytes can be read at `p`.
+    unsafe fn load_i8(self, p: *const i8) -> Self::Vector;
+    /// # Safety
     /// `LANES` elements can be written at `p`.
     unsafe fn store(self, p: *mut f32, v: Self::Vector);
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;

@@ -57,6 +57,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> Vector {
+        // SAFETY: by contract.
+        unsafe { p.cast::<[i8; LANES]>().read() }.map(f32::from)
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Vector) {
         // SAFETY: by contract.
         unsafe { p.cast::<Vector>().write_unaligned(v) }
