@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use kaito_kernels::{DType, ThreadPool};
+use kaito_kernels::{DType, KvDType, Quantization, ThreadPool};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -23,11 +23,12 @@ use crate::{
     generate::GenerateOptions,
     kv_cache::KvCache,
     meta::{ChatRequest, CompletionRequest, MetaContext, MetaStream},
+    quantized::Quantize,
     rope::RopeTable,
     scheduler::{Scheduler, SchedulerLimits},
     text::{TextContext, TextRequest, TextStream},
     tokenizer::Tokenizer,
-    weights::{Linear, ModelWeights},
+    weights::{Linear, ModelWeights, Weight},
 };
 
 /// Tokens computed in a step when nobody waits for a next token; bounds how long a step is.
@@ -38,6 +39,10 @@ const STEP_TOKENS_BESIDE_STREAMS: usize = 32;
 /// Proposed tokens of a step: more of them would cost what they bring, since a step of some twenty tokens is bound by
 /// arithmetic.
 const STEP_DRAFTS: usize = 16;
+/// How far the load is when configuration and tokenizer are read, when weights are quantised, and when they are in memory.
+const LOADED_CONFIGURATION: f32 = 0.1;
+const QUANTIZED: f32 = 0.9;
+const LOADED_WEIGHTS: f32 = 0.95;
 /// Largest `generation_config.json` or `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
@@ -61,6 +66,12 @@ pub enum DTypeChoice {
 pub struct LoadOptions {
     /// Element type of the weights; one that is neither the checkpoint's own nor f32 costs a copy of them.
     pub dtype: DTypeChoice,
+    /// Whether and how the matrices of the layers are quantised; the output head is in 8 bits then.
+    pub quantize: Option<Quantization>,
+    /// Folder in which quantised weights are kept for the next start; they are made at every start where it is `None`.
+    pub quantized_cache: Option<PathBuf>,
+    /// Element type of keys and values.
+    pub kv_dtype: KvDType,
     /// Threads that compute; all cores where it is `None`.
     pub threads: Option<NonZeroUsize>,
     /// Longest sequence, in tokens; the model's own where it is `None`.
@@ -80,6 +91,9 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             dtype: DTypeChoice::Auto,
+            quantize: None,
+            quantized_cache: None,
+            kv_dtype: KvDType::F32,
             threads: None,
             max_seq_len: None,
             max_batch_size: 32,
@@ -101,8 +115,12 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// Bytes of the weight matrices as they are computed with.
     pub weights_bytes: u64,
-    /// Element type of the weight matrices.
+    /// Element type of the weight matrices that are not quantised.
     pub dtype: DType,
+    /// How the matrices of the layers are quantised.
+    pub quantization: Option<Quantization>,
+    /// Element type of keys and values.
+    pub kv_dtype: KvDType,
     /// Rows of the output head.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -115,6 +133,13 @@ pub struct ModelInfo {
     pub max_batch_size: usize,
     /// Whether conversations can be rendered by a chat template of the model's.
     pub chat_template: bool,
+}
+
+impl ModelInfo {
+    /// What most of the weights are held in, for people: `int4` or `bf16`, say.
+    pub fn precision(&self) -> String {
+        self.quantization.map_or_else(|| self.dtype.to_string(), |quantization| quantization.to_string())
+    }
 }
 
 /// A running model; cheap to clone. The last clone that is dropped ends its thread.
@@ -146,15 +171,37 @@ impl LanguageModel {
         let tokenizer = Tokenizer::open(directory)?;
         let ModelDefaults { options: mut defaults, bos_token_id } = ModelDefaults::read(directory)?;
         keep_known_tokens(&mut defaults, config.vocab_size);
-        progress(0.1);
+        progress(LOADED_CONFIGURATION);
         let threads = options.threads.unwrap_or_else(|| thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
         // Asked before the weights are mapped in, which makes them memory in use.
         let available = capacity::available_memory();
-        let (dtype, mapped_bytes) = prepare_weights(&mut weights, options.dtype, threads, available, progress);
+        let pool = ThreadPool::new(threads);
+        let mut done = LOADED_CONFIGURATION;
+        if let Some(quantization) = options.quantize {
+            let quantize = Quantize {
+                quantization,
+                cache: options.quantized_cache.as_deref(),
+                family: config.family,
+                pool: &pool,
+                fits: Quantize::bytes(quantization, &mut weights) <= available,
+                progress: &|part| progress(LOADED_CONFIGURATION + part * (QUANTIZED - LOADED_CONFIGURATION)),
+            };
+            quantize.apply(&mut weights)?;
+            done = QUANTIZED;
+        }
+        let progress_from = |part: f32| progress(done + part * (LOADED_WEIGHTS - done));
+        let (dtype, mapped_bytes) = prepare_weights(&mut weights, options.dtype, &pool, available, &progress_from);
+        drop(pool);
         let counted = count(&weights);
         let available = available.saturating_sub(mapped_bytes);
-        let capacity =
-            Capacity::plan(&config, options.max_seq_len, options.max_batch_size, options.kv_cache_memory, available)?;
+        let capacity = Capacity::plan(
+            &config,
+            options.kv_dtype,
+            options.max_seq_len,
+            options.max_batch_size,
+            options.kv_cache_memory,
+            available,
+        )?;
         let rows = options.max_batch_size;
         let info = ModelInfo {
             family: config.family,
@@ -162,6 +209,8 @@ impl LanguageModel {
             parameters: counted.parameters,
             weights_bytes: counted.bytes,
             dtype,
+            quantization: options.quantize,
+            kv_dtype: options.kv_dtype,
             vocab_size: config.vocab_size,
             hidden_size: config.hidden_size,
             num_layers: config.num_layers,
@@ -173,8 +222,9 @@ impl LanguageModel {
         let end_tokens =
             defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.eos_token_id().into_iter().collect());
         tracing::info!(
-            family = info.family, directory = %directory.display(), parameters = info.parameters, dtype = %dtype,
-            weights_mib = info.weights_bytes >> 20, kv_cache_mib = capacity.bytes >> 20, pages = capacity.pages,
+            family = info.family, directory = %directory.display(), parameters = info.parameters,
+            precision = info.precision(),
+            weights_mib = info.weights_bytes >> 20, kv_cache_mib = capacity.bytes >> 20, kv_dtype = %info.kv_dtype, pages = capacity.pages,
             max_seq_len = info.max_seq_len, max_batch_size = rows, threads, "the model is loaded"
         );
         progress(1.0);
@@ -273,7 +323,8 @@ fn start_engine(
     let pages = u32::try_from(capacity.pages).unwrap_or(u32::MAX);
     let step_logits = rows + step_drafts;
     let decoder_limits = DecoderLimits { pages: capacity.pages, page_size: PAGE_SIZE, step_tokens, step_logits };
-    let decoder = Decoder::new(CpuBackend::new(threads), config, weights, decoder_limits)?;
+    let backend = CpuBackend::new(threads).with_kv_dtype(options.kv_dtype);
+    let decoder = Decoder::new(backend, config, weights, decoder_limits)?;
     Engine::start(decoder, Scheduler::new(limits, KvCache::new(pages, PAGE_SIZE)), options.max_waiting)
 }
 
@@ -286,13 +337,13 @@ fn linears(weights: &mut ModelWeights) -> impl Iterator<Item = &mut Linear> {
 }
 
 /// Gives all matrices the type that is asked for, and brings those that stay mapped into memory where `available` bytes are
-/// enough for it. Returns that type and the bytes that stay mapped.
+/// enough for it. Returns that type and the bytes that stay mapped or are quantised.
 fn prepare_weights(
     weights: &mut ModelWeights,
     choice: DTypeChoice,
-    threads: NonZeroUsize,
+    pool: &ThreadPool,
     available: u64,
-    progress: &(dyn Fn(f32) + Sync),
+    progress: &dyn Fn(f32),
 ) -> (DType, u64) {
     let needed = count(weights).bytes;
     if needed > available {
@@ -302,7 +353,11 @@ fn prepare_weights(
             "the weights are larger than the free memory: parts of them will be read from disk again at every step"
         );
     }
-    let stored = weights.embedding.parts.first().map_or(DType::F32, |part| part.weight.dtype());
+    let stored = weights.embedding.parts.iter().find_map(|part| match &part.weight {
+        Weight::Plain(tensor) => Some(tensor.dtype()),
+        Weight::Quantized(_) => None,
+    });
+    let stored = stored.unwrap_or(DType::F32);
     let dtype = match choice {
         DTypeChoice::Auto => stored,
         DTypeChoice::F32 => DType::F32,
@@ -311,27 +366,33 @@ fn prepare_weights(
     };
     let tied = is_tied(weights);
     let total = linears(weights).count();
-    let pool = ThreadPool::new(threads);
     let (mut copied, mut mapped) = (0u64, 0u64);
     for (done, linear) in linears(weights).enumerate() {
         // A tied head, which comes second, is the embedding once more.
         let parts = if tied && done == 1 { &mut [] } else { linear.parts.as_mut_slice() };
         for part in parts {
+            let tensor = match &mut part.weight {
+                Weight::Plain(tensor) => tensor,
+                Weight::Quantized(_) => {
+                    mapped += part.weight.bytes().len() as u64;
+                    continue;
+                }
+            };
             // Types are mixed in a checkpoint at times; `Auto` leaves them as they are, and so does `F32`, since narrower
             // weights are widened exactly in the kernels.
-            if matches!(choice, DTypeChoice::Auto | DTypeChoice::F32) || part.weight.dtype() == dtype {
-                if part.weight.is_mapped() {
-                    mapped += part.weight.bytes().len() as u64;
+            if matches!(choice, DTypeChoice::Auto | DTypeChoice::F32) || tensor.dtype() == dtype {
+                if tensor.is_mapped() {
+                    mapped += tensor.bytes().len() as u64;
                     if needed <= available {
-                        part.weight.populate(&pool);
+                        tensor.populate(pool);
                     }
                 }
             } else {
-                part.weight = part.weight.cast(dtype, &pool);
-                copied += part.weight.bytes().len() as u64;
+                *tensor = tensor.cast(dtype, pool);
+                copied += tensor.bytes().len() as u64;
             }
         }
-        progress(0.1 + 0.85 * (done + 1) as f32 / total as f32);
+        progress((done + 1) as f32 / total as f32);
     }
     if tied {
         weights.head = weights.embedding.clone();
@@ -363,7 +424,7 @@ fn count(weights: &ModelWeights) -> Count {
     let mut count = Count { parameters: 0, bytes: 0 };
     let mut add = |linear: &Linear| {
         for part in &linear.parts {
-            count.parameters += part.weight.shape().iter().product::<usize>() as u64;
+            count.parameters += part.weight.elements() as u64;
             count.bytes += part.weight.bytes().len() as u64;
         }
         count.parameters += linear.bias.as_ref().map_or(0, Vec::len) as u64;

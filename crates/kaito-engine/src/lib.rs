@@ -16,6 +16,7 @@ pub mod kv_cache;
 mod language_model;
 mod meta;
 mod prefix_index;
+mod quantized;
 pub mod rope;
 pub mod scheduler;
 mod speculation;
@@ -26,6 +27,7 @@ pub mod weights;
 
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
+pub use kaito_kernels::{KvDType, Quantization};
 pub use language_model::{DTypeChoice, LanguageModel, LoadOptions, ModelInfo};
 pub use meta::{ChatRequest, CompletionRequest, MetaEvent, MetaOptions, MetaOutput, MetaStream, SPECIAL_TAGS_ERROR};
 pub use text::{LikelyToken, TextEvent, TextInput, TextOutput, TextRequest, TextStream, TokenScore};

@@ -1,6 +1,8 @@
 //! A model's weights, each a view of the mapped checkpoint or of a file of quantised weights.
 
-use kaito_kernels::{Quantization, QuantizedRef, ThreadPool};
+use std::sync::Arc;
+
+use kaito_kernels::{Quantization, QuantizedRef};
 
 use crate::checkpoint::{SharedBytes, Tensor};
 
@@ -89,6 +91,22 @@ impl Weight {
         }
     }
 
+    /// Its name in the checkpoint.
+    pub fn name(&self) -> &str {
+        match self {
+            Weight::Plain(tensor) => tensor.name(),
+            Weight::Quantized(tensor) => &tensor.name,
+        }
+    }
+
+    /// What it is held in, for people: `bf16` or `int4`, say.
+    pub fn precision(&self) -> String {
+        match self {
+            Weight::Plain(tensor) => tensor.dtype().to_string(),
+            Weight::Quantized(tensor) => tensor.quantization.to_string(),
+        }
+    }
+
     /// Number of weights.
     pub fn elements(&self) -> usize {
         match self {
@@ -107,6 +125,7 @@ impl From<Tensor> for Weight {
 /// A quantised matrix: a range of a mapped file, or memory of its own.
 #[derive(Clone)]
 pub struct QuantizedTensor {
+    name: Arc<str>,
     quantization: Quantization,
     rows: usize,
     cols: usize,
@@ -115,8 +134,15 @@ pub struct QuantizedTensor {
 
 impl QuantizedTensor {
     /// `None` unless `data` has the bytes of such a matrix.
-    pub(crate) fn new(quantization: Quantization, rows: usize, cols: usize, data: SharedBytes) -> Option<Self> {
-        (quantization.bytes(rows, cols) == Some(data.len())).then_some(Self { quantization, rows, cols, data })
+    pub(crate) fn new(
+        name: &str,
+        quantization: Quantization,
+        rows: usize,
+        cols: usize,
+        data: SharedBytes,
+    ) -> Option<Self> {
+        let fits = quantization.bytes(rows, cols) == Some(data.len());
+        fits.then(|| Self { name: name.into(), quantization, rows, cols, data })
     }
 
     /// Number of rows (outputs).
@@ -138,15 +164,10 @@ impl QuantizedTensor {
     pub(crate) fn matrix(&self) -> Option<QuantizedRef<'_>> {
         QuantizedRef::new(self.quantization, self.rows, self.cols, self.data.bytes()).ok()
     }
-
-    /// Brings it into memory with all threads of `pool`, so that its first use waits for nothing.
-    pub fn populate(&self, pool: &ThreadPool) {
-        self.data.populate(pool);
-    }
 }
 
 impl std::fmt::Debug for QuantizedTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "QuantizedTensor({} {} x {})", self.quantization, self.rows, self.cols)
+        write!(f, "QuantizedTensor({} {} [{}, {}])", self.name, self.quantization, self.rows, self.cols)
     }
 }

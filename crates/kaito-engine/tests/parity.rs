@@ -81,7 +81,7 @@ async fn check_together(model: &LanguageModel, cases: &[Arc<Case>], how: &str) -
 /// With few pages, weights widened beforehand and a single thread, everything must come out the same.
 async fn check_loaded_otherwise(directory: &Path, options: LoadOptions, cases: &[Arc<Case>]) -> Vec<String> {
     let (config, _) = family::load(directory).unwrap();
-    let page_bytes = capacity::bytes_per_token(&config) * capacity::PAGE_SIZE as u64;
+    let page_bytes = capacity::bytes_per_token(&config, options.kv_dtype) * capacity::PAGE_SIZE as u64;
     let options = LoadOptions {
         dtype: DTypeChoice::F32,
         threads: NonZeroUsize::new(1),

@@ -241,7 +241,7 @@ impl Counted {
 
     fn linear(&mut self, linear: &Linear) {
         for part in &linear.parts {
-            self.dtypes.insert(part.weight.dtype().to_string());
+            self.dtypes.insert(part.weight.precision());
             self.parameters += part.weight.elements() as u64;
         }
         self.parameters += linear.bias.as_ref().map_or(0, Vec::len) as u64;

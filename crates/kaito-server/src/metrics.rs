@@ -150,7 +150,7 @@ impl Collector for EngineMetrics {
         let labels = [
             ("name", self.model_name.clone()),
             ("family", info.family.to_string()),
-            ("dtype", info.dtype.to_string()),
+            ("dtype", info.precision()),
             ("parameters", info.parameters.to_string()),
             ("max_seq_len", info.max_seq_len.to_string()),
         ];

@@ -50,7 +50,8 @@ impl DemoModel {
     }
 }
 
-fn cache_folder() -> Option<PathBuf> {
+/// The folder of what kaito keeps on this machine and can make again.
+pub fn cache_folder() -> Option<PathBuf> {
     let variable = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("kaito"))

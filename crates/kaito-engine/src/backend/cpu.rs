@@ -87,7 +87,7 @@ fn dims(weight: &Weight) -> Option<(usize, usize)> {
 fn describe(weight: &Weight) -> String {
     match weight {
         Weight::Plain(tensor) => format!("{} of shape {:?}", tensor.name(), tensor.shape()),
-        Weight::Quantized(tensor) => format!("{tensor:?}"),
+        Weight::Quantized(tensor) => format!("{} of shape {:?}", weight.name(), [tensor.rows(), tensor.cols()]),
     }
 }
 

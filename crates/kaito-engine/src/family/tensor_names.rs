@@ -101,7 +101,11 @@ impl Source<'_> {
         let mut linear = Linear { out_features: 0, in_features, parts: Vec::new(), bias: with_bias.then(Vec::new) };
         for (name, rows) in parts {
             let weight = self.tensors.tensor(&format!("{name}.weight"), &[*rows, in_features])?;
-            linear.parts.push(LinearPart { weight: weight.into(), output_offset: linear.out_features, input_offset: 0 });
+            linear.parts.push(LinearPart {
+                weight: weight.into(),
+                output_offset: linear.out_features,
+                input_offset: 0,
+            });
             if let Some(bias) = &mut linear.bias {
                 bias.extend(self.tensors.tensor(&format!("{name}.bias"), &[*rows])?.to_f32());
             }

@@ -62,10 +62,10 @@ pub enum Command {
 
 #[cfg(test)]
 mod tests {
-    use std::{num::NonZeroUsize, time::Duration};
+    use std::{num::NonZeroUsize, path::Path, time::Duration};
 
     use clap::{CommandFactory, error::ErrorKind};
-    use kaito_engine::DTypeChoice;
+    use kaito_engine::{DTypeChoice, KvDType, Quantization};
 
     use super::{model::DType, *};
 
@@ -115,6 +115,8 @@ mod tests {
         for (args, parts) in [
             (&["--port", "70000"][..], &["70000", "--port", "65535"][..]),
             (&["--dtype", "int8"], &["int8", "auto, f32, bf16, f16"]),
+            (&["--quantize", "int2"], &["int2", "none, int8, int4"]),
+            (&["--kv-dtype", "fp8"], &["fp8", "f32, bf16, int8"]),
             (&["--kv-cache-memory", "4 elephants"], &["4 elephants", "4GiB"]),
             (&["--kv-cache-memory", "0"], &["--kv-cache-memory", "more than nothing"]),
             (&["--request-timeout", "soon"], &["soon", "180s"]),
@@ -152,6 +154,12 @@ mod tests {
             "5",
             "--kv-cache-memory",
             "1.5GiB",
+            "--quantize",
+            "int4",
+            "--quantize-cache",
+            "/somewhere",
+            "--kv-dtype",
+            "int8",
         ])
         .model
         .load_options();
@@ -159,5 +167,8 @@ mod tests {
         assert_eq!(options.threads.map(NonZeroUsize::get), Some(3));
         assert_eq!((options.max_seq_len, options.max_batch_size), (Some(1000), 5));
         assert_eq!(options.kv_cache_memory, Some(3 << 29));
+        assert_eq!((options.quantize, options.kv_dtype), (Some(Quantization::Int4), KvDType::Int8));
+        assert_eq!(options.quantized_cache.as_deref(), Some(Path::new("/somewhere")));
+        assert_eq!(serve(&[]).model.load_options().quantize, None);
     }
 }

@@ -3,9 +3,9 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
-use kaito_engine::{DTypeChoice, LoadOptions};
+use kaito_engine::{DTypeChoice, KvDType, LoadOptions, Quantization};
 
-use crate::values;
+use crate::{demo::cache_folder, values};
 
 /// Which model, and how it is loaded.
 #[derive(Debug, Args)]
@@ -20,6 +20,15 @@ pub struct ModelArgs {
     /// Element type of the weights in memory; auto keeps that of the files
     #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = DType::Auto)]
     pub dtype: DType,
+    /// Fewer bits for the weights of the layers: made when a model is first loaded so, and kept in a file for the next time
+    #[arg(long, env = "KAITO_QUANTIZE", value_enum, default_value_t = Quantize::None)]
+    pub quantize: Quantize,
+    /// Folder of the files of quantised weights [default: kaito/quantized in the user's cache folder]
+    #[arg(long, env = "KAITO_QUANTIZE_CACHE", value_name = "DIR")]
+    pub quantize_cache: Option<PathBuf>,
+    /// Element type of keys and values; fewer bits hold more and longer sequences
+    #[arg(long, env = "KAITO_KV_DTYPE", value_enum, default_value_t = KvElement::F32)]
+    pub kv_dtype: KvElement,
     /// Threads that compute [default: one for each core]
     #[arg(long, env = "KAITO_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -53,6 +62,28 @@ pub enum DType {
     F16,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Quantize {
+    /// As --dtype says
+    None,
+    /// 8.25 bits a weight
+    Int8,
+    /// 4.25 bits a weight
+    Int4,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvElement {
+    /// As they are computed
+    #[value(alias = "float32")]
+    F32,
+    /// Half the memory
+    #[value(alias = "bfloat16")]
+    Bf16,
+    /// A quarter of the memory
+    Int8,
+}
+
 impl ModelArgs {
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
@@ -61,6 +92,20 @@ impl ModelArgs {
                 DType::F32 => DTypeChoice::F32,
                 DType::Bf16 => DTypeChoice::Bf16,
                 DType::F16 => DTypeChoice::F16,
+            },
+            quantize: match self.quantize {
+                Quantize::None => None,
+                Quantize::Int8 => Some(Quantization::Int8),
+                Quantize::Int4 => Some(Quantization::Int4),
+            },
+            quantized_cache: self
+                .quantize_cache
+                .clone()
+                .or_else(|| cache_folder().map(|cache| cache.join("quantized"))),
+            kv_dtype: match self.kv_dtype {
+                KvElement::F32 => KvDType::F32,
+                KvElement::Bf16 => KvDType::Bf16,
+                KvElement::Int8 => KvDType::Int8,
             },
             threads: self.threads,
             max_seq_len: self.max_seq_len.map(NonZeroUsize::get),

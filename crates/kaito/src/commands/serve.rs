@@ -57,7 +57,7 @@ fn announce(source: &ModelSource, model: &LanguageModel, address: SocketAddr, lo
          \n  model       {} ({})\
          \n  parameters  {} in {}, {} of memory\
          \n  sequences   {} at once, of {} tokens at most\
-         \n  pages       {} for keys and values\
+         \n  pages       {} for keys and values in {}\
          \n  address     http://{address}\n\
          \nTry it:\n\n{}\n\n",
         env!("CARGO_PKG_VERSION"),
@@ -65,11 +65,12 @@ fn announce(source: &ModelSource, model: &LanguageModel, address: SocketAddr, lo
         info.directory.display(),
         info.family,
         count(info.parameters),
-        info.dtype,
+        info.precision(),
         bytes(info.weights_bytes),
         info.max_batch_size,
         info.max_seq_len,
         stats.pages_total,
+        info.kv_dtype,
         example(reachable(address), info.chat_template),
     );
     // A closed stdout is no reason not to serve.

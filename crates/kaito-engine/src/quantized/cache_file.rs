@@ -1,0 +1,205 @@
+//! A file of quantised weights.
+//!
+//! ```text
+//! "KAITO-QW"  version: u32  matrices: u32  key: [u8; 32]  CRC-32 of each matrix: [u32]  CRC-32 of all before: u32
+//! the matrices, each at a multiple of 64 bytes, the first at a multiple of 4096
+//! ```
+//!
+//! Numbers are little-endian. Where a matrix lies follows from the shapes of the model, which the key stands for; so
+//! nothing that is read decides how much is read. A file is written under another name and renamed when it is whole;
+//! it is not flushed to the disk, since one that a crash cuts short does not have its checksums.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io::{self, Seek, SeekFrom, Write},
+    ops::Range,
+    path::{Path, PathBuf},
+    process,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use kaito_kernels::{MappedFile, Quantization, ThreadPool};
+
+use super::{Matrix, key::KEY_BYTES};
+use crate::checkpoint::SharedBytes;
+
+const MAGIC: &[u8; 8] = b"KAITO-QW";
+/// Of the file and of the layout of its matrices: what an older program wrote is made again.
+const VERSION: u32 = 1;
+const MATRIX_ALIGNMENT: usize = 64;
+const HEADER_ALIGNMENT: usize = 4096;
+/// A file that is being written is that of a program which has ended if nobody wrote to it for so long.
+const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Where the matrices lie.
+pub(super) struct Layout {
+    matrices: Vec<Range<usize>>,
+    len: usize,
+}
+
+impl Layout {
+    pub(super) fn of(matrices: &[Matrix]) -> Self {
+        let mut at = header_bytes(matrices.len()).next_multiple_of(HEADER_ALIGNMENT);
+        let place = |matrix: &Matrix| {
+            let range = at..at + matrix.bytes;
+            at = range.end.next_multiple_of(MATRIX_ALIGNMENT);
+            range
+        };
+        let matrices: Vec<_> = matrices.iter().map(place).collect();
+        Self { len: matrices.last().map_or(at, |last| last.end), matrices }
+    }
+}
+
+fn header_bytes(matrices: usize) -> usize {
+    MAGIC.len() + 4 + 4 + KEY_BYTES + 4 * matrices + 4
+}
+
+pub(super) struct CacheFile<'a> {
+    path: PathBuf,
+    key: [u8; KEY_BYTES],
+    layout: &'a Layout,
+}
+
+impl<'a> CacheFile<'a> {
+    pub(super) fn new(
+        folder: &Path,
+        family: &str,
+        quantization: Quantization,
+        key: [u8; KEY_BYTES],
+        layout: &'a Layout,
+    ) -> Self {
+        let mut name = format!("{family}-{quantization}-");
+        for byte in &key[..12] {
+            // Writing to a string does not fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        Self { path: folder.join(name), key, layout }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Maps the file and, if its memory is to be filled, checks every matrix on the way. `None` if there is no such file.
+    pub(super) fn open(
+        &self,
+        pool: &ThreadPool,
+        whole: bool,
+        progress: &(dyn Fn(f32) + Sync),
+    ) -> io::Result<Option<Vec<SharedBytes>>> {
+        let file = match MappedFile::open(&self.path) {
+            Ok(file) => Arc::new(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let sums = self.read_header(&file)?;
+        if whole {
+            let (sound, done) = (AtomicBool::new(true), AtomicUsize::new(0));
+            pool.for_each(sums.len(), &|i| {
+                let range = self.layout.matrices[i].clone();
+                file.populate(range.start, range.len());
+                if crc32fast::hash(&file.bytes()[range]) != sums[i] {
+                    sound.store(false, Ordering::Relaxed);
+                }
+                progress((done.fetch_add(1, Ordering::Relaxed) + 1) as f32 / sums.len() as f32);
+            });
+            if !sound.into_inner() {
+                return Err(damaged("a checksum of its weights is wrong"));
+            }
+        }
+        self.share(file).map(Some)
+    }
+
+    /// Maps a file that was just written.
+    pub(super) fn map(&self) -> io::Result<Vec<SharedBytes>> {
+        let file = MappedFile::open(&self.path)?;
+        self.read_header(&file)?;
+        self.share(Arc::new(file))
+    }
+
+    fn share(&self, file: Arc<MappedFile>) -> io::Result<Vec<SharedBytes>> {
+        let share = |range: &Range<usize>| SharedBytes::mapped(file.clone(), range.clone());
+        self.layout.matrices.iter().map(share).collect::<Option<_>>().ok_or_else(|| damaged("it is too short"))
+    }
+
+    /// The checksums of the matrices.
+    fn read_header(&self, file: &MappedFile) -> io::Result<Vec<u32>> {
+        let (bytes, count) = (file.bytes(), self.layout.matrices.len());
+        if bytes.len() != self.layout.len {
+            return Err(damaged(&format!("it has {} bytes and not {}", bytes.len(), self.layout.len)));
+        }
+        let (header, sum) = bytes[..header_bytes(count)].split_at(header_bytes(count) - 4);
+        if crc32fast::hash(header).to_le_bytes() != sum {
+            return Err(damaged("the checksum of its header is wrong"));
+        }
+        let (start, sums) = header.split_at(header.len() - 4 * count);
+        if start != self.header_start() {
+            return Err(damaged("its header is that of other weights or of another version"));
+        }
+        Ok(sums.as_chunks().0.iter().map(|sum| u32::from_le_bytes(*sum)).collect())
+    }
+
+    fn header_start(&self) -> Vec<u8> {
+        let count = self.layout.matrices.len() as u32;
+        [&MAGIC[..], &VERSION.to_le_bytes(), &count.to_le_bytes(), &self.key].concat()
+    }
+
+    /// Writes the file. `fill` is given a function that takes the matrices one after the other.
+    pub(super) fn create(
+        &self,
+        fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        fs::create_dir_all(folder)?;
+        remove_abandoned(folder, &format!(".{name}."));
+        let temporary = folder.join(format!(".{name}.{}", process::id()));
+        let result = self.write(&temporary, fill).and_then(|()| fs::rename(&temporary, &self.path));
+        if result.is_err() {
+            // What can't be removed is removed by a later start.
+            let _ = fs::remove_file(&temporary);
+        }
+        result
+    }
+
+    fn write(
+        &self,
+        path: &Path,
+        fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut file = File::create(path)?;
+        let mut header = self.header_start();
+        let mut places = self.layout.matrices.iter();
+        fill(&mut |bytes| {
+            let place = places.next().filter(|place| place.len() == bytes.len());
+            let place = place.ok_or_else(|| io::Error::other("a matrix has no place in the file"))?;
+            file.seek(SeekFrom::Start(place.start as u64))?;
+            file.write_all(bytes)?;
+            header.extend(crc32fast::hash(bytes).to_le_bytes());
+            Ok(())
+        })?;
+        header.extend(crc32fast::hash(&header).to_le_bytes());
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(&header)
+    }
+}
+
+fn damaged(how: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the file is damaged: {how}"))
+}
+
+/// Removes what programs that ended too early left of the files they were writing.
+fn remove_abandoned(folder: &Path, prefix: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+        let abandoned = age.is_some_and(|age| age > ABANDONED);
+        if abandoned && entry.file_name().to_string_lossy().starts_with(prefix) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}

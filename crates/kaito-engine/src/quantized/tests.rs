@@ -1,0 +1,173 @@
+use std::{
+    fs::{self, File},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
+
+use kaito_kernels::DType;
+
+use super::*;
+use crate::family;
+
+pub(super) fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name)
+}
+
+fn load(name: &str) -> ModelWeights {
+    family::load(&fixture(name)).unwrap().1
+}
+
+/// Quantises `weights` and returns the bytes of all matrices that are quantised then.
+fn apply(weights: &mut ModelWeights, quantization: Quantization, cache: Option<&Path>) -> Vec<Vec<u8>> {
+    let heard = Mutex::new(Vec::new());
+    let quantize = Quantize {
+        quantization,
+        cache,
+        family: "llama",
+        pool: &ThreadPool::new(NonZeroUsize::new(2).unwrap()),
+        fits: true,
+        progress: &|part| heard.lock().unwrap().push(part),
+    };
+    quantize.apply(weights).unwrap();
+    assert_eq!(heard.into_inner().unwrap().into_iter().fold(0.0, f32::max), 1.0);
+    linears_mut(weights).flat_map(|linear| &linear.parts).map(|part| part.weight.bytes().to_vec()).collect()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+const MODEL: &str = "llama-grouped-sharded";
+
+#[test]
+fn the_second_start_maps_what_the_first_one_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("of/folders");
+    for quantization in [Quantization::Int8, Quantization::Int4] {
+        let in_memory = apply(&mut load(MODEL), quantization, None);
+        let mut weights = load(MODEL);
+        assert!(apply(&mut weights, quantization, Some(&cache)) == in_memory);
+        let made = files(&cache);
+        let times = || made.iter().map(|file| file.metadata().unwrap().modified().unwrap()).collect::<Vec<_>>();
+        let before = times();
+        let mut weights = load(MODEL);
+        assert!(apply(&mut weights, quantization, Some(&cache)) == in_memory);
+        assert_eq!((files(&cache), times()), (made.clone(), before));
+        let expected = Quantize::bytes(quantization, &mut load(MODEL));
+        let bytes: usize = in_memory.iter().map(Vec::len).sum();
+        assert_eq!(bytes as u64, expected);
+        assert_eq!(Quantize::bytes(quantization, &mut weights), expected);
+    }
+    let names: Vec<_> =
+        files(&cache).iter().map(|file| file.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    assert_eq!(names.len(), 2);
+    assert!(names[0].starts_with("llama-int4-") && names[1].starts_with("llama-int8-"), "{names:?}");
+}
+
+#[test]
+fn a_damaged_file_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path();
+    let expected = apply(&mut load(MODEL), Quantization::Int4, Some(cache));
+    let file = files(cache).remove(0);
+    let sound = fs::read(&file).unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 0x10;
+        bytes
+    };
+    // A header that is whole, but another program's or another model's.
+    let with_header = |at: usize, value: u8| {
+        let mut bytes = sound.clone();
+        bytes[at] = value;
+        let end = 8 + 4 + 4 + 32 + 4 * expected.len();
+        let sum = crc32fast::hash(&bytes[..end]);
+        bytes[end..end + 4].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    };
+    let cases = [
+        ("empty", Vec::new()),
+        ("cut in its header", sound[..40].to_vec()),
+        ("cut", sound[..sound.len() - 1].to_vec()),
+        ("too long", [&sound[..], &[0]].concat()),
+        ("zeros", vec![0; sound.len()]),
+        ("magic", flipped(0)),
+        ("key", flipped(20)),
+        ("checksum of a matrix", flipped(50)),
+        ("first matrix", flipped(4096)),
+        ("last matrix", flipped(sound.len() - 1)),
+        ("another version", with_header(8, 77)),
+        ("another key", with_header(17, sound[17] ^ 1)),
+        ("another count", with_header(12, sound[12] ^ 1)),
+    ];
+    for (name, bytes) in cases {
+        assert!(bytes != sound, "{name}");
+        fs::write(&file, bytes).unwrap();
+        assert!(apply(&mut load(MODEL), Quantization::Int4, Some(cache)) == expected, "{name}");
+        assert!(fs::read(&file).unwrap() == sound, "{name}: the file was not made again");
+        assert_eq!(files(cache), [file.clone()], "{name}");
+    }
+}
+
+#[test]
+fn without_a_place_for_the_file_the_weights_are_made_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = apply(&mut load(MODEL), Quantization::Int8, None);
+    let no_folder = folder.path().join("file");
+    fs::write(&no_folder, "no folder").unwrap();
+    assert!(apply(&mut load(MODEL), Quantization::Int8, Some(&no_folder)) == expected);
+    assert!(apply(&mut load(MODEL), Quantization::Int8, Some(&no_folder.join("in it"))) == expected);
+    assert_eq!(files(folder.path()), [no_folder]);
+}
+
+#[test]
+fn what_an_ended_program_was_writing_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    apply(&mut load(MODEL), Quantization::Int8, Some(folder.path()));
+    let file = files(folder.path()).remove(0);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let (old, new) = (folder.path().join(format!(".{name}.1")), folder.path().join(format!(".{name}.2")));
+    File::create(&new).unwrap();
+    File::create(&old).unwrap().set_modified(SystemTime::now() - Duration::from_secs(2 * 3600)).unwrap();
+    fs::remove_file(&file).unwrap();
+    apply(&mut load(MODEL), Quantization::Int8, Some(folder.path()));
+    assert_eq!(files(folder.path()), [new, file]);
+}
+
+#[test]
+fn embeddings_stay_and_a_tied_head_gets_8_bits_of_its_own() {
+    let mut weights = load("llama-tied-bin-f16");
+    let before = weights.embedding.parts[0].weight.bytes().as_ptr();
+    apply(&mut weights, Quantization::Int4, None);
+    assert_eq!(weights.embedding.parts[0].weight.precision(), "f16");
+    assert_eq!(weights.embedding.parts[0].weight.bytes().as_ptr(), before);
+    assert_eq!(weights.head.parts[0].weight.precision(), "int8");
+    assert_eq!(weights.layers[0].qkv.parts[0].weight.precision(), "int4");
+}
+
+fn key_of(bytes: Vec<u8>, rows: usize, quantization: Quantization) -> [u8; key::KEY_BYTES] {
+    let cols = bytes.len() / 2 / rows;
+    let source = Tensor::from_bytes("m", DType::Bf16, vec![rows, cols], bytes).unwrap();
+    key::of(&[Matrix { source, quantization, rows, cols, bytes: 0 }])
+}
+
+#[test]
+fn other_weights_have_another_key() {
+    for len in [1 << 12, 66 << 20] {
+        let original = key_of(vec![1; len], 8, Quantization::Int8);
+        assert_eq!(key_of(vec![1; len], 8, Quantization::Int8), original);
+        assert_ne!(key_of(vec![1; len], 8, Quantization::Int4), original);
+        assert_ne!(key_of(vec![1; len], 16, Quantization::Int8), original);
+        assert_ne!(key_of(vec![2; len], 8, Quantization::Int8), original);
+        // Both ends are among the samples of large ones.
+        for at in [0, len - 1] {
+            let mut bytes = vec![1; len];
+            bytes[at] = 3;
+            assert_ne!(key_of(bytes, 8, Quantization::Int8), original, "{len} {at}");
+        }
+    }
+}
