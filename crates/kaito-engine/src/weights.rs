@@ -91,6 +91,14 @@ impl Weight {
         }
     }
 
+    /// The tensor, unless it is quantised.
+    pub fn plain(&self) -> Option<&Tensor> {
+        match self {
+            Weight::Plain(tensor) => Some(tensor),
+            Weight::Quantized(_) => None,
+        }
+    }
+
     /// Its name in the checkpoint.
     pub fn name(&self) -> &str {
         match self {
