@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kaito_kernels::KvDType;
+use kaito_kernels::{DType, KvDType};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 use super::{tests::fixture, *};
 use crate::{
@@ -23,19 +25,30 @@ fn pool() -> ThreadPool {
     ThreadPool::new(NonZeroUsize::new(2).unwrap())
 }
 
-/// The log probabilities of the next token after each token of each text.
 fn log_probabilities(
     directory: &Path,
     quantization: Option<Quantization>,
     kv_dtype: KvDType,
     texts: &[Vec<u32>],
 ) -> Vec<Vec<Vec<f64>>> {
+    log_probabilities_with(directory, kv_dtype, texts, |weights| {
+        if let Some(quantization) = quantization {
+            let (cache, family, pool) = (None, "", &pool());
+            let quantize = Quantize { quantization, cache, family, pool, fits: true, progress: &|_| () };
+            quantize.apply(weights).unwrap();
+        }
+    })
+}
+
+/// The log probabilities of the next token after each token of each text, with changed weights.
+fn log_probabilities_with(
+    directory: &Path,
+    kv_dtype: KvDType,
+    texts: &[Vec<u32>],
+    change: impl FnOnce(&mut ModelWeights),
+) -> Vec<Vec<Vec<f64>>> {
     let (config, mut weights) = family::load(directory).unwrap();
-    if let Some(quantization) = quantization {
-        let (cache, family, pool) = (None, config.family, &pool());
-        let quantize = Quantize { quantization, cache, family, pool, fits: true, progress: &|_| () };
-        quantize.apply(&mut weights).unwrap();
-    }
+    change(&mut weights);
     let longest = texts.iter().map(Vec::len).max().unwrap();
     let pages: Vec<u32> = (0..longest.div_ceil(PAGE_SIZE) as u32).collect();
     let limits = DecoderLimits { pages: pages.len(), page_size: PAGE_SIZE, step_tokens: longest, step_logits: longest };
@@ -44,11 +57,8 @@ fn log_probabilities(
     let mut decoder = Decoder::new(backend, config, weights, limits).unwrap();
     let mut logits = Vec::new();
     let mut of_text = |text: &Vec<u32>| {
-        // A span a token: each wants logits.
-        let spans: Vec<_> = (0..text.len())
-            .map(|i| Span { tokens: &text[i..=i], start: i, pages: &pages, long: false, logits: true })
-            .collect();
-        decoder.forward(&spans, &mut logits);
+        let span = Span { tokens: text, draft: &[], start: 0, pages: &pages, long: false, logits: text.len() };
+        decoder.forward(&[span], &mut logits);
         logits.chunks_exact(vocab_size).map(log_softmax).collect()
     };
     texts.iter().map(&mut of_text).collect()
@@ -159,17 +169,42 @@ fn the_demo_model_on_running_text() {
     }
 }
 
-/// Every family, layout of heads, kind of shard and storage goes through the quantised kernels. The models have two layers
-/// and random weights: some ten maps one after the other, each off by less than a hundredth.
+/// Adds noise to the matrices that quantisation changes, of a root mean square that is a part of theirs.
+fn disturb(weights: &mut ModelWeights, part: f32, rng: &mut impl Rng) {
+    for linear_part in parts_mut(weights) {
+        let Weight::Plain(tensor) = &linear_part.weight else { continue };
+        let mut values = tensor.to_f32();
+        let mean_square = values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32;
+        // Uniform noise up to `a` has a root mean square of `a / sqrt(3)`.
+        let most = part * (3.0 * mean_square).sqrt();
+        values.iter_mut().for_each(|x| *x += rng.random_range(-most..most));
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let shape = tensor.shape().to_vec();
+        linear_part.weight = Tensor::from_bytes("disturbed", DType::F32, shape, bytes).unwrap().into();
+    }
+}
+
+/// Every family, layout of heads, kind of shard and storage goes through the quantised kernels, and comes no further from
+/// itself than by noise of the size of quantisation: 0.0061 of weights, of activations and of keys and values each. The
+/// random weights of these models let attention jump, so that the same error moves some of them ten times as far as others;
+/// a part of a map that is left out or misplaced would move all of them by about 1.
 #[test]
-fn every_fixture_is_near_itself_in_8_bits() {
+fn every_fixture_is_as_near_itself_in_8_bits_as_with_noise() {
     for entry in fs::read_dir(fixture("")).unwrap() {
         let directory = entry.unwrap().path();
         let texts = [(0..24).map(|i| (i * 37 + 11) % 250).collect()];
         let exact = log_probabilities(&directory, None, KvDType::F32, &texts);
         let other = log_probabilities(&directory, Some(Quantization::Int8), KvDType::Int8, &texts);
         let difference = relative_difference(&exact, &other);
-        println!("{}: {difference:.4}", directory.file_name().unwrap().to_string_lossy());
-        assert!(difference > 0.0 && difference < 0.04, "{}: {difference}", directory.display());
+        let noise = 0.0061 * 3f32.sqrt();
+        let by_noise = (0..4).map(|seed| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let change = |weights: &mut ModelWeights| disturb(weights, noise, &mut rng);
+            relative_difference(&exact, &log_probabilities_with(&directory, KvDType::F32, &texts, change))
+        });
+        let by_noise = by_noise.fold(0.0, f64::max);
+        println!("{}: {difference:.4}, by noise {by_noise:.4}", directory.file_name().unwrap().to_string_lossy());
+        let bounds = 0.2 * by_noise..1.5 * by_noise;
+        assert!(bounds.contains(&difference), "{}: {difference} is not in {bounds:?}", directory.display());
     }
 }
