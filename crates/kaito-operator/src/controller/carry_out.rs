@@ -30,8 +30,8 @@ use crate::{
 
 /// Answers that say that a write is wrong, rather than that the API server has trouble.
 const REFUSALS: &[u16] = &[400, 403, 409, 422];
-/// What the API server takes of an event's note.
-const LONGEST_NOTE: usize = 1000;
+/// Bytes that the API server takes of an event's note.
+const LONGEST_NOTE: usize = 1024;
 
 impl Context {
     /// Applies and deletes what the decision says. What the API server refuses is told, and does not hold up the rest.
@@ -265,6 +265,11 @@ fn failed(what: String, source: kube::Error) -> Error {
     Error::Request { what, source: Box::new(source) }
 }
 
+fn cut(note: &str) -> String {
+    let fits = note.char_indices().take_while(|(start, c)| start + c.len_utf8() <= LONGEST_NOTE);
+    fits.map(|(_, c)| c).collect()
+}
+
 fn event(workspace: &Workspace, notice: &Notice, identity: &str, now: Timestamp) -> Event {
     let regarding = ObjectReference {
         api_version: Some(Workspace::api_version(&()).into_owned()),
@@ -282,7 +287,7 @@ fn event(workspace: &Workspace, notice: &Notice, identity: &str, now: Timestamp)
         },
         action: Some(notice.action.clone()),
         event_time: Some(MicroTime(now)),
-        note: Some(notice.message.chars().take(LONGEST_NOTE).collect()),
+        note: Some(cut(&notice.message)),
         reason: Some(notice.reason.clone()),
         regarding: Some(regarding),
         reporting_controller: Some(MANAGER.to_owned()),

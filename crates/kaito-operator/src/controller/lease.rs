@@ -188,6 +188,3 @@ impl Lease {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

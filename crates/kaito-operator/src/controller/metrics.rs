@@ -136,9 +136,14 @@ impl Metrics {
     }
 
     fn count(&self) {
-        self.queue.set(i64::try_from(lock(&self.queued).len()).unwrap_or(i64::MAX));
         let mut counts = [("Pending", 0), ("Ready", 0), ("NotReady", 0), ("Deleting", 0)];
         let workspaces = lock(&self.observed).as_ref().map(|cache| cache.store().state()).unwrap_or_default();
+        let known: HashSet<_> = workspaces.iter().map(|workspace| ObjectRef::from_obj(workspace.as_ref())).collect();
+        let mut queued = lock(&self.queued);
+        // What is gone is never reconciled.
+        queued.retain(|workspace| known.contains(workspace));
+        self.queue.set(i64::try_from(queued.len()).unwrap_or(i64::MAX));
+        drop(queued);
         for workspace in workspaces {
             let state = workspace.status.as_ref().and_then(|status| status.state);
             let phase = match state {
@@ -176,7 +181,7 @@ mod tests {
         }
         metrics.observe_workspaces(cache);
         metrics.queued(&ObjectRef::new("a").within("ns"));
-        metrics.queued(&ObjectRef::new("a").within("ns"));
+        metrics.queued(&ObjectRef::new("gone").within("ns"));
         metrics.ended("changed", Duration::from_millis(3));
         metrics.wrote("Service", "apply");
         let text = metrics.text();

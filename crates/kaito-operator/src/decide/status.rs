@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff::{Timestamp, Unit},
+    jiff::Timestamp,
 };
 use kaito_presets::WorkloadKind;
 
@@ -216,12 +216,11 @@ impl Findings<'_> {
             };
         };
         if workload.is_ready() {
-            let mut message = format!(
-                "{} of {} answer at {}",
-                workload.ready,
-                text::count(workload.wanted, "pod"),
-                address(self.workspace)
-            );
+            let answers = match workload.wanted {
+                1 => "1 pod answers".to_owned(),
+                wanted => format!("{} of {wanted} pods answer", workload.ready),
+            };
+            let mut message = format!("{answers} at {}", address(self.workspace));
             if let Some(times) = self.times(resource_time) {
                 message.push_str(&format!("; {times}"));
             }
@@ -308,7 +307,7 @@ impl Findings<'_> {
         match self.previous(verdict.type_).filter(|previous| previous.status == status) {
             Some(previous) => previous.last_transition_time.clone(),
             // The API server keeps no fractions.
-            None => Time(self.now.round(Unit::Second).unwrap_or(self.now)),
+            None => Time(Timestamp::from_second(self.now.as_second()).unwrap_or(self.now)),
         }
     }
 

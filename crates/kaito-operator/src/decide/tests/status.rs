@@ -43,7 +43,7 @@ fn a_workspace_goes_from_nothing_to_ready() {
         (
             "True",
             "InferenceReady",
-            "1 of 1 pod answer at http://ws.team.svc:80; ready after 3m30s: nodes 1m, scheduling 1s, images 1m49s, model 40s"
+            "1 pod answers at http://ws.team.svc:80; ready after 3m30s: nodes 1m, scheduling 1s, images 1m49s, model 40s"
         )
     );
     assert_eq!(
@@ -69,14 +69,14 @@ fn times_change_only_with_the_status_of_a_condition() {
         workspace.status.as_ref().unwrap().condition(type_).unwrap().last_transition_time.0.to_string()
     };
     at("2026-01-01T00:00:01.75Z", &mut workspace, &mut observed);
-    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:00:02Z", "the API server keeps whole seconds");
+    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:00:01Z", "the API server keeps whole seconds");
     observed.nodes = super::fixtures::observed([unready("a", "2026-01-01T00:00:00Z")]).nodes;
     at("2026-01-01T00:05:00Z", &mut workspace, &mut observed);
-    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:00:02Z", "another message of the same status");
+    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:00:01Z", "another message of the same status");
     observed.nodes = super::fixtures::observed([node("a")]).nodes;
     at("2026-01-01T00:06:00Z", &mut workspace, &mut observed);
     assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:06:00Z");
-    assert_eq!(since(&workspace, WORKSPACE_READY), "2026-01-01T00:00:02Z");
+    assert_eq!(since(&workspace, WORKSPACE_READY), "2026-01-01T00:00:01Z");
 }
 
 #[test]
