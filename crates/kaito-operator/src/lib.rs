@@ -11,6 +11,7 @@ pub mod instance_types;
 pub mod runtime;
 pub mod up;
 pub mod webhook;
+pub mod manifests;
 pub mod workspace;
 pub mod yaml;
 

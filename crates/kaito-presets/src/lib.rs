@@ -25,3 +25,4 @@ pub use memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate};
 pub use plan::{Capacity, Enough, Load, LoadError, MIN_CONTEXT, Plan, Shortfall};
 pub use preset::{GIB, ImageAccess, Preset, PresetKind, Workload, WorkloadKind};
 pub use shape::{DType, Family, LongRope, Residual, Rope, Shape};
+pub use size::{gib, gib_needed};

@@ -2,17 +2,17 @@
 
 use crate::GIB;
 
-/// What is there: `14.56 GiB`, never more than it is.
-pub(crate) fn available(bytes: u64) -> String {
-    gib(u128::from(bytes) * 100 / u128::from(GIB))
+/// Bytes that are there: `14.56 GiB`, never more than it is.
+pub fn gib(bytes: u64) -> String {
+    text(u128::from(bytes) * 100 / u128::from(GIB))
 }
 
-/// What is needed: `14.57 GiB`, never less than it is.
-pub(crate) fn needed(bytes: u64) -> String {
-    gib((u128::from(bytes) * 100).div_ceil(u128::from(GIB)))
+/// Bytes that are needed: `14.57 GiB`, never less than it is.
+pub fn gib_needed(bytes: u64) -> String {
+    text((u128::from(bytes) * 100).div_ceil(u128::from(GIB)))
 }
 
-fn gib(hundredths: u128) -> String {
+fn text(hundredths: u128) -> String {
     let (whole, rest) = (hundredths / 100, hundredths % 100);
     match rest {
         0 => format!("{whole} GiB"),
@@ -36,7 +36,7 @@ mod tests {
             (16_000_000_000, "14.9 GiB", "14.91 GiB"),
             (u64::MAX, "17179869183.99 GiB", "17179869184 GiB"),
         ] {
-            assert_eq!((available(bytes).as_str(), needed(bytes).as_str()), (has, needs), "{bytes}");
+            assert_eq!((gib(bytes).as_str(), gib_needed(bytes).as_str()), (has, needs), "{bytes}");
         }
     }
 }

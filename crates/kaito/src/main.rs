@@ -33,9 +33,13 @@ fn main() -> ExitCode {
         Command::Install(args) => commands::install::run(args),
         Command::Up(args) => commands::up::run(&args),
         Command::Image(args) => commands::image::run(&args),
+        Command::InstanceTypes(args) => commands::instance_types::run(&args),
+        Command::Plan(args) => commands::plan::run(&args),
+        Command::Validate(args) => commands::validate::run(&args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<commands::Told>() => ExitCode::FAILURE,
         Err(error) => {
             eprint!("{}", display::error(&error));
             ExitCode::FAILURE

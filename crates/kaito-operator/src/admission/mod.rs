@@ -15,6 +15,7 @@ mod template;
 use std::fmt;
 
 use kaito_presets::InstanceTypes;
+use serde::Serialize;
 
 use crate::workspace::Workspace;
 
@@ -28,9 +29,9 @@ pub struct Verdict {
 }
 
 /// One reason to refuse a workspace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// The field: `inference.adapters[0].source.name`.
+    /// The field: `inference.adapters[0].source.name`; empty for the whole.
     pub path: String,
     /// What is wrong with it, and what would do.
     pub message: String,
@@ -38,7 +39,10 @@ pub struct FieldError {
 
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
     }
 }
 

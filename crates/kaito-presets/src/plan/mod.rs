@@ -15,7 +15,6 @@ use crate::{
     InstanceType, InstanceTypes, Preset,
     instance_types::ComputeCapability,
     memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate},
-    size,
 };
 
 /// The least context that must fit where nobody asks for one, in tokens: what the models' documentation promises.

@@ -2,10 +2,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Load, size};
+use super::Load;
 use crate::{
     InstanceType,
     memory::{Cut, Estimate},
+    size::{gib, gib_needed},
 };
 
 /// Something that there is too little of. The messages begin as the Kaito project's do.
@@ -163,8 +164,8 @@ impl fmt::Display for Shortfall {
                 f,
                 "Insufficient per GPU memory: {} has {} per GPU, but preset {preset} needs {} per GPU",
                 nodes.instance_type,
-                size::available(*provided),
-                size::needed(*needed)
+                gib(*provided),
+                gib_needed(*needed)
             ),
             Shortfall::UsableGpuMemory {
                 nodes,
@@ -178,30 +179,30 @@ impl fmt::Display for Shortfall {
                 preset,
             } => {
                 let load = |tokens: u64| format!("{} of {tokens} tokens", plural(*batch, "sequence"));
-                let (name, has) = (&nodes.instance_type, size::available(*provided));
+                let (name, has) = (&nodes.instance_type, gib(*provided));
                 f.write_str("Insufficient per GPU memory: ")?;
-                match size::available(*published) {
+                match gib(*published) {
                     published if published == has => write!(f, "{name} has {has} per GPU")?,
                     published => write!(f, "of its {published} per GPU {name} leaves a program {has}")?,
                 }
-                write!(f, ", but preset {preset} needs {} for {}", size::needed(needed.total()), load(*context))?;
+                write!(f, ", but preset {preset} needs {} for {}", gib_needed(needed.total()), load(*context))?;
                 if *gpus > 1 {
                     write!(f, " on each of {gpus} GPUs")?;
                 }
                 let besides = needed.activations.saturating_add(needed.runtime);
-                write!(f, " ({} of weights, ", size::needed(needed.weights))?;
+                write!(f, " ({} of weights, ", gib_needed(needed.weights))?;
                 write!(
                     f,
                     "{} of keys and values, {} besides)",
-                    size::needed(needed.keys_and_values),
-                    size::needed(besides)
+                    gib_needed(needed.keys_and_values),
+                    gib_needed(besides)
                 )?;
                 if *longest > 0 { write!(f, "; {} would fit", load(*longest)) } else { Ok(()) }
             }
             Shortfall::TotalGpuMemory { nodes, provided, needed, preset } => {
                 let has = if nodes.usable == 1 { "has" } else { "have" };
-                write!(f, "Insufficient total GPU memory: {nodes} {has} {}", size::available(*provided))?;
-                write!(f, ", but preset {preset} needs {}{}", size::needed(*needed), nodes.together())
+                write!(f, "Insufficient total GPU memory: {nodes} {has} {}", gib(*provided))?;
+                write!(f, ", but preset {preset} needs {}{}", gib_needed(*needed), nodes.together())
             }
         }
     }

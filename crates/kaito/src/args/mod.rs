@@ -5,11 +5,14 @@ mod controller;
 mod crd;
 mod image;
 mod install;
+mod instance_types;
 mod logging;
 mod model;
+mod plan;
 mod presets;
 mod serve;
 mod up;
+mod validate;
 
 pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
@@ -20,11 +23,14 @@ pub use image::{
     RegistryArgs,
 };
 pub use install::InstallArgs;
+pub use instance_types::{CloudName, InstanceTypesArgs};
 pub use logging::{LogFormat, LoggingArgs};
 pub use model::ModelArgs;
+pub use plan::PlanArgs;
 pub use presets::PresetsArgs;
 pub use serve::ServeArgs;
 pub use up::UpArgs;
+pub use validate::ValidateArgs;
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 after success, 1 after a failure, 2 after wrong usage.
@@ -58,6 +64,12 @@ pub enum Command {
     Up(UpArgs),
     /// Put models into container images
     Image(ImageArgs),
+    /// List the machines with GPUs that the clouds have
+    InstanceTypes(InstanceTypesArgs),
+    /// Say what a model needs, which machines it fits on, how many, and why not
+    Plan(PlanArgs),
+    /// Check the manifests of workspaces without a cluster
+    Validate(ValidateArgs),
 }
 
 #[cfg(test)]

@@ -8,3 +8,51 @@ pub mod install;
 pub mod presets;
 pub mod serve;
 pub mod up;
+pub mod instance_types;
+pub mod plan;
+pub mod presets;
+pub mod serve;
+pub mod validate;
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
+use anyhow::Context;
+use kaito_presets::InstanceTypes;
+use serde::Serialize;
+
+/// The answer was no, and the output says why.
+#[derive(Debug)]
+pub struct Told;
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the output says what is wrong")
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// Writes to stdout. `kaito presets | head` is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome.context("cannot write to stdout"),
+    }
+}
+
+fn pretty(value: &impl Serialize) -> anyhow::Result<String> {
+    let mut text = serde_json::to_string_pretty(value).context("cannot write it as JSON")?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// The built-in instance types and those of a file.
+fn instance_types(file: Option<&Path>) -> anyhow::Result<InstanceTypes> {
+    let Some(file) = file else { return Ok(InstanceTypes::built_in()) };
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    kaito_operator::instance_types::from_file(&text).with_context(|| format!("in {}", file.display()))
+}

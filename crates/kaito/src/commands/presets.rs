@@ -1,11 +1,10 @@
 //! `kaito presets`: the catalogue.
 
-use std::io::{self, Write};
-
 use anyhow::Context;
 use kaito_presets::{DType, ImageAccess, PRESETS, Preset, PresetKind, WorkloadKind};
 use serde_json::{Value, json};
 
+use super::{pretty, print};
 use crate::{
     args::PresetsArgs,
     display::{aligned, bytes, count},
@@ -20,11 +19,7 @@ pub fn run(args: &PresetsArgs) -> anyhow::Result<()> {
             if json { pretty(&json_of(preset))? } else { in_full(preset) }
         }
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        // `kaito presets | head` is no failure.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context("cannot write to stdout"),
-    }
+    print(&text)
 }
 
 fn table() -> String {
@@ -121,12 +116,6 @@ fn json_of(preset: &Preset) -> Value {
         object.insert("parameters".to_owned(), json!(preset.shape.parameters()));
     }
     value
-}
-
-fn pretty(value: &Value) -> anyhow::Result<String> {
-    let mut text = serde_json::to_string_pretty(value).context("cannot write the catalogue as JSON")?;
-    text.push('\n');
-    Ok(text)
 }
 
 fn kind(kind: PresetKind) -> &'static str {

@@ -1,0 +1,76 @@
+//! Flags of `kaito plan`.
+
+use std::{num::NonZeroU32, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use kaito_presets::Precision;
+
+use super::CloudName;
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 where the model fits, 1 where it does not or after a failure, 2 after wrong usage.
+Memory is that of GPUs; docs/hardware.md has the formula.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_STATUS)]
+pub struct PlanArgs {
+    /// A model of `kaito presets`
+    #[arg(env = "KAITO_PRESET")]
+    pub preset: String,
+    /// Type of the nodes, of `kaito instance-types`; without it, all that the model fits on, the smallest first
+    #[arg(long, env = "KAITO_INSTANCE_TYPE", value_name = "NAME")]
+    pub instance_type: Option<String>,
+    /// Number of nodes [default: as many as it takes]
+    #[arg(long, env = "KAITO_COUNT", value_name = "N")]
+    pub count: Option<NonZeroU32>,
+    /// Tokens of each sequence, prompt and answer together [default: 2048]
+    #[arg(long, env = "KAITO_CONTEXT", value_name = "TOKENS")]
+    pub context: Option<u64>,
+    /// Sequences at once
+    #[arg(long, env = "KAITO_BATCH", value_name = "N", default_value_t = 1)]
+    pub batch: u64,
+    /// How the weights are held; auto is as they are published
+    #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = PlanDType::Auto)]
+    pub dtype: PlanDType,
+    /// How keys and values are held; auto is like weights of 16 or 32 bits, 16 bits beside narrower ones
+    #[arg(long, env = "KAITO_KV_DTYPE", value_enum, default_value_t = PlanDType::Auto)]
+    pub kv_dtype: PlanDType,
+    /// Look only at machines of this cloud
+    #[arg(long, env = "KAITO_CLOUD", value_enum, conflicts_with = "instance_type")]
+    pub cloud: Option<CloudName>,
+    /// File with instance types of your own, a list or the ConfigMap's manifest
+    #[arg(long, env = "KAITO_INSTANCE_TYPES", value_name = "FILE")]
+    pub instance_types: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, env = "KAITO_JSON")]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlanDType {
+    Auto,
+    #[value(alias = "float32")]
+    F32,
+    #[value(alias = "bfloat16")]
+    Bf16,
+    #[value(aliases = ["float16", "half"])]
+    F16,
+    Fp8,
+    Int8,
+    Int4,
+}
+
+impl PlanDType {
+    /// `None` for auto.
+    pub fn precision(self) -> Option<Precision> {
+        match self {
+            PlanDType::Auto => None,
+            PlanDType::F32 => Some(Precision::F32),
+            PlanDType::Bf16 => Some(Precision::Bf16),
+            PlanDType::F16 => Some(Precision::F16),
+            PlanDType::Fp8 => Some(Precision::Fp8),
+            PlanDType::Int8 => Some(Precision::Int8),
+            PlanDType::Int4 => Some(Precision::Int4),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! `kaito plan`: which hardware a model fits on.
+
+use anyhow::Context;
+use kaito_presets::{Cloud, Cut, InstanceType, Load, Plan, Preset, gib, gib_needed};
+use serde_json::{Value, json};
+
+use super::{Told, pretty, print};
+use crate::{
+    args::PlanArgs,
+    display::{aligned, bytes, count},
+};
+
+pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
+    let preset = kaito_presets::find(&args.preset).context("see `kaito presets` for all names")?;
+    let load = load(preset, args)?;
+    let types = super::instance_types(args.instance_types.as_deref())?;
+    let (text, fits) = match &args.instance_type {
+        Some(name) => {
+            let instance_type = types.find(name).context("see `kaito instance-types` for all names")?;
+            let plan = types.plan(&load, instance_type, args.count);
+            (if args.json { pretty(&json_of(&plan))? } else { in_full(preset, &plan) }, plan.fits)
+        }
+        None => {
+            let mut plans = types.plans(&load, args.count);
+            if let Some(cloud) = args.cloud.map(Cloud::from) {
+                plans.retain(|plan| plan.instance_type.cloud == cloud);
+            }
+            let text = if args.json {
+                pretty(&plans.iter().map(json_of).collect::<Vec<_>>())?
+            } else {
+                table(preset, &plans, args)
+            };
+            (text, !plans.is_empty())
+        }
+    };
+    print(&text)?;
+    if fits { Ok(()) } else { Err(Told.into()) }
+}
+
+fn load(preset: &'static Preset, args: &PlanArgs) -> anyhow::Result<Load> {
+    let mut load = Load::from(preset).batch(args.batch)?;
+    if let Some(context) = args.context {
+        load = load.context(context)?;
+    }
+    if let Some(precision) = args.dtype.precision() {
+        load = load.weights(precision);
+    }
+    if let Some(precision) = args.kv_dtype.precision() {
+        load = load.keys_and_values(precision);
+    }
+    Ok(load)
+}
+
+fn json_of(plan: &Plan) -> Value {
+    let mut value = json!(plan);
+    if let Some(object) = value.as_object_mut() {
+        object.insert("problems".to_owned(), plan.problems().collect());
+        object.insert("notes".to_owned(), notes(plan).into());
+        object.insert("per_gpu_total".to_owned(), plan.per_gpu.total().into());
+    }
+    value
+}
+
+fn notes(plan: &Plan) -> Vec<String> {
+    plan.idle_nodes().into_iter().chain(plan.precision_problem()).collect()
+}
+
+fn table(preset: &Preset, plans: &[Plan], args: &PlanArgs) -> String {
+    let Some(first) = plans.first() else {
+        let nodes = match args.count {
+            None => "any number of nodes".to_owned(),
+            Some(one) => plural(one.get().into(), "node"),
+        };
+        let of = args.cloud.map_or_else(String::new, |cloud| format!(" of {}", Cloud::from(cloud)));
+        return format!(
+            "{} does not fit on {nodes} of any instance type{of} in the table; --instance-type says why not\n",
+            preset.name
+        );
+    };
+    let header = ["INSTANCE TYPE", "CLOUD", "NODES", "GPUS", "USED OF EACH GPU", "CONTEXT", "SEQUENCES"];
+    let rows = plans.iter().map(|plan| {
+        [
+            plan.instance_type.name.clone().into_owned(),
+            plan.instance_type.cloud.to_string(),
+            plan.nodes.to_string(),
+            format!("{} x {}", plan.cut.gpus(), plan.instance_type.gpu.model),
+            format!("{} of {}", gib_needed(plan.per_gpu.total()), gib(plan.instance_type.gpu.usable_memory)),
+            plan.capacity.map_or_else(String::new, |capacity| capacity.context.to_string()),
+            plan.capacity.map_or_else(String::new, |capacity| capacity.batch.to_string()),
+        ]
+    });
+    format!(
+        "{}, {}, {}:\n\n{}\nCONTEXT: tokens of each of {}; SEQUENCES: of {} tokens at once.\n",
+        preset.name,
+        weights(preset, first),
+        sequences(first),
+        aligned(std::iter::once(header.map(String::from)).chain(rows).collect()),
+        plural(first.batch, "sequence"),
+        first.context,
+    )
+}
+
+fn in_full(preset: &Preset, plan: &Plan) -> String {
+    let nodes = format!("{} of {}", plural(plan.nodes.into(), "node"), plan.instance_type.name);
+    let verdict = if plan.fits { "fits on" } else { "does not fit on" };
+    let mut text = format!("{} {verdict} {nodes}\n\n", preset.name);
+    let requirement = &preset.workload;
+    let each = requirement.gpu_memory_each.map_or_else(String::new, |each| format!(", {} each", gib(each)));
+    let used = &plan.per_gpu;
+    let usable = plan.instance_type.gpu.usable_memory;
+    let rows = [
+        ("model", weights(preset, plan)),
+        (
+            "published need",
+            format!("{}, {} in all{each}", plural(requirement.gpus.into(), "GPU"), gib(requirement.gpu_memory)),
+        ),
+        ("node", node(&plan.instance_type)),
+        ("placement", placement(plan)),
+        ("load", sequences(plan)),
+        ("", String::new()),
+        ("weights", gib_needed(used.weights)),
+        ("keys and values", format!("{}, in {}", gib_needed(used.keys_and_values), plan.keys_and_values,)),
+        ("activations", gib_needed(used.activations)),
+        ("runtime", gib_needed(used.runtime)),
+        ("each GPU", format!("{} of the {} that a program can have", gib_needed(used.total()), gib(usable))),
+        (
+            "room",
+            match plan.capacity {
+                None => "for no sequence at all".to_owned(),
+                Some(capacity) => format!(
+                    "for {} of {} tokens, or {} of {}",
+                    plural(plan.batch, "sequence"),
+                    capacity.context,
+                    plural(capacity.batch, "sequence"),
+                    plan.context
+                ),
+            },
+        ),
+    ];
+    text.push_str(&aligned(rows.map(|(key, value)| [key.to_owned(), value]).into()));
+    for problem in plan.problems() {
+        text.push_str(&format!("\n{problem}\n"));
+    }
+    for note in notes(plan) {
+        text.push_str(&format!("\nNote: {note}\n"));
+    }
+    text
+}
+
+fn weights(preset: &Preset, plan: &Plan) -> String {
+    format!("{} parameters in {}", count(preset.shape.parameters()), plan.weights)
+}
+
+fn sequences(plan: &Plan) -> String {
+    format!("{} of {} tokens", plural(plan.batch, "sequence"), plan.context)
+}
+
+fn node(one: &InstanceType) -> String {
+    let cpus = one.cpus.map_or_else(String::new, |cpus| format!(", {}", plural(cpus.into(), "CPU")));
+    let memory = one.memory.map_or_else(String::new, |memory| format!(", {} of memory", bytes(memory)));
+    format!("{} x {} with {}{cpus}{memory}", one.gpus, one.gpu.model, gib(one.gpu.memory))
+}
+
+fn placement(plan: &Plan) -> String {
+    let per_node = plan.gpus_per_node;
+    match plan.cut {
+        Cut::Ranks(ranks) => {
+            format!("{ranks} ranks, each with a slice of every layer: {} on a node", plural(per_node.into(), "GPU"))
+        }
+        Cut::Layers(1) => "on 1 GPU".to_owned(),
+        Cut::Layers(gpus) => format!("layers shared out among {gpus} GPUs of one node"),
+    }
+}
+
+fn plural(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
