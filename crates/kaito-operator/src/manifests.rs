@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     admission::{FieldError, validate_create},
     workspace::{GROUP, KIND, strict},
+    yaml,
 };
 
 /// Largest file that is read.
@@ -60,9 +61,12 @@ pub fn check(text: &str, instance_types: &InstanceTypes) -> Vec<Checked> {
         let document = index + 1;
         // Empty lines before it, so that a parser's message names the line of the file.
         let source = format!("{}{source}", "\n".repeat(line - 1));
-        match serde_saphyr::from_str::<Value>(&source) {
-            Ok(Value::Null) => {}
-            Ok(value) => check_object(&value, document, line, instance_types, &mut checked),
+        match yaml::documents(&source) {
+            Ok(values) => {
+                for value in values {
+                    check_object(&value, document, line, instance_types, &mut checked);
+                }
+            }
             Err(error) => checked.push(unreadable(document, line, error.to_string())),
         }
     }

@@ -167,6 +167,16 @@ fn manifests_are_validated() {
     assert_eq!(json[1]["outcome"], "skipped");
 }
 
+/// The examples apply as they are.
+#[test]
+fn the_examples_are_valid() {
+    let output = output(kaito(&["validate", "--json", "-f", "examples"]).current_dir(repository()));
+    let checked: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{checked:#}");
+    let valid = checked.as_array().unwrap().iter().filter(|one| one["outcome"] == "valid").count();
+    assert!(valid >= 14, "{valid}");
+}
+
 #[test]
 fn help() {
     for command in ["plan", "instance-types", "validate"] {

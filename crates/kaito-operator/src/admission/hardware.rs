@@ -34,7 +34,7 @@ pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mu
             verdict.refuse(PATH, problem);
         }
     }
-    if let Some(note) = plan.idle_nodes() {
+    if let Some(note) = plan.surplus_nodes() {
         verdict.warn("resource.count", note);
     }
     if let (Ok(Runtime::Vllm), Some(note)) = (workspace.runtime(), plan.precision_problem()) {

@@ -63,11 +63,15 @@ fn check_same_preset(old: Option<&PresetSpec>, new: Option<&PresetSpec>, verdict
         verdict.refuse("inference.preset.accessMode", immutable(word(old.access_mode), word(new.access_mode)));
     }
     let (old, new) = (&old.preset_options, &new.preset_options);
-    if old.image != new.image {
-        verdict.refuse(
-            "inference.preset.presetOptions.image",
-            immutable(quoted(old.image.as_deref()), quoted(new.image.as_deref())),
-        );
+    for (field, old, new) in
+        [("image", &old.image, &new.image), ("weightsImage", &old.weights_image, &new.weights_image)]
+    {
+        if old != new {
+            verdict.refuse(
+                format!("inference.preset.presetOptions.{field}"),
+                immutable(quoted(old.as_deref()), quoted(new.as_deref())),
+            );
+        }
     }
     if old.image_pull_secrets != new.image_pull_secrets {
         let list = |names: &[String]| if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
@@ -92,31 +96,35 @@ fn check_preset(spec: &PresetSpec, verdict: &mut Verdict) {
         }
     };
     let options = &spec.preset_options;
+    let images = [("image", &options.image), ("weightsImage", &options.weights_image)];
+    let images: Vec<(&str, &str)> =
+        images.into_iter().filter_map(|(field, image)| Some((field, image.as_deref()?))).collect();
     match spec.access_mode {
         AccessMode::Public => {
             if let Some(preset) = preset.filter(|preset| preset.workload.image == ImageAccess::Private) {
                 verdict.refuse("inference.preset.accessMode", private_only(preset));
             }
-            if let Some(image) = &options.image {
+            for (field, image) in images {
                 let message = format!("{image:?} is not used, for accessMode is public; private uses it");
-                verdict.warn("inference.preset.presetOptions.image", message);
+                verdict.warn(format!("inference.preset.presetOptions.{field}"), message);
             }
         }
-        AccessMode::Private => match &options.image {
-            None => verdict.refuse(
-                "inference.preset.presetOptions.image",
-                "When AccessMode is private, an image must be provided in PresetOptions, like registry.example/llama-2-7b:1",
-            ),
-            Some(image) => {
-                check_image(image, "inference.preset.presetOptions.image", verdict);
-                if options.image_pull_secrets.is_empty() {
-                    verdict.warn(
-                        "inference.preset.presetOptions.imagePullSecrets",
-                        "is empty: the image must be pullable without credentials, or with those of the nodes",
-                    );
-                }
+        AccessMode::Private if images.is_empty() => verdict.refuse(
+            "inference.preset.presetOptions.image",
+            "When AccessMode is private, an image must be provided in PresetOptions, like registry.example/llama-2-7b:1, or a \
+             weightsImage",
+        ),
+        AccessMode::Private => {
+            for (field, image) in images {
+                check_image(image, &format!("inference.preset.presetOptions.{field}"), verdict);
             }
-        },
+            if options.image_pull_secrets.is_empty() {
+                verdict.warn(
+                    "inference.preset.presetOptions.imagePullSecrets",
+                    "is empty: the image must be pullable without credentials, or with those of the nodes",
+                );
+            }
+        }
     }
     check_secrets(&options.image_pull_secrets, "inference.preset.presetOptions.imagePullSecrets", verdict);
 }

@@ -155,7 +155,7 @@ pub struct Plan {
     pub fits: bool,
     /// Nodes: as many as were asked for, else as are needed.
     pub nodes: u32,
-    /// Nodes that hold a part of the model; the others would be idle.
+    /// Nodes that hold a part of the model, or a copy of it.
     pub nodes_used: u32,
     /// GPUs that the pod on each node asks for.
     pub gpus_per_node: u32,
@@ -185,12 +185,23 @@ impl Plan {
         self.shortfalls.iter().map(|shortfall| format!("{shortfall}; {}", Enough::sentence(&self.enough)))
     }
 
-    /// Which of the nodes asked for would be idle, if any.
-    pub fn idle_nodes(&self) -> Option<String> {
-        let idle = self.nodes.checked_sub(self.nodes_used).filter(|idle| *idle > 0)?;
-        let (used, nodes) = (self.nodes_used, self.nodes);
-        let s = if used == 1 { "" } else { "s" };
-        Some(format!("preset {} runs on {used} node{s}; of the {nodes} asked for, {idle} would be idle", self.preset))
+    /// What becomes of more nodes than the model needs, where that may not be what was meant.
+    pub fn surplus_nodes(&self) -> Option<String> {
+        let (preset, nodes) = (self.preset, self.nodes);
+        match self.cut {
+            Cut::Layers(_) if nodes > 1 => {
+                Some(format!("preset {preset} runs on one node: each of the {nodes} serves a copy of it"))
+            }
+            Cut::Ranks(ranks) if nodes > ranks => {
+                let idle = nodes - ranks;
+                Some(format!("preset {preset} has {ranks} ranks; of the {nodes} nodes asked for, {idle} would be idle"))
+            }
+            Cut::Ranks(ranks) if !ranks.is_multiple_of(nodes.max(1)) => Some(format!(
+                "preset {preset} has {ranks} ranks, which {nodes} nodes cannot share evenly; {} can",
+                divisors(ranks)
+            )),
+            Cut::Ranks(_) | Cut::Layers(_) => None,
+        }
     }
 
     /// Why these GPUs do not compute in the precision of the weights, if they do not.
@@ -256,11 +267,15 @@ fn plan(load: &Load, instance_type: &InstanceType, nodes: Option<NonZeroU32>) ->
     let (context, batch) = (load.least_context(), load.batch);
     let usable = instance_type.gpu.usable_memory;
     let fits = |context, batch, cut| load.estimate(context, batch, cut).total() <= usable;
-    let (cut, gpus_per_node) = divide(load, instance_type, |cut| fits(context, batch, cut));
-    let nodes_used = cut.gpus().div_ceil(gpus_per_node);
+    let (cut, gpus_per_node) = divide(load, instance_type, nodes, |cut| fits(context, batch, cut));
+    let at_least = cut.gpus().div_ceil(gpus_per_node);
     let nodes = match nodes {
         Some(asked) => asked.get(),
-        None => nodes_used.max(nodes_for_published_memory(load, instance_type)),
+        None => at_least.max(nodes_for_published_memory(load, instance_type)),
+    };
+    let nodes_used = match cut {
+        Cut::Ranks(_) => at_least.min(nodes),
+        Cut::Layers(_) => nodes,
     };
     let shortfalls = shortfall::find(load, instance_type, nodes, cut, gpus_per_node);
     let capacity = fits(1, 1, cut).then(|| Capacity {
@@ -272,7 +287,7 @@ fn plan(load: &Load, instance_type: &InstanceType, nodes: Option<NonZeroU32>) ->
         instance_type: instance_type.clone(),
         fits: shortfalls.is_empty(),
         nodes,
-        nodes_used: nodes_used.min(nodes),
+        nodes_used,
         gpus_per_node,
         cut,
         weights: load.weights,
@@ -288,18 +303,34 @@ fn plan(load: &Load, instance_type: &InstanceType, nodes: Option<NonZeroU32>) ->
 
 /// How the model is divided, and how many GPUs of each node hold a part.
 ///
-/// Ranks are spread over nodes in equal numbers, as few nodes as do. A model without ranks stays on one node and takes as few
-/// of its GPUs as do, in doublings, so that heads can be shared out evenly too.
-fn divide(load: &Load, instance_type: &InstanceType, fits: impl Fn(Cut) -> bool) -> (Cut, u32) {
+/// Ranks are spread over nodes in equal numbers: over all that are asked for, if they can share them, else over as few as do. A
+/// model without ranks stays on one node and takes as few of its GPUs as do, in doublings, so that heads can be shared out
+/// evenly too.
+fn divide(
+    load: &Load,
+    instance_type: &InstanceType,
+    nodes: Option<NonZeroU32>,
+    fits: impl Fn(Cut) -> bool,
+) -> (Cut, u32) {
     let there = instance_type.gpus.max(1);
     let least = load.least_gpus().max(1);
     if load.preset.workload.ranks > 1 {
+        let shared = nodes.filter(|nodes| least.is_multiple_of(nodes.get())).map(|nodes| least / nodes);
+        if let Some(share) = shared.filter(|share| *share <= there) {
+            return (Cut::Ranks(least), share);
+        }
         let on_a_node = (1..=there.min(least)).rev().find(|gpus| least.is_multiple_of(*gpus)).unwrap_or(1);
         return (Cut::Ranks(least), on_a_node);
     }
     let doublings = || std::iter::successors(Some(least), |gpus| gpus.checked_mul(2)).take_while(|gpus| *gpus <= there);
     let gpus = doublings().find(|gpus| fits(Cut::Layers(*gpus))).or_else(|| doublings().last()).unwrap_or(least);
     (Cut::Layers(gpus), gpus)
+}
+
+/// `1, 2, 4 or 8`.
+fn divisors(number: u32) -> String {
+    let all: Vec<String> = (1..number).filter(|one| number.is_multiple_of(*one)).map(|one| one.to_string()).collect();
+    format!("{} or {number}", all.join(", "))
 }
 
 fn nodes_for_published_memory(load: &Load, instance_type: &InstanceType) -> u32 {

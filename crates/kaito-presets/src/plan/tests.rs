@@ -143,12 +143,20 @@ fn narrow_weights_need_less() {
 
 #[test]
 fn what_a_user_should_know_although_it_fits() {
+    for (preset, nodes, note) in [
+        ("llama-2-70b", 2, None),
+        ("llama-2-70b", 4, None),
+        ("llama-2-70b", 3, Some("preset llama-2-70b has 8 ranks, which 3 nodes cannot share evenly; 1, 2, 4 or 8 can")),
+        ("llama-2-70b", 10, Some("preset llama-2-70b has 8 ranks; of the 10 nodes asked for, 2 would be idle")),
+        ("mistral-7b", 1, None),
+        ("mistral-7b", 2, Some("preset mistral-7b runs on one node: each of the 2 serves a copy of it")),
+    ] {
+        let plan = planned(preset, "Standard_NC96ads_A100_v4", count(nodes));
+        assert!(plan.fits);
+        assert_eq!(plan.surplus_nodes().as_deref(), note, "{preset} {nodes}");
+    }
     let four = planned("llama-2-70b", "Standard_NC96ads_A100_v4", count(4));
-    assert_eq!(
-        four.idle_nodes().as_deref(),
-        Some("preset llama-2-70b runs on 2 nodes; of the 4 asked for, 2 would be idle")
-    );
-    assert_eq!(planned("llama-2-70b", "Standard_NC96ads_A100_v4", count(2)).idle_nodes(), None);
+    assert_eq!((four.nodes_used, four.gpus_per_node), (4, 2));
     assert_eq!(
         planned("mistral-7b", "g4dn.xlarge", None).precision_problem().as_deref(),
         Some("NVIDIA T4 has compute capability 7.5, and bf16 needs 8.0: the server must compute in f16 there")

@@ -89,7 +89,7 @@ fn in_full(one: &InstanceType, types: &InstanceTypes) -> String {
     } else {
         text.push('\n');
         text.push_str(&aligned(std::iter::once(header).chain(fitting).collect()));
-        text.push_str("\nCONTEXT: tokens of one sequence alone; SEQUENCES: of 2048 tokens at once.\n");
+        text.push_str("\nCONTEXT: the longest sequence that fits; SEQUENCES: how many of 2048 tokens do.\n");
     }
     text
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Told, pretty, print};
 use crate::{
     args::PlanArgs,
-    display::{aligned, bytes, count},
+    display::{aligned, count},
 };
 
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
@@ -62,7 +62,7 @@ fn json_of(plan: &Plan) -> Value {
 }
 
 fn notes(plan: &Plan) -> Vec<String> {
-    plan.idle_nodes().into_iter().chain(plan.precision_problem()).collect()
+    plan.surplus_nodes().into_iter().chain(plan.precision_problem()).collect()
 }
 
 fn table(preset: &Preset, plans: &[Plan], args: &PlanArgs) -> String {
@@ -90,12 +90,12 @@ fn table(preset: &Preset, plans: &[Plan], args: &PlanArgs) -> String {
         ]
     });
     format!(
-        "{}, {}, {}:\n\n{}\nCONTEXT: tokens of each of {}; SEQUENCES: of {} tokens at once.\n",
+        "{}, {}, {}:\n\n{}\nCONTEXT: the longest sequences that fit, {} at once; SEQUENCES: how many of {} tokens do.\n",
         preset.name,
         weights(preset, first),
         sequences(first),
         aligned(std::iter::once(header.map(String::from)).chain(rows).collect()),
-        plural(first.batch, "sequence"),
+        first.batch,
         first.context,
     )
 }
@@ -157,7 +157,7 @@ fn sequences(plan: &Plan) -> String {
 
 fn node(one: &InstanceType) -> String {
     let cpus = one.cpus.map_or_else(String::new, |cpus| format!(", {}", plural(cpus.into(), "CPU")));
-    let memory = one.memory.map_or_else(String::new, |memory| format!(", {} of memory", bytes(memory)));
+    let memory = one.memory.map_or_else(String::new, |memory| format!(", {} of memory", gib(memory)));
     format!("{} x {} with {}{cpus}{memory}", one.gpus, one.gpu.model, gib(one.gpu.memory))
 }
 
