@@ -8,10 +8,10 @@ pub mod decide;
 mod error;
 pub mod install;
 pub mod instance_types;
+pub mod manifests;
 pub mod runtime;
 pub mod up;
 pub mod webhook;
-pub mod manifests;
 pub mod workspace;
 pub mod yaml;
 
