@@ -5,13 +5,11 @@ pub mod controller;
 pub mod crd;
 pub mod image;
 pub mod install;
-pub mod presets;
-pub mod serve;
-pub mod up;
 pub mod instance_types;
 pub mod plan;
 pub mod presets;
 pub mod serve;
+pub mod up;
 pub mod validate;
 
 use std::{
