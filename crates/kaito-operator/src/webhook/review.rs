@@ -76,13 +76,16 @@ pub fn review(webhook: Webhook, body: &[u8], instance_types: &InstanceTypes) -> 
         Operation::Connect => "connect",
     };
     let response = AdmissionResponse::from(&request);
-    let response = match subject(&request) {
+    let mut response = match subject(&request) {
         None => response,
         Some(subject) => match webhook {
             Webhook::Mutate => mutate(response, &subject)?,
             Webhook::Validate => validate(response, &subject, instance_types),
         },
     };
+    if let Some(details) = &mut response.result.details {
+        details.name = request.name;
+    }
     let is_allowed = response.allowed;
     let body = encode(response).map_err(|error| error.to_string())?;
     Ok(Answer { body, operation, is_allowed })

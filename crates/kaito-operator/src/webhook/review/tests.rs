@@ -104,6 +104,8 @@ fn every_reason_is_given_at_once_as_the_api_server_does() {
         (&status["code"], &status["reason"], &status["status"]),
         (&json!(422), &json!("Invalid"), &json!("Failure"))
     );
+    // kubectl prints: The Workspace "falcon" is invalid.
+    assert_eq!((&status["details"]["name"], &status["details"]["kind"]), (&json!("falcon"), &json!("Workspace")));
     let fields: Vec<_> =
         status["details"]["causes"].as_array().unwrap().iter().map(|cause| cause["field"].as_str().unwrap()).collect();
     assert_eq!(fields, ["resource.count", "inference.preset.name"]);
