@@ -21,8 +21,8 @@ pub struct Request {
     pub name: String,
     /// The answer's HTTP status.
     pub code: u64,
-    /// The path and the query.
-    pub uri: String,
+    /// Whether no role allowed it. Other answers of 403 come from admission, as for a quota.
+    pub forbidden_by_rbac: bool,
 }
 
 /// All requests so far.
@@ -47,7 +47,7 @@ fn request(event: &Value) -> Request {
         namespace: text(&object["namespace"]),
         name: text(&object["name"]),
         code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
-        uri: text(&event["requestURI"]),
+        forbidden_by_rbac: event["annotations"]["authorization.k8s.io/decision"] == "forbid",
     }
 }
 
@@ -75,9 +75,18 @@ pub fn permissions(role: &Value) -> BTreeSet<String> {
 }
 
 impl Request {
-    /// The permissions that allow it: for its name, and for all names.
-    pub fn needs(&self) -> [String; 2] {
-        [self.name.as_str(), ""].map(|name| permission(&self.verb, &self.group, &self.resource, name))
+    /// Whether it changes anything, other than the lease of a leader that goes on.
+    pub fn writes(&self) -> bool {
+        !matches!(self.verb.as_str(), "get" | "list" | "watch") && self.resource != "leases"
+    }
+
+    /// The permissions that it needs, each for its name and for all names. To apply what is not there yet is to create it.
+    pub fn needs(&self) -> Vec<String> {
+        let created = self.verb == "patch" && self.code == 201;
+        let verbs = [self.verb.as_str()].into_iter().chain(created.then_some("create"));
+        verbs
+            .flat_map(|verb| [self.name.as_str(), ""].map(|name| permission(verb, &self.group, &self.resource, name)))
+            .collect()
     }
 }
 

@@ -7,10 +7,12 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    api::core::v1::Event, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use kube::{
     Api, ResourceExt,
-    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams},
+    api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
     runtime::{
         WatchStreamExt, conditions,
         wait::await_condition,
@@ -37,7 +39,7 @@ pub enum Fate {
         /// The cloud's words.
         message: &'static str,
     },
-    /// The cloud has no such machine now: Karpenter gives up the claim and deletes it.
+    /// The cloud has no such machine now: Karpenter says so in an event, and deletes the claim.
     InsufficientCapacity {
         /// The cloud's words.
         message: &'static str,
@@ -132,11 +134,32 @@ impl Karpenter {
             }
             Fate::LaunchFailed { message } => self.write(claim, "Unknown", "LaunchFailed", message, None).await,
             Fate::InsufficientCapacity { message } => {
-                self.write(claim, "False", "InsufficientCapacity", message, None).await;
+                self.tell(claim, "InsufficientCapacityError", message).await;
                 let _ = self.api().delete(&name, &kube::api::DeleteParams::default()).await;
             }
             Fate::Provisioned { gpus } => self.provision(claim, gpus).await,
         }
+    }
+
+    /// An event about a claim.
+    async fn tell(&self, claim: &DynamicObject, reason: &str, message: &str) {
+        let name = claim.name_any();
+        let now = crate::kubelet::now();
+        let event = serde_json::from_value(json!({
+            "metadata": {"generateName": format!("{name}."), "namespace": "default"},
+            "involvedObject": {
+                "apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "name": name, "uid": claim.metadata.uid,
+            },
+            "type": "Warning",
+            "reason": reason,
+            "message": format!("NodeClaim {name} event: {message}"),
+            "source": {"component": "karpenter"},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }));
+        let events = Api::<Event>::namespaced(self.0.plane.client.clone(), "default");
+        let _ = events.create(&PostParams::default(), &event.unwrap()).await;
     }
 
     async fn provision(&self, claim: &DynamicObject, gpus: u32) {

@@ -18,10 +18,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use k8s_openapi::{
-    api::{coordination::v1::Lease, core::v1},
-    jiff::Timestamp,
-};
+use k8s_openapi::api::{coordination::v1::Lease, core::v1};
 use kube::{
     Api, Error, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -210,14 +207,7 @@ impl Kubelet {
     async fn run(self, pod: v1::Pod, mut stop: watch::Receiver<bool>) {
         let host_ip = self.address([10, 0]);
         let pod_ip = self.address([10, 244]);
-        let mut placed = Placed {
-            pod: &pod,
-            host_ip: &host_ip,
-            pod_ip: &pod_ip,
-            start: Timestamp::now(),
-            container: String::new(),
-            restarts: 0,
-        };
+        let mut placed = Placed::new(&pod, &host_ip, &pod_ip);
         if self.behaviour(&pod).1 == Behaviour::Process {
             self.run_process(&mut placed, &mut stop).await;
         } else {
@@ -295,8 +285,10 @@ impl Kubelet {
         (container, rule.map_or(Behaviour::Ready, |rule| rule.behaviour.clone()))
     }
 
-    async fn write(&self, placed: &Placed<'_>, state: &State) {
-        self.write_status(placed.pod, placed.status(state)).await;
+    async fn write(&self, placed: &mut Placed<'_>, state: &State) {
+        let status = placed.status(state);
+        placed.ended(&status);
+        self.write_status(placed.pod, status).await;
     }
 
     async fn write_status(&self, pod: &v1::Pod, status: Value) {

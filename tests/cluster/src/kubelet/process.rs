@@ -104,12 +104,17 @@ impl Kubelet {
                 State::Exited { code, reason: if code == 0 { "Completed" } else { "Error" }, log: String::new() };
             self.write(placed, &exited).await;
             placed.restarts += 1;
-            sleep(Duration::from_millis(500)).await;
+            placed.running = None;
+            let quickly = Duration::from_millis(500 << placed.restarts.min(4));
+            tokio::select! {
+                () = sleep(quickly) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
         }
     }
 
     /// Ends when the liveness probe has failed as often as the pod allows.
-    async fn probe(&self, placed: &Placed<'_>, container: &Container, process: &Process) {
+    async fn probe(&self, placed: &mut Placed<'_>, container: &Container, process: &Process) {
         let mut written = None;
         let mut failures = 0;
         loop {

@@ -1,5 +1,7 @@
 //! A pod's status, as a kubelet writes it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::core::v1::{Container, Pod},
     jiff::Timestamp,
@@ -37,14 +39,47 @@ pub(super) struct Placed<'a> {
     pub host_ip: &'a str,
     pub pod_ip: &'a str,
     pub start: Timestamp,
-    /// The container that `state` is about.
+    /// The container that a state is about.
     pub container: String,
     pub restarts: u32,
+    /// Since when it runs.
+    pub running: Option<Timestamp>,
+    /// How it ended before.
+    pub last: Option<Value>,
+    /// Each condition's status, and since when it has it.
+    pub conditions: BTreeMap<&'static str, (String, Timestamp)>,
 }
 
-impl Placed<'_> {
+impl<'a> Placed<'a> {
+    pub fn new(pod: &'a Pod, host_ip: &'a str, pod_ip: &'a str) -> Self {
+        Self {
+            pod,
+            host_ip,
+            pod_ip,
+            start: Timestamp::now(),
+            container: String::new(),
+            restarts: 0,
+            running: None,
+            last: None,
+            conditions: BTreeMap::new(),
+        }
+    }
+
     /// The status, without what others than the kubelet write.
-    pub fn status(&self, state: &State) -> Value {
+    pub fn status(&mut self, state: &State) -> Value {
+        match state {
+            State::Running { .. } => _ = self.running.get_or_insert_with(Timestamp::now),
+            State::Exited { .. } | State::BackingOff { .. } => {}
+            State::Creating | State::ImageMissing { .. } => (self.running, self.last) = (None, None),
+        }
+        let status = self.described(state);
+        if let State::BackingOff { .. } = state {
+            self.running = None;
+        }
+        status
+    }
+
+    fn described(&mut self, state: &State) -> Value {
         let spec = self.pod.spec.as_ref().unwrap();
         let init = spec.init_containers.as_deref().unwrap_or_default();
         let in_init = init.iter().position(|container| container.name == self.container);
@@ -108,9 +143,14 @@ impl Placed<'_> {
         .into_iter()
         .map(|(kind, condition)| {
             let mut condition = condition.clone();
+            let status = condition["status"].as_str().unwrap_or_default().to_owned();
+            let known = self.conditions.entry(kind).or_insert_with(|| (status.clone(), Timestamp::now()));
+            if known.0 != status {
+                *known = (status, Timestamp::now());
+            }
             condition["type"] = json!(kind);
             condition["lastProbeTime"] = Value::Null;
-            condition["lastTransitionTime"] = json!(now());
+            condition["lastTransitionTime"] = json!(text(known.1));
             condition
         })
         .collect();
@@ -131,6 +171,15 @@ impl Placed<'_> {
         })
     }
 
+    /// How the container that the state is about has ended, if it has.
+    pub fn ended(&mut self, status: &Value) {
+        let containers =
+            ["initContainerStatuses", "containerStatuses"].into_iter().filter_map(|list| status[list].as_array());
+        let ours = containers.flatten().find(|container| container["name"] == self.container.as_str());
+        let ended = ours.map(|container| container["state"].clone()).filter(|state| state["terminated"].is_object());
+        self.last = ended.or(self.last.take());
+    }
+
     fn container_status(&self, container: &Container, state: &State) -> Value {
         let image = container.image.as_deref().unwrap_or_default();
         let mut status = json!({
@@ -148,7 +197,7 @@ impl Placed<'_> {
                 "exitCode": code,
                 "reason": reason,
                 "message": message,
-                "startedAt": text(self.start),
+                "startedAt": text(self.running.unwrap_or(self.start)),
                 "finishedAt": now(),
                 "containerID": self.container_id(container),
             }})
@@ -173,7 +222,10 @@ impl Placed<'_> {
             State::Running { started, ready } => {
                 status["started"] = json!(started);
                 status["ready"] = json!(ready);
-                json!({"running": {"startedAt": text(self.start)}})
+                if let Some(last) = self.last.as_ref().filter(|_| container.name == self.container) {
+                    status["lastState"] = last.clone();
+                }
+                json!({"running": {"startedAt": text(self.running.unwrap_or(self.start))}})
             }
             State::Exited { code, reason, log } => terminated(*code, reason, log),
             State::BackingOff { code, reason, log, seconds } => {

@@ -97,3 +97,42 @@ pub async fn tells_failures_as_a_kubelet_does(case: Case) {
     case.kubelet.pods_of(namespace, Behaviour::Ready);
     shows(&case, "1/1 Running").await;
 }
+
+pub async fn really_runs(case: Case) {
+    let namespace = &case.namespace;
+    case.kubelet.pods_of(namespace, Behaviour::Process);
+    let probe = json!({"httpGet": {"path": "/healthz", "port": "http"}});
+    case.apply(json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "demo"},
+        "spec": {
+            "serviceAccountName": "default",
+            "containers": [{
+                "name": "demo",
+                "image": "registry.example.com/kaito:1",
+                "command": ["kaito", "serve"],
+                "args": ["--port=5000"],
+                "ports": [{"name": "http", "containerPort": 5000}],
+                "readinessProbe": probe,
+            }],
+        },
+    }))
+    .await;
+    shows(&case, "1/1 Running").await;
+    let first = case.kubelet.process(namespace, "demo").unwrap();
+    assert!(first.get(5000, "/healthz").await.is_ok());
+    first.kill();
+    let second = eventually("another process", || async {
+        let process = case.kubelet.process(namespace, "demo").ok_or("none")?;
+        if process.pid == first.pid { Err("the first") } else { Ok(process) }
+    })
+    .await;
+    shows(&case, "1/1 Running").await;
+    assert!(second.get(5000, "/healthz").await.is_ok());
+    let restarts =
+        case.api::<Pod>().get("demo").await.unwrap().status.unwrap().container_statuses.unwrap()[0].restart_count;
+    assert_eq!(restarts, 1);
+    case.kubectl(&["delete", "pod", "demo", "--timeout=60s"]).await.stdout();
+    assert!(case.kubelet.process(namespace, "demo").is_none());
+}

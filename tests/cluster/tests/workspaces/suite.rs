@@ -5,18 +5,26 @@ use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 use futures_util::FutureExt;
 use kaito_cluster_tests::{
     control_plane::ControlPlane,
+    karpenter::Karpenter,
     kubelet::{Behaviour, Kubelet, Node},
     network,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
-use tokio::runtime::Runtime;
+use tokio::{
+    runtime::Runtime,
+    sync::{Mutex, OnceCell},
+};
 
-use crate::case::Case;
+use crate::{case::Case, installation::Provisioner};
 
 /// What all cases share.
 pub struct Suite {
     pub plane: ControlPlane,
     pub kubelet: Kubelet,
+    /// Once its kinds are installed.
+    pub karpenter: OnceCell<Karpenter>,
+    /// With which the chart is installed now.
+    pub installed: Mutex<Option<Provisioner>>,
 }
 
 /// Where the chart is installed.
@@ -31,7 +39,7 @@ impl Suite {
         for name in ["system-0", "system-1"] {
             kubelet.add(Node::new(name)).await;
         }
-        Self { plane, kubelet }
+        Self { plane, kubelet, karpenter: OnceCell::new(), installed: Mutex::default() }
     }
 
     /// Nothing that really runs is left.
@@ -60,29 +68,36 @@ macro_rules! cases {
 }
 pub(crate) use cases;
 
-/// Cases that run at the same time, after what they all need.
+/// Cases that run under one configuration of the installation, or before there is one.
 pub struct Phase {
-    pub prepare: Option<fn(Arc<Suite>) -> Future_>,
+    pub provisioner: Option<Provisioner>,
+    /// How many at the same time.
+    pub threads: usize,
     pub cases: Vec<Named>,
 }
 
-impl Phase {
-    /// Whether all went well.
-    pub fn run(self, arguments: &Arguments, runtime: &Arc<Runtime>, suite: &Arc<Suite>) -> bool {
-        let asked_for = |name: &str| arguments.filter.as_ref().is_none_or(|filter| name.contains(filter));
-        if !self.cases.iter().any(|case| asked_for(&case.name)) {
-            return true;
-        }
-        if let Some(prepare) = self.prepare {
-            runtime.block_on(prepare(suite.clone()));
-        }
-        let trials = self.cases.into_iter().map(|Named { name, run }| {
-            let (suite, runtime) = (suite.clone(), runtime.clone());
-            let namespace = name.rsplit("::").next().unwrap_or_default().replace('_', "-");
-            Trial::test(name, move || runtime.block_on(tried(suite, namespace, run)))
-        });
-        !libtest_mimic::run(arguments, trials.collect()).has_failed()
+/// Whether all went well.
+pub fn run(
+    arguments: &Arguments,
+    runtime: &Arc<Runtime>,
+    suite: &Arc<Suite>,
+    provisioner: Option<Provisioner>,
+    cases: Vec<Named>,
+) -> bool {
+    let asked_for = |name: &str| arguments.filter.as_ref().is_none_or(|filter| name.contains(filter));
+    let cases: Vec<_> = cases.into_iter().filter(|case| asked_for(&case.name)).collect();
+    if cases.is_empty() {
+        return true;
     }
+    if let Some(provisioner) = provisioner {
+        runtime.block_on(suite.install(provisioner));
+    }
+    let trials = cases.into_iter().map(|Named { name, run }| {
+        let (suite, runtime) = (suite.clone(), runtime.clone());
+        let namespace = name.rsplit("::").next().unwrap_or_default().replace('_', "-");
+        Trial::test(name, move || runtime.block_on(tried(suite, namespace, run)))
+    });
+    !libtest_mimic::run(arguments, trials.collect()).has_failed()
 }
 
 /// A failure shows what is in the case's namespace.

@@ -1,0 +1,95 @@
+//! Many workspaces at once.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use kaito_cluster_tests::{
+    audit,
+    eventually::{eventually, within},
+    workspace::condition,
+};
+use kube::{ResourceExt, api::ListParams};
+use serde_json::json;
+
+use crate::case::Case;
+
+const WORKSPACES: usize = 500;
+const EIGHT_A100: &str = "Standard_ND96asr_v4";
+
+/// `get 3.0, list 0.1`: how often each was asked, for each workspace.
+fn per_workspace(requests: &[audit::Request]) -> String {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for request in requests.iter().filter(|request| !request.resource.starts_with("leases")) {
+        *counts.entry(format!("{} {}", request.verb, request.resource)).or_default() += 1;
+    }
+    let counts = counts.into_iter().map(|(what, count)| format!("{what} {:.2}", count as f64 / WORKSPACES as f64));
+    counts.collect::<Vec<_>>().join(", ")
+}
+
+pub async fn five_hundred_workspaces(case: Case) {
+    for number in 0..WORKSPACES.div_ceil(8) {
+        case.kubelet.add(case.node(number, EIGHT_A100, 8)).await;
+    }
+    let folder = &case.plane.folder;
+    let asked_before = audit::requests(folder).len();
+    let begin = Instant::now();
+    let preset = json!({"preset": {"name": "phi-3-mini-4k-instruct"}});
+    let items: Vec<_> =
+        (0..WORKSPACES).map(|number| case.workspace(&format!("phi-{number}"), 1, EIGHT_A100, preset.clone())).collect();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    let arguments = ["create", "--namespace", &case.namespace, "--filename", "-"];
+    case.plane.kubectl_with(&arguments, &list.to_string()).await.stdout();
+    let made = begin.elapsed();
+
+    let ready = |workspace: &kube::api::DynamicObject| {
+        condition(workspace, "WorkspaceReady").is_some_and(|condition| condition.status == "True")
+    };
+    within(Duration::from_secs(300), "all settle", || async {
+        let all = case.workspaces().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let waiting: Vec<_> = all.iter().filter(|workspace| !ready(workspace)).collect();
+        match waiting.first() {
+            None if all.items.len() == WORKSPACES => Ok(()),
+            None => Err(format!("{} workspaces", all.items.len())),
+            Some(first) => Err(format!(
+                "{} are not ready; {}: {:?}",
+                waiting.len(),
+                first.name_any(),
+                condition(first, "WorkspaceReady")
+            )),
+        }
+    })
+    .await;
+    let settled = begin.elapsed();
+    let asked = audit::requests(folder).split_off(asked_before);
+    let (leader, process) = case.leading().await;
+    println!(
+        "{WORKSPACES} workspaces: made in {:.1} s, all ready after {:.1} s; {:.2} requests a workspace ({}); memory of the \
+         controller {leader}: {} MiB, at most {} MiB",
+        made.as_secs_f64(),
+        settled.as_secs_f64(),
+        asked.len() as f64 / WORKSPACES as f64,
+        per_workspace(&asked),
+        process.memory("VmRSS") >> 20,
+        process.memory("VmHWM") >> 20,
+    );
+
+    // A decision that changes nothing writes nothing.
+    eventually("three seconds without a write", || async {
+        let before = audit::requests(folder).len();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let writes: Vec<_> =
+            audit::requests(folder).split_off(before).into_iter().filter(audit::Request::writes).collect();
+        if writes.is_empty() { Ok(()) } else { Err(format!("{} writes, as {:?}", writes.len(), writes[0])) }
+    })
+    .await;
+
+    case.kubectl(&["delete", "workspaces", "--all", "--wait=false"]).await.stdout();
+    within(Duration::from_secs(300), "all are gone", || async {
+        let left = case.workspaces().list(&ListParams::default()).await.map_err(|error| error.to_string())?.items.len();
+        if left == 0 { Ok(()) } else { Err(format!("{left} left")) }
+    })
+    .await;
+    println!("all gone after another {:.1} s", (begin.elapsed() - settled).as_secs_f64());
+}

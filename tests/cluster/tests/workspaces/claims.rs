@@ -1,0 +1,137 @@
+//! Nodes that are claimed from Karpenter.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kaito_cluster_tests::{
+    eventually::eventually,
+    karpenter::{Fate, Karpenter},
+};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+
+use crate::{
+    case::{Case, ONE_A100},
+    suite::Suite,
+};
+
+const NO_MACHINE: &str = "insufficient capacity: no Standard_NC24ads_A100_v4 in westus3";
+
+impl Suite {
+    async fn karpenter(&self) -> &Karpenter {
+        self.karpenter.get_or_init(|| Karpenter::install(&self.plane, &self.kubelet)).await
+    }
+}
+
+/// Alone, since it ends with the kinds' coming.
+pub async fn without_karpenters_kinds(case: Case) {
+    let crds = Api::<CustomResourceDefinition>::all(case.plane.client.clone());
+    assert!(crds.get_opt("nodeclaims.karpenter.sh").await.unwrap().is_none());
+    case.apply(case.falcon("falcon")).await;
+    case.says("falcon", "NodeClaimReady", "False", "KarpenterMissing", &["karpenter.sh/v1"]).await;
+    // Nothing waits for claims that cannot be.
+    case.delete_and_leave_nothing("falcon").await;
+    // Nodes that are there serve as ever.
+    case.add_node().await;
+    case.apply(case.falcon("falcon")).await;
+    case.is_ready("falcon").await;
+    case.delete_and_leave_nothing("falcon").await;
+    case.kubelet.remove(&format!("{}-0", case.namespace)).await;
+
+    case.apply(case.falcon("falcon")).await;
+    case.says("falcon", "NodeClaimReady", "False", "KarpenterMissing", &[]).await;
+    let karpenter = case.karpenter().await;
+    karpenter.claims_of(&case.namespace, Fate::Provisioned { gpus: 1 }).await;
+    case.is_ready("falcon").await;
+}
+
+pub async fn nodes_are_claimed_and_given_back(case: Case) {
+    let karpenter = case.karpenter().await;
+    case.apply(case.falcon("falcon")).await;
+    case.says("falcon", "NodeClaimReady", "False", "NodeClaimsPending", &[]).await;
+    let claims = karpenter.claims(&case.namespace).await;
+    let [claim] = claims.as_slice() else { panic!("{claims:?}") };
+    assert_eq!(claim.labels()["kaito.sh/workspace"], "falcon");
+    assert_eq!(claim.labels()["apps"], case.namespace);
+    let spec = &claim.data["spec"];
+    assert_eq!(spec["taints"], json!([{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]));
+    let class = json!({"group": "karpenter.azure.com", "kind": "AKSNodeClass", "name": "default"});
+    assert_eq!(spec["nodeClassRef"], class);
+    let requirement = |key: &str| -> Value {
+        let all = spec["requirements"].as_array().unwrap();
+        all.iter().find(|requirement| requirement["key"] == key).unwrap()["values"].clone()
+    };
+    assert_eq!(requirement("node.kubernetes.io/instance-type"), json!([ONE_A100]));
+    assert_eq!(requirement("kubernetes.io/os"), json!(["linux"]));
+    assert_eq!(requirement("kubernetes.io/arch"), json!(["amd64"]));
+
+    karpenter.claims_of(&case.namespace, Fate::Provisioned { gpus: 1 }).await;
+    let ready = case.is_ready("falcon").await;
+    assert_eq!(ready.data["status"]["workerNodes"], json!([claim.name_any()]));
+    case.says("falcon", "NodeClaimReady", "True", "NodeClaimsReady", &[]).await;
+    assert_eq!(karpenter.claims(&case.namespace).await.len(), 1);
+
+    // A claim that somebody deletes is made again.
+    let first = claim.uid();
+    case.plane.kubectl(&["delete", "nodeclaim", &claim.name_any(), "--timeout=60s"]).await.stdout();
+    eventually("another claim", || async {
+        match karpenter.claims(&case.namespace).await.as_slice() {
+            [claim] if claim.uid() != first => Ok(()),
+            claims => Err(format!("{claims:?}")),
+        }
+    })
+    .await;
+    case.is_ready("falcon").await;
+
+    case.delete_and_leave_nothing("falcon").await;
+    let claims = karpenter.claims(&case.namespace).await;
+    assert!(claims.is_empty(), "the finalizer waits for claims: {claims:?}");
+}
+
+pub async fn a_claim_that_fails(case: Case) {
+    let karpenter = case.karpenter().await;
+    let message = "creating instance, OperationNotAllowed: quota exceeded for family standardNCADSA100v4Family";
+    karpenter.claims_of(&case.namespace, Fate::LaunchFailed { message }).await;
+    case.apply(case.falcon("falcon")).await;
+    case.says("falcon", "NodeClaimReady", "False", "QuotaExceeded", &["LaunchFailed", message]).await;
+    case.says("falcon", "ResourceReady", "False", "QuotaExceeded", &[]).await;
+    case.tells("falcon", "Warning", "QuotaExceeded", &["LaunchFailed", message]).await;
+    karpenter.claims_of(&case.namespace, Fate::Provisioned { gpus: 1 }).await;
+    case.is_ready("falcon").await;
+}
+
+pub async fn a_cloud_without_machines(case: Case) {
+    let karpenter = case.karpenter().await;
+    karpenter.claims_of(&case.namespace, Fate::InsufficientCapacity { message: NO_MACHINE }).await;
+    case.apply(case.falcon("falcon")).await;
+    case.tells("falcon", "Warning", "InsufficientCapacity", &[NO_MACHINE]).await;
+    karpenter.claims_of(&case.namespace, Fate::Provisioned { gpus: 1 }).await;
+    case.is_ready("falcon").await;
+}
+
+pub async fn deleting_while_claims_are_pending(case: Case) {
+    let karpenter = case.karpenter().await;
+    case.apply(case.falcon("falcon")).await;
+    eventually("a claim", || async {
+        let claims = karpenter.claims(&case.namespace).await;
+        if claims.len() == 1 { Ok(()) } else { Err(format!("{claims:?}")) }
+    })
+    .await;
+    case.delete_and_leave_nothing("falcon").await;
+    assert!(karpenter.claims(&case.namespace).await.is_empty());
+}
+
+pub async fn one_claim_for_the_node_that_is_missing(case: Case) {
+    let karpenter = case.karpenter().await;
+    karpenter.claims_of(&case.namespace, Fate::Provisioned { gpus: 2 }).await;
+    let type_ = "Standard_NC12s_v3";
+    case.kubelet.add(case.node(0, type_, 2)).await;
+    let preset = json!({"preset": {
+        "name": "llama-2-13b-chat",
+        "accessMode": "private",
+        "presetOptions": {"image": "registry.example.com/llama-2-13b-chat:1"},
+    }});
+    case.apply(case.workspace("llama", 2, type_, preset)).await;
+    case.is_ready("llama").await;
+    assert_eq!(karpenter.claims(&case.namespace).await.len(), 1);
+    case.delete_and_leave_nothing("llama").await;
+    assert!(karpenter.claims(&case.namespace).await.is_empty());
+}

@@ -1,0 +1,120 @@
+//! What befalls the installation and the control plane.
+
+use k8s_openapi::api::{
+    admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+    core::v1::Secret,
+};
+use kaito_cluster_tests::eventually::eventually;
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+
+use crate::{case::Case, suite::SYSTEM};
+
+pub async fn the_leader_dies(case: Case) {
+    case.add_node().await;
+    assert_eq!(case.controllers().await.len(), 2);
+    let (first, process) = case.leading().await;
+    process.kill();
+    // Admission is answered by the other meanwhile.
+    case.apply(case.falcon("falcon")).await;
+    case.is_ready("falcon").await;
+    let (second, _) = case.leading().await;
+    println!("{first} led, now {second}");
+    case.rolled_out().await;
+}
+
+pub async fn the_leader_is_asked_to_go(case: Case) {
+    case.add_node().await;
+    let (first, _) = case.leading().await;
+    case.plane.kubectl(&["delete", "pod", &first, "--namespace", SYSTEM, "--timeout=60s"]).await.stdout();
+    case.apply(case.falcon("falcon")).await;
+    case.is_ready("falcon").await;
+    assert_ne!(case.leading().await.0, first);
+    case.rolled_out().await;
+}
+
+pub async fn the_api_server_restarts(case: Case) {
+    case.add_node().await;
+    case.apply(case.falcon("before")).await;
+    case.is_ready("before").await;
+    let controllers: Vec<u32> = case.controllers().await.iter().map(|(_, process)| process.pid).collect();
+    let pid = case.plane.pid("kube-apiserver");
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    eventually("the API server is back", || async {
+        let printed = case.plane.kubectl(&["get", "--raw", "/readyz"]).await;
+        if printed.success { Ok(()) } else { Err(printed.stderr) }
+    })
+    .await;
+    case.rolled_out().await;
+    // What is asked for afterwards is done, and drift of what was there is seen.
+    case.kubelet.add(case.node(1, crate::case::ONE_A100, 1)).await;
+    case.apply(case.falcon("after")).await;
+    case.is_ready("after").await;
+    case.kubectl(&["delete", "service", "before"]).await.stdout();
+    case.exists::<k8s_openapi::api::core::v1::Service>("before").await;
+    let now: Vec<u32> = case.controllers().await.iter().map(|(_, process)| process.pid).collect();
+    assert_eq!(now, controllers, "no controller had to be started anew");
+}
+
+/// The authority that API servers trust, as both configurations name it.
+async fn authorities(case: &Case) -> Vec<Vec<u8>> {
+    let client = case.plane.client.clone();
+    let all = ListParams::default();
+    let mutating = Api::<MutatingWebhookConfiguration>::all(client.clone()).list(&all).await.unwrap();
+    let validating = Api::<ValidatingWebhookConfiguration>::all(client).list(&all).await.unwrap();
+    let mutating = mutating.into_iter().flat_map(|object| object.webhooks.unwrap_or_default());
+    let validating = validating.into_iter().flat_map(|object| object.webhooks.unwrap_or_default());
+    mutating
+        .map(|webhook| webhook.client_config)
+        .chain(validating.map(|webhook| webhook.client_config))
+        .map(|config| config.ca_bundle.map(|bundle| bundle.0).unwrap_or_default())
+        .collect()
+}
+
+pub async fn the_webhooks_certificate_is_renewed(case: Case) {
+    let secrets = Api::<Secret>::namespaced(case.plane.client.clone(), SYSTEM);
+    let secret = secrets
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+        .into_iter()
+        .find(|secret| secret.data.as_ref().is_some_and(|data| data.contains_key("tls.crt")));
+    let secret = secret.expect("the certificate is in a Secret");
+    let before = secret.data.clone().unwrap();
+    let empty = json!({"data": null});
+    secrets.patch(&secret.name_any(), &PatchParams::default(), &Patch::Merge(empty)).await.unwrap();
+    let after = eventually("another certificate", || async {
+        let data = secrets.get(&secret.name_any()).await.map_err(|error| error.to_string())?.data.unwrap_or_default();
+        match data.get("tls.crt") {
+            Some(certificate) if *certificate != before["tls.crt"] => Ok(data),
+            _ => Err("the old one, or none".to_owned()),
+        }
+    })
+    .await;
+    eventually("both configurations trust it", || async {
+        let authorities = authorities(&case).await;
+        let trusted = |bundle: &Vec<u8>| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            text(bundle).contains(text(&after["ca.crt"].0).trim())
+        };
+        if authorities.len() == 2 && authorities.iter().all(trusted) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    case.rolled_out().await;
+    case.apply(case.falcon("falcon")).await;
+}
+
+pub async fn nothing_is_admitted_unchecked(case: Case) {
+    case.scale(0).await;
+    let refusal = case.try_apply(case.falcon("falcon")).await.error();
+    assert!(refusal.contains("failed calling webhook"), "{refusal}");
+    // What runs goes on, and others' objects are not held up.
+    case.kubectl(&["create", "configmap", "other"]).await.stdout();
+    case.scale(2).await;
+    case.rolled_out().await;
+    case.apply(case.falcon("falcon")).await;
+}

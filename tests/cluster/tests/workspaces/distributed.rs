@@ -1,0 +1,121 @@
+//! Models across nodes.
+
+use k8s_openapi::{
+    api::{apps::v1::StatefulSet, core::v1::Service, discovery::v1::EndpointSlice},
+    apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
+};
+use kaito_cluster_tests::{eventually::eventually, kubelet::Behaviour};
+use kube::{ResourceExt, api::ListParams};
+use serde_json::{Value, json};
+
+use crate::case::Case;
+
+const TWO_V100: &str = "Standard_NC12s_v3";
+
+fn llama() -> Value {
+    json!({"preset": {
+        "name": "llama-2-13b-chat",
+        "accessMode": "private",
+        "presetOptions": {"image": "registry.example.com/llama-2-13b-chat:1", "imagePullSecrets": ["registry"]},
+    }})
+}
+
+async fn two_nodes(case: &Case) {
+    for number in 0..2 {
+        case.kubelet.add(case.node(number, TWO_V100, 2)).await;
+    }
+}
+
+pub async fn two_ranks_on_two_nodes(case: Case) {
+    two_nodes(&case).await;
+    case.apply(case.workspace("llama", 2, TWO_V100, llama())).await;
+    case.is_ready("llama").await;
+
+    let set: StatefulSet = case.exists("llama").await;
+    let spec = set.spec.unwrap();
+    assert_eq!(spec.replicas, Some(2));
+    assert_eq!(spec.pod_management_policy.as_deref(), Some("Parallel"));
+    assert_eq!(spec.service_name.as_deref(), Some("llama-headless"));
+    let headless: Service = case.exists("llama-headless").await;
+    let headless = headless.spec.unwrap();
+    assert_eq!(headless.cluster_ip.as_deref(), Some("None"));
+    assert_eq!(headless.publish_not_ready_addresses, Some(true));
+    assert!(headless.ports.unwrap().iter().any(|port| port.port == 29500));
+
+    // One rank a node, each with the one GPU that it needs of the two that are there.
+    let pods = case.pods_of("llama").await;
+    let mut nodes: Vec<_> = pods.iter().map(|pod| pod.spec.as_ref().unwrap().node_name.clone().unwrap()).collect();
+    nodes.sort();
+    assert_eq!(nodes, [0, 1].map(|number| format!("{}-{number}", case.namespace)));
+    for pod in &pods {
+        let spec = pod.spec.as_ref().unwrap();
+        let limits = spec.containers[0].resources.as_ref().unwrap().limits.clone().unwrap();
+        assert_eq!(limits["nvidia.com/gpu"], Quantity("1".to_owned()));
+        assert_eq!(spec.image_pull_secrets.as_ref().unwrap()[0].name, "registry");
+    }
+
+    // Requests go to the first rank alone.
+    let service: Service = case.exists("llama").await;
+    let port = service.spec.unwrap().ports.unwrap().remove(0);
+    assert_eq!((port.name.as_deref(), port.port), (Some("http"), 80));
+    assert!(matches!(port.target_port, Some(IntOrString::Int(5000) | IntOrString::String(_))));
+    eventually("the service's only endpoint is llama-0", || async {
+        let label = ListParams::default().labels("kubernetes.io/service-name=llama");
+        let slices = case.api::<EndpointSlice>().list(&label).await.map_err(|error| error.to_string())?;
+        let targets: Vec<_> = slices
+            .iter()
+            .flat_map(|slice| &slice.endpoints)
+            .map(|endpoint| endpoint.target_ref.clone().unwrap_or_default().name.unwrap_or_default())
+            .collect();
+        if targets == ["llama-0"] { Ok(()) } else { Err(format!("{targets:?}")) }
+    })
+    .await;
+    case.delete_and_leave_nothing("llama").await;
+}
+
+pub async fn one_rank_fails(case: Case) {
+    two_nodes(&case).await;
+    let log = "error: rank 1 has no shard";
+    case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Exits { code: 2, reason: "Error", log });
+    case.apply(case.workspace("llama", 2, TWO_V100, llama())).await;
+    case.says("llama", "InferenceReady", "False", "ContainerCrashLoopBackOff", &["llama-1", log]).await;
+    case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Ready);
+    case.is_ready("llama").await;
+}
+
+pub async fn one_node_of_two_is_missing(case: Case) {
+    case.kubelet.add(case.node(0, TWO_V100, 2)).await;
+    case.apply(case.workspace("llama", 2, TWO_V100, llama())).await;
+    case.says("llama", "ResourceReady", "False", "NodesMissing", &["1 of 2 nodes missing"]).await;
+    case.kubelet.add(case.node(1, TWO_V100, 2)).await;
+    let ready = case.is_ready("llama").await;
+    let nodes = [0, 1].map(|number| format!("{}-{number}", case.namespace));
+    assert_eq!(ready.data["status"]["workerNodes"], json!(nodes));
+    assert_eq!(ready.data["status"]["targetNodeCount"], 2);
+    assert_eq!(
+        case.pods_of("llama").await.iter().map(ResourceExt::name_any).collect::<Vec<_>>(),
+        ["llama-0", "llama-1"]
+    );
+}
+
+pub async fn vllm_across_nodes(case: Case) {
+    let type_ = "Standard_NC96ads_A100_v4";
+    for number in 0..2 {
+        case.kubelet.add(case.node(number, type_, 4)).await;
+    }
+    let preset = json!({"preset": {
+        "name": "llama-2-70b-chat",
+        "accessMode": "private",
+        "presetOptions": {"image": "registry.example.com/llama-2-70b-chat:1"},
+    }});
+    let mut workspace = case.workspace("llama", 2, type_, preset);
+    workspace["metadata"]["annotations"] = json!({"kaito.sh/runtime": "vllm"});
+    case.apply(workspace).await;
+    case.is_ready("llama").await;
+    let pods = case.pods_of("llama").await;
+    assert_eq!(pods.len(), 2);
+    for pod in pods {
+        let limits = pod.spec.unwrap().containers[0].resources.clone().unwrap().limits.unwrap();
+        assert_eq!(limits["nvidia.com/gpu"], Quantity("4".to_owned()));
+    }
+}

@@ -1,0 +1,134 @@
+//! Workspaces that cannot serve, and say why; and that serve once the cause is gone.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kaito_cluster_tests::kubelet::Behaviour;
+use serde_json::json;
+
+use crate::case::Case;
+
+pub async fn an_image_that_cannot_be_pulled(case: Case) {
+    case.kubelet.pods_of(&case.namespace, Behaviour::ImageMissing);
+    case.add_node().await;
+    case.apply(case.falcon("falcon")).await;
+    let image = "registry.example.com/team/kaito-falcon-7b-instruct:";
+    case.says("falcon", "InferenceReady", "False", "ImagePullError", &[image, "not found"]).await;
+    case.says("falcon", "WorkspaceReady", "False", "ImagePullError", &[]).await;
+    case.says("falcon", "ResourceReady", "True", "NodesReady", &[]).await;
+    case.tells("falcon", "Warning", "ImagePullError", &[image]).await;
+    case.kubelet.pods_of(&case.namespace, Behaviour::Ready);
+    case.is_ready("falcon").await;
+}
+
+pub async fn a_server_that_crashes(case: Case) {
+    let log = "error: /weights has no tokenizer.json";
+    case.kubelet.pods_of(&case.namespace, Behaviour::Exits { code: 1, reason: "Error", log });
+    case.add_node().await;
+    case.apply(case.falcon("falcon")).await;
+    case.says("falcon", "InferenceReady", "False", "ContainerCrashLoopBackOff", &["exit status 1", log]).await;
+    case.tells("falcon", "Warning", "ContainerCrashLoopBackOff", &[log]).await;
+    case.kubelet.pods_of(&case.namespace, Behaviour::Ready);
+    case.is_ready("falcon").await;
+}
+
+pub async fn a_server_that_runs_out_of_memory(case: Case) {
+    case.kubelet.pods_of(&case.namespace, Behaviour::OUT_OF_MEMORY);
+    case.add_node().await;
+    case.apply(case.falcon("falcon")).await;
+    case.says("falcon", "InferenceReady", "False", "ContainerOOMKilled", &["ran out of memory"]).await;
+    case.tells("falcon", "Warning", "ContainerOOMKilled", &[]).await;
+    case.kubelet.pods_of(&case.namespace, Behaviour::Ready);
+    case.is_ready("falcon").await;
+}
+
+pub async fn a_pod_that_no_node_takes(case: Case) {
+    // The node has the GPU, and its owner keeps others' pods off it.
+    let node = format!("{}-0", case.namespace);
+    case.add_node().await;
+    case.plane.kubectl(&["taint", "node", &node, "team=other:NoSchedule"]).await.stdout();
+    case.apply(case.falcon("falcon")).await;
+    // The scheduler's own words.
+    let words = ["1 node(s) had untolerated taint(s)"];
+    case.says("falcon", "InferenceReady", "False", "Unschedulable", &words).await;
+    case.tells("falcon", "Warning", "Unschedulable", &words).await;
+    case.plane.kubectl(&["taint", "node", &node, "team-"]).await.stdout();
+    case.is_ready("falcon").await;
+}
+
+pub async fn a_quota_for_pods(case: Case) {
+    case.apply(json!({
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "no-gpus"},
+        "spec": {"hard": {"requests.nvidia.com/gpu": "0"}},
+    }))
+    .await;
+    case.add_node().await;
+    case.apply(case.falcon("falcon")).await;
+    let words = ["exceeded quota: no-gpus", "requests.nvidia.com/gpu"];
+    case.says("falcon", "InferenceReady", "False", "QuotaExceeded", &words).await;
+    case.tells("falcon", "Warning", "QuotaExceeded", &words).await;
+    case.kubectl(&["delete", "resourcequota", "no-gpus"]).await.stdout();
+    // The controller of Deployments tries again at growing intervals.
+    case.is_ready("falcon").await;
+}
+
+pub async fn a_quota_for_services(case: Case) {
+    case.apply(json!({
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "no-services"},
+        "spec": {"hard": {"services": "0"}},
+    }))
+    .await;
+    case.settles("no-services", |quota: &k8s_openapi::api::core::v1::ResourceQuota| {
+        if quota.status.as_ref().is_some_and(|status| status.hard.is_some()) {
+            Ok(())
+        } else {
+            Err("not at work yet".into())
+        }
+    })
+    .await;
+    case.add_node().await;
+    case.apply(case.falcon("falcon")).await;
+    case.says("falcon", "InferenceReady", "False", "QuotaExceeded", &["exceeded quota: no-services"]).await;
+    case.kubectl(&["delete", "resourcequota", "no-services"]).await.stdout();
+    case.is_ready("falcon").await;
+}
+
+pub async fn a_model_that_loads(case: Case) {
+    case.kubelet.pods_of(&case.namespace, Behaviour::Pulling);
+    case.add_node().await;
+    case.apply(case.falcon("falcon")).await;
+    case.says("falcon", "InferenceReady", "False", "PodsStarting", &["kaito-falcon-7b-instruct"]).await;
+    case.kubelet.pods_of(&case.namespace, Behaviour::Loading);
+    case.says("falcon", "InferenceReady", "False", "ModelLoading", &[]).await;
+    case.kubelet.pods_of(&case.namespace, Behaviour::Ready);
+    case.is_ready("falcon").await;
+    // How long each phase took.
+    case.tells("falcon", "Normal", "InferenceReady", &["ready after"]).await;
+}
+
+pub async fn an_adapter_that_cannot_be_pulled(case: Case) {
+    case.add_node().await;
+    let mut workspace = case.falcon("falcon");
+    let image = "registry.example.com/adapters/tickets:0.3.1";
+    workspace["inference"]["adapters"] = json!([{"source": {"name": "tickets", "image": image}, "strength": "0.5"}]);
+    case.apply(workspace).await;
+    let deployment: Deployment = case.exists("falcon").await;
+    let pod = deployment.spec.unwrap().template.spec.unwrap();
+    let init = pod.init_containers.unwrap().into_iter().find(|container| container.image.as_deref() == Some(image));
+    let init = init.expect("an init container fetches the adapter").name;
+    case.kubelet.container_of(&case.namespace, &init, Behaviour::ImageMissing);
+    case.says("falcon", "InferenceReady", "False", "ImagePullError", &[image]).await;
+    case.kubelet.pods_of(&case.namespace, Behaviour::Ready);
+    case.is_ready("falcon").await;
+}
+
+pub async fn flags_that_are_missing(case: Case) {
+    case.add_node().await;
+    let mut workspace = case.falcon("falcon");
+    workspace["inference"]["config"] = json!("flags");
+    case.apply(workspace).await;
+    let words = ["there is no ConfigMap flags", &case.namespace];
+    case.says("falcon", "InferenceReady", "False", "ConfigMissing", &words).await;
+}
