@@ -115,13 +115,6 @@ impl<'a> CacheFile<'a> {
         self.share(file).map(Some)
     }
 
-    /// Maps a file that was just written.
-    pub(super) fn map(&self) -> io::Result<Vec<SharedBytes>> {
-        let file = MappedFile::open(&self.path)?;
-        self.read_header(&file)?;
-        self.share(Arc::new(file))
-    }
-
     fn share(&self, file: Arc<MappedFile>) -> io::Result<Vec<SharedBytes>> {
         let share = |range: &Range<usize>| SharedBytes::mapped(file.clone(), range.clone());
         self.layout.matrices.iter().map(share).collect::<Option<_>>().ok_or_else(|| damaged("it is too short"))

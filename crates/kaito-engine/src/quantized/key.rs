@@ -28,6 +28,8 @@ pub(super) fn of(matrices: &[Matrix]) -> [u8; KEY_BYTES] {
         } else {
             sample(&mut digest, source);
         }
+        // What is around a sample may have come into memory with it.
+        source.release();
     }
     digest.finalize().into()
 }

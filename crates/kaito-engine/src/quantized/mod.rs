@@ -6,7 +6,7 @@
 mod cache_file;
 mod key;
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use kaito_kernels::{self as kernels, MatrixRef, Quantization, ThreadPool};
 
@@ -115,8 +115,8 @@ impl Quantize<'_> {
             }
             Ok(())
         });
-        // What was just written needs no check; it still lies in the page cache.
-        match made.and_then(|()| file.map()) {
+        let found = made.and_then(|()| file.open(self.pool, self.fits, &|_| ()));
+        match found.and_then(|data| data.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))) {
             Ok(data) => tensors(matrices, data),
             Err(error) => {
                 tracing::warn!(
