@@ -124,7 +124,7 @@ impl Kubelet {
 
     fn rule(&self, rule: Rule) {
         self.0.rules.send_modify(|rules| {
-            rules.retain(|old| old.namespace != rule.namespace || rule.pod.is_some() && old.pod != rule.pod);
+            rules.retain(|old| old.namespace != rule.namespace || old.pod != rule.pod);
             rules.push(rule);
         });
     }
@@ -252,12 +252,14 @@ impl Kubelet {
             Behaviour::Loading | Behaviour::Process => {
                 self.write(placed, &State::Running { started: false, ready: false }).await;
             }
-            Behaviour::ImageMissing => loop {
-                self.write(placed, &State::ImageMissing { backing_off: false }).await;
-                sleep(Duration::from_millis(500)).await;
-                self.write(placed, &State::ImageMissing { backing_off: true }).await;
-                sleep(Duration::from_secs(5)).await;
-            },
+            Behaviour::ImageMissing => {
+                for wait in [10, 20, 40, 80, 160, 300].into_iter().chain(std::iter::repeat(300)) {
+                    self.write(placed, &State::ImageMissing { backing_off: false }).await;
+                    sleep(Duration::from_millis(500)).await;
+                    self.write(placed, &State::ImageMissing { backing_off: true }).await;
+                    sleep(Duration::from_secs(wait)).await;
+                }
+            }
             &Behaviour::Exits { code, reason, log } => loop {
                 let log = || log.to_owned();
                 self.write(placed, &State::Running { started: false, ready: false }).await;
@@ -278,7 +280,8 @@ impl Kubelet {
     fn behaviour(&self, pod: &v1::Pod) -> (String, Behaviour) {
         let rules = self.0.rules.borrow();
         let namespace = pod.namespace().unwrap_or_default();
-        let rule = rules.iter().rev().find(|rule| rule.is_about(&namespace, &pod.name_any()));
+        let about = || rules.iter().filter(|rule| rule.is_about(&namespace, &pod.name_any()));
+        let rule = about().find(|rule| rule.pod.is_some()).or_else(|| about().next_back());
         let container = rule
             .and_then(|rule| rule.container.clone())
             .unwrap_or_else(|| pod.spec.as_ref().unwrap().containers[0].name.clone());

@@ -47,7 +47,7 @@ pub async fn a_pod_that_no_node_takes(case: Case) {
     case.plane.kubectl(&["taint", "node", &node, "team=other:NoSchedule"]).await.stdout();
     case.apply(case.falcon("falcon")).await;
     // The scheduler's own words.
-    let words = ["1 node(s) had untolerated taint(s)"];
+    let words = ["untolerated taint(s)"];
     case.says("falcon", "InferenceReady", "False", "Unschedulable", &words).await;
     case.tells("falcon", "Warning", "Unschedulable", &words).await;
     case.plane.kubectl(&["taint", "node", &node, "team-"]).await.stdout();

@@ -14,6 +14,7 @@ mod lifecycle;
 mod manifests;
 mod nodes;
 mod permissions;
+mod printed;
 mod stand_ins;
 mod suite;
 
@@ -43,6 +44,7 @@ fn phases(together: usize) -> Vec<Phase> {
     let phase = |provisioner, threads, cases| Phase { provisioner, threads, cases };
     vec![
         phase(None, together, cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs]),
+        phase(Some(Provisioner::None), 1, cases![printed: as_in_the_documentation]),
         phase(
             Some(Provisioner::None),
             together,

@@ -143,5 +143,15 @@ pub async fn examples(case: Case) {
 }
 
 pub async fn documentation(case: Case) {
-    become_ready(&case, workspaces("docs")).await;
+    let (refused, admitted): (Vec<_>, Vec<_>) = workspaces("docs").into_iter().partition(|(file, workspace)| {
+        let text = fs::read_to_string(repository().join("docs").join(file)).unwrap();
+        text.contains(&format!("Workspace {}: refused", workspace["metadata"]["name"].as_str().unwrap()))
+    });
+    for (file, workspace) in refused {
+        let refusal = case.try_apply(&workspace).await.error();
+        let text = fs::read_to_string(repository().join("docs").join(&file)).unwrap();
+        let errors: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("error: ")).collect();
+        assert!(errors.iter().any(|error| refusal.contains(error)), "{file}: {refusal}");
+    }
+    become_ready(&case, admitted).await;
 }
