@@ -16,6 +16,8 @@ use serde_json::json;
 use crate::case::Case;
 
 const WORKSPACES: usize = 500;
+/// The port of the controller's container.
+const METRICS: u16 = 8080;
 const EIGHT_A100: &str = "Standard_ND96asr_v4";
 
 /// `get 3.0, list 0.1`: how often each was asked, for each workspace.
@@ -75,6 +77,11 @@ pub async fn five_hundred_workspaces(case: Case) {
         process.memory("VmHWM") >> 20,
     );
 
+    println!("{}", admission(&case).await);
+    let metrics = process.get(METRICS, "/metrics").await.unwrap();
+    let ready = metrics.lines().find_map(|line| line.strip_prefix(r#"kaito_workspaces{phase="Ready"} "#)?.parse().ok());
+    assert!(ready >= Some(WORKSPACES), "{metrics}");
+
     // A decision that changes nothing writes nothing.
     eventually("three seconds without a write", || async {
         let before = audit::requests(folder).len();
@@ -92,4 +99,23 @@ pub async fn five_hundred_workspaces(case: Case) {
     })
     .await;
     println!("all gone after another {:.1} s", (begin.elapsed() - settled).as_secs_f64());
+}
+
+/// How long the webhook took to answer, by the API server's clock.
+async fn admission(case: &Case) -> String {
+    let metrics = case.plane.kubectl(&["get", "--raw", "/metrics"]).await.stdout();
+    let ours = |name: &str| {
+        let name = format!("apiserver_admission_webhook_admission_duration_seconds_{name}{{");
+        let lines = metrics.lines().filter(move |line| line.starts_with(&name) && line.contains("kaito.sh"));
+        lines.filter_map(|line| Some((line, line.rsplit_once(' ')?.1.parse::<f64>().ok()?))).collect::<Vec<_>>()
+    };
+    let sum = |found: &[(&str, f64)]| found.iter().map(|(_, value)| value).sum::<f64>();
+    let within: Vec<_> = ours("bucket").into_iter().filter(|(line, _)| line.contains(r#"le="0.1""#)).collect();
+    let (count, seconds) = (sum(&ours("count")), sum(&ours("sum")));
+    assert!(count > 0.0, "the webhook was never asked");
+    format!(
+        "the webhook answered {count} times, in {:.1} ms on average; {} answers took longer than 100 ms",
+        1000.0 * seconds / count,
+        count - sum(&within)
+    )
 }

@@ -82,7 +82,7 @@ fn phases(together: usize) -> Vec<Phase> {
                     the_leader_dies, the_leader_is_asked_to_go, the_api_server_restarts,
                     the_webhooks_certificate_is_renewed, nothing_is_admitted_unchecked;
                 burst: five_hundred_workspaces;
-                permissions: nothing_was_forbidden;
+                permissions: nothing_was_forbidden, nothing_is_granted_in_vain;
             ],
         ),
     ]
