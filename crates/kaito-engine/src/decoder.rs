@@ -1,10 +1,15 @@
 //! The forward pass of a decoder-only transformer, over a ragged batch: tokens of many sequences, each with a length of
 //! its own, in one pass over the weights.
 
+use std::mem;
+
+use kaito_kernels::ThreadPool;
+
 use crate::{
     backend::{AttentionSpan, Backend, BackendError, Write},
     config::{Mlp, ModelConfig, Residual},
     kv_cache::{PageCopy, PageId},
+    recycle::recycled,
     rope::RopeTable,
     weights::ModelWeights,
 };
@@ -60,6 +65,7 @@ struct Workspace<B: Backend> {
 pub struct Decoder<B: Backend> {
     backend: B,
     config: ModelConfig,
+    limits: DecoderLimits,
     rope: RopeTable,
     embedding: B::Linear,
     layers: Vec<Layer<B>>,
@@ -67,8 +73,17 @@ pub struct Decoder<B: Backend> {
     head: B::Linear,
     pool: B::KvPool,
     workspace: Workspace<B>,
+    batch: Batch,
+}
+
+/// The rows of a step. Its memory is used again at every step.
+struct Batch {
+    ids: Vec<u32>,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    spans: Vec<AttentionSpan<'static>>,
+    /// Rows that logits are wanted after.
+    wanted: Vec<usize>,
 }
 
 /// What a [`Decoder`] must have room for.
@@ -87,7 +102,7 @@ pub struct DecoderLimits {
 impl<B: Backend> Decoder<B> {
     /// Puts a model on the device.
     pub fn new(
-        backend: B,
+        mut backend: B,
         config: ModelConfig,
         weights: ModelWeights,
         limits: DecoderLimits,
@@ -119,6 +134,15 @@ impl<B: Backend> Decoder<B> {
             last: backend.buffer(limits.step_logits * config.hidden_size)?,
             logits: backend.buffer(limits.step_logits * config.vocab_size)?,
         };
+        backend.reserve(&config, limits.step_tokens);
+        let angles = limits.step_tokens * config.head_dim / 2;
+        let batch = Batch {
+            ids: Vec::with_capacity(limits.step_tokens),
+            cos: Vec::with_capacity(angles),
+            sin: Vec::with_capacity(angles),
+            spans: Vec::with_capacity(limits.step_tokens),
+            wanted: Vec::with_capacity(limits.step_logits),
+        };
         Ok(Self {
             rope: RopeTable::new(&config.rope, config.head_dim),
             embedding: backend.load_linear(weights.embedding)?,
@@ -127,8 +151,8 @@ impl<B: Backend> Decoder<B> {
             head: backend.load_linear(weights.head)?,
             pool: backend.kv_pool(&config, limits.pages, limits.page_size)?,
             workspace,
-            cos: Vec::new(),
-            sin: Vec::new(),
+            batch,
+            limits,
             backend,
             config,
         })
@@ -137,6 +161,16 @@ impl<B: Backend> Decoder<B> {
     /// What the model is.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What it has room for.
+    pub fn limits(&self) -> &DecoderLimits {
+        &self.limits
+    }
+
+    /// Threads of the host, for what is not computed on the device.
+    pub fn host_pool(&self) -> &ThreadPool {
+        self.backend.host_pool()
     }
 
     /// Copies pages of keys and values, before a step writes to the copies.
@@ -149,13 +183,12 @@ impl<B: Backend> Decoder<B> {
     /// Computes `spans`, stores their keys and values, and leaves in `logits` a row of `vocab_size` for each token that
     /// they are wanted after, in order.
     pub fn forward(&mut self, spans: &[Span], logits: &mut Vec<f32>) {
-        let ids: Vec<u32> = spans.iter().flat_map(|span| span.tokens.iter().chain(span.draft).copied()).collect();
-        let rows = ids.len();
         let attention_spans = self.place(spans);
-        let Self { backend, config, embedding, layers, final_norm, head, pool, workspace: w, cos, sin, .. } = self;
-        let layout = &config.qkv_layout;
+        let Self { backend, config, embedding, layers, final_norm, head, pool, workspace: w, batch, .. } = self;
+        let Batch { ids, cos, sin, wanted, .. } = batch;
+        let (layout, rows) = (&config.qkv_layout, ids.len());
 
-        backend.embed(embedding, &ids, &mut w.residual);
+        backend.embed(embedding, ids, &mut w.residual);
         for (index, layer) in layers.iter().enumerate() {
             backend.norm(&layer.attention_norm, rows, &w.residual, &mut w.normed);
             // Both norms of a parallel layer see the residual stream before anything is added to it.
@@ -190,43 +223,34 @@ impl<B: Backend> Decoder<B> {
             backend.linear(&layer.mlp_out, rows, inner, &mut w.residual, Write::Add);
         }
 
-        let wanted: Vec<usize> = attention_spans
-            .iter()
-            .zip(spans)
-            .flat_map(|(placed, span)| {
-                let end = placed.first_row + placed.rows;
-                end.saturating_sub(span.logits)..end
-            })
-            .collect();
         logits.resize(wanted.len() * config.vocab_size, 0.0);
         if !wanted.is_empty() {
-            backend.select_rows(&w.residual, config.hidden_size, &wanted, &mut w.last);
+            backend.select_rows(&w.residual, config.hidden_size, wanted, &mut w.last);
             backend.norm(final_norm, wanted.len(), &w.last, &mut w.normed);
             backend.linear(head, wanted.len(), &w.normed, &mut w.logits, Write::Set);
             backend.read(&w.logits, logits);
         }
+        self.batch.spans = recycled(attention_spans);
     }
 
     /// Gives each span its rows of the batch, and computes the rows' rotary angles.
     fn place<'a>(&mut self, spans: &[Span<'a>]) -> Vec<AttentionSpan<'a>> {
-        self.cos.clear();
-        self.sin.clear();
-        let mut first_row = 0;
-        spans
-            .iter()
-            .map(|span| {
-                for position in span.start..span.start + span.rows() {
-                    self.rope.push_angles(position, span.long, &mut self.cos, &mut self.sin);
-                }
-                let placed = AttentionSpan {
-                    first_row,
-                    rows: span.rows(),
-                    context: span.start + span.rows(),
-                    pages: span.pages,
-                };
-                first_row += span.rows();
-                placed
-            })
-            .collect()
+        let Batch { ids, cos, sin, spans: placed, wanted } = &mut self.batch;
+        ids.clear();
+        cos.clear();
+        sin.clear();
+        wanted.clear();
+        let mut placed = recycled(mem::take(placed));
+        for span in spans {
+            let first_row = ids.len();
+            ids.extend(span.tokens.iter().chain(span.draft));
+            wanted.extend(ids.len().saturating_sub(span.logits)..ids.len());
+            let context = span.start + span.rows();
+            for position in span.start..context {
+                self.rope.push_angles(position, span.long, cos, sin);
+            }
+            placed.push(AttentionSpan { first_row, rows: span.rows(), context, pages: span.pages });
+        }
+        placed
     }
 }

@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    future, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
@@ -23,7 +24,9 @@ use crate::{
     Error,
     backend::Backend,
     decoder::{Decoder, Span},
+    events::{self, EventReceiver, EventSender},
     generate::{Chosen, Generation, GenerationParams, SequenceOutput},
+    recycle::recycled,
     scheduler::{RequestId, RowView, Scheduler, Step},
 };
 
@@ -41,7 +44,7 @@ pub struct GenerationRequest {
 pub enum GenerationEvent {
     /// The request left the queue.
     Started,
-    /// Tokens that are final, one a sequence at most. Beams have none before the end.
+    /// Tokens that are final, those that came since the last event. Beams have none before the end.
     Chosen(Vec<Chosen>),
     /// The last event of a request that ended.
     Finished(Vec<SequenceOutput>),
@@ -86,7 +89,7 @@ pub struct EngineStats {
 #[derive(Debug)]
 pub struct GenerationStream {
     id: RequestId,
-    events: mpsc::UnboundedReceiver<GenerationEvent>,
+    events: EventReceiver,
     commands: mpsc::UnboundedSender<Command>,
     ended: bool,
 }
@@ -97,7 +100,7 @@ impl GenerationStream {
         if self.ended {
             return None;
         }
-        let event = self.events.recv().await.unwrap_or(GenerationEvent::Failed(Error::EngineStopped));
+        let event = future::poll_fn(|context| self.events.poll(context)).await;
         self.ended = matches!(event, GenerationEvent::Finished(_) | GenerationEvent::Failed(_));
         Some(event)
     }
@@ -118,7 +121,7 @@ impl Drop for GenerationStream {
 }
 
 enum Command {
-    Submit { id: RequestId, generation: Box<Generation>, events: mpsc::UnboundedSender<GenerationEvent> },
+    Submit { id: RequestId, generation: Box<Generation>, events: EventSender },
     StopSequence(RequestId, usize),
     Cancel(RequestId),
     Stop,
@@ -197,13 +200,18 @@ impl Engine {
             progress: Mutex::new(None),
             idle: Notify::new(),
         });
+        let (step_spans, step_logits) = (scheduler.limits().rows, decoder.limits().step_logits);
+        let vocab_size = decoder.config().vocab_size;
         let worker = Worker {
             decoder,
             scheduler,
             requests: HashMap::new(),
             commands: receiver,
             shared: shared.clone(),
-            logits: Vec::new(),
+            step: Step::default(),
+            spans: Vec::with_capacity(step_spans),
+            logits: Vec::with_capacity(step_logits * vocab_size),
+            rows: Vec::with_capacity(step_logits),
         };
         thread::Builder::new()
             .name("engine".to_owned())
@@ -258,7 +266,7 @@ impl Engine {
         shared.counters.open.fetch_add(1, Relaxed);
         shared.progress.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
         let id = shared.next_id.fetch_add(1, Relaxed);
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = events::queue(rows * total.saturating_sub(prompt));
         let command = Command::Submit { id, generation: Box::new(generation), events: sender };
         shared.commands.send(command).map_err(|_| Error::EngineStopped)?;
         Ok(GenerationStream { id, events, commands: shared.commands.clone(), ended: false })
@@ -304,7 +312,7 @@ impl Engine {
 }
 
 struct OpenRequest {
-    events: mpsc::UnboundedSender<GenerationEvent>,
+    events: EventSender,
     prompt_tokens: usize,
     waiting: bool,
 }
@@ -315,7 +323,11 @@ struct Worker<B: Backend> {
     requests: HashMap<RequestId, OpenRequest>,
     commands: mpsc::UnboundedReceiver<Command>,
     shared: Arc<Shared>,
+    /// Memory that each step uses again.
+    step: Step,
+    spans: Vec<Span<'static>>,
     logits: Vec<f32>,
+    rows: Vec<&'static mut [f32]>,
 }
 
 impl<B: Backend> Worker<B> {
@@ -334,11 +346,13 @@ impl<B: Backend> Worker<B> {
                     command => self.obey(command),
                 }
             }
-            if let Some(step) = self.scheduler.schedule() {
+            let mut step = mem::take(&mut self.step);
+            if self.scheduler.schedule(&mut step) {
                 // Who has seen a step's tokens must find its pages in the counters.
                 self.publish();
                 self.turn(&step);
             }
+            self.step = step;
             self.publish();
         }
     }
@@ -367,18 +381,21 @@ impl<B: Backend> Worker<B> {
         }
     }
 
-    /// Computes a step and hands its logits to the requests that wait for them.
+    /// Computes a step, chooses the next tokens of the requests that have their logits now, and tells their clients.
     fn turn(&mut self, step: &Step) {
         for id in &step.started {
             if let Some(request) = self.requests.get_mut(id) {
                 request.waiting = false;
                 self.shared.counters.waiting.fetch_sub(1, Relaxed);
                 self.shared.counters.prompt_tokens.fetch_add(request.prompt_tokens as u64, Relaxed);
-                let _ = request.events.send(GenerationEvent::Started);
+                request.events.started();
             }
         }
         let begun = Instant::now();
-        let computed = catch_unwind(AssertUnwindSafe(|| self.forward(step)));
+        let computed = catch_unwind(AssertUnwindSafe(|| {
+            self.forward(step);
+            self.choose(step);
+        }));
         self.scheduler.observe_cost(step, begun.elapsed().as_secs_f64());
         self.shared.counters.steps.fetch_add(1, Relaxed);
         if computed.is_err() {
@@ -390,51 +407,54 @@ impl<B: Backend> Worker<B> {
             }
             return;
         }
-        let vocab_size = self.shared.limits.vocab_size;
-        let mut logits = std::mem::take(&mut self.logits);
-        let mut rows = logits.chunks_exact_mut(vocab_size);
-        for id in self.scheduler.computed(step) {
-            let wanted = step.spans.iter().filter(|span| span.request == id).map(|span| span.logits).sum();
-            let mut own: Vec<&mut [f32]> = rows.by_ref().take(wanted).collect();
-            self.advance(id, &mut own);
+        let mut last = None;
+        for span in step.spans.iter().filter(|span| span.logits > 0) {
+            if last.replace(span.request) != Some(span.request) {
+                self.settle(span.request);
+            }
         }
-        self.logits = logits;
     }
 
     fn forward(&mut self, step: &Step) {
         self.decoder.copy_pages(&step.copies);
-        let spans: Vec<Span> = step
-            .spans
-            .iter()
-            .filter_map(|span| {
-                let row = self.scheduler.row(span.request, span.row)?;
-                let tokens = row.tokens.get(span.start..span.start + span.count - row.draft.len())?;
-                let RowView { draft, pages, long, .. } = row;
-                Some(Span { tokens, draft, start: span.start, pages, long, logits: span.logits })
-            })
-            .collect();
+        let mut spans = recycled(mem::take(&mut self.spans));
+        spans.extend(step.spans.iter().filter_map(|span| {
+            let row = self.scheduler.row(span.request, span.row)?;
+            let tokens = row.tokens.get(span.start..span.start + span.count - row.draft.len())?;
+            let RowView { draft, pages, long, .. } = row;
+            Some(Span { tokens, draft, start: span.start, pages, long, logits: span.logits })
+        }));
         self.decoder.forward(&spans, &mut self.logits);
+        self.spans = recycled(spans);
     }
 
-    /// Chooses a request's next tokens and tells its client what came of it.
-    fn advance(&mut self, id: RequestId, logits: &mut [&mut [f32]]) {
+    fn choose(&mut self, step: &Step) {
+        self.scheduler.computed(step);
+        let mut rows = recycled(mem::take(&mut self.rows));
+        rows.extend(self.logits.chunks_exact_mut(self.shared.limits.vocab_size));
+        self.scheduler.choose(self.decoder.host_pool(), step, &mut rows);
+        self.rows = recycled(rows);
+    }
+
+    /// Tells a request's client what was chosen.
+    fn settle(&mut self, id: RequestId) {
         let Self { scheduler, requests, shared, .. } = self;
         let Some(request) = requests.get(&id) else { return };
-        let mut finished = false;
-        let result = scheduler.advance(id, logits, |advance| {
-            // Beams have no chosen tokens before their end, but each live one grew by a token.
-            let generated = advance.chosen.len().max(advance.parents.len());
-            shared.counters.generated_tokens.fetch_add(generated as u64, Relaxed);
-            // The client may be gone; its cancellation is on its way.
-            if !advance.chosen.is_empty() {
-                let _ = request.events.send(GenerationEvent::Chosen(advance.chosen));
+        match scheduler.settle(id) {
+            Some(Ok(advance)) => {
+                // Beams have no chosen tokens before their end, but each live one grew by a token.
+                let generated = advance.chosen.len().max(advance.parents.len());
+                shared.counters.generated_tokens.fetch_add(generated as u64, Relaxed);
+                // The client may be gone; its cancellation is on its way.
+                if !advance.chosen.is_empty() {
+                    request.events.chosen(&mut advance.chosen);
+                }
+                if advance.finished {
+                    self.finish(id);
+                }
             }
-            finished = advance.finished;
-        });
-        match result {
             Some(Err(cause)) => self.fail(id, cause.into()),
-            Some(Ok(())) if finished => self.finish(id),
-            _ => {}
+            None => {}
         }
     }
 
@@ -459,7 +479,7 @@ impl<B: Backend> Worker<B> {
         counters.open.fetch_sub(1, Relaxed);
         // Published first, so that whoever saw the last event sees the pages free.
         self.publish();
-        let _ = request.events.send(last);
+        request.events.end(last);
         self.shared.idle.notify_waiters();
     }
 

@@ -42,6 +42,12 @@ impl PageTable {
     pub fn pages(&self) -> &[PageId] {
         &self.pages
     }
+
+    /// Makes room for `pages` pages in all, so that the table grows so far without asking for memory.
+    pub fn reserve(&mut self, pages: usize) {
+        self.pages.reserve_exact(pages.saturating_sub(self.pages.len()));
+        self.nodes.reserve_exact(pages.saturating_sub(self.nodes.len()));
+    }
 }
 
 /// Hands out pages and counts who shares them.
@@ -178,14 +184,18 @@ impl KvCache {
         }
     }
 
-    /// A second table that shares the pages of the first `tokens` tokens of `table`.
+    /// A second table that shares the pages of the first `tokens` tokens of `table`, with room for as many in all.
     pub fn fork(&mut self, table: &PageTable, tokens: usize) -> PageTable {
-        let pages = table.pages[..self.pages_for(tokens).min(table.pages.len())].to_vec();
-        for &page in &pages {
+        let pages = &table.pages[..self.pages_for(tokens).min(table.pages.len())];
+        for &page in pages {
             self.references[page as usize] += 1;
         }
-        let nodes = table.nodes[..(tokens / self.page_size).min(table.nodes.len())].to_vec();
-        PageTable { pages, nodes }
+        let nodes = &table.nodes[..(tokens / self.page_size).min(table.nodes.len())];
+        let mut fork = PageTable::default();
+        fork.reserve(table.pages.capacity());
+        fork.pages.extend_from_slice(pages);
+        fork.nodes.extend_from_slice(nodes);
+        fork
     }
 
     /// Gives up all pages of `table`.

@@ -191,7 +191,6 @@ impl LanguageModel {
         }
         let progress_from = |part: f32| progress(done + part * (LOADED_WEIGHTS - done));
         let (dtype, mapped_bytes) = prepare_weights(&mut weights, options.dtype, &pool, available, &progress_from);
-        drop(pool);
         let counted = count(&weights);
         let available = available.saturating_sub(mapped_bytes);
         let capacity = Capacity::plan(
@@ -218,7 +217,7 @@ impl LanguageModel {
             max_batch_size: rows,
             chat_template: tokenizer.has_chat_template(),
         };
-        let engine = start_engine(config, weights, capacity, threads, options)?;
+        let engine = start_engine(config, weights, capacity, pool, options)?;
         let end_tokens =
             defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.eos_token_id().into_iter().collect());
         tracing::info!(
@@ -307,7 +306,7 @@ fn start_engine(
     config: ModelConfig,
     weights: ModelWeights,
     capacity: Capacity,
-    threads: NonZeroUsize,
+    pool: ThreadPool,
     options: &LoadOptions,
 ) -> Result<Engine, Error> {
     let rows = options.max_batch_size;
@@ -323,7 +322,7 @@ fn start_engine(
     let pages = u32::try_from(capacity.pages).unwrap_or(u32::MAX);
     let step_logits = rows + step_drafts;
     let decoder_limits = DecoderLimits { pages: capacity.pages, page_size: PAGE_SIZE, step_tokens, step_logits };
-    let backend = CpuBackend::new(threads).with_kv_dtype(options.kv_dtype);
+    let backend = CpuBackend::on(pool).with_kv_dtype(options.kv_dtype);
     let decoder = Decoder::new(backend, config, weights, decoder_limits)?;
     Engine::start(decoder, Scheduler::new(limits, KvCache::new(pages, PAGE_SIZE)), options.max_waiting)
 }

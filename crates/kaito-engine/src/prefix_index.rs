@@ -54,7 +54,8 @@ impl PrefixIndex {
         Self {
             page_size,
             hasher: RandomState::new(),
-            by_hash: HashMap::new(),
+            // Twice the entries it can have: a table that is half empty is tidied up where it lies, and never grows.
+            by_hash: HashMap::with_capacity(2 * pages),
             known: vec![None; pages],
             tokens: vec![0; pages * page_size],
             next_node: ROOTS,

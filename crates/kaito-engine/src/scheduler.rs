@@ -11,13 +11,20 @@
 //! - a request that was admitted ends: alone, it always fits ([`pages_needed`] bounds what it can hold);
 //! - when nothing runs, every page is free.
 
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Mutex, PoisonError},
+};
+
+use kaito_kernels::ThreadPool;
 
 use crate::{
     generate::{Advance, GenerateError, Generation},
     kv_cache::{KnownPrefix, KvCache, PageCopy, PageTable},
     prefix_index::NodeId,
-    speculation::{self, Speculator, StepCost},
+    recycle::recycled,
+    speculation::{self, LONGEST_DRAFT, Speculator, StepCost},
 };
 
 /// Names a request inside the engine.
@@ -53,10 +60,10 @@ pub struct StepSpan {
     pub logits: usize,
 }
 
-/// What to compute next.
+/// What to compute next. The same one is filled again and again.
 #[derive(Debug, Default)]
 pub struct Step {
-    /// Spans, those of a request together and in the order of its rows.
+    /// Spans in the order of the running requests, and of the rows in each.
     pub spans: Vec<StepSpan>,
     /// Pages to copy before anything is computed.
     pub copies: Vec<PageCopy>,
@@ -68,6 +75,11 @@ impl Step {
     /// Tokens that the step computes.
     pub fn tokens(&self) -> usize {
         self.spans.iter().map(|span| span.count).sum()
+    }
+
+    /// Rows of logits that it gives for a request.
+    fn logits_of(&self, id: RequestId) -> usize {
+        self.spans.iter().filter(|span| span.request == id).map(|span| span.logits).sum()
     }
 }
 
@@ -91,6 +103,28 @@ struct Group {
     speculator: Speculator,
     /// Tokens proposed behind the last one of the only row, while a step computes them.
     draft: Vec<u32>,
+    choice: Choice,
+}
+
+/// What [`Scheduler::choose`] leaves for [`Scheduler::settle`].
+#[derive(Debug, Default)]
+struct Choice {
+    advance: Advance,
+    /// Proposed tokens that were chosen.
+    accepted: usize,
+    error: Option<GenerateError>,
+}
+
+/// A request and the logits of its rows.
+struct Choosing<'a, 'l> {
+    group: &'a mut Group,
+    logits: &'a mut [&'l mut [f32]],
+}
+
+impl std::fmt::Debug for Choosing<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Choosing({})", self.group.id)
+    }
 }
 
 /// What the decoder needs of a row.
@@ -145,14 +179,24 @@ impl Group {
         })
     }
 
-    /// Takes up the pages of earlier texts that begin alike.
+    /// Takes up the pages of earlier texts that begin alike, and makes room for those to come.
     fn reuse(&mut self, cache: &mut KvCache) {
         for row in 0..self.computing_rows() {
-            let table = cache.reuse(self.root(), self.reusable(row));
+            let mut table = cache.reuse(self.root(), self.reusable(row));
+            table.reserve(cache.pages_for(self.generation.max_total_len()));
             self.rows[row].computed = table.pages().len() * cache.page_size();
             self.rows[row].table = table;
         }
         self.fork_if_ready(cache);
+    }
+
+    /// Makes room for all that a running request comes to hold, so that no step asks for memory on its behalf.
+    fn reserve(&mut self) {
+        self.generation.reserve();
+        self.draft.reserve(LONGEST_DRAFT);
+        let rows = self.generation.max_rows();
+        self.choice.advance.parents.reserve(rows);
+        self.choice.advance.chosen.reserve(rows + LONGEST_DRAFT);
     }
 
     /// Forgets all that was computed.
@@ -187,9 +231,32 @@ impl Group {
         self.shared_prefix = None;
     }
 
+    /// Chooses the next token of every row. Where tokens were proposed, `logits` are those of the row's last token and of
+    /// each proposed one, and the generation advances for as long as it chooses what was proposed.
+    fn choose(&mut self, logits: &mut [&mut [f32]]) {
+        let Self { generation, draft, choice: Choice { advance, accepted, error }, .. } = self;
+        advance.chosen.clear();
+        (*accepted, *error) = (0, None);
+        let rows = if draft.is_empty() { logits.len().max(1) } else { 1 };
+        for logits in logits.chunks_mut(rows) {
+            if let Err(cause) = generation.advance(logits, advance) {
+                *error = Some(cause);
+                return;
+            }
+            let chosen = generation.tokens(0).last();
+            if advance.finished || chosen.is_none() || chosen != draft.get(*accepted) {
+                return;
+            }
+            *accepted += 1;
+        }
+    }
+
     /// Follows an advance of the generation: new row `i` continues old row `parents[i]`.
     fn follow(&mut self, parents: &[usize], cache: &mut KvCache) {
-        let mut old = std::mem::take(&mut self.rows);
+        if parents.iter().copied().eq(0..self.rows.len()) {
+            return;
+        }
+        let mut old = mem::take(&mut self.rows);
         let mut uses = vec![0usize; old.len()];
         for &parent in parents {
             uses[parent] += 1;
@@ -200,7 +267,7 @@ impl Group {
                 uses[parent] -= 1;
                 let computed = old[parent].computed;
                 let table = match uses[parent] {
-                    0 => std::mem::take(&mut old[parent].table),
+                    0 => mem::take(&mut old[parent].table),
                     _ => cache.fork(&old[parent].table, computed),
                 };
                 Row { table, computed }
@@ -224,6 +291,9 @@ pub struct Scheduler {
     cost: StepCost,
     proposed_tokens: u64,
     accepted_tokens: u64,
+    /// Memory that each step uses again.
+    spans: Vec<StepSpan>,
+    choosing: Vec<Mutex<Choosing<'static, 'static>>>,
 }
 
 impl Scheduler {
@@ -239,6 +309,8 @@ impl Scheduler {
             cost: StepCost::default(),
             proposed_tokens: 0,
             accepted_tokens: 0,
+            spans: Vec::with_capacity(limits.rows),
+            choosing: Vec::with_capacity(limits.rows),
         }
     }
 
@@ -294,6 +366,7 @@ impl Scheduler {
             started: false,
             speculator: Speculator::default(),
             draft: Vec::new(),
+            choice: Choice::default(),
         });
     }
 
@@ -324,10 +397,13 @@ impl Scheduler {
         })
     }
 
-    /// Decides the next step and takes the pages that it writes. `None` if there is nothing to do.
-    pub fn schedule(&mut self) -> Option<Step> {
+    /// Decides the next step and takes the pages that it writes. `false` if there is nothing to do.
+    pub fn schedule(&mut self, step: &mut Step) -> bool {
         self.restart_long_rows();
-        let mut step = Step::default();
+        step.spans.clear();
+        step.copies.clear();
+        step.started.clear();
+        step.spans.reserve(self.limits.rows);
         let streams = self.running.iter().any(Group::streams);
         let mut budget = self.limits.step_tokens;
         // Streams first: they are older than what is admitted below, or equally entitled to one token each.
@@ -336,7 +412,7 @@ impl Scheduler {
                 if streams {
                     budget = budget.min(self.limits.step_tokens_beside_streams);
                 }
-                self.admit(budget, &mut step);
+                self.admit(budget, step);
             }
             let mut index = 0;
             while index < self.running.len() && budget > 0 {
@@ -344,9 +420,9 @@ impl Scheduler {
                 let planned = step.spans.iter().any(|span| span.request == id);
                 if !planned && (!streams_only || self.running[index].streams()) {
                     if streams_only {
-                        self.propose(index, budget, &step);
+                        self.propose(index, budget, step);
                     }
-                    self.plan(index, &mut budget, &mut step);
+                    self.plan(index, &mut budget, step);
                 }
                 // Preemption may have shortened the list, but never before `index`, unless it took `index` itself.
                 index += usize::from(self.running.get(index).is_some_and(|group| group.id == id));
@@ -354,14 +430,15 @@ impl Scheduler {
         }
         if step.spans.is_empty() {
             debug_assert!(self.is_idle(), "a request that was admitted can always run alone");
-            return None;
+            return false;
         }
-        Some(step)
+        let position = |id: RequestId| self.running.iter().position(|group| group.id == id);
+        step.spans.sort_unstable_by_key(|span| (position(span.request), span.row));
+        true
     }
 
-    /// Notes that a step was computed; returns the requests whose rows all have logits now.
-    pub fn computed(&mut self, step: &Step) -> Vec<RequestId> {
-        let mut ready = Vec::new();
+    /// Notes that a step was computed.
+    pub fn computed(&mut self, step: &Step) {
         for span in &step.spans {
             if let Some(group) = self.running.iter_mut().find(|group| group.id == span.request) {
                 let root = group.root();
@@ -372,50 +449,49 @@ impl Scheduler {
                     self.cache.make_known(&mut row.table, root, computed);
                 }
                 group.fork_if_ready(&mut self.cache);
-                if span.logits > 0 && ready.last() != Some(&span.request) {
-                    ready.push(span.request);
-                }
             }
         }
-        ready
     }
 
-    /// Hands the logits of a request's rows to its generation, and follows the rows that come of it. Where tokens were
-    /// proposed, `logits` are those of the row's last token and of each proposed one, and the generation advances for as
-    /// long as it chooses what was proposed. `emit` is told of each advance.
-    pub fn advance(
-        &mut self,
-        id: RequestId,
-        logits: &mut [&mut [f32]],
-        mut emit: impl FnMut(Advance),
-    ) -> Option<Result<(), GenerateError>> {
-        let group = self.running.iter_mut().find(|group| group.id == id)?;
-        let mut draft = std::mem::take(&mut group.draft);
-        let mut right = 0;
-        let steps = if draft.is_empty() { logits.len().max(1) } else { 1 };
-        for logits in logits.chunks_mut(steps) {
-            let advance = match group.generation.advance(logits) {
-                Ok(advance) => advance,
-                Err(error) => return Some(Err(error)),
-            };
-            group.follow(&advance.parents, &mut self.cache);
-            let chosen = group.generation.tokens(0).last();
-            let accepted = !advance.finished && chosen.is_some() && chosen == draft.get(right);
-            emit(advance);
-            if !accepted {
-                break;
+    /// Chooses the next tokens of the requests whose rows all have logits now, each request a piece of work for `pool`.
+    /// `logits` are the step's, in the order of its spans. What comes of it is for [`Self::settle`] to tell.
+    pub fn choose(&mut self, pool: &ThreadPool, step: &Step, mut logits: &mut [&mut [f32]]) {
+        let mut choosing = recycled(mem::take(&mut self.choosing));
+        for group in &mut self.running {
+            let wanted = step.logits_of(group.id).min(logits.len());
+            let (own, rest) = mem::take(&mut logits).split_at_mut(wanted);
+            logits = rest;
+            if wanted > 0 {
+                choosing.push(Mutex::new(Choosing { group, logits: own }));
             }
-            group.rows[0].computed += 1;
-            right += 1;
         }
-        if !draft.is_empty() {
-            group.speculator.observe(draft.len(), right);
-            self.proposed_tokens += draft.len() as u64;
-            self.accepted_tokens += right as u64;
-            draft.clear();
-            group.draft = draft;
+        pool.for_each(choosing.len(), &|index| {
+            let mut choosing = choosing[index].lock().unwrap_or_else(PoisonError::into_inner);
+            let Choosing { group, logits } = &mut *choosing;
+            group.choose(logits);
+        });
+        self.choosing = recycled(choosing);
+    }
+
+    /// Follows what was chosen for a request and returns it.
+    pub fn settle(&mut self, id: RequestId) -> Option<Result<&mut Advance, GenerateError>> {
+        let group = self.running.iter_mut().find(|group| group.id == id)?;
+        let Choice { advance, accepted, error } = mem::take(&mut group.choice);
+        if let Some(error) = error {
+            return Some(Err(error));
         }
-        Some(Ok(()))
+        if accepted > 0 {
+            group.rows[0].computed += accepted;
+        }
+        group.follow(&advance.parents, &mut self.cache);
+        if !group.draft.is_empty() {
+            group.speculator.observe(group.draft.len(), accepted);
+            self.proposed_tokens += group.draft.len() as u64;
+            self.accepted_tokens += accepted as u64;
+            group.draft.clear();
+        }
+        group.choice.advance = advance;
+        Some(Ok(&mut group.choice.advance))
     }
 
     /// Ends one sequence of a request where it stands. Returns whether that ends the request.
@@ -463,7 +539,8 @@ impl Scheduler {
             unclaimed = unclaimed.saturating_sub(pages);
             tokens += longest.saturating_sub(known.pages * self.cache.page_size());
             group.reuse(&mut self.cache);
-            if !std::mem::replace(&mut group.started, true) {
+            group.reserve();
+            if !mem::replace(&mut group.started, true) {
                 self.reused_tokens += (known.pages * self.cache.page_size()) as u64;
                 step.started.push(group.id);
             }
@@ -519,12 +596,21 @@ impl Scheduler {
     /// Adds to `step` what `running[index]` can compute within `budget`. Where pages are missing, younger requests give
     /// theirs up; where there is no younger one, this request does.
     fn plan(&mut self, index: usize, budget: &mut usize, step: &mut Step) {
+        let mut spans = mem::take(&mut self.spans);
+        spans_of(&self.running[index], *budget, &mut spans);
+        if self.take_pages(index, &spans, step) {
+            *budget -= spans.iter().map(|span| span.count).sum::<usize>();
+            step.spans.extend_from_slice(&spans);
+        }
+        self.spans = spans;
+    }
+
+    /// Makes writable what `spans` of `running[index]` write. `false` if the request had to give up its pages for that.
+    fn take_pages(&mut self, index: usize, spans: &[StepSpan], step: &mut Step) -> bool {
         let id = self.running[index].id;
-        let spans = spans_of(&self.running[index], *budget);
-        let taken: usize = spans.iter().map(|span| span.count).sum();
-        for span in &spans {
+        for span in spans {
             loop {
-                let Some(group) = self.running.get_mut(index).filter(|group| group.id == id) else { return };
+                let Some(group) = self.running.get_mut(index).filter(|group| group.id == id) else { return false };
                 let table = &mut group.rows[span.row].table;
                 let end = span.start + span.count;
                 match self.cache.prepare_write(table, span.start, end, &mut step.copies) {
@@ -533,8 +619,7 @@ impl Scheduler {
                 }
             }
         }
-        *budget -= taken;
-        step.spans.extend(spans);
+        true
     }
 
     /// Sends the request that came last back to the head of the queue, without its pages.
@@ -557,9 +642,10 @@ pub fn pages_needed(page_size: usize, prompt: usize, total: usize, rows: usize) 
     shared + rows * total.div_ceil(page_size).saturating_sub(shared)
 }
 
-/// What a request can compute within `budget` tokens. Its rows advance together: the last token of each runs only when
+/// Puts into `spans` what a request can compute within `budget` tokens. Its rows advance together: the last token of each runs only when
 /// all of them do.
-fn spans_of(group: &Group, budget: usize) -> Vec<StepSpan> {
+fn spans_of(group: &Group, budget: usize, spans: &mut Vec<StepSpan>) {
+    spans.clear();
     let span = |row: usize, count: usize, logits: usize| StepSpan {
         request: group.id,
         row,
@@ -569,15 +655,16 @@ fn spans_of(group: &Group, budget: usize) -> Vec<StepSpan> {
     };
     if let Some(prefix) = group.shared_prefix {
         let count = prefix.saturating_sub(group.rows[0].computed).min(budget);
-        return if count > 0 { vec![span(0, count, 0)] } else { Vec::new() };
+        spans.extend((count > 0).then(|| span(0, count, 0)));
+        return;
     }
     let missing: usize = (0..group.rows.len()).map(|row| group.missing(row)).sum();
     if missing <= budget {
         let draft = group.draft.len();
-        return (0..group.rows.len()).map(|row| span(row, group.missing(row) + draft, 1 + draft)).collect();
+        spans.extend((0..group.rows.len()).map(|row| span(row, group.missing(row) + draft, 1 + draft)));
+        return;
     }
     let mut left = budget;
-    let mut spans = Vec::new();
     for row in 0..group.rows.len() {
         let count = (group.missing(row) - 1).min(left);
         if count > 0 {
@@ -585,7 +672,6 @@ fn spans_of(group: &Group, budget: usize) -> Vec<StepSpan> {
             left -= count;
         }
     }
-    spans
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ fn generation(prompt: &[u32], options: &Value) -> Generation {
 /// A device whose keys are the tokens themselves.
 struct Machine {
     scheduler: Scheduler,
+    pool: ThreadPool,
     /// Tokens that the model's next one depends on.
     model_memory: usize,
     memory: Vec<u32>,
@@ -60,6 +61,7 @@ impl Machine {
             SchedulerLimits { rows: ROWS, step_tokens: 24, step_tokens_beside_streams: 9, step_drafts, long_above };
         Self {
             model_memory,
+            pool: ThreadPool::new(2.try_into().unwrap()),
             scheduler: Scheduler::new(limits, KvCache::new(pages, PAGE)),
             memory: vec![u32::MAX; pages as usize * PAGE],
             outputs: BTreeMap::new(),
@@ -72,9 +74,14 @@ impl Machine {
     }
 
     fn step(&mut self) -> bool {
-        let Some(step) = self.scheduler.schedule() else { return false };
+        let Some(step) = self.schedule() else { return false };
         self.compute(&step);
         true
+    }
+
+    fn schedule(&mut self) -> Option<Step> {
+        let mut step = Step::default();
+        self.scheduler.schedule(&mut step).then_some(step)
     }
 
     fn compute(&mut self, step: &Step) {
@@ -110,18 +117,19 @@ impl Machine {
                 assert_eq!(found, expected, "request {} row {} token {at}", span.request, span.row);
             }
         }
-        for id in self.scheduler.computed(step) {
-            let mut rows: Vec<Vec<f32>> = Vec::new();
-            for span in step.spans.iter().filter(|span| span.request == id) {
-                let RowView { tokens, draft, .. } = self.scheduler.row(id, span.row).unwrap();
-                let all: Vec<u32> = tokens.iter().chain(draft).copied().collect();
-                let end = span.start + span.count;
-                rows.extend((end - span.logits..end).map(|last| logits(&all[..=last], self.model_memory)));
-            }
-            let mut rows: Vec<&mut [f32]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
-            let mut finished = false;
-            self.scheduler.advance(id, &mut rows, |advance| finished = advance.finished).unwrap().unwrap();
-            if finished {
+        self.scheduler.computed(step);
+        let mut rows: Vec<Vec<f32>> = Vec::new();
+        for span in &step.spans {
+            let RowView { tokens, draft, .. } = self.scheduler.row(span.request, span.row).unwrap();
+            let all: Vec<u32> = tokens.iter().chain(draft).copied().collect();
+            let end = span.start + span.count;
+            rows.extend((end - span.logits..end).map(|last| logits(&all[..=last], self.model_memory)));
+        }
+        let mut rows: Vec<&mut [f32]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
+        self.scheduler.choose(&self.pool, step, &mut rows);
+        let ready: BTreeSet<_> = step.spans.iter().filter(|span| span.logits > 0).map(|span| span.request).collect();
+        for id in ready {
+            if self.scheduler.settle(id).unwrap().unwrap().finished {
                 let generation = self.scheduler.remove(id).unwrap();
                 self.outputs.insert(id, generation.outputs().into_iter().map(|output| output.tokens).collect());
             }
@@ -258,7 +266,7 @@ fn a_prompt_that_begins_like_an_earlier_one_computes_only_the_rest() {
     let mut machine = Machine::new(40, None);
     let computed = |machine: &mut Machine, id: RequestId, options: &Value, prompt: &[u32]| -> usize {
         machine.scheduler.submit(id, generation(prompt, options));
-        let step = machine.scheduler.schedule().unwrap();
+        let step = machine.schedule().unwrap();
         let tokens = step.spans.iter().map(|span| span.count).sum();
         machine.compute(&step);
         machine.drain();

@@ -9,7 +9,7 @@
 //! while the engine runs, and a guess is made where it is expected to pay.
 
 /// Most tokens proposed for one sequence.
-const LONGEST_DRAFT: usize = 8;
+pub const LONGEST_DRAFT: usize = 8;
 /// Tokens that must have stood together before; as many as the longest are preferred.
 const NGRAM: std::ops::RangeInclusive<usize> = 2..=4;
 

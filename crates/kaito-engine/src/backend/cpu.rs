@@ -1,6 +1,6 @@
 //! The processor as a device: weights are used where the checkpoint is mapped.
 
-use std::num::NonZeroUsize;
+use std::{mem, num::NonZeroUsize};
 
 use kaito_kernels::{
     self as kernels, AttentionSequence, AttentionShape, KvBuffer, KvDType, MatrixRef, QuantizedInput, Rows, RowsMut,
@@ -12,6 +12,7 @@ use crate::{
     checkpoint::Tensor,
     config::{ModelConfig, Norm, QkvLayout, RopePairing},
     kv_cache::PageCopy,
+    recycle::recycled,
     weights::{Linear, NormWeights, Weight},
 };
 
@@ -21,16 +22,19 @@ pub struct CpuBackend {
     kv_dtype: KvDType,
     /// Room for the activations of one linear map.
     quantized_input: QuantizedInput,
+    /// Room for what attention is told of a step.
+    sequences: Vec<AttentionSequence<'static>>,
 }
 
 impl CpuBackend {
     /// A backend of `threads` threads, the calling one included, with keys and values in f32.
     pub fn new(threads: NonZeroUsize) -> Self {
-        Self {
-            pool: ThreadPool::new(threads),
-            kv_dtype: KvDType::default(),
-            quantized_input: QuantizedInput::default(),
-        }
+        Self::on(ThreadPool::new(threads))
+    }
+
+    /// The same on threads that are there already.
+    pub fn on(pool: ThreadPool) -> Self {
+        Self { pool, kv_dtype: KvDType::default(), quantized_input: QuantizedInput::default(), sequences: Vec::new() }
     }
 
     /// The same with keys and values of another type.
@@ -168,6 +172,16 @@ impl Backend for CpuBackend {
         })
     }
 
+    fn reserve(&mut self, config: &ModelConfig, rows: usize) {
+        let widest = config.hidden_size.max(config.intermediate_size).max(config.num_heads * config.head_dim);
+        self.quantized_input.reserve(rows, widest);
+        self.sequences.reserve(rows);
+    }
+
+    fn host_pool(&self) -> &ThreadPool {
+        &self.pool
+    }
+
     fn embed(&mut self, table: &Linear, ids: &[u32], output: &mut Vec<f32>) {
         // An embedding is the transpose of a linear map from tokens: its rows are tokens, its columns components.
         for part in &table.parts {
@@ -281,15 +295,13 @@ impl Backend for CpuBackend {
             scale: 1.0 / (pool.head_dim as f32).sqrt(),
             window: pool.window,
         };
-        let sequences: Vec<AttentionSequence> = spans
-            .iter()
-            .map(|span| AttentionSequence {
-                first_row: span.first_row,
-                rows: span.rows,
-                context: span.context,
-                pages: span.pages,
-            })
-            .collect();
+        let mut sequences = recycled(mem::take(&mut self.sequences));
+        sequences.extend(spans.iter().map(|span| AttentionSequence {
+            first_row: span.first_row,
+            rows: span.rows,
+            context: span.context,
+            pages: span.pages,
+        }));
         let (queries, width) = (rows(qkv, layout.width, 0), layout.query.len() * pool.head_dim);
         let output = rows_mut(output, width, 0);
         kernels::paged_attention(
@@ -301,6 +313,7 @@ impl Backend for CpuBackend {
             &sequences,
             output,
         );
+        self.sequences = recycled(sequences);
     }
 
     fn swiglu(&mut self, count: usize, gate_up: &Vec<f32>, inner: usize, output: &mut Vec<f32>) {

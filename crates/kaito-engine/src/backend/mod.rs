@@ -6,6 +6,8 @@
 
 pub mod cpu;
 
+use kaito_kernels::ThreadPool;
+
 use crate::{
     config::{ModelConfig, Norm, QkvLayout, RopePairing},
     kv_cache::{PageCopy, PageId},
@@ -57,6 +59,11 @@ pub trait Backend: Send + 'static {
     fn load_norm(&self, norm: NormWeights, kind: Norm) -> Result<Self::Norm, BackendError>;
     /// Memory for `pages` pages of `page_size` tokens in every layer of `config`.
     fn kv_pool(&self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<Self::KvPool, BackendError>;
+
+    /// Makes room for steps of `rows` tokens of a model, so that no step asks for memory.
+    fn reserve(&mut self, config: &ModelConfig, rows: usize);
+    /// Threads of the host, for what is not computed on the device: choosing tokens, say.
+    fn host_pool(&self) -> &ThreadPool;
 
     /// `output[t] = table[ids[t]]`.
     fn embed(&mut self, table: &Self::Linear, ids: &[u32], output: &mut Self::Buffer);

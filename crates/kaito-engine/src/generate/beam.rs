@@ -4,7 +4,7 @@ use super::hypotheses::{Hypotheses, Hypothesis};
 use super::numeric::{self, Candidate};
 use super::params::{BeamParams, GenerationParams};
 use super::sampler::{self, Sampler};
-use super::{Advance, FinishReason, GenerateError, SequenceOutput, TokenScore, processors};
+use super::{Advance, FinishReason, GenerateError, Scratch, SequenceOutput, TokenScore, processors};
 
 /// The score that keeps all beams but a group's first out of the first step, when they are all the same.
 const NOT_YET: f32 = -1e9;
@@ -163,13 +163,15 @@ impl BeamSearch {
         let position = beams.first().map_or(0, |beam| beam.tokens.len());
         let count = (1 + self.params.end_tokens.len()).max(2) * size;
         let mut warped: Vec<Vec<Candidate>> = Vec::new();
+        let mut scratch = Scratch::default();
         for (row, beam) in rows.iter_mut().zip(beams) {
-            self.params.processors.apply(row, &beam.tokens, self.prompt_len, chosen);
+            self.params.processors.apply(row, &beam.tokens, self.prompt_len, chosen, &mut scratch);
             if !processors::is_valid(row) {
                 return Err(GenerateError::InvalidScores { position });
             }
             if self.beams.sample {
-                warped.push(self.params.warpers.apply(row));
+                self.params.warpers.apply(row, &mut scratch);
+                warped.push(scratch.candidates.clone());
             }
         }
         let row_of = |beam: usize| if self.started { beam } else { 0 };

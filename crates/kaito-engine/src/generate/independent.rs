@@ -1,9 +1,9 @@
 //! Greedy decoding and sampling: sequences that do not know of each other.
 
-use super::numeric::{self, Candidate};
+use super::numeric;
 use super::params::{GenerationParams, Strategy};
 use super::sampler::{self, Sampler};
-use super::{Advance, Chosen, FinishReason, GenerateError, SequenceOutput, TokenScore, processors};
+use super::{Advance, Chosen, FinishReason, GenerateError, Scratch, SequenceOutput, TokenScore, processors};
 
 #[derive(Debug, Clone)]
 struct Sequence {
@@ -24,6 +24,7 @@ pub struct Independent {
     live: Vec<usize>,
     /// Before the first step all sequences share one row.
     started: bool,
+    scratch: Scratch,
 }
 
 impl Independent {
@@ -43,7 +44,7 @@ impl Independent {
         };
         let sequences = (0..count).map(sequence).collect();
         let live = if full { Vec::new() } else { (0..count).collect() };
-        Self { params, prompt_len, sample, sequences, live, started: false }
+        Self { params, prompt_len, sample, sequences, live, started: false, scratch: Scratch::default() }
     }
 
     pub fn rows(&self) -> usize {
@@ -54,20 +55,26 @@ impl Independent {
         self.live.get(row).and_then(|&sequence| self.sequences.get(sequence)).map_or(&[], |sequence| &sequence.tokens)
     }
 
-    pub fn advance(&mut self, scores: &mut [&mut [f32]]) -> Result<Advance, GenerateError> {
-        let mut advance = Advance::default();
-        let mut live = Vec::with_capacity(self.live.len());
-        let mut candidates = Vec::new();
+    pub fn reserve(&mut self) {
+        for sequence in &mut self.sequences {
+            let missing = self.params.max_total_len.saturating_sub(sequence.tokens.len());
+            sequence.tokens.reserve_exact(missing);
+        }
+    }
+
+    pub fn advance(&mut self, scores: &mut [&mut [f32]], advance: &mut Advance) -> Result<(), GenerateError> {
+        advance.parents.clear();
         let of_row = if self.started { 1 } else { self.live.len().max(1) };
         for (row, (scores, sequences)) in scores.iter_mut().zip(self.live.chunks(of_row)).enumerate() {
             for (nth, &index) in sequences.iter().enumerate() {
                 let Some(sequence) = self.sequences.get_mut(index) else { continue };
                 if nth == 0 {
-                    candidates = choices(&self.params, self.sample, self.prompt_len, &sequence.tokens, scores)?;
+                    choices(&self.params, self.sample, self.prompt_len, &sequence.tokens, scores, &mut self.scratch)?;
                 }
+                let candidates = &self.scratch.candidates;
                 let nothing = || GenerateError::NothingAllowed { position: sequence.tokens.len() };
                 let chosen = match (self.sample, candidates.first()) {
-                    (true, _) => sequence.sampler.draw(&candidates).ok_or_else(nothing)?,
+                    (true, _) => sequence.sampler.draw(candidates).ok_or_else(nothing)?,
                     (false, best) => *best.ok_or_else(nothing)?,
                 };
                 let score = self.params.output_scores.then(|| {
@@ -87,16 +94,16 @@ impl Independent {
                     None
                 };
                 if sequence.finished.is_none() {
-                    live.push(index);
                     advance.parents.push(row);
                 }
                 advance.chosen.push(Chosen { sequence: index, token: chosen.token, score });
             }
         }
-        self.live = live;
+        let sequences = &self.sequences;
+        self.live.retain(|&index| sequences.get(index).is_some_and(|sequence| sequence.finished.is_none()));
         self.started = true;
         advance.finished = self.live.is_empty();
-        Ok(advance)
+        Ok(())
     }
 
     pub fn stop(&mut self, sequence: usize) -> Option<usize> {
@@ -121,27 +128,29 @@ impl Independent {
     }
 }
 
-/// What the next token is chosen from: the tokens that can be drawn, or the likeliest alone.
+/// Leaves in `scratch` what the next token is chosen from: the tokens that can be drawn, or the likeliest alone.
 fn choices(
     params: &GenerationParams,
     sample: bool,
     prompt_len: usize,
     tokens: &[u32],
     scores: &mut [f32],
-) -> Result<Vec<Candidate>, GenerateError> {
+    scratch: &mut Scratch,
+) -> Result<(), GenerateError> {
     let position = tokens.len();
-    params.processors.apply(scores, tokens, prompt_len, &[]);
+    params.processors.apply(scores, tokens, prompt_len, &[], scratch);
     if !processors::is_valid(scores) {
         return Err(GenerateError::InvalidScores { position });
     }
-    let candidates = if sample {
-        params.warpers.apply(scores)
+    if sample {
+        params.warpers.apply(scores, scratch);
     } else {
         let best = numeric::argmax(scores).and_then(|token| numeric::enumerate(scores).nth(token));
-        best.filter(|best| best.score > f32::NEG_INFINITY).into_iter().collect()
-    };
-    if candidates.is_empty() {
+        scratch.candidates.clear();
+        scratch.candidates.extend(best.filter(|best| best.score > f32::NEG_INFINITY));
+    }
+    if scratch.candidates.is_empty() {
         return Err(GenerateError::NothingAllowed { position });
     }
-    Ok(candidates)
+    Ok(())
 }

@@ -89,6 +89,16 @@ pub struct Chosen {
     pub score: Option<TokenScore>,
 }
 
+/// Memory for choosing a token, used again at every step.
+#[derive(Debug, Clone, Default)]
+pub struct Scratch {
+    /// The tokens that can be drawn, and their scores.
+    candidates: Vec<numeric::Candidate>,
+    best: Vec<numeric::Candidate>,
+    /// A bit for each token.
+    seen: Vec<u64>,
+}
+
 /// What a step did.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Advance {
@@ -174,19 +184,28 @@ impl Generation {
         self.rows() == 0
     }
 
+    /// Makes room for the longest that the sequences can become, so that they grow without asking for memory. Beams are
+    /// copied at every step and ask anyway.
+    pub fn reserve(&mut self) {
+        if let Search::Independent(search) = &mut self.search {
+            search.reserve();
+        }
+    }
+
     /// Chooses the next token of every row. `scores` holds one slice of vocabulary size for each live row: the model's
-    /// raw scores (logits) for what follows the row's last token. They may be overwritten.
+    /// raw scores (logits) for what follows the row's last token. They may be overwritten. The chosen tokens are added to
+    /// those in `advance`; the rest of it is replaced.
     ///
     /// # Errors
     /// Scores that can't be chosen from. The generation is of no further use then.
-    pub fn advance(&mut self, scores: &mut [&mut [f32]]) -> Result<Advance, GenerateError> {
+    pub fn advance(&mut self, scores: &mut [&mut [f32]], advance: &mut Advance) -> Result<(), GenerateError> {
         let (expected, got) = (self.rows(), scores.len());
         if expected != got {
             return Err(GenerateError::WrongRows { expected, got });
         }
         match &mut self.search {
-            Search::Independent(search) => search.advance(scores),
-            Search::Beams(search) => search.advance(scores),
+            Search::Independent(search) => search.advance(scores, advance),
+            Search::Beams(search) => search.advance(scores).map(|done| *advance = done),
         }
     }
 

@@ -18,13 +18,16 @@ pub fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
 
 /// Index of the highest score, the lowest of several: as `torch.argmax` on a CPU. `None` for an empty row.
 pub fn argmax(scores: &[f32]) -> Option<usize> {
-    let mut best = None;
-    for (index, &score) in scores.iter().enumerate() {
-        if best.is_none_or(|(_, highest)| score > highest) {
-            best = Some((index, score));
+    // Lanes that know nothing of each other are what a compiler makes vectors of.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (whole, rest) = scores.as_chunks::<16>();
+    for scores in whole {
+        for (highest, &score) in lanes.iter_mut().zip(scores) {
+            *highest = if score > *highest { score } else { *highest };
         }
     }
-    best.map(|(index, _)| index)
+    let highest = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    scores.iter().position(|&score| score == highest)
 }
 
 /// The `n` best candidates, best first; of equal scores the lowest token.
@@ -32,11 +35,19 @@ pub fn argmax(scores: &[f32]) -> Option<usize> {
 /// A buffer of a few times `n` is cut back to `n` whenever it is full, so the cost is one pass over the row and not a
 /// sort of it.
 pub fn top_n(candidates: impl Iterator<Item = Candidate>, n: usize) -> Vec<Candidate> {
+    let mut best = Vec::new();
+    top_n_into(candidates, n, &mut best);
+    best
+}
+
+/// The same in memory that is there already.
+pub fn top_n_into(candidates: impl Iterator<Item = Candidate>, n: usize, best: &mut Vec<Candidate>) {
+    best.clear();
     if n == 0 {
-        return Vec::new();
+        return;
     }
     let capacity = (4 * n).max(64);
-    let mut best: Vec<Candidate> = Vec::with_capacity(capacity);
+    best.reserve(capacity);
     let mut cut: Option<Candidate> = None;
     for candidate in candidates {
         if cut.is_some_and(|cut| best_first(&cut, &candidate).is_lt()) {
@@ -54,7 +65,6 @@ pub fn top_n(candidates: impl Iterator<Item = Candidate>, n: usize) -> Vec<Candi
         best.truncate(n);
     }
     best.sort_unstable_by(best_first);
-    best
 }
 
 /// All tokens of a row with their scores.

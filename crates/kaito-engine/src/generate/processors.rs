@@ -1,5 +1,7 @@
 //! Logits processors: what a request's parameters do to the scores before a token is chosen, in transformers' order.
 
+use super::Scratch;
+
 /// The processors of one request. They run in the order of the fields.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Processors {
@@ -38,12 +40,19 @@ impl Processors {
     /// Changes `scores` for a sequence that is `tokens` so far, of which the first `prompt_len` are the prompt.
     ///
     /// `chosen_by_earlier_groups` are the tokens that the groups before this one chose at this step, one for each beam.
-    pub fn apply(&self, scores: &mut [f32], tokens: &[u32], prompt_len: usize, chosen_by_earlier_groups: &[u32]) {
+    pub fn apply(
+        &self,
+        scores: &mut [f32],
+        tokens: &[u32],
+        prompt_len: usize,
+        chosen_by_earlier_groups: &[u32],
+        scratch: &mut Scratch,
+    ) {
         if let Some(penalty) = self.diversity_penalty {
             penalize_choices(scores, chosen_by_earlier_groups, penalty);
         }
         if let Some(penalty) = self.repetition_penalty {
-            penalize_repetition(scores, tokens, penalty);
+            penalize_repetition(scores, tokens, penalty, &mut scratch.seen);
         }
         if let Some(size) = self.no_repeat_ngram_size {
             ban_repeated_ngrams(scores, tokens, tokens, size);
@@ -92,8 +101,9 @@ fn penalize_choices(scores: &mut [f32], chosen: &[u32], penalty: f32) {
     }
 }
 
-fn penalize_repetition(scores: &mut [f32], tokens: &[u32], penalty: f32) {
-    let mut seen = vec![0u64; scores.len().div_ceil(64)];
+fn penalize_repetition(scores: &mut [f32], tokens: &[u32], penalty: f32, seen: &mut Vec<u64>) {
+    seen.clear();
+    seen.resize(scores.len().div_ceil(64), 0);
     for &token in tokens {
         let (word, bit) = (token as usize / 64, 1u64 << (token % 64));
         let (Some(word), Some(score)) = (seen.get_mut(word), scores.get_mut(token as usize)) else { continue };
@@ -144,5 +154,6 @@ fn remove_invalid(scores: &mut [f32]) {
 
 /// Whether a row can be chosen from: nothing in it that is not a number, and no positive infinity.
 pub fn is_valid(scores: &[f32]) -> bool {
-    scores.iter().all(|&score| score < f32::INFINITY)
+    // To the end in any case, which is faster than a branch at each score.
+    scores.iter().fold(true, |valid, &score| valid & (score < f32::INFINITY))
 }

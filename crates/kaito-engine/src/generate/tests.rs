@@ -33,6 +33,13 @@ fn resolve(params: &Map<String, Value>, prompt_len: usize, vocab_size: usize) ->
     GenerationParams::resolve(&options, &context).unwrap()
 }
 
+/// What the warpers leave of `scores`.
+fn warped(params: &GenerationParams, scores: &mut [f32]) -> Vec<Candidate> {
+    let mut scratch = Scratch::default();
+    params.warpers.apply(scores, &mut scratch);
+    scratch.candidates
+}
+
 /// Runs a generation to its end, and checks at every step what an engine relies on.
 fn run(table: &[Vec<f32>], prompt: &[u32], params: GenerationParams) -> Vec<SequenceOutput> {
     let mut generation = Generation::new(prompt.to_vec(), params);
@@ -42,7 +49,8 @@ fn run(table: &[Vec<f32>], prompt: &[u32], params: GenerationParams) -> Vec<Sequ
         let before: Vec<Vec<u32>> = (0..generation.rows()).map(|row| generation.tokens(row).to_vec()).collect();
         let mut scores: Vec<Vec<f32>> = before.iter().map(|tokens| table_row(table, tokens)).collect();
         let mut rows: Vec<&mut [f32]> = scores.iter_mut().map(Vec::as_mut_slice).collect();
-        let advance = generation.advance(&mut rows).unwrap();
+        let mut advance = Advance::default();
+        generation.advance(&mut rows, &mut advance).unwrap();
         assert_eq!(advance.parents.len(), generation.rows());
         assert!(generation.rows() <= generation.max_rows());
         for (row, &parent) in advance.parents.iter().enumerate() {
@@ -156,7 +164,7 @@ fn processors_change_scores_as_transformers_does() {
     for (index, case) in cases.iter().enumerate() {
         let mut scores = numbers(&case.scores);
         let params = resolve(&case.params, case.prompt_len, scores.len());
-        params.processors.apply(&mut scores, &case.tokens, case.prompt_len, &case.chosen);
+        params.processors.apply(&mut scores, &case.tokens, case.prompt_len, &case.chosen, &mut Scratch::default());
         for (token, (found, expected)) in scores.iter().zip(numbers(&case.expected)).enumerate() {
             let close = *found == expected || (found - expected).abs() <= 1e-5 * expected.abs().max(1.0);
             assert!(close, "case {index}, token {token}: {found}, not {expected}: {:?}", case.params);
@@ -193,8 +201,8 @@ fn sampling_draws_from_the_distributions_of_transformers() {
         if params.max_rows() > 1 {
             numeric::log_softmax(&mut scores);
         }
-        params.processors.apply(&mut scores, &case.prompt, case.prompt.len(), &[]);
-        let found = probabilities(&params.warpers.apply(&mut scores));
+        params.processors.apply(&mut scores, &case.prompt, case.prompt.len(), &[], &mut Scratch::default());
+        let found = probabilities(&warped(&params, &mut scores));
         let what = format!("case {index}: {:?}", case.params);
         assert_eq!(found.keys().collect::<Vec<_>>(), case.probs.keys().collect::<Vec<_>>(), "{what}");
         for (token, expected) in &case.probs {
@@ -341,7 +349,9 @@ fn what_a_sequence_draws_does_not_depend_on_when_another_is_stopped() {
         let mut scores: Vec<Vec<f32>> =
             (0..generation.rows()).map(|row| table_row(&tables["flat"], generation.tokens(row))).collect();
         let mut rows: Vec<&mut [f32]> = scores.iter_mut().map(Vec::as_mut_slice).collect();
-        if generation.advance(&mut rows).unwrap().finished {
+        let mut advance = Advance::default();
+        generation.advance(&mut rows, &mut advance).unwrap();
+        if advance.finished {
             break;
         }
     }
@@ -364,7 +374,8 @@ fn stopping_the_last_sequence_finishes_even_before_the_first_step() {
 
 fn advance_once(params: Value, scores: &[f32]) -> Result<Advance, GenerateError> {
     let params = resolve(params.as_object().unwrap(), 2, scores.len());
-    Generation::new(vec![0, 1], params).advance(&mut [&mut scores.to_vec()])
+    let mut advance = Advance::default();
+    Generation::new(vec![0, 1], params).advance(&mut [&mut scores.to_vec()], &mut advance).map(|()| advance)
 }
 
 #[test]
@@ -402,7 +413,10 @@ fn a_request_that_bans_every_token_fails() {
 #[test]
 fn the_number_of_rows_is_checked() {
     let mut generation = Generation::new(vec![1], GenerationParams::meta(0.0, 0.9, 5, vec![], None));
-    assert_eq!(generation.advance(&mut []), Err(GenerateError::WrongRows { expected: 1, got: 0 }));
+    assert_eq!(
+        generation.advance(&mut [], &mut Advance::default()),
+        Err(GenerateError::WrongRows { expected: 1, got: 0 })
+    );
 }
 
 #[test]
@@ -413,11 +427,11 @@ fn metas_sampling() {
     for (p, kept) in [(0.0, vec![1]), (0.49, vec![1]), (0.51, vec![0, 1]), (0.74, vec![0, 1]), (0.9, vec![0, 1, 2, 3])]
     {
         let params = GenerationParams::meta(1.0, p, 9, vec![], None);
-        let found = probabilities(&params.warpers.apply(&mut scores.clone()));
+        let found = probabilities(&warped(&params, &mut scores.clone()));
         assert_eq!(found.keys().copied().collect::<Vec<u32>>(), kept, "p = {p}");
     }
     let params = GenerationParams::meta(0.5, 1.0, 9, vec![], None);
-    let found = probabilities(&params.warpers.apply(&mut scores.clone()));
+    let found = probabilities(&warped(&params, &mut scores.clone()));
     let squares = [0.0625, 0.25, 0.015625, 0.015625].map(|square| square / 0.34375);
     assert!(found.iter().all(|(&token, p)| (p - squares[token as usize]).abs() < 1e-6), "{found:?}");
     assert_eq!(GenerationParams::meta(0.0, 0.9, 9, vec![], None).strategy, Strategy::Greedy);
@@ -438,7 +452,7 @@ fn of_equal_scores_the_lowest_token_wins() {
     let top: Vec<u32> = numeric::top_n(numeric::enumerate(&scores), 4).iter().map(|c| c.token).collect();
     assert_eq!(top, [1, 4, 7, 10]);
     let params = resolve(json!({"do_sample": true, "top_k": 3}).as_object().unwrap(), 1, 1000);
-    assert_eq!(params.warpers.apply(&mut scores.clone()).len(), 333, "all that tie with the k-th are kept");
+    assert_eq!(warped(&params, &mut scores.clone()).len(), 333, "all that tie with the k-th are kept");
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::cmp::Ordering;
 
-use super::numeric::{self, Candidate};
+use super::{
+    Scratch,
+    numeric::{self, Candidate},
+};
 
 /// One step from scores to the distribution that is drawn from.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,9 +33,12 @@ pub struct Warpers {
 }
 
 impl Warpers {
-    /// The tokens that can be drawn and their warped scores, in no particular order; all other tokens have probability
-    /// zero. `scores` may be changed.
-    pub fn apply(&self, scores: &mut [f32]) -> Vec<Candidate> {
+    /// Leaves in `scratch.candidates` the tokens that can be drawn and their warped scores, in no particular order; all other
+    /// tokens have probability zero. `scores` may be changed.
+    pub fn apply(&self, scores: &mut [f32], scratch: &mut Scratch) {
+        let Scratch { candidates, best, .. } = scratch;
+        candidates.clear();
+        candidates.reserve(scores.len());
         let keep = self.min_tokens_to_keep.max(1);
         let mut steps = self.steps.iter().peekable();
         if let Some(Warper::Temperature(temperature)) = steps.next_if(|step| matches!(step, Warper::Temperature(_))) {
@@ -40,33 +46,32 @@ impl Warpers {
         }
         // Top-k comes before all that needs a sum or an order, so that what follows sees a handful of tokens.
         let top_k = steps.next_if(|step| matches!(step, Warper::TopK(_)));
-        let mut candidates: Vec<Candidate> = if let Some(&Warper::TopK(k)) = top_k {
-            let best = numeric::top_n(numeric::enumerate(scores), k.max(keep));
-            let last = best.last().map_or(f32::NEG_INFINITY, |last| last.score);
-            numeric::enumerate(scores).filter(|c| c.score >= last && c.score > f32::NEG_INFINITY).collect()
-        } else {
-            numeric::enumerate(scores).filter(|c| c.score > f32::NEG_INFINITY).collect()
-        };
+        let mut lowest = f32::NEG_INFINITY;
+        if let Some(&Warper::TopK(k)) = top_k {
+            numeric::top_n_into(numeric::enumerate(scores), k.max(keep), best);
+            lowest = best.last().map_or(f32::NEG_INFINITY, |last| last.score);
+        }
+        let possible = |c: &Candidate| c.score >= lowest && c.score > f32::NEG_INFINITY;
+        candidates.extend(numeric::enumerate(scores).filter(possible));
         for step in steps {
             match *step {
                 Warper::Temperature(temperature) => candidates.iter_mut().for_each(|c| c.score /= temperature),
                 Warper::TopK(k) => {
-                    let best = numeric::top_n(candidates.iter().copied(), k.max(keep));
+                    numeric::top_n_into(candidates.iter().copied(), k.max(keep), best);
                     let last = best.last().map_or(f32::NEG_INFINITY, |last| last.score);
                     candidates.retain(|c| c.score >= last);
                 }
                 Warper::TopP(mass) => {
-                    let count = nucleus(&mut candidates, keep, |before| before < mass);
+                    let count = nucleus(candidates, keep, |before| before < mass);
                     candidates.truncate(count);
                 }
                 Warper::MetaTopP(mass) => {
-                    let count = nucleus(&mut candidates, keep, |before| before <= mass);
+                    let count = nucleus(candidates, keep, |before| before <= mass);
                     candidates.truncate(count);
                 }
-                Warper::TypicalP(mass) => typical(&mut candidates, keep, mass),
+                Warper::TypicalP(mass) => typical(candidates, keep, mass),
             }
         }
-        candidates
     }
 }
 

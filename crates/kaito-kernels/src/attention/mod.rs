@@ -108,15 +108,24 @@ fn paged_attention_on(
     let output = output.share("output", rows, heads * shape.head_dim);
 
     let group = heads / shape.num_kv_heads;
-    let blocks: Vec<Block> = sequences
-        .iter()
-        .flat_map(|sequence| {
-            let starts = (0..sequence.rows * group).step_by(BLOCK_QUERIES).rev();
-            starts.flat_map(move |start| (0..shape.num_kv_heads).map(move |kv_head| Block { sequence, kv_head, start }))
+    let starts_of = |sequence: &AttentionSequence| (sequence.rows * group).div_ceil(BLOCK_QUERIES);
+    // The last queries of a sequence first: they see most.
+    let block = |mut piece: usize| {
+        sequences.iter().find_map(|sequence| {
+            let blocks = starts_of(sequence) * shape.num_kv_heads;
+            let Some(after) = piece.checked_sub(blocks) else {
+                let start = (starts_of(sequence) - 1 - piece / shape.num_kv_heads) * BLOCK_QUERIES;
+                return Some(Block { sequence, kv_head: piece % shape.num_kv_heads, start });
+            };
+            piece = after;
+            None
         })
-        .collect();
-    pool.for_each(blocks.len(), &|i| {
-        dispatch(level, Piece { block: blocks[i], shape, group, queries, keys, values, output });
+    };
+    let pieces = sequences.iter().map(starts_of).sum::<usize>() * shape.num_kv_heads;
+    pool.for_each(pieces, &|piece| {
+        if let Some(block) = block(piece) {
+            dispatch(level, Piece { block, shape, group, queries, keys, values, output });
+        }
     });
 }
 
@@ -166,7 +175,7 @@ impl Piece<'_> {
             shape.window.map_or(0, |window| end.saturating_sub(window))..end
         };
 
-        let mut block = QueryBlock::new(count, head_dim, page_size, shape.scale);
+        let mut block = QueryBlock::take(count, head_dim, page_size, shape.scale);
         for (i, query) in block.queries.chunks_exact_mut(head_dim).enumerate() {
             let (row, head) = row_and_head(i);
             let offset = query_offsets[head];
@@ -197,6 +206,7 @@ impl Piece<'_> {
             // SAFETY: no other piece has this query and head.
             block.write(i, unsafe { self.output.slice(row, head * head_dim, head_dim) });
         }
+        block.give_back();
     }
 }
 

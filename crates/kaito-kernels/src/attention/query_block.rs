@@ -1,7 +1,8 @@
 //! A few queries and their softmax so far, in f32.
 
-use std::{marker::PhantomData, ops::Range};
+use std::{cell::Cell, marker::PhantomData, ops::Range};
 
+use super::BLOCK_QUERIES;
 use crate::{
     kv::Heads,
     matmul::{
@@ -12,6 +13,7 @@ use crate::{
 };
 
 /// Queries that go through pages together. Nothing that one of them sums up depends on the others.
+#[derive(Default)]
 pub(super) struct QueryBlock {
     /// `[query][head_dim]`.
     pub(super) queries: Vec<f32>,
@@ -28,19 +30,34 @@ pub(super) struct QueryBlock {
     weighted: Vec<f32>,
 }
 
+thread_local! {
+    /// The block that this thread used last, for its memory.
+    static LAST: Cell<QueryBlock> = Cell::default();
+}
+
 impl QueryBlock {
-    pub(super) fn new(count: usize, head_dim: usize, page_size: usize, scale: f32) -> Self {
+    /// A block that has seen nothing yet, in this thread's memory for one.
+    pub(super) fn take(count: usize, head_dim: usize, page_size: usize, scale: f32) -> Self {
         let score_stride = page_size.next_multiple_of(MAX_LANES);
-        Self {
-            queries: vec![0.0; count * head_dim],
-            head_dim,
-            scale,
-            scores: vec![0.0; count * score_stride],
-            score_stride,
-            max: vec![f32::NEG_INFINITY; count],
-            sum: vec![0.0; count],
-            weighted: vec![0.0; count * head_dim],
+        let mut block = Self { head_dim, scale, score_stride, ..LAST.take() };
+        for (numbers, width, value) in [
+            (&mut block.queries, head_dim, 0.0),
+            (&mut block.scores, score_stride, 0.0),
+            (&mut block.max, 1, f32::NEG_INFINITY),
+            (&mut block.sum, 1, 0.0),
+            (&mut block.weighted, head_dim, 0.0),
+        ] {
+            numbers.clear();
+            // The largest block at once, so that no later one asks for memory.
+            numbers.reserve_exact(BLOCK_QUERIES * width);
+            numbers.resize(count * width, value);
         }
+        block
+    }
+
+    /// Leaves the memory to the next block of this thread.
+    pub(super) fn give_back(self) {
+        LAST.set(self);
     }
 
     /// The queries `which` see the slots `slots` of a page.

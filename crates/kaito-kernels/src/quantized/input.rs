@@ -46,6 +46,12 @@ impl QuantizedInput {
         Self { quantization: Quantization::Int8, tokens: 0, cols: 0, groups: Vec::new() }
     }
 
+    /// Makes room for `tokens` rows of `cols` activations.
+    pub fn reserve(&mut self, tokens: usize, cols: usize) {
+        let groups = tokens * cols.div_ceil(GROUP);
+        self.groups.reserve_exact(groups.saturating_sub(self.groups.len()));
+    }
+
     /// Quantises `tokens` rows of `cols` activations, in groups whose largest magnitude becomes 127. A group that holds
     /// an infinity or NaN makes all products with it NaN; one whose magnitudes are all below 2^-112 is taken for zero.
     ///
@@ -82,9 +88,12 @@ impl QuantizedInput {
             quantize(0, &mut self.groups);
             return;
         }
-        let pieces: Vec<_> = self.groups.chunks_mut(PIECE_TOKENS * row).map(Mutex::new).collect();
-        pool.for_each(pieces.len(), &|i| {
-            quantize(i * PIECE_TOKENS, &mut pieces[i].lock().unwrap_or_else(PoisonError::into_inner));
+        let pieces = Mutex::new(self.groups.chunks_mut(PIECE_TOKENS * row).enumerate());
+        pool.for_each(tokens.div_ceil(PIECE_TOKENS), &|_| {
+            let piece = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+            if let Some((i, groups)) = piece {
+                quantize(i * PIECE_TOKENS, groups);
+            }
         });
     }
 }

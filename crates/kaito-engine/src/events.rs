@@ -1,0 +1,131 @@
+//! What a request's client has yet to hear of it.
+//!
+//! The room for its tokens is made when the request is submitted, by the thread that submits it: a channel would take
+//! memory on the engine's thread, and free it, for what it carries.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use crate::{Error, engine::GenerationEvent, generate::Chosen};
+
+/// Tokens that a client can be behind before its queue takes more memory.
+const ROOM: usize = 1024;
+
+#[derive(Debug, Default)]
+struct Queue {
+    started: bool,
+    chosen: Vec<Chosen>,
+    last: Option<GenerationEvent>,
+    /// Who waits for more.
+    waker: Option<Waker>,
+}
+
+/// A queue for a request of at most `tokens` tokens.
+pub(crate) fn queue(tokens: usize) -> (EventSender, EventReceiver) {
+    let queue = Queue { chosen: Vec::with_capacity(tokens.min(ROOM)), ..Queue::default() };
+    let queue = Arc::new(Mutex::new(queue));
+    (EventSender(queue.clone()), EventReceiver(queue))
+}
+
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The engine's end. Dropped before the last event, it says that the engine has stopped.
+#[derive(Debug)]
+pub(crate) struct EventSender(Arc<Mutex<Queue>>);
+
+impl EventSender {
+    pub(crate) fn started(&self) {
+        self.change(|queue| queue.started = true);
+    }
+
+    /// Takes the tokens out of `chosen`.
+    pub(crate) fn chosen(&self, chosen: &mut Vec<Chosen>) {
+        self.change(|queue| queue.chosen.append(chosen));
+    }
+
+    /// Says how the request ended.
+    pub(crate) fn end(self, last: GenerationEvent) {
+        self.change(|queue| queue.last = Some(last));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Queue)) {
+        let waker = {
+            let mut queue = lock(&self.0);
+            change(&mut queue);
+            queue.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Drop for EventSender {
+    fn drop(&mut self) {
+        self.change(|queue| {
+            queue.last.get_or_insert(GenerationEvent::Failed(Error::EngineStopped));
+        });
+    }
+}
+
+/// The client's end.
+#[derive(Debug)]
+pub(crate) struct EventReceiver(Arc<Mutex<Queue>>);
+
+impl EventReceiver {
+    /// The next event. After the last one there is never another.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<GenerationEvent> {
+        let mut queue = lock(&self.0);
+        if mem::take(&mut queue.started) {
+            return Poll::Ready(GenerationEvent::Started);
+        }
+        if !queue.chosen.is_empty() {
+            return Poll::Ready(GenerationEvent::Chosen(queue.chosen.drain(..).collect()));
+        }
+        if let Some(last) = queue.last.take() {
+            return Poll::Ready(last);
+        }
+        queue.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(token: u32) -> Chosen {
+        Chosen { sequence: 0, token, score: None }
+    }
+
+    fn poll(receiver: &EventReceiver) -> Poll<GenerationEvent> {
+        receiver.poll(&Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_client_that_lags_behind_hears_everything_in_order() {
+        let (sender, receiver) = queue(2 * ROOM);
+        sender.started();
+        for token in 0..2 * ROOM as u32 {
+            sender.chosen(&mut vec![chosen(token)]);
+        }
+        sender.end(GenerationEvent::Finished(Vec::new()));
+        assert!(matches!(poll(&receiver), Poll::Ready(GenerationEvent::Started)));
+        let Poll::Ready(GenerationEvent::Chosen(tokens)) = poll(&receiver) else { panic!("no tokens") };
+        assert_eq!(tokens, (0..2 * ROOM as u32).map(chosen).collect::<Vec<_>>());
+        assert!(matches!(poll(&receiver), Poll::Ready(GenerationEvent::Finished(_))));
+        assert!(poll(&receiver).is_pending());
+    }
+
+    #[test]
+    fn a_sender_that_is_gone_is_an_engine_that_stopped() {
+        let (sender, receiver) = queue(1);
+        sender.chosen(&mut vec![chosen(1)]);
+        drop(sender);
+        assert!(matches!(poll(&receiver), Poll::Ready(GenerationEvent::Chosen(_))));
+        assert!(matches!(poll(&receiver), Poll::Ready(GenerationEvent::Failed(Error::EngineStopped))));
+    }
+}
