@@ -1,5 +1,5 @@
-//! Writes a checkpoint of random weights in the true shape of a preset, as large and as laid out as the published
-//! one, for tests of loading, memory and speed without a download:
+//! Writes a checkpoint of random weights in the true shape of a preset (or of a model that speeds are quoted for), as large
+//! and as laid out as the published one, for tests of loading, memory and speed without a download:
 //!
 //! ```text
 //! cargo run --release --example random_checkpoint -- llama-2-7b --out DIR [--layers 2] [--dtype bf16] [--format meta]
@@ -9,6 +9,7 @@ mod meta;
 mod plan;
 mod random;
 mod safetensors;
+mod shapes;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
@@ -25,7 +26,7 @@ use serde_json::{Value, json};
 /// Writes a checkpoint of random weights in the true shape of a preset.
 #[derive(Parser)]
 struct Args {
-    /// The preset whose shape to take: llama-2-7b, falcon-40b, ...
+    /// The preset whose shape to take: llama-2-7b, falcon-40b, ...; or tinyllama-1.1b
     preset: String,
     /// Directory to write; it must not exist yet, or be empty.
     #[arg(long)]
@@ -59,7 +60,7 @@ enum Format {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let mut preset = *kaito_presets::find(&args.preset)?;
+    let mut preset = shapes::find(&args.preset)?;
     if let Some(layers) = args.layers {
         ensure!((1..=preset.shape.num_layers).contains(&layers), "--layers: from 1 to {}", preset.shape.num_layers);
         preset.shape.num_layers = layers;

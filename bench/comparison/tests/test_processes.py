@@ -1,0 +1,116 @@
+import os
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from comparison import prepare, processes
+from comparison.processes import TICKS, Failed
+
+
+class Proc(unittest.TestCase):
+    def test_busy_is_all_but_idle_and_waiting(self):
+        line = f"cpu  {100 * TICKS} {10 * TICKS} {20 * TICKS} 5000 6000 {TICKS} {2 * TICKS} {3 * TICKS} 0 0\n"
+        self.assertEqual(processes.busy_seconds(line), 136.0)
+
+    def test_a_process_whose_name_has_brackets(self):
+        fields = ["S", *("0" for _ in range(10)), "100", "200", "300", "400", "20", "0"]
+        self.assertEqual(processes.process_seconds(f"7 (a b) c) {' '.join(fields)}"), 1000 / TICKS)
+
+    def test_sizes_of_a_process(self):
+        status = "Name:\tx\nVmPeak:\t 2000 kB\nVmHWM:\t    1024 kB\n"
+        self.assertEqual(processes.status_bytes(status, "VmHWM"), 1 << 20)
+        with self.assertRaises(Failed):
+            processes.status_bytes(status, "VmSwap")
+
+
+class Run(unittest.TestCase):
+    def test_output_and_peak_memory(self):
+        done = processes.run([sys.executable, "-c", "held = b'x' * (64 << 20); print('done')"], 60)
+        self.assertEqual(done.output, "done\n")
+        self.assertGreater(done.peak_bytes, 64 << 20)
+
+    def test_a_failure_says_status_and_last_words(self):
+        with self.assertRaisesRegex(Failed, "(?s)exit status 3.*no such model"):
+            processes.run([sys.executable, "-c", "import sys; print('no such model', file=sys.stderr); sys.exit(3)"], 60)
+
+    def test_a_program_that_does_not_exist(self):
+        with self.assertRaisesRegex(Failed, "no-such-program"):
+            processes.run(["no-such-program"], 60)
+
+    def test_what_takes_too_long_is_ended_with_all_it_started(self):
+        with tempfile.TemporaryDirectory() as folder:
+            child = Path(folder) / "child"
+            code = ("import subprocess, sys, time\n"
+                    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+                    f"open({str(child)!r}, 'w').write(str(child.pid))\n"
+                    "time.sleep(600)\n")
+            with self.assertRaisesRegex(Failed, "not done after 5 s"):
+                processes.run([sys.executable, "-c", code], 5)
+            if child.exists():
+                self.assertFalse(alive(int(child.read_text())))
+        self.assertEqual(processes._living, set())
+
+    def test_a_busy_core_ends_with_its_block(self):
+        with processes.BusyCore(max(os.sched_getaffinity(0)), 60) as busy:
+            self.assertTrue(alive(busy.pid))
+        self.assertFalse(alive(busy.pid))
+
+    def test_a_server_that_ends_at_once_is_reported_with_its_words(self):
+        command = [sys.executable, "-c", "raise SystemExit('no weights')"]
+        with self.assertRaisesRegex(Failed, "no weights"):
+            with processes.Server(command, "/health", 60):
+                pass
+
+    def test_a_server_is_asked_and_ended(self):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "http.server", "{port}", "--bind", "127.0.0.1", "--directory", folder]
+            with processes.Server(command, "/", 60) as server:
+                self.assertGreater(server.peak_bytes(), 1 << 20)
+                with self.assertRaisesRegex(Failed, "501"):
+                    server.ask("/", {})
+            self.assertFalse(alive(server.pid))
+
+
+class Weights(unittest.TestCase):
+    def test_what_will_be_written(self):
+        shape = prepare.Shape("small", 1000, 10, 10)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = prepare.Weights(Path(folder), shape)
+            bf16, int8 = prepare.PRECISIONS["bf16"], prepare.PRECISIONS["int8"]
+            self.assertEqual(weights.lacking([bf16]), 4000)
+            # The checkpoint, the file that int8's is made from, that one, and ours.
+            self.assertEqual(weights.lacking([int8]), 4000 + 2 * 1062.5)
+            weights.checkpoint.mkdir(parents=True)
+            weights.gguf(int8).touch()
+            weights.quantized_cache(int8).mkdir()
+            self.assertEqual(weights.lacking([int8]), 0)
+
+    def test_a_file_that_is_not_whole_is_not_under_its_name(self):
+        with tempfile.TemporaryDirectory() as folder:
+            weights = prepare.Weights(Path(folder), prepare.SHAPES["tinyllama-1.1b"])
+            target = Path(folder) / "file"
+
+            def broken(path):
+                path.write_text("half")
+                raise Failed("disk full")
+
+            with self.assertRaises(Failed):
+                weights._whole(target, broken)
+            self.assertFalse(target.exists())
+            weights._whole(target, lambda path: path.write_text("whole"))
+            self.assertEqual(target.read_text(), "whole")
+            weights.remove_made()
+            self.assertFalse(target.exists())
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+if __name__ == "__main__":
+    unittest.main()
