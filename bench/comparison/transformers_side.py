@@ -17,7 +17,7 @@ def load(args):
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     dtype = {"bf16": torch.bfloat16, "f32": torch.float32}[args.dtype]
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.weights, torch_dtype=dtype, low_cpu_mem_usage=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.weights, torch_dtype=dtype)
     return model.eval()
 
 
