@@ -31,14 +31,6 @@ use crate::{
     weights::{Linear, ModelWeights, Weight},
 };
 
-/// Tokens computed in a step when nobody waits for a next token; bounds how long a step is.
-const STEP_TOKENS: usize = 256;
-/// Tokens of prompts computed in a step beside sequences that wait for their next token. A step reads all weights once
-/// for this many tokens too, so it takes little longer than a step without them.
-const STEP_TOKENS_BESIDE_STREAMS: usize = 32;
-/// Proposed tokens of a step: more of them would cost what they bring, since a step of some twenty tokens is bound by
-/// arithmetic.
-const STEP_DRAFTS: usize = 16;
 /// How far the load is when configuration and tokenizer are read, when weights are quantised, and when they are in memory.
 const LOADED_CONFIGURATION: f32 = 0.1;
 const QUANTIZED: f32 = 0.9;
@@ -59,6 +51,24 @@ pub enum DTypeChoice {
     Bf16,
     /// 16-bit floats.
     F16,
+}
+
+/// How much a step computes at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepBudget {
+    /// Tokens where nobody waits for a next token; bounds how long a step is.
+    pub tokens: usize,
+    /// Tokens of prompts beside sequences that wait for their next token. A step reads all weights once for some tokens
+    /// too, so it takes little longer than a step without them.
+    pub tokens_beside_streams: usize,
+    /// Proposed tokens: more of them would cost what they bring, since a step of some twenty tokens is bound by arithmetic.
+    pub drafts: usize,
+}
+
+impl Default for StepBudget {
+    fn default() -> Self {
+        Self { tokens: 256, tokens_beside_streams: 32, drafts: 16 }
+    }
 }
 
 /// How a model is loaded.
@@ -85,6 +95,8 @@ pub struct LoadOptions {
     /// Whether tokens may be proposed and verified several at once where that is expected to be faster. What comes out
     /// is the same.
     pub speculate: bool,
+    /// How much a step computes at most.
+    pub step_budget: StepBudget,
 }
 
 impl Default for LoadOptions {
@@ -100,6 +112,7 @@ impl Default for LoadOptions {
             kv_cache_memory: None,
             max_waiting: 256,
             speculate: true,
+            step_budget: StepBudget::default(),
         }
     }
 }
@@ -310,12 +323,13 @@ fn start_engine(
     options: &LoadOptions,
 ) -> Result<Engine, Error> {
     let rows = options.max_batch_size;
-    let step_tokens = STEP_TOKENS.max(rows);
-    let step_drafts = if options.speculate { STEP_DRAFTS } else { 0 };
+    let budget = options.step_budget;
+    let step_tokens = budget.tokens.max(rows);
+    let step_drafts = if options.speculate { budget.drafts } else { 0 };
     let limits = SchedulerLimits {
         rows,
         step_tokens,
-        step_tokens_beside_streams: STEP_TOKENS_BESIDE_STREAMS.max(rows),
+        step_tokens_beside_streams: budget.tokens_beside_streams.clamp(rows, step_tokens),
         step_drafts,
         long_above: RopeTable::new(&config.rope, config.head_dim).long_above(),
     };
