@@ -61,23 +61,25 @@ impl Lease {
         Self { api: Api::namespaced(client, namespace), identity: identity.to_owned(), timing, held: Mutex::new(None) }
     }
 
-    /// Waits until this replica leads.
-    pub async fn acquire(&self) {
+    /// Waits until this replica leads, and says since when: it may have been granted as soon as it was asked for.
+    pub async fn acquire(&self) -> Instant {
         // The Lease as it was when it was last seen to change, and when that was.
         let mut last: Option<(Option<String>, Instant)> = None;
         loop {
-            match self.look(&mut last).await {
-                Ok(Outcome::Holding) => return,
-                Ok(Outcome::HeldByAnother) => {}
-                Err(error) => tracing::warn!(%error, "cannot take the lease"),
+            let asked = Instant::now();
+            // What is granted later than that has ended for others already.
+            match timeout(self.timing.renew_within, self.look(&mut last)).await {
+                Ok(Ok(Outcome::Holding)) => return asked,
+                Ok(Ok(Outcome::HeldByAnother)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "cannot take the lease"),
+                Err(_) => tracing::warn!("cannot take the lease: no answer in {:?}", self.timing.renew_within),
             }
             sleep(self.timing.period).await;
         }
     }
 
-    /// Renews until this replica leads no longer.
-    pub async fn keep(&self) {
-        let mut renewed = Instant::now();
+    /// Renews what was acquired at `renewed`, until this replica leads no longer.
+    pub async fn keep(&self, mut renewed: Instant) {
         loop {
             sleep(self.timing.period).await;
             let asked = Instant::now();
@@ -188,3 +190,6 @@ impl Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,16 +166,16 @@ async fn lead(
     }
     let lease = Lease::new(client.clone(), &options.own_namespace, &options.identity, Timing::default());
     while !*shutdown.borrow() {
-        tokio::select! {
-            () = lease.acquire() => {}
+        let acquired = tokio::select! {
+            acquired = lease.acquire() => acquired,
             () = ended(shutdown.clone()) => return,
-        }
+        };
         tracing::info!(identity = options.identity, "leading");
         metrics.leader.set(1);
         tokio::select! {
             biased;
             // Dropping the other branch ends it at once, requests in flight included: another may lead from now on.
-            () = lease.keep() => tracing::warn!(identity = options.identity, "lost the lease, leading no longer"),
+            () = lease.keep(acquired) => tracing::warn!(identity = options.identity, "lost the lease, leading no longer"),
             () = reconciling() => {}
         }
         metrics.leader.set(0);
