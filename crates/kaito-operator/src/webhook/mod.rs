@@ -16,7 +16,12 @@ pub use certificates::{CertificateManager, CertificateOptions, Clock, Lifetimes,
 use kaito_presets::InstanceTypes;
 use kube::Client;
 pub use metrics::Metrics;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinError,
+};
+use tokio_rustls::TlsAcceptor;
 
 use crate::Error;
 
@@ -71,14 +76,43 @@ impl Server {
         let manager = CertificateManager::new(client, certificates, metrics.clone());
         let tls = server::tls(manager.resolver())?;
         tracing::info!(address = %self.address, "the webhook listens");
-        let serving = server::serve(self.listener, tls, server::Reviewer::new(instance_types, metrics), shutdown);
-        tokio::select! {
-            () = serving => {}
-            () = manager.run(&ready) => {}
-        }
+        let reviewer = server::Reviewer::new(instance_types, metrics);
+        let served = tokio::select! {
+            served = serve_apart(self.listener, self.address, tls, reviewer, shutdown) => served,
+            () = manager.run(&ready) => Ok(()),
+        };
         ready.send_replace(false);
-        Ok(())
+        served
     }
+}
+
+/// Answers on a thread of its own: whoever applies a manifest waits for its review, and a burst of reconciles, which nobody
+/// waits for, would have its tasks queued before it.
+async fn serve_apart(
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: TlsAcceptor,
+    reviewer: server::Reviewer,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let failed = move |source| Error::Bind { address, source };
+    let listener = listener.into_std().map_err(failed)?;
+    let (end, ended) = oneshot::channel::<()>();
+    let mut thread = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        runtime.block_on(async {
+            let listener = TcpListener::from_std(listener).map_err(failed)?;
+            // Also when whoever waits for this is dropped.
+            server::serve(listener, tls, reviewer, async { drop(ended.await) }).await;
+            Ok(())
+        })
+    });
+    let broken = |error: JoinError| failed(std::io::Error::other(error));
+    tokio::select! {
+        served = &mut thread => return served.map_err(broken)?,
+        () = shutdown => drop(end),
+    }
+    thread.await.map_err(broken)?
 }
 
 /// Listens and answers reviews until `shutdown` completes.

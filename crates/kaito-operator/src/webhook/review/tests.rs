@@ -90,7 +90,10 @@ fn what_is_right_passes() {
     let (answer, response) =
         answer(Webhook::Validate, &request("CREATE", &falcon(), &json!(null), &create_options("Strict")));
     assert!(answer.is_allowed, "{response}");
-    assert_eq!((answer.operation, response.get("warnings")), ("create", None));
+    assert_eq!(answer.operation, "create");
+    // What the runtime does not do yet; see the cases of admission.
+    let warnings = response["warnings"].as_array().unwrap();
+    assert!(warnings.iter().all(|warning| warning.as_str().unwrap().starts_with("inference.adapters: ")), "{response}");
 }
 
 #[test]
