@@ -1,9 +1,13 @@
 use std::collections::BTreeSet;
 
-use kaito_presets::{ImageAccess, Preset};
+use kaito_presets::{ImageAccess, Preset, WorkloadKind};
 
 use super::{ANEW, Verdict, adapters, image, immutable, quoted, syntax, template};
-use crate::workspace::{AccessMode, InferenceSpec, PresetSpec, Workspace};
+use crate::{
+    decide::Layout,
+    runtime,
+    workspace::{AccessMode, InferenceSpec, PresetSpec, Workspace},
+};
 
 pub fn check(workspace: &Workspace, verdict: &mut Verdict) {
     let Some(inference) = &workspace.inference else {
@@ -19,6 +23,7 @@ pub fn check(workspace: &Workspace, verdict: &mut Verdict) {
         (None, Some(template)) => template::check(template, verdict),
     }
     check_rest(inference, verdict);
+    check_runtime(workspace, verdict);
 }
 
 pub fn check_update(old: &Workspace, new: &Workspace, verdict: &mut Verdict) {
@@ -42,6 +47,22 @@ pub fn check_update(old: &Workspace, new: &Workspace, verdict: &mut Verdict) {
     }
     if old.adapters != new.adapters || old.config != new.config {
         check_rest(new, verdict);
+    }
+}
+
+/// Warns of what the runtime cannot do. Pods are made all the same, so it is no reason to refuse: a private image may hold
+/// another server.
+pub fn check_runtime(workspace: &Workspace, verdict: &mut Verdict) {
+    let (Some(inference), Ok(runtime)) = (&workspace.inference, workspace.runtime()) else { return };
+    let preset = inference.preset.as_ref().and_then(|preset| kaito_presets::find(&preset.name).ok());
+    let Some(preset) = preset else { return };
+    if let Some(problem) = runtime::adapters_problem(runtime, &inference.adapters) {
+        verdict.warn("inference.adapters", problem.message);
+    }
+    let pods = u32::try_from(workspace.resource.count).unwrap_or(0);
+    let has_ranks = pods > 1 && Layout::kind_of(preset, pods) == WorkloadKind::StatefulSet;
+    if let Some(problem) = runtime::ranks_problem(runtime).filter(|_| has_ranks) {
+        verdict.warn("resource.count", problem);
     }
 }
 

@@ -82,6 +82,10 @@ pub fn validate_update(old: &Workspace, new: &Workspace) -> Verdict {
     }
     resource::check_update(&old.resource, &new.resource, &mut verdict);
     inference::check_update(old, new, &mut verdict);
+    let adapters = |workspace: &Workspace| workspace.inference.clone().map(|inference| inference.adapters);
+    if old.runtime() != new.runtime() || adapters(old) != adapters(new) {
+        inference::check_runtime(new, &mut verdict);
+    }
     verdict
 }
 

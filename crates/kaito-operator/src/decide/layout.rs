@@ -29,11 +29,16 @@ impl Layout {
         self.kind == WorkloadKind::StatefulSet
     }
 
+    /// What makes the pods of a preset on so many nodes: checkpoints of Meta's are cut for several.
+    pub fn kind_of(preset: &Preset, pods: u32) -> WorkloadKind {
+        let is_shardable = preset.shape.family == Family::Llama;
+        if is_shardable && pods > 1 { WorkloadKind::StatefulSet } else { preset.workload.kind }
+    }
+
     /// The layout of a preset. Without ranks, every pod serves the whole model.
     pub fn of_preset(workspace: &Workspace, preset: &Preset, observed: &Observed, options: &Options) -> Self {
         let pods = u32::try_from(workspace.resource.count).unwrap_or(0).max(1);
-        let is_shardable = preset.shape.family == Family::Llama;
-        let kind = if is_shardable && pods > 1 { WorkloadKind::StatefulSet } else { preset.workload.kind };
+        let kind = Self::kind_of(preset, pods);
         let needed = match kind {
             WorkloadKind::Deployment => preset.workload.gpus,
             WorkloadKind::StatefulSet => preset.workload.gpus.div_ceil(pods),
