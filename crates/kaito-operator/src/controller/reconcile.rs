@@ -158,7 +158,10 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
         match context.write_finalizers(&workspace, finalizers).await? {
             Some(current) if !finalizers.is_empty() => workspace = Arc::new(current),
             // It is gone, or going.
-            _ => return Ok((None, true)),
+            _ => {
+                context.tell(&workspace, decision.deeds.iter()).await;
+                return Ok((None, true));
+            }
         }
         has_changed = true;
     }

@@ -65,6 +65,8 @@ fn resource() -> Schema {
         [
             (
                 "count",
+                // Without its values: of a number, string() may be as long as can be by the API server's estimate, which
+                // then is beyond the budget. The webhook's message has them.
                 int32("How many nodes. Immutable.").minimum(1).default(1).rules([Rule::new(
                     "self == oldSelf",
                     "field is immutable: to run on another number of nodes, delete the workspace and create it anew",

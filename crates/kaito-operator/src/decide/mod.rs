@@ -7,6 +7,7 @@ mod adapters;
 mod causes;
 mod claims;
 mod layout;
+mod left_claims;
 mod nodes;
 mod object;
 mod observed;
@@ -279,7 +280,13 @@ fn release(workspace: &Workspace, observed: &Observed, options: &Options, now: T
     let claims: Vec<_> = observed.claims.all().iter().filter(|claim| claim.belongs_to(workspace)).collect();
     if claims.is_empty() {
         let others = held.iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
-        return Decision { finalizers: Some(others), ..Decision::default() };
+        let left = left_claims::note(workspace, observed, options).map(|message| Notice {
+            is_warning: true,
+            reason: "NodeClaimsLeft".to_owned(),
+            action: "Delete".to_owned(),
+            message,
+        });
+        return Decision { finalizers: Some(others), deeds: left.into_iter().collect(), ..Decision::default() };
     }
     let mut deletes: Vec<(&'static str, String)> = Vec::new();
     // A node drains faster when nothing is made anew on it.

@@ -13,6 +13,7 @@ use super::{
     causes::{self, Cause},
     claims::Progress,
     layout::Layout,
+    left_claims,
     nodes::{Choice, GRACE},
     observed::{Observed, name},
     options::{Options, Provisioner},
@@ -127,7 +128,10 @@ impl Findings<'_> {
             names.sort_unstable();
             let on_cpus = self.layout.is_some_and(|layout| layout.gpus == 0) && self.workspace.preset().is_some();
             let note = if on_cpus { "; no node that matches offers GPUs, so CPUs compute" } else { "" };
-            let message = format!("{}: {}{note}", text::count(wanted, "ready node"), text::list(&names));
+            let mut message = format!("{}: {}{note}", text::count(wanted, "ready node"), text::list(&names));
+            if let Some(note) = left_claims::note(self.workspace, self.observed, self.options) {
+                message.push_str(&format!("; {note}"));
+            }
             return Verdict::good(RESOURCE_READY, "NodesReady", message);
         }
         let missing = wanted - chosen.len();
@@ -204,7 +208,11 @@ impl Findings<'_> {
                 causes::CauseKind::QuotaExceeded => cause.kind.reason(),
                 _ => "ApplyRefused",
             };
-            let message = format!("the API server refuses {} {}: {}", refusal.kind, refusal.name, refusal.message);
+            let mut message = format!("the API server refuses {} {}: {}", refusal.kind, refusal.name, refusal.message);
+            // What it makes of a volume of a kind that is turned off.
+            if refusal.message.contains("must specify a volume type") {
+                message.push_str(NO_IMAGE_VOLUMES);
+            }
             return Verdict::failing(INFERENCE_READY, reason, message);
         }
         let workload = Replicas::of(self.observed, self.layout);
@@ -339,6 +347,9 @@ impl Findings<'_> {
         })
     }
 }
+
+const NO_IMAGE_VOLUMES: &str = ". The weights are mounted as an image volume, which this cluster does not have: use \
+     Kubernetes 1.33 or later with the feature ImageVolume, or the runtime kaito with an image that holds server and weights";
 
 /// What the API server takes of a condition's message, and what an event's note may be.
 const LONGEST_MESSAGE: usize = 1000;

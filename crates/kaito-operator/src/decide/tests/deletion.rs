@@ -2,10 +2,10 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::fixtures::{carry_out, claims, condition, karpenter, node, now, observed, options, preset, settle};
+use super::fixtures::{carry_out, claims, condition, karpenter, node, now, observed, options, preset, settle, with};
 use crate::{
     decide::{Claims, Decision, Observed, decide},
-    workspace::{FINALIZER, WORKSPACE_READY, Workspace},
+    workspace::{FINALIZER, RESOURCE_READY, WORKSPACE_READY, Workspace},
 };
 
 fn going(workspace: &mut Workspace) {
@@ -36,6 +36,30 @@ fn without_claims_a_workspace_goes_at_once_and_keeps_the_finalizers_of_others() 
             );
         }
     }
+}
+
+/// Nobody would have told that they went on costing.
+#[test]
+fn claims_from_before_a_switch_to_no_provisioner_are_told_of() {
+    let labelled = with(
+        with(node("a"), "/metadata/labels/kaito.sh~1workspace", json!("ws")),
+        "/metadata/labels/kaito.sh~1workspacenamespace",
+        json!("team"),
+    );
+    let owner = json!([{"apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "name": "ws0123", "uid": "1"}]);
+    let claimed = with(labelled, "/metadata/ownerReferences", owner);
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = observed([claimed]);
+    settle(&mut workspace, &mut observed, &options());
+    let left = "NodeClaim ws0123 outlives the workspace, since the controller runs with --node-provisioner none: kubectl delete \
+                nodeclaim ws0123 gives back what it costs";
+    assert_eq!(condition(&workspace, RESOURCE_READY).2, format!("1 ready node: a; {left}"));
+    going(&mut workspace);
+    let decision = decide(&workspace, &observed, &options(), now());
+    assert_eq!(decision.finalizers, Some(Vec::new()));
+    let [notice] = decision.deeds.as_slice() else { panic!("{:?}", decision.deeds) };
+    assert!(notice.is_warning);
+    assert_eq!((notice.reason.as_str(), notice.message.as_str()), ("NodeClaimsLeft", left));
 }
 
 #[test]

@@ -5,4 +5,5 @@ mod fixtures;
 mod nodes;
 mod objects;
 mod properties;
+mod reasons;
 mod status;
