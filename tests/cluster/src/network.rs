@@ -1,12 +1,21 @@
 //! A stand-in for the network of services: the API server reaches webhooks through it, by the address of their Service.
 
-use std::sync::Arc;
+use std::{fmt::Debug, future::ready, sync::Arc};
 
+use futures_util::StreamExt;
 use k8s_openapi::{
     api::{core::v1::Service, discovery::v1::EndpointSlice},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    Api, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        reflector::{self, Store},
+        watcher::{self, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpStream, UnixListener, UnixStream},
@@ -17,7 +26,11 @@ use crate::{control_plane::ControlPlane, kubelet::Kubelet};
 /// Serves connections to services, for as long as the tests run.
 pub fn start(plane: &ControlPlane, kubelet: &Kubelet) {
     let listener = UnixListener::bind(plane.folder.join("services.sock")).unwrap();
-    let network = Arc::new(Network { plane: plane.clone(), kubelet: kubelet.clone() });
+    let network = Arc::new(Network {
+        kubelet: kubelet.clone(),
+        services: watched(Api::all(plane.client.clone())),
+        slices: watched(Api::all(plane.client.clone())),
+    });
     tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
             let network = network.clone();
@@ -27,8 +40,20 @@ pub fn start(plane: &ControlPlane, kubelet: &Kubelet) {
 }
 
 struct Network {
-    plane: ControlPlane,
     kubelet: Kubelet,
+    services: Store<Service>,
+    slices: Store<EndpointSlice>,
+}
+
+/// As a node's proxy does, so that a connection costs the API server nothing.
+fn watched<K>(api: Api<K>) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    tokio::spawn(reflector::reflector(writer, events).for_each(|_| ready(())));
+    store
 }
 
 impl Network {
@@ -49,6 +74,7 @@ impl Network {
         };
         match server {
             Ok(mut server) => {
+                server.set_nodelay(true)?;
                 connection.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
                 copy_bidirectional(&mut connection, &mut server).await?;
             }
@@ -64,9 +90,7 @@ impl Network {
     async fn endpoint(&self, target: &str) -> Result<u16, String> {
         let (ip, port) = target.rsplit_once(':').ok_or_else(|| format!("not an address: {target}"))?;
         let port: i32 = port.parse().map_err(|_| format!("not a port: {target}"))?;
-        let client = &self.plane.client;
-        let services = Api::<Service>::all(client.clone()).list(&ListParams::default()).await;
-        let services = services.map_err(|error| error.to_string())?;
+        let services = self.services.state();
         let found = services.iter().find_map(|service| {
             let spec = service.spec.as_ref()?;
             let at = spec.cluster_ip.as_deref() == Some(ip);
@@ -75,10 +99,12 @@ impl Network {
         });
         let (service, port) = found.ok_or_else(|| format!("no service at {target}"))?;
 
-        let slices = Api::<EndpointSlice>::namespaced(client.clone(), &service.namespace().unwrap_or_default());
-        let label = format!("kubernetes.io/service-name={}", service.name_any());
-        let slices = slices.list(&ListParams::default().labels(&label)).await.map_err(|error| error.to_string())?;
-        for slice in &slices {
+        let slices = self.slices.state();
+        let of_service = slices.iter().filter(|slice| {
+            slice.namespace() == service.namespace()
+                && slice.labels().get("kubernetes.io/service-name") == Some(&service.name_any())
+        });
+        for slice in of_service {
             let target_port = slice.ports.iter().flatten().find(|candidate| {
                 candidate.name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
             });

@@ -78,6 +78,7 @@ pub async fn five_hundred_workspaces(case: Case) {
     );
 
     println!("{}", admission(&case).await);
+    println!("{}", reviews(&case).await);
     let metrics = process.get(METRICS, "/metrics").await.unwrap();
     let ready = metrics.lines().find_map(|line| line.strip_prefix(r#"kaito_workspaces{phase="Ready"} "#)?.parse().ok());
     assert!(ready >= Some(WORKSPACES), "{metrics}");
@@ -117,5 +118,34 @@ async fn admission(case: &Case) -> String {
         "the webhook answered {count} times, in {:.1} ms on average; {} answers took longer than 100 ms",
         1000.0 * seconds / count,
         count - sum(&within)
+    )
+}
+
+/// How long the controllers took over reviews, by their own clocks: from a request's head to the end of its answer.
+async fn reviews(case: &Case) -> String {
+    const NAME: &str = "kaito_webhook_review_duration_seconds_";
+    let mut sums = BTreeMap::<String, f64>::new();
+    for (_, process) in case.controllers().await {
+        let metrics = process.get(METRICS, "/metrics").await.unwrap();
+        for line in metrics.lines().filter_map(|line| line.strip_prefix(NAME)) {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            *sums.entry(name.to_owned()).or_default() += value.parse::<f64>().unwrap();
+        }
+    }
+    let count = sums["count"];
+    assert!(count >= 2.0 * WORKSPACES as f64, "{sums:?}");
+    let mut within: Vec<(f64, f64)> = sums
+        .iter()
+        .filter_map(|(name, count)| {
+            Some((name.strip_prefix("bucket{le=\"")?.strip_suffix("\"}")?.parse().ok()?, *count))
+        })
+        .filter(|(limit, _): &(f64, f64)| limit.is_finite())
+        .collect();
+    within.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let within = within.iter().map(|(limit, within)| format!("{within} in {} ms", 1000.0 * limit));
+    format!(
+        "reviews: {count}, {:.2} ms on average; {}",
+        1000.0 * sums["sum"] / count,
+        within.collect::<Vec<_>>().join(", ")
     )
 }

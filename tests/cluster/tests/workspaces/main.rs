@@ -9,6 +9,7 @@ mod claims;
 mod disruptions;
 mod distributed;
 mod failures;
+mod guide;
 mod installation;
 mod lifecycle;
 mod manifests;
@@ -44,6 +45,7 @@ fn phases(together: usize) -> Vec<Phase> {
     let phase = |provisioner, threads, cases| Phase { provisioner, threads, cases };
     vec![
         phase(None, together, cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs]),
+        phase(None, 1, cases![guide: as_it_is_written]),
         phase(Some(Provisioner::None), 1, cases![printed: as_in_the_documentation]),
         phase(
             Some(Provisioner::None),

@@ -1,6 +1,11 @@
 //! One control plane and one installation for all cases, each of which has a namespace of its own.
 
-use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 use futures_util::FutureExt;
 use kaito_cluster_tests::{
@@ -25,6 +30,8 @@ pub struct Suite {
     pub karpenter: OnceCell<Karpenter>,
     /// With which the chart is installed now.
     pub installed: Mutex<Option<Provisioner>>,
+    /// From which request on the installation's rights are looked at.
+    pub audited_from: AtomicUsize,
 }
 
 /// Where the chart is installed.
@@ -39,7 +46,13 @@ impl Suite {
         for name in ["system-0", "system-1"] {
             kubelet.add(Node::new(name)).await;
         }
-        Self { plane, kubelet, karpenter: OnceCell::new(), installed: Mutex::default() }
+        Self {
+            plane,
+            kubelet,
+            karpenter: OnceCell::new(),
+            installed: Mutex::default(),
+            audited_from: AtomicUsize::default(),
+        }
     }
 
     /// Nothing that really runs is left.
