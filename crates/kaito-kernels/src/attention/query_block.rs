@@ -87,6 +87,7 @@ impl QueryBlock {
             rows: slots.len(),
             tokens: which.len(),
             columns: dim,
+            next: std::ptr::null(),
         };
         // SAFETY: the page has these slots; the slices have just been cut to these sizes; a row of scores has room for a
         // page's slots.

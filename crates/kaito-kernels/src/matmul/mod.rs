@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 
 use self::{
     element::{Bf16, Element, F16, F32},
-    tile::{Product, Sums, Tokens, WeightRows, tile_rows},
+    tile::{Product, Sums, Tokens, WeightRows, strip_rows},
 };
 use crate::{
     DType, MatrixRef, Rows, RowsMut, ThreadPool,
@@ -142,23 +142,23 @@ impl Kernel for Piece<'_> {
 }
 
 impl Piece<'_> {
+    /// While a strip of rows and one block of their columns is multiplied, the next one is brought nearer.
     #[inline(always)]
     fn run_typed<S: Simd, E: Element>(&self, simd: S) {
-        if self.part.tokens <= RUN_TOKENS {
-            let most = tile_rows::<S>(self.part.tokens);
-            for r in (0..self.part.rows).step_by(most) {
-                let rows = most.min(self.part.rows - r);
-                for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
-                    let weight = self.weight_rows::<E>(r, column);
-                    // SAFETY: rows and columns of the part.
-                    simd.call(unsafe { self.product(weight, r, rows, column).promise() });
-                }
-            }
-        } else {
+        let Part { rows, tokens, .. } = self.part;
+        let strip = if tokens <= RUN_TOKENS { strip_rows::<S>(tokens) } else { rows };
+        for r in (0..rows).step_by(strip) {
             for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
-                let weight = self.weight_rows::<E>(0, column);
+                let next = if column + BLOCK_COLUMNS < self.weight.cols {
+                    self.weight_rows::<E>(r, column + BLOCK_COLUMNS).start
+                } else if r + strip < rows {
+                    self.weight_rows::<E>(r + strip, 0).start
+                } else {
+                    std::ptr::null()
+                };
+                let product = self.product::<E>(r, strip.min(rows - r), column, next);
                 // SAFETY: rows and columns of the part.
-                simd.call(unsafe { self.product(weight, 0, self.part.rows, column).promise() });
+                simd.call(unsafe { product.promise() });
             }
         }
     }
@@ -174,11 +174,11 @@ impl Piece<'_> {
     /// The product of `rows` of the part's rows from `r` on with the part's tokens, for the block of columns that
     /// begins at `column`.
     #[inline(always)]
-    fn product<E: Element>(&self, weight: WeightRows<E>, r: usize, rows: usize, column: usize) -> Product<E> {
+    fn product<E: Element>(&self, r: usize, rows: usize, column: usize, next: *const u8) -> Product<E> {
         let Part { first_row, first_token, tokens, .. } = self.part;
         let input = &self.input.data[first_token * self.input.stride + self.input.offset + column..];
         Product {
-            weight,
+            weight: self.weight_rows(r, column),
             input: Tokens { start: input.as_ptr(), stride: self.input.stride },
             output: Sums {
                 start: self.output.at(first_token, first_row + r),
@@ -188,6 +188,7 @@ impl Piece<'_> {
             rows,
             tokens,
             columns: BLOCK_COLUMNS.min(self.weight.cols - column),
+            next,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::element::Element;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{CACHE_LINE, Kernel, Simd};
 
 /// Weight rows, whole or one block of their columns.
 pub(crate) struct WeightRows<E> {
@@ -47,6 +47,16 @@ pub(crate) struct Product<E> {
     pub rows: usize,
     pub tokens: usize,
     pub columns: usize,
+    /// The first of the weights that come next: as many rows and columns at the same stride, which are asked for
+    /// meanwhile. Null if there are none.
+    pub next: *const u8,
+}
+
+/// Which lines of a row a tile asks for: in bytes from its beginning.
+#[derive(Clone, Copy)]
+struct Lines {
+    first: usize,
+    step: usize,
 }
 
 /// A product that is safe to compute.
@@ -68,10 +78,11 @@ fn max_tile_tokens<S: Simd>() -> usize {
     if S::MANY_REGISTERS { 6 } else { 3 }
 }
 
-/// The rows of a tile for `tokens` tokens: few tokens leave registers for more rows.
+/// The rows that all tiles for `tokens` tokens take at once: few tokens leave registers for more rows.
 #[inline(always)]
-pub(crate) fn tile_rows<S: Simd>(tokens: usize) -> usize {
-    if tokens == 1 || (S::MANY_REGISTERS && tokens <= 3) { 8 } else { 4 }
+pub(crate) fn strip_rows<S: Simd>(tokens: usize) -> usize {
+    let smallest = tokens / tokens.div_ceil(max_tile_tokens::<S>());
+    if smallest == 1 || (S::MANY_REGISTERS && smallest <= 3) { 8 } else { 4 }
 }
 
 impl<E: Element> Product<E> {
@@ -98,17 +109,19 @@ impl<E: Element> Product<E> {
                 tokens: end - first,
                 ..*self
             };
-            // SAFETY: a part of the whole. The rows of the tiles are those of `tile_rows`.
+            // The tiles share out the lines to ask for: this one has every `tiles`th.
+            let lines = Lines { first: tile * CACHE_LINE, step: tiles * CACHE_LINE };
+            // SAFETY: a part of the whole.
             unsafe {
                 match (part.tokens, S::MANY_REGISTERS) {
-                    (1, _) => part.tiles::<S, 8, 1>(simd),
-                    (2, true) => part.tiles::<S, 8, 2>(simd),
-                    (2, false) => part.tiles::<S, 4, 2>(simd),
-                    (3, true) => part.tiles::<S, 8, 3>(simd),
-                    (3, false) => part.tiles::<S, 4, 3>(simd),
-                    (4, true) => part.tiles::<S, 4, 4>(simd),
-                    (5, true) => part.tiles::<S, 4, 5>(simd),
-                    (6, true) => part.tiles::<S, 4, 6>(simd),
+                    (1, _) => part.tiles::<S, 8, 1>(simd, lines),
+                    (2, true) => part.tiles::<S, 8, 2>(simd, lines),
+                    (2, false) => part.tiles::<S, 4, 2>(simd, lines),
+                    (3, true) => part.tiles::<S, 8, 3>(simd, lines),
+                    (3, false) => part.tiles::<S, 4, 3>(simd, lines),
+                    (4, true) => part.tiles::<S, 4, 4>(simd, lines),
+                    (5, true) => part.tiles::<S, 4, 5>(simd, lines),
+                    (6, true) => part.tiles::<S, 4, 6>(simd, lines),
                     _ => unreachable!(),
                 }
             }
@@ -118,16 +131,16 @@ impl<E: Element> Product<E> {
     /// # Safety
     /// As [`Self::promise`], and `T == self.tokens`.
     #[inline(always)]
-    unsafe fn tiles<S: Simd, const R: usize, const T: usize>(&self, simd: S) {
+    unsafe fn tiles<S: Simd, const R: usize, const T: usize>(&self, simd: S, lines: Lines) {
         let mut r = 0;
         // SAFETY: rows `r..r + R`, or row `r`, of all.
         unsafe {
             while r + R <= self.rows {
-                self.tile::<S, R, T>(simd, r);
+                self.tile::<S, R, T>(simd, r, lines);
                 r += R;
             }
             while r < self.rows {
-                self.tile::<S, 1, T>(simd, r);
+                self.tile::<S, 1, T>(simd, r, lines);
                 r += 1;
             }
         }
@@ -137,7 +150,7 @@ impl<E: Element> Product<E> {
     /// As [`Self::promise`], and there are `R` rows from `first_row` on and `T` tokens.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
-    unsafe fn tile<S: Simd, const R: usize, const T: usize>(&self, simd: S, first_row: usize) {
+    unsafe fn tile<S: Simd, const R: usize, const T: usize>(&self, simd: S, first_row: usize, lines: Lines) {
         let mut weight = [self.weight.start; R];
         for r in 0..R {
             weight[r] = self.weight.start.wrapping_add((first_row + r) * self.weight.stride);
@@ -150,10 +163,18 @@ impl<E: Element> Product<E> {
         let mut x = [simd.splat(0.0); T];
         let mut sums = [[simd.splat(0.0); T]; R];
         let whole = self.columns - self.columns % S::LANES;
+        let next = self.next.wrapping_add(first_row * self.weight.stride);
+        let mut line = if self.next.is_null() { usize::MAX } else { lines.first };
         let mut c = 0;
         // SAFETY: `LANES` columns from `c` on, and at the end those that are left, of rows and tokens of the contract.
         unsafe {
             while c < whole {
+                if line < (c + S::LANES) * E::SIZE {
+                    for r in 0..R {
+                        simd.prefetch(next.wrapping_add(r * self.weight.stride + line));
+                    }
+                    line += lines.step;
+                }
                 for t in 0..T {
                     x[t] = simd.load(input[t].add(c));
                 }

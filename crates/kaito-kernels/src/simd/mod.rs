@@ -14,6 +14,9 @@ mod portable;
 
 use std::sync::OnceLock;
 
+/// Bytes that come into the cache together.
+pub(crate) const CACHE_LINE: usize = 64;
+
 /// No instruction set has more `f32` lanes.
 pub(crate) const MAX_LANES: usize = 16;
 
@@ -41,6 +44,8 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `LANES` bytes can be read at `p`.
     unsafe fn load_i8(self, p: *const i8) -> Self::Vector;
+    /// Asks for the memory at `p`, which may be any address, to be brought into the second level cache.
+    fn prefetch(self, p: *const u8);
     /// # Safety
     /// `LANES` elements can be written at `p`.
     unsafe fn store(self, p: *mut f32, v: Self::Vector);

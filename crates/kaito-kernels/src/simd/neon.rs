@@ -1,4 +1,4 @@
-use std::arch::aarch64::*;
+use std::arch::{aarch64::*, asm};
 
 use half::f16;
 
@@ -60,6 +60,12 @@ impl Simd for Neon {
             let bytes = vreinterpret_s8_u32(vdup_n_u32(p.cast::<u32>().read_unaligned()));
             vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))))
         }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a hint, which faults at no address.
+        unsafe { asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags)) }
     }
 
     #[inline(always)]

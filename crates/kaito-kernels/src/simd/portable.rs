@@ -63,6 +63,9 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: Vector) {
         // SAFETY: by contract.
         unsafe { p.cast::<Vector>().write_unaligned(v) }
