@@ -4,10 +4,10 @@ use std::{mem::MaybeUninit, ops::Range};
 
 use super::{
     BLOCK_ROWS, GROUP, QuantizedInput, QuantizedRef, SCALE_BYTES,
-    dot::{Bytes, Dot, DotKernel, DotLevel, Nibbles, Stored, UnpackedNibbles, dispatch},
+    dot::{Bytes, Dot, DotKernel, DotLevel, Form, Nibbles, Stored, UnpackedNibbles, dispatch},
     input::InputGroup,
 };
-use crate::{RowsMut, ThreadPool, Write, matrix::SharedRows};
+use crate::{RowsMut, ThreadPool, Write, matrix::SharedRows, simd::CACHE_LINE};
 
 /// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`, of what was quantised: `output` has the input's tokens as rows, of
 /// `weight.rows()`.
@@ -55,11 +55,15 @@ pub(super) fn quantized_matmul_on(
 /// is done in long runs. For more, some groups of many rows stay in the cache while the tokens pass.
 const RUN_TOKENS: usize = 16;
 
-/// Groups of two blocks of rows that stay in the first level cache beside a tile's tokens: 16 KiB of bytes.
-const SPAN: usize = 8;
+/// Groups of two blocks of rows that stay in the second level cache while several tiles of tokens pass, beside those that
+/// come next: twice 128 KiB of bytes.
+const SPAN: usize = 64;
 
-/// Bytes that come into the cache together.
-const LINE: usize = 64;
+/// Where nibbles are unpacked for all tiles: as many as stay in the first level cache.
+const UNPACKED_SPAN: usize = 8;
+
+/// How far ahead of itself a single tile asks for weights, in bytes: the processor's own prefetching ends where a page does.
+const AHEAD: usize = 4096;
 
 /// How the outputs are shared out.
 struct Cut {
@@ -136,17 +140,25 @@ impl DotKernel for Piece<'_> {
     fn run<D: Dot>(self, dot: D) {
         let Part { first_block, blocks, tokens, .. } = self.part;
         let groups = self.weight.groups();
-        let mut unpacked = Unpacked([const { MaybeUninit::uninit() }; 2 * SPAN * UnpackedNibbles::BYTES]);
-        // A single tile goes through all groups at once: the processor itself sees far enough ahead.
-        let span = if tokens <= D::TILE_TOKENS { groups } else { SPAN };
-        let (spans, runs) = (groups.div_ceil(span), blocks.div_ceil(D::TILE_BLOCKS));
+        let mut unpacked = Unpacked([const { MaybeUninit::uninit() }; 2 * UNPACKED_SPAN * UnpackedNibbles::BYTES]);
+        // A single tile goes through all groups at once.
+        let span = if tokens <= D::TILE_TOKENS {
+            groups
+        } else if D::UNPACK_ONCE && self.weight.quantization.is_packed() {
+            UNPACKED_SPAN
+        } else {
+            SPAN
+        };
+        // For a single token all weights are one stream.
+        let strip_blocks = if tokens == 1 { 1 } else { D::TILE_BLOCKS };
+        let (spans, runs) = (groups.div_ceil(span), blocks.div_ceil(strip_blocks));
         let strip = |i: usize| {
             let (run, nth) = if tokens <= RUN_TOKENS { (i / spans, i % spans) } else { (i % runs, i / runs) };
-            let block = first_block + run * D::TILE_BLOCKS;
+            let block = first_block + run * strip_blocks;
             let group = nth * span;
             Strip {
                 block,
-                blocks: D::TILE_BLOCKS.min(first_block + blocks - block),
+                blocks: strip_blocks.min(first_block + blocks - block),
                 group,
                 groups: span.min(groups - group),
             }
@@ -160,7 +172,7 @@ impl DotKernel for Piece<'_> {
 
 /// Room for the unpacked nibbles of a strip.
 #[repr(align(64))]
-struct Unpacked([MaybeUninit<u8>; 2 * SPAN * UnpackedNibbles::BYTES]);
+struct Unpacked([MaybeUninit<u8>; 2 * UNPACKED_SPAN * UnpackedNibbles::BYTES]);
 
 impl Piece<'_> {
     /// A strip of rows times all tokens of the part.
@@ -188,7 +200,8 @@ impl Piece<'_> {
             return dot.call(Tiles::<Nibbles> { piece: *self, strip, pointers, stored: Nibbles });
         }
         for i in 0..strip.blocks {
-            let room = &mut unpacked.0[i * SPAN * UnpackedNibbles::BYTES..][..strip.groups * UnpackedNibbles::BYTES];
+            let room =
+                &mut unpacked.0[i * UNPACKED_SPAN * UnpackedNibbles::BYTES..][..strip.groups * UnpackedNibbles::BYTES];
             for g in 0..strip.groups {
                 // SAFETY: the strip's groups, of which the slices above have as many bytes.
                 unsafe {
@@ -233,7 +246,7 @@ impl<W: Stored> DotKernel for Tiles<'_, W> {
         let tiles = tokens.div_ceil(D::TILE_TOKENS);
         // Where there are several, each asks for a part of the next strip, so that reading and computing overlap.
         let bytes = self.strip.groups * self.piece.weight.quantization.group_bytes();
-        let lines = if tiles == 1 { 0 } else { bytes / LINE };
+        let lines = if tiles == 1 { 0 } else { bytes / CACHE_LINE };
         let share = |tile: usize| tile * lines / tiles..(tile + 1) * lines / tiles;
         for tile in 0..tiles {
             let (first, end) = (tile * tokens / tiles, (tile + 1) * tokens / tiles);
@@ -286,10 +299,20 @@ impl<W: Stored> Tiles<'_, W> {
             }
         }
         let lines_of_group = lines.len().div_ceil(strip.groups);
+        // Fewer tokens leave the processor so little to compute that it sees far enough ahead itself.
+        let least = if W::FORM == Form::Nibbles { 2 } else { 6 };
+        let ahead = lines.is_empty() && T >= least;
         for _ in 0..strip.groups {
+            if ahead {
+                for line in 0..W::BYTES / CACHE_LINE {
+                    for r in 0..R {
+                        dot.prefetch(quants[r].wrapping_add(AHEAD + line * CACHE_LINE));
+                    }
+                }
+            }
             for line in lines.by_ref().take(lines_of_group) {
                 for r in 0..R {
-                    dot.prefetch(self.pointers.next.wrapping_add(r * self.pointers.next_step + line * LINE));
+                    dot.prefetch(self.pointers.next.wrapping_add(r * self.pointers.next_step + line * CACHE_LINE));
                 }
             }
             // SAFETY: the pointers lead to the strip's groups, and each step takes one.

@@ -25,7 +25,7 @@ impl Dot for Avx512Vnni {
     // 16 sums of integers, 4 vectors of weights, a mask and four columns of a token.
     const TILE_BLOCKS: usize = 2;
     const TILE_TOKENS: usize = 8;
-    const UNPACK_ONCE: bool = true;
+    const UNPACK_ONCE: bool = false;
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
