@@ -122,9 +122,10 @@ fn place(quantization: Quantization, numbers: &[u8; GROUP], row: usize, quants: 
         Quantization::Int4 => {
             for (pair, eight) in numbers.as_chunks::<{ 2 * QUAD }>().0.iter().enumerate() {
                 let at = (pair * BLOCK_ROWS + row) * QUAD;
-                for c in 0..QUAD {
-                    quants[at + c] = eight[c] | eight[QUAD + c] << 4;
-                }
+                // Four numbers below 16 at a time.
+                let [low, high] =
+                    [0, QUAD].map(|i| u32::from_le_bytes([eight[i], eight[i + 1], eight[i + 2], eight[i + 3]]));
+                quants[at..at + QUAD].copy_from_slice(&(low | high << 4).to_le_bytes());
             }
         }
     }
@@ -196,10 +197,9 @@ fn group_of_4_bits<S: Simd>(simd: S, values: &[f32; GROUP]) -> (bf16, [u8; GROUP
     for part in values.chunks_exact(S::LANES) {
         least = simd.min(simd.load_slice(part), least);
     }
-    let mut lanes = [0.0; MAX_LANES];
-    simd.store_slice(&mut lanes, least);
-    let negative = f32::from_bits(magnitude | 1 << 31);
-    let extreme = if lanes.contains(&negative) { negative } else { -negative };
+    let magnitude = f32::from_bits(magnitude);
+    let is_negative = simd.greatest(simd.sub(simd.splat(0.0), least)) == magnitude;
+    let extreme = if is_negative { -magnitude } else { magnitude };
 
     // In units of the extreme nothing over- or underflows.
     let mut units = [0.0; GROUP];
@@ -209,22 +209,25 @@ fn group_of_4_bits<S: Simd>(simd: S, values: &[f32; GROUP]) -> (bf16, [u8; GROUP
     }
     // For given steps `q` of values `x` the scale `sum x q / sum q^2` is the best one. It leaves an error of
     // `sum x^2 - (sum x q)^2 / sum q^2`.
-    let (mut best_gain, mut best_divisor, mut best_scale) = (-1.0, DIVISORS[0], 0.0);
-    for divisor in DIVISORS {
-        // Sums of 16 lanes, in one vector or several: the same on every instruction set.
-        let (mut products, mut squares) = ([simd.splat(0.0); 4], [simd.splat(0.0); 4]);
-        for part in units.as_chunks::<MAX_LANES>().0 {
-            for v in 0..MAX_LANES / S::LANES {
-                let x = simd.load_slice(&part[v * S::LANES..]);
-                let steps = steps_of_4_bits(simd, x, divisor);
-                products[v] = simd.add(products[v], simd.mul(x, steps));
-                squares[v] = simd.add(squares[v], simd.mul(steps, steps));
+    // All scales are tried side by side, and the sums of `x q` and `q^2` of all of them are reduced together.
+    let mut sums = [[simd.splat(0.0); 4]; 2 * DIVISORS.len()];
+    for part in units.as_chunks::<MAX_LANES>().0 {
+        for v in 0..MAX_LANES / S::LANES {
+            let x = simd.load_slice(&part[v * S::LANES..]);
+            for i in 0..DIVISORS.len() {
+                let steps = steps_of_4_bits(simd, x, DIVISORS[i]);
+                sums[2 * i][v] = simd.add(sums[2 * i][v], simd.mul(x, steps));
+                sums[2 * i + 1][v] = simd.add(sums[2 * i + 1][v], simd.mul(steps, steps));
             }
         }
-        let (products, squares) = (sum(simd, products), sum(simd, squares));
+    }
+    let sums = reduce(simd, &sums);
+    let (mut best_gain, mut best_divisor, mut best_scale) = (-1.0, DIVISORS[0], 0.0);
+    for i in 0..DIVISORS.len() {
+        let (products, squares) = (sums[2 * i], sums[2 * i + 1]);
         let gain = products * products / squares;
         if gain > best_gain {
-            (best_gain, best_divisor, best_scale) = (gain, divisor, products / squares);
+            (best_gain, best_divisor, best_scale) = (gain, DIVISORS[i], products / squares);
         }
     }
     let mut steps = [0.0; GROUP];
@@ -245,17 +248,35 @@ fn steps_of_4_bits<S: Simd>(simd: S, x: S::Vector, divisor: f32) -> S::Vector {
     simd.sub(simd.add(steps, simd.splat(ROUND)), simd.splat(ROUND))
 }
 
-/// The sum of 16 lanes, in one order.
+/// The sum of each one's 16 lanes, which are one vector or several: halves are added until one lane is left, on every
+/// instruction set.
 #[inline(always)]
-fn sum<S: Simd>(simd: S, vectors: [S::Vector; 4]) -> f32 {
-    let mut lanes = [0.0; MAX_LANES];
-    for v in 0..MAX_LANES / S::LANES {
-        simd.store_slice(&mut lanes[v * S::LANES..], vectors[v]);
-    }
-    for half in [8, 4, 2, 1] {
-        for l in 0..half {
-            lanes[l] += lanes[l + half];
+fn reduce<S: Simd, const N: usize>(simd: S, vectors: &[[S::Vector; 4]; N]) -> [f32; N] {
+    let mut sums = [0.0; N];
+    if S::LANES >= 8 {
+        // That is the order of `Simd::sum4`.
+        let mut first = [simd.splat(0.0); N];
+        for i in 0..N {
+            first[i] = if S::LANES == MAX_LANES { vectors[i][0] } else { simd.add(vectors[i][0], vectors[i][1]) };
         }
+        for (sums, first) in sums.as_chunks_mut::<4>().0.iter_mut().zip(first.as_chunks::<4>().0) {
+            *sums = simd.sum4(*first);
+        }
+        return sums;
     }
-    lanes[0]
+    for (sum, vectors) in sums.iter_mut().zip(vectors) {
+        let mut lanes = [0.0; MAX_LANES];
+        for v in 0..MAX_LANES / S::LANES {
+            simd.store_slice(&mut lanes[v * S::LANES..], vectors[v]);
+        }
+        for half in [8, 4, 2, 1] {
+            for l in 0..half {
+                lanes[l] += lanes[l + half];
+            }
+        }
+        *sum = lanes[0];
+    }
+    sums
 }
+
+const _: () = assert!((2 * DIVISORS.len()).is_multiple_of(4));

@@ -138,6 +138,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn greatest(self, v: __m512) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+
+    #[inline(always)]
     fn exp2_integral(self, n: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe {

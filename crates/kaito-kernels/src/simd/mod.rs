@@ -66,6 +66,18 @@ pub(crate) trait Simd: Copy {
     fn sum4(self, v: [Self::Vector; 4]) -> [f32; 4] {
         [self.sum(v[0]), self.sum(v[1]), self.sum(v[2]), self.sum(v[3])]
     }
+    /// The greatest of the lanes, none of which is NaN.
+    #[inline(always)]
+    fn greatest(self, v: Self::Vector) -> f32 {
+        let mut lanes = [f32::NEG_INFINITY; MAX_LANES];
+        self.store_slice(&mut lanes, v);
+        for half in [8, 4, 2, 1] {
+            for l in 0..half {
+                lanes[l] = if lanes[l + half] > lanes[l] { lanes[l + half] } else { lanes[l] };
+            }
+        }
+        lanes[0]
+    }
     /// `2^n` for integral `n` from -126 to 127.
     fn exp2_integral(self, n: Self::Vector) -> Self::Vector;
 
