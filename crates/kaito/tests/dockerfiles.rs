@@ -25,6 +25,22 @@ fn the_documents_dockerfiles_are_one_text() {
     }
 }
 
+/// Cargo refuses a workspace of which a member is not there.
+#[test]
+fn every_member_of_the_workspace_is_copied() {
+    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
+    let (workspace, dockerfile, ignored) = (read("Cargo.toml"), read("Dockerfile"), read(".dockerignore"));
+    let members = workspace.lines().find_map(|line| line.strip_prefix("members = [")).unwrap();
+    let members: Vec<&str> = members.split('"').skip(1).step_by(2).collect();
+    assert!(members.contains(&"crates/*"), "{members:?}");
+    for member in members {
+        let folder = member.trim_end_matches("/*");
+        assert!(dockerfile.contains(&format!("\nCOPY {folder} {folder}\n")), "{folder} is not copied");
+        let mut above = folder.match_indices('/').map(|(end, _)| &folder[..end]).chain([folder]);
+        assert!(above.all(|path| !ignored.lines().any(|line| line == path)), "{folder} is ignored");
+    }
+}
+
 /// `docker` lines are in the script word for word, `kaito image` lines are taken from the documentation by it.
 #[test]
 fn the_commands_of_the_documentation_are_tested() {
