@@ -154,7 +154,7 @@ def table(found, allowed_others):
         lines.append((
             row.precision, metric.title, row.unit, *engines,
             "" if row.ratio is None else f"{row.ratio:.2f}x", f"{row.target:g}x" if row.target else own_aim,
-            share(row.of_limit), share(row.of_limit_target),
+            share(row.of_limit), share(row.of_limit and row.of_limit_target),
             {True: "reached", False: "missed", None: ""}[row.reached], share(row.others) + loud,
         ))
     return aligned(lines, right=range(3, 10))
