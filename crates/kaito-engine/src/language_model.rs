@@ -18,7 +18,7 @@ use crate::{
     capacity::{self, Capacity, PAGE_SIZE},
     config::ModelConfig,
     decoder::{Decoder, DecoderLimits},
-    engine::{Engine, EngineStats},
+    engine::{Engine, EngineStats, GenerationRequest, GenerationStream},
     family,
     generate::GenerateOptions,
     kv_cache::KvCache,
@@ -140,6 +140,14 @@ pub struct ModelInfo {
     pub hidden_size: usize,
     /// Number of layers.
     pub num_layers: usize,
+    /// Bytes of the weight matrices that every step reads: all but the embedding, of which it takes rows.
+    pub step_bytes: u64,
+    /// Bytes of the keys and values of one token.
+    pub kv_bytes_per_token: u64,
+    /// How many tokens back a token looks, where that is bounded.
+    pub attention_window: Option<usize>,
+    /// Threads that compute.
+    pub threads: usize,
     /// Longest sequence, in tokens.
     pub max_seq_len: usize,
     /// Most sequences that run at the same time.
@@ -226,6 +234,10 @@ impl LanguageModel {
             vocab_size: config.vocab_size,
             hidden_size: config.hidden_size,
             num_layers: config.num_layers,
+            step_bytes: counted.step_bytes,
+            kv_bytes_per_token: capacity::bytes_per_token(&config, options.kv_dtype),
+            attention_window: config.sliding_window,
+            threads: threads.get(),
             max_seq_len: capacity.max_seq_len,
             max_batch_size: rows,
             chat_template: tokenizer.has_chat_template(),
@@ -266,6 +278,14 @@ impl LanguageModel {
     /// Waits until no request is open.
     pub async fn drained(&self) {
         self.0.engine.drained().await;
+    }
+
+    /// Generates tokens from tokens: what the other requests come to.
+    ///
+    /// # Errors
+    /// As for [`Self::generate_text`].
+    pub fn generate_tokens(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
+        self.0.engine.submit(request)
     }
 
     /// Generates text, as transformers' text-generation pipeline does.
@@ -431,10 +451,11 @@ fn is_tied(weights: &ModelWeights) -> bool {
 struct Count {
     parameters: u64,
     bytes: u64,
+    step_bytes: u64,
 }
 
 fn count(weights: &ModelWeights) -> Count {
-    let mut count = Count { parameters: 0, bytes: 0 };
+    let mut count = Count { parameters: 0, bytes: 0, step_bytes: 0 };
     let mut add = |linear: &Linear| {
         for part in &linear.parts {
             count.parameters += part.weight.elements() as u64;
@@ -453,6 +474,8 @@ fn count(weights: &ModelWeights) -> Count {
     for norm in norms.flatten().chain([&weights.final_norm]) {
         count.parameters += (norm.weight.len() + norm.bias.as_ref().map_or(0, Vec::len)) as u64;
     }
+    let embedding: u64 = weights.embedding.parts.iter().map(|part| part.weight.bytes().len() as u64).sum();
+    count.step_bytes = count.bytes - if is_tied(weights) { 0 } else { embedding };
     count
 }
 

@@ -8,8 +8,9 @@
 use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
-    AttentionSequence, AttentionShape, DType, KvBuffer, KvDType, MatrixRef, Quantization, QuantizedInput, QuantizedRef,
-    Rows, RowsMut, ThreadPool, Write, instruction_set, matmul, narrow, paged_attention, quantize, quantized_matmul,
+    Arithmetic, AttentionSequence, AttentionShape, DType, KvBuffer, KvDType, MatrixRef, Quantization, QuantizedInput,
+    QuantizedRef, Rows, RowsMut, ThreadPool, Unit, Write, instruction_set, matmul, narrow, paged_attention, quantize,
+    quantized_matmul, read_all,
 };
 
 const ROUNDS: usize = 5;
@@ -23,8 +24,9 @@ fn main() {
     let pool = ThreadPool::new(threads);
     println!("{} threads, {}", pool.threads(), instruction_set());
 
-    let memory = vec![1u64; MEMORY_BYTES / 8];
-    let limits = || (read_bandwidth(&pool, &memory), peak(&pool));
+    let memory = vec![1.0f32; MEMORY_BYTES / 4];
+    let multiply_add = Arithmetic::new(Unit::F32);
+    let limits = || (read_bandwidth(&pool, &memory), peak(&pool, multiply_add));
     let (mut bandwidth, mut flops) = limits();
 
     let mut results = Vec::new();
@@ -80,8 +82,9 @@ fn main() {
 }
 
 /// The same for quantised weights, next to the peak of products of bytes.
-fn quantized(pool: &ThreadPool, filter: &str, memory: &[u64]) {
-    let limits = || (read_bandwidth(pool, memory), peak_of(pool, dot_bytes));
+fn quantized(pool: &ThreadPool, filter: &str, memory: &[f32]) {
+    let dot_products = Arithmetic::new(Unit::Int8);
+    let limits = || (read_bandwidth(pool, memory), peak(pool, dot_products));
     let (mut bandwidth, mut operations) = limits();
     let mut results = Vec::new();
     for quantization in [Quantization::Int8, Quantization::Int4] {
@@ -205,100 +208,13 @@ fn attention(pool: &ThreadPool, dtype: KvDType, rows: usize, context: usize) -> 
 }
 
 /// Bytes read in a second by all threads.
-fn read_bandwidth(pool: &ThreadPool, memory: &[u64]) -> f64 {
-    let pieces: Vec<&[u64]> = memory.chunks(1 << 17).collect();
-    let seconds = best(pool, || {
-        pool.for_each(pieces.len(), &|i| {
-            let mut sums = [0u64; 32];
-            for block in pieces[i].as_chunks::<32>().0 {
-                sums.iter_mut().zip(block).for_each(|(sum, x)| *sum ^= x);
-            }
-            black_box(sums);
-        });
-    });
-    size_of_val(memory) as f64 / seconds
+fn read_bandwidth(pool: &ThreadPool, memory: &[f32]) -> f64 {
+    size_of_val(memory) as f64 / best(pool, || read_all(pool, memory))
 }
 
-/// Operations in a second of fused multiply-add on registers, two for each lane.
-fn peak(pool: &ThreadPool) -> f64 {
-    peak_of(pool, multiply_add)
-}
-
-/// Operations in a second of a function that takes steps and tells how many operations they were.
-fn peak_of(pool: &ThreadPool, work: fn(usize) -> usize) -> f64 {
-    const STEPS: usize = 1 << 20;
-    let operations = work(STEPS);
-    let pieces = 8 * pool.threads();
-    let seconds = best(pool, || pool.for_each(pieces, &|_| _ = black_box(work(STEPS))));
-    (pieces * operations) as f64 / seconds
-}
-
-/// Sums of products of bytes, in registers.
-fn dot_bytes(steps: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
-
-        #[target_feature(enable = "avx512f,avx512vnni")]
-        fn vnni(steps: usize) -> usize {
-            let mut sums = [_mm512_set1_epi32(1); 12];
-            let (a, b) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
-            for _ in 0..steps {
-                sums.iter_mut().for_each(|sum| *sum = _mm512_dpbusd_epi32(*sum, a, b));
-            }
-            black_box(sums);
-            steps * 12 * 64 * 2
-        }
-
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
-            // SAFETY: just checked.
-            return unsafe { vnni(steps) };
-        }
-    }
-    // Without the instruction the peak is that of fused multiply-add, for want of a better measure.
-    multiply_add(steps)
-}
-
-fn multiply_add(steps: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
-
-        #[target_feature(enable = "avx512f")]
-        fn avx512(steps: usize) -> usize {
-            let mut sums = [_mm512_set1_ps(1.0); 12];
-            let (a, b) = (_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.5)));
-            for _ in 0..steps {
-                sums.iter_mut().for_each(|sum| *sum = _mm512_fmadd_ps(*sum, a, b));
-            }
-            black_box(sums);
-            steps * 12 * 16 * 2
-        }
-
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2(steps: usize) -> usize {
-            let mut sums = [_mm256_set1_ps(1.0); 12];
-            let (a, b) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.5)));
-            for _ in 0..steps {
-                sums.iter_mut().for_each(|sum| *sum = _mm256_fmadd_ps(*sum, a, b));
-            }
-            black_box(sums);
-            steps * 12 * 8 * 2
-        }
-
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: just checked.
-            return unsafe { avx512(steps) };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: just checked.
-            return unsafe { avx2(steps) };
-        }
-    }
-    let mut sums = [[black_box(1.0f32); 8]; 12];
-    for _ in 0..steps {
-        sums.iter_mut().flatten().for_each(|sum| *sum = *sum * 0.5 + 0.5);
-    }
-    black_box(sums);
-    steps * 12 * 8 * 2
+/// Operations in a second on registers.
+fn peak(pool: &ThreadPool, work: Arithmetic) -> f64 {
+    let mut operations = 0.0;
+    let seconds = best(pool, || operations = work.run(pool));
+    operations / seconds
 }

@@ -152,9 +152,19 @@ impl Collector for EngineMetrics {
             ("family", info.family.to_string()),
             ("dtype", info.precision()),
             ("parameters", info.parameters.to_string()),
+            ("kv_dtype", info.kv_dtype.to_string()),
             ("max_seq_len", info.max_seq_len.to_string()),
         ];
         write("model", "The model.", &Info::new(labels))?;
+        let sizes = [
+            ("model_weights_bytes", "Bytes of the weights.", info.weights_bytes),
+            ("model_step_bytes", "Bytes of weights that each step reads.", info.step_bytes),
+            ("model_kv_bytes_per_token", "Bytes of the keys and values of a token.", info.kv_bytes_per_token),
+            ("engine_threads", "Threads that compute.", info.threads as u64),
+        ];
+        for (name, help, value) in sizes {
+            write(name, help, &ConstGauge::new(value))?;
+        }
         let stats = model.stats();
         let gauges = [
             ("requests_waiting", "Requests in the queue.", stats.waiting),

@@ -49,7 +49,19 @@ fn each_crate_knows_only_those_below_it() {
         ("kaito-server", &["kaito-engine"]),
         ("kaito-operator", &["kaito-presets"]),
         ("kaito-image", &["kaito-engine", "kaito-presets"]),
-        ("kaito", &["kaito-engine", "kaito-hub", "kaito-image", "kaito-operator", "kaito-presets", "kaito-server"]),
+        ("kaito-bench", &["kaito-engine", "kaito-kernels", "kaito-server"]),
+        (
+            "kaito",
+            &[
+                "kaito-bench",
+                "kaito-engine",
+                "kaito-hub",
+                "kaito-image",
+                "kaito-operator",
+                "kaito-presets",
+                "kaito-server",
+            ],
+        ),
     ] {
         for known in dependencies(name).iter().filter(|known| known.starts_with("kaito")) {
             assert!(may_know.contains(&known.as_str()), "{name} must not know {known}");

@@ -18,13 +18,17 @@
 
 mod dot;
 mod input;
+mod peak;
 mod product;
 mod weights;
 
 use std::fmt;
 
-pub(crate) use self::weights::{ROUND, TINY};
 pub use self::{input::QuantizedInput, product::quantized_matmul, weights::quantize};
+pub(crate) use self::{
+    peak::dot_products,
+    weights::{ROUND, TINY},
+};
 
 /// Columns that have a scale together.
 pub(crate) const GROUP: usize = 64;

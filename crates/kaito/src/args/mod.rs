@@ -1,5 +1,6 @@
 //! Every flag, its environment variable and its help: a file per subcommand.
 
+mod bench;
 mod chat;
 mod controller;
 mod crd;
@@ -14,6 +15,7 @@ mod serve;
 mod up;
 mod validate;
 
+pub use bench::BenchArgs;
 pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
 pub use controller::{ControllerArgs, NodeArgs, NodeProvisioner, WebhookArgs};
@@ -70,6 +72,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Check the manifests of workspaces without a cluster
     Validate(ValidateArgs),
+    /// Measure a model on this machine, or a server
+    Bench(BenchArgs),
 }
 
 #[cfg(test)]

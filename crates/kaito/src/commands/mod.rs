@@ -1,5 +1,6 @@
 //! A file per subcommand.
 
+pub mod bench;
 pub mod chat;
 pub mod controller;
 pub mod crd;

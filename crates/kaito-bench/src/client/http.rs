@@ -1,0 +1,113 @@
+//! Connections to the server that is measured.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+
+use super::dialect;
+use crate::{Error, failure::Failure};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest body that is not a stream of tokens.
+const MAX_BODY: usize = 4 << 20;
+
+/// Keeps connections, so that they are made once for each request that runs beside others.
+#[derive(Clone)]
+pub(super) struct Http {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    authorization: Option<header::HeaderValue>,
+}
+
+impl Http {
+    pub(super) fn new(api_key: Option<&str>) -> Result<Self, Error> {
+        let authorization = match api_key {
+            None => None,
+            Some(key) => {
+                let mut value = header::HeaderValue::from_str(&format!("Bearer {key}"))
+                    .map_err(|_| Error::Settings("--api-key has characters that a header cannot have".to_owned()))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls()?).https_or_http().enable_http1().wrap_connector(http);
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), authorization })
+    }
+
+    /// Sends a request and waits for the head of its answer, which is a success.
+    pub(super) async fn send(&self, url: &str, body: Option<&Value>) -> Result<Response<Incoming>, Failure> {
+        let mut request = Request::builder().uri(url).method(if body.is_some() { Method::POST } else { Method::GET });
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        let request = request.body(Full::new(bytes)).map_err(|error| Failure::Connect(error.to_string()))?;
+        let response = self.client.request(request).await.map_err(|error| {
+            let cause = root_cause(&error);
+            if error.is_connect() { Failure::Connect(cause) } else { Failure::Broken(cause) }
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = text(response).await.unwrap_or_default();
+        let message = match serde_json::from_str(&text) {
+            Ok(body) => dialect::message(&body),
+            Err(_) if text.trim().is_empty() => status.canonical_reason().unwrap_or("no reason given").to_owned(),
+            Err(_) => dialect::brief(&text),
+        };
+        Err(Failure::Status { status: status.as_u16(), message })
+    }
+
+    /// A small resource.
+    pub(super) async fn get(&self, url: &str) -> Result<String, Failure> {
+        text(self.send(url, None).await?).await
+    }
+}
+
+async fn text(response: Response<Incoming>) -> Result<String, Failure> {
+    let body = Limited::new(response.into_body(), MAX_BODY);
+    let bytes = body.collect().await.map_err(|error| Failure::Broken(error.to_string()))?.to_bytes();
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The last cause of all, which names what happened; those before it say where.
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// TLS with the system's authorities; where it has none, with those that browsers trust.
+fn tls() -> Result<ClientConfig, Error> {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    if native.certs.is_empty() {
+        roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
+    }
+    roots.add_parsable_certificates(native.certs);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Tls(error.to_string()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,37 @@
+//! Measures models and servers: prompts, decoding, latencies under load, next to the limits of the machine.
+//!
+//! [`measure`] asks for tokens, either of an engine in this process or of a server, and notes when they come. What is
+//! asked for and when is decided beforehand by a seed. What was measured is a [`Report`]: data, [`tables`] for a terminal
+//! and a [`page`] for a browser.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod client;
+mod error;
+mod failure;
+mod limits;
+mod load;
+mod machine;
+mod metrics;
+mod notes;
+mod own_server;
+mod prompts;
+mod report;
+mod run;
+mod sequences;
+mod settings;
+mod statistics;
+mod target;
+
+pub use client::{Api, ServerOptions, TokenCounts};
+pub use error::Error;
+pub use failure::{Failure, FailureCount};
+pub use kaito_kernels::Unit;
+pub use limits::Limits;
+pub use machine::Machine;
+pub use report::{
+    ClientsRow, DecodeRow, Load, Model, PrefillRow, RateRow, Report, SCHEMA, TargetInfo, TargetKind, page, tables,
+};
+pub use run::{Progress, Subject, measure};
+pub use settings::{Settings, Table};
+pub use statistics::Summary;

@@ -1,0 +1,33 @@
+//! What the metrics of a server of ours say about its model.
+
+use crate::report::Model;
+
+/// The model's name and what it is, as far as the metrics tell.
+pub(crate) fn model(text: &str) -> (Option<String>, Option<Model>) {
+    let Some(labels) = text.lines().find_map(|line| line.strip_prefix("kaito_model_info{")) else {
+        return (None, None);
+    };
+    let label = |name: &str| {
+        let value = labels.split_once(&format!("{name}=\""))?.1;
+        value.split_once('"').map(|(value, _)| value.to_owned())
+    };
+    let gauge = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.trim().parse::<f64>().ok().map(|value| value as u64)
+    };
+    let facts = || {
+        Some(Model {
+            family: label("family")?,
+            parameters: label("parameters")?.parse().ok()?,
+            precision: label("dtype")?,
+            weights_bytes: gauge("kaito_model_weights_bytes")?,
+            step_bytes: gauge("kaito_model_step_bytes")?,
+            kv_dtype: label("kv_dtype")?,
+            kv_bytes_per_token: gauge("kaito_model_kv_bytes_per_token")?,
+            attention_window: None,
+            max_seq_len: label("max_seq_len")?.parse().ok()?,
+            threads: gauge("kaito_engine_threads")? as usize,
+        })
+    };
+    (label("name"), facts())
+}

@@ -1,0 +1,533 @@
+//! Row after row of the report.
+
+use std::{cell::RefCell, sync::Arc, time::Duration};
+
+use chrono::{SecondsFormat, Utc};
+use kaito_engine::LanguageModel;
+use kaito_kernels::Unit;
+use tokio::sync::watch;
+use url::Url;
+
+use crate::{
+    Error, Settings, Table,
+    client::{Calibration, ServerClient, ServerOptions, TokenCounts},
+    failure::{Failure, FailureCount, count_failure},
+    limits::{Limits, Prober},
+    load::{self, LoadSamples},
+    machine::{Machine, OthersWatch},
+    notes,
+    own_server::OwnServer,
+    prompts::{PromptMaker, Source},
+    report::{ClientsRow, DecodeRow, Load, Model, PrefillRow, RateRow, Report, SCHEMA, TargetInfo, TargetKind},
+    sequences::{Bench, DecodeSamples, PrefillSamples},
+    statistics::{Summary, median},
+    target::Target,
+};
+
+/// What is measured.
+pub enum Subject {
+    /// A model in this process: its engine alone for prompts and decoding, then a server of ours with it.
+    Model {
+        /// The model.
+        model: LanguageModel,
+        /// What people call it.
+        name: String,
+    },
+    /// A server, from outside.
+    Server(ServerOptions),
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    /// From 0 to 1.
+    pub fraction: f64,
+    /// What is being measured.
+    pub what: &'a str,
+}
+
+/// Measures what `settings` ask for, row after row. `interrupt` ends it early: the report has what there is then.
+///
+/// # Errors
+/// Where nothing can be measured at all. Requests that fail stand in the report with their causes.
+pub async fn measure(
+    subject: Subject,
+    settings: Settings,
+    progress: &dyn Fn(Progress<'_>),
+    mut interrupt: watch::Receiver<bool>,
+) -> Result<Report, Error> {
+    settings.check()?;
+    let started = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+    progress(Progress { fraction: 0.0, what: "getting ready" });
+    let mut ready = None;
+    let setup = async { ready = Some(Ready::of(subject, &settings).await) };
+    match bounded(settings.time_limit, &mut interrupt, setup).await {
+        Ending::Done => {}
+        Ending::Late => {
+            return Err(Error::Settings(format!("no answer to the first requests within {:?}", settings.time_limit)));
+        }
+        Ending::Interrupted => return Err(Error::Settings("interrupted before anything was measured".to_owned())),
+    }
+    let ready = ready.unwrap_or_else(|| Err(Error::Settings("nothing was set up".to_owned())))?;
+    let report = Report {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION"),
+        started,
+        interrupted: false,
+        target: ready.info.clone(),
+        model: ready.model.clone(),
+        machine: Machine::this(),
+        limits: None,
+        prefill: Vec::new(),
+        decode: Vec::new(),
+        rates: Vec::new(),
+        clients: Vec::new(),
+        notes: Vec::new(),
+        settings,
+    };
+    let prober = ready.here.then_some(ready.model.as_ref()).flatten().map(|model| {
+        let unit = if model.precision.starts_with("int") { Unit::Int8 } else { Unit::F32 };
+        Prober::new(model.threads, unit)
+    });
+    let run = Run { ready, report, prober, interrupt, progress, done: 0, total: 0 };
+    run.all().await
+}
+
+/// A target that has answered, and what is known of it.
+struct Ready {
+    target: Target,
+    server: Arc<ServerClient>,
+    /// Lives as long as it is measured.
+    own_server: Option<OwnServer>,
+    model: Option<Model>,
+    max_batch_size: Option<usize>,
+    info: TargetInfo,
+    watch: OthersWatch,
+    /// Whether the target runs on this machine.
+    here: bool,
+    sequence_prompts: PromptMaker,
+    load_prompts: PromptMaker,
+}
+
+impl Ready {
+    async fn of(subject: Subject, settings: &Settings) -> Result<Self, Error> {
+        match subject {
+            Subject::Model { model, name } => Self::of_model(model, name, settings).await,
+            Subject::Server(options) => Self::of_server(options, settings).await,
+        }
+    }
+
+    async fn of_model(model: LanguageModel, name: String, settings: &Settings) -> Result<Self, Error> {
+        let info = model.info();
+        let facts = Model {
+            family: info.family.to_owned(),
+            parameters: info.parameters,
+            precision: info.precision(),
+            weights_bytes: info.weights_bytes,
+            step_bytes: info.step_bytes,
+            kv_dtype: info.kv_dtype.to_string(),
+            kv_bytes_per_token: info.kv_bytes_per_token,
+            attention_window: info.attention_window,
+            max_seq_len: info.max_seq_len,
+            threads: info.threads,
+        };
+        let max_batch_size = Some(info.max_batch_size);
+        let vocab_size = u32::try_from(info.vocab_size).unwrap_or(u32::MAX);
+        let mut own_server = OwnServer::start(model.clone(), &name).await?;
+        let options = ServerOptions {
+            url: own_server.url.clone(),
+            api: Some(crate::Api::Kaito),
+            model: None,
+            api_key: None,
+            vocab_size: None,
+            body: serde_json::Map::new(),
+        };
+        // The model is there: the server answers as soon as it has taken it, and with 503 until then.
+        let (server, calibration) = loop {
+            own_server.check().await?;
+            let client = ServerClient::connect(options.clone()).await?;
+            match client.calibrate(settings.seed).await {
+                Ok(calibration) => break (client, calibration),
+                Err(Error::Server { cause, .. }) if cause.starts_with("status 503") => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(Self {
+            target: Target::Engine(model),
+            server: Arc::new(server),
+            own_server: Some(own_server),
+            model: Some(facts),
+            max_batch_size,
+            info: TargetInfo {
+                kind: TargetKind::Engine,
+                url: None,
+                api: crate::Api::Kaito,
+                name,
+                prompts: "random token ids",
+                token_counts: TokenCounts::Exact,
+            },
+            watch: OthersWatch::of_this_process(),
+            here: true,
+            sequence_prompts: PromptMaker::new(Source::Tokens { vocab_size }, settings.seed.wrapping_add(1)),
+            load_prompts: PromptMaker::new(calibration.source, settings.seed.wrapping_add(2)),
+        })
+    }
+
+    async fn of_server(options: ServerOptions, settings: &Settings) -> Result<Self, Error> {
+        let client = ServerClient::connect(options).await?;
+        let Calibration { source, counts } = client.calibrate(settings.seed).await?;
+        let here = is_here(client.url());
+        let watch = match client.url().port_or_known_default() {
+            Some(port) if here => OthersWatch::with_server(port),
+            _ => OthersWatch::blind(),
+        };
+        let server = Arc::new(client);
+        let info = TargetInfo {
+            kind: TargetKind::Server,
+            url: Some(server.url().to_string()),
+            api: server.api(),
+            name: server.name.clone().unwrap_or_else(|| "a model without a name".to_owned()),
+            prompts: match source {
+                Source::Tokens { .. } => "random token ids",
+                Source::Words { .. } => "random words",
+            },
+            token_counts: counts,
+        };
+        Ok(Self {
+            target: Target::Server(Arc::clone(&server)),
+            model: server.model.clone(),
+            server,
+            own_server: None,
+            max_batch_size: None,
+            info,
+            watch,
+            here,
+            sequence_prompts: PromptMaker::new(source, settings.seed.wrapping_add(1)),
+            load_prompts: PromptMaker::new(source, settings.seed.wrapping_add(2)),
+        })
+    }
+}
+
+/// Whether an address is this machine's own for certain.
+fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        None => false,
+    }
+}
+
+/// How the work on a row ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Done,
+    Late,
+    Interrupted,
+}
+
+/// Does something, within a limit, until somebody interrupts.
+async fn bounded(limit: Duration, interrupt: &mut watch::Receiver<bool>, work: impl Future<Output = ()>) -> Ending {
+    let interrupted = async {
+        if interrupt.wait_for(|interrupted| *interrupted).await.is_err() {
+            // Nobody is left who could interrupt.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = interrupted => Ending::Interrupted,
+        done = tokio::time::timeout(limit, work) => if done.is_ok() { Ending::Done } else { Ending::Late },
+    }
+}
+
+struct Run<'a> {
+    ready: Ready,
+    report: Report,
+    prober: Option<Prober>,
+    interrupt: watch::Receiver<bool>,
+    progress: &'a dyn Fn(Progress<'_>),
+    done: usize,
+    total: usize,
+}
+
+impl Run<'_> {
+    async fn all(mut self) -> Result<Report, Error> {
+        let settings = self.report.settings.clone();
+        let longest = self.ready.model.as_ref().map_or(usize::MAX, |model| model.max_seq_len);
+        let prompt_lengths =
+            self.feasible(Table::Prefill, &settings.prompt_lengths, "prompts of", |tokens| tokens < longest);
+        let most = self.ready.max_batch_size.unwrap_or(usize::MAX);
+        let room = settings.context.saturating_add(settings.decode_tokens) < longest;
+        let batch_sizes =
+            self.feasible(Table::Decode, &settings.batch_sizes, "sequences at once,", |batch| batch <= most && room);
+        let rates = if settings.has(Table::Rates) { settings.request_rates.clone() } else { Vec::new() };
+        let clients = if settings.has(Table::Clients) { settings.clients.clone() } else { Vec::new() };
+        self.total = prompt_lengths.len() + batch_sizes.len() + rates.len() + clients.len();
+
+        for tokens in prompt_lengths {
+            self.prefill(tokens, &settings).await;
+        }
+        for batch in batch_sizes {
+            self.decode(batch, &settings).await;
+        }
+        for rate in rates {
+            if let Some(load) = self.load(Asking::Rate(rate), &settings).await {
+                self.report.rates.push(RateRow { requests_per_second: rate, load });
+            }
+        }
+        for clients in clients {
+            if let Some(load) = self.load(Asking::Clients(clients), &settings).await {
+                self.report.clients.push(ClientsRow { clients, load });
+            }
+        }
+        self.finish().await;
+        Ok(self.report)
+    }
+
+    /// The rows that the model has room for; a note tells of the others.
+    fn feasible(&mut self, table: Table, rows: &[usize], what: &str, fits: impl Fn(usize) -> bool) -> Vec<usize> {
+        if !self.report.settings.has(table) {
+            return Vec::new();
+        }
+        let (fit, too_large): (Vec<usize>, Vec<usize>) = rows.iter().partition(|&&row| fits(row));
+        if !too_large.is_empty() {
+            let note = notes::left_out(what, &too_large, self.ready.model.as_ref(), self.ready.max_batch_size);
+            self.report.notes.push(note);
+        }
+        fit
+    }
+
+    fn is_interrupted(&self) -> bool {
+        *self.interrupt.borrow()
+    }
+
+    async fn probe(&mut self) {
+        if let Some(prober) = &mut self.prober {
+            prober.probe().await;
+        }
+    }
+
+    async fn prefill(&mut self, tokens: usize, settings: &Settings) {
+        if self.is_interrupted() {
+            return;
+        }
+        let what = format!("prompts of {tokens} tokens");
+        self.tell(0.0, &what);
+        self.probe().await;
+        let mut samples = PrefillSamples::default();
+        let before = self.ready.watch.mark();
+        let ending = {
+            let (tell, interrupt, ready) = self.split(&what, settings.repetitions);
+            let bench = ready.bench(settings, &tell);
+            bounded(settings.time_limit, interrupt, bench.prefill(tokens, &mut samples)).await
+        };
+        let others = self.ready.watch.share_since(before);
+        self.done += 1;
+        self.end_row(ending, &what, samples.seconds.len(), &mut samples.failures);
+        if ending == Ending::Interrupted && samples.seconds.is_empty() {
+            return;
+        }
+        let rates: Vec<f64> = samples.tokens.iter().zip(&samples.seconds).map(|(n, seconds)| n / seconds).collect();
+        self.report.prefill.push(PrefillRow {
+            prompt_tokens: tokens,
+            measured_tokens: median(&samples.tokens),
+            tokens_per_second: median(&rates),
+            samples: rates,
+            seconds: Summary::of(&samples.seconds),
+            fraction_of_peak: None,
+            others,
+            failures: samples.failures,
+        });
+    }
+
+    async fn decode(&mut self, batch_size: usize, settings: &Settings) {
+        if self.is_interrupted() {
+            return;
+        }
+        let what = format!("decoding of {batch_size}");
+        self.tell(0.0, &what);
+        self.probe().await;
+        let mut samples = DecodeSamples::default();
+        let before = self.ready.watch.mark();
+        let ending = {
+            let (tell, interrupt, ready) = self.split(&what, settings.repetitions);
+            let bench = ready.bench(settings, &tell);
+            bounded(settings.time_limit, interrupt, bench.decode(batch_size, &mut samples)).await
+        };
+        let others = self.ready.watch.share_since(before);
+        self.done += 1;
+        self.end_row(ending, &what, samples.tokens_per_second.len(), &mut samples.failures);
+        if ending == Ending::Interrupted && samples.tokens_per_second.is_empty() {
+            return;
+        }
+        if samples.apart > 0 {
+            self.report.notes.push(notes::apart(batch_size, samples.apart));
+        }
+        self.note_events(&samples.tokens_per_event);
+        self.report.decode.push(DecodeRow {
+            batch_size,
+            context: settings.context,
+            tokens_per_second: median(&samples.tokens_per_second),
+            samples: samples.tokens_per_second,
+            between_tokens: Summary::of(&samples.gaps),
+            // Bytes a second until the limits are known.
+            fraction_of_bandwidth: median(&samples.bytes_per_second),
+            others,
+            failures: samples.failures,
+        });
+    }
+
+    async fn load(&mut self, asking: Asking, settings: &Settings) -> Option<Load> {
+        if self.is_interrupted() {
+            return None;
+        }
+        let what = match asking {
+            Asking::Rate(rate) => format!("{rate} requests/s"),
+            Asking::Clients(clients) => format!("{clients} clients"),
+        };
+        self.tell(0.0, &what);
+        let mut samples = LoadSamples::new();
+        let before = self.ready.watch.mark();
+        let ending = {
+            let (done, total, progress) = (self.done, self.total, self.progress);
+            let tell = |part: f64| progress(Progress { fraction: (done as f64 + part) / total as f64, what: &what });
+            let server = Arc::clone(&self.ready.server);
+            let prompts = &mut self.ready.load_prompts;
+            let work = async {
+                match asking {
+                    Asking::Rate(rate) => load::at_rate(&server, prompts, settings, rate, &mut samples, &tell).await,
+                    Asking::Clients(clients) => {
+                        load::by_clients(&server, prompts, settings, clients, &mut samples, &tell).await;
+                    }
+                }
+            };
+            bounded(settings.time_limit, &mut self.interrupt, work).await
+        };
+        self.done += 1;
+        if ending == Ending::Late {
+            samples.give_up(settings.time_limit);
+        }
+        self.note_events(&samples.tokens_per_event);
+        let load = samples.finish(self.ready.watch.share_since(before));
+        (ending != Ending::Interrupted || load.completed > 0).then_some(load)
+    }
+
+    fn note_events(&mut self, tokens_per_event: &[f64]) {
+        if let Some(note) = notes::tokens_per_event(tokens_per_event)
+            && !self.report.notes.iter().any(|known| notes::is_of_events(known))
+        {
+            self.report.notes.push(note);
+        }
+    }
+
+    fn tell(&self, part: f64, what: &str) {
+        (self.progress)(Progress { fraction: (self.done as f64 + part) / self.total.max(1) as f64, what });
+    }
+
+    /// What telling of repetitions takes, beside the parts that measuring borrows.
+    fn split<'s>(
+        &'s mut self,
+        what: &'s str,
+        repetitions: usize,
+    ) -> (impl Fn(usize) + 's, &'s mut watch::Receiver<bool>, &'s mut Ready) {
+        let (done, total, progress) = (self.done as f64, self.total as f64, self.progress);
+        let tell = move |repetition: usize| {
+            let part = (repetition + 1) as f64 / (repetitions + 1) as f64;
+            progress(Progress { fraction: (done + part) / total, what });
+        };
+        (tell, &mut self.interrupt, &mut self.ready)
+    }
+
+    async fn finish(&mut self) {
+        self.report.interrupted = self.is_interrupted();
+        if !self.report.interrupted {
+            self.probe().await;
+        }
+        self.report.limits =
+            self.prober.as_ref().map(Prober::limits).filter(|limits| limits.read_bytes_per_second > 0.0);
+        let Report { limits, model, prefill, decode, .. } = &mut self.report;
+        for row in prefill {
+            row.fraction_of_peak = fraction_of_peak(row, model.as_ref(), limits.as_ref());
+        }
+        for row in decode {
+            let bytes = row.fraction_of_bandwidth.take().filter(|bytes| bytes.is_finite());
+            row.fraction_of_bandwidth =
+                bytes.zip(limits.as_ref()).map(|(bytes, limits)| bytes / limits.read_bytes_per_second);
+        }
+        let notes = notes::about(&self.report);
+        self.report.notes.extend(notes);
+        self.ready.own_server = None;
+        (self.progress)(Progress { fraction: 1.0, what: "done" });
+    }
+}
+
+/// Two operations for each parameter and token, by those that the machine could do.
+fn fraction_of_peak(row: &PrefillRow, model: Option<&Model>, limits: Option<&Limits>) -> Option<f64> {
+    Some(2.0 * model?.parameters as f64 * row.tokens_per_second? / limits?.operations_per_second)
+}
+
+enum Asking {
+    Rate(f64),
+    Clients(usize),
+}
+
+impl Ready {
+    fn bench<'a>(&'a mut self, settings: &'a Settings, progress: &'a dyn Fn(usize)) -> Bench<'a> {
+        Bench {
+            target: &self.target,
+            prompts: RefCell::new(&mut self.sequence_prompts),
+            settings,
+            model: self.model.as_ref(),
+            progress,
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Tells of a row that the limit ended: as a failure where it has no sample at all, in a note where it has some.
+    fn end_row(&mut self, ending: Ending, what: &str, samples: usize, failures: &mut Vec<FailureCount>) {
+        let Settings { time_limit, repetitions, .. } = self.report.settings;
+        if ending == Ending::Late && samples == 0 {
+            count_failure(failures, &Failure::Timeout(format!("{time_limit:?}")));
+        } else if ending == Ending::Late {
+            self.report.notes.push(format!(
+                "Broken off at the time limit of {time_limit:?}: {what}, after {samples} of {repetitions} repetitions."
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_here_for_certain() {
+        for (url, here) in [
+            ("http://127.0.0.1:80", true),
+            ("http://127.9.9.9/", true),
+            ("http://[::1]:8080", true),
+            ("https://LOCALHOST", true),
+            ("http://10.0.0.1", false),
+            ("http://localhost.example.com", false),
+        ] {
+            assert_eq!(is_here(&url.parse().unwrap()), here, "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn work_is_bounded_and_can_be_interrupted() {
+        let (interrupt, mut receiver) = watch::channel(false);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(bounded(hour, &mut receiver, async {}).await, Ending::Done);
+        assert_eq!(bounded(Duration::ZERO, &mut receiver, std::future::pending()).await, Ending::Late);
+        interrupt.send_replace(true);
+        assert_eq!(bounded(hour, &mut receiver, std::future::pending()).await, Ending::Interrupted);
+        let (gone, mut receiver) = watch::channel(false);
+        drop(gone);
+        assert_eq!(bounded(Duration::from_millis(1), &mut receiver, std::future::pending()).await, Ending::Late);
+    }
+}

@@ -1,0 +1,208 @@
+//! The limits of this machine, measured: what the speed of kernels and models is compared with.
+//!
+//! A figure is that of one short round. A limit is the best of several rounds, taken between the measurements that are
+//! compared with it: on a shared machine it changes from minute to minute.
+
+use std::{
+    fmt,
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    ThreadPool,
+    quantized::dot_products,
+    simd::{Kernel, Level, Simd, dispatch},
+};
+
+/// A part of the processor that products keep busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Fused multiply-add of `f32`, which weights that are not quantised use.
+    F32,
+    /// Sums of products of bytes, by the instructions that quantised weights use.
+    Int8,
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unit::F32 => "f32 fused multiply-add",
+            Unit::Int8 => "int8 dot product",
+        })
+    }
+}
+
+/// Elements that a thread reads before it takes the next piece.
+const PIECE: usize = 1 << 18;
+/// What a piece of arithmetic takes at least.
+const PIECE_TIME: Duration = Duration::from_millis(1);
+
+/// Bytes a second that all threads of the pool read of `memory`, which must be larger than the caches to tell the
+/// bandwidth of the memory.
+pub fn read_bandwidth(pool: &ThreadPool, memory: &[f32]) -> f64 {
+    let start = Instant::now();
+    read_all(pool, memory);
+    size_of_val(memory) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Reads all of `memory` by all threads of the pool.
+pub fn read_all(pool: &ThreadPool, memory: &[f32]) {
+    pool.for_each(memory.len().div_ceil(PIECE), &|i| {
+        let piece = &memory[i * PIECE..memory.len().min((i + 1) * PIECE)];
+        black_box(dispatch(Level::best(), Largest(piece)));
+    });
+}
+
+/// Work that keeps a unit of every thread busy and nothing else.
+#[derive(Debug, Clone, Copy)]
+pub struct Arithmetic {
+    unit: Unit,
+    /// Steps of a piece.
+    steps: usize,
+}
+
+impl Arithmetic {
+    /// Work of some milliseconds.
+    pub fn new(unit: Unit) -> Self {
+        let mut work = Self { unit, steps: 1 << 10 };
+        // Instruction sets differ by a factor of a thousand.
+        loop {
+            let start = Instant::now();
+            work.piece();
+            if start.elapsed() >= PIECE_TIME {
+                return work;
+            }
+            work.steps *= 2;
+        }
+    }
+
+    /// Does it, and returns the number of operations: two for each product that is added.
+    pub fn run(self, pool: &ThreadPool) -> f64 {
+        // More pieces than threads, so that one which loses its core does not delay all others.
+        let pieces = 8 * pool.threads();
+        pool.for_each(pieces, &|_| _ = self.piece());
+        let step = Self { steps: 1, ..self };
+        (pieces * step.piece()) as f64 * self.steps as f64
+    }
+
+    /// Operations a second of all threads of the pool.
+    pub fn rate(self, pool: &ThreadPool) -> f64 {
+        let start = Instant::now();
+        self.run(pool) / start.elapsed().as_secs_f64()
+    }
+
+    fn piece(self) -> usize {
+        black_box(match self.unit {
+            Unit::F32 => dispatch(Level::best(), MultiplyAdd { steps: self.steps }),
+            Unit::Int8 => dot_products(self.steps),
+        })
+    }
+}
+
+/// The largest element: as little as can be done with all of them.
+struct Largest<'a>(&'a [f32]);
+
+impl Kernel for Largest<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        const VECTORS: usize = 8;
+        let mut largest = [simd.splat(f32::NEG_INFINITY); VECTORS];
+        let blocks = self.0.chunks_exact(VECTORS * S::LANES);
+        let rest = blocks.remainder();
+        for block in blocks {
+            for (i, largest) in largest.iter_mut().enumerate() {
+                *largest = simd.max(*largest, simd.load_slice(&block[i * S::LANES..]));
+            }
+        }
+        let mut lanes = [f32::NEG_INFINITY; crate::simd::MAX_LANES];
+        let mut result = f32::NEG_INFINITY;
+        for vector in largest {
+            simd.store_slice(&mut lanes, vector);
+            for &lane in &lanes {
+                result = result.max(lane);
+            }
+        }
+        for &element in rest {
+            result = result.max(element);
+        }
+        result
+    }
+}
+
+/// Sums that wait for nobody but themselves. The result is the number of operations.
+struct MultiplyAdd {
+    steps: usize,
+}
+
+impl Kernel for MultiplyAdd {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> usize {
+        // Enough for the latency of every pipe, and no more than there are registers.
+        if S::MANY_REGISTERS {
+            multiply_add::<S, 24>(simd, self.steps)
+        } else {
+            multiply_add::<S, 12>(simd, self.steps)
+        }
+    }
+}
+
+#[inline(always)]
+fn multiply_add<S: Simd, const SUMS: usize>(simd: S, steps: usize) -> usize {
+    let mut sums = [simd.splat(black_box(1.0)); SUMS];
+    let half = simd.splat(black_box(0.5));
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = simd.mul_add(*sum, half, half);
+        }
+    }
+    black_box(sums);
+    steps * SUMS * S::LANES * 2
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    #[test]
+    fn every_element_is_read_on_every_level() {
+        for &level in Level::available() {
+            for len in [1, 15, 16, 127, 128, 129, 1000] {
+                for at in [0, len / 2, len - 1] {
+                    let mut memory = vec![1.0; len];
+                    memory[at] = 2.0;
+                    assert_eq!(dispatch(level, Largest(&memory)), 2.0, "{level:?} {len} {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn operations_are_counted_by_the_step() {
+        for &level in Level::available() {
+            let one = dispatch(level, MultiplyAdd { steps: 1 });
+            assert!(one >= 24 && one.is_multiple_of(24), "{level:?} {one}");
+            assert_eq!(dispatch(level, MultiplyAdd { steps: 10 }), 10 * one, "{level:?}");
+        }
+        assert_eq!(dot_products(10), 10 * dot_products(1));
+    }
+
+    #[test]
+    fn limits_are_rates() {
+        let pool = ThreadPool::new(NonZeroUsize::new(2).unwrap());
+        let memory = vec![1.0; PIECE + 1];
+        for rate in [
+            read_bandwidth(&pool, &memory),
+            Arithmetic::new(Unit::F32).rate(&pool),
+            Arithmetic::new(Unit::Int8).rate(&pool),
+        ] {
+            assert!(rate.is_finite() && rate > 0.0, "{rate}");
+        }
+    }
+}

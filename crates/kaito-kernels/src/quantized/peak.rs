@@ -1,0 +1,92 @@
+//! How fast the sums of products are where nothing is loaded, or from the first level cache at most.
+
+use std::hint::black_box;
+
+use super::{
+    BLOCK_ROWS, GROUP,
+    dot::{Bytes, Dot, DotKernel, DotLevel, Stored, dispatch},
+    input::InputGroup,
+};
+
+/// Takes `steps` steps of products, and tells how many operations they were.
+pub(crate) fn dot_products(steps: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if DotLevel::best() == DotLevel::Avx512Vnni {
+        // SAFETY: the processor has what an available level needs.
+        return unsafe { vnni(steps) };
+    }
+    dispatch(DotLevel::best(), Groups { steps })
+}
+
+/// The instruction alone.
+///
+/// # Safety
+/// The processor has the features named here.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn vnni(steps: usize) -> usize {
+    use std::arch::x86_64::*;
+
+    const SUMS: usize = 24;
+    let mut sums = [_mm512_set1_epi32(black_box(1)); SUMS];
+    let (a, b) = (_mm512_set1_epi8(black_box(3)), _mm512_set1_epi8(black_box(5)));
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, a, b);
+        }
+    }
+    black_box(sums);
+    steps * SUMS * 64 * 2
+}
+
+/// Where products take several instructions: the largest tile of a group again and again.
+struct Groups {
+    steps: usize,
+}
+
+impl DotKernel for Groups {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<D: Dot>(self, dot: D) -> usize {
+        match (D::TILE_BLOCKS, D::TILE_TOKENS) {
+            (2.., 8..) => groups::<D, 2, 8>(dot, self.steps),
+            (2.., _) => groups::<D, 2, 2>(dot, self.steps),
+            (_, 8..) => groups::<D, 1, 8>(dot, self.steps),
+            _ => groups::<D, 1, 2>(dot, self.steps),
+        }
+    }
+}
+
+#[inline(always)]
+fn groups<D: Dot, const R: usize, const T: usize>(dot: D, steps: usize) -> usize {
+    let weights = [[3u8; Bytes::BYTES]; R];
+    let input = [const { InputGroup { scale: 1.0, correction: 0, values: [5; GROUP] } }; T];
+    let mut weight_pointers = [std::ptr::null(); R];
+    for (pointer, weights) in weight_pointers.iter_mut().zip(&weights) {
+        *pointer = weights.as_ptr();
+    }
+    let mut input_pointers = [std::ptr::null(); T];
+    for (pointer, input) in input_pointers.iter_mut().zip(&input) {
+        *pointer = input;
+    }
+    for _ in 0..steps {
+        // SAFETY: each pointer is that of a whole group.
+        black_box(unsafe { dot.group::<Bytes, R, T>(black_box(weight_pointers), black_box(input_pointers)) });
+    }
+    steps * R * T * BLOCK_ROWS * GROUP * 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_counted_on_every_level() {
+        for &level in DotLevel::available() {
+            let one = dispatch(level, Groups { steps: 1 });
+            assert!(one >= 2 * 2 * BLOCK_ROWS * GROUP, "{level:?} {one}");
+            assert_eq!(dispatch(level, Groups { steps: 3 }), 3 * one, "{level:?}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Flags of `kaito bench`.
+
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use clap::{Args, ValueEnum};
+use kaito_bench::{Api, Settings, Table};
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::ModelArgs;
+use crate::values;
+
+const AFTER_HELP: &str = "\
+Exit status: 0 where everything was measured, 1 after a failure, where requests failed or after Ctrl-C, 2 after wrong
+usage. Ctrl-C ends it with what there is.
+Tokens are not guessed ahead here unless --speculate asks for it: random prompts are no measure of what it brings.";
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP, mut_arg("speculate", |arg| arg.default_value("false")))]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Measure the server at this address, from outside, instead of a model in this process
+    #[arg(long, env = "KAITO_URL", value_name = "URL", value_parser = url, conflicts_with_all = ["model", "weights"], help_heading = "Server")]
+    pub url: Option<Url>,
+    /// API of the server
+    #[arg(long, env = "KAITO_API", value_enum, default_value_t = ApiName::Auto, help_heading = "Server")]
+    pub api: ApiName,
+    /// The model's name in requests to an OpenAI server
+    #[arg(long, env = "KAITO_SERVED_MODEL", value_name = "NAME", requires = "url", help_heading = "Server")]
+    pub served_model: Option<String>,
+    /// Key to show as `Authorization: Bearer KEY`; give it by the variable, for a command line can be read by every user
+    /// of the machine
+    #[arg(long, env = "KAITO_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = values::not_empty, help_heading = "Server")]
+    pub api_key: Option<String>,
+    /// Number of token ids of an OpenAI server's model: prompts are ids below it, of exact length, instead of words
+    /// [default: asked of the server]
+    #[arg(long, env = "KAITO_VOCAB_SIZE", value_name = "N", requires = "url", help_heading = "Server")]
+    pub vocab_size: Option<NonZeroU32>,
+    /// Fields of the body of each request, as a JSON object; null removes one
+    #[arg(long, env = "KAITO_BODY", value_name = "JSON", value_parser = object, requires = "url", help_heading = "Server")]
+    pub body: Option<Map<String, Value>>,
+    /// What to measure
+    #[arg(long, env = "KAITO_MEASURE", value_enum, value_delimiter = ',', default_values_t = TableName::ALL, help_heading = "Measurements")]
+    pub measure: Vec<TableName>,
+    /// Lengths of prompts, in tokens
+    #[arg(
+        long,
+        env = "KAITO_PROMPT_LENGTHS",
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        default_value = "16,128,512",
+        help_heading = "Measurements"
+    )]
+    pub prompt_lengths: Vec<usize>,
+    /// Numbers of sequences that are decoded at once
+    #[arg(
+        long,
+        env = "KAITO_BATCH_SIZES",
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "1,2,4,8,16",
+        help_heading = "Measurements"
+    )]
+    pub batch_sizes: Vec<usize>,
+    /// Tokens of the prompt of each sequence that is decoded
+    #[arg(long, env = "KAITO_CONTEXT", value_name = "TOKENS", default_value_t = 128, help_heading = "Measurements")]
+    pub context: usize,
+    /// Tokens of each sequence that count when decoding is measured once
+    #[arg(
+        long,
+        env = "KAITO_DECODE_TOKENS",
+        value_name = "TOKENS",
+        default_value_t = 32,
+        help_heading = "Measurements"
+    )]
+    pub decode_tokens: usize,
+    /// How often prompts and decoding are measured, after once that does not count
+    #[arg(long, env = "KAITO_REPETITIONS", value_name = "N", default_value_t = 5, help_heading = "Measurements")]
+    pub repetitions: usize,
+    /// Rates at which requests arrive at the server, in requests a second
+    #[arg(
+        long,
+        env = "KAITO_REQUEST_RATES",
+        value_name = "RATE",
+        value_delimiter = ',',
+        default_value = "1,2,4",
+        help_heading = "Measurements"
+    )]
+    pub request_rates: Vec<f64>,
+    /// How long requests arrive at a rate
+    #[arg(long, env = "KAITO_RATE_DURATION", value_name = "TIME", value_parser = values::duration, default_value = "20s", help_heading = "Measurements")]
+    pub rate_duration: Duration,
+    /// Numbers of clients that wait for an answer before they ask again
+    #[arg(
+        long,
+        env = "KAITO_CLIENTS",
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "16",
+        help_heading = "Measurements"
+    )]
+    pub clients: Vec<usize>,
+    /// Requests of each of these clients
+    #[arg(
+        long,
+        env = "KAITO_REQUESTS_PER_CLIENT",
+        value_name = "N",
+        default_value_t = 2,
+        help_heading = "Measurements"
+    )]
+    pub requests_per_client: usize,
+    /// Tokens of the prompts at rates and of clients
+    #[arg(
+        long,
+        env = "KAITO_INPUT_TOKENS",
+        value_name = "TOKENS",
+        default_value_t = 128,
+        help_heading = "Measurements"
+    )]
+    pub input_tokens: usize,
+    /// Tokens of their answers
+    #[arg(
+        long,
+        env = "KAITO_OUTPUT_TOKENS",
+        value_name = "TOKENS",
+        default_value_t = 128,
+        help_heading = "Measurements"
+    )]
+    pub output_tokens: usize,
+    /// Temperature of all requests; 0 takes the likeliest tokens
+    #[arg(long, env = "KAITO_TEMPERATURE", value_parser = values::temperature, default_value_t = 0.0, help_heading = "Measurements")]
+    pub temperature: f32,
+    /// Seed of prompts and arrivals
+    #[arg(long, env = "KAITO_SEED", default_value_t = 0, help_heading = "Measurements")]
+    pub seed: u64,
+    /// Longest time of each row of the tables; what is not done by then is broken off
+    #[arg(long, env = "KAITO_TIME_LIMIT", value_name = "TIME", value_parser = values::duration, default_value = "2m", help_heading = "Measurements")]
+    pub time_limit: Duration,
+    /// Write everything as JSON to a file, or to stdout instead of the tables with -
+    #[arg(long = "json", env = "KAITO_JSON_FILE", value_name = "FILE", help_heading = "Report")]
+    pub json_file: Option<PathBuf>,
+    /// Write a page with tables and plots
+    #[arg(long = "html", env = "KAITO_HTML_FILE", value_name = "FILE", help_heading = "Report")]
+    pub html_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ApiName {
+    /// OpenAI's where the server has it, else that of kaito
+    Auto,
+    /// /chat of kaito
+    Kaito,
+    /// /generate of kaito, whose answers may end early
+    Generate,
+    /// /v1/completions
+    #[value(name = "openai")]
+    OpenAi,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TableName {
+    /// Prompts, by length
+    Prefill,
+    /// Tokens one after the other, by number of sequences
+    Decode,
+    /// Latencies, by rate of requests
+    Rates,
+    /// Throughput, by number of clients
+    Clients,
+}
+
+impl TableName {
+    const ALL: [Self; 4] = [Self::Prefill, Self::Decode, Self::Rates, Self::Clients];
+}
+
+impl ApiName {
+    pub fn api(self) -> Option<Api> {
+        match self {
+            Self::Auto => None,
+            Self::Kaito => Some(Api::Kaito),
+            Self::Generate => Some(Api::Generate),
+            Self::OpenAi => Some(Api::OpenAi),
+        }
+    }
+}
+
+impl BenchArgs {
+    pub fn settings(&self) -> Settings {
+        let table = |name: &TableName| match name {
+            TableName::Prefill => Table::Prefill,
+            TableName::Decode => Table::Decode,
+            TableName::Rates => Table::Rates,
+            TableName::Clients => Table::Clients,
+        };
+        Settings {
+            measure: self.measure.iter().map(table).collect(),
+            prompt_lengths: self.prompt_lengths.clone(),
+            batch_sizes: self.batch_sizes.clone(),
+            context: self.context,
+            decode_tokens: self.decode_tokens,
+            request_rates: self.request_rates.clone(),
+            rate_duration: self.rate_duration,
+            clients: self.clients.clone(),
+            requests_per_client: self.requests_per_client,
+            input_tokens: self.input_tokens,
+            output_tokens: self.output_tokens,
+            repetitions: self.repetitions,
+            time_limit: self.time_limit,
+            seed: self.seed,
+            temperature: self.temperature.into(),
+            speculate: self.url.is_none().then_some(self.model.speculate),
+        }
+    }
+}
+
+/// `http://` or `https://` with a host; without a scheme, `http://`.
+fn url(text: &str) -> Result<Url, String> {
+    let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let url =
+        Url::parse(&with_scheme).map_err(|error| format!("{error}; expected an address like http://localhost:5000"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err("expected an address like http://localhost:5000".to_owned());
+    }
+    Ok(url)
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("expected a JSON object: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn bench(args: &[&str]) -> Result<BenchArgs, String> {
+        match Cli::try_parse_from(["kaito", "bench"].iter().chain(args)) {
+            Ok(Cli { command: Command::Bench(args), .. }) => Ok(args),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn guessing_ahead_is_off_unless_it_is_asked_for() {
+        assert_eq!(bench(&[]).unwrap().settings().speculate, Some(false));
+        assert_eq!(bench(&["--speculate", "true"]).unwrap().settings().speculate, Some(true));
+        assert_eq!(bench(&["--url", "http://localhost"]).unwrap().settings().speculate, None);
+    }
+
+    #[test]
+    fn lists_and_addresses_are_read() {
+        let args =
+            bench(&["--url", "localhost:8080", "--prompt-lengths", "1,2", "--measure", "prefill,clients"]).unwrap();
+        assert_eq!(args.url.as_ref().unwrap().as_str(), "http://localhost:8080/");
+        let settings = args.settings();
+        assert_eq!(settings.prompt_lengths, [1, 2]);
+        assert_eq!(settings.measure, [Table::Prefill, Table::Clients]);
+        assert_eq!(bench(&[]).unwrap().settings().measure.len(), 4);
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_what_is_allowed() {
+        for (args, part) in [
+            (&["--url", "ftp://host"][..], "http://localhost:5000"),
+            (&["--url", "http://"], "http://localhost:5000"),
+            (&["--url", "localhost", "falcon-7b"], "--url"),
+            (&["--url", "localhost", "--body", "[1]"], "JSON object"),
+            (&["--served-model", "x"], "--url"),
+            (&["--measure", "speed"], "prefill, decode, rates, clients"),
+            (&["--api", "grpc"], "auto, kaito, generate, openai"),
+            (&["--prompt-lengths", "1,x"], "x"),
+        ] {
+            let error = bench(args).unwrap_err();
+            assert!(error.contains(part), "{args:?}: {error}");
+        }
+    }
+}
