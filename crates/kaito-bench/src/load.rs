@@ -13,7 +13,7 @@ use crate::{
     answer::{Answer, Ask},
     client::ServerClient,
     failure::{Failure, FailureCount, count_failure},
-    prompts::PromptMaker,
+    prompts::{PromptMaker, Purpose, random},
     report,
     statistics::Summary,
 };
@@ -136,7 +136,7 @@ pub(crate) async fn at_rate(
     samples: &mut LoadSamples,
     progress: &dyn Fn(f64),
 ) {
-    let times = arrivals(rate, settings.rate_duration, PromptMaker::arrivals(settings.seed));
+    let times = arrivals(rate, settings.rate_duration, random(settings.seed, Purpose::Arrivals));
     let asks: Vec<Ask> = times.iter().map(|_| ask(prompts, settings)).collect();
     let total = asks.len();
     let mut running = JoinSet::new();
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn requests_arrive_at_the_rate_and_the_seed_decides_when() {
         let duration = Duration::from_secs(1000);
-        let times = |seed| arrivals(4.0, duration, PromptMaker::arrivals(seed));
+        let times = |seed| arrivals(4.0, duration, random(seed, Purpose::Arrivals));
         let first = times(1);
         // The number has a Poisson distribution: 4000 with a deviation of 63. The seed is fixed.
         assert!((3700..4300).contains(&first.len()), "{}", first.len());
@@ -228,7 +228,7 @@ mod tests {
         assert!((0.60..0.66).contains(&short), "{short}");
         assert_eq!(first, times(1));
         assert_ne!(first, times(2));
-        assert_eq!(arrivals(1e-9, duration, PromptMaker::arrivals(1)), [Duration::ZERO]);
+        assert_eq!(arrivals(1e-9, duration, random(1, Purpose::Arrivals)), [Duration::ZERO]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Prompts that no cache has seen: random, and another one for every request.
 
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// The first ids of most vocabularies are special tokens.
@@ -53,7 +53,23 @@ impl Source {
     }
 }
 
-/// Makes prompts; the same ones for the same seed.
+/// What random numbers are for. Each purpose has numbers of its own, whatever the seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Calibration,
+    Sequences,
+    Load,
+    Arrivals,
+}
+
+/// Random numbers for a purpose.
+pub(crate) fn random(seed: u64, purpose: Purpose) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(purpose as u64);
+    rng
+}
+
+/// Makes prompts; the same ones for the same seed and purpose.
 pub(crate) struct PromptMaker {
     rng: ChaCha8Rng,
     source: Source,
@@ -61,8 +77,8 @@ pub(crate) struct PromptMaker {
 }
 
 impl PromptMaker {
-    pub(crate) fn new(source: Source, seed: u64) -> Self {
-        Self { rng: ChaCha8Rng::seed_from_u64(seed), source, words: WORDS.split_whitespace().collect() }
+    pub(crate) fn new(source: Source, seed: u64, purpose: Purpose) -> Self {
+        Self { rng: random(seed, purpose), source, words: WORDS.split_whitespace().collect() }
     }
 
     /// A prompt of that many tokens: exactly, or as nearly as words allow.
@@ -89,13 +105,6 @@ impl PromptMaker {
         let at = self.rng.random_range(0..self.words.len());
         self.words.get(at).copied().unwrap_or("word")
     }
-
-    /// Another generator, whose numbers have nothing to do with the prompts.
-    pub(crate) fn arrivals(seed: u64) -> impl Rng {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(1);
-        rng
-    }
 }
 
 #[cfg(test)]
@@ -106,7 +115,7 @@ mod tests {
 
     #[test]
     fn token_prompts_are_exact_plain_and_never_alike() {
-        let mut maker = PromptMaker::new(Source::Tokens { vocab_size: 500 }, 7);
+        let mut maker = PromptMaker::new(Source::Tokens { vocab_size: 500 }, 7, Purpose::Load);
         let mut beginnings = HashSet::new();
         for length in [16, 17, 400] {
             let Prompt::Tokens(ids) = maker.prompt(length) else { panic!("no ids") };
@@ -115,7 +124,7 @@ mod tests {
             assert!(beginnings.insert(ids[..16].to_vec()));
         }
         for vocab_size in [1, 2, 3, 4] {
-            let mut maker = PromptMaker::new(Source::Tokens { vocab_size }, 7);
+            let mut maker = PromptMaker::new(Source::Tokens { vocab_size }, 7, Purpose::Load);
             let Prompt::Tokens(ids) = maker.prompt(9) else { panic!("no ids") };
             assert!(ids.iter().all(|id| *id < vocab_size), "{vocab_size}: {ids:?}");
         }
@@ -125,13 +134,15 @@ mod tests {
     fn the_seed_decides() {
         let source = Source::ANY_WORDS;
         let prompts = |seed| {
-            let mut maker = PromptMaker::new(source, seed);
+            let mut maker = PromptMaker::new(source, seed, Purpose::Load);
             [maker.prompt(20), maker.prompt(20)]
         };
         assert_eq!(prompts(1), prompts(1));
         assert_ne!(prompts(1), prompts(2));
         let [first, second] = prompts(1);
         assert_ne!(first, second);
+        let mut others = PromptMaker::new(source, 1, Purpose::Sequences);
+        assert!(![&first, &second].contains(&&others.prompt(20)));
     }
 
     #[test]
@@ -139,7 +150,7 @@ mod tests {
         // 16 words were 21 tokens and 64 words 81: 1.25 each, and a begin token.
         let source = Source::measured_words((16, 21), (64, 81));
         assert_eq!(source, Source::Words { tokens_per_word: 1.25, tokens_around: 1.0 });
-        let mut maker = PromptMaker::new(source, 0);
+        let mut maker = PromptMaker::new(source, 0, Purpose::Load);
         for (tokens, words) in [(126, 100), (1, 1), (0, 1)] {
             let Prompt::Text(text) = maker.prompt(tokens) else { panic!("no text") };
             assert_eq!(text.split(' ').count(), words);

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use chrono::{SecondsFormat, Utc};
-use kaito_engine::LanguageModel;
+use kaito_engine::{LanguageModel, tokenizer::Special};
 use kaito_kernels::Unit;
 use tokio::sync::watch;
 use url::Url;
@@ -17,12 +17,16 @@ use crate::{
     machine::{Machine, OthersWatch},
     notes,
     own_server::OwnServer,
-    prompts::{PromptMaker, Source},
+    prompts::{Prompt, PromptMaker, Purpose, Source},
     report::{ClientsRow, DecodeRow, Load, Model, PrefillRow, RateRow, Report, SCHEMA, TargetInfo, TargetKind},
     sequences::{Bench, DecodeSamples, PrefillSamples},
     statistics::{Summary, median},
     target::Target,
 };
+
+/// Words of the texts that show how many tokens a word has.
+const FEW_WORDS: usize = 16;
+const MANY_WORDS: usize = 2000;
 
 /// What is measured.
 pub enum Subject {
@@ -142,18 +146,13 @@ impl Ready {
             vocab_size: None,
             body: serde_json::Map::new(),
         };
-        // The model is there: the server answers as soon as it has taken it, and with 503 until then.
-        let (server, calibration) = loop {
+        let source = measured_words(&model, settings.seed)?;
+        let server = ServerClient::connect(options).await?;
+        // The model is there: it takes the server a moment to know.
+        while !server.is_healthy().await {
             own_server.check().await?;
-            let client = ServerClient::connect(options.clone()).await?;
-            match client.calibrate(settings.seed).await {
-                Ok(calibration) => break (client, calibration),
-                Err(Error::Server { cause, .. }) if cause.starts_with("status 503") => {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                Err(error) => return Err(error),
-            }
-        };
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         Ok(Self {
             target: Target::Engine(model),
             server: Arc::new(server),
@@ -170,8 +169,8 @@ impl Ready {
             },
             watch: OthersWatch::of_this_process(),
             here: true,
-            sequence_prompts: PromptMaker::new(Source::Tokens { vocab_size }, settings.seed.wrapping_add(1)),
-            load_prompts: PromptMaker::new(calibration.source, settings.seed.wrapping_add(2)),
+            sequence_prompts: PromptMaker::new(Source::Tokens { vocab_size }, settings.seed, Purpose::Sequences),
+            load_prompts: PromptMaker::new(source, settings.seed, Purpose::Load),
         })
     }
 
@@ -204,17 +203,31 @@ impl Ready {
             info,
             watch,
             here,
-            sequence_prompts: PromptMaker::new(source, settings.seed.wrapping_add(1)),
-            load_prompts: PromptMaker::new(source, settings.seed.wrapping_add(2)),
+            sequence_prompts: PromptMaker::new(source, settings.seed, Purpose::Sequences),
+            load_prompts: PromptMaker::new(source, settings.seed, Purpose::Load),
         })
     }
+}
+
+/// How many tokens words have for a model's own tokenizer.
+fn measured_words(model: &LanguageModel, seed: u64) -> Result<Source, Error> {
+    let mut maker = PromptMaker::new(Source::ANY_WORDS, seed, Purpose::Calibration);
+    let mut tokens = |words: usize| match maker.words(words) {
+        Prompt::Tokens(ids) => Ok((words, ids.len())),
+        Prompt::Text(text) => match model.tokenizer().encode(&text, Special::Add) {
+            Ok(ids) => Ok((words, ids.len())),
+            Err(error) => Err(Error::Settings(format!("the model's tokenizer fails on plain words: {error}"))),
+        },
+    };
+    Ok(Source::measured_words(tokens(FEW_WORDS)?, tokens(MANY_WORDS)?))
 }
 
 /// Whether an address is this machine's own for certain.
 fn is_here(url: &Url) -> bool {
     match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        // What no address names is this machine too.
+        Some(url::Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
         Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
         None => false,
     }
@@ -509,6 +522,7 @@ mod tests {
         for (url, here) in [
             ("http://127.0.0.1:80", true),
             ("http://127.9.9.9/", true),
+            ("http://0.0.0.0:5000", true),
             ("http://[::1]:8080", true),
             ("https://LOCALHOST", true),
             ("http://10.0.0.1", false),

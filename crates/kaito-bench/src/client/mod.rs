@@ -20,13 +20,13 @@ use crate::{
     Error,
     answer::{Answer, Ask},
     failure::Failure,
-    prompts::{Prompt, PromptMaker, Source},
+    prompts::{Prompt, PromptMaker, Purpose, Source},
     report::Model,
 };
 
 /// Words of the texts that show how many tokens a word has.
 const FEW_WORDS: usize = 16;
-const MANY_WORDS: usize = 64;
+const MANY_WORDS: usize = 128;
 
 /// Where a server is and how to speak with it.
 #[derive(Debug, Clone)]
@@ -128,16 +128,21 @@ impl ServerClient {
         &self.options.url
     }
 
+    /// Whether a server of ours has its model.
+    pub(crate) async fn is_healthy(&self) -> bool {
+        self.http.get(&format!("{}/healthz", self.base)).await.is_ok()
+    }
+
     /// Finds out how prompts of a given number of tokens are made, which is the first use of the server.
     pub(crate) async fn calibrate(&self, seed: u64) -> Result<Calibration, Error> {
         if self.api.takes_tokens()
             && let Some(vocab_size) = self.options.vocab_size.or(self.vocab_size).filter(|&size| size > 0)
         {
             let source = Source::Tokens { vocab_size };
-            self.try_out(self.api, PromptMaker::new(source, seed).prompt(FEW_WORDS)).await?;
+            self.try_out(self.api, PromptMaker::new(source, seed, Purpose::Calibration).prompt(FEW_WORDS)).await?;
             return Ok(Calibration { source, counts: TokenCounts::Exact });
         }
-        let mut maker = PromptMaker::new(Source::ANY_WORDS, seed);
+        let mut maker = PromptMaker::new(Source::ANY_WORDS, seed, Purpose::Calibration);
         // /generate does not tell the length of prompts; the same server's /chat does.
         let api = if self.api == Api::Generate { Api::Kaito } else { self.api };
         let few = self.try_out(api, maker.words(FEW_WORDS)).await?.prompt_tokens;

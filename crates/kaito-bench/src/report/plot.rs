@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::{Load, Report, table::number};
 use crate::statistics::Summary;
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 300.0;
+const WIDTH: f64 = 480.0;
+const HEIGHT: f64 = 280.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 24.0;
 const TOP: f64 = 16.0;
@@ -28,11 +28,13 @@ struct Series {
     values: Vec<Option<f64>>,
     /// Least and greatest of each.
     spread: Vec<Option<(f64, f64)>>,
+    /// How it is drawn.
+    class: &'static str,
 }
 
 impl Series {
-    fn new(name: &str, values: Vec<Option<f64>>) -> Self {
-        Self { name: name.to_owned(), spread: vec![None; values.len()], values }
+    fn new(class: &'static str, name: &str, values: Vec<Option<f64>>) -> Self {
+        Self { name: name.to_owned(), spread: vec![None; values.len()], values, class }
     }
 }
 
@@ -50,7 +52,8 @@ pub(super) fn plots(report: &Report) -> Vec<Plot> {
     if !report.prefill.is_empty() {
         let peak = report.limits.zip(report.model.as_ref());
         let peak = peak.map(|(limits, model)| limits.operations_per_second / (2.0 * model.parameters as f64));
-        let mut series = Series::new("tokens/s", report.prefill.iter().map(|row| row.tokens_per_second).collect());
+        let mut series =
+            Series::new("s0", "tokens/s", report.prefill.iter().map(|row| row.tokens_per_second).collect());
         series.spread = report.prefill.iter().map(|row| spread(&row.samples)).collect();
         let axes = Axes {
             categories: report.prefill.iter().map(|row| row.prompt_tokens.to_string()).collect(),
@@ -61,7 +64,8 @@ pub(super) fn plots(report: &Report) -> Vec<Plot> {
         plots.push(Plot { section: "prefill", title: "Prompt tokens per second".into(), svg: draw(&axes, &[series]) });
     }
     if !report.decode.is_empty() {
-        let mut all = Series::new("all sequences", report.decode.iter().map(|row| row.tokens_per_second).collect());
+        let mut all =
+            Series::new("s0", "all sequences", report.decode.iter().map(|row| row.tokens_per_second).collect());
         all.spread = report.decode.iter().map(|row| spread(&row.samples)).collect();
         let each = report.decode.iter().map(|row| Some(row.tokens_per_second? / row.batch_size as f64)).collect();
         let axes = Axes {
@@ -70,11 +74,11 @@ pub(super) fn plots(report: &Report) -> Vec<Plot> {
             y: "tokens/s",
             limit: None,
         };
-        let mut series = vec![all, Series::new("each of them", each)];
+        let mut series = vec![all, Series::new("s1", "each of them", each)];
         let limit: Vec<Option<f64>> =
             report.decode.iter().map(|row| Some(row.tokens_per_second? / row.fraction_of_bandwidth?)).collect();
         if limit.iter().any(Option::is_some) {
-            series.push(Series::new("bandwidth limit", limit));
+            series.push(Series::new("bound", "bandwidth limit", limit));
         }
         plots.push(Plot { section: "decode", title: "Decoded tokens per second".into(), svg: draw(&axes, &series) });
     }
@@ -87,12 +91,12 @@ pub(super) fn plots(report: &Report) -> Vec<Plot> {
         }
         let axes = |y| Axes { categories: rows.iter().map(|(name, _)| name.clone()).collect(), x, y, limit: None };
         let mut latency = |title: &str, of: fn(&Load) -> Option<Summary>| {
-            let figures: [(&str, fn(&Summary) -> f64); 3] =
-                [("median", |s| s.median), ("95%", |s| s.p95), ("99%", |s| s.p99)];
+            let figures: [(&str, &str, fn(&Summary) -> f64); 3] =
+                [("s0", "median", |s| s.median), ("s1", "95%", |s| s.p95), ("s2", "99%", |s| s.p99)];
             let series: Vec<Series> = figures
                 .iter()
-                .map(|(name, figure)| {
-                    Series::new(name, rows.iter().map(|(_, load)| Some(1e3 * figure(&of(load)?))).collect())
+                .map(|(class, name, figure)| {
+                    Series::new(class, name, rows.iter().map(|(_, load)| Some(1e3 * figure(&of(load)?))).collect())
                 })
                 .collect();
             plots.push(Plot { section, title: title.to_owned(), svg: draw(&axes("ms"), &series) });
@@ -101,8 +105,8 @@ pub(super) fn plots(report: &Report) -> Vec<Plot> {
         latency("Time between tokens", |load| load.between_tokens);
         let through = |of: fn(&Load) -> Option<f64>| rows.iter().map(|(_, load)| of(load)).collect();
         let series = [
-            Series::new("prompts and answers", through(|load| load.tokens_per_second)),
-            Series::new("answers", through(|load| load.output_tokens_per_second)),
+            Series::new("s0", "prompts and answers", through(|load| load.tokens_per_second)),
+            Series::new("s1", "answers", through(|load| load.output_tokens_per_second)),
         ];
         plots.push(Plot { section, title: "Tokens per second".into(), svg: draw(&axes("tokens/s"), &series) });
     }
@@ -170,10 +174,10 @@ fn draw(axes: &Axes<'_>, series: &[Series]) -> String {
         let _ = write!(svg, r#"<line class="limit" x1="{LEFT}" y1="{at:.1}" x2="{right}" y2="{at:.1}"/>"#);
         let _ = write!(svg, r#"<text class="tick" x="{right}" y="{:.1}" text-anchor="end">{name}</text>"#, at - 5.0);
     }
-    for (number_of, series) in series.iter().enumerate() {
+    for series in series {
         let points: Vec<(f64, f64, f64)> =
             series.values.iter().enumerate().filter_map(|(i, value)| Some((x(i), y((*value)?), (*value)?))).collect();
-        let _ = write!(svg, r#"<g class="series s{number_of}">"#);
+        let _ = write!(svg, r#"<g class="series {}">"#, series.class);
         for (i, spread) in series.spread.iter().enumerate() {
             if let Some((least, greatest)) = spread {
                 let (x, from, to) = (x(i), y(*least), y(*greatest));
@@ -195,8 +199,8 @@ fn draw(axes: &Axes<'_>, series: &[Series]) -> String {
     svg.push_str("</svg>");
     if series.len() > 1 {
         svg.push_str(r#"<p class="legend">"#);
-        for (number_of, series) in series.iter().enumerate() {
-            let _ = write!(svg, r#"<span class="s{number_of}"><i></i>{}</span>"#, series.name);
+        for series in series {
+            let _ = write!(svg, r#"<span class="{}"><i></i>{}</span>"#, series.class, series.name);
         }
         svg.push_str("</p>");
     }
@@ -234,7 +238,8 @@ mod tests {
     #[test]
     fn values_that_are_missing_leave_gaps() {
         let axes = Axes { categories: vec!["1".into(), "2".into()], x: "x", y: "y", limit: Some((9e9, "limit")) };
-        let svg = draw(&axes, &[Series::new("a", vec![None, Some(3.0)]), Series::new("b", vec![None, None])]);
+        let svg =
+            draw(&axes, &[Series::new("s0", "a", vec![None, Some(3.0)]), Series::new("s1", "b", vec![None, None])]);
         assert_eq!(svg.matches("<circle").count(), 1);
         assert!(!svg.contains("NaN") && !svg.contains("limit\""), "{svg}");
     }

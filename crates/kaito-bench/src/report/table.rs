@@ -143,7 +143,7 @@ pub(super) fn sections(report: &Report) -> Vec<Section> {
                         number(spread.map(|spread| spread.min)),
                         number(spread.map(|spread| spread.max)),
                         number(row.tokens_per_second.map(|all| all / row.batch_size as f64)),
-                        milliseconds(row.between_tokens.map(|gaps| gaps.median)),
+                        milliseconds(row.tokens_per_second.map(|all| row.batch_size as f64 / all)),
                         percent(row.fraction_of_bandwidth),
                         percent(row.others),
                     ]

@@ -1,6 +1,12 @@
 //! Flags of `kaito bench`.
 
-use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    num::NonZeroU32,
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use kaito_bench::{Api, Settings, Table};
@@ -11,9 +17,9 @@ use super::ModelArgs;
 use crate::values;
 
 const AFTER_HELP: &str = "\
-Exit status: 0 where everything was measured, 1 after a failure, where requests failed or after Ctrl-C, 2 after wrong
-usage. Ctrl-C ends it with what there is.
-Tokens are not guessed ahead here unless --speculate asks for it: random prompts are no measure of what it brings.";
+Exit status: 0 where everything was measured, 1 after a failure, failed requests or Ctrl-C, 2 after
+wrong usage. Ctrl-C ends it with what there is.
+Tokens are not guessed ahead here unless --speculate asks for it.";
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP, mut_arg("speculate", |arg| arg.default_value("false")))]
@@ -131,9 +137,9 @@ pub struct BenchArgs {
     /// Temperature of all requests; 0 takes the likeliest tokens
     #[arg(long, env = "KAITO_TEMPERATURE", value_parser = values::temperature, default_value_t = 0.0, help_heading = "Measurements")]
     pub temperature: f32,
-    /// Seed of prompts and arrivals
-    #[arg(long, env = "KAITO_SEED", default_value_t = 0, help_heading = "Measurements")]
-    pub seed: u64,
+    /// Seed of prompts and arrivals [default: 0; with --url another one each time, so that no cache knows the prompts]
+    #[arg(long, env = "KAITO_SEED", help_heading = "Measurements")]
+    pub seed: Option<u64>,
     /// Longest time of each row of the tables; what is not done by then is broken off
     #[arg(long, env = "KAITO_TIME_LIMIT", value_name = "TIME", value_parser = values::duration, default_value = "2m", help_heading = "Measurements")]
     pub time_limit: Duration,
@@ -207,11 +213,16 @@ impl BenchArgs {
             output_tokens: self.output_tokens,
             repetitions: self.repetitions,
             time_limit: self.time_limit,
-            seed: self.seed,
+            seed: self.seed.unwrap_or_else(|| if self.url.is_some() { random_seed() } else { 0 }),
             temperature: self.temperature.into(),
             speculate: self.url.is_none().then_some(self.model.speculate),
         }
     }
+}
+
+/// Every program start has random keys for its maps. Some servers take seeds of 32 bits alone.
+fn random_seed() -> u64 {
+    RandomState::new().build_hasher().finish() & u64::from(u32::MAX)
 }
 
 /// `http://` or `https://` with a host; without a scheme, `http://`.
@@ -260,6 +271,14 @@ mod tests {
         assert_eq!(settings.prompt_lengths, [1, 2]);
         assert_eq!(settings.measure, [Table::Prefill, Table::Clients]);
         assert_eq!(bench(&[]).unwrap().settings().measure.len(), 4);
+    }
+
+    /// A second run against the same server found its prompts in the cache of prefixes.
+    #[test]
+    fn prompts_for_a_server_differ_from_run_to_run() {
+        let seed = |args: &[&str]| bench(args).unwrap().settings().seed;
+        assert_ne!(seed(&["--url", "localhost"]), seed(&["--url", "localhost"]));
+        assert_eq!((seed(&["--url", "localhost", "--seed", "7"]), seed(&[])), (7, 0));
     }
 
     #[test]
