@@ -93,7 +93,8 @@ pub async fn measure(
         let unit = if model.precision.starts_with("int") { Unit::Int8 } else { Unit::F32 };
         Prober::new(model.threads, unit)
     });
-    let run = Run { ready, report, prober, interrupt, progress, done: 0, total: 0 };
+    let decode_bytes_per_second = Vec::new();
+    let run = Run { ready, report, prober, decode_bytes_per_second, interrupt, progress, done: 0, total: 0 };
     run.all().await
 }
 
@@ -260,6 +261,8 @@ struct Run<'a> {
     ready: Ready,
     report: Report,
     prober: Option<Prober>,
+    /// What the rows of the decode table read, to be compared with the limits when these are final.
+    decode_bytes_per_second: Vec<Option<f64>>,
     interrupt: watch::Receiver<bool>,
     progress: &'a dyn Fn(Progress<'_>),
     done: usize,
@@ -380,14 +383,14 @@ impl Run<'_> {
             self.report.notes.push(notes::apart(batch_size, samples.apart));
         }
         self.note_events(&samples.tokens_per_event);
+        self.decode_bytes_per_second.push(median(&samples.bytes_per_second));
         self.report.decode.push(DecodeRow {
             batch_size,
             context: settings.context,
             tokens_per_second: median(&samples.tokens_per_second),
             samples: samples.tokens_per_second,
             between_tokens: Summary::of(&samples.gaps),
-            // Bytes a second until the limits are known.
-            fraction_of_bandwidth: median(&samples.bytes_per_second),
+            fraction_of_bandwidth: None,
             others,
             failures: samples.failures,
         });
@@ -465,10 +468,9 @@ impl Run<'_> {
         for row in prefill {
             row.fraction_of_peak = fraction_of_peak(row, model.as_ref(), limits.as_ref());
         }
-        for row in decode {
-            let bytes = row.fraction_of_bandwidth.take().filter(|bytes| bytes.is_finite());
-            row.fraction_of_bandwidth =
-                bytes.zip(limits.as_ref()).map(|(bytes, limits)| bytes / limits.read_bytes_per_second);
+        for (row, bytes) in decode.iter_mut().zip(&self.decode_bytes_per_second) {
+            let bandwidth = limits.as_ref().map(|limits| limits.read_bytes_per_second);
+            row.fraction_of_bandwidth = bytes.zip(bandwidth).map(|(bytes, bandwidth)| bytes / bandwidth);
         }
         let notes = notes::about(&self.report);
         self.report.notes.extend(notes);

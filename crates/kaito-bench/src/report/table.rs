@@ -1,6 +1,6 @@
 //! The report in a terminal.
 
-use super::{Load, Report, TargetKind};
+use super::{Load, Report};
 use crate::{client::TokenCounts, failure::FailureCount, statistics::Summary};
 
 /// All tables, one below the other, with what one should know before believing them.
@@ -65,10 +65,7 @@ pub(super) fn heading(report: &Report) -> String {
             model.kv_dtype
         )
     });
-    let place = match (&target.url, target.kind) {
-        (Some(url), _) => format!("server    {url}\n"),
-        (None, TargetKind::Engine) | (None, TargetKind::Server) => String::new(),
-    };
+    let place = target.url.as_ref().map_or_else(String::new, |url| format!("server    {url}\n"));
     let machine = &report.machine;
     let cpu = machine.cpu.as_deref().unwrap_or("an unknown processor");
     let limits = report.limits.map_or_else(String::new, |limits| {
