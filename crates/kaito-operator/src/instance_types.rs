@@ -12,7 +12,7 @@
 //!   memory: 192Gi
 //! ```
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use kaito_presets::{CustomInstanceType, InstanceTypes, InvalidInstanceType};
 use serde_json::Value;
@@ -44,7 +44,7 @@ pub enum Error {
 /// [`Error`], with the name of the instance type and its field where there is one.
 pub fn read(list: &str) -> Result<InstanceTypes, Error> {
     if list.len() > MOST_BYTES {
-        return Err(Error::Syntax(format!("it has {} bytes, more than {MOST_BYTES}", list.len())));
+        return Err(too_long(list));
     }
     let described: Option<Vec<CustomInstanceType>> =
         serde_saphyr::from_str(list).map_err(|error| Error::Syntax(error.to_string()))?;
@@ -69,13 +69,37 @@ pub fn from_config_map(data: &BTreeMap<String, String>) -> Result<InstanceTypes,
 ///
 /// As [`from_config_map`].
 pub fn from_file(text: &str) -> Result<InstanceTypes, Error> {
+    read(&list_in(text)?)
+}
+
+/// The instance types that a file describes, checked, each with its fields as they were written.
+///
+/// # Errors
+///
+/// As [`from_config_map`].
+pub fn described(text: &str) -> Result<Vec<BTreeMap<String, Value>>, Error> {
+    let list = list_in(text)?;
+    read(&list)?;
+    let described: Option<_> = serde_saphyr::from_str(&list).map_err(|error| Error::Syntax(error.to_string()))?;
+    Ok(described.unwrap_or_default())
+}
+
+/// The list, or what the manifest of a ConfigMap has under [`KEY`].
+fn list_in(text: &str) -> Result<Cow<'_, str>, Error> {
     if text.len() > MOST_BYTES {
-        return Err(Error::Syntax(format!("it has {} bytes, more than {MOST_BYTES}", text.len())));
+        return Err(too_long(text));
     }
     let manifest = serde_saphyr::from_str::<Value>(text).ok().filter(|value| value["kind"] == "ConfigMap");
-    let Some(manifest) = manifest else { return read(text) };
-    let data = manifest["data"].as_object().into_iter().flatten();
-    from_config_map(&data.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
+    let Some(manifest) = manifest else { return Ok(text.into()) };
+    let data = manifest["data"].as_object();
+    match data.and_then(|data| data.get(KEY)?.as_str()) {
+        Some(list) => Ok(list.to_owned().into()),
+        None => Err(Error::NoKey(data.into_iter().flatten().map(|(key, _)| key.clone()).collect())),
+    }
+}
+
+fn too_long(text: &str) -> Error {
+    Error::Syntax(format!("it has {} bytes, more than {MOST_BYTES}", text.len()))
 }
 
 #[cfg(test)]

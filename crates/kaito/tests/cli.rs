@@ -49,25 +49,30 @@ fn the_definition_of_the_resource() {
     assert_eq!(kaito_operator::yaml::documents(&text(&yaml.stdout)).unwrap(), [json]);
 }
 
+/// The names below `Commands:` in a help text.
+fn commands(help: &str) -> Vec<String> {
+    let below = help.split_once("Commands:\n").map_or("", |(_, below)| below);
+    let lines = below.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
+/// Those there are, by what the help texts themselves list.
 #[test]
 fn help_of_every_command() {
-    for command in [
-        &["--help"][..],
-        &["serve", "--help"],
-        &["chat", "--help"],
-        &["presets", "--help"],
-        &["crd", "--help"],
-        &["image", "--help"],
-        &["image", "build", "--help"],
-        &["image", "push", "--help"],
-        &["image", "inspect", "--help"],
-        &["image", "verify", "--help"],
-    ] {
-        let output = output(kaito(command).env("COLUMNS", "100"));
-        assert!(output.status.success());
-        let name = command.iter().filter(|word| command.len() == 1 || **word != "--help").copied().collect::<Vec<_>>();
-        insta::assert_snapshot!(format!("help {}", name.join(" ").trim_start_matches('-')), text(&output.stdout));
+    let mut left = vec![Vec::<String>::new()];
+    let mut seen = 0;
+    while let Some(command) = left.pop() {
+        let words: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        let output = output(kaito(&words).env("COLUMNS", "100"));
+        assert!(output.status.success(), "{words:?}");
+        let help = text(&output.stdout);
+        let name = if command.is_empty() { "help".to_owned() } else { command.join(" ") };
+        insta::assert_snapshot!(format!("help {name}"), help);
+        seen += 1;
+        left.extend(commands(&help).into_iter().map(|name| [command.clone(), vec![name]].concat()));
     }
+    assert!(seen >= 15, "{seen}");
 }
 
 #[test]

@@ -177,15 +177,6 @@ fn the_examples_are_valid() {
     assert!(valid >= 14, "{valid}");
 }
 
-#[test]
-fn help() {
-    for command in ["plan", "instance-types", "validate"] {
-        let output = output(kaito(&[command, "--help"]).env("COLUMNS", "100"));
-        assert!(output.status.success());
-        insta::assert_snapshot!(format!("help {command}"), text(&output.stdout));
-    }
-}
-
 /// A fenced block: its language and its text.
 fn blocks(markdown: &str) -> Vec<(String, String)> {
     let mut blocks = Vec::new();

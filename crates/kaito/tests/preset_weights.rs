@@ -12,8 +12,13 @@ use std::{
     path::Path,
 };
 
+use kaito_engine::{
+    KvDType,
+    capacity::{PAGE_SIZE, bytes_per_token},
+    family,
+};
 use kaito_image::{Expected, Model};
-use kaito_presets::{DType, PRESETS, Preset};
+use kaito_presets::{Cut, DType, PAGE_TOKENS, PRESETS, Precision, Preset, estimate};
 use serde_json::{Map, json};
 
 /// A model's directory whose file of weights is nothing but a header and a hole.
@@ -56,6 +61,21 @@ fn a_presets_own_weights_pass_and_those_of_others_do_not() {
         let parts = [format!("does not hold {}", other.name), "it looks like".to_owned(), preset.name.to_owned()];
         for part in parts {
             assert!(error.contains(&part), "{}: {error}", preset.name);
+        }
+    }
+}
+
+/// The planner counts for GPUs from a preset's shape, the server from the file that it has loaded.
+#[test]
+fn the_planner_and_the_server_count_the_same_keys_and_values() {
+    assert_eq!(PAGE_SIZE as u64, PAGE_TOKENS);
+    for preset in PRESETS {
+        let (config, _weights) = family::load(hollow(preset).path()).unwrap();
+        for (server, planner) in [(KvDType::F32, Precision::F32), (KvDType::Bf16, Precision::Bf16)] {
+            let tokens = 2048;
+            let planned = estimate(&preset.shape, preset.dtype.into(), planner, tokens, 1, Cut::Layers(1));
+            let served = bytes_per_token(&config, server) * tokens;
+            assert_eq!(served, planned.keys_and_values, "{} in {planner}", preset.name);
         }
     }
 }

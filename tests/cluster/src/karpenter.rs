@@ -168,7 +168,8 @@ impl Karpenter {
             return;
         }
         let provider_id = format!("azure:///subscriptions/tests/virtualMachines/{name}");
-        let mut node = Node::new(&name).gpus(gpus).provider_id(&provider_id);
+        let uid = claim.metadata.uid.clone().unwrap_or_default();
+        let mut node = Node::new(&name).gpus(gpus).provider_id(&provider_id).of_claim(&name, &uid);
         // Requirements with one value become labels, as Karpenter does it; so do the claim's own labels.
         for requirement in claim.data["spec"]["requirements"].as_array().unwrap() {
             if let (Some(key), [value]) =

@@ -2,7 +2,7 @@
 //!
 //! The Helm chart is the source: `charts/render` renders it with placeholders, and here they are filled in.
 
-use crate::{crd, decide::Provisioner, yaml};
+use crate::{crd, decide::Provisioner, instance_types, yaml};
 
 /// What the installation depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,17 @@ pub struct InstallOptions {
     pub preset_registry: Option<String>,
     /// Who makes missing nodes.
     pub provisioner: Provisioner,
+    /// The image of the runtime vllm, where it is not the one that this version was written for.
+    pub vllm_image: Option<String>,
+    /// A list of instance types that the table lacks, in YAML or JSON.
+    pub instance_types: Option<String>,
+    /// How many controllers run.
+    pub replicas: u32,
+}
+
+impl InstallOptions {
+    /// As the chart's values have it.
+    pub const DEFAULT_REPLICAS: u32 = 2;
 }
 
 /// A value that cannot stand in a manifest.
@@ -31,6 +42,12 @@ pub enum InstallError {
         "{0:?} is no container registry: HOST[:PORT][/PATH], like registry.example.com/team, without scheme and tag"
     )]
     Registry(String),
+    /// Not a reference to an image.
+    #[error("{0:?} is no image: REGISTRY/NAME:TAG, like registry.example.com/team/vllm-openai:v0.10.0")]
+    Image(String),
+    /// Not a list of instance types.
+    #[error("the instance types: {0}")]
+    InstanceTypes(#[from] instance_types::Error),
     /// The CRD cannot be written.
     #[error(transparent)]
     Crd(#[from] crate::Error),
@@ -45,12 +62,16 @@ const WITH_KARPENTER: &str = include_str!("rendered/karpenter.yaml");
 ///
 /// [`InstallError`] for a value that cannot stand in one.
 pub fn manifests(options: &InstallOptions) -> Result<String, InstallError> {
-    let InstallOptions { namespace, registry, preset_registry, provisioner } = options;
+    let InstallOptions { namespace, registry, preset_registry, provisioner, vllm_image, instance_types, replicas } =
+        options;
     if !is_dns_label(namespace) {
         return Err(InstallError::Namespace(namespace.clone()));
     }
     let registry = checked_registry(registry)?;
     let preset_registry = preset_registry.as_deref().map_or(Ok(registry), checked_registry)?;
+    if let Some(image) = vllm_image.as_deref().filter(|image| !is_image(image)) {
+        return Err(InstallError::Image(image.to_owned()));
+    }
     let rendered = match provisioner {
         Provisioner::None => WITHOUT_PROVISIONER.to_owned(),
         Provisioner::Karpenter(class) => WITH_KARPENTER.replace("KAITO.NODE/CLASS", &class.to_string()),
@@ -58,11 +79,39 @@ pub fn manifests(options: &InstallOptions) -> Result<String, InstallError> {
     let rendered = rendered
         .replace("KAITO_NAMESPACE", namespace)
         .replace("KAITO_PRESET_REGISTRY", preset_registry)
-        .replace("KAITO_REGISTRY", registry);
+        .replace("KAITO_REGISTRY", registry)
+        .replace("\n  replicas: 2\n", &format!("\n  replicas: {replicas}\n"));
+    let rendered = match vllm_image {
+        Some(image) => rendered.replace("KAITO_VLLM_IMAGE", image),
+        None => rendered.replace("            - --vllm-image=KAITO_VLLM_IMAGE\n", ""),
+    };
+    let rendered = match instance_types {
+        Some(text) => rendered.replace(NO_INSTANCE_TYPES, &format!("{INSTANCE_TYPES}{}", indented_list(text)?)),
+        None => rendered,
+    };
+    // One that must stay could never leave a node that is drained.
+    let rendered = if *replicas > 1 { rendered } else { without(&rendered, "PodDisruptionBudget") };
     // What the file says of itself is of no use outside the repository.
     let (_, rendered) = rendered.split_once("---\n").unwrap_or_default();
     let crd = yaml::to_string(&crd::custom_resource_definition())?;
     Ok(format!("{}---\n{crd}---\n{rendered}", namespace_manifest(namespace)))
+}
+
+const INSTANCE_TYPES: &str = "  instance-types.yaml: |\n";
+/// As the chart renders an empty list.
+const NO_INSTANCE_TYPES: &str = "  instance-types.yaml: |\n    []\n";
+
+/// A list of instance types as the ConfigMap has it.
+fn indented_list(text: &str) -> Result<String, InstallError> {
+    let list = yaml::to_string(&instance_types::described(text)?)?;
+    Ok(list.lines().map(|line| format!("    {line}\n")).collect())
+}
+
+/// The manifests but for those of one kind.
+fn without(manifests: &str, kind: &str) -> String {
+    let line = format!("kind: {kind}");
+    let kept = manifests.split("---\n").filter(|document| !document.lines().any(|it| it == line));
+    kept.collect::<Vec<_>>().join("---\n")
 }
 
 /// The namespace; the controller's pods keep to what its labels ask for.
@@ -76,6 +125,12 @@ fn namespace_manifest(name: &str) -> String {
 fn is_dns_label(name: &str) -> bool {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=63).contains(&name.len()) && name.chars().all(inner) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+/// What can stand in a manifest; whether it is an image, its registry says.
+fn is_image(image: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    image.starts_with(|c: char| c.is_ascii_alphanumeric()) && image.len() <= 255 && image.chars().all(plain)
 }
 
 fn checked_registry(registry: &str) -> Result<&str, InstallError> {

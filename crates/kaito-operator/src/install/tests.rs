@@ -8,6 +8,9 @@ fn options() -> InstallOptions {
         registry: "registry.example.com/team".to_owned(),
         preset_registry: None,
         provisioner: Provisioner::None,
+        vllm_image: None,
+        instance_types: None,
+        replicas: InstallOptions::DEFAULT_REPLICAS,
     }
 }
 
@@ -58,6 +61,9 @@ fn options_go_where_they_belong() {
         registry: "localhost:5000".to_owned(),
         preset_registry: Some("other.example.com/presets/".to_owned()),
         provisioner: karpenter(),
+        vllm_image: Some("other.example.com/vllm:1".to_owned()),
+        instance_types: Some("[{name: rack-7, gpus: 4, gpuMemory: 24Gi, computeCapability: '8.9'}]".to_owned()),
+        replicas: 3,
     };
     let documents = documents(&options);
     let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
@@ -68,15 +74,31 @@ fn options_go_where_they_belong() {
         "--preset-registry=other.example.com/presets",
         "--node-provisioner=karpenter",
         "--node-class=EC2NodeClass.karpenter.k8s.aws/gpu",
+        "--vllm-image=other.example.com/vllm:1",
     ] {
         assert!(args.contains(&arg), "{arg}: {args:?}");
     }
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    let types = documents.iter().find(|document| document["kind"] == "ConfigMap").unwrap();
+    let types = instance_types::read(types["data"][instance_types::KEY].as_str().unwrap()).unwrap();
+    assert_eq!(types.find("rack-7").unwrap().gpus, 4);
     assert!(named(&documents, "ClusterRole").contains(&"kaito-karpenter"));
     for document in &documents {
         if let Some(namespace) = document["metadata"]["namespace"].as_str() {
             assert_eq!(namespace, "models", "{}", document["kind"]);
         }
     }
+}
+
+/// A disruption budget would keep its node from ever being drained.
+#[test]
+fn one_replica_has_no_disruption_budget() {
+    let documents = documents(&InstallOptions { replicas: 1, ..options() });
+    assert_eq!(named(&documents, "PodDisruptionBudget"), [""; 0]);
+    let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
+    assert_eq!(deployment["spec"]["replicas"], 1);
+    let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+    assert!(!args.contains("vllm"), "{args}");
 }
 
 /// No pod of the installation may need more than the namespace's label allows.
@@ -142,6 +164,14 @@ fn values_that_cannot_stand_in_a_manifest_are_refused() {
             assert!(error.starts_with(&format!("{registry:?} is no container registry")), "{error}");
         }
     }
+    for image in ["", "a b", "a\nb", "\"a\"", "-a", "a: b"] {
+        let error =
+            manifests(&InstallOptions { vllm_image: Some(image.to_owned()), ..options() }).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{image:?} is no image")), "{error}");
+    }
+    let types = Some("[{name: rack-7, gpus: none}]".to_owned());
+    let error = manifests(&InstallOptions { instance_types: types, ..options() }).unwrap_err().to_string();
+    assert!(error.starts_with("the instance types: "), "{error}");
 }
 
 /// The rendering names the image by the chart's version.

@@ -1,6 +1,9 @@
 //! Flags of `kaito install`.
 
+use std::path::PathBuf;
+
 use clap::Args;
+use kaito_operator::install::InstallOptions;
 
 use super::NodeArgs;
 
@@ -18,6 +21,15 @@ pub struct InstallArgs {
     /// Namespace of the controller
     #[arg(long, env = "KAITO_NAMESPACE", value_name = "NAME", default_value = "kaito-system")]
     pub namespace: String,
+    /// How many controllers run: one leads, all answer admission
+    #[arg(long, env = "KAITO_REPLICAS", value_name = "N", default_value_t = InstallOptions::DEFAULT_REPLICAS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub replicas: u32,
+    /// Image for workspaces with the annotation kaito.sh/runtime: vllm [default: the one of kaito controller]
+    #[arg(long, env = "KAITO_VLLM_IMAGE", value_name = "IMAGE")]
+    pub vllm_image: Option<String>,
+    /// File with instance types of your own, a list or the ConfigMap's manifest
+    #[arg(long, env = "KAITO_INSTANCE_TYPES", value_name = "FILE")]
+    pub instance_types: Option<PathBuf>,
     #[command(flatten)]
     pub nodes: NodeArgs,
 }

@@ -1,6 +1,9 @@
 //! `kaito install`: what a cluster needs to run the controller.
 
-use std::io::{self, Write};
+use std::{
+    fs,
+    io::{self, Write},
+};
 
 use anyhow::{Context, bail};
 use kaito_operator::{
@@ -15,11 +18,16 @@ pub fn run(args: InstallArgs) -> anyhow::Result<()> {
         (NodeProvisioner::Karpenter, Some(class)) => Provisioner::Karpenter(class),
         _ => Provisioner::None,
     };
+    let read =
+        |path: &std::path::PathBuf| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let options = InstallOptions {
         namespace: args.namespace,
         registry: args.registry,
         preset_registry: args.preset_registry,
         provisioner,
+        vllm_image: args.vllm_image,
+        instance_types: args.instance_types.as_ref().map(read).transpose()?,
+        replicas: args.replicas,
     };
     let manifests = manifests(&options)?;
     if !args.print {

@@ -16,6 +16,7 @@ pub struct Node {
     memory: &'static str,
     ready: bool,
     provider_id: Option<String>,
+    owners: Value,
 }
 
 impl Node {
@@ -30,7 +31,16 @@ impl Node {
             ("beta.kubernetes.io/arch", "amd64"),
         ];
         let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        Self { name, labels, gpus: 0, gpu_taint: false, memory: "2Ti", ready: true, provider_id: None }
+        Self {
+            name,
+            labels,
+            gpus: 0,
+            gpu_taint: false,
+            memory: "2Ti",
+            ready: true,
+            provider_id: None,
+            owners: json!([]),
+        }
     }
 
     /// A machine of a cloud, by its instance type.
@@ -74,13 +84,21 @@ impl Node {
         self
     }
 
+    /// Owned by the NodeClaim that it was made for.
+    pub fn of_claim(mut self, name: &str, uid: &str) -> Self {
+        self.owners = json!([{
+            "apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "name": name, "uid": uid, "blockOwnerDeletion": true,
+        }]);
+        self
+    }
+
     pub(super) fn object(&self) -> Value {
         let taints =
             if self.gpu_taint { json!([{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]) } else { json!([]) };
         json!({
             "apiVersion": "v1",
             "kind": "Node",
-            "metadata": {"name": self.name, "labels": self.labels},
+            "metadata": {"name": self.name, "labels": self.labels, "ownerReferences": self.owners},
             "spec": {"taints": taints, "providerID": self.provider_id},
         })
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     case::{Case, ONE_A100},
+    installation::Provisioner,
     suite::Suite,
 };
 
@@ -134,4 +135,19 @@ pub async fn one_claim_for_the_node_that_is_missing(case: Case) {
     assert_eq!(karpenter.claims(&case.namespace).await.len(), 1);
     case.delete_and_leave_nothing("llama").await;
     assert!(karpenter.claims(&case.namespace).await.is_empty());
+}
+
+pub async fn without_a_provisioner_they_are_told_of(case: Case) {
+    case.install(Provisioner::Karpenter).await;
+    let karpenter = case.karpenter().await;
+    karpenter.claims_of(&case.namespace, Fate::Provisioned { gpus: 1 }).await;
+    case.apply(case.falcon("falcon")).await;
+    case.is_ready("falcon").await;
+    let claim = karpenter.claims(&case.namespace).await[0].name_any();
+    case.install(Provisioner::None).await;
+    let words = ["outlives the workspace", &format!("kubectl delete nodeclaim {claim}")];
+    case.says("falcon", "ResourceReady", "True", "NodesReady", &words).await;
+    case.delete_and_leave_nothing("falcon").await;
+    case.tells("falcon", "Warning", "NodeClaimsLeft", &words).await;
+    case.plane.kubectl(&["delete", "nodeclaim", &claim, "--timeout=60s"]).await.stdout();
 }

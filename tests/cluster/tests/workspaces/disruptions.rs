@@ -36,20 +36,41 @@ pub async fn the_leader_is_asked_to_go(case: Case) {
     case.rolled_out().await;
 }
 
+async fn restart_api_server(case: &Case) {
+    let before = case.plane.pid("kube-apiserver");
+    let pid = rustix::process::Pid::from_raw(before).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    eventually("the API server is back", || async {
+        let printed = case.plane.kubectl(&["get", "--raw", "/readyz"]).await;
+        if printed.success && case.plane.pid("kube-apiserver") != before { Ok(()) } else { Err(printed.stderr) }
+    })
+    .await;
+    case.rolled_out().await;
+}
+
+/// Before Kubernetes 1.33, or where the feature is turned off.
+pub async fn a_cluster_without_image_volumes(case: Case) {
+    let flags = case.plane.folder.join("api-server-flags");
+    std::fs::write(&flags, "--feature-gates=ImageVolume=false\n").unwrap();
+    restart_api_server(&case).await;
+    case.add_node().await;
+    let mut workspace = case.falcon("falcon");
+    workspace["metadata"]["annotations"] = json!({"kaito.sh/runtime": "vllm"});
+    case.apply(workspace).await;
+    let words = ["the API server refuses Deployment falcon", "image volume", "ImageVolume"];
+    case.says("falcon", "InferenceReady", "False", "ApplyRefused", &words).await;
+    // Where it is turned on, nobody has to do anything about the workspace.
+    std::fs::remove_file(&flags).unwrap();
+    restart_api_server(&case).await;
+    case.is_ready("falcon").await;
+}
+
 pub async fn the_api_server_restarts(case: Case) {
     case.add_node().await;
     case.apply(case.falcon("before")).await;
     case.is_ready("before").await;
     let controllers: Vec<u32> = case.controllers().await.iter().map(|(_, process)| process.pid).collect();
-    let pid = case.plane.pid("kube-apiserver");
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    eventually("the API server is back", || async {
-        let printed = case.plane.kubectl(&["get", "--raw", "/readyz"]).await;
-        if printed.success { Ok(()) } else { Err(printed.stderr) }
-    })
-    .await;
-    case.rolled_out().await;
+    restart_api_server(&case).await;
     // What is asked for afterwards is done, and drift of what was there is seen.
     case.kubelet.add(case.node(1, crate::case::ONE_A100, 1)).await;
     case.apply(case.falcon("after")).await;
