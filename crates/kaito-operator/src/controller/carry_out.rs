@@ -28,6 +28,14 @@ use crate::{
     workspace::{Workspace, WorkspaceStatus},
 };
 
+/// What became of an object that was applied.
+enum Applied {
+    /// The API server has taken all of it.
+    Whole,
+    /// Nothing was written, for it would have been without its image volumes.
+    WithoutImageVolumes,
+}
+
 /// Answers that say that a write is wrong, rather than that the API server has trouble.
 const REFUSALS: &[u16] = &[400, 403, 409, 422];
 /// Bytes that the API server takes of an event's note.
@@ -40,10 +48,12 @@ impl Context {
         for (place, change) in &decision.writes {
             let Some(object) = decision.objects.get(*place) else { continue };
             match self.apply(workspace, object, change).await {
-                Ok(()) => {}
+                Ok(Applied::Whole) => {}
+                Ok(Applied::WithoutImageVolumes) => refusals.push(Refusal::without_image_volumes(object)),
                 Err(kube::Error::Api(status)) if REFUSALS.contains(&status.code) => refusals.push(Refusal {
                     kind: object.kind(),
                     name: object.name().to_owned(),
+                    reason: Refusal::APPLY,
                     message: status.message.clone(),
                 }),
                 Err(source) => return Err(failed(format!("cannot apply {} {}", object.kind(), object.name()), source)),
@@ -57,10 +67,13 @@ impl Context {
         Ok(refusals)
     }
 
-    async fn apply(&self, workspace: &Workspace, object: &Object, change: &Change) -> kube::Result<()> {
+    async fn apply(&self, workspace: &Workspace, object: &Object, change: &Change) -> kube::Result<Applied> {
         let json = object.to_json();
         let client = || self.client.clone();
         let namespace = workspace.namespace();
+        if !object.image_volumes().is_empty() && self.drops_image_volumes(namespace, object, &json).await? {
+            return Ok(Applied::WithoutImageVolumes);
+        }
         match object {
             Object::Service(_) => {
                 let api = Api::<Service>::namespaced(client(), namespace);
@@ -78,7 +91,27 @@ impl Context {
                 let api = Api::<NodeClaim>::all(client());
                 self.apply_to(workspace, api, &self.caches.claims, object, json, change).await
             }
-        }
+        }?;
+        Ok(Applied::Whole)
+    }
+
+    /// Whether the API server would take the workload and leave its image volumes out, as it does with all fields of features
+    /// that are not enabled.
+    async fn drops_image_volumes(&self, namespace: &str, object: &Object, json: &Value) -> kube::Result<bool> {
+        let (name, patch) = (object.name(), Patch::Apply(json));
+        let client = self.client.clone();
+        let trial = PatchParams::apply(MANAGER).force().dry_run();
+        let taken = match object {
+            Object::Deployment(_) => {
+                Object::Deployment(Api::namespaced(client, namespace).patch(name, &trial, &patch).await?)
+            }
+            Object::StatefulSet(_) => {
+                Object::StatefulSet(Api::namespaced(client, namespace).patch(name, &trial, &patch).await?)
+            }
+            Object::Service(_) | Object::NodeClaim(_) => return Ok(false),
+        };
+        let kept = taken.image_volumes();
+        Ok(object.image_volumes().iter().any(|volume| !kept.contains(volume)))
     }
 
     async fn apply_to<K>(

@@ -76,6 +76,18 @@ impl Object {
         }
     }
 
+    /// Names of the image volumes of its pods.
+    pub fn image_volumes(&self) -> Vec<&str> {
+        let template = match self {
+            Self::Deployment(object) => object.spec.as_ref().map(|spec| &spec.template),
+            Self::StatefulSet(object) => object.spec.as_ref().map(|spec| &spec.template),
+            Self::Service(_) | Self::NodeClaim(_) => None,
+        };
+        let volumes = template.and_then(|template| template.spec.as_ref()?.volumes.as_ref());
+        let images = volumes.into_iter().flatten().filter(|volume| volume.image.is_some());
+        images.map(|volume| volume.name.as_str()).collect()
+    }
+
     /// Writes the hash of everything else into it.
     pub fn sealed(mut self) -> Self {
         let digest = Sha256::digest(self.to_json().to_string());

@@ -124,8 +124,28 @@ pub struct Refusal {
     pub kind: &'static str,
     /// Name of the object.
     pub name: String,
-    /// What the API server said.
+    /// Names the cause, for programs.
+    pub reason: &'static str,
+    /// What the API server said, or what it would have done.
     pub message: String,
+}
+
+impl Refusal {
+    /// The cause where the API server names no other.
+    pub const APPLY: &str = "ApplyRefused";
+
+    /// Of an API server that takes a workload, but leaves its image volumes out: the servers would start without weights.
+    pub fn without_image_volumes(object: &Object) -> Self {
+        Self {
+            kind: object.kind(),
+            name: object.name().to_owned(),
+            reason: "ImageVolumesUnsupported",
+            message: "it leaves out the image volume with the weights, for this cluster does not support image volumes: enable \
+                      the feature gate ImageVolume of Kubernetes 1.33 or later on its API server and nodes, or use an image \
+                      with server and weights in presetOptions.image and the runtime kaito"
+                .to_owned(),
+        }
+    }
 }
 
 /// An object's name, or nothing before it has one.

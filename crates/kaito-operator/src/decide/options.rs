@@ -9,6 +9,8 @@ pub struct Options {
     pub preset_registry: Option<String>,
     /// Tag of the images of public presets.
     pub preset_tag: String,
+    /// The image that serves weights of another image. `None` where the installation has none.
+    pub server_image: Option<String>,
     /// The image that serves models with vLLM.
     pub vllm_image: String,
     /// Who makes nodes.
@@ -43,6 +45,7 @@ impl Default for Options {
         Self {
             preset_registry: None,
             preset_tag: env!("CARGO_PKG_VERSION").to_owned(),
+            server_image: None,
             vllm_image: Self::DEFAULT_VLLM_IMAGE.to_owned(),
             provisioner: Provisioner::None,
             instance_types: InstanceTypes::built_in(),

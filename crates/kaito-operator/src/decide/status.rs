@@ -206,7 +206,7 @@ impl Findings<'_> {
             let cause = causes::refusal(refusal.message.clone());
             let reason = match cause.kind {
                 causes::CauseKind::QuotaExceeded => cause.kind.reason(),
-                _ => "ApplyRefused",
+                _ => refusal.reason,
             };
             let mut message = format!("the API server refuses {} {}: {}", refusal.kind, refusal.name, refusal.message);
             // What it makes of a volume of a kind that is turned off.

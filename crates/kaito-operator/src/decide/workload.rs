@@ -31,8 +31,10 @@ use super::{
     services::headless_name,
 };
 use crate::{
-    runtime::{self, Launch, Ranks, Server},
-    workspace::{AccessMode, AdapterSpec, InferenceSpec, LABEL_WORKSPACE, PresetSpec, Workspace},
+    runtime::{self, Images, Launch, Ranks, Server},
+    workspace::{
+        AccessMode, AdapterSpec, InferenceSpec, LABEL_WORKSPACE, PresetOptions, PresetSpec, Runtime, Workspace,
+    },
 };
 
 /// The user and group of pods: nobody's on any common image.
@@ -132,24 +134,52 @@ fn pod_labels(workspace: &Workspace) -> BTreeMap<String, String> {
     BTreeMap::from([(LABEL_WORKSPACE.to_owned(), workspace.name().to_owned())])
 }
 
-/// The image of a preset: the user's own, or the installation's.
-fn image(spec: &PresetSpec, preset: &Preset, options: &Options) -> Result<String, Problem> {
-    match spec.access_mode {
-        AccessMode::Private => spec.preset_options.image.clone().ok_or_else(|| Problem {
-            reason: "ImageMissing",
-            message: format!(
-                "{} is private, so inference.preset.presetOptions.image must name your image of it; `kaito image build {0}` \
-                 makes one",
-                preset.name
-            ),
-        }),
-        AccessMode::Public => options.public_image(preset.name).ok_or_else(|| Problem {
-            reason: "RegistryMissing",
-            message: format!(
-                "the controller knows no registry with an image of {}: give it --preset-registry, or set accessMode: \
-                 private and presetOptions.image",
-                preset.name
-            ),
+/// The images of a preset, the user's own or the installation's: of the server, and of the weights where that is another.
+fn images<'a>(
+    spec: &'a PresetSpec,
+    preset: &Preset,
+    runtime: Runtime,
+    public: Option<&'a str>,
+    options: &'a Options,
+) -> Result<(&'a str, Option<&'a str>), Problem> {
+    let PresetOptions { image, weights_image, .. } = &spec.preset_options;
+    let given = |image: &'a Option<String>| image.as_deref().filter(|image| !image.is_empty());
+    let images = match spec.access_mode {
+        AccessMode::Private => match (given(image), given(weights_image)) {
+            (None, None) => {
+                return Err(Problem {
+                    reason: "ImageMissing",
+                    message: format!(
+                        "{} is private, so inference.preset.presetOptions.image must name your image of it; `kaito image \
+                         build {0}` makes one",
+                        preset.name
+                    ),
+                });
+            }
+            (server, None) => Images { server, weights: None, vllm: &options.vllm_image },
+            (server, weights) => {
+                Images { server: server.or(options.server_image.as_deref()), weights, vllm: &options.vllm_image }
+            }
+        },
+        AccessMode::Public if public.is_none() => {
+            return Err(Problem {
+                reason: "RegistryMissing",
+                message: format!(
+                    "the controller knows no registry with an image of {}: give it --preset-registry, or set accessMode: \
+                     private and presetOptions.image",
+                    preset.name
+                ),
+            });
+        }
+        AccessMode::Public => Images { server: public, weights: None, vllm: &options.vllm_image },
+    };
+    match images.of(runtime) {
+        (Some(server), weights) => Ok((server, weights)),
+        (None, _) => Err(Problem {
+            reason: "ServerImageMissing",
+            message: "inference.preset.presetOptions.weightsImage holds no server: name an image with one in \
+                      presetOptions.image beside it, or give the controller --server-image"
+                .to_owned(),
         }),
     }
 }
@@ -165,7 +195,8 @@ fn preset_pods(
     let preset = preset(spec)?;
     let runtime =
         workspace.runtime().map_err(|unknown| Problem { reason: "RuntimeUnknown", message: unknown.to_string() })?;
-    let image = image(spec, preset, options)?;
+    let public = options.public_image(preset.name);
+    let (image, weights) = images(spec, preset, runtime, public.as_deref(), options)?;
     let flags = match &observed.config {
         Config::NotRead => Vec::new(),
         Config::Data(data) => runtime::flags(runtime, data)?,
@@ -182,8 +213,8 @@ fn preset_pods(
     };
     let launch = Launch {
         preset,
-        image: &image,
-        vllm_image: &options.vllm_image,
+        image,
+        weights,
         gpus: layout.gpus,
         hardware: layout.hardware,
         ranks: (layout.has_ranks() && layout.pods > 1).then(|| Ranks { pods: layout.pods, master: master(workspace) }),

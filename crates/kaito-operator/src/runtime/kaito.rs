@@ -2,7 +2,9 @@
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::{Check, Flag, Launch, PORT, RANK_PORT, Server, pod_index, probes, strings, variable};
+use super::{
+    Check, Flag, IMAGE_WEIGHTS, Launch, PORT, RANK_PORT, Server, WEIGHTS, pod_index, probes, strings, variable,
+};
 use crate::{decide::Problem, workspace::AdapterSpec};
 
 /// Said of pods with ranks while they do not answer.
@@ -11,7 +13,6 @@ pub const NO_RANKS: &str = "kaito serve of this release computes on one node onl
 
 pub fn server(launch: &Launch<'_>) -> Server {
     let mut container = Container {
-        image: Some(launch.image.to_owned()),
         command: Some(strings(&["kaito"])),
         args: Some(arguments(launch)),
         // A server without weights in its image downloads them to the one place that can be written to.
@@ -25,9 +26,12 @@ pub fn server(launch: &Launch<'_>) -> Server {
     Server { container, volumes: Vec::new() }
 }
 
-/// What follows `kaito` on the command line. Where the weights are, the image says by its environment.
+/// What follows `kaito` on the command line. Where the weights of its own image are, the image says by its environment.
 fn arguments(launch: &Launch<'_>) -> Vec<String> {
     let mut arguments = strings(&["serve", launch.preset.name, "--port", &PORT.to_string()]);
+    if launch.weights.is_some() {
+        arguments.extend(strings(&["--weights", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]));
+    }
     if let Some(ranks) = &launch.ranks {
         arguments.extend(strings(&["--world-size", &ranks.pods.to_string(), "--rank", "$(POD_INDEX)", "--master"]));
         arguments.push(format!("{}:{RANK_PORT}", ranks.master));

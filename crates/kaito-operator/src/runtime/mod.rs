@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
-        ObjectFieldSelector, Probe, ResourceRequirements, SecurityContext, Volume, VolumeMount,
+        ImageVolumeSource, ObjectFieldSelector, Probe, ResourceRequirements, SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -30,7 +30,7 @@ pub const CONTAINER: &str = "server";
 pub const ADAPTERS: &str = "/mnt/adapter";
 /// Where the weights lie in a preset's image.
 pub const IMAGE_WEIGHTS: &str = "/weights";
-/// Where runtimes other than our own have a preset's image, for its weights.
+/// Where servers have the image that holds the weights, unless it is their own.
 pub const WEIGHTS: &str = "/mnt/weights";
 
 /// A server to start in a pod.
@@ -38,10 +38,10 @@ pub const WEIGHTS: &str = "/mnt/weights";
 pub struct Launch<'a> {
     /// The model.
     pub preset: &'static Preset,
-    /// The image that holds the model's weights and our server.
+    /// The image that holds the server.
     pub image: &'a str,
-    /// The image that holds vLLM.
-    pub vllm_image: &'a str,
+    /// The image that holds the weights, to be mounted; none where the server's own holds them.
+    pub weights: Option<&'a str>,
     /// GPUs of the pod; none to compute on the node's CPUs.
     pub gpus: u32,
     /// What the pod's node has, if known.
@@ -88,6 +88,28 @@ pub struct Server {
     pub container: Container,
     /// The volumes.
     pub volumes: Vec<Volume>,
+}
+
+/// The images of a preset.
+#[derive(Debug, Clone, Copy)]
+pub struct Images<'a> {
+    /// The one with our server.
+    pub server: Option<&'a str>,
+    /// One of weights alone.
+    pub weights: Option<&'a str>,
+    /// The one with vLLM.
+    pub vllm: &'a str,
+}
+
+impl<'a> Images<'a> {
+    /// The image that a runtime's server is in, and the one of the weights where that is another. Whatever else is in an
+    /// image with weights, they lie in the same folder of it.
+    pub fn of(self, runtime: Runtime) -> (Option<&'a str>, Option<&'a str>) {
+        match runtime {
+            Runtime::Kaito => (self.server, self.weights),
+            Runtime::Vllm => (Some(self.vllm), self.weights.or(self.server)),
+        }
+    }
 }
 
 /// The server of a preset in a pod.
@@ -152,6 +174,7 @@ pub fn restricted() -> SecurityContext {
 /// What is the same whatever serves.
 fn complete(server: &mut Server, launch: &Launch<'_>) {
     let container = &mut server.container;
+    container.image = Some(launch.image.to_owned());
     container.name = CONTAINER.to_owned();
     container.ports = Some(vec![ContainerPort {
         name: Some("http".to_owned()),
@@ -164,6 +187,14 @@ fn complete(server: &mut Server, launch: &Launch<'_>) {
     container.termination_message_policy = Some("FallbackToLogsOnError".to_owned());
     container.resources = Some(resources(launch));
     let mounts = container.volume_mounts.get_or_insert_default();
+    if let Some(weights) = launch.weights {
+        mounts.push(VolumeMount { read_only: Some(true), ..mount("weights", WEIGHTS) });
+        server.volumes.push(Volume {
+            name: "weights".to_owned(),
+            image: Some(ImageVolumeSource { reference: Some(weights.to_owned()), pull_policy: None }),
+            ..Volume::default()
+        });
+    }
     // The root is read-only.
     mounts.push(mount("tmp", "/tmp"));
     server.volumes.push(empty_dir("tmp", None));

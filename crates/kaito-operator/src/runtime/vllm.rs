@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::Container;
 use kaito_presets::{DType, Preset};
 
 use super::{
-    ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Ranks, Server, WEIGHTS, field, mount, pod_index, probes,
-    strings, variable,
+    ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Ranks, Server, WEIGHTS, field, pod_index, probes, strings,
+    variable,
 };
 use crate::{decide::Problem, workspace::AdapterSpec};
 
@@ -40,7 +40,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
         variable("HF_HUB_OFFLINE", "1"),
         variable("VLLM_NO_USAGE_STATS", "1"),
     ];
-    let mut container = Container { image: Some(launch.vllm_image.to_owned()), ..Container::default() };
+    let mut container = Container::default();
     let serve = arguments(launch)?;
     match &launch.ranks {
         None => {
@@ -58,13 +58,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
         }
     }
     container.env = Some(env);
-    container.volume_mounts = Some(vec![VolumeMount { read_only: Some(true), ..mount("weights", WEIGHTS) }]);
-    let weights = Volume {
-        name: "weights".to_owned(),
-        image: Some(ImageVolumeSource { reference: Some(launch.image.to_owned()), pull_policy: None }),
-        ..Volume::default()
-    };
-    Ok(Server { container, volumes: vec![weights] })
+    Ok(Server { container, volumes: Vec::new() })
 }
 
 /// What follows `vllm` on the command line.

@@ -17,6 +17,9 @@ pub struct ControllerArgs {
     /// Tag of the images of public presets
     #[arg(long, env = "KAITO_PRESET_TAG", value_name = "TAG", value_parser = values::not_empty, default_value = env!("CARGO_PKG_VERSION"))]
     pub preset_tag: String,
+    /// Image of kaito, for workspaces whose presetOptions name a weightsImage alone
+    #[arg(long, env = "KAITO_SERVER_IMAGE", value_name = "IMAGE", value_parser = values::not_empty)]
+    pub server_image: Option<String>,
     /// Image for workspaces with the annotation kaito.sh/runtime: vllm
     #[arg(long, env = "KAITO_VLLM_IMAGE", value_name = "IMAGE", value_parser = values::not_empty, default_value = Options::DEFAULT_VLLM_IMAGE)]
     pub vllm_image: String,

@@ -72,6 +72,7 @@ fn options(args: &ControllerArgs, variable: &dyn Fn(&str) -> Option<String>) -> 
         decide: decide::Options {
             preset_registry: args.preset_registry.clone().or_else(|| variable(REGISTRY_VARIABLE)),
             preset_tag: args.preset_tag.clone(),
+            server_image: args.server_image.clone(),
             vllm_image: args.vllm_image.clone(),
             provisioner,
             ..decide::Options::default()

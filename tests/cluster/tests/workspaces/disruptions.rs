@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+    apps::v1::Deployment,
     core::v1::Secret,
 };
 use kaito_cluster_tests::eventually::eventually;
@@ -36,33 +37,51 @@ pub async fn the_leader_is_asked_to_go(case: Case) {
     case.rolled_out().await;
 }
 
-async fn restart_api_server(case: &Case) {
+async fn restart_the_api_server(case: &Case) {
     let before = case.plane.pid("kube-apiserver");
     let pid = rustix::process::Pid::from_raw(before).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     eventually("the API server is back", || async {
+        if case.plane.pid("kube-apiserver") == before {
+            return Err("it has not ended".to_owned());
+        }
         let printed = case.plane.kubectl(&["get", "--raw", "/readyz"]).await;
-        if printed.success && case.plane.pid("kube-apiserver") != before { Ok(()) } else { Err(printed.stderr) }
+        if printed.success { Ok(()) } else { Err(printed.stderr) }
     })
     .await;
     case.rolled_out().await;
 }
 
-/// Before Kubernetes 1.33, or where the feature is turned off.
-pub async fn a_cluster_without_image_volumes(case: Case) {
-    let flags = case.plane.folder.join("api-server-flags");
-    std::fs::write(&flags, "--feature-gates=ImageVolume=false\n").unwrap();
-    restart_api_server(&case).await;
+/// An API server without the feature takes such a workload and silently leaves its volume out.
+pub async fn image_volumes_are_switched_off_and_on(case: Case) {
+    let switch = |gates: &str| std::fs::write(case.plane.folder.join("feature-gates"), gates).unwrap();
+    let preset = json!({"preset": {
+        "name": "falcon-7b-instruct",
+        "accessMode": "private",
+        "presetOptions": {"weightsImage": "registry.example.com/weights/falcon-7b-instruct:1"},
+    }});
     case.add_node().await;
-    let mut workspace = case.falcon("falcon");
-    workspace["metadata"]["annotations"] = json!({"kaito.sh/runtime": "vllm"});
-    case.apply(workspace).await;
-    let words = ["the API server refuses Deployment falcon", "image volume", "ImageVolume"];
-    case.says("falcon", "InferenceReady", "False", "ApplyRefused", &words).await;
-    // Where it is turned on, nobody has to do anything about the workspace.
-    std::fs::remove_file(&flags).unwrap();
-    restart_api_server(&case).await;
+    switch("ImageVolume=false");
+    restart_the_api_server(&case).await;
+    case.apply(case.workspace("falcon", 1, crate::case::ONE_A100, preset)).await;
+    let words =
+        ["Deployment falcon", "does not support image volumes", "feature gate ImageVolume", "presetOptions.image"];
+    case.says("falcon", "InferenceReady", "False", "ImageVolumesUnsupported", &words).await;
+    case.tells("falcon", "Warning", "ImageVolumesUnsupported", &words).await;
+    assert!(
+        case.api::<Deployment>().get_opt("falcon").await.unwrap().is_none(),
+        "no server starts without its weights"
+    );
+
+    switch("ImageVolume=true");
+    restart_the_api_server(&case).await;
     case.is_ready("falcon").await;
+    let pod = case.pods_of("falcon").await.remove(0).spec.unwrap();
+    let volumes = pod.volumes.unwrap();
+    let mut images = volumes.iter().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
+    assert_eq!(images.next(), Some("registry.example.com/weights/falcon-7b-instruct:1"));
+    let arguments = pod.containers[0].args.clone().unwrap();
+    assert!(arguments.windows(2).any(|pair| pair == ["--weights", "/mnt/weights/weights"]), "{arguments:?}");
 }
 
 pub async fn the_api_server_restarts(case: Case) {
@@ -70,7 +89,7 @@ pub async fn the_api_server_restarts(case: Case) {
     case.apply(case.falcon("before")).await;
     case.is_ready("before").await;
     let controllers: Vec<u32> = case.controllers().await.iter().map(|(_, process)| process.pid).collect();
-    restart_api_server(&case).await;
+    restart_the_api_server(&case).await;
     // What is asked for afterwards is done, and drift of what was there is seen.
     case.kubelet.add(case.node(1, crate::case::ONE_A100, 1)).await;
     case.apply(case.falcon("after")).await;

@@ -118,4 +118,9 @@ pub async fn vllm_across_nodes(case: Case) {
         let limits = pod.spec.unwrap().containers[0].resources.clone().unwrap().limits.unwrap();
         assert_eq!(limits["nvidia.com/gpu"], Quantity("4".to_owned()));
     }
+    // The API server has kept the volume with the weights.
+    let set: StatefulSet = case.exists("llama").await;
+    let volumes = set.spec.unwrap().template.spec.unwrap().volumes.unwrap();
+    let mut images = volumes.iter().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
+    assert_eq!(images.next(), Some("registry.example.com/llama-2-70b-chat:1"));
 }

@@ -271,8 +271,12 @@ fn quota_and_other_refusals_of_pods_are_told_from_each_other() {
 #[test]
 fn a_refused_object_is_named() {
     let (mut workspace, mut observed) = running("falcon-7b", 1, vec![]);
-    observed.refusals =
-        vec![Refusal { kind: "Deployment", name: "ws".to_owned(), message: "field is immutable".to_owned() }];
+    observed.refusals = vec![Refusal {
+        kind: "Deployment",
+        name: "ws".to_owned(),
+        reason: Refusal::APPLY,
+        message: "field is immutable".to_owned(),
+    }];
     settle(&mut workspace, &mut observed, &options());
     assert_eq!(
         condition(&workspace, INFERENCE_READY),
@@ -281,6 +285,21 @@ fn a_refused_object_is_named() {
     observed.refusals[0].message = "exceeded quota: objects".to_owned();
     settle(&mut workspace, &mut observed, &options());
     assert_eq!(condition(&workspace, INFERENCE_READY).1, "QuotaExceeded");
+}
+
+#[test]
+fn weights_without_a_server_are_told() {
+    let mut workspace = preset("falcon-7b", 1);
+    workspace.inference = Some(
+        serde_saphyr::from_str("preset: {name: falcon-7b, accessMode: private, presetOptions: {weightsImage: 'w:1'}}")
+            .unwrap(),
+    );
+    let mut observed = observed([node("a")]);
+    let without = crate::decide::Options { server_image: None, ..options() };
+    settle(&mut workspace, &mut observed, &without);
+    let (_, reason, message) = condition(&workspace, INFERENCE_READY);
+    assert_eq!(reason, "ServerImageMissing");
+    assert!(message.contains("presetOptions.image") && message.contains("--server-image"), "{message}");
 }
 
 #[test]

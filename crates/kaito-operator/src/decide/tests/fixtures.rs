@@ -29,6 +29,7 @@ pub fn options() -> Options {
     Options {
         preset_registry: Some("registry.example/kaito".to_owned()),
         preset_tag: "0.1.0".to_owned(),
+        server_image: Some("registry.example/kaito:1".to_owned()),
         vllm_image: "registry.example/vllm:1".to_owned(),
         ..Options::default()
     }

@@ -116,7 +116,12 @@ fn any_cluster() -> impl Strategy<Value = Observed> {
                 observed.pod_failures = vec![PodFailure { message: "exceeded quota".to_owned() }];
             }
             if refusal {
-                observed.refusals = vec![Refusal { kind: "Service", name: "ws".to_owned(), message: "no".to_owned() }];
+                observed.refusals = vec![Refusal {
+                    kind: "Service",
+                    name: "ws".to_owned(),
+                    reason: Refusal::APPLY,
+                    message: "no".to_owned(),
+                }];
             }
             observed
         },
