@@ -32,7 +32,8 @@ finish() {
     wait || true
     buildah umount --all >/dev/null 2>&1 || true
     umount --recursive "$work/storage/overlay" 2>/dev/null || true
-    rm -rf "$work"
+    # Whatever is still mounted there is not ours to delete.
+    rm -rf --one-file-system "$work"
     exit "$status"
 }
 

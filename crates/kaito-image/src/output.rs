@@ -75,6 +75,11 @@ fn free_space(directory: &Path) -> Result<u64, Error> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// What the system said, without the name of a temporary file.
+fn cause(error: io::Error) -> io::Error {
+    error.raw_os_error().map_or(error, io::Error::from_raw_os_error)
+}
+
 fn write_error(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
     move |source| Error::Write { path: path.to_owned(), source }
 }
@@ -83,7 +88,7 @@ fn write_error(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
 fn create(plan: &Plan, output: &Output, parent: &Path, job: Job<'_>) -> Result<Image, Error> {
     let aside = temporary_directory(parent)?;
     let root = aside.path();
-    let mut blobs = Blobs::new(root)?;
+    let mut blobs = Blobs::new(root, &output.path)?;
     let image = blobs.write(plan, job)?;
     write_file(&root.join("oci-layout"), OCI_LAYOUT.as_bytes())?;
     let index = index(vec![entry(&image, &plan.platform(), output.tag.as_deref(), output.name.as_deref())])?;
@@ -99,7 +104,7 @@ fn create(plan: &Plan, output: &Output, parent: &Path, job: Job<'_>) -> Result<I
 
 /// A layout that is there already: new blobs first, then the index, at once.
 fn add(plan: &Plan, output: &Output, layout: &Layout, job: Job<'_>) -> Result<Image, Error> {
-    let mut blobs = Blobs::new(&output.path)?;
+    let mut blobs = Blobs::new(&output.path, &output.path)?;
     let image = blobs.write(plan, job)?;
     let new = entry(&image, &plan.platform(), output.tag.as_deref(), output.name.as_deref());
     let name = |descriptor: &Descriptor| descriptor.annotations().as_ref().and_then(|all| all.get(REF_NAME).cloned());
@@ -120,14 +125,16 @@ fn add(plan: &Plan, output: &Output, layout: &Layout, job: Job<'_>) -> Result<Im
 /// Blobs of a layout's directory; those that were written anew go away again unless they are kept.
 struct Blobs {
     directory: PathBuf,
+    /// What errors name: temporary files mean nothing to anybody.
+    output: PathBuf,
     written: Vec<PathBuf>,
 }
 
 impl Blobs {
-    fn new(root: &Path) -> Result<Self, Error> {
+    fn new(root: &Path, output: &Path) -> Result<Self, Error> {
         let directory = root.join("blobs/sha256");
-        fs::create_dir_all(&directory).map_err(write_error(&directory))?;
-        Ok(Self { directory, written: Vec::new() })
+        fs::create_dir_all(&directory).map_err(write_error(output))?;
+        Ok(Self { directory, output: output.to_owned(), written: Vec::new() })
     }
 
     fn keep(&mut self) {
@@ -139,19 +146,17 @@ impl Blobs {
         let placed = job.each("writing", &plan.all_items(), |item| {
             if let Some(blob) = below.get(item) {
                 let mut file = self.temporary()?;
-                let path = file.path().to_owned();
-                job.copy(item, blob, to(&mut file, |source| write_error(&path)(source)))?;
+                job.copy(item, blob, to(file.as_file_mut(), write_error(&self.output)))?;
                 return Ok((blob.digest().clone(), file));
             }
             let planned = plan.planned(item - below.len())?;
             let mut file = self.temporary()?;
-            let path = file.path().to_owned();
             let reader = crate::BlobSource::open_at(&planned.layer, 0).map_err(|source| planned.unreadable(source))?;
             let (digest, _) = job.hash(
                 item,
                 reader,
                 |source| planned.unreadable(source),
-                to(&mut file, |source| write_error(&path)(source)),
+                to(file.as_file_mut(), write_error(&self.output)),
             )?;
             Ok((digest, file))
         })?;
@@ -163,7 +168,7 @@ impl Blobs {
         let image = plan.image(digests.get(below.len()..).unwrap_or_default())?;
         for blob in [&image.config, &image.manifest] {
             let mut file = self.temporary()?;
-            file.write_all(&blob.bytes(u64::MAX)?).map_err(write_error(&self.directory))?;
+            file.as_file_mut().write_all(&blob.bytes(u64::MAX)?).map_err(write_error(&self.output))?;
             self.persist(blob.digest(), file)?;
         }
         Ok(image)
@@ -171,7 +176,7 @@ impl Blobs {
 
     fn temporary(&self) -> Result<NamedTempFile, Error> {
         let file = tempfile::Builder::new().prefix(".partial-").tempfile_in(&self.directory);
-        file.map_err(write_error(&self.directory))
+        file.map_err(|error| Error::Write { path: self.output.clone(), source: cause(error) })
     }
 
     fn persist(&mut self, digest: &Digest, file: NamedTempFile) -> Result<(), Error> {
@@ -212,7 +217,7 @@ fn relocated(image: &Image, root: &Path) -> Result<Image, Error> {
 /// header, which has the digest, comes after.
 fn archive(plan: &Plan, output: &Output, parent: &Path, job: Job<'_>) -> Result<Image, Error> {
     let file = tempfile::Builder::new().prefix(".partial-").suffix(".tar").tempfile_in(parent);
-    let file = file.map_err(write_error(parent))?;
+    let file = file.map_err(|error| Error::Write { path: output.path.clone(), source: cause(error) })?;
     let path = &output.path;
     let items = plan.all_items();
     let mut begin = Vec::new();
@@ -290,7 +295,8 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
 }
 
 fn temporary_directory(parent: &Path) -> Result<TempDir, Error> {
-    tempfile::Builder::new().prefix(".partial-").tempdir_in(parent).map_err(write_error(parent))
+    let directory = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent);
+    directory.map_err(|error| Error::Write { path: parent.to_owned(), source: cause(error) })
 }
 
 fn index(manifests: Vec<Descriptor>) -> Result<Vec<u8>, Error> {

@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use kaito_hub::{Hub, HubOptions};
 use kaito_image::{
     Base, Blob, Executable, Expected, Model, Output, Plan, Platform,
@@ -50,8 +50,8 @@ fn model(args: &ImageBuildArgs) -> anyhow::Result<Model> {
     let expected = if args.no_preset {
         Expected::Any(args.preset.clone())
     } else {
-        let hint = "see `kaito presets` for all names; --no-preset packs a model that is none of them";
-        Expected::Preset(kaito_presets::find(&args.preset).context(hint)?)
+        let hint = "`kaito presets` lists all names, --no-preset packs a model that is none of them";
+        Expected::Preset(kaito_presets::find(&args.preset).map_err(|unknown| anyhow!("{unknown}; {hint}"))?)
     };
     let directory = match (&args.weights, &expected) {
         (Some(directory), _) => directory.clone(),
