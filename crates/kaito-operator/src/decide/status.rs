@@ -208,11 +208,7 @@ impl Findings<'_> {
                 causes::CauseKind::QuotaExceeded => cause.kind.reason(),
                 _ => refusal.reason,
             };
-            let mut message = format!("the API server refuses {} {}: {}", refusal.kind, refusal.name, refusal.message);
-            // What it makes of a volume of a kind that is turned off.
-            if refusal.message.contains("must specify a volume type") {
-                message.push_str(NO_IMAGE_VOLUMES);
-            }
+            let message = format!("the API server refuses {} {}: {}", refusal.kind, refusal.name, refusal.message);
             return Verdict::failing(INFERENCE_READY, reason, message);
         }
         let workload = Replicas::of(self.observed, self.layout);
@@ -347,9 +343,6 @@ impl Findings<'_> {
         })
     }
 }
-
-const NO_IMAGE_VOLUMES: &str = ". The weights are mounted as an image volume, which this cluster does not have: use \
-     Kubernetes 1.33 or later with the feature ImageVolume, or the runtime kaito with an image that holds server and weights";
 
 /// What the API server takes of a condition's message, and what an event's note may be.
 const LONGEST_MESSAGE: usize = 1000;
