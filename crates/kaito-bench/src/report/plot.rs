@@ -91,7 +91,8 @@ pub(super) fn plots(report: &Report) -> Vec<Plot> {
         }
         let axes = |y| Axes { categories: rows.iter().map(|(name, _)| name.clone()).collect(), x, y, limit: None };
         let mut latency = |title: &str, of: fn(&Load) -> Option<Summary>| {
-            let figures: [(&str, &str, fn(&Summary) -> f64); 3] =
+            type Figure = fn(&Summary) -> f64;
+            let figures: [(&str, &str, Figure); 3] =
                 [("s0", "median", |s| s.median), ("s1", "95%", |s| s.p95), ("s2", "99%", |s| s.p99)];
             let series: Vec<Series> = figures
                 .iter()
