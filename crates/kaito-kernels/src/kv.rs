@@ -4,7 +4,10 @@ use std::fmt;
 
 use half::bf16;
 
-use crate::quantized::{ROUND, TINY};
+use crate::{
+    quantized::{ROUND, TINY},
+    zeros::zeros,
+};
 
 /// Element type of stored keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -63,9 +66,9 @@ impl KvBuffer {
     pub fn zeros(dtype: KvDType, slots: usize, head_dim: usize) -> Option<Self> {
         let len = slots.checked_mul(head_dim)?;
         let elements = match dtype {
-            KvDType::F32 => Elements::F32(zeros(len, 0.0)?),
-            KvDType::Bf16 => Elements::Bf16(zeros(len, [0; 2])?),
-            KvDType::Int8 => Elements::Int8 { numbers: zeros(len, 0)?, scales: zeros(slots, 0.0)? },
+            KvDType::F32 => Elements::F32(zeros(len)?),
+            KvDType::Bf16 => Elements::Bf16(zeros(len)?),
+            KvDType::Int8 => Elements::Int8 { numbers: zeros(len)?, scales: zeros(slots)? },
         };
         Some(Self { head_dim, elements })
     }
@@ -150,13 +153,6 @@ pub(crate) struct Heads<'a> {
     pub start: *const u8,
     /// What the numbers of each slot are multiplied by; none if that is 1.
     pub scales: &'a [f32],
-}
-
-/// `vec![zero; len]` asks the system for zeroed pages, but ends the process where there is no room for them: a first
-/// reservation finds that out.
-fn zeros<T: Clone>(len: usize, zero: T) -> Option<Vec<T>> {
-    Vec::<T>::new().try_reserve_exact(len).ok()?;
-    Some(vec![zero; len])
 }
 
 fn to_8_bits(values: &[f32], numbers: &mut [i8]) -> f32 {

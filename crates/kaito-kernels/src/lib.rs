@@ -19,6 +19,7 @@ mod quantized;
 mod rope;
 mod simd;
 mod thread_pool;
+mod zeros;
 
 pub use activation::{add, gelu_erf, swiglu};
 pub use attention::{AttentionSequence, AttentionShape, paged_attention};
@@ -35,3 +36,4 @@ pub use quantized::{Quantization, QuantizedInput, QuantizedLengthError, Quantize
 pub use rope::{RopePairing, rope};
 pub use simd::instruction_set;
 pub use thread_pool::ThreadPool;
+pub use zeros::{ZeroBits, zeros};

@@ -103,15 +103,10 @@ fn matrix(tensor: &Tensor) -> MatrixRef<'_> {
 
 /// `len` zeros that take no memory before they are written.
 fn zeros(len: usize) -> Result<Vec<f32>, BackendError> {
-    // `vec![0.0; len]` asks the system for zeroed pages, but ends the process where there is no room for them: a first
-    // reservation finds that out.
-    let mut probe = Vec::<f32>::new();
-    probe.try_reserve_exact(len).map_err(|_| BackendError {
+    kernels::zeros(len).ok_or_else(|| BackendError {
         device: "cpu".to_owned(),
         cause: format!("no room for {} MiB of memory", (len * size_of::<f32>()) >> 20),
-    })?;
-    drop(probe);
-    Ok(vec![0.0; len])
+    })
 }
 
 impl Backend for CpuBackend {
