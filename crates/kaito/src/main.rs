@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         Command::InstanceTypes(args) => commands::instance_types::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Validate(args) => commands::validate::run(&args),
-        Command::Bench(args) => commands::bench::run(args),
+        Command::Bench(args) => commands::bench::run(*args),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

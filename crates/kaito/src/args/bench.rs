@@ -249,7 +249,7 @@ mod tests {
 
     fn bench(args: &[&str]) -> Result<BenchArgs, String> {
         match Cli::try_parse_from(["kaito", "bench"].iter().chain(args)) {
-            Ok(Cli { command: Command::Bench(args), .. }) => Ok(args),
+            Ok(Cli { command: Command::Bench(args), .. }) => Ok(*args),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.to_string()),
         }

@@ -73,7 +73,7 @@ pub enum Command {
     /// Check the manifests of workspaces without a cluster
     Validate(ValidateArgs),
     /// Measure a model on this machine, or a server
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
 }
 
 #[cfg(test)]
