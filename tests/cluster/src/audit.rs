@@ -47,8 +47,15 @@ fn request(event: &Value) -> Request {
         namespace: text(&object["namespace"]),
         name: text(&object["name"]),
         code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
-        forbidden_by_rbac: event["annotations"]["authorization.k8s.io/decision"] == "forbid",
+        forbidden_by_rbac: event["annotations"]["authorization.k8s.io/decision"] == "forbid"
+            && !has_no_roles_yet(event),
     }
+}
+
+/// Whether the API server had just started and not read the roles yet: not even those that are its own.
+fn has_no_roles_yet(event: &Value) -> bool {
+    let reason = event["annotations"]["authorization.k8s.io/reason"].as_str().unwrap_or_default();
+    reason.contains("clusterrole.rbac.authorization.k8s.io \"system:basic-user\" not found")
 }
 
 /// Each permission of a Role's or a ClusterRole's rules, as `verb group/resource name`.
