@@ -96,6 +96,13 @@ pub async fn as_it_is_written(case: Case) {
     }
     assert!(ran >= 20, "{ran} of {} commands", commands.len());
     nothing_is_left(&case).await;
+    // While their node is there to end them: what comes next counts the GPUs that are free.
+    eventually("the pods of the guide have ended", || async {
+        let pods = ["get", "pods", "--all-namespaces", "--selector", "kaito.sh/workspace", "--output", "name"];
+        let left = case.plane.kubectl(&pods).await.stdout();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
     // What controllers asked for after their rights had been uninstalled was forbidden, and rightly so.
     case.audited_from.store(audit::requests(&case.plane.folder).len(), Ordering::Relaxed);
     case.kubelet.remove("gpu-node-1").await;
