@@ -15,7 +15,7 @@ const PUSHES: u64 = 50;
 const CUTS: usize = 5;
 const CHUNK: u64 = 128 << 10;
 /// Pushes at once; most of the time they wait for stalls to be noticed.
-const AT_ONCE: usize = 10;
+const AT_ONCE: usize = 25;
 
 async fn push_through(
     proxy: SocketAddr,
