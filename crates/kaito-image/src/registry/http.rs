@@ -4,7 +4,10 @@ use std::{
     error::Error as StdError,
     io,
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -30,6 +33,8 @@ const MAX_ERROR_BODY: usize = 64 << 10;
 const MAX_ERROR_TEXT: usize = 500;
 /// How often the one who waits is told how far a transfer is.
 const TICK: Duration = Duration::from_millis(100);
+/// Attempts to connect to a registry that never answered: its name may be wrong, and somebody waits to be told.
+const FIRST_CONNECTS: u32 = 5;
 /// The longest wait that a registry may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
@@ -42,6 +47,8 @@ pub(super) enum Failure {
         /// The registry asks to wait so long.
         retry_after: Option<Duration>,
     },
+    /// Nobody is there, or cannot be found; that may change.
+    NotConnected(String),
     /// It will not.
     Fatal(Error),
 }
@@ -210,6 +217,8 @@ pub(super) struct Http {
 pub(super) struct Wire {
     pub(super) client: HttpClient,
     pub(super) stall: Duration,
+    /// Whether anything was ever answered.
+    pub(super) reached: Arc<AtomicBool>,
 }
 
 impl Http {
@@ -253,9 +262,13 @@ impl Http {
         Err(Error::Protocol { url: call.url.to_string(), what: format!("more than {MAX_REDIRECTS} redirects") }.into())
     }
 
+    pub(super) fn retries(&self) -> Retries {
+        Retries { unknown: !self.wire.reached.load(Ordering::Relaxed), ..Retries::new(self.retry) }
+    }
+
     /// Attempts a request without much content until it is answered. `notify` is told of each failure.
     pub(super) async fn call(&self, call: &Call, notify: Notify<'_>) -> Result<Answer, Error> {
-        let mut retries = Retries::new(self.retry);
+        let mut retries = self.retries();
         loop {
             match self.attempt(call, &|_| {}).await.outcome {
                 Ok(answer) => return Ok(answer),
@@ -358,14 +371,23 @@ impl Wire {
                 biased;
                 response = &mut responding => {
                     let error = match response {
-                        Ok(response) => return Ok(response),
+                        Ok(response) => {
+                            self.reached.store(true, Ordering::Relaxed);
+                            return Ok(response);
+                        }
                         Err(error) => error,
                     };
                     return match (meter.take_source_error(), &call.content) {
                         (Some(source), Content::Part { blob, .. }) => {
                             Err(Error::Source { digest: blob.digest().to_string(), source }.into())
                         }
-                        _ => Err(tls_problem(&error, &call.url).unwrap_or_else(|| Failure::transient(chain(&error)))),
+                        _ => Err(tls_problem(&error, &call.url).unwrap_or_else(|| {
+                            if error.is_connect() {
+                                Failure::NotConnected(chain(&error))
+                            } else {
+                                Failure::transient(chain(&error))
+                            }
+                        })),
                     };
                 }
                 _ = ticks.tick() => {}
@@ -425,11 +447,13 @@ pub(super) type Notify<'a> = &'a (dyn Fn(&str, Duration) + Sync);
 pub(super) struct Retries {
     policy: RetryPolicy,
     failed: u32,
+    /// Whether nobody ever answered there.
+    unknown: bool,
 }
 
 impl Retries {
     pub(super) fn new(policy: RetryPolicy) -> Self {
-        Self { policy, failed: 0 }
+        Self { policy, failed: 0, unknown: false }
     }
 
     /// Something went well: failures are counted anew.
@@ -439,12 +463,15 @@ impl Retries {
 
     /// Waits before the next attempt, or says that there is none.
     pub(super) async fn wait(&mut self, failure: Failure, url: &Url, notify: Notify<'_>) -> Result<(), Error> {
-        let (cause, retry_after) = match failure {
+        let attempts = self.policy.attempts;
+        let (cause, retry_after, attempts) = match failure {
             Failure::Fatal(error) => return Err(error),
-            Failure::Transient { cause, retry_after } => (cause, retry_after),
+            Failure::Transient { cause, retry_after } => (cause, retry_after, attempts),
+            Failure::NotConnected(cause) if self.unknown => (cause, None, attempts.min(FIRST_CONNECTS)),
+            Failure::NotConnected(cause) => (cause, None, attempts),
         };
         self.failed += 1;
-        if self.failed >= self.policy.attempts {
+        if self.failed >= attempts {
             // Its parameters may be as good as a password.
             let mut url = url.clone();
             url.set_query(None);

@@ -107,7 +107,8 @@ impl Repository {
     /// When certificates or credentials can't be read.
     pub async fn open(reference: &Reference, access: Access, options: &Options) -> Result<Self, Error> {
         let base = address::base_url(reference, options.plain_http, !options.ca_files.is_empty())?;
-        let wire = Wire { client: connect::client(&options.ca_files)?, stall: options.stall_timeout };
+        let wire =
+            Wire { client: connect::client(&options.ca_files)?, stall: options.stall_timeout, reached: Arc::default() };
         let found = match &options.credentials {
             Some(credentials) => Some(Found { credentials: credentials.clone(), from: "the command line".to_owned() }),
             None => credentials::find(&options.credential_files, reference).await?,

@@ -14,7 +14,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
     Error, Repository, address,
-    http::{Answer, Call, Failure, Http, Retries},
+    http::{Answer, Call, Failure, Http},
     push::place,
 };
 use crate::{
@@ -64,7 +64,7 @@ impl Repository {
     /// A manifest, by tag or digest, if it is there.
     pub(super) async fn manifest(&self, place: &str) -> Result<Option<Blob>, Error> {
         let call = accept_manifests(Call::new(Method::GET, self.manifest_url(place)?));
-        let mut retries = Retries::new(self.http.retry);
+        let mut retries = self.http.retries();
         loop {
             let failure = match self.manifest_once(&call, place).await {
                 Ok(manifest) => return Ok(manifest),
@@ -198,7 +198,7 @@ struct Download {
 
 impl Download {
     async fn run(mut self) {
-        let mut retries = Retries::new(self.http.retry);
+        let mut retries = self.http.retries();
         while self.offset < self.size {
             let before = self.offset;
             let Err(failure) = self.fetch().await else { return };

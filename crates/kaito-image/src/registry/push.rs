@@ -10,12 +10,12 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::Method;
-use oci_spec::image::{ANNOTATION_TITLE, Digest};
+use oci_spec::image::{ANNOTATION_TITLE, Digest, MediaType};
 
 use super::{
     Error, Reference, Repository,
     body::Content,
-    http::{Answer, Call, Retries},
+    http::{Answer, Call},
     pull::{MAX_MANIFEST, accept_manifests},
     upload::{Delivery, Upload, Uploads},
 };
@@ -92,6 +92,33 @@ impl PushReport {
 }
 
 impl Repository {
+    /// Asks whether images may be pushed here: an upload is opened and given up. What would be refused in the end is
+    /// refused now, before weights are read for it.
+    ///
+    /// # Errors
+    /// When the registry refuses, or can't be reached.
+    pub async fn check_push(&self, progress: &dyn Progress) -> Result<(), Error> {
+        self.tagged(progress).await?;
+        let upload = Upload {
+            uploads: &self.uploads(),
+            blob: &Blob::from_bytes(MediaType::ImageLayer, Vec::new()),
+            watch: &|_| {},
+            notify: &|cause, delay| retrying(progress, None, cause, delay),
+            sent: &AtomicU64::new(0),
+        };
+        upload.try_out().await
+    }
+
+    fn uploads(&self) -> Uploads<'_> {
+        Uploads {
+            http: &self.http,
+            repository: self.reference.repository(),
+            chunk: self.chunk_size,
+            chunked: AtomicBool::new(true),
+            last_with_put: AtomicBool::new(true),
+        }
+    }
+
     /// Sends `image`, and gives it the tag of the reference that the repository was opened with.
     ///
     /// # Errors
@@ -143,13 +170,7 @@ impl Repository {
     ) -> Result<Vec<BlobReport>, Error> {
         let items: Vec<_> = blobs.iter().map(|blob| Item { name: name(blob), size: blob.size() }).collect();
         progress.event(Event::Planned { phase: "pushing", items: &items });
-        let uploads = Uploads {
-            http: &self.http,
-            repository: self.reference.repository(),
-            chunk: self.chunk_size,
-            chunked: AtomicBool::new(true),
-            last_with_put: AtomicBool::new(true),
-        };
+        let uploads = self.uploads();
         // The largest first, so that none of them is what all wait for in the end.
         let mut order: Vec<_> = blobs.iter().enumerate().collect();
         order.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size()));
@@ -187,7 +208,7 @@ impl Repository {
         })?;
         let call = Call::new(Method::PUT, self.manifest_url(self.place())?)
             .content(Content::Bytes(Bytes::from(bytes)), manifest.media_type().as_ref());
-        let mut retries = Retries::new(self.http.retry);
+        let mut retries = self.http.retries();
         let mut answer = loop {
             let failure = match self.http.attempt(&call, &|_| {}).await.outcome {
                 Ok(answer) => break answer,

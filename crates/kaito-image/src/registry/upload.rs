@@ -137,6 +137,13 @@ impl Upload<'_> {
         }
     }
 
+    /// Opens an upload and gives it up.
+    pub(super) async fn try_out(&self) -> Result<(), Error> {
+        let session = self.open().await?;
+        self.cancel(&session).await;
+        Ok(())
+    }
+
     fn http(&self) -> &Http {
         self.uploads.http
     }
@@ -214,7 +221,7 @@ impl Upload<'_> {
 
     /// Sends what the registry lacks until the blob is there.
     async fn send(&self, session: &mut Session) -> Result<(), Error> {
-        let mut retries = Retries::new(self.http().retry);
+        let mut retries = self.http().retries();
         let mut best = 0;
         let mut damaged = false;
         loop {

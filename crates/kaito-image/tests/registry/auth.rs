@@ -47,6 +47,11 @@ async fn a_password_opens_registries_of_both_kinds() {
         }
         assert!(!error.contains("guess"), "{error}");
 
+        let reference = parse_reference(&format!("{}/team/phi:1", registry.address)).unwrap();
+        let repository = Repository::open(&reference, Wanted::Push, &wrong).await.unwrap();
+        let error = repository.check_push(&*Recorder::new()).await.unwrap_err().to_string();
+        assert!(error.contains("refuses user \"ada\""), "{access:?}: {error}");
+
         let error = push(&registry, &options(), 2).await.unwrap_err().to_string();
         let says = match access {
             Access::Basic(..) => "wants credentials",
