@@ -21,6 +21,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A layout can't go where something else is.
+    #[error(
+        "{} is a {found}: a layout is a directory or, if its name ends in .tar, a file; choose another --output",
+        path.display()
+    )]
+    OutputInTheWay {
+        /// Where it should go.
+        path: PathBuf,
+        /// `file` or `directory`.
+        found: &'static str,
+    },
     /// There is less room than the image needs.
     #[error(
         "{} has {} free, the image needs {}: choose another --output, or leave it out and --push, which writes nothing",

@@ -167,7 +167,7 @@ impl Layout {
     }
 }
 
-/// The manifest for `platform`; one that names no platform will do where it is the only one.
+/// The manifest for `platform`, where there are several to choose from.
 pub(crate) fn choose<'a>(manifests: &'a [Descriptor], platform: &Platform) -> Option<&'a Descriptor> {
     let fits = |descriptor: &&Descriptor| {
         descriptor
@@ -176,7 +176,7 @@ pub(crate) fn choose<'a>(manifests: &'a [Descriptor], platform: &Platform) -> Op
             .is_some_and(|found| *found.architecture() == platform.architecture && *found.os() == platform.os)
     };
     match manifests {
-        [only] if only.platform().is_none() => Some(only),
+        [only] => Some(only),
         _ => manifests.iter().find(fits),
     }
 }

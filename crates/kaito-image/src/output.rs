@@ -12,7 +12,7 @@ use std::{
 use oci_spec::image::{Descriptor, Digest, ImageIndex, ImageIndexBuilder, MediaType};
 use serde_json::json;
 use tar::EntryType;
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::NamedTempFile;
 
 use crate::{
     Blob, Error, FileRange, Image, Item, Job, Layout, Output, Plan,
@@ -37,13 +37,20 @@ impl Plan {
     /// When there is no room, a file can't be read or written, or the job is cancelled.
     pub fn write(&self, output: &Output, job: Job<'_>) -> Result<Image, Error> {
         let parent = parent(&output.path);
+        let is_archive = output.path.extension().is_some_and(|extension| extension == "tar");
+        if let Ok(found) = fs::metadata(&output.path)
+            && found.is_dir() == is_archive
+        {
+            let found = if is_archive { "directory" } else { "file" };
+            return Err(Error::OutputInTheWay { path: output.path.clone(), found });
+        }
         fs::create_dir_all(&parent).map_err(|source| Error::Write { path: parent.clone(), source })?;
         let needed = self.size() + SMALL;
         let free = free_space(&parent)?;
         if free < needed {
             return Err(Error::NoRoom { path: parent, needed, free });
         }
-        if output.path.extension().is_some_and(|extension| extension == "tar") {
+        if is_archive {
             archive(self, output, &parent, job)
         } else if output.path.is_dir() && fs::read_dir(&output.path).is_ok_and(|mut entries| entries.next().is_some()) {
             let layout = Layout::open(&output.path)?;
@@ -77,7 +84,11 @@ fn free_space(directory: &Path) -> Result<u64, Error> {
 
 /// What the system said, without the name of a temporary file.
 fn cause(error: io::Error) -> io::Error {
-    error.raw_os_error().map_or(error, io::Error::from_raw_os_error)
+    match (error.raw_os_error(), error.kind()) {
+        (Some(code), _) => io::Error::from_raw_os_error(code),
+        (None, io::ErrorKind::Other) => error,
+        (None, kind) => kind.into(),
+    }
 }
 
 fn write_error(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
@@ -86,7 +97,8 @@ fn write_error(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
 
 /// A new directory: everything goes to a temporary one beside it, which gets the name at the end.
 fn create(plan: &Plan, output: &Output, parent: &Path, job: Job<'_>) -> Result<Image, Error> {
-    let aside = temporary_directory(parent)?;
+    let aside = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent);
+    let aside = aside.map_err(|error| Error::Write { path: output.path.clone(), source: cause(error) })?;
     let root = aside.path();
     let mut blobs = Blobs::new(root, &output.path)?;
     let image = blobs.write(plan, job)?;
@@ -292,11 +304,6 @@ fn small(name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
 
 fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
     fs::write(path, content).map_err(write_error(path))
-}
-
-fn temporary_directory(parent: &Path) -> Result<TempDir, Error> {
-    let directory = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent);
-    directory.map_err(|error| Error::Write { path: parent.to_owned(), source: cause(error) })
 }
 
 fn index(manifests: Vec<Descriptor>) -> Result<Vec<u8>, Error> {

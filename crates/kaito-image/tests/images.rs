@@ -287,6 +287,43 @@ fn damage_of_a_layout_is_found() {
     assert!(error.contains("no oci-layout in it"), "{error}");
 }
 
+#[test]
+fn a_layout_is_not_written_over_something_else() {
+    let at = tempfile::tempdir().unwrap();
+    fs::write(at.path().join("notes"), "x").unwrap();
+    for directory in ["full", "folder.tar"] {
+        fs::create_dir(at.path().join(directory)).unwrap();
+    }
+    fs::write(at.path().join("full/notes"), "x").unwrap();
+    let before = left_behind(at.path());
+    for (name, part) in [
+        ("notes", "notes is a file: a layout is a directory or, if its name ends in .tar, a file"),
+        ("folder.tar", "folder.tar is a directory: a layout is"),
+        ("full", "full is no OCI layout"),
+    ] {
+        // Before anything is read, which may take long.
+        let read = |event: Event<'_>| assert!(!matches!(event, Event::Position { .. }), "{name}: {event:?}");
+        let job = Job { progress: &read, cancelled: &NEVER };
+        let error = weights_only("mistral-window").write(&output(at.path().join(name), "v1"), job).unwrap_err();
+        assert!(error.to_string().contains(part), "{name}: {error}");
+    }
+    assert_eq!(left_behind(at.path()), before);
+    assert_eq!(fs::read_dir(at.path().join("folder.tar")).unwrap().count(), 0);
+}
+
+/// There is nothing to choose from.
+#[test]
+fn the_only_image_of_a_layout_is_found_from_any_machine() {
+    let at = tempfile::tempdir().unwrap();
+    let here = Platform::of_this_machine();
+    let other = Platform::linux(if here.to_string() == "linux/amd64" { "arm64" } else { "amd64" }.into());
+    let written = Plan::new(&model("mistral-window"), Base::WeightsOnly, &other)
+        .and_then(|plan| plan.write(&output(at.path().join("layout"), "v1"), job()))
+        .unwrap();
+    let layout = Layout::open(&at.path().join("layout")).unwrap();
+    assert_eq!(layout.image(None, &here).unwrap().digest(), written.digest());
+}
+
 /// Everything under `directory` but what was there before.
 fn left_behind(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
