@@ -4,7 +4,13 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    io::Read,
+    net::TcpListener,
+    path::Path,
+    process::{Output, Stdio},
+};
 
 use serde_json::Value;
 use support::{Serving, kaito, output, output_with_input, repository, text, tiny_model};
@@ -114,6 +120,28 @@ fn what_cannot_be_done_is_refused_with_what_can() {
         "\n",
     );
     assert!(text(&empty.stderr).contains("no password on standard input"), "{}", text(&empty.stderr));
+}
+
+#[test]
+fn a_push_that_is_interrupted_says_what_becomes_of_what_was_sent() {
+    let at = tempfile::tempdir().unwrap();
+    let path = at.path().join("tiny.tar");
+    let path = path.to_str().unwrap();
+    let weights = tiny_model();
+    let build = ["image", "build", "tiny", "--no-preset", "--weights-only", "--weights", weights.to_str().unwrap()];
+    succeeded(&output(&mut kaito(&[&build[..], &["--output", path]].concat())));
+    // It asks, and gets no answer.
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = format!("{}/tiny:v1", registry.local_addr().unwrap());
+    let mut push = kaito(&["image", "push", path, reference.as_str()]);
+    let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut connection, _) = registry.accept().unwrap();
+    connection.read_exact(&mut [0; 4]).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(text(&ended.stderr), "error: interrupted; layers that have arrived whole are not sent again\n");
 }
 
 /// An image volume is a folder that nobody can write to.

@@ -24,6 +24,10 @@ pub fn run(args: &ImageBuildArgs) -> anyhow::Result<()> {
     let below = below(args, &work, &platform)?;
     let mounts = mounts(&below, reference.as_ref());
     let plan = Plan::new(&model, below.base, &platform)?;
+    if let Some(reference) = reference.as_ref().filter(|_| args.push) {
+        // All of the weights are read before the first byte is sent.
+        work.check_push(reference)?;
+    }
     let mut rows = described(&model);
     let image = match &args.output {
         None => plan.hash(work.job())?,

@@ -77,7 +77,7 @@ impl Work {
     }
 
     fn remote(&self, reference: &Reference, platform: &Platform) -> anyhow::Result<Image> {
-        self.until_interrupted(async {
+        self.until_interrupted("interrupted", async {
             Ok(Repository::open(reference, Access::Pull, &self.registry).await?.image(platform).await?)
         })
     }
@@ -91,6 +91,15 @@ impl Work {
             bail!("there is no file or directory {text}");
         }
         Ok((self.remote(&registry::parse_reference(text)?, platform)?, false))
+    }
+
+    /// Fails if images can't be pushed there.
+    fn check_push(&self, reference: &Reference) -> anyhow::Result<()> {
+        let progress: &dyn Progress = &self.progress;
+        self.until_interrupted("interrupted", async {
+            let repository = Repository::open(reference, Access::Push, &self.registry).await?;
+            Ok(repository.check_push(progress).await?)
+        })
     }
 
     fn push(
@@ -107,17 +116,22 @@ impl Work {
             }
         }
         let progress: &dyn Progress = &self.progress;
-        self.until_interrupted(async {
+        self.until_interrupted("interrupted; layers that have arrived whole are not sent again", async {
             let repository = Repository::open(reference, Access::Push, &self.registry).await?;
             Ok(repository.push(image, &options, progress).await?)
         })
     }
 
-    fn until_interrupted<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    /// Does `work`; if it is ended before, the error is `ended`.
+    fn until_interrupted<T>(
+        &self,
+        ended: &'static str,
+        work: impl Future<Output = anyhow::Result<T>>,
+    ) -> anyhow::Result<T> {
         self.runtime.block_on(async {
             tokio::select! {
                 outcome = work => outcome,
-                () = interrupted() => Err(kaito_image::Error::Interrupted.into()),
+                () = interrupted() => bail!(ended),
             }
         })
     }
