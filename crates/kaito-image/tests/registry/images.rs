@@ -66,6 +66,8 @@ pub fn password(user: &str, password: &str) -> Option<Credentials> {
 #[derive(Default)]
 pub struct Recorder {
     pub retries: Mutex<Vec<(String, Duration)>>,
+    /// How many of them were of each item.
+    pub breaks: Mutex<HashMap<usize, u64>>,
     pub skipped: Mutex<Vec<String>>,
     pub sizes: Mutex<Vec<u64>>,
     pub positions: Mutex<HashMap<usize, u64>>,
@@ -79,7 +81,12 @@ impl Progress for Recorder {
                 assert!(bytes <= self.sizes.lock().unwrap()[item], "position {bytes} of item {item}");
                 self.positions.lock().unwrap().insert(item, bytes);
             }
-            Event::Retrying { cause, delay, .. } => self.retries.lock().unwrap().push((cause.to_owned(), delay)),
+            Event::Retrying { item, cause, delay } => {
+                self.retries.lock().unwrap().push((cause.to_owned(), delay));
+                if let Some(item) = item {
+                    *self.breaks.lock().unwrap().entry(item).or_default() += 1;
+                }
+            }
             Event::Skipped { reason, .. } => self.skipped.lock().unwrap().push(reason.to_owned()),
             _ => {}
         }
