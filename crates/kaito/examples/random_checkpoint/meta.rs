@@ -9,12 +9,9 @@ use serde_json::{Value, json};
 use crate::{Job, plan, tokenizer, torch};
 
 pub fn write(job: &Job) -> anyhow::Result<()> {
+    write_beside(job)?;
     let shape = &job.preset.shape;
-    ensure!(shape.family == Family::Llama, "--format meta: {} was never published by Meta", job.preset.name);
     let ranks = job.preset.workload.ranks as usize;
-    job.write_json("params.json", &params(shape)?)?;
-    let path = job.dir.join("tokenizer.model");
-    fs::write(&path, tokenizer::sentencepiece(shape)).with_context(|| path.display().to_string())?;
     let tensors = plan::meta(shape, ranks);
     let elements: usize = tensors.iter().map(plan::Planned::elements).sum();
     job.progress.set_length((ranks * elements) as u64 * job.preset.dtype.size());
@@ -28,6 +25,15 @@ pub fn write(job: &Job) -> anyhow::Result<()> {
         torch::write(job, &stem, &tensors, seed)?;
     }
     Ok(())
+}
+
+/// What stands beside the weights.
+pub fn write_beside(job: &Job) -> anyhow::Result<()> {
+    let shape = &job.preset.shape;
+    ensure!(shape.family == Family::Llama, "--format meta: {} was never published by Meta", job.preset.name);
+    job.write_json("params.json", &params(shape)?)?;
+    let path = job.dir.join("tokenizer.model");
+    fs::write(&path, tokenizer::sentencepiece(shape)).with_context(|| path.display().to_string())
 }
 
 /// The published parameters: the inner width follows from the width by a multiplier and a multiple.

@@ -7,9 +7,10 @@ use kaito_engine::{
     family,
     tokenizer::{DecodeOptions, Special, Tokenizer},
 };
+use kaito_image::{Expected, Model};
 use kaito_presets::{DType, Family, PRESETS, Preset, Shape};
 
-use crate::{Format, Job, plan};
+use crate::{Format, Job, meta, plan, torch};
 
 /// The preset's kind of model, small: few and narrow heads, but the vocabulary and the factors of the true one.
 fn small(preset: &Preset) -> Preset {
@@ -73,6 +74,28 @@ fn metas_layout_loads_in_as_many_shards_as_published() {
         if ranks == 1 {
             check_tokenizer(dir.path(), &small.shape);
         }
+    }
+}
+
+/// Meta's files say less than the hub's: neither the context nor the vocabulary.
+#[test]
+fn metas_layout_passes_for_its_preset_in_its_true_size() {
+    for (name, weights) in [("llama-2-7b", 1), ("llama-2-13b-chat", 2), ("llama-2-70b", 8)] {
+        let preset = kaito_presets::find(name).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let job = Job { preset, dir: dir.path(), seed: 0, progress: &ProgressBar::hidden() };
+        meta::write_beside(&job).unwrap();
+        for rank in 0..weights {
+            let tensors = plan::meta(&preset.shape, weights);
+            let size = |tensor: &plan::Planned| tensor.elements() as u64 * preset.dtype.size();
+            let stem = format!("consolidated.{rank:02}");
+            torch::write_with(&job, &stem, &tensors, |out, tensor| out.leave_hole(size(tensor))).unwrap();
+        }
+        let model = Model::check(dir.path(), &Expected::Preset(preset)).unwrap();
+        assert_eq!(model.parameters, preset.shape.parameters(), "{name}");
+        assert_eq!((model.weights.len(), model.dtype), (weights, preset.dtype.to_string()), "{name}");
+        let companions: Vec<_> = model.companions.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(companions, ["params.json", "tokenizer.model"], "{name}");
     }
 }
 

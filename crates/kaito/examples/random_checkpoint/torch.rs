@@ -20,6 +20,17 @@ const ZIP64_VERSION: u16 = 45;
 
 /// Writes `tensors` to `stem`.pth.
 pub fn write(job: &Job, stem: &str, tensors: &[Planned], seed: impl Fn(&Planned) -> u64) -> anyhow::Result<()> {
+    let dtype = job.preset.dtype;
+    write_with(job, stem, tensors, |out, tensor| random::write(out, tensor, dtype, seed(tensor), job.progress))
+}
+
+/// The same, with elements that `fill` writes.
+pub fn write_with(
+    job: &Job,
+    stem: &str,
+    tensors: &[Planned],
+    fill: impl Fn(&mut Checked<&mut BufWriter<File>>, &Planned) -> io::Result<()>,
+) -> anyhow::Result<()> {
     let path = job.dir.join(format!("{stem}.pth"));
     let dtype = job.preset.dtype;
     let write = || -> io::Result<()> {
@@ -31,7 +42,7 @@ pub fn write(job: &Job, stem: &str, tensors: &[Planned], seed: impl Fn(&Planned)
         for (number, tensor) in tensors.iter().enumerate() {
             let name = format!("{stem}/data/{number}");
             let size = tensor.elements() as u64 * dtype.size();
-            archive.entry(&name, size, |out| random::write(out, tensor, dtype, seed(tensor), job.progress))?;
+            archive.entry(&name, size, |out| fill(out, tensor))?;
         }
         archive.entry(&format!("{stem}/version"), 2, |out| out.write_all(b"3\n"))?;
         archive.finish()
@@ -177,9 +188,17 @@ impl Archive {
 }
 
 /// A writer that sums up what passes.
-struct Checked<W> {
+pub struct Checked<W> {
     out: W,
     sum: crc32fast::Hasher,
+}
+
+#[cfg(test)]
+impl<W: Seek> Checked<W> {
+    /// Passes over `size` bytes without a sum of them: they take no room on the disk.
+    pub fn leave_hole(&mut self, size: u64) -> io::Result<()> {
+        self.out.seek(SeekFrom::Current(size as i64)).map(|_| ())
+    }
 }
 
 impl<W: Write> Write for Checked<W> {
