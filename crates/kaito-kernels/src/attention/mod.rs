@@ -1,13 +1,17 @@
 //! Attention of query tokens to keys and values that lie in pages.
 //!
-//! A page is the block of the online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): its scores, the new
-//! maximum, then the rescaled sums. So what a query does is fixed by its own position and pages, however the prompt was
-//! cut into steps and whoever else is in the step. Queries that see the whole of a page go through it together, those
-//! that see a part of it one by one, which changes the order of no sum.
+//! Some pages together are a span, the block of the online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): its
+//! scores, the new maximum, then the rescaled sums. Spans begin at fixed positions. So what a query does is fixed by its own
+//! position and pages, however the prompt was cut into steps and whoever else is in the step. Queries that see the whole
+//! of a page go through it together, those that see a part of it one by one, which changes the order of no sum.
 
+mod paged_heads;
 mod query_block;
+mod weigh;
 
-use self::query_block::QueryBlock;
+use std::ops::Range;
+
+use self::{paged_heads::PagedHeads, query_block::QueryBlock};
 use crate::{
     KvBuffer, KvDType, Rows, RowsMut, ThreadPool,
     matmul::element::{Bf16, Element, F32, I8},
@@ -165,41 +169,28 @@ impl Piece<'_> {
     #[inline(always)]
     fn run_typed<S: Simd, E: Element>(&self, simd: S) {
         let &Self { block: Block { sequence, kv_head, start }, shape, group, .. } = self;
-        let AttentionShape { query_offsets, head_dim, page_size, .. } = *shape;
+        let AttentionShape { query_offsets, head_dim, .. } = *shape;
         let count = BLOCK_QUERIES.min(sequence.rows * group - start);
-        let before = sequence.context - sequence.rows;
         let row_and_head = |i: usize| (sequence.first_row + (start + i) / group, kv_head * group + (start + i) % group);
-        // The positions that query `i` sees.
-        let visible = |i: usize| {
-            let end = before + (start + i) / group + 1;
-            shape.window.map_or(0, |window| end.saturating_sub(window))..end
-        };
 
-        let mut block = QueryBlock::take(count, head_dim, page_size, shape.scale);
+        let sight = Sight { before: sequence.context - sequence.rows, start, group, window: shape.window };
+        let table = &sequence.pages[..sequence.context.div_ceil(shape.page_size)];
+        let paged = |buffer| PagedHeads::new(buffer, table, shape, kv_head);
+        let (keys, values) = (paged(self.keys), paged(self.values));
+        let mut block = QueryBlock::take(count, shape);
         for (i, query) in block.queries.chunks_exact_mut(head_dim).enumerate() {
             let (row, head) = row_and_head(i);
             let offset = query_offsets[head];
             query.copy_from_slice(&self.queries.row(row, offset + head_dim)[offset..]);
         }
-        let (first, last) = (visible(0), visible(count - 1));
-        for page in first.start / page_size..last.end.div_ceil(page_size) {
-            let positions = page * page_size..(page + 1) * page_size;
-            let slot = (sequence.pages[page] as usize * shape.num_kv_heads + kv_head) * page_size;
-            let (keys, values) = (self.keys.heads(slot, page_size), self.values.heads(slot, page_size));
-            if last.start <= positions.start && positions.end <= first.end {
-                // SAFETY: heads of a page of buffers that hold the element type.
-                unsafe { block.absorb::<S, E>(simd, 0..count, 0..page_size, keys, values) };
-                continue;
-            }
-            for i in 0..count {
-                let seen = visible(i);
-                let seen = seen.start.max(positions.start)..seen.end.min(positions.end);
-                if seen.start < seen.end {
-                    let slots = seen.start - positions.start..seen.end - positions.start;
-                    // SAFETY: as above.
-                    unsafe { block.absorb::<S, E>(simd, i..i + 1, slots, keys, values) };
-                }
-            }
+        let pages = sight.of(0).start / shape.page_size..sight.of(count - 1).end.div_ceil(shape.page_size);
+        let span_pages = span_pages(shape.page_size);
+        let mut first = pages.start - pages.start % span_pages;
+        while first < pages.end {
+            let span = first.max(pages.start)..(first + span_pages).min(pages.end);
+            // SAFETY: the buffers hold the element type.
+            unsafe { block.absorb::<S, E>(simd, first * shape.page_size, span, &sight, &keys, &values) };
+            first += span_pages;
         }
         for i in 0..count {
             let (row, head) = row_and_head(i);
@@ -207,6 +198,40 @@ impl Piece<'_> {
             block.write(i, unsafe { self.output.slice(row, head * head_dim, head_dim) });
         }
         block.give_back();
+    }
+}
+
+/// Tokens of a span, if pages are not larger: enough that what is done once for a span costs little beside its products.
+const SPAN_TOKENS: usize = 128;
+
+/// Pages of a span.
+fn span_pages(page_size: usize) -> usize {
+    (SPAN_TOKENS / page_size).max(1)
+}
+
+/// What the queries of a block see.
+#[derive(Clone, Copy)]
+struct Sight {
+    /// Tokens of the sequence before its first query token.
+    before: usize,
+    /// The block's first query.
+    start: usize,
+    group: usize,
+    window: Option<usize>,
+}
+
+impl Sight {
+    /// The positions that query `i` of the block sees: neither end decreases with `i`.
+    fn of(&self, i: usize) -> Range<usize> {
+        let end = self.before + (self.start + i) / self.group + 1;
+        self.window.map_or(0, |window| end.saturating_sub(window))..end
+    }
+
+    /// Those of them that lie in `positions`, counted from their beginning.
+    fn within(&self, i: usize, positions: &Range<usize>) -> Range<usize> {
+        let seen = self.of(i);
+        let start = seen.start.clamp(positions.start, positions.end);
+        start - positions.start..seen.end.clamp(start, positions.end) - positions.start
     }
 }
 

@@ -167,6 +167,15 @@ impl Case {
 }
 
 #[test]
+fn texts_of_several_spans_equal_attention_by_its_definition() {
+    for (heads, kv_heads, dim, page_size) in [(2, 2, 64, 16), (6, 1, 40, 16), (4, 2, 128, 48), (1, 1, 8, 200)] {
+        for window in [None, Some(100), Some(150), Some(300)] {
+            Case::new(heads, kv_heads, dim, page_size, window, &[300, 128, 129]).check();
+        }
+    }
+}
+
+#[test]
 fn equals_attention_by_its_definition() {
     for dim in [1, 8, 20, 64, 80, 96, 128] {
         for (heads, kv_heads) in [(2, 2), (6, 2), (5, 1)] {
@@ -213,15 +222,15 @@ fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
     let dtypes = [KvDType::F32, KvDType::Bf16, KvDType::Int8];
     let shapes = [(4, 4, 64), (8, 2, 80), (3, 1, 17)];
     for (dtype, (heads, kv_heads, dim)) in dtypes.into_iter().flat_map(|dtype| shapes.map(|shape| (dtype, shape))) {
-        for window in [None, Some(23)] {
-            let case = Case::new(heads, kv_heads, dim, 16, window, &[100, 61]).stored_as(dtype);
+        for window in [None, Some(23), Some(140)] {
+            let case = Case::new(heads, kv_heads, dim, 16, window, &[300, 61]).stored_as(dtype);
             for &level in Level::available() {
-                let together = case.compute(level, 3, &[(0, 100, 100), (1, 61, 61)]);
+                let together = case.compute(level, 3, &[(0, 300, 300), (1, 61, 61)]);
                 for chunk in [1, 2, 13, 16, 50] {
                     let mut alone = Vec::new();
                     let mut context = 0;
-                    while context < 100 {
-                        let rows = chunk.min(100 - context);
+                    while context < 300 {
+                        let rows = chunk.min(300 - context);
                         context += rows;
                         alone.extend(case.compute(level, 1, &[(0, context, rows)]).remove(0));
                     }
