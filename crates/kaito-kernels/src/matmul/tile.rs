@@ -73,15 +73,12 @@ impl<E: Element> Kernel for Checked<E> {
 }
 
 /// As many tokens as a tile takes, so that its sums stay in registers.
-#[inline(always)]
-fn max_tile_tokens<S: Simd>() -> usize {
-    if S::MANY_REGISTERS { 6 } else { 3 }
-}
+const MAX_TILE_TOKENS: usize = 6;
 
 /// The rows that all tiles for `tokens` tokens take at once: few tokens leave registers for more rows.
 #[inline(always)]
 pub(crate) fn strip_rows<S: Simd>(tokens: usize) -> usize {
-    let smallest = tokens / tokens.div_ceil(max_tile_tokens::<S>());
+    let smallest = tokens / tokens.div_ceil(MAX_TILE_TOKENS);
     if smallest == 1 || (S::MANY_REGISTERS && smallest <= 3) { 8 } else { 4 }
 }
 
@@ -100,7 +97,7 @@ impl<E: Element> Product<E> {
     #[inline(always)]
     unsafe fn compute<S: Simd>(&self, simd: S) {
         // Tiles of nearly the same size: 8 tokens are 4 and 4, not 6 and 2.
-        let tiles = self.tokens.div_ceil(max_tile_tokens::<S>());
+        let tiles = self.tokens.div_ceil(MAX_TILE_TOKENS);
         for tile in 0..tiles {
             let (first, end) = (tile * self.tokens / tiles, (tile + 1) * self.tokens / tiles);
             let part = Product {
@@ -120,8 +117,11 @@ impl<E: Element> Product<E> {
                     (3, true) => part.tiles::<S, 8, 3>(simd, lines),
                     (3, false) => part.tiles::<S, 4, 3>(simd, lines),
                     (4, true) => part.tiles::<S, 4, 4>(simd, lines),
+                    (4, false) => part.tiles::<S, 2, 4>(simd, lines),
                     (5, true) => part.tiles::<S, 4, 5>(simd, lines),
+                    (5, false) => part.tiles::<S, 2, 5>(simd, lines),
                     (6, true) => part.tiles::<S, 4, 6>(simd, lines),
+                    (6, false) => part.tiles::<S, 2, 6>(simd, lines),
                     _ => unreachable!(),
                 }
             }
@@ -160,7 +160,7 @@ impl<E: Element> Product<E> {
             input[t] = self.input.start.wrapping_add(t * self.input.stride);
         }
         // No closures from here on: they are functions of their own, which are not compiled for the instruction set.
-        let mut x = [simd.splat(0.0); T];
+        let (mut x, mut w) = ([simd.splat(0.0); T], [simd.splat(0.0); R]);
         let mut sums = [[simd.splat(0.0); T]; R];
         let whole = self.columns - self.columns % S::LANES;
         let next = self.next.wrapping_add(first_row * self.weight.stride);
@@ -175,13 +175,26 @@ impl<E: Element> Product<E> {
                     }
                     line += lines.step;
                 }
-                for t in 0..T {
-                    x[t] = simd.load(input[t].add(c));
-                }
-                for r in 0..R {
-                    let w = E::load(simd, weight[r].add(c * E::SIZE));
+                // The fewer vectors are kept, so that one register is enough for the others.
+                if R < T {
+                    for r in 0..R {
+                        w[r] = E::load(simd, weight[r].add(c * E::SIZE));
+                    }
                     for t in 0..T {
-                        sums[r][t] = simd.mul_add(x[t], w, sums[r][t]);
+                        let x = simd.load(input[t].add(c));
+                        for r in 0..R {
+                            sums[r][t] = simd.mul_add(x, w[r], sums[r][t]);
+                        }
+                    }
+                } else {
+                    for t in 0..T {
+                        x[t] = simd.load(input[t].add(c));
+                    }
+                    for r in 0..R {
+                        let w = E::load(simd, weight[r].add(c * E::SIZE));
+                        for t in 0..T {
+                            sums[r][t] = simd.mul_add(x[t], w, sums[r][t]);
+                        }
                     }
                 }
                 c += S::LANES;
@@ -203,20 +216,19 @@ impl<E: Element> Product<E> {
                     }
                 }
             }
-            for (t, results) in results.iter().enumerate() {
+            let mut totals = [[0.0; R]; T];
+            let (fours, ones) = results.as_flattened().as_chunks::<4>();
+            let (total_fours, total_ones) = totals.as_flattened_mut().as_chunks_mut::<4>();
+            for (total, v) in total_fours.iter_mut().zip(fours) {
+                *total = simd.sum4(*v);
+            }
+            for (total, v) in total_ones.iter_mut().zip(ones) {
+                *total = simd.sum(*v);
+            }
+            for (t, totals) in totals.iter().enumerate() {
                 let y = self.output.start.add(t * self.output.stride + first_row);
-                let y = std::slice::from_raw_parts_mut(y, R);
-                let (fours, ones) = results.as_chunks::<4>();
-                let (y_fours, y_ones) = y.as_chunks_mut::<4>();
-                for (y, v) in y_fours.iter_mut().zip(fours) {
-                    let sums = simd.sum4(*v);
-                    for i in 0..4 {
-                        y[i] = if self.output.add { y[i] + sums[i] } else { sums[i] };
-                    }
-                }
-                for (y, v) in y_ones.iter_mut().zip(ones) {
-                    let sum = simd.sum(*v);
-                    *y = if self.output.add { *y + sum } else { sum };
+                for (y, total) in std::slice::from_raw_parts_mut(y, R).iter_mut().zip(totals) {
+                    *y = if self.output.add { *y + total } else { *total };
                 }
             }
         }
