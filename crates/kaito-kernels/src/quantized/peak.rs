@@ -10,12 +10,15 @@ use super::{
 
 /// Takes `steps` steps of products, and tells how many operations they were.
 pub(crate) fn dot_products(steps: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if DotLevel::best() == DotLevel::Avx512Vnni {
+    match DotLevel::best() {
         // SAFETY: the processor has what an available level needs.
-        return unsafe { vnni(steps) };
+        #[cfg(target_arch = "x86_64")]
+        DotLevel::Avx512Vnni => unsafe { vnni(steps) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        DotLevel::Avx2 => unsafe { maddubs(steps) },
+        level => dispatch(level, Groups { steps }),
     }
-    dispatch(DotLevel::best(), Groups { steps })
 }
 
 /// The instruction alone.
@@ -37,6 +40,27 @@ unsafe fn vnni(steps: usize) -> usize {
     }
     black_box(sums);
     steps * SUMS * 64 * 2
+}
+
+/// The instruction alone, which a product of 4 bits takes once, one of 8 bits twice.
+///
+/// # Safety
+/// The processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn maddubs(steps: usize) -> usize {
+    use std::arch::x86_64::*;
+
+    const PRODUCTS: usize = 8;
+    let mut products = [_mm256_set1_epi8(black_box(1)); PRODUCTS];
+    let factor = _mm256_set1_epi8(black_box(5));
+    for _ in 0..steps {
+        for product in &mut products {
+            *product = _mm256_maddubs_epi16(*product, factor);
+        }
+    }
+    black_box(products);
+    steps * PRODUCTS * 32 * 2
 }
 
 /// Where products take several instructions: the largest tile of a group again and again.

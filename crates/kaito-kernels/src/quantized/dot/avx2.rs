@@ -1,4 +1,4 @@
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use super::{Dot, DotKernel, Form, Stored};
 use crate::quantized::{GROUP, QUAD, input::InputGroup};
@@ -23,7 +23,7 @@ impl Dot for Avx2 {
     type Ints = [__m256i; 2];
     type Floats = [__m256; 2];
     const TILE_BLOCKS: usize = 1;
-    const TILE_TOKENS: usize = 2;
+    const TILE_TOKENS: usize = 4;
     const UNPACK_ONCE: bool = false;
 
     #[inline(always)]
@@ -118,9 +118,9 @@ impl Dot for Avx2 {
     }
 }
 
-/// The instruction adds two products of an unsigned and a signed byte in 16 bits and saturates. Magnitudes of weights, up
-/// to 127 (128 for the byte 0, which quantisation does not write), with their signs moved to the activations stay below
-/// that: 2 * 128 * 127 < 2^15. So the sums are those of signed weights, which need no correction.
+/// Weights go as their upper and their lower four bits, which are multiplied as nibbles are: with whole bytes the sum of two
+/// products would need more than 16 bits. That takes two products instead of one, but neither the signs of weights moved
+/// to activations nor, each time, a step from 16 bits to 32; and those need the same two ports that products do.
 ///
 /// # Safety
 /// As [`Dot::group`], and the processor has AVX2.
@@ -132,20 +132,32 @@ unsafe fn bytes<const R: usize, const T: usize>(
 ) -> [[[__m256i; 2]; T]; R] {
     // SAFETY: by contract.
     unsafe {
-        let (ones, sign) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+        let mask = _mm256_set1_epi8(15);
         let mut sums = [[[_mm256_setzero_si256(); 2]; T]; R];
-        for quad in 0..QUADS {
-            for r in 0..R {
-                for half in 0..2 {
-                    let stored = _mm256_loadu_si256(weights[r].add(quad * 64 + half * 32).cast());
-                    let weight = _mm256_xor_si256(stored, sign);
-                    let magnitude = _mm256_abs_epi8(weight);
-                    for t in 0..T {
-                        let x = (&raw const (*input[t]).values).cast::<i32>().add(quad).read_unaligned();
-                        let x = _mm256_sign_epi8(_mm256_set1_epi32(x), weight);
-                        let products = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones);
-                        sums[r][t][half] = _mm256_add_epi32(sums[r][t][half], products);
+        for r in 0..R {
+            // The sums of one half of the rows at a time stay in registers.
+            for half in opaque(0)..opaque(2) {
+                let mut lanes = corrections(input);
+                for run in opaque(0)..opaque(QUADS / RUN) {
+                    let mut low_shorts = [_mm256_setzero_si256(); T];
+                    let mut high_shorts = [_mm256_setzero_si256(); T];
+                    for quad in opaque(run * RUN)..opaque((run + 1) * RUN) {
+                        let stored = _mm256_loadu_si256(weights[r].add(quad * 64 + half * 32).cast());
+                        let low = _mm256_and_si256(stored, mask);
+                        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(stored), mask);
+                        for t in 0..T {
+                            let x = _mm256_set1_epi32(quad_of(input[t], quad));
+                            low_shorts[t] = _mm256_add_epi16(low_shorts[t], _mm256_maddubs_epi16(low, x));
+                            high_shorts[t] = _mm256_add_epi16(high_shorts[t], _mm256_maddubs_epi16(high, x));
+                        }
                     }
+                    for t in 0..T {
+                        lanes[t] = add_shorts(lanes[t], low_shorts[t], 1);
+                        lanes[t] = add_shorts(lanes[t], high_shorts[t], 16);
+                    }
+                }
+                for t in 0..T {
+                    sums[r][t][half & 1] = lanes[t];
                 }
             }
         }
@@ -153,8 +165,54 @@ unsafe fn bytes<const R: usize, const T: usize>(
     }
 }
 
-/// Products of nibbles are so small that eight pairs of them stay within 16 bits: 8 * 2 * 15 * 127 < 2^15.
+/// The same number, of which the compiler knows nothing. A loop to it stays a loop: unrolled, all quads of a group would be
+/// interleaved, with more weights and columns in work than there are registers.
+#[inline(always)]
+fn opaque(number: usize) -> usize {
+    let mut number = number;
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {0} */", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+    number
+}
+
+/// Quads of nibbles whose products are added in 16 bits: 8 * 2 * 15 * 127 < 2^15.
+const RUN: usize = 8;
+
+/// # Safety
+/// The group can be read and has such a quad.
+#[inline(always)]
+unsafe fn quad_of(group: *const InputGroup, quad: usize) -> i32 {
+    // SAFETY: by contract.
+    unsafe { (&raw const (*group).values).cast::<i32>().add(quad).read_unaligned() }
+}
+
+/// What the sums begin with.
 ///
+/// # Safety
+/// The groups can be read, and the processor has AVX2.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // Iterators take closures.
+unsafe fn corrections<const T: usize>(input: [*const InputGroup; T]) -> [__m256i; T] {
+    // SAFETY: by contract.
+    unsafe {
+        let mut lanes = [_mm256_setzero_si256(); T];
+        for t in 0..T {
+            lanes[t] = _mm256_set1_epi32((*input[t]).correction);
+        }
+        lanes
+    }
+}
+
+/// Adds neighbours, `times` times, to the 32 bits that they cover.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn add_shorts(lanes: __m256i, shorts: __m256i, times: i16) -> __m256i {
+    // SAFETY: by contract.
+    unsafe { _mm256_add_epi32(lanes, _mm256_madd_epi16(shorts, _mm256_set1_epi16(times))) }
+}
+
 /// # Safety
 /// As [`Dot::group`], and the processor has AVX2.
 #[inline(always)]
@@ -163,21 +221,16 @@ unsafe fn nibbles<W: Stored, const R: usize, const T: usize>(
     weights: [*const u8; R],
     input: [*const InputGroup; T],
 ) -> [[[__m256i; 2]; T]; R] {
-    const RUN: usize = 8;
     // SAFETY: by contract.
     unsafe {
-        let (ones, mask) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
+        let mask = _mm256_set1_epi8(15);
         let mut sums = [[[_mm256_setzero_si256(); 2]; T]; R];
-        for t in 0..T {
-            for r in 0..R {
-                sums[r][t] = [_mm256_set1_epi32((*input[t]).correction); 2];
-            }
-        }
-        for run in 0..QUADS / RUN {
-            for r in 0..R {
-                for half in 0..2 {
+        for r in 0..R {
+            for half in opaque(0)..opaque(2) {
+                let mut lanes = corrections(input);
+                for run in opaque(0)..opaque(QUADS / RUN) {
                     let mut shorts = [_mm256_setzero_si256(); T];
-                    for pair in run * RUN / 2..(run + 1) * RUN / 2 {
+                    for pair in opaque(run * RUN / 2)..opaque((run + 1) * RUN / 2) {
                         let (low, high) = if W::FORM == Form::Nibbles {
                             let packed = _mm256_loadu_si256(weights[r].add(pair * 64 + half * 32).cast());
                             let high = _mm256_srli_epi16::<4>(packed);
@@ -187,17 +240,18 @@ unsafe fn nibbles<W: Stored, const R: usize, const T: usize>(
                             (_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(64).cast()))
                         };
                         for t in 0..T {
-                            let x = (&raw const (*input[t]).values).cast::<i32>().add(2 * pair);
-                            let first = _mm256_set1_epi32(x.read_unaligned());
-                            let second = _mm256_set1_epi32(x.add(1).read_unaligned());
+                            let first = _mm256_set1_epi32(quad_of(input[t], 2 * pair));
+                            let second = _mm256_set1_epi32(quad_of(input[t], 2 * pair + 1));
                             shorts[t] = _mm256_add_epi16(shorts[t], _mm256_maddubs_epi16(low, first));
                             shorts[t] = _mm256_add_epi16(shorts[t], _mm256_maddubs_epi16(high, second));
                         }
                     }
                     for t in 0..T {
-                        let products = _mm256_madd_epi16(shorts[t], ones);
-                        sums[r][t][half] = _mm256_add_epi32(sums[r][t][half], products);
+                        lanes[t] = add_shorts(lanes[t], shorts[t], 1);
                     }
+                }
+                for t in 0..T {
+                    sums[r][t][half & 1] = lanes[t];
                 }
             }
         }
