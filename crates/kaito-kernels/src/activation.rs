@@ -45,18 +45,21 @@ impl Kernel for Swiglu<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let lanes = S::LANES;
-        let function = |gate, up| {
-            let e = simd.exp(simd.sub(simd.splat(0.0), gate));
-            simd.mul(simd.div(gate, simd.add(simd.splat(1.0), e)), up)
-        };
         for ((gate, up), out) in self.gate.chunks(lanes).zip(self.up.chunks(lanes)).zip(self.out.chunks_mut(lanes)) {
             if out.len() == lanes {
-                simd.store_slice(out, function(simd.load_slice(gate), simd.load_slice(up)));
+                simd.store_slice(out, gated(simd, simd.load_slice(gate), simd.load_slice(up)));
             } else {
-                simd.store_partial(out, function(simd.load_partial(gate), simd.load_partial(up)));
+                simd.store_partial(out, gated(simd, simd.load_partial(gate), simd.load_partial(up)));
             }
         }
     }
+}
+
+/// `silu(gate) * up`. No closure: that would be a function of its own, which is not compiled for the instruction set.
+#[inline(always)]
+fn gated<S: Simd>(simd: S, gate: S::Vector, up: S::Vector) -> S::Vector {
+    let e = simd.exp(simd.sub(simd.splat(0.0), gate));
+    simd.mul(simd.div(gate, simd.add(simd.splat(1.0), e)), up)
 }
 
 /// `x = x * (1 + erf(x / sqrt 2)) / 2` in place (Hendrycks and Gimpel 2016, without the approximation by tanh).

@@ -73,11 +73,8 @@ impl Kernel for Piece<'_> {
             let x = self.x.row(t, width);
             // SAFETY: no other piece has this token.
             let out = unsafe { self.out.slice(t, 0, width) };
-            let mean = if centred { sum::<S>(simd, x, |_, v| v) / width as f32 } else { 0.0 };
-            let squares = sum::<S>(simd, x, |simd, v| {
-                let d = simd.sub(v, simd.splat(mean));
-                simd.mul(d, d)
-            });
+            let mean = if centred { sum::<S, Plain>(simd, x, 0.0) / width as f32 } else { 0.0 };
+            let squares = sum::<S, SquaredDistance>(simd, x, mean);
             let scale = 1.0 / (squares / width as f32 + eps).sqrt();
             for i in 0..width {
                 out[i] = (x[i] - mean) * scale * weight[i];
@@ -89,19 +86,41 @@ impl Kernel for Piece<'_> {
     }
 }
 
-/// The sum of `f(x)`.
+/// What is summed up for a number. Closures would be functions of their own, which are not compiled for the instruction set.
+trait Term {
+    fn of<S: Simd>(simd: S, x: S::Vector, centre: f32) -> S::Vector;
+}
+
+struct Plain;
+struct SquaredDistance;
+
+impl Term for Plain {
+    #[inline(always)]
+    fn of<S: Simd>(_: S, x: S::Vector, _: f32) -> S::Vector {
+        x
+    }
+}
+
+impl Term for SquaredDistance {
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, x: S::Vector, centre: f32) -> S::Vector {
+        let distance = simd.sub(x, simd.splat(centre));
+        simd.mul(distance, distance)
+    }
+}
+
 #[inline(always)]
-fn sum<S: Simd>(simd: S, x: &[f32], f: impl Fn(S, S::Vector) -> S::Vector) -> f32 {
+fn sum<S: Simd, T: Term>(simd: S, x: &[f32], centre: f32) -> f32 {
     let mut sums = [simd.splat(0.0); 4];
     let mut blocks = x.chunks_exact(4 * S::LANES);
     for block in &mut blocks {
         for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = simd.add(*sum, f(simd, simd.load_slice(&block[i * S::LANES..])));
+            *sum = simd.add(*sum, T::of(simd, simd.load_slice(&block[i * S::LANES..]), centre));
         }
     }
     for part in blocks.remainder().chunks(S::LANES) {
         let mut terms = [0.0; MAX_LANES];
-        simd.store_partial(&mut terms[..part.len()], f(simd, simd.load_partial(part)));
+        simd.store_partial(&mut terms[..part.len()], T::of(simd, simd.load_partial(part), centre));
         sums[0] = simd.add(sums[0], simd.load_slice(&terms));
     }
     simd.sum(simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3])))
