@@ -2,8 +2,8 @@ use std::num::NonZeroU32;
 
 use kaito_presets::{InstanceTypes, Load, Shortfall};
 
-use super::{Verdict, resource::MOST_NODES, syntax};
-use crate::workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, Runtime, Workspace};
+use super::{Verdict, syntax};
+use crate::workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, MOST_NODES, Runtime, Workspace};
 
 const PATH: &str = "resource.instanceType";
 

@@ -3,10 +3,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{ANEW, Verdict, immutable, quoted, syntax};
-use crate::workspace::ResourceSpec;
-
-/// The most nodes that Kubernetes supports in a cluster.
-pub const MOST_NODES: i32 = 5000;
+use crate::workspace::{MOST_NODES, ResourceSpec};
 
 /// What a node's type is called, as a label.
 const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";

@@ -1,6 +1,9 @@
 //! The caches as one workspace sees them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::core::v1::{Event as KubeEvent, Pod},
@@ -73,7 +76,7 @@ fn claims(caches: &Watches, workspace: &Workspace) -> Claims {
     if *caches.claims_exist.borrow() != Some(true) {
         return Claims::Absent;
     }
-    let names = claim_names(workspace);
+    let names: HashSet<String> = claim_names(workspace).into_iter().collect();
     Claims::Present(caches.claims.all(|claim| {
         let label = |key: &str| claim.labels().get(key).map(String::as_str);
         let is_ours = label(LABEL_WORKSPACE) == Some(workspace.name())
@@ -83,7 +86,7 @@ fn claims(caches: &Watches, workspace: &Workspace) -> Claims {
 }
 
 fn claim_failures(caches: &Watches, workspace: &Workspace) -> BTreeMap<String, ClaimFailure> {
-    let names = claim_names(workspace);
+    let names: HashSet<String> = claim_names(workspace).into_iter().collect();
     let born = workspace.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let mut failures: BTreeMap<String, ClaimFailure> = BTreeMap::new();
     let told = caches.claim_failures.all(|event| {

@@ -1,6 +1,7 @@
 //! Every field, with the text that `kubectl explain` prints for it.
 
 use super::schema::{Rule, Schema, date_time, int32, int64, list, map, metadata, object, string};
+use crate::workspace::MOST_NODES;
 
 /// Longest name of a Kubernetes object, for what is looked up by name.
 const OBJECT_NAME: i64 = 253;
@@ -67,7 +68,7 @@ fn resource() -> Schema {
                 "count",
                 // Without its values: of a number, string() may be as long as can be by the API server's estimate, which
                 // then is beyond the budget. The webhook's message has them.
-                int32("How many nodes. Immutable.").minimum(1).default(1).rules([Rule::new(
+                int32("How many nodes. Immutable.").minimum(1).maximum(MOST_NODES).default(1).rules([Rule::new(
                     "self == oldSelf",
                     "field is immutable: to run on another number of nodes, delete the workspace and create it anew",
                 )]),

@@ -94,6 +94,11 @@ impl Schema {
         self
     }
 
+    pub fn maximum(mut self, maximum: i32) -> Self {
+        self.0.maximum = Some(maximum.into());
+        self
+    }
+
     pub fn length(mut self, least: i64, most: i64) -> Self {
         self.0.min_length = (least > 0).then_some(least);
         self.0.max_length = Some(most);

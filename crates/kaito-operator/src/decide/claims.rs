@@ -21,7 +21,7 @@ use super::{
     options::NodeClass,
     text,
 };
-use crate::workspace::{LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace};
+use crate::workspace::{LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, MOST_NODES, Workspace};
 
 /// `karpenter.sh/v1`'s claim of a node, as far as it is used here.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -201,7 +201,7 @@ pub fn claim_names(workspace: &Workspace) -> Vec<String> {
 
 /// Twice the nodes: while every old claim still is being deleted, every new one has a name.
 fn slots(workspace: &Workspace) -> usize {
-    2 * usize::try_from(workspace.resource.count).unwrap_or(0)
+    2 * usize::try_from(workspace.resource.count.min(MOST_NODES)).unwrap_or(0)
 }
 
 /// One claim for each node that is missing. Claims on their way count; so do nodes in use that are expected back.

@@ -25,7 +25,7 @@ pub use names::{
     ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME, FINALIZER, GROUP, KIND,
     LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, PLURAL,
 };
-pub use resource_spec::ResourceSpec;
+pub use resource_spec::{MOST_NODES, ResourceSpec};
 pub use runtime::{Runtime, UnknownRuntime};
 use serde::{Deserialize, Serialize};
 pub use status::{INFERENCE_READY, NODE_CLAIM_READY, RESOURCE_READY, WORKSPACE_READY, WorkspaceState, WorkspaceStatus};

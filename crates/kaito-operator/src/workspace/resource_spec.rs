@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::tolerant;
 
+/// The most nodes that Kubernetes supports in a cluster.
+pub const MOST_NODES: i32 = 5000;
+
 /// The nodes that a workspace runs on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -33,6 +33,7 @@ pub async fn what_cannot_work_is_refused_with_its_numbers(case: Case) {
     let both = json!({"preset": {"name": "falcon-7b"}, "template": {"spec": {"containers": []}}});
     refused(&case, &on(ONE_A100, both), &["preset", "template"]).await;
     refused(&case, &on(ONE_A100, json!({})), &["preset", "template"]).await;
+    refused(&case, &case.workspace("refused", 5001, ONE_A100, falcon.clone()), &["resource.count", "5000"]).await;
     let mut without_selector = on(ONE_A100, falcon);
     without_selector["resource"].as_object_mut().unwrap().remove("labelSelector");
     refused(&case, &without_selector, &["labelSelector"]).await;
