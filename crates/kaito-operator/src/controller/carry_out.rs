@@ -10,7 +10,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Api, Resource,
+    Api, Client, Resource,
     api::{DeleteParams, Patch, PatchParams, PostParams},
     runtime::reflector::ObjectRef,
 };
@@ -21,6 +21,8 @@ use super::{
     MANAGER,
     backoff::lock,
     cache::Cache,
+    manifest::Manifest,
+    metrics::Metrics,
     reconcile::{Context, Error},
 };
 use crate::{
@@ -216,7 +218,7 @@ impl Context {
         }
     }
 
-    /// The workspace afterwards; `None` where it is gone.
+    /// The workspace afterwards; `None` where it is gone, or going though it cannot be read.
     pub async fn write_finalizers(
         &self,
         workspace: &Workspace,
@@ -228,11 +230,9 @@ impl Context {
             "resourceVersion": workspace.metadata.resource_version,
         }});
         self.metrics.wrote("Workspace", "patch");
-        match self.workspaces(workspace).patch(workspace.name(), &PatchParams::default(), &Patch::Merge(patch)).await {
-            Ok(current) => {
-                self.caches.workspaces.wrote(current.clone());
-                Ok(Some(current))
-            }
+        let manifests = manifests(&self.client, workspace);
+        match manifests.patch(workspace.name(), &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(current) => Ok(current.read().inspect(|current| self.caches.workspaces.wrote(current.clone()))),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(source) => Err(failed("cannot write the finalizers".to_owned(), source)),
         }
@@ -240,18 +240,12 @@ impl Context {
 
     /// Applies the status.
     pub async fn write_status(&self, workspace: &Workspace, status: &WorkspaceStatus) -> Result<(), Error> {
-        let json = json!({
-            "apiVersion": Workspace::api_version(&()),
-            "kind": Workspace::kind(&()),
-            // With its uid: of a workspace that has been deleted meanwhile, no other is made.
-            "metadata": {"name": workspace.name(), "namespace": workspace.namespace(), "uid": workspace.metadata.uid},
-            "status": status,
-        });
-        let parameters = PatchParams::apply(MANAGER).force();
         self.metrics.wrote("Workspace", "apply status");
-        match self.workspaces(workspace).patch_status(workspace.name(), &parameters, &Patch::Apply(&json)).await {
+        match apply_status(&self.client, workspace, status).await {
             Ok(current) => {
-                self.caches.workspaces.wrote(current);
+                if let Some(current) = current.read() {
+                    self.caches.workspaces.wrote(current);
+                }
                 Ok(())
             }
             // It is gone, and with it whoever would read its status.
@@ -260,19 +254,43 @@ impl Context {
         }
     }
 
-    fn workspaces(&self, workspace: &Workspace) -> Api<Workspace> {
-        Api::namespaced(self.client.clone(), workspace.namespace())
-    }
-
-    /// Tells of what happened, as events. They are for people: one that is lost is no reason to do anything again.
+    /// Tells of what happened.
     pub async fn tell(&self, workspace: &Workspace, notices: impl Iterator<Item = &Notice>) {
-        let api = Api::<Event>::namespaced(self.client.clone(), workspace.namespace());
-        for notice in notices {
-            let event = event(workspace, notice, &self.identity, Timestamp::now());
-            self.metrics.wrote("Event", "create");
-            if let Err(error) = api.create(&PostParams::default(), &event).await {
-                tracing::warn!(workspace = workspace.name(), reason = notice.reason, %error, "an event was lost");
-            }
+        tell(&self.client, &self.identity, &self.metrics, workspace, notices).await;
+    }
+}
+
+fn manifests(client: &Client, workspace: &Workspace) -> Api<Manifest> {
+    Api::namespaced(client.clone(), workspace.namespace())
+}
+
+/// Applies a workspace's status.
+pub async fn apply_status(client: &Client, workspace: &Workspace, status: &WorkspaceStatus) -> kube::Result<Manifest> {
+    let json = json!({
+        "apiVersion": Workspace::api_version(&()),
+        "kind": Workspace::kind(&()),
+        // With its uid: of a workspace that has been deleted meanwhile, no other is made.
+        "metadata": {"name": workspace.name(), "namespace": workspace.namespace(), "uid": workspace.metadata.uid},
+        "status": status,
+    });
+    let parameters = PatchParams::apply(MANAGER).force();
+    manifests(client, workspace).patch_status(workspace.name(), &parameters, &Patch::Apply(&json)).await
+}
+
+/// Tells of what happened, as events. They are for people: one that is lost is no reason to do anything again.
+pub async fn tell<'a>(
+    client: &Client,
+    identity: &str,
+    metrics: &Metrics,
+    workspace: &Workspace,
+    notices: impl IntoIterator<Item = &'a Notice>,
+) {
+    let api = Api::<Event>::namespaced(client.clone(), workspace.namespace());
+    for notice in notices {
+        let event = event(workspace, notice, identity, Timestamp::now());
+        metrics.wrote("Event", "create");
+        if let Err(error) = api.create(&PostParams::default(), &event).await {
+            tracing::warn!(workspace = workspace.name(), reason = notice.reason, %error, "an event was lost");
         }
     }
 }

@@ -9,6 +9,7 @@ mod carry_out;
 mod health;
 mod instance_types;
 mod lease;
+mod manifest;
 mod metrics;
 mod observe;
 mod reconcile;

@@ -15,7 +15,6 @@ use k8s_openapi::api::{
 use kaito_presets::InstanceTypes;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    core::DeserializeGuard,
     runtime::{
         WatchStreamExt,
         controller::{ReconcileReason, ReconcileRequest},
@@ -33,6 +32,7 @@ use super::{
     Options,
     backoff::lock,
     cache::{Cache, Filler},
+    manifest::{Manifest, Unreadable},
     metrics::Metrics,
 };
 use crate::{
@@ -147,7 +147,9 @@ impl Watches {
         // Before the first of them can be done.
         (0..6).for_each(|_| pending.more());
 
-        tasks.spawn(watch_workspaces(scoped(client, namespace), workspaces_filler, queue.clone(), pending.clone()));
+        let unreadable = Unreadable::new(client.clone(), &options.identity, metrics.clone());
+        let manifests = scoped(client, namespace);
+        tasks.spawn(watch_workspaces(manifests, workspaces_filler, unreadable, queue.clone(), pending.clone()));
         let mut known = HashMap::new();
         tasks.spawn(follow(
             Api::<Node>::all(client.clone()),
@@ -302,12 +304,14 @@ async fn follow<K>(
     }
 }
 
-/// Workspaces, one of which may be such that it cannot be read: it must not hide the others.
-async fn watch_workspaces(api: Api<Workspace>, mut filler: Filler<Workspace>, queue: Queue, pending: Pending) {
-    let api: Api<DeserializeGuard<Workspace>> = match api.namespace() {
-        Some(namespace) => Api::namespaced(api.clone().into_client(), namespace),
-        None => Api::all(api.into_client()),
-    };
+/// Workspaces, some of which may be such that they cannot be read.
+async fn watch_workspaces(
+    api: Api<Manifest>,
+    mut filler: Filler<Workspace>,
+    mut unreadable: Unreadable,
+    queue: Queue,
+    pending: Pending,
+) {
     let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
     let mut is_first = true;
     while let Some(event) = events.next().await {
@@ -318,7 +322,7 @@ async fn watch_workspaces(api: Api<Workspace>, mut filler: Filler<Workspace>, qu
                 continue;
             }
         };
-        let Some(event) = readable(event) else { continue };
+        let Some(event) = unreadable.sort_out(event).await else { continue };
         let event = event.modify(|workspace| workspace.metadata.managed_fields = None);
         filler.take(&event);
         objects(&event).for_each(|workspace| queue.push(ObjectRef::from_obj(workspace)));
@@ -329,28 +333,6 @@ async fn watch_workspaces(api: Api<Workspace>, mut filler: Filler<Workspace>, qu
             }
         }
     }
-}
-
-fn readable(event: Event<DeserializeGuard<Workspace>>) -> Option<Event<Workspace>> {
-    let read = |guard: DeserializeGuard<Workspace>| match guard.0 {
-        Ok(workspace) => Some(workspace),
-        Err(invalid) => {
-            tracing::warn!(
-                namespace = invalid.metadata.namespace,
-                name = invalid.metadata.name,
-                error = invalid.error,
-                "a workspace cannot be read and is left as it is"
-            );
-            None
-        }
-    };
-    Some(match event {
-        Event::Apply(guard) => Event::Apply(read(guard)?),
-        Event::Delete(guard) => Event::Delete(read(guard)?),
-        Event::InitApply(guard) => Event::InitApply(read(guard)?),
-        Event::Init => Event::Init,
-        Event::InitDone => Event::InitDone,
-    })
 }
 
 /// Claims, of a kind that the cluster may not have, or not yet.

@@ -15,6 +15,7 @@ mod options;
 mod services;
 mod status;
 mod text;
+mod unreadable;
 mod workload;
 
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use options::{Hardware, NodeClass, NotANodeClass, Options, Provisioner};
 use serde_json::Value;
 pub use status::ADAPTERS_READY;
 use status::Findings;
+pub use unreadable::unreadable;
 
 use self::{
     claims::{ClaimPlan, Need},

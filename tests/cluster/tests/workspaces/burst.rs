@@ -13,11 +13,9 @@ use kaito_cluster_tests::{
 use kube::{ResourceExt, api::ListParams};
 use serde_json::json;
 
-use crate::case::Case;
+use crate::{case::Case, installation::METRICS};
 
 const WORKSPACES: usize = 500;
-/// The port of the controller's container.
-const METRICS: u16 = 8080;
 const EIGHT_A100: &str = "Standard_ND96asr_v4";
 
 /// `get 3.0, list 0.1`: how often each was asked, for each workspace.

@@ -12,12 +12,13 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{case::Case, suite::SYSTEM};
+use crate::{case::Case, installation::METRICS, suite::SYSTEM};
 
 pub async fn the_leader_dies(case: Case) {
     case.add_node().await;
     assert_eq!(case.controllers().await.len(), 2);
     let (first, process) = case.leading().await;
+    one_leads(&case, &first).await;
     process.kill();
     // Admission is answered by the other meanwhile.
     case.apply(case.falcon("falcon")).await;
@@ -25,6 +26,17 @@ pub async fn the_leader_dies(case: Case) {
     let (second, _) = case.leading().await;
     println!("{first} led, now {second}");
     case.rolled_out().await;
+}
+
+/// By what both controllers say of themselves, and by who has reconciled anything.
+async fn one_leads(case: &Case, leader: &str) {
+    for (name, process) in case.controllers().await {
+        let metrics = process.get(METRICS, "/metrics").await.unwrap();
+        let value = |line: &str| metrics.lines().find_map(|found| found.strip_prefix(line)?.trim().parse::<u32>().ok());
+        assert_eq!(value("kaito_leader "), Some(u32::from(name == leader)), "{name}: {metrics}");
+        let has_reconciled = metrics.lines().any(|line| line.starts_with("kaito_reconciles_total{"));
+        assert_eq!(has_reconciled, name == leader, "{name}: {metrics}");
+    }
 }
 
 pub async fn the_leader_is_asked_to_go(case: Case) {
@@ -50,6 +62,53 @@ async fn restart_the_api_server(case: &Case) {
     })
     .await;
     case.rolled_out().await;
+}
+
+/// Pods are an open part of the schema: where no webhook looks, the API server takes what no pod can have.
+pub async fn what_cannot_be_read_says_so(case: Case) {
+    let webhooks = |selector: serde_json::Value| {
+        let patch = json!([{"op": "add", "path": "/webhooks/0/namespaceSelector", "value": selector}]).to_string();
+        let plane = case.plane.clone();
+        async move {
+            for kind in ["mutatingwebhookconfiguration", "validatingwebhookconfiguration"] {
+                let arguments = ["patch", kind, "kaito-webhook", "--type=json", "--patch", &patch];
+                plane.kubectl(&arguments).await.stdout();
+            }
+        }
+    };
+    let expression = json!({"key": "unchecked", "operator": "DoesNotExist"});
+    webhooks(json!({"matchExpressions": [expression]})).await;
+    case.plane.kubectl(&["label", "namespace", &case.namespace, "unchecked=yes"]).await.stdout();
+    case.add_node().await;
+    let own = |ports: serde_json::Value| {
+        let container = json!({"name": "server", "image": "registry.example.com/own:1", "ports": ports});
+        case.workspace("own", 1, crate::case::ONE_A100, json!({"template": {"spec": {"containers": [container]}}}))
+    };
+    let right = json!([{"containerPort": 5000}]);
+    let words = ["inference.template.spec.containers[0].ports", "5000"];
+
+    // Other workspaces do not suffer by it. The webhook is told of its exemption only after a moment.
+    eventually("the API server does not ask the webhook", || async {
+        let printed = case.try_apply(own(json!(5000))).await;
+        if printed.success { Ok(()) } else { Err(printed.stderr) }
+    })
+    .await;
+    case.says("own", "WorkspaceReady", "False", "ManifestUnreadable", &words).await;
+    case.tells("own", "Warning", "ManifestUnreadable", &words).await;
+    case.apply(case.falcon("falcon")).await;
+    case.is_ready("falcon").await;
+    case.delete_and_leave_nothing("falcon").await;
+
+    // Corrected, it serves; broken again, what runs stays.
+    case.apply(own(right.clone())).await;
+    case.is_ready("own").await;
+    let before = case.pods_of("own").await.remove(0).name_any();
+    case.apply(own(json!(5000))).await;
+    case.says("own", "WorkspaceReady", "False", "ManifestUnreadable", &words).await;
+    assert_eq!(case.pods_of("own").await.remove(0).name_any(), before);
+    // It can be deleted as it is.
+    case.delete_and_leave_nothing("own").await;
+    webhooks(json!({})).await;
 }
 
 /// An API server without the feature takes such a workload and silently leaves its volume out.

@@ -22,6 +22,9 @@ use crate::suite::{SYSTEM, Suite};
 /// The class that claims of nodes refer to.
 pub const NODE_CLASS: &str = "AKSNodeClass.karpenter.azure.com/default";
 
+/// The port of the controllers' containers that tells of them.
+pub const METRICS: u16 = 8080;
+
 /// Where nodes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provisioner {

@@ -82,7 +82,7 @@ fn phases(together: usize) -> Vec<Phase> {
             cases![
                 disruptions:
                     the_leader_dies, the_leader_is_asked_to_go, the_api_server_restarts,
-                    image_volumes_are_switched_off_and_on,
+                    image_volumes_are_switched_off_and_on, what_cannot_be_read_says_so,
                     the_webhooks_certificate_is_renewed, nothing_is_admitted_unchecked;
                 claims: without_a_provisioner_they_are_told_of;
                 burst: five_hundred_workspaces;
