@@ -156,8 +156,22 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
         status: (workspace.status.as_ref() != Some(&status)).then_some(status),
         deeds,
         notices,
-        requeue: choice.give_up_at.into_iter().chain(plan.try_again_at).min().map(|at| seconds_until(at, now)),
+        requeue: choice
+            .give_up_at
+            .into_iter()
+            .chain(plan.try_again_at)
+            .min()
+            .map(|at| seconds_until(at, now))
+            .into_iter()
+            .chain(awaited(problem.as_ref()))
+            .min(),
     }
+}
+
+/// When to look again for a ConfigMap that is to come, or to be corrected: those are not watched, and somebody waits.
+fn awaited(problem: Option<&Problem>) -> Option<Duration> {
+    const CONFIG: Duration = Duration::from_secs(10);
+    problem.filter(|problem| matches!(problem.reason, "ConfigMissing" | "ConfigInvalid")).map(|_| CONFIG)
 }
 
 /// The pods of a workspace on nodes of its instance type, without a cluster.

@@ -131,4 +131,11 @@ pub async fn flags_that_are_missing(case: Case) {
     case.apply(workspace).await;
     let words = ["there is no ConfigMap flags", &case.namespace];
     case.says("falcon", "InferenceReady", "False", "ConfigMissing", &words).await;
+    let config_map = |key: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "flags"}, "data": {(key): "8"}});
+    case.apply(config_map("world-size")).await;
+    case.says("falcon", "InferenceReady", "False", "ConfigInvalid", &["the flag world-size"]).await;
+    case.apply(config_map("max-batch-size")).await;
+    case.is_ready("falcon").await;
+    let arguments = case.pods_of("falcon").await.remove(0).spec.unwrap().containers.remove(0).args.unwrap();
+    assert_eq!(arguments.last().map(String::as_str), Some("--max-batch-size=8"), "{arguments:?}");
 }
