@@ -1,7 +1,7 @@
 //! How a model is spread over pods and GPUs.
 
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
-use kaito_presets::{Family, Preset, WorkloadKind};
+use kaito_presets::{Family, Preset, Shape, WorkloadKind};
 
 use super::{
     nodes::{GPU, INSTANCE_TYPE, gpus, is_candidate},
@@ -46,7 +46,11 @@ impl Layout {
         let nodes = Nodes::of(workspace, observed, options);
         let gpus = match nodes.gpus {
             // A device plugin that goes away for a moment is no reason to start the model anew with fewer.
-            Some(offered) => offered.max(current_gpus(observed)).min(needed),
+            Some(offered) => {
+                let offered = offered.max(current_gpus(observed));
+                if kind == WorkloadKind::StatefulSet { slices(preset, needed, offered) } else { offered.min(needed) }
+            }
+            None if kind == WorkloadKind::StatefulSet => slices(preset, needed, u32::MAX),
             None => needed,
         };
         Self { kind, pods, gpus, hardware: nodes.hardware }
@@ -61,6 +65,21 @@ impl Layout {
             hardware: None,
         }
     }
+}
+
+/// GPUs for a pod that needs so many, of those that are offered: as many as the matrices can be cut for, heads and inner
+/// vectors in equal parts.
+fn slices(preset: &Preset, needed: u32, offered: u32) -> u32 {
+    let Shape { num_heads, num_kv_heads, intermediate_size, .. } = preset.shape;
+    let can_be = |gpus: &u32| {
+        let gpus = *gpus as usize;
+        num_heads.is_multiple_of(gpus)
+            && intermediate_size.is_multiple_of(gpus)
+            // Servers copy heads of keys and values where there are more GPUs than those.
+            && (num_kv_heads.is_multiple_of(gpus) || gpus.is_multiple_of(num_kv_heads))
+    };
+    let offered = offered.min(u32::try_from(num_heads).unwrap_or(u32::MAX));
+    (needed..=offered).find(can_be).or_else(|| (1..=offered.min(needed)).rev().find(can_be)).unwrap_or(0)
 }
 
 /// What is known of the nodes that a workspace can run on.
@@ -105,4 +124,31 @@ pub fn gpus_of_spec(spec: &PodSpec) -> u32 {
         .iter()
         .filter_map(|container| container.resources.as_ref()?.limits.as_ref()?.get(GPU)?.0.parse::<u32>().ok())
         .fold(0, u32::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_has_gpus_that_a_model_can_be_cut_for() {
+        let preset = |name| kaito_presets::find(name).unwrap();
+        for (name, needed, offered, gpus) in [
+            ("llama-2-70b", 8, 8, 8),
+            ("llama-2-70b", 4, 4, 4),
+            ("llama-2-70b", 4, 8, 4),
+            // Three nodes for eight ranks.
+            ("llama-2-70b", 3, 4, 4),
+            ("llama-2-70b", 3, 3, 2),
+            ("llama-2-70b", 4, 3, 2),
+            ("llama-2-70b", 3, u32::MAX, 4),
+            ("llama-2-70b", 1, 0, 0),
+            // 40 heads, but 13824 inner rows.
+            ("llama-2-13b", 2, 8, 2),
+            ("llama-2-13b", 5, 7, 4),
+            ("llama-2-7b", 1, 1, 1),
+        ] {
+            assert_eq!(slices(preset(name), needed, offered), gpus, "{name}: {needed} of {offered}");
+        }
+    }
 }
