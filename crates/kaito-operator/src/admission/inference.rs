@@ -56,7 +56,7 @@ pub fn check_runtime(workspace: &Workspace, verdict: &mut Verdict) {
     let (Some(inference), Ok(runtime)) = (&workspace.inference, workspace.runtime()) else { return };
     let preset = inference.preset.as_ref().and_then(|preset| kaito_presets::find(&preset.name).ok());
     let Some(preset) = preset else { return };
-    if let Some(problem) = runtime::adapters_problem(runtime, &inference.adapters) {
+    if let Some(problem) = runtime::adapters_problem(runtime, preset, &inference.adapters) {
         verdict.warn("inference.adapters", problem.message);
     }
     let pods = u32::try_from(workspace.resource.count).unwrap_or(0);

@@ -249,12 +249,13 @@ impl Findings<'_> {
     }
 
     fn adapters_ready(&self, inference: &InferenceSpec) -> Option<Verdict> {
-        if inference.adapters.is_empty() || inference.preset.is_none() {
+        let preset = workload::preset(inference.preset.as_ref()?).ok()?;
+        if inference.adapters.is_empty() {
             return None;
         }
         let runtime = self.workspace.runtime().unwrap_or(Runtime::Kaito);
         let names: Vec<_> = inference.adapters.iter().map(|adapter| adapter.source.name.as_str()).collect();
-        Some(match runtime::adapters_problem(runtime, &inference.adapters) {
+        Some(match runtime::adapters_problem(runtime, preset, &inference.adapters) {
             Some(problem) => Verdict::waiting(ADAPTERS_READY, problem.reason, problem.message),
             None => Verdict::good(ADAPTERS_READY, "AdaptersLoaded", format!("the server loads {}", text::list(&names))),
         })

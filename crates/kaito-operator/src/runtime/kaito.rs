@@ -2,8 +2,11 @@
 
 use k8s_openapi::api::core::v1::Container;
 
+use kaito_presets::Preset;
+
 use super::{
-    Check, Flag, IMAGE_WEIGHTS, Launch, PORT, RANK_PORT, Server, WEIGHTS, pod_index, probes, strings, variable,
+    ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, RANK_PORT, Server, WEIGHTS, pod_index, probes, strings,
+    variable, vllm,
 };
 use crate::{decide::Problem, workspace::AdapterSpec};
 
@@ -40,11 +43,17 @@ fn arguments(launch: &Launch<'_>) -> Vec<String> {
     arguments
 }
 
-pub fn adapters_problem(adapters: &[AdapterSpec]) -> Option<Problem> {
+pub fn adapters_problem(preset: &Preset, adapters: &[AdapterSpec]) -> Option<Problem> {
+    let other = if vllm::applies_adapters(preset) {
+        "The annotation kaito.sh/runtime: vllm chooses a server that does".to_owned()
+    } else {
+        format!("Nor does vLLM to {} models", preset.shape.family)
+    };
     (!adapters.is_empty()).then(|| Problem {
         reason: "AdaptersNotApplied",
-        message: "the adapters lie in /mnt/adapter, but kaito serve of this release does not apply adapters: the base \
-                  model answers. The annotation kaito.sh/runtime: vllm chooses a server that does"
-            .to_owned(),
+        message: format!(
+            "the adapters lie in {ADAPTERS}, but kaito serve of this release does not apply adapters: the base model \
+             answers. {other}"
+        ),
     })
 }

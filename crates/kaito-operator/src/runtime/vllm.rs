@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use k8s_openapi::api::core::v1::Container;
-use kaito_presets::{DType, Preset};
+use kaito_presets::{DType, Family, Preset};
 
 use super::{
     ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Ranks, Server, WEIGHTS, field, pod_index, probes, strings,
@@ -88,7 +88,7 @@ fn arguments(launch: &Launch<'_>) -> Result<Vec<String>, Problem> {
     if !launch.flags.iter().any(|flag| flag.name == "max-model-len") {
         arguments.extend(strings(&["--max-model-len", &context(launch, pods)?.to_string()]));
     }
-    if !launch.adapters.is_empty() {
+    if !launch.adapters.is_empty() && applies_adapters(preset) {
         arguments.extend(strings(&["--enable-lora", "--lora-modules"]));
         arguments.extend(launch.adapters.iter().map(|adapter| format!("{0}={ADAPTERS}/{0}", adapter.source.name)));
     }
@@ -172,7 +172,21 @@ fn slow_probes(container: &mut Container) {
     }
 }
 
-pub fn adapters_problem(adapters: &[AdapterSpec]) -> Option<Problem> {
+/// Its class for Falcon cannot take any, and a server that is told to refuses to start.
+pub fn applies_adapters(preset: &Preset) -> bool {
+    preset.shape.family != Family::Falcon
+}
+
+pub fn adapters_problem(preset: &Preset, adapters: &[AdapterSpec]) -> Option<Problem> {
+    if !adapters.is_empty() && !applies_adapters(preset) {
+        return Some(Problem {
+            reason: "AdaptersNotApplied",
+            message: format!(
+                "the adapters lie in {ADAPTERS}, but vLLM applies none to {} models: the base model answers",
+                preset.shape.family
+            ),
+        });
+    }
     let weakened: Vec<_> = adapters
         .iter()
         .filter(|adapter| {

@@ -196,7 +196,7 @@ fn nodes_without_gpus_compute_on_their_cpus_and_the_status_says_so() {
 
 #[test]
 fn adapters_that_the_server_does_not_apply_are_told_without_holding_up_the_model() {
-    let mut workspace = preset("falcon-7b", 1);
+    let mut workspace = preset("mistral-7b", 1);
     workspace.inference.as_mut().unwrap().adapters =
         serde_saphyr::from_str("[{source: {name: poet, image: 'registry.example/poet:1'}, strength: '0.5'}]").unwrap();
     let mut observed = observed([node("a")]);
