@@ -10,10 +10,11 @@ use crate::{PRESETS, Preset};
 /// [`UnknownPreset`], with the nearest name if one is near.
 pub fn find(name: &str) -> Result<&'static Preset, UnknownPreset> {
     let wanted = normalised(name);
-    PRESETS
-        .iter()
-        .find(|preset| normalised(preset.name) == wanted)
-        .ok_or_else(|| UnknownPreset { name: name.to_owned(), nearest: nearest(&wanted) })
+    PRESETS.iter().find(|preset| normalised(preset.name) == wanted).ok_or_else(|| UnknownPreset {
+        name: name.to_owned(),
+        nearest: nearest(&wanted),
+        beginning: beginning(&wanted),
+    })
 }
 
 fn normalised(name: &str) -> String {
@@ -30,6 +31,15 @@ fn nearest(wanted: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
 }
 
+/// Shortest beginning of a name that says which is meant.
+const BEGINNING: usize = 3;
+
+/// The presets whose names begin so: `phi-3` is two.
+fn beginning(wanted: &str) -> Vec<&'static str> {
+    let names = PRESETS.iter().map(|preset| preset.name);
+    names.filter(|name| wanted.len() >= BEGINNING && normalised(name).starts_with(wanted)).collect()
+}
+
 /// No preset has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct UnknownPreset {
@@ -37,15 +47,26 @@ pub struct UnknownPreset {
     pub name: String,
     /// The preset whose name differs least, if one is near enough to be meant.
     pub nearest: Option<&'static str>,
+    /// The presets whose names begin so.
+    pub beginning: Vec<&'static str>,
+}
+
+impl UnknownPreset {
+    /// The presets that may be meant, as a question.
+    pub fn question(&self) -> Option<String> {
+        let names = match self.beginning.as_slice() {
+            [] => self.nearest?.to_owned(),
+            [only] => (*only).to_owned(),
+            [first @ .., last] => format!("{} or {last}", first.join(", ")),
+        };
+        Some(format!("did you mean {names}?"))
+    }
 }
 
 impl fmt::Display for UnknownPreset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "there is no preset {:?}", self.name)?;
-        match self.nearest {
-            Some(nearest) => write!(f, "; did you mean {nearest}?"),
-            None => Ok(()),
-        }
+        self.question().map_or(Ok(()), |question| write!(f, "; {question}"))
     }
 }
 
@@ -108,11 +129,30 @@ mod tests {
             ("mistal-7b-instruct", Some("mistral-7b-instruct")),
             ("phi-3-mini-8k-instruct", Some("phi-3-mini-4k-instruct")),
             ("gpt-4", None),
+            ("phi-3", None),
             ("", None),
         ] {
             let error = find(name).unwrap_err();
             assert_eq!(error.nearest, nearest, "{name:?}");
             assert!(error.to_string().starts_with(&format!("there is no preset {name:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_name_is_answered_with_the_names() {
+        for (name, words) in [
+            ("phi-3", "; did you mean phi-3-mini-4k-instruct or phi-3-mini-128k-instruct?"),
+            ("Falcon_40", "; did you mean falcon-40b or falcon-40b-instruct?"),
+            (
+                "llama-2",
+                "; did you mean llama-2-7b, llama-2-7b-chat, llama-2-13b, llama-2-13b-chat, llama-2-70b or \
+                 llama-2-70b-chat?",
+            ),
+            ("phi-3-mini-128k", "; did you mean phi-3-mini-128k-instruct?"),
+            ("ph", ""),
+            ("", ""),
+        ] {
+            assert_eq!(find(name).unwrap_err().to_string(), format!("there is no preset {name:?}{words}"));
         }
     }
 

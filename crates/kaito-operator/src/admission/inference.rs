@@ -107,10 +107,7 @@ fn check_preset(spec: &PresetSpec, verdict: &mut Verdict) {
     let preset = match kaito_presets::find(&spec.name) {
         Ok(preset) => Some(preset),
         Err(unknown) => {
-            let hint = match unknown.nearest {
-                Some(nearest) => format!("did you mean {nearest}?"),
-                None => "`kaito presets` lists all names".to_owned(),
-            };
+            let hint = unknown.question().unwrap_or_else(|| "`kaito presets` lists all names".to_owned());
             let name = if spec.name.is_empty() { "\"\"" } else { &spec.name };
             verdict.refuse("inference.preset.name", format!("Unsupported inference preset name {name}; {hint}"));
             None

@@ -1,6 +1,5 @@
 //! `kaito instance-types`: machines.
 
-use anyhow::Context;
 use kaito_presets::{InstanceType, InstanceTypes, Load, PRESETS};
 use serde_json::{Value, json};
 
@@ -11,7 +10,7 @@ pub fn run(args: &InstanceTypesArgs) -> anyhow::Result<()> {
     let types = super::instance_types(args.instance_types.as_deref())?;
     print(&match &args.instance_type {
         Some(name) => {
-            let one = types.find(name).context("see `kaito instance-types` for all names")?;
+            let one = super::instance_type(&types, name)?;
             if args.json { pretty(&json_of(one))? } else { in_full(one, &types) }
         }
         None => {

@@ -19,8 +19,8 @@ use std::{
     path::Path,
 };
 
-use anyhow::Context;
-use kaito_presets::InstanceTypes;
+use anyhow::{Context, anyhow};
+use kaito_presets::{InstanceType, InstanceTypes, Preset};
 use serde::Serialize;
 
 /// The answer was no, and the output says why.
@@ -54,4 +54,19 @@ fn instance_types(file: Option<&Path>) -> anyhow::Result<InstanceTypes> {
     let Some(file) = file else { return Ok(InstanceTypes::built_in()) };
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     kaito_operator::instance_types::from_file(&text).with_context(|| format!("in {}", file.display()))
+}
+
+/// The preset that somebody named.
+fn preset(name: &str) -> anyhow::Result<&'static Preset> {
+    kaito_presets::find(name).map_err(|unknown| anyhow!("{unknown}{} `kaito presets` lists all", next(&unknown)))
+}
+
+/// The instance type that somebody named.
+fn instance_type<'a>(types: &'a InstanceTypes, name: &str) -> anyhow::Result<&'a InstanceType> {
+    types.find(name).map_err(|unknown| anyhow!("{unknown}{} `kaito instance-types` lists all", next(&unknown)))
+}
+
+/// What stands between a message, which may be a question, and the next step.
+fn next(message: &impl ToString) -> &'static str {
+    if message.to_string().ends_with('?') { "" } else { ";" }
 }

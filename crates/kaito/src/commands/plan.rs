@@ -1,6 +1,5 @@
 //! `kaito plan`: which hardware a model fits on.
 
-use anyhow::Context;
 use kaito_presets::{Cloud, Cut, InstanceType, Load, Plan, Preset, gib, gib_needed};
 use serde_json::{Value, json};
 
@@ -11,12 +10,12 @@ use crate::{
 };
 
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
-    let preset = kaito_presets::find(&args.preset).context("see `kaito presets` for all names")?;
+    let preset = super::preset(&args.preset)?;
     let load = load(preset, args)?;
     let types = super::instance_types(args.instance_types.as_deref())?;
     let (text, fits) = match &args.instance_type {
         Some(name) => {
-            let instance_type = types.find(name).context("see `kaito instance-types` for all names")?;
+            let instance_type = super::instance_type(&types, name)?;
             let plan = types.plan(&load, instance_type, args.count);
             (if args.json { pretty(&json_of(&plan))? } else { in_full(preset, &plan) }, plan.fits)
         }

@@ -1,6 +1,5 @@
 //! `kaito presets`: the catalogue.
 
-use anyhow::Context;
 use kaito_presets::{DType, ImageAccess, PRESETS, Preset, PresetKind, WorkloadKind};
 use serde_json::{Value, json};
 
@@ -15,7 +14,7 @@ pub fn run(args: &PresetsArgs) -> anyhow::Result<()> {
         (None, false) => table(),
         (None, true) => pretty(&Value::Array(PRESETS.iter().map(json_of).collect()))?,
         (Some(name), json) => {
-            let preset = kaito_presets::find(name).context("see `kaito presets` for all names")?;
+            let preset = super::preset(name)?;
             if json { pretty(&json_of(preset))? } else { in_full(preset) }
         }
     };
