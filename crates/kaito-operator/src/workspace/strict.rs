@@ -46,9 +46,31 @@ pub(crate) fn read_as<T: DeserializeOwned>(value: &Value) -> Result<Read<T>, Rea
         Ok(object) => Ok(Read { object, unknown_fields }),
         Err(error) => {
             let path = track.path().to_string();
-            Err(ReadError { path: if path == "." { String::new() } else { path }, message: error.to_string() })
+            Err(in_words(if path == "." { String::new() } else { path }, &error.to_string()))
         }
     }
+}
+
+/// What the reader of JSON says, about the field itself.
+fn in_words(path: String, message: &str) -> ReadError {
+    let Some((what, expected)) = message.split_once(", expected ") else {
+        let missing = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+        return match missing {
+            Some(field) if path.is_empty() => ReadError { path: field.to_owned(), message: "is missing".to_owned() },
+            Some(field) => ReadError { path: format!("{path}.{field}"), message: "is missing".to_owned() },
+            None => ReadError { path, message: message.to_owned() },
+        };
+    };
+    let expected = match expected {
+        "i32" => "a whole number of 32 bits",
+        "i64" => "a whole number of 64 bits",
+        "a sequence" => "a list",
+        "a map" => "a mapping",
+        other => other,
+    };
+    let is = ["invalid type: ", "invalid value: ", "unknown variant "].iter().find_map(|kind| what.strip_prefix(kind));
+    let message = is.map_or_else(|| message.to_owned(), |is| format!("is {is}, but must be {expected}"));
+    ReadError { path, message }
 }
 
 fn field_path(path: &serde_ignored::Path<'_>) -> String {

@@ -150,34 +150,34 @@ fn fields_that_nobody_knows_are_named_with_their_path() {
 #[test]
 fn what_cannot_be_read_is_named_with_its_path() {
     for (pointer, replacement, expected) in [
-        ("/resource/count", json!("two"), "resource.count: invalid type: string \"two\", expected i32"),
-        ("/resource", json!({}), "resource: missing field `labelSelector`"),
-        ("/kind", json!("Pod"), "kind: unknown variant `Pod`, expected `Workspace`"),
+        ("/resource/count", json!("two"), "resource.count: is string \"two\", but must be a whole number of 32 bits"),
+        ("/resource", json!({}), "resource.labelSelector: is missing"),
+        ("/kind", json!("Pod"), "kind: is `Pod`, but must be `Workspace`"),
         (
             "/apiVersion",
             json!("kaito.sh/v1"),
-            "apiVersion: unknown variant `kaito.sh/v1`, expected `kaito.sh/v1alpha1` or `kaito.sh/v1beta1`",
+            "apiVersion: is `kaito.sh/v1`, but must be `kaito.sh/v1alpha1` or `kaito.sh/v1beta1`",
         ),
         (
             "/inference/preset/accessMode",
             json!("Public"),
-            "inference.preset.accessMode: unknown variant `Public`, expected `public` or `private`",
+            "inference.preset.accessMode: is `Public`, but must be `public` or `private`",
         ),
         (
             "/inference/adapters/0/strength",
             json!(0.5),
-            "inference.adapters[0].strength: invalid type: floating point `0.5`, expected a string",
+            "inference.adapters[0].strength: is floating point `0.5`, but must be a string",
         ),
         (
             "/inference/adapters/0/source/volumeSource",
             json!({"name": "style", "emptyDir": {}}),
             "inference.adapters[0].source.volumeSource: a volume source has no name; the volume is named for you",
         ),
-        ("/inference/adapters/0", json!({}), "inference.adapters[0]: missing field `source`"),
+        ("/inference/adapters/0", json!({}), "inference.adapters[0].source: is missing"),
         (
             "/inference/preset/presetOptions/imagePullSecrets",
             json!("pull"),
-            "inference.preset.presetOptions.imagePullSecrets: invalid type: string \"pull\", expected a sequence",
+            "inference.preset.presetOptions.imagePullSecrets: is string \"pull\", but must be a list",
         ),
         ("", json!([]), "a workspace is an object, with fields"),
     ] {

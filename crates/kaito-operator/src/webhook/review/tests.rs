@@ -187,7 +187,7 @@ fn a_value_of_the_wrong_type_is_refused_with_its_path() {
     assert!(!answer.is_allowed);
     assert_eq!(
         response["status"]["message"],
-        "inference.template.spec.containers[0].name: invalid type: integer `5`, expected a string"
+        "inference.template.spec.containers[0].name: is integer `5`, but must be a string"
     );
     let (answer, response) =
         super::tests::answer(Webhook::Mutate, &request("CREATE", &wrong, &json!(null), &json!(null)));
