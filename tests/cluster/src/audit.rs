@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 /// One request that was answered.
@@ -23,6 +24,8 @@ pub struct Request {
     pub code: u64,
     /// Whether no role allowed it. Other answers of 403 come from admission, as for a quota.
     pub forbidden_by_rbac: bool,
+    /// When it was asked.
+    pub at: Timestamp,
 }
 
 /// All requests so far.
@@ -49,6 +52,7 @@ fn request(event: &Value) -> Request {
         code: event["responseStatus"]["code"].as_u64().unwrap_or_default(),
         forbidden_by_rbac: event["annotations"]["authorization.k8s.io/decision"] == "forbid"
             && !has_no_roles_yet(event),
+        at: event["requestReceivedTimestamp"].as_str().and_then(|time| time.parse().ok()).unwrap_or_default(),
     }
 }
 
@@ -56,6 +60,25 @@ fn request(event: &Value) -> Request {
 fn has_no_roles_yet(event: &Value) -> bool {
     let reason = event["annotations"]["authorization.k8s.io/reason"].as_str().unwrap_or_default();
     reason.contains("clusterrole.rbac.authorization.k8s.io \"system:basic-user\" not found")
+}
+
+/// How long an API server that starts may take to read all roles.
+const READING_ROLES: i64 = 10;
+
+/// What no role allowed, other than for a moment: a request that had been allowed before and was again soon after was asked of
+/// an API server that was still reading the roles.
+pub fn forbidden(requests: &[Request]) -> Vec<&Request> {
+    let is_same = |a: &Request, b: &Request| {
+        (&a.user, &a.verb, &a.group, &a.resource, &a.namespace, &a.name)
+            == (&b.user, &b.verb, &b.group, &b.resource, &b.namespace, &b.name)
+    };
+    let is_momentary = |refused: &Request| {
+        let allowed = || requests.iter().filter(|other| !other.forbidden_by_rbac && is_same(other, refused));
+        let seconds = |other: &Request| other.at.as_second() - refused.at.as_second();
+        allowed().any(|other| other.at < refused.at)
+            && allowed().any(|other| other.at >= refused.at && seconds(other) <= READING_ROLES)
+    };
+    requests.iter().filter(|request| request.forbidden_by_rbac && !is_momentary(request)).collect()
 }
 
 /// Each permission of a Role's or a ClusterRole's rules, as `verb group/resource name`.
@@ -99,4 +122,43 @@ impl Request {
 
 fn permission(verb: &str, group: &str, resource: &str, name: &str) -> String {
     format!("{verb} {group}/{resource} {name}").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(name: &str, at: i64, forbidden_by_rbac: bool) -> Request {
+        Request {
+            user: "kaito".to_owned(),
+            verb: "watch".to_owned(),
+            group: String::new(),
+            resource: "pods".to_owned(),
+            namespace: String::new(),
+            name: name.to_owned(),
+            code: if forbidden_by_rbac { 403 } else { 200 },
+            forbidden_by_rbac,
+            at: Timestamp::from_second(at).unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_is_refused_for_a_moment_is_told_from_what_no_role_allows() {
+        let requests = [
+            request("restart", 0, false),
+            request("restart", 100, true),
+            request("restart", 102, false),
+            request("never", 100, true),
+            // Allowed only later, or only before: roles that came or went.
+            request("came", 100, true),
+            request("came", 102, false),
+            request("went", 0, false),
+            request("went", 100, true),
+            request("long", 0, false),
+            request("long", 100, true),
+            request("long", 111, false),
+        ];
+        let names: Vec<_> = forbidden(&requests).into_iter().map(|request| request.name.as_str()).collect();
+        assert_eq!(names, ["never", "came", "went", "long"]);
+    }
 }

@@ -17,8 +17,11 @@ use crate::{case::Case, installation::METRICS, suite::SYSTEM};
 pub async fn the_leader_dies(case: Case) {
     case.add_node().await;
     assert_eq!(case.controllers().await.len(), 2);
+    case.apply(case.falcon("before")).await;
+    case.is_ready("before").await;
     let (first, process) = case.leading().await;
     one_leads(&case, &first).await;
+    case.delete_and_leave_nothing("before").await;
     process.kill();
     // Admission is answered by the other meanwhile.
     case.apply(case.falcon("falcon")).await;

@@ -22,9 +22,8 @@ pub async fn nothing_was_forbidden(case: Case) {
     let requests = audit::requests(&case.plane.folder).split_off(case.audited_from.load(Ordering::Relaxed));
     let account = format!("system:serviceaccount:{SYSTEM}:kaito");
     assert!(requests.iter().any(|request| request.user == account), "nobody asked for anything as {account}");
-    let forbidden: BTreeSet<String> = requests
-        .iter()
-        .filter(|request| request.forbidden_by_rbac)
+    let forbidden: BTreeSet<String> = audit::forbidden(&requests)
+        .into_iter()
         .map(|request| format!("{} {} {}/{}", request.verb, request.resource, request.namespace, request.name))
         .collect();
     assert!(forbidden.is_empty(), "forbidden: {forbidden:#?}");
