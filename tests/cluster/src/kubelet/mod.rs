@@ -82,10 +82,18 @@ impl Kubelet {
         insist(|| async { api.patch(&node.name, &by_kubelet(), &Patch::Apply(node.object())).await }).await.unwrap();
         self.renew(&node).await;
         let status = json!({"status": node.status(node.starts_ready(), &ip)});
-        insist(|| async { api.patch_status(&node.name, &PatchParams::default(), &Patch::Strategic(&status)).await })
-            .await
-            .unwrap();
-        lock(&self.0.nodes).insert(node.name.clone(), node);
+        match insist(|| async {
+            api.patch_status(&node.name, &PatchParams::default(), &Patch::Strategic(&status)).await
+        })
+        .await
+        {
+            // Whoever owned it has gone meanwhile, and it with them.
+            Err(Error::Api(status)) if status.code == 404 => {}
+            written => {
+                written.unwrap();
+                lock(&self.0.nodes).insert(node.name.clone(), node);
+            }
+        }
     }
 
     /// The node reports that it is, or is not, ready.
