@@ -68,7 +68,10 @@ unpack() {
 
 # contain NAME [MOUNT TARGET]... -- ARGUMENT...: runs an unpacked image as a container would: its own root, read-only, its
 # user, its environment, its entrypoint with ARGUMENT... instead of its command; KAITO_PORT and /proc, /dev as everywhere.
-contain() {
+contain() { (become_contained "$@"); }
+
+# become_contained NAME [MOUNT TARGET]... -- ARGUMENT...: the same in place of the shell that calls it.
+become_contained() {
     local bundle="$work/$1" mounts=()
     shift
     while [ "$1" != -- ]; do mounts+=("$1" "$2"); shift 2; done
@@ -106,7 +109,7 @@ contain() {
 serve_contained() {
     serve_log="$work/serve.log"
     # Port 0: the system chooses, the log tells.
-    contain "$@" >"$serve_log" 2>&1 &
+    become_contained "$@" >"$serve_log" 2>&1 &
     container=$!
     children+=("$container")
     wait_until grep --quiet 'http://' "$serve_log" || { cat "$serve_log"; return 1; }
