@@ -160,43 +160,29 @@ impl<E: Element> Product<E> {
             input[t] = self.input.start.wrapping_add(t * self.input.stride);
         }
         // No closures from here on: they are functions of their own, which are not compiled for the instruction set.
-        let (mut x, mut w) = ([simd.splat(0.0); T], [simd.splat(0.0); R]);
         let mut sums = [[simd.splat(0.0); T]; R];
-        let whole = self.columns - self.columns % S::LANES;
         let next = self.next.wrapping_add(first_row * self.weight.stride);
         let mut line = if self.next.is_null() { usize::MAX } else { lines.first };
+        // Many tokens have a line's columns without a loop, so that their addresses are made once for all of them. Few wait
+        // for memory, and best in short steps.
+        let stride = if T >= 4 { CACHE_LINE / E::SIZE } else { S::LANES };
         let mut c = 0;
         // SAFETY: `LANES` columns from `c` on, and at the end those that are left, of rows and tokens of the contract.
         unsafe {
-            while c < whole {
-                if line < (c + S::LANES) * E::SIZE {
+            while c + stride <= self.columns {
+                if line < (c + stride) * E::SIZE {
                     for r in 0..R {
                         simd.prefetch(next.wrapping_add(r * self.weight.stride + line));
                     }
                     line += lines.step;
                 }
-                // The fewer vectors are kept, so that one register is enough for the others.
-                if R < T {
-                    for r in 0..R {
-                        w[r] = E::load(simd, weight[r].add(c * E::SIZE));
-                    }
-                    for t in 0..T {
-                        let x = simd.load(input[t].add(c));
-                        for r in 0..R {
-                            sums[r][t] = simd.mul_add(x, w[r], sums[r][t]);
-                        }
-                    }
-                } else {
-                    for t in 0..T {
-                        x[t] = simd.load(input[t].add(c));
-                    }
-                    for r in 0..R {
-                        let w = E::load(simd, weight[r].add(c * E::SIZE));
-                        for t in 0..T {
-                            sums[r][t] = simd.mul_add(x[t], w, sums[r][t]);
-                        }
-                    }
+                for step in 0..stride / S::LANES {
+                    add_products::<S, E, R, T>(simd, weight, input, c + step * S::LANES, &mut sums);
                 }
+                c += stride;
+            }
+            while c + S::LANES <= self.columns {
+                add_products::<S, E, R, T>(simd, weight, input, c, &mut sums);
                 c += S::LANES;
             }
             // A copy: what follows indexes it by variables, which would keep the sums of the loop above in memory.
@@ -229,6 +215,48 @@ impl<E: Element> Product<E> {
                 let y = self.output.start.add(t * self.output.stride + first_row);
                 for (y, total) in std::slice::from_raw_parts_mut(y, R).iter_mut().zip(totals) {
                     *y = if self.output.add { *y + total } else { *total };
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of `LANES` columns from `column` on to the sums of rows and tokens.
+///
+/// # Safety
+/// Each row and each token has these columns.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // Iterators take closures.
+unsafe fn add_products<S: Simd, E: Element, const R: usize, const T: usize>(
+    simd: S,
+    weight: [*const u8; R],
+    input: [*const f32; T],
+    column: usize,
+    sums: &mut [[S::Vector; T]; R],
+) {
+    // SAFETY: by contract.
+    unsafe {
+        // The fewer vectors are kept, so that one register is enough for the others.
+        if R < T {
+            let mut w = [simd.splat(0.0); R];
+            for r in 0..R {
+                w[r] = E::load(simd, weight[r].add(column * E::SIZE));
+            }
+            for t in 0..T {
+                let x = simd.load(input[t].add(column));
+                for r in 0..R {
+                    sums[r][t] = simd.mul_add(x, w[r], sums[r][t]);
+                }
+            }
+        } else {
+            let mut x = [simd.splat(0.0); T];
+            for t in 0..T {
+                x[t] = simd.load(input[t].add(column));
+            }
+            for r in 0..R {
+                let w = E::load(simd, weight[r].add(column * E::SIZE));
+                for t in 0..T {
+                    sums[r][t] = simd.mul_add(x[t], w, sums[r][t]);
                 }
             }
         }

@@ -299,8 +299,7 @@ impl<W: Stored> Tiles<'_, W> {
             }
         }
         let lines_of_group = lines.len().div_ceil(strip.groups);
-        // Fewer tokens leave the processor so little to compute that it sees far enough ahead itself.
-        let least = if W::FORM == Form::Nibbles { 2 } else { 6 };
+        let least = if W::FORM == Form::Nibbles { D::PREFETCH_NIBBLES_FROM } else { D::PREFETCH_BYTES_FROM };
         let ahead = lines.is_empty() && T >= least;
         for _ in 0..strip.groups {
             if ahead {

@@ -25,6 +25,8 @@ impl Dot for Avx2 {
     const TILE_BLOCKS: usize = 1;
     const TILE_TOKENS: usize = 4;
     const UNPACK_ONCE: bool = false;
+    const PREFETCH_BYTES_FROM: usize = 1;
+    const PREFETCH_NIBBLES_FROM: usize = 1;
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -118,9 +120,9 @@ impl Dot for Avx2 {
     }
 }
 
-/// Weights go as their upper and their lower four bits, which are multiplied as nibbles are: with whole bytes the sum of two
-/// products would need more than 16 bits. That takes two products instead of one, but neither the signs of weights moved
-/// to activations nor, each time, a step from 16 bits to 32; and those need the same two ports that products do.
+/// Bytes are multiplied as numbers of 16 bits: the sum of two products of bytes would need more than the 16 bits that it
+/// gets. A vector has four columns of eight rows; the even and the odd columns are taken apart, so that a row's products
+/// come out side by side.
 ///
 /// # Safety
 /// As [`Dot::group`], and the processor has AVX2.
@@ -132,37 +134,57 @@ unsafe fn bytes<const R: usize, const T: usize>(
 ) -> [[[__m256i; 2]; T]; R] {
     // SAFETY: by contract.
     unsafe {
-        let mask = _mm256_set1_epi8(15);
+        let columns = widen(input);
+        let even = _mm256_set1_epi16(255);
         let mut sums = [[[_mm256_setzero_si256(); 2]; T]; R];
         for r in 0..R {
-            // The sums of one half of the rows at a time stay in registers.
-            for half in opaque(0)..opaque(2) {
-                let mut lanes = corrections(input);
-                for run in opaque(0)..opaque(QUADS / RUN) {
-                    let mut low_shorts = [_mm256_setzero_si256(); T];
-                    let mut high_shorts = [_mm256_setzero_si256(); T];
-                    for quad in opaque(run * RUN)..opaque((run + 1) * RUN) {
-                        let stored = _mm256_loadu_si256(weights[r].add(quad * 64 + half * 32).cast());
-                        let low = _mm256_and_si256(stored, mask);
-                        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(stored), mask);
-                        for t in 0..T {
-                            let x = _mm256_set1_epi32(quad_of(input[t], quad));
-                            low_shorts[t] = _mm256_add_epi16(low_shorts[t], _mm256_maddubs_epi16(low, x));
-                            high_shorts[t] = _mm256_add_epi16(high_shorts[t], _mm256_maddubs_epi16(high, x));
+            let mut lanes = corrections(input);
+            for pair in opaque(0)..opaque(QUADS / 2) {
+                for quad in [2 * pair, 2 * pair + 1] {
+                    let stored = load_halves(weights[r].add(quad * 64));
+                    let evens = both_and(stored, even);
+                    let odds = [_mm256_srli_epi16::<8>(stored[0]), _mm256_srli_epi16::<8>(stored[1])];
+                    for t in 0..T {
+                        let x = _mm256_set1_epi32(*columns[t].0.as_ptr().add(quad));
+                        for half in 0..2 {
+                            lanes[t][half] = _mm256_add_epi32(lanes[t][half], _mm256_madd_epi16(evens[half], x));
+                        }
+                        let x = _mm256_set1_epi32(*columns[t].1.as_ptr().add(quad));
+                        for half in 0..2 {
+                            lanes[t][half] = _mm256_add_epi32(lanes[t][half], _mm256_madd_epi16(odds[half], x));
                         }
                     }
-                    for t in 0..T {
-                        lanes[t] = add_shorts(lanes[t], low_shorts[t], 1);
-                        lanes[t] = add_shorts(lanes[t], high_shorts[t], 16);
-                    }
-                }
-                for t in 0..T {
-                    sums[r][t][half & 1] = lanes[t];
                 }
             }
+            sums[r] = lanes;
         }
         sums
     }
+}
+
+/// For each quad of a group its even columns and its odd ones, two numbers of 16 bits each.
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+struct Columns([i32; QUADS], [i32; QUADS]);
+
+/// # Safety
+/// The groups can be read, and the processor has AVX2.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // Iterators take closures.
+unsafe fn widen<const T: usize>(input: [*const InputGroup; T]) -> [Columns; T] {
+    let mut columns = [Columns([0; QUADS], [0; QUADS]); T];
+    // SAFETY: by contract; eight quads are 32 bytes.
+    unsafe {
+        for t in 0..T {
+            for quad in (0..QUADS).step_by(8) {
+                let values = _mm256_loadu_si256((&raw const (*input[t]).values).cast::<i32>().add(quad).cast());
+                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(values));
+                _mm256_store_si256(columns[t].0.as_mut_ptr().add(quad).cast(), even);
+                _mm256_store_si256(columns[t].1.as_mut_ptr().add(quad).cast(), _mm256_srai_epi16::<8>(values));
+            }
+        }
+    }
+    columns
 }
 
 /// The same number, of which the compiler knows nothing. A loop to it stays a loop: unrolled, all quads of a group would be
@@ -186,31 +208,21 @@ unsafe fn quad_of(group: *const InputGroup, quad: usize) -> i32 {
     unsafe { (&raw const (*group).values).cast::<i32>().add(quad).read_unaligned() }
 }
 
-/// What the sums begin with.
+/// What the sums begin with, for both halves of the rows.
 ///
 /// # Safety
 /// The groups can be read, and the processor has AVX2.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // Iterators take closures.
-unsafe fn corrections<const T: usize>(input: [*const InputGroup; T]) -> [__m256i; T] {
+unsafe fn corrections<const T: usize>(input: [*const InputGroup; T]) -> [[__m256i; 2]; T] {
     // SAFETY: by contract.
     unsafe {
-        let mut lanes = [_mm256_setzero_si256(); T];
+        let mut lanes = [[_mm256_setzero_si256(); 2]; T];
         for t in 0..T {
-            lanes[t] = _mm256_set1_epi32((*input[t]).correction);
+            lanes[t] = [_mm256_set1_epi32((*input[t]).correction); 2];
         }
         lanes
     }
-}
-
-/// Adds neighbours, `times` times, to the 32 bits that they cover.
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-unsafe fn add_shorts(lanes: __m256i, shorts: __m256i, times: i16) -> __m256i {
-    // SAFETY: by contract.
-    unsafe { _mm256_add_epi32(lanes, _mm256_madd_epi16(shorts, _mm256_set1_epi16(times))) }
 }
 
 /// # Safety
@@ -223,38 +235,60 @@ unsafe fn nibbles<W: Stored, const R: usize, const T: usize>(
 ) -> [[[__m256i; 2]; T]; R] {
     // SAFETY: by contract.
     unsafe {
-        let mask = _mm256_set1_epi8(15);
+        let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
         let mut sums = [[[_mm256_setzero_si256(); 2]; T]; R];
         for r in 0..R {
-            for half in opaque(0)..opaque(2) {
-                let mut lanes = corrections(input);
-                for run in opaque(0)..opaque(QUADS / RUN) {
-                    let mut shorts = [_mm256_setzero_si256(); T];
-                    for pair in opaque(run * RUN / 2)..opaque((run + 1) * RUN / 2) {
-                        let (low, high) = if W::FORM == Form::Nibbles {
-                            let packed = _mm256_loadu_si256(weights[r].add(pair * 64 + half * 32).cast());
-                            let high = _mm256_srli_epi16::<4>(packed);
-                            (_mm256_and_si256(packed, mask), _mm256_and_si256(high, mask))
-                        } else {
-                            let at = weights[r].add(pair * 128 + half * 32);
-                            (_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(64).cast()))
-                        };
-                        for t in 0..T {
-                            let first = _mm256_set1_epi32(quad_of(input[t], 2 * pair));
-                            let second = _mm256_set1_epi32(quad_of(input[t], 2 * pair + 1));
-                            shorts[t] = _mm256_add_epi16(shorts[t], _mm256_maddubs_epi16(low, first));
-                            shorts[t] = _mm256_add_epi16(shorts[t], _mm256_maddubs_epi16(high, second));
+            let mut lanes = corrections(input);
+            for run in opaque(0)..opaque(QUADS / RUN) {
+                let mut shorts = [[_mm256_setzero_si256(); 2]; T];
+                for pair in opaque(run * RUN / 2)..opaque((run + 1) * RUN / 2) {
+                    let (low, high) = if W::FORM == Form::Nibbles {
+                        let packed = load_halves(weights[r].add(pair * 64));
+                        let high = [_mm256_srli_epi16::<4>(packed[0]), _mm256_srli_epi16::<4>(packed[1])];
+                        (both_and(packed, mask), both_and(high, mask))
+                    } else {
+                        let at = weights[r].add(pair * 128);
+                        (load_halves(at), load_halves(at.add(64)))
+                    };
+                    for t in 0..T {
+                        let x = _mm256_set1_epi32(quad_of(input[t], 2 * pair));
+                        for half in 0..2 {
+                            shorts[t][half] = _mm256_add_epi16(shorts[t][half], _mm256_maddubs_epi16(low[half], x));
                         }
                     }
                     for t in 0..T {
-                        lanes[t] = add_shorts(lanes[t], shorts[t], 1);
+                        let x = _mm256_set1_epi32(quad_of(input[t], 2 * pair + 1));
+                        for half in 0..2 {
+                            shorts[t][half] = _mm256_add_epi16(shorts[t][half], _mm256_maddubs_epi16(high[half], x));
+                        }
                     }
                 }
                 for t in 0..T {
-                    sums[r][t][half & 1] = lanes[t];
+                    for half in 0..2 {
+                        lanes[t][half] = _mm256_add_epi32(lanes[t][half], _mm256_madd_epi16(shorts[t][half], ones));
+                    }
                 }
             }
+            sums[r] = lanes;
         }
         sums
     }
+}
+
+/// Both halves of a block's rows: 64 bytes.
+///
+/// # Safety
+/// They can be read at `p`, and the processor has AVX2.
+#[inline(always)]
+unsafe fn load_halves(p: *const u8) -> [__m256i; 2] {
+    // SAFETY: by contract.
+    unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+}
+
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn both_and(halves: [__m256i; 2], mask: __m256i) -> [__m256i; 2] {
+    // SAFETY: by contract.
+    unsafe { [_mm256_and_si256(halves[0], mask), _mm256_and_si256(halves[1], mask)] }
 }

@@ -26,6 +26,8 @@ impl Dot for Avx512Vnni {
     const TILE_BLOCKS: usize = 2;
     const TILE_TOKENS: usize = 8;
     const UNPACK_ONCE: bool = false;
+    const PREFETCH_BYTES_FROM: usize = 6;
+    const PREFETCH_NIBBLES_FROM: usize = 2;
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {

@@ -62,6 +62,10 @@ pub(super) trait Dot: Copy {
     const TILE_TOKENS: usize;
     /// Whether unpacking nibbles costs so much that it is done once for several tiles.
     const UNPACK_ONCE: bool;
+    /// From how many tokens on a single tile asks for weights ahead of itself: fewer leave some processors so little to
+    /// compute that they see far enough ahead.
+    const PREFETCH_BYTES_FROM: usize;
+    const PREFETCH_NIBBLES_FROM: usize;
 
     /// Runs a kernel as a function of its own.
     fn call<K: DotKernel>(self, kernel: K) -> K::Output;

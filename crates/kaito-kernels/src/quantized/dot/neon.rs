@@ -96,6 +96,8 @@ impl<P: Sums> Dot for Neon<P> {
     const TILE_BLOCKS: usize = 1;
     const TILE_TOKENS: usize = 2;
     const UNPACK_ONCE: bool = true;
+    const PREFETCH_BYTES_FROM: usize = 6;
+    const PREFETCH_NIBBLES_FROM: usize = 2;
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {

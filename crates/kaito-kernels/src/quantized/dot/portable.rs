@@ -13,6 +13,8 @@ impl Dot for Portable {
     const TILE_BLOCKS: usize = 1;
     const TILE_TOKENS: usize = 1;
     const UNPACK_ONCE: bool = true;
+    const PREFETCH_BYTES_FROM: usize = 6;
+    const PREFETCH_NIBBLES_FROM: usize = 2;
 
     #[inline(never)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
