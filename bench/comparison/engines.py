@@ -164,9 +164,8 @@ class Transformers:
              "--threads", str(settings.threads), "--prompt", str(settings.prompt), "--context", str(CONTEXT),
              "--steps", str(settings.transformers_steps)], settings.limit, environment={"HF_HUB_OFFLINE": "1"})
         report = json.loads(done.output)
-        found = [("first token", report["first_token_seconds"]), ("peak memory", done.peak_bytes / 1e9)]
-        found += [("prefill", report["prefill"])] if "prefill" in report else []
-        found += [(f"decode {count}", rate) for count, rate in report["decode"].items()]
+        found = [("first token", report["first_token_seconds"]), ("peak memory", done.peak_bytes / 1e9),
+                 *report["rates"].items()]
         return [(metric, value, done.others) for metric, value in found], report["versions"], report["left_out"]
 
     def greedy(self, checkpoint, prompts, steps):

@@ -54,22 +54,21 @@ def measure(args):
         "import_seconds": imported - started,
         "load_seconds": loaded - imported,
         "first_token_seconds": time.perf_counter() - started,
-        "decode": {},
+        "rates": {},
         "left_out": {},
     }
-    # Where torch has no kernel for a type, a few tokens tell that many would take an hour.
-    rate = prefill(model, random_tokens(model, 1, 16))
-    expected = args.prompt / rate
-    if expected <= args.patience:
-        found["prefill"] = prefill(model, random_tokens(model, 1, args.prompt))
-    else:
-        found["left_out"]["prefill"] = expected
+    figures = {"prefill": (args.prompt, lambda: prefill(model, random_tokens(model, 1, args.prompt)))}
     for count in args.sequences:
-        expected = count * (args.context + args.steps) / rate
+        figures[f"decode {count}"] = (count * (args.context + args.steps),
+                                      lambda count=count: decode(model, count, args.context, args.steps))
+    # Where torch has no kernel for a type, a few tokens tell that many would take an hour.
+    quick = prefill(model, random_tokens(model, 1, 16))
+    for figure, (tokens, rate) in figures.items():
+        expected = tokens / quick
         if expected <= args.patience:
-            found["decode"][str(count)] = decode(model, count, args.context, args.steps)
+            found["rates"][figure] = rate()
         else:
-            found["left_out"][f"decode {count}"] = expected
+            found["left_out"][figure] = expected
     json.dump(found, sys.stdout)
 
 
