@@ -250,18 +250,8 @@ unsafe fn nibbles<W: Stored, const R: usize, const T: usize>(
                         let at = weights[r].add(pair * 128);
                         (load_halves(at), load_halves(at.add(64)))
                     };
-                    for t in 0..T {
-                        let x = _mm256_set1_epi32(quad_of(input[t], 2 * pair));
-                        for half in 0..2 {
-                            shorts[t][half] = _mm256_add_epi16(shorts[t][half], _mm256_maddubs_epi16(low[half], x));
-                        }
-                    }
-                    for t in 0..T {
-                        let x = _mm256_set1_epi32(quad_of(input[t], 2 * pair + 1));
-                        for half in 0..2 {
-                            shorts[t][half] = _mm256_add_epi16(shorts[t][half], _mm256_maddubs_epi16(high[half], x));
-                        }
-                    }
+                    add_nibbles(&mut shorts, low, input, 2 * pair);
+                    add_nibbles(&mut shorts, high, input, 2 * pair + 1);
                 }
                 for t in 0..T {
                     for half in 0..2 {
@@ -272,6 +262,29 @@ unsafe fn nibbles<W: Stored, const R: usize, const T: usize>(
             sums[r] = lanes;
         }
         sums
+    }
+}
+
+/// Adds the products of a quad of nibbles.
+///
+/// # Safety
+/// The groups can be read and have such a quad, and the processor has AVX2.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // Iterators take closures.
+unsafe fn add_nibbles<const T: usize>(
+    shorts: &mut [[__m256i; 2]; T],
+    weights: [__m256i; 2],
+    input: [*const InputGroup; T],
+    quad: usize,
+) {
+    // SAFETY: by contract.
+    unsafe {
+        for t in 0..T {
+            let x = _mm256_set1_epi32(quad_of(input[t], quad));
+            for half in 0..2 {
+                shorts[t][half] = _mm256_add_epi16(shorts[t][half], _mm256_maddubs_epi16(weights[half], x));
+            }
+        }
     }
 }
 
