@@ -12,6 +12,7 @@ use std::{num::NonZeroUsize, path::Path, time::Duration};
 use kaito_engine::{
     Error, ErrorKind,
     backend::cpu::CpuBackend,
+    capacity::PAGE_SIZE,
     decoder::{Decoder, DecoderLimits},
     engine::{Engine, GenerationEvent, GenerationRequest, GenerationStream},
     family,
@@ -21,7 +22,6 @@ use kaito_engine::{
 };
 use serde_json::{Value, json};
 
-const PAGE_SIZE: usize = 4;
 const MAX_WAITING: usize = 100;
 
 fn engine(pages: usize) -> Engine {
@@ -72,7 +72,7 @@ async fn all_pages_free(engine: &Engine) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_hang_up_free_their_pages_and_disturb_nobody() {
-    let engine = engine(200);
+    let engine = engine(50);
     let kinds = [
         json!({"do_sample": false, "max_new_tokens": 24}),
         json!({"do_sample": true, "seed": 7, "num_return_sequences": 3, "max_new_tokens": 24}),
@@ -112,7 +112,7 @@ async fn clients_that_hang_up_free_their_pages_and_disturb_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_event_comes_when_the_pages_are_free() {
-    let engine = engine(64);
+    let engine = engine(16);
     for _ in 0..20 {
         outputs(engine.submit(request(30, json!({"do_sample": false, "max_new_tokens": 4}))).unwrap()).await;
         assert_eq!(engine.stats().pages_used, 0);
@@ -121,7 +121,7 @@ async fn the_last_event_comes_when_the_pages_are_free() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sequence_is_stopped_where_it_stands_and_the_others_go_on() {
-    let engine = engine(200);
+    let engine = engine(50);
     let options = json!({"do_sample": true, "seed": 3, "num_return_sequences": 3, "max_new_tokens": 200});
     let mut stream = engine.submit(request(6, options)).unwrap();
     let mut stopped = false;
@@ -145,7 +145,7 @@ async fn a_sequence_is_stopped_where_it_stands_and_the_others_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_can_never_run_are_refused_with_numbers() {
-    let engine = engine(20);
+    let engine = engine(5);
     let greedy = |len, new: usize| request(len, json!({"do_sample": false, "max_new_tokens": new}));
     let refusal = |request| engine.submit(request).map(|_| ()).unwrap_err();
 
@@ -153,7 +153,7 @@ async fn requests_that_can_never_run_are_refused_with_numbers() {
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     assert_eq!(
         error.to_string(),
-        "1 sequences of up to 100 tokens need 25 pages of keys and values, but there are 20 (--kv-cache-memory)"
+        "1 sequences of up to 100 tokens need 7 pages of keys and values, but there are 5 (--kv-cache-memory)"
     );
     let mut empty = greedy(1, 1);
     empty.prompt.clear();
@@ -170,7 +170,7 @@ async fn requests_that_can_never_run_are_refused_with_numbers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_refuses_and_a_draining_engine_finishes_what_it_has() {
-    let engine = engine(200);
+    let engine = engine(50);
     let mut streams = Vec::new();
     let error = loop {
         match engine.submit(request(8, json!({"do_sample": false, "max_new_tokens": 200}))) {

@@ -64,16 +64,29 @@ fn main() {
     }
     quantized(&pool, &filter, &memory);
     let dtypes = [KvDType::F32, KvDType::Bf16, KvDType::Int8];
-    let shapes = [(1, 512), (1, 4096), (512, 512), (512, 4096)];
-    for (dtype, (rows, context)) in dtypes.into_iter().flat_map(|dtype| shapes.map(|shape| (dtype, shape))) {
-        let name = format!("attention, 32 heads of 128, {dtype}, {rows} queries of {context}");
+    // Llama-2-7B's heads, and TinyLlama's, eight of which share a key head.
+    let heads = [(32, 32, 128), (32, 4, 64)];
+    let lengths = [(1, 512), (1, 4096), (1, 16384), (512, 512), (512, 4096)];
+    let cases = heads.into_iter().flat_map(|heads| lengths.map(|lengths| (heads, lengths)));
+    for (dtype, ((heads, kv_heads, head_dim), (rows, context))) in
+        dtypes.into_iter().flat_map(|dtype| cases.clone().map(move |case| (dtype, case)))
+    {
+        let name =
+            format!("attention, {heads} heads of {head_dim} on {kv_heads}, {dtype}, {rows} queries of {context}");
         if !name.contains(&filter) {
             continue;
         }
-        let seconds = attention(&pool, dtype, rows, context);
+        let seconds = attention(&pool, dtype, [heads, kv_heads, head_dim], rows, context);
         let scores = rows * (context - rows) + rows * (rows + 1) / 2;
-        let computed = (4 * 32 * 128 * scores) as f64 / seconds;
-        println!("{name}: {:.3} ms, {:.0} GFLOP/s, {:.0}%", seconds * 1e3, computed / 1e9, 100.0 * computed / flops);
+        let computed = (4 * heads * head_dim * scores) as f64 / seconds;
+        let read = (2 * context * kv_heads * dtype.head_bytes(head_dim)) as f64 / seconds;
+        println!(
+            "{name}: {:.3} ms, {:.1} GB/s, {:.0} GFLOP/s, {:.0}%",
+            seconds * 1e3,
+            read / 1e9,
+            computed / 1e9,
+            100.0 * computed / flops
+        );
     }
     let count = 10_000;
     let start = Instant::now();
@@ -183,18 +196,26 @@ fn matmuls(pool: &ThreadPool, dtype: DType, rows: usize, cols: usize, bytes: &[u
     })
 }
 
-fn attention(pool: &ThreadPool, dtype: KvDType, rows: usize, context: usize) -> f64 {
-    let (heads, head_dim, page_size) = (32, 128, 16);
+fn attention(pool: &ThreadPool, dtype: KvDType, shape: [usize; 3], rows: usize, context: usize) -> f64 {
+    let ([heads, kv_heads, head_dim], page_size) = (shape, 16);
     let pages: Vec<u32> = (0..(context / page_size) as u32).rev().collect();
-    let some: Vec<f32> = (0..context * heads * head_dim).map(|i| (i as f32 * 0.61).sin()).collect();
-    let queries = &some[..rows * heads * head_dim];
-    let Some(mut keys) = KvBuffer::zeros(dtype, context * heads, head_dim) else { return f64::NAN };
-    some.chunks_exact(head_dim).enumerate().for_each(|(slot, head)| keys.write(slot, head));
+    let some = |count: usize| -> Vec<f32> { (0..count).map(|i| (i as f32 * 0.61).sin()).collect() };
+    let queries = &some(rows * heads * head_dim);
+    let slots = context * kv_heads;
+    let (Some(mut keys), Some(mut values)) =
+        (KvBuffer::keys(dtype, slots, head_dim, page_size), KvBuffer::values(dtype, slots, head_dim))
+    else {
+        return f64::NAN;
+    };
+    for (slot, head) in some(slots * head_dim).chunks_exact(head_dim).enumerate() {
+        keys.write(slot, head);
+        values.write(slot, head);
+    }
     let mut output = vec![0.0; queries.len()];
     let offsets: Vec<usize> = (0..heads).map(|head| head * head_dim).collect();
     let shape = AttentionShape {
         query_offsets: &offsets,
-        num_kv_heads: heads,
+        num_kv_heads: kv_heads,
         head_dim,
         page_size,
         scale: 0.088,
@@ -203,7 +224,7 @@ fn attention(pool: &ThreadPool, dtype: KvDType, rows: usize, context: usize) -> 
     let sequences = [AttentionSequence { first_row: 0, rows, context, pages: &pages }];
     best(pool, || {
         let out = RowsMut::new(&mut output, heads * head_dim);
-        paged_attention(pool, &shape, Rows::new(queries, heads * head_dim), &keys, &keys, &sequences, out);
+        paged_attention(pool, &shape, Rows::new(queries, heads * head_dim), &keys, &values, &sequences, out);
     })
 }
 

@@ -42,10 +42,16 @@ impl fmt::Display for KvDType {
     }
 }
 
-/// The keys, or the values, of one layer: `[slot][head_dim]`, where a slot is one head of one token.
+/// The keys, or the values, of one layer. A slot is one head of one token.
+///
+/// Values are `[slot][head_dim]`: they are added up, so that vectors hold elements of one of them. Keys are multiplied by
+/// a query and each product's elements are added up: they are `[page][head_dim][slot of the page]`, so that vectors hold
+/// one element of several of them and no sum goes across a vector.
 #[derive(Debug)]
 pub struct KvBuffer {
     head_dim: usize,
+    /// Consecutive slots whose elements alternate.
+    interleaved: usize,
     elements: Elements,
 }
 
@@ -62,15 +68,35 @@ enum Elements {
 }
 
 impl KvBuffer {
-    /// `slots` slots of zeros, which take no memory before they are written; `None` if there is no room for them.
-    pub fn zeros(dtype: KvDType, slots: usize, head_dim: usize) -> Option<Self> {
+    /// Keys: `slots` slots of zeros, `page_slots` of which are a page of one head. They take no memory before they are
+    /// written; `None` if there is no room for them.
+    ///
+    /// # Panics
+    /// If the slots are not whole pages.
+    pub fn keys(dtype: KvDType, slots: usize, head_dim: usize, page_slots: usize) -> Option<Self> {
+        assert!(page_slots > 0 && slots.is_multiple_of(page_slots), "{slots} slots in pages of {page_slots}");
+        Self::zeros(dtype, slots, head_dim, page_slots)
+    }
+
+    /// Values: `slots` slots of zeros, as for [`KvBuffer::keys`].
+    pub fn values(dtype: KvDType, slots: usize, head_dim: usize) -> Option<Self> {
+        Self::zeros(dtype, slots, head_dim, 1)
+    }
+
+    fn zeros(dtype: KvDType, slots: usize, head_dim: usize, interleaved: usize) -> Option<Self> {
         let len = slots.checked_mul(head_dim)?;
         let elements = match dtype {
             KvDType::F32 => Elements::F32(zeros(len)?),
             KvDType::Bf16 => Elements::Bf16(zeros(len)?),
             KvDType::Int8 => Elements::Int8 { numbers: zeros(len)?, scales: zeros(slots)? },
         };
-        Some(Self { head_dim, elements })
+        Some(Self { head_dim, interleaved, elements })
+    }
+
+    /// Where a slot's first element is.
+    fn first_element(&self, slot: usize) -> usize {
+        let within = slot % self.interleaved;
+        (slot - within) * self.head_dim + within
     }
 
     /// Stores a head.
@@ -82,22 +108,32 @@ impl KvBuffer {
     /// If there is no such slot or the head is not as long as the buffer's.
     pub fn write(&mut self, slot: usize, head: &[f32]) {
         assert_eq!(head.len(), self.head_dim, "elements of a head");
-        let range = slot * self.head_dim..(slot + 1) * self.head_dim;
+        let (first, step) = (self.first_element(slot), self.interleaved);
         match &mut self.elements {
-            Elements::F32(elements) => elements[range].copy_from_slice(head),
+            Elements::F32(elements) => {
+                elements[first..].iter_mut().step_by(step).zip(head).for_each(|(y, &x)| *y = x);
+            }
             Elements::Bf16(elements) => {
-                let target = elements[range].iter_mut();
+                let target = elements[first..].iter_mut().step_by(step);
                 target.zip(head).for_each(|(y, &x)| *y = bf16::from_f32(x).to_le_bytes());
             }
-            Elements::Int8 { numbers, scales } => scales[slot] = to_8_bits(head, &mut numbers[range]),
+            Elements::Int8 { numbers, scales } => {
+                let (scale, inverse) = scale_of_8_bits(head);
+                scales[slot] = scale;
+                for (number, x) in numbers[first..].iter_mut().step_by(step).zip(head) {
+                    *number = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
+                }
+            }
         }
     }
 
     /// Copies `count` slots.
     ///
     /// # Panics
-    /// If there are no such slots.
+    /// If there are no such slots, or they are parts of pages of keys.
     pub fn copy(&mut self, from: usize, to: usize, count: usize) {
+        let whole = [from, to, count].iter().all(|slots| slots.is_multiple_of(self.interleaved));
+        assert!(whole, "{count} slots from {from} to {to} are not whole pages of {}", self.interleaved);
         let range = from * self.head_dim..(from + count) * self.head_dim;
         let target = to * self.head_dim;
         match &mut self.elements {
@@ -134,7 +170,12 @@ impl KvBuffer {
         }
     }
 
-    /// `count` slots from `first` on: where their elements begin, and their scales if they have any.
+    /// Slots that are a page of keys; 1 for values.
+    pub(crate) fn interleaved(&self) -> usize {
+        self.interleaved
+    }
+
+    /// The `count` slots of a page from `first` on: where their elements begin, and their scales if they have any.
     pub(crate) fn heads(&self, first: usize, count: usize) -> Heads<'_> {
         let range = first * self.head_dim..(first + count) * self.head_dim;
         match &self.elements {
@@ -155,18 +196,17 @@ pub(crate) struct Heads<'a> {
     pub scales: &'a [f32],
 }
 
-fn to_8_bits(values: &[f32], numbers: &mut [i8]) -> f32 {
-    let bits = values.iter().fold(0, |bits: u32, x| bits.max(x.to_bits() & 0x7fff_ffff));
+/// What the numbers of a head are multiplied by when they are read, and when they are stored.
+fn scale_of_8_bits(head: &[f32]) -> (f32, f32) {
+    let bits = head.iter().fold(0, |bits: u32, x| bits.max(x.to_bits() & 0x7fff_ffff));
     let magnitude = f32::from_bits(bits);
-    if !magnitude.is_finite() || magnitude < TINY {
-        numbers.fill(0);
-        return if magnitude.is_finite() { 0.0 } else { f32::NAN };
+    if !magnitude.is_finite() {
+        (f32::NAN, 0.0)
+    } else if magnitude < TINY {
+        (0.0, 0.0)
+    } else {
+        (magnitude / 127.0, 127.0 / magnitude)
     }
-    let inverse = 127.0 / magnitude;
-    for (number, x) in numbers.iter_mut().zip(values) {
-        *number = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
-    }
-    magnitude / 127.0
 }
 
 #[cfg(test)]
@@ -177,44 +217,57 @@ mod tests {
     impl KvBuffer {
         /// The elements of a slot, widened.
         pub(crate) fn read(&self, slot: usize) -> Vec<f32> {
-            let range = slot * self.head_dim..(slot + 1) * self.head_dim;
-            match &self.elements {
-                Elements::F32(elements) => elements[range].to_vec(),
-                Elements::Bf16(elements) => elements[range].iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
-                Elements::Int8 { numbers, scales } => {
-                    numbers[range].iter().map(|&n| f32::from(n) * scales[slot]).collect()
+            let element = |d: usize| {
+                let place = self.first_element(slot) + d * self.interleaved;
+                match &self.elements {
+                    Elements::F32(elements) => elements[place],
+                    Elements::Bf16(elements) => bf16::from_le_bytes(elements[place]).to_f32(),
+                    Elements::Int8 { numbers, scales } => f32::from(numbers[place]) * scales[slot],
                 }
-            }
+            };
+            (0..self.head_dim).map(element).collect()
         }
     }
 
     #[test]
     fn heads_are_stored_within_half_a_step_and_neighbours_stay() {
         let mut next = numbers(6);
-        for (dtype, steps) in [(KvDType::F32, f32::INFINITY), (KvDType::Bf16, 128.0), (KvDType::Int8, 127.0)] {
-            let mut buffer = KvBuffer::zeros(dtype, 5, 20).unwrap();
-            assert_eq!((buffer.slots(), buffer.head_dim(), buffer.dtype()), (5, 20, dtype));
+        let steps = [(KvDType::F32, f32::INFINITY), (KvDType::Bf16, 128.0), (KvDType::Int8, 127.0)];
+        for ((dtype, steps), page_slots) in steps.into_iter().flat_map(|case| [1, 2].map(|slots| (case, slots))) {
+            let mut buffer = KvBuffer::zeros(dtype, 6, 20, page_slots).unwrap();
+            assert_eq!((buffer.slots(), buffer.head_dim(), buffer.dtype()), (6, 20, dtype));
             let heads: Vec<Vec<f32>> =
                 (0..3).map(|i| (0..20).map(|_| next() * 10f32.powi(20 * i - 20)).collect()).collect();
-            for (slot, head) in [3, 0, 4].into_iter().zip(&heads) {
+            for (slot, head) in [4, 0, 5].into_iter().zip(&heads) {
                 buffer.write(slot, head);
             }
-            for (slot, head) in [3, 0, 4].into_iter().zip(&heads) {
+            for (slot, head) in [4, 0, 5].into_iter().zip(&heads) {
                 let largest = head.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                 for (x, y) in head.iter().zip(buffer.read(slot)) {
                     assert!((x - y).abs() <= largest / steps * 0.5001, "{dtype}: {x} became {y}");
                 }
             }
             assert_eq!(buffer.read(1), [0.0; 20]);
-            buffer.copy(3, 1, 2);
-            assert_eq!(buffer.read(1), buffer.read(3));
+            buffer.copy(4, 2, 2);
             assert_eq!(buffer.read(2), buffer.read(4));
+            assert_eq!(buffer.read(3), buffer.read(5));
+            assert_eq!(buffer.read(1), [0.0; 20]);
         }
     }
 
     #[test]
+    fn keys_of_a_page_lie_element_by_element() {
+        let mut keys = KvBuffer::keys(KvDType::F32, 4, 3, 2).unwrap();
+        for slot in 0..4 {
+            keys.write(slot, &[0.0, 10.0, 20.0].map(|d| d + slot as f32));
+        }
+        let Elements::F32(elements) = &keys.elements else { panic!() };
+        assert_eq!(**elements, [0.0, 1.0, 10.0, 11.0, 20.0, 21.0, 2.0, 3.0, 12.0, 13.0, 22.0, 23.0]);
+    }
+
+    #[test]
     fn what_is_no_number_stays_none_and_the_tiniest_is_zero() {
-        let mut buffer = KvBuffer::zeros(KvDType::Int8, 1, 4).unwrap();
+        let mut buffer = KvBuffer::values(KvDType::Int8, 1, 4).unwrap();
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             buffer.write(0, &[1.0, bad, 0.0, 2.0]);
             assert!(buffer.read(0).iter().all(|x| x.is_nan()));
@@ -227,8 +280,8 @@ mod tests {
 
     #[test]
     fn memory_that_is_not_there_is_no_buffer() {
-        assert!(KvBuffer::zeros(KvDType::Int8, usize::MAX / 128, 128).is_none());
-        assert!(KvBuffer::zeros(KvDType::F32, usize::MAX, 2).is_none());
+        assert!(KvBuffer::values(KvDType::Int8, usize::MAX / 128, 128).is_none());
+        assert!(KvBuffer::keys(KvDType::F32, usize::MAX, 2, 1).is_none());
         assert_eq!([KvDType::F32, KvDType::Bf16, KvDType::Int8].map(|dtype| dtype.head_bytes(128)), [512, 256, 132]);
     }
 }

@@ -3,8 +3,8 @@
 use std::{mem, num::NonZeroUsize};
 
 use kaito_kernels::{
-    self as kernels, AttentionSequence, AttentionShape, KvBuffer, KvDType, MatrixRef, QuantizedInput, Rows, RowsMut,
-    ThreadPool,
+    self as kernels, AttentionSequence, AttentionShape, KvBuffer, KvDType, MAX_PAGE_TOKENS, MatrixRef, PAGE_TOKENS,
+    QuantizedInput, Rows, RowsMut, ThreadPool,
 };
 
 use super::{AttentionSpan, Backend, BackendError, Write};
@@ -149,17 +149,25 @@ impl Backend for CpuBackend {
     }
 
     fn kv_pool(&self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<CpuKvPool, BackendError> {
+        if !page_size.is_multiple_of(PAGE_TOKENS) || !(1..=MAX_PAGE_TOKENS).contains(&page_size) {
+            return Err(BackendError {
+                device: "cpu".to_owned(),
+                cause: format!(
+                    "pages of {page_size} tokens are not a multiple of {PAGE_TOKENS} of up to {MAX_PAGE_TOKENS}"
+                ),
+            });
+        }
         let slots = pages * config.num_kv_heads * page_size;
-        let layer = || {
-            KvBuffer::zeros(self.kv_dtype, slots, config.head_dim).ok_or_else(|| BackendError {
+        let layers = |layer: &dyn Fn() -> Option<KvBuffer>| {
+            let layers = (0..config.num_layers).map(|_| layer()).collect::<Option<Vec<_>>>();
+            layers.ok_or_else(|| BackendError {
                 device: "cpu".to_owned(),
                 cause: format!("no room for {pages} pages of keys and values in {}", self.kv_dtype),
             })
         };
-        let layers = || (0..config.num_layers).map(|_| layer()).collect::<Result<Vec<_>, _>>();
         Ok(CpuKvPool {
-            keys: layers()?,
-            values: layers()?,
+            keys: layers(&|| KvBuffer::keys(self.kv_dtype, slots, config.head_dim, page_size))?,
+            values: layers(&|| KvBuffer::values(self.kv_dtype, slots, config.head_dim))?,
             kv_heads: config.num_kv_heads,
             page_size,
             head_dim: config.head_dim,
@@ -258,11 +266,12 @@ impl Backend for CpuBackend {
     ) {
         let (head_dim, page_size, page_slots) = (pool.head_dim, pool.page_size, pool.page_slots());
         for span in spans {
-            for row in 0..span.rows {
-                let position = span.context - span.rows + row;
-                let page = span.pages[position / page_size] as usize * page_slots;
-                let source = (span.first_row + row) * layout.width;
-                for head in 0..pool.kv_heads {
+            // Head by head, since a page of one head stays in the cache while its tokens are written.
+            for head in 0..pool.kv_heads {
+                for row in 0..span.rows {
+                    let position = span.context - span.rows + row;
+                    let page = span.pages[position / page_size] as usize * page_slots;
+                    let source = (span.first_row + row) * layout.width;
                     let slot = page + head * page_size + position % page_size;
                     let from = source + layout.key[head];
                     pool.keys[layer].write(slot, &qkv[from..from + head_dim]);

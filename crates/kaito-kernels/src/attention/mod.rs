@@ -2,11 +2,13 @@
 //!
 //! Some pages together are a span, the block of the online softmax (Milakov and Gimelshein 2018; Dao et al. 2022): its
 //! scores, the new maximum, then the rescaled sums. Spans begin at fixed positions. So what a query does is fixed by its own
-//! position and pages, however the prompt was cut into steps and whoever else is in the step. Queries that see the whole
-//! of a page go through it together, those that see a part of it one by one, which changes the order of no sum.
+//! position and pages, however the prompt was cut into steps and whoever else is in the step. Values that all queries of
+//! a block see are gone through together, the others one query after the other, which changes the order of no sum.
 
 mod paged_heads;
 mod query_block;
+mod scores;
+mod tiles;
 mod weigh;
 
 use std::ops::Range;
@@ -16,7 +18,7 @@ use crate::{
     KvBuffer, KvDType, Rows, RowsMut, ThreadPool,
     matmul::element::{Bf16, Element, F32, I8},
     matrix::SharedRows,
-    simd::{Kernel, Level, Simd, dispatch},
+    simd::{Kernel, Level, MAX_LANES, Simd, dispatch},
 };
 
 /// What is the same for all sequences of a step.
@@ -28,7 +30,7 @@ pub struct AttentionShape<'a> {
     pub num_kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Tokens of a page.
+    /// Tokens of a page: a multiple of [`PAGE_TOKENS`], at most [`MAX_PAGE_TOKENS`].
     pub page_size: usize,
     /// What scores are multiplied by.
     pub scale: f32,
@@ -49,13 +51,19 @@ pub struct AttentionSequence<'a> {
     pub pages: &'a [u32],
 }
 
+/// The tokens of a page are a multiple of this: whole vectors of any instruction set.
+pub const PAGE_TOKENS: usize = MAX_LANES;
+
+/// The tokens of a page at most.
+pub const MAX_PAGE_TOKENS: usize = SPAN_TOKENS;
+
 /// Queries, of one group of heads, that a piece of work takes through the pages together.
 const BLOCK_QUERIES: usize = 16;
 
 /// `softmax(scale * q k^T) v` for each query token and head, over the keys it may see: those up to its own position,
 /// within the window if there is one.
 ///
-/// `keys` and `values` are one layer's `[page][kv head][token]` slots. Row `r` of the output is
+/// `keys` and `values` are one layer's `[page][kv head][token]` slots, a page of keys for each page and head. Row `r` of the output is
 /// `[heads][head_dim]` for the query token in row `r` of `queries`. Rows of no sequence are left alone.
 ///
 /// # Panics
@@ -92,9 +100,14 @@ fn paged_attention_on(
         "{heads} query heads do not share out {} key heads",
         shape.num_kv_heads
     );
-    assert!(shape.page_size > 0, "pages hold tokens");
+    let page_size = shape.page_size;
+    assert!(
+        (1..=MAX_PAGE_TOKENS).contains(&page_size) && page_size.is_multiple_of(PAGE_TOKENS),
+        "pages of {page_size} tokens are not a multiple of {PAGE_TOKENS} of up to {MAX_PAGE_TOKENS}"
+    );
     let kind = |buffer: &KvBuffer| (buffer.dtype(), buffer.slots(), buffer.head_dim());
     assert_eq!(kind(keys), kind(values), "keys and values go together");
+    assert_eq!((keys.interleaved(), values.interleaved()), (page_size, 1), "layouts of keys and of values");
     assert_eq!(keys.head_dim(), shape.head_dim, "elements of a head");
     let pages = keys.slots() / (shape.num_kv_heads * shape.page_size);
     let mut rows = 0;
@@ -178,10 +191,10 @@ impl Piece<'_> {
         let paged = |buffer| PagedHeads::new(buffer, table, shape, kv_head);
         let (keys, values) = (paged(self.keys), paged(self.values));
         let mut block = QueryBlock::take(count, shape);
-        for (i, query) in block.queries.chunks_exact_mut(head_dim).enumerate() {
+        for i in 0..count {
             let (row, head) = row_and_head(i);
             let offset = query_offsets[head];
-            query.copy_from_slice(&self.queries.row(row, offset + head_dim)[offset..]);
+            block.set_query(i, &self.queries.row(row, offset + head_dim)[offset..]);
         }
         let pages = sight.of(0).start / shape.page_size..sight.of(count - 1).end.div_ceil(shape.page_size);
         let span_pages = span_pages(shape.page_size);
@@ -201,12 +214,15 @@ impl Piece<'_> {
     }
 }
 
-/// Tokens of a span, if pages are not larger: enough that what is done once for a span costs little beside its products.
+/// Tokens of a span, or somewhat fewer if pages do not share them out: enough that what is done once for a span costs little beside its products.
 const SPAN_TOKENS: usize = 128;
+
+/// Pages that a span has at most.
+const MAX_SPAN_PAGES: usize = SPAN_TOKENS / PAGE_TOKENS;
 
 /// Pages of a span.
 fn span_pages(page_size: usize) -> usize {
-    (SPAN_TOKENS / page_size).max(1)
+    SPAN_TOKENS / page_size
 }
 
 /// What the queries of a block see.

@@ -1,4 +1,6 @@
-use super::AttentionShape;
+use std::ops::Range;
+
+use super::{AttentionShape, MAX_SPAN_PAGES};
 use crate::{KvBuffer, kv::Heads};
 
 /// The keys, or the values, of one head of a sequence.
@@ -24,5 +26,36 @@ impl<'a> PagedHeads<'a> {
     /// Where they begin; null if the sequence has no such page.
     pub(super) fn start_of(&self, page: usize) -> *const u8 {
         if page < self.pages.len() { self.page(page).start } else { std::ptr::null() }
+    }
+
+    /// Where they begin for some consecutive pages, then `after`.
+    pub(super) fn starts(&self, pages: Range<usize>, after: *const u8) -> Starts {
+        let mut starts = Starts { starts: [std::ptr::null(); MAX_SPAN_PAGES + 1], pages: pages.len() };
+        pages.zip(&mut starts.starts).for_each(|(page, start)| *start = self.start_of(page));
+        starts.starts[starts.pages] = after;
+        starts
+    }
+
+    /// Copies what the numbers of each slot of the pages are multiplied by. Whether they are.
+    pub(super) fn copy_scales(&self, pages: Range<usize>, target: &mut [f32]) -> bool {
+        let mut scaled = false;
+        for (page, target) in pages.zip(target.chunks_exact_mut(self.page_size)) {
+            let scales = self.page(page).scales;
+            target[..scales.len()].copy_from_slice(scales);
+            scaled = !scales.is_empty();
+        }
+        scaled
+    }
+}
+
+/// Where the pages of a span begin, and what is read after them, which may be null.
+pub(super) struct Starts {
+    starts: [*const u8; MAX_SPAN_PAGES + 1],
+    pages: usize,
+}
+
+impl Starts {
+    pub(super) fn as_slice(&self) -> &[*const u8] {
+        &self.starts[..=self.pages]
     }
 }

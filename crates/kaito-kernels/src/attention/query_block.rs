@@ -2,28 +2,23 @@
 
 use std::{cell::Cell, marker::PhantomData, ops::Range};
 
-use super::{AttentionShape, BLOCK_QUERIES, PagedHeads, Sight, span_pages, weigh::Weigh};
-use crate::{
-    kv::Heads,
-    matmul::{
-        element::Element,
-        tile::{Product, Sums, Tokens, WeightRows},
-    },
-    simd::{MAX_LANES, Simd},
-};
+use super::{AttentionShape, BLOCK_QUERIES, PagedHeads, Sight, scores::Scores, span_pages, weigh::Weigh};
+use crate::{matmul::element::Element, simd::Simd};
 
 /// Queries that go through pages together. Nothing that one of them sums up depends on the others.
 #[derive(Default)]
 pub(super) struct QueryBlock {
-    /// `[query][head_dim]`.
-    pub(super) queries: Vec<f32>,
+    /// `[head_dim][BLOCK_QUERIES]`.
+    queries: Vec<f32>,
     head_dim: usize,
     page_size: usize,
     scale: f32,
     /// `[query][score_stride]`: scores of one span and then their exponentials.
     scores: Vec<f32>,
-    /// The tokens of a span, filled up to whole vectors.
+    /// The tokens of a span.
     score_stride: usize,
+    /// For each token of a span what its key, then its value, is multiplied by.
+    slot_scales: Vec<f32>,
     /// For each query the greatest score so far.
     max: Vec<f32>,
     /// For each query the sum of `e^(score - max)`.
@@ -37,32 +32,30 @@ thread_local! {
     static LAST: Cell<QueryBlock> = Cell::default();
 }
 
-/// Queries that see the same slots of a page.
-#[derive(Clone)]
-struct Seen {
-    queries: Range<usize>,
-    slots: Range<usize>,
-}
-
 impl QueryBlock {
     /// A block that has seen nothing yet, in this thread's memory for one.
     pub(super) fn take(count: usize, shape: &AttentionShape) -> Self {
         let AttentionShape { head_dim, page_size, scale, .. } = *shape;
-        let score_stride = (span_pages(page_size) * page_size).next_multiple_of(MAX_LANES);
+        let score_stride = span_pages(page_size) * page_size;
         let mut block = Self { head_dim, page_size, scale, score_stride, ..LAST.take() };
-        for (numbers, width, value) in [
-            (&mut block.queries, head_dim, 0.0),
-            (&mut block.scores, score_stride, 0.0),
-            (&mut block.max, 1, f32::NEG_INFINITY),
-            (&mut block.sum, 1, 0.0),
-            (&mut block.weighted, head_dim, 0.0),
+        for (numbers, rows, width, value) in [
+            (&mut block.queries, BLOCK_QUERIES, head_dim, 0.0),
+            (&mut block.scores, count, score_stride, 0.0),
+            (&mut block.slot_scales, 1, score_stride, 1.0),
+            (&mut block.max, count, 1, f32::NEG_INFINITY),
+            (&mut block.sum, count, 1, 0.0),
+            (&mut block.weighted, count, head_dim, 0.0),
         ] {
             numbers.clear();
             // The largest block at once, so that no later one asks for memory.
             numbers.reserve_exact(BLOCK_QUERIES * width);
-            numbers.resize(count * width, value);
+            numbers.resize(rows * width, value);
         }
         block
+    }
+
+    pub(super) fn set_query(&mut self, i: usize, query: &[f32]) {
+        self.queries[i..].iter_mut().step_by(BLOCK_QUERIES).zip(query).for_each(|(y, &x)| *y = x);
     }
 
     /// Leaves the memory to the next block of this thread.
@@ -84,116 +77,72 @@ impl QueryBlock {
         keys: &PagedHeads,
         values: &PagedHeads,
     ) {
-        // What comes next is asked for meanwhile: keys, values, and the keys of the next span.
-        for page in pages.clone() {
-            let next = if page + 1 < pages.end { keys.start_of(page + 1) } else { values.start_of(pages.start) };
-            let (heads, place) = (keys.page(page), page * self.page_size - first);
-            for seen in self.seen(page, sight) {
-                // SAFETY: by contract, and these are the page's heads.
-                unsafe { self.score::<S, E>(simd, seen, place, heads, next) };
+        let (page_size, count) = (self.page_size, self.max.len());
+        // Where the pages begin in a row of scores.
+        let place = pages.start * page_size - first;
+        let scaled = keys.copy_scales(pages.clone(), &mut self.slot_scales[place..]);
+        simd.call(Scores::<E> {
+            queries: &self.queries,
+            count,
+            dim: self.head_dim,
+            // What comes next is asked for meanwhile.
+            pages: keys.starts(pages.clone(), values.start_of(pages.start)).as_slice(),
+            page_size,
+            scale: self.scale,
+            slot_scales: if scaled { &self.slot_scales[place..] } else { &[] },
+            scores: &mut self.scores[place..],
+            score_stride: self.score_stride,
+            element: PhantomData,
+        });
+        let scaled = values.copy_scales(pages.clone(), &mut self.slot_scales[place..]);
+        let positions = first..first + self.score_stride;
+        let seen = |i: usize| sight.within(i, &positions);
+        for i in 0..count {
+            if !seen(i).is_empty() {
+                self.exponentiate(simd, i, seen(i), scaled);
             }
         }
-        let positions = first..first + span_pages(self.page_size) * self.page_size;
-        for i in 0..self.max.len() {
-            let seen = sight.within(i, &positions);
-            if !seen.is_empty() {
-                self.exponentiate(simd, i, seen);
-            }
-        }
-        for page in pages.clone() {
-            let next = if page + 1 < pages.end { values.start_of(page + 1) } else { keys.start_of(page + 1) };
-            let (heads, place) = (values.page(page), page * self.page_size - first);
-            for seen in self.seen(page, sight) {
-                self.scale_scores(&seen, place, heads.scales);
+        let starts = values.starts(pages.clone(), keys.start_of(pages.end));
+        let mut weigh = |queries: Range<usize>, tokens: Range<usize>| {
+            if !tokens.is_empty() {
                 let dim = self.head_dim;
-                let Seen { queries, slots } = seen;
                 simd.call(Weigh::<E> {
-                    weights: &self.scores[queries.start * self.score_stride + place + slots.start..],
+                    weights: &self.scores[queries.start * self.score_stride + place..],
                     weight_stride: self.score_stride,
-                    values: heads.start.wrapping_add(slots.start * dim * E::SIZE),
-                    rows: slots.len(),
+                    pages: starts.as_slice(),
+                    page_size,
+                    tokens: tokens.start - place..tokens.end - place,
                     dim,
                     sums: &mut self.weighted[queries.start * dim..queries.end * dim],
-                    next,
                     element: PhantomData,
                 });
             }
-        }
-    }
-
-    /// All queries together if they see the whole page, else those that see something of it one by one.
-    fn seen(&self, page: usize, sight: &Sight) -> impl Iterator<Item = Seen> + use<> {
-        let count = self.max.len();
-        let positions = page * self.page_size..(page + 1) * self.page_size;
-        let slots = [0, count - 1].map(|i| sight.within(i, &positions));
-        let whole = slots.iter().all(|slots| slots.len() == self.page_size);
-        let together = whole.then_some(Seen { queries: 0..count, slots: 0..self.page_size });
-        let sight = *sight;
-        let one = move |i: usize| {
-            let slots = sight.within(i, &positions);
-            (!slots.is_empty()).then_some(Seen { queries: i..i + 1, slots })
         };
-        together.into_iter().chain((0..if whole { 0 } else { count }).filter_map(one))
-    }
-
-    /// Writes scores from `place` on.
-    ///
-    /// # Safety
-    /// `keys` are the heads of a page, of elements `E`.
-    #[inline(always)]
-    unsafe fn score<S: Simd, E: Element>(&mut self, simd: S, seen: Seen, place: usize, keys: Heads, next: *const u8) {
-        let dim = self.head_dim;
-        let Seen { queries, slots } = seen.clone();
-        let scores = &mut self.scores[queries.start * self.score_stride..queries.end * self.score_stride];
-        let product = Product {
-            weight: WeightRows::<E> {
-                start: keys.start.wrapping_add(slots.start * dim * E::SIZE),
-                stride: dim * E::SIZE,
-                element: PhantomData,
-            },
-            input: Tokens { start: self.queries[queries.start * dim..queries.end * dim].as_ptr(), stride: dim },
-            output: Sums { start: scores[place + slots.start..].as_mut_ptr(), stride: self.score_stride, add: false },
-            rows: slots.len(),
-            tokens: queries.len(),
-            columns: dim,
-            next,
-        };
-        // SAFETY: the page has these slots; the slices have just been cut to these sizes; a row of scores has room for a
-        // span's slots.
-        simd.call(unsafe { product.promise() });
-        self.scale_scores(&seen, place, keys.scales);
-    }
-
-    /// Multiplies what belongs to a slot, a score or its exponential, by the slot's scale.
-    #[inline(always)]
-    fn scale_scores(&mut self, seen: &Seen, place: usize, scales: &[f32]) {
-        if scales.is_empty() {
-            return;
-        }
-        let Seen { queries, slots } = seen;
-        let rows = &mut self.scores[queries.start * self.score_stride..queries.end * self.score_stride];
-        for row in rows.chunks_exact_mut(self.score_stride) {
-            for (score, scale) in row[place + slots.start..place + slots.end].iter_mut().zip(&scales[slots.clone()]) {
-                *score *= scale;
-            }
+        // Each query has its values in order: those that some do not see, those that all see, and the others.
+        let (all_from, all_to) = (seen(count - 1).start, seen(0).end);
+        if all_from >= all_to {
+            (0..count).for_each(|i| weigh(i..i + 1, seen(i)));
+        } else {
+            (0..count).for_each(|i| weigh(i..i + 1, seen(i).start..all_from));
+            weigh(0..count, all_from..all_to);
+            (0..count).for_each(|i| weigh(i..i + 1, all_to..seen(i).end));
         }
     }
 
-    /// Turns the scores of query `i`, those of the span that it sees, into `e^(score - max)`, and rescales its sums if there
-    /// is a new maximum.
+    /// Turns the scores of query `i`, those of the span that it sees, into `e^(score - max)`, `scaled` as values are, and
+    /// rescales its sums if there is a new maximum.
     #[inline(always)]
-    fn exponentiate<S: Simd>(&mut self, simd: S, i: usize, seen: Range<usize>) {
+    fn exponentiate<S: Simd>(&mut self, simd: S, i: usize, seen: Range<usize>, scaled: bool) {
         // Whole vectors: what is added for the others is zero.
         let whole = seen.start - seen.start % S::LANES..seen.end.next_multiple_of(S::LANES);
         let scores = &mut self.scores[i * self.score_stride..(i + 1) * self.score_stride];
         scores[whole.start..seen.start].fill(f32::NEG_INFINITY);
         scores[seen.end..whole.end].fill(f32::NEG_INFINITY);
+        let scales = &self.slot_scales[whole.clone()];
         let scores = &mut scores[whole];
         let mut lanes = simd.splat(f32::NEG_INFINITY);
-        for part in scores.chunks_exact_mut(S::LANES) {
-            let v = simd.mul(simd.load_slice(part), simd.splat(self.scale));
-            simd.store_slice(part, v);
-            lanes = simd.max(v, lanes);
+        for part in scores.chunks_exact(S::LANES) {
+            lanes = simd.max(simd.load_slice(part), lanes);
         }
         let greatest = simd.greatest(lanes);
         let max = if greatest > self.max[i] { greatest } else { self.max[i] };
@@ -206,9 +155,9 @@ impl QueryBlock {
             }
         }
         let mut sum = simd.splat(0.0);
-        for part in scores.chunks_exact_mut(S::LANES) {
+        for (part, scales) in scores.chunks_exact_mut(S::LANES).zip(scales.chunks_exact(S::LANES)) {
             let e = simd.exp(simd.sub(simd.load_slice(part), simd.splat(max)));
-            simd.store_slice(part, e);
+            simd.store_slice(part, if scaled { simd.mul(e, simd.load_slice(scales)) } else { e });
             sum = simd.add(sum, e);
         }
         self.sum[i] += simd.sum(sum);

@@ -1,0 +1,136 @@
+//! The scores of queries and the keys of a span.
+
+use std::marker::PhantomData;
+
+use super::{
+    BLOCK_QUERIES, SPAN_TOKENS,
+    tiles::{Tile, Tiles, tiled},
+};
+use crate::{
+    matmul::element::Element,
+    simd::{Kernel, MAX_LANES, Simd},
+};
+
+/// `scores[q][t] = scale * slot_scales[t] * sum_d queries[d][q] * keys[t][d]` for the tokens `t` of some pages: each quarter
+/// of `d` is summed up in order, then the quarters are, since so rounding errors are a fraction of those of one long sum.
+/// Made by [`super::QueryBlock::absorb`] alone, which knows that the keys are there.
+pub(super) struct Scores<'a, E> {
+    /// `[dim][BLOCK_QUERIES]`, of which the first `count` of each row are queries.
+    pub queries: &'a [f32],
+    pub count: usize,
+    pub dim: usize,
+    /// Where the keys `[dim][page_size]` of each page begin, and then what is read after them, or null.
+    pub pages: &'a [*const u8],
+    pub page_size: usize,
+    pub scale: f32,
+    /// One for each token; none if they are 1.
+    pub slot_scales: &'a [f32],
+    /// `[count][score_stride]`.
+    pub scores: &'a mut [f32],
+    pub score_stride: usize,
+    pub element: PhantomData<E>,
+}
+
+/// Vectors of a span at most: no instruction set has fewer than 4 lanes.
+const MOST_VECTORS: usize = SPAN_TOKENS / 4;
+/// Vectors of a tile at most.
+const TILE_VECTORS: usize = 8;
+
+impl<E: Element> Kernel for Scores<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let mut keys = [std::ptr::null(); MOST_VECTORS + TILE_VECTORS];
+        let mut count = 0;
+        let (next, pages) = self.pages.split_last().unwrap_or((&std::ptr::null(), &[]));
+        for page in pages {
+            for vector in 0..self.page_size / S::LANES {
+                keys[count] = page.wrapping_add(vector * S::LANES * E::SIZE);
+                count += 1;
+            }
+        }
+        for (vector, key) in keys[count..].iter_mut().take(TILE_VECTORS).enumerate() {
+            *key = next.wrapping_add(vector * S::LANES * E::SIZE);
+        }
+        let tiles = Tiles::of(self.count);
+        match tiles.vectors::<S>() {
+            8 => self.vectors::<S, 8>(simd, &tiles, &keys, count),
+            4 => self.vectors::<S, 4>(simd, &tiles, &keys, count),
+            _ => self.vectors::<S, 2>(simd, &tiles, &keys, count),
+        }
+    }
+}
+
+impl<E: Element> Scores<'_, E> {
+    /// `V` vectors of tokens at a time, with all queries while their keys are in the cache.
+    #[inline(always)]
+    fn vectors<S: Simd, const V: usize>(&mut self, simd: S, tiles: &Tiles, keys: &[*const u8], count: usize) {
+        let mut first = 0;
+        while first + V <= count {
+            tiled!(tiles, |Q, tile| self.tile::<S, Q, V>(simd, tile, first, keys));
+            first += V;
+        }
+        while first < count {
+            tiled!(tiles, |Q, tile| self.tile::<S, Q, 1>(simd, tile, first, keys));
+            first += 1;
+        }
+    }
+
+    /// `Q` queries, `V` vectors of tokens from vector `first` of all pages on.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures, which are not compiled for the instruction set.
+    fn tile<S: Simd, const Q: usize, const V: usize>(&mut self, simd: S, tile: Tile, first: usize, keys: &[*const u8]) {
+        let row = self.page_size * E::SIZE;
+        let mut vectors = [std::ptr::null::<u8>(); V];
+        vectors.copy_from_slice(&keys[first..first + V]);
+        let next = &keys[first + V..first + 2 * V];
+        let mut asked = tile.asked(row);
+        let mut queries = self.queries[tile.query..self.dim * BLOCK_QUERIES].as_ptr();
+        let quarter = self.dim.div_ceil(4) * row;
+        let mut totals = [[simd.splat(0.0); V]; Q];
+        let mut place = 0;
+        while place < self.dim * row {
+            let mut sums = [[simd.splat(0.0); V]; Q];
+            let end = (place + quarter).min(self.dim * row);
+            while place < end {
+                if asked.is_due(place) {
+                    for vector in next.iter().step_by(MAX_LANES / S::LANES) {
+                        simd.prefetch(vector.wrapping_add(place));
+                    }
+                }
+                // SAFETY: a page has `page_size` keys, a multiple of `LANES`, of `dim` elements; there are as many rows of
+                // queries, and `Q` of them from the tile's first on.
+                unsafe {
+                    let mut tokens = [simd.splat(0.0); V];
+                    for j in 0..V {
+                        tokens[j] = E::load(simd, vectors[j].add(place));
+                    }
+                    for i in 0..Q {
+                        let query = simd.splat(*queries.add(i));
+                        for j in 0..V {
+                            sums[i][j] = simd.mul_add(query, tokens[j], sums[i][j]);
+                        }
+                    }
+                }
+                place += row;
+                queries = queries.wrapping_add(BLOCK_QUERIES);
+            }
+            for i in 0..Q {
+                for j in 0..V {
+                    totals[i][j] = simd.add(totals[i][j], sums[i][j]);
+                }
+            }
+        }
+        for j in 0..V {
+            let token = (first + j) * S::LANES;
+            let scaled = !self.slot_scales.is_empty();
+            let slot_scales = if scaled { simd.load_slice(&self.slot_scales[token..]) } else { simd.splat(1.0) };
+            for i in 0..Q {
+                let score = if scaled { simd.mul(totals[i][j], slot_scales) } else { totals[i][j] };
+                let score = simd.mul(score, simd.splat(self.scale));
+                simd.store_slice(&mut self.scores[(tile.query + i) * self.score_stride + token..], score);
+            }
+        }
+    }
+}
