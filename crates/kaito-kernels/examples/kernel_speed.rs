@@ -8,9 +8,9 @@
 use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
-    Arithmetic, AttentionSequence, AttentionShape, DType, KvBuffer, KvDType, MatrixRef, Quantization, QuantizedInput,
-    QuantizedRef, Rows, RowsMut, ThreadPool, Unit, Write, instruction_set, matmul, narrow, paged_attention, quantize,
-    quantized_matmul, read_all,
+    Arithmetic, AttentionSequence, AttentionShape, DType, KvBuffer, KvDType, KvLayout, MatrixRef, Quantization,
+    QuantizedInput, QuantizedRef, Rows, RowsMut, ThreadPool, Unit, Write, instruction_set, matmul, narrow,
+    paged_attention, quantize, quantized_matmul, read_all,
 };
 
 const ROUNDS: usize = 5;
@@ -201,6 +201,7 @@ fn attention(pool: &ThreadPool, dtype: KvDType, shape: [usize; 3], rows: usize, 
     let pages: Vec<u32> = (0..(context / page_size) as u32).rev().collect();
     let some = |count: usize| -> Vec<f32> { (0..count).map(|i| (i as f32 * 0.61).sin()).collect() };
     let queries = &some(rows * heads * head_dim);
+    let layout = KvLayout { num_kv_heads: kv_heads, pages: pages.len(), page_size };
     let slots = context * kv_heads;
     let (Some(mut keys), Some(mut values)) =
         (KvBuffer::keys(dtype, slots, head_dim, page_size), KvBuffer::values(dtype, slots, head_dim))
@@ -213,14 +214,7 @@ fn attention(pool: &ThreadPool, dtype: KvDType, shape: [usize; 3], rows: usize, 
     }
     let mut output = vec![0.0; queries.len()];
     let offsets: Vec<usize> = (0..heads).map(|head| head * head_dim).collect();
-    let shape = AttentionShape {
-        query_offsets: &offsets,
-        num_kv_heads: kv_heads,
-        head_dim,
-        page_size,
-        scale: 0.088,
-        window: None,
-    };
+    let shape = AttentionShape { query_offsets: &offsets, layout, head_dim, scale: 0.088, window: None };
     let sequences = [AttentionSequence { first_row: 0, rows, context, pages: &pages }];
     best(pool, || {
         let out = RowsMut::new(&mut output, heads * head_dim);

@@ -3,8 +3,8 @@
 use std::{mem, num::NonZeroUsize};
 
 use kaito_kernels::{
-    self as kernels, AttentionSequence, AttentionShape, KvBuffer, KvDType, MAX_PAGE_TOKENS, MatrixRef, PAGE_TOKENS,
-    QuantizedInput, Rows, RowsMut, ThreadPool,
+    self as kernels, AttentionSequence, AttentionShape, KvBuffer, KvDType, KvLayout, MAX_PAGE_TOKENS, MatrixRef,
+    PAGE_TOKENS, QuantizedInput, Rows, RowsMut, ThreadPool,
 };
 
 use super::{AttentionSpan, Backend, BackendError, Write};
@@ -49,20 +49,13 @@ pub struct CpuNorm {
     kind: Norm,
 }
 
-/// Keys and values, a buffer a layer, of slots `[page][kv head][token]`.
+/// Keys and values, a buffer a layer.
 pub struct CpuKvPool {
     keys: Vec<KvBuffer>,
     values: Vec<KvBuffer>,
-    kv_heads: usize,
-    page_size: usize,
+    layout: KvLayout,
     head_dim: usize,
     window: Option<usize>,
-}
-
-impl CpuKvPool {
-    fn page_slots(&self) -> usize {
-        self.kv_heads * self.page_size
-    }
 }
 
 fn rows(data: &[f32], stride: usize, offset: usize) -> Rows<'_> {
@@ -157,19 +150,18 @@ impl Backend for CpuBackend {
                 ),
             });
         }
-        let slots = pages * config.num_kv_heads * page_size;
-        let layers = |layer: &dyn Fn() -> Option<KvBuffer>| {
-            let layers = (0..config.num_layers).map(|_| layer()).collect::<Option<Vec<_>>>();
+        let layout = KvLayout { num_kv_heads: config.num_kv_heads, pages, page_size };
+        let layers = |layer: &dyn Fn(usize) -> Option<KvBuffer>| {
+            let layers = (0..config.num_layers).map(|_| layer(layout.slots()?)).collect::<Option<Vec<_>>>();
             layers.ok_or_else(|| BackendError {
                 device: "cpu".to_owned(),
                 cause: format!("no room for {pages} pages of keys and values in {}", self.kv_dtype),
             })
         };
         Ok(CpuKvPool {
-            keys: layers(&|| KvBuffer::keys(self.kv_dtype, slots, config.head_dim, page_size))?,
-            values: layers(&|| KvBuffer::values(self.kv_dtype, slots, config.head_dim))?,
-            kv_heads: config.num_kv_heads,
-            page_size,
+            keys: layers(&|slots| KvBuffer::keys(self.kv_dtype, slots, config.head_dim, page_size))?,
+            values: layers(&|slots| KvBuffer::values(self.kv_dtype, slots, config.head_dim))?,
+            layout,
             head_dim: config.head_dim,
             window: config.sliding_window,
         })
@@ -264,15 +256,15 @@ impl Backend for CpuBackend {
         layout: &QkvLayout,
         spans: &[AttentionSpan],
     ) {
-        let (head_dim, page_size, page_slots) = (pool.head_dim, pool.page_size, pool.page_slots());
+        let CpuKvPool { layout: kv_layout, head_dim, .. } = *pool;
         for span in spans {
             // Head by head, since a page of one head stays in the cache while its tokens are written.
-            for head in 0..pool.kv_heads {
+            for head in 0..kv_layout.num_kv_heads {
                 for row in 0..span.rows {
                     let position = span.context - span.rows + row;
-                    let page = span.pages[position / page_size] as usize * page_slots;
+                    let page = span.pages[position / kv_layout.page_size];
                     let source = (span.first_row + row) * layout.width;
-                    let slot = page + head * page_size + position % page_size;
+                    let slot = kv_layout.slot(head, page) + position % kv_layout.page_size;
                     let from = source + layout.key[head];
                     pool.keys[layer].write(slot, &qkv[from..from + head_dim]);
                     let from = source + layout.value[head];
@@ -293,9 +285,8 @@ impl Backend for CpuBackend {
     ) {
         let shape = AttentionShape {
             query_offsets: &layout.query,
-            num_kv_heads: pool.kv_heads,
+            layout: pool.layout,
             head_dim: pool.head_dim,
-            page_size: pool.page_size,
             scale: 1.0 / (pool.head_dim as f32).sqrt(),
             window: pool.window,
         };
@@ -339,10 +330,12 @@ impl Backend for CpuBackend {
     }
 
     fn copy_pages(&mut self, pool: &mut CpuKvPool, copies: &[PageCopy]) {
-        let slots = pool.page_slots();
+        let layout = pool.layout;
         for layer in pool.keys.iter_mut().chain(&mut pool.values) {
             for copy in copies {
-                layer.copy(copy.from as usize * slots, copy.to as usize * slots, slots);
+                for head in 0..layout.num_kv_heads {
+                    layer.copy(layout.slot(head, copy.from), layout.slot(head, copy.to), layout.page_size);
+                }
             }
         }
     }

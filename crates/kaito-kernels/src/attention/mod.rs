@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use self::{paged_heads::PagedHeads, query_block::QueryBlock};
 use crate::{
-    KvBuffer, KvDType, Rows, RowsMut, ThreadPool,
+    KvBuffer, KvDType, KvLayout, Rows, RowsMut, ThreadPool,
     matmul::element::{Bf16, Element, F32, I8},
     matrix::SharedRows,
     simd::{Kernel, Level, MAX_LANES, Simd, dispatch},
@@ -24,14 +24,13 @@ use crate::{
 /// What is the same for all sequences of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionShape<'a> {
-    /// Where each query head begins in a row of the queries. Head `h` uses key head `h / (heads / num_kv_heads)`.
+    /// Where each query head begins in a row of the queries. Head `h` uses key head `h / (heads / kv heads)`.
     pub query_offsets: &'a [usize],
-    /// Key and value heads; divides the number of query heads.
-    pub num_kv_heads: usize,
+    /// Where keys and values lie. Their heads divide the number of query heads; the tokens of a page are a multiple of
+    /// [`PAGE_TOKENS`], at most [`MAX_PAGE_TOKENS`].
+    pub layout: KvLayout,
     /// Elements of a head.
     pub head_dim: usize,
-    /// Tokens of a page: a multiple of [`PAGE_TOKENS`], at most [`MAX_PAGE_TOKENS`].
-    pub page_size: usize,
     /// What scores are multiplied by.
     pub scale: f32,
     /// A query at position `p` sees the positions `j` with `p - window < j <= p`.
@@ -63,7 +62,7 @@ const BLOCK_QUERIES: usize = 16;
 /// `softmax(scale * q k^T) v` for each query token and head, over the keys it may see: those up to its own position,
 /// within the window if there is one.
 ///
-/// `keys` and `values` are one layer's `[page][kv head][token]` slots, a page of keys for each page and head. Row `r` of the output is
+/// `keys` and `values` are one layer's. Row `r` of the output is
 /// `[heads][head_dim]` for the query token in row `r` of `queries`. Rows of no sequence are left alone.
 ///
 /// # Panics
@@ -92,15 +91,14 @@ fn paged_attention_on(
     output: RowsMut,
 ) {
     let heads = shape.query_offsets.len();
+    let KvLayout { num_kv_heads, pages, page_size } = shape.layout;
     if heads == 0 || shape.head_dim == 0 {
         return;
     }
     assert!(
-        shape.num_kv_heads > 0 && heads.is_multiple_of(shape.num_kv_heads),
-        "{heads} query heads do not share out {} key heads",
-        shape.num_kv_heads
+        num_kv_heads > 0 && heads.is_multiple_of(num_kv_heads),
+        "{heads} query heads do not share out {num_kv_heads} key heads"
     );
-    let page_size = shape.page_size;
     assert!(
         (1..=MAX_PAGE_TOKENS).contains(&page_size) && page_size.is_multiple_of(PAGE_TOKENS),
         "pages of {page_size} tokens are not a multiple of {PAGE_TOKENS} of up to {MAX_PAGE_TOKENS}"
@@ -109,13 +107,13 @@ fn paged_attention_on(
     assert_eq!(kind(keys), kind(values), "keys and values go together");
     assert_eq!((keys.interleaved(), values.interleaved()), (page_size, 1), "layouts of keys and of values");
     assert_eq!(keys.head_dim(), shape.head_dim, "elements of a head");
-    let pages = keys.slots() / (shape.num_kv_heads * shape.page_size);
+    assert_eq!(Some(keys.slots()), shape.layout.slots(), "slots of {:?}", shape.layout);
     let mut rows = 0;
     for sequence in sequences {
         let AttentionSequence { first_row, rows: count, context, pages: table } = *sequence;
         assert!(count <= context, "{count} query tokens of a context of {context}");
-        let used = context.div_ceil(shape.page_size);
-        assert!(used <= table.len(), "{} pages of {} do not hold {context} tokens", table.len(), shape.page_size);
+        let used = context.div_ceil(page_size);
+        assert!(used <= table.len(), "{} pages of {page_size} do not hold {context} tokens", table.len());
         for &page in &table[..used] {
             assert!((page as usize) < pages, "page {page} is not one of {pages}");
         }
@@ -124,21 +122,21 @@ fn paged_attention_on(
     queries.check("queries", rows, shape.query_offsets.iter().max().map_or(0, |last| last + shape.head_dim));
     let output = output.share("output", rows, heads * shape.head_dim);
 
-    let group = heads / shape.num_kv_heads;
+    let group = heads / num_kv_heads;
     let starts_of = |sequence: &AttentionSequence| (sequence.rows * group).div_ceil(BLOCK_QUERIES);
     // The last queries of a sequence first: they see most.
     let block = |mut piece: usize| {
         sequences.iter().find_map(|sequence| {
-            let blocks = starts_of(sequence) * shape.num_kv_heads;
+            let blocks = starts_of(sequence) * num_kv_heads;
             let Some(after) = piece.checked_sub(blocks) else {
-                let start = (starts_of(sequence) - 1 - piece / shape.num_kv_heads) * BLOCK_QUERIES;
-                return Some(Block { sequence, kv_head: piece % shape.num_kv_heads, start });
+                let start = (starts_of(sequence) - 1 - piece / num_kv_heads) * BLOCK_QUERIES;
+                return Some(Block { sequence, kv_head: piece % num_kv_heads, start });
             };
             piece = after;
             None
         })
     };
-    let pieces = sequences.iter().map(starts_of).sum::<usize>() * shape.num_kv_heads;
+    let pieces = sequences.iter().map(starts_of).sum::<usize>() * num_kv_heads;
     pool.for_each(pieces, &|piece| {
         if let Some(block) = block(piece) {
             dispatch(level, Piece { block, shape, group, queries, keys, values, output });
@@ -182,13 +180,14 @@ impl Piece<'_> {
     #[inline(always)]
     fn run_typed<S: Simd, E: Element>(&self, simd: S) {
         let &Self { block: Block { sequence, kv_head, start }, shape, group, .. } = self;
-        let AttentionShape { query_offsets, head_dim, .. } = *shape;
+        let AttentionShape { query_offsets, head_dim, layout, .. } = *shape;
+        let page_size = layout.page_size;
         let count = BLOCK_QUERIES.min(sequence.rows * group - start);
         let row_and_head = |i: usize| (sequence.first_row + (start + i) / group, kv_head * group + (start + i) % group);
 
         let sight = Sight { before: sequence.context - sequence.rows, start, group, window: shape.window };
-        let table = &sequence.pages[..sequence.context.div_ceil(shape.page_size)];
-        let paged = |buffer| PagedHeads::new(buffer, table, shape, kv_head);
+        let table = &sequence.pages[..sequence.context.div_ceil(page_size)];
+        let paged = |buffer| PagedHeads::new(buffer, table, layout, kv_head);
         let (keys, values) = (paged(self.keys), paged(self.values));
         let mut block = QueryBlock::take(count, shape);
         for i in 0..count {
@@ -196,13 +195,13 @@ impl Piece<'_> {
             let offset = query_offsets[head];
             block.set_query(i, &self.queries.row(row, offset + head_dim)[offset..]);
         }
-        let pages = sight.of(0).start / shape.page_size..sight.of(count - 1).end.div_ceil(shape.page_size);
-        let span_pages = span_pages(shape.page_size);
+        let pages = sight.of(0).start / page_size..sight.of(count - 1).end.div_ceil(page_size);
+        let span_pages = span_pages(page_size);
         let mut first = pages.start - pages.start % span_pages;
         while first < pages.end {
             let span = first.max(pages.start)..(first + span_pages).min(pages.end);
             // SAFETY: the buffers hold the element type.
-            unsafe { block.absorb::<S, E>(simd, first * shape.page_size, span, &sight, &keys, &values) };
+            unsafe { block.absorb::<S, E>(simd, first * page_size, span, &sight, &keys, &values) };
             first += span_pages;
         }
         for i in 0..count {

@@ -1,26 +1,24 @@
 use std::ops::Range;
 
-use super::{AttentionShape, MAX_SPAN_PAGES};
-use crate::{KvBuffer, kv::Heads};
+use super::MAX_SPAN_PAGES;
+use crate::{KvBuffer, KvLayout, kv::Heads};
 
 /// The keys, or the values, of one head of a sequence.
 pub(super) struct PagedHeads<'a> {
     buffer: &'a KvBuffer,
     pages: &'a [u32],
-    num_kv_heads: usize,
+    layout: KvLayout,
     kv_head: usize,
-    page_size: usize,
 }
 
 impl<'a> PagedHeads<'a> {
-    pub(super) fn new(buffer: &'a KvBuffer, pages: &'a [u32], shape: &AttentionShape, kv_head: usize) -> Self {
-        Self { buffer, pages, num_kv_heads: shape.num_kv_heads, kv_head, page_size: shape.page_size }
+    pub(super) fn new(buffer: &'a KvBuffer, pages: &'a [u32], layout: KvLayout, kv_head: usize) -> Self {
+        Self { buffer, pages, layout, kv_head }
     }
 
     /// The heads of the sequence's tokens from `page * page_size` on.
     pub(super) fn page(&self, page: usize) -> Heads<'a> {
-        let slot = (self.pages[page] as usize * self.num_kv_heads + self.kv_head) * self.page_size;
-        self.buffer.heads(slot, self.page_size)
+        self.buffer.heads(self.layout.slot(self.kv_head, self.pages[page]), self.layout.page_size)
     }
 
     /// Where they begin; null if the sequence has no such page.
@@ -39,7 +37,7 @@ impl<'a> PagedHeads<'a> {
     /// Copies what the numbers of each slot of the pages are multiplied by. Whether they are.
     pub(super) fn copy_scales(&self, pages: Range<usize>, target: &mut [f32]) -> bool {
         let mut scaled = false;
-        for (page, target) in pages.zip(target.chunks_exact_mut(self.page_size)) {
+        for (page, target) in pages.zip(target.chunks_exact_mut(self.layout.page_size)) {
             let scales = self.page(page).scales;
             target[..scales.len()].copy_from_slice(scales);
             scaled = !scales.is_empty();

@@ -3,7 +3,7 @@
 use std::{cell::Cell, marker::PhantomData, ops::Range};
 
 use super::{AttentionShape, BLOCK_QUERIES, PagedHeads, Sight, scores::Scores, span_pages, weigh::Weigh};
-use crate::{matmul::element::Element, simd::Simd};
+use crate::{KvLayout, matmul::element::Element, simd::Simd};
 
 /// Queries that go through pages together. Nothing that one of them sums up depends on the others.
 #[derive(Default)]
@@ -35,7 +35,7 @@ thread_local! {
 impl QueryBlock {
     /// A block that has seen nothing yet, in this thread's memory for one.
     pub(super) fn take(count: usize, shape: &AttentionShape) -> Self {
-        let AttentionShape { head_dim, page_size, scale, .. } = *shape;
+        let AttentionShape { head_dim, layout: KvLayout { page_size, .. }, scale, .. } = *shape;
         let score_stride = span_pages(page_size) * page_size;
         let mut block = Self { head_dim, page_size, scale, score_stride, ..LAST.take() };
         for (numbers, rows, width, value) in [

@@ -64,7 +64,8 @@ impl Case {
         // Page `i` of all goes to `(i * 7919 + 1) % total`, a permutation unless 7919 divides the total.
         let mut pages = (0..total).map(|i| ((i * 7919 + 1) % total) as u32);
         let tables: Vec<Vec<u32>> = used.iter().map(|&count| pages.by_ref().take(count).collect()).collect();
-        let slots = total * self.kv_heads * self.page_size;
+        let layout = KvLayout { num_kv_heads: self.kv_heads, pages: total, page_size: self.page_size };
+        let slots = layout.slots().unwrap();
         let keys = KvBuffer::keys(self.dtype, slots, self.dim, self.page_size).unwrap();
         let mut pools = [keys, KvBuffer::values(self.dtype, slots, self.dim).unwrap()];
         for pool in &mut pools {
@@ -77,8 +78,7 @@ impl Case {
             for (pool, source) in pools.iter_mut().zip([&self.keys[sequence], &self.values[sequence]]) {
                 for t in 0..context {
                     for head in 0..self.kv_heads {
-                        let page = table[t / self.page_size] as usize;
-                        let slot = (page * self.kv_heads + head) * self.page_size + t % self.page_size;
+                        let slot = layout.slot(head, table[t / self.page_size]) + t % self.page_size;
                         let from = (t * self.kv_heads + head) * self.dim;
                         pool.write(slot, &source[from..from + self.dim]);
                     }
@@ -99,14 +99,8 @@ impl Case {
         let out_width = self.heads * self.dim;
         let mut output = vec![7.0; rows * out_width];
         let offsets: Vec<usize> = (0..self.heads).map(|head| head * (self.dim + 3)).collect();
-        let shape = AttentionShape {
-            query_offsets: &offsets,
-            num_kv_heads: self.kv_heads,
-            head_dim: self.dim,
-            page_size: self.page_size,
-            scale: SCALE,
-            window: self.window,
-        };
+        let shape =
+            AttentionShape { query_offsets: &offsets, layout, head_dim: self.dim, scale: SCALE, window: self.window };
         let out = RowsMut::new(&mut output, out_width);
         let [keys, values] = &pools;
         paged_attention_on(level, &pool, &shape, Rows::new(&queries, width), keys, values, &sequences, out);
@@ -244,8 +238,8 @@ fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
 #[test]
 #[should_panic(expected = "page 9 is not one of 2")]
 fn a_page_outside_of_the_pool_is_refused() {
-    let shape =
-        AttentionShape { query_offsets: &[0], num_kv_heads: 1, head_dim: 4, page_size: 16, scale: 1.0, window: None };
+    let layout = KvLayout { num_kv_heads: 1, pages: 2, page_size: 16 };
+    let shape = AttentionShape { query_offsets: &[0], layout, head_dim: 4, scale: 1.0, window: None };
     let pool = ThreadPool::new(NonZeroUsize::MIN);
     let sequence = AttentionSequence { first_row: 0, rows: 1, context: 17, pages: &[1, 9] };
     let (keys, values) =

@@ -1,0 +1,25 @@
+//! Where the head of a token lies.
+
+/// The slots of keys, or of values: `[kv head][page][token]`. The pages of a sequence mostly follow each other, and so
+/// whoever goes through one head of it reads one stretch of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvLayout {
+    /// Key and value heads.
+    pub num_kv_heads: usize,
+    /// Pages of all sequences.
+    pub pages: usize,
+    /// Tokens of a page.
+    pub page_size: usize,
+}
+
+impl KvLayout {
+    /// All slots; `None` if they cannot be counted.
+    pub fn slots(self) -> Option<usize> {
+        self.num_kv_heads.checked_mul(self.pages)?.checked_mul(self.page_size)
+    }
+
+    /// The slot of the first token of a page.
+    pub fn slot(self, kv_head: usize, page: u32) -> usize {
+        (kv_head * self.pages + page as usize) * self.page_size
+    }
+}
