@@ -202,7 +202,7 @@ fn attention(pool: &ThreadPool, dtype: KvDType, shape: [usize; 3], rows: usize, 
     let some = |count: usize| -> Vec<f32> { (0..count).map(|i| (i as f32 * 0.61).sin()).collect() };
     let queries = &some(rows * heads * head_dim);
     let layout = KvLayout { num_kv_heads: kv_heads, pages: pages.len(), page_size };
-    let slots = context * kv_heads;
+    let Some(slots) = layout.slots() else { return f64::NAN };
     let (Some(mut keys), Some(mut values)) =
         (KvBuffer::keys(dtype, slots, head_dim, page_size), KvBuffer::values(dtype, slots, head_dim))
     else {

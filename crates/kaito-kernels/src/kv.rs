@@ -108,6 +108,7 @@ impl KvBuffer {
     /// If there is no such slot or the head is not as long as the buffer's.
     pub fn write(&mut self, slot: usize, head: &[f32]) {
         assert_eq!(head.len(), self.head_dim, "elements of a head");
+        assert!(slot < self.slots(), "slot {slot} is not one of {}", self.slots());
         let (first, step) = (self.first_element(slot), self.interleaved);
         match &mut self.elements {
             Elements::F32(elements) => {
@@ -263,6 +264,17 @@ mod tests {
         }
         let Elements::F32(elements) = &keys.elements else { panic!() };
         assert_eq!(**elements, [0.0, 1.0, 10.0, 11.0, 20.0, 21.0, 2.0, 3.0, 12.0, 13.0, 22.0, 23.0]);
+    }
+
+    #[test]
+    fn a_slot_past_the_end_is_refused_and_not_left_out() {
+        for dtype in [KvDType::F32, KvDType::Bf16, KvDType::Int8] {
+            for page_slots in [1, 2] {
+                let mut buffer = KvBuffer::zeros(dtype, 4, 3, page_slots).unwrap();
+                let written = std::panic::catch_unwind(move || buffer.write(4, &[1.0; 3]));
+                assert!(written.is_err(), "{dtype}, pages of {page_slots}");
+            }
+        }
     }
 
     #[test]

@@ -142,7 +142,8 @@ impl Backend for CpuBackend {
     }
 
     fn kv_pool(&self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<CpuKvPool, BackendError> {
-        if !page_size.is_multiple_of(PAGE_TOKENS) || !(1..=MAX_PAGE_TOKENS).contains(&page_size) {
+        let layout = KvLayout { num_kv_heads: config.num_kv_heads, pages, page_size };
+        if !layout.is_supported() {
             return Err(BackendError {
                 device: "cpu".to_owned(),
                 cause: format!(
@@ -150,7 +151,6 @@ impl Backend for CpuBackend {
                 ),
             });
         }
-        let layout = KvLayout { num_kv_heads: config.num_kv_heads, pages, page_size };
         let layers = |layer: &dyn Fn(usize) -> Option<KvBuffer>| {
             let layers = (0..config.num_layers).map(|_| layer(layout.slots()?)).collect::<Option<Vec<_>>>();
             layers.ok_or_else(|| BackendError {

@@ -26,8 +26,7 @@ use crate::{
 pub struct AttentionShape<'a> {
     /// Where each query head begins in a row of the queries. Head `h` uses key head `h / (heads / kv heads)`.
     pub query_offsets: &'a [usize],
-    /// Where keys and values lie. Their heads divide the number of query heads; the tokens of a page are a multiple of
-    /// [`PAGE_TOKENS`], at most [`MAX_PAGE_TOKENS`].
+    /// Where keys and values lie. Their heads divide the number of query heads.
     pub layout: KvLayout,
     /// Elements of a head.
     pub head_dim: usize,
@@ -62,8 +61,8 @@ const BLOCK_QUERIES: usize = 16;
 /// `softmax(scale * q k^T) v` for each query token and head, over the keys it may see: those up to its own position,
 /// within the window if there is one.
 ///
-/// `keys` and `values` are one layer's. Row `r` of the output is
-/// `[heads][head_dim]` for the query token in row `r` of `queries`. Rows of no sequence are left alone.
+/// `keys` and `values` are one layer's. Row `r` of the output is `[heads][head_dim]` for the query token in row `r` of
+/// `queries`. Rows of no sequence are left alone.
 ///
 /// # Panics
 /// If a shape does not fit its data, or a page is not in the pool.
@@ -100,7 +99,7 @@ fn paged_attention_on(
         "{heads} query heads do not share out {num_kv_heads} key heads"
     );
     assert!(
-        (1..=MAX_PAGE_TOKENS).contains(&page_size) && page_size.is_multiple_of(PAGE_TOKENS),
+        shape.layout.is_supported(),
         "pages of {page_size} tokens are not a multiple of {PAGE_TOKENS} of up to {MAX_PAGE_TOKENS}"
     );
     let kind = |buffer: &KvBuffer| (buffer.dtype(), buffer.slots(), buffer.head_dim());
@@ -213,7 +212,8 @@ impl Piece<'_> {
     }
 }
 
-/// Tokens of a span, or somewhat fewer if pages do not share them out: enough that what is done once for a span costs little beside its products.
+/// Tokens of a span, or somewhat fewer if pages do not share them out: enough that what is done once for a span costs
+/// little beside its products.
 const SPAN_TOKENS: usize = 128;
 
 /// Pages that a span has at most.
