@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     fs,
-    io::Read,
+    io::{Read, Write},
     net::TcpListener,
     path::Path,
     process::{Output, Stdio},
@@ -139,6 +139,31 @@ fn a_push_that_is_interrupted_says_what_becomes_of_what_was_sent() {
     connection.read_exact(&mut [0; 4]).unwrap();
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(text(&ended.stderr), "error: interrupted; layers that have arrived whole are not sent again\n");
+}
+
+#[test]
+fn an_interrupt_before_the_first_request_is_not_lost() {
+    let at = tempfile::tempdir().unwrap();
+    let (path, authfile) = (at.path().join("tiny.tar"), at.path().join("auth.json"));
+    let path = path.to_str().unwrap();
+    let weights = tiny_model();
+    let build = ["image", "build", "tiny", "--no-preset", "--weights-only", "--weights", weights.to_str().unwrap()];
+    succeeded(&output(&mut kaito(&[&build[..], &["--output", path]].concat())));
+    rustix::fs::mknodat(rustix::fs::CWD, &authfile, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    // It takes a connection, and never answers.
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = format!("{}/tiny:v1", registry.local_addr().unwrap());
+    let mut push = kaito(&["image", "push", path, reference.as_str(), "--authfile", authfile.to_str().unwrap()]);
+    let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Opens when the push is about to read its credentials, and lets it go on only after the signal.
+    let mut credentials = fs::OpenOptions::new().write(true).open(&authfile).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    credentials.write_all(b"{}").unwrap();
+    drop(credentials);
     let ended = child.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     assert_eq!(text(&ended.stderr), "error: interrupted; layers that have arrived whole are not sent again\n");

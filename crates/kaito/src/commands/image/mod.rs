@@ -19,7 +19,11 @@ use kaito_image::{
     Image, Job, Layout, Platform, Progress,
     registry::{self, Access, Credentials, PushOptions, PushReport, Reference, Repository, Secret},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
 
 use crate::{
     args::{ImageArgs, ImageCommand, ImagePushArgs, PushingArgs, RegistryArgs},
@@ -48,22 +52,28 @@ fn push(args: &ImagePushArgs) -> anyhow::Result<()> {
 
 /// What all commands share: the threads of the client, how a registry is reached, and an end by Ctrl-C.
 struct Work {
-    runtime: tokio::runtime::Runtime,
+    runtime: Runtime,
     registry: registry::Options,
     progress: ImageProgress,
     cancelled: Arc<AtomicBool>,
+    interrupted: watch::Receiver<bool>,
 }
 
 impl Work {
     fn begin(args: &RegistryArgs) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Runtime::new().context("cannot start the threads of the client")?;
+        let runtime = Runtime::new().context("cannot start the threads of the client")?;
+        let registry = options(args)?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let flag = cancelled.clone();
+        let (interrupt, interrupted) = watch::channel(false);
+        // The only listener, from before there is work: one that began with a piece of work would miss a signal before it.
+        let mut signals = Signals::listen(&runtime).context("cannot listen for Ctrl-C")?;
         runtime.spawn(async move {
-            interrupted().await;
+            signals.recv().await;
             flag.store(true, Ordering::Relaxed);
+            interrupt.send_replace(true);
         });
-        Ok(Self { runtime, registry: options(args)?, progress: ImageProgress::new(), cancelled })
+        Ok(Self { runtime, registry, progress: ImageProgress::new(), cancelled, interrupted })
     }
 
     fn job(&self) -> Job<'_> {
@@ -128,24 +138,34 @@ impl Work {
         ended: &'static str,
         work: impl Future<Output = anyhow::Result<T>>,
     ) -> anyhow::Result<T> {
+        let mut interrupted = self.interrupted.clone();
         self.runtime.block_on(async {
             tokio::select! {
                 outcome = work => outcome,
-                () = interrupted() => bail!(ended),
+                Ok(_) = interrupted.wait_for(|interrupted| *interrupted) => bail!(ended),
             }
         })
     }
 }
 
-/// Returns when somebody ends this program.
-async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// The signals by which somebody ends this program.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// From now on these signals no longer end the process by themselves.
+    fn listen(runtime: &Runtime) -> io::Result<Self> {
+        let _entered = runtime.enter();
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 
