@@ -9,7 +9,7 @@ use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
     Arithmetic, AttentionSequence, AttentionShape, DType, KvBuffer, KvDType, KvLayout, MatrixRef, Quantization,
-    QuantizedInput, QuantizedRef, Rows, RowsMut, ThreadPool, Unit, Write, instruction_set, matmul, narrow,
+    QuantizedInput, QuantizedRef, Rows, RowsMut, ThreadPool, TiledInput, Unit, Write, instruction_set, matmul, narrow,
     paged_attention, quantize, quantized_matmul, read_all,
 };
 
@@ -188,10 +188,12 @@ fn weights(dtype: DType, count: usize) -> Vec<u8> {
 fn matmuls(pool: &ThreadPool, dtype: DType, rows: usize, cols: usize, bytes: &[u8], tokens: usize) -> f64 {
     let input: Vec<f32> = (0..tokens * cols).map(|i| (i as f32 * 0.37).sin()).collect();
     let mut output = vec![0.0; tokens * rows];
+    let mut tiled = TiledInput::new();
     best(pool, || {
         for layer in bytes.chunks_exact(rows * cols * dtype.size()) {
             let Ok(weight) = MatrixRef::new(dtype, rows, cols, layer) else { continue };
-            matmul(pool, tokens, Rows::new(&input, cols), weight, RowsMut::new(&mut output, rows), Write::Set);
+            tiled.tile(pool, tokens, cols, Rows::new(&input, cols));
+            matmul(pool, &tiled, weight, RowsMut::new(&mut output, rows), Write::Set);
         }
     })
 }

@@ -30,7 +30,7 @@ pub use gather::gather_rows;
 pub use kv::{KvBuffer, KvDType};
 pub use kv_layout::KvLayout;
 pub use mapped_file::MappedFile;
-pub use matmul::{Write, matmul};
+pub use matmul::{TiledInput, Write, matmul};
 pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
 pub use norm::{layer_norm, rms_norm};
 pub use peak::{Arithmetic, Unit, read_all, read_bandwidth};

@@ -92,10 +92,6 @@ unsafe impl Send for SharedRows<'_> {}
 unsafe impl Sync for SharedRows<'_> {}
 
 impl<'a> SharedRows<'a> {
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
-    }
-
     /// Where element `column` of row `t` lies.
     pub(crate) fn at(&self, t: usize, column: usize) -> *mut f32 {
         assert!(t < self.count && column <= self.width);

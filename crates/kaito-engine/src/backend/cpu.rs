@@ -4,7 +4,7 @@ use std::{mem, num::NonZeroUsize};
 
 use kaito_kernels::{
     self as kernels, AttentionSequence, AttentionShape, KvBuffer, KvDType, KvLayout, MAX_PAGE_TOKENS, MatrixRef,
-    PAGE_TOKENS, QuantizedInput, Rows, RowsMut, ThreadPool,
+    PAGE_TOKENS, QuantizedInput, Rows, RowsMut, ThreadPool, TiledInput,
 };
 
 use super::{AttentionSpan, Backend, BackendError, Write};
@@ -20,7 +20,8 @@ use crate::{
 pub struct CpuBackend {
     pool: ThreadPool,
     kv_dtype: KvDType,
-    /// Room for the activations of one linear map.
+    /// Room for the activations of one linear map, and for their quantised form.
+    tiled_input: TiledInput,
     quantized_input: QuantizedInput,
     /// Room for what attention is told of a step.
     sequences: Vec<AttentionSequence<'static>>,
@@ -34,7 +35,13 @@ impl CpuBackend {
 
     /// The same on threads that are there already.
     pub fn on(pool: ThreadPool) -> Self {
-        Self { pool, kv_dtype: KvDType::default(), quantized_input: QuantizedInput::default(), sequences: Vec::new() }
+        Self {
+            pool,
+            kv_dtype: KvDType::default(),
+            tiled_input: TiledInput::default(),
+            quantized_input: QuantizedInput::default(),
+            sequences: Vec::new(),
+        }
     }
 
     /// The same with keys and values of another type.
@@ -169,6 +176,7 @@ impl Backend for CpuBackend {
 
     fn reserve(&mut self, config: &ModelConfig, rows: usize) {
         let widest = config.hidden_size.max(config.intermediate_size).max(config.num_heads * config.head_dim);
+        self.tiled_input.reserve(rows, widest);
         self.quantized_input.reserve(rows, widest);
         self.sequences.reserve(rows);
     }
@@ -208,7 +216,8 @@ impl Backend for CpuBackend {
                 }
             }
         }
-        let (mut written, mut quantized) = (None, None);
+        // Parts that read the same input share its tiled or quantised form.
+        let (mut written, mut tiled, mut quantized) = (None, None, None);
         for part in &linear.parts {
             let first = written != Some(part.output_offset);
             written = Some(part.output_offset);
@@ -216,10 +225,16 @@ impl Backend for CpuBackend {
             let input = rows(input, linear.in_features, part.input_offset);
             let output = rows_mut(output, linear.out_features, part.output_offset);
             match &part.weight {
-                Weight::Plain(tensor) => kernels::matmul(&self.pool, count, input, matrix(tensor), output, write),
+                Weight::Plain(tensor) => {
+                    let weight = matrix(tensor);
+                    let wanted = (part.input_offset, weight.cols);
+                    if tiled.replace(wanted) != Some(wanted) {
+                        self.tiled_input.tile(&self.pool, count, weight.cols, input);
+                    }
+                    kernels::matmul(&self.pool, &self.tiled_input, weight, output, write);
+                }
                 Weight::Quantized(tensor) => {
                     let Some(weight) = tensor.matrix() else { continue };
-                    // Parts that read the same input share its quantised form.
                     let wanted = (weight.quantization(), part.input_offset, weight.cols());
                     if quantized.replace(wanted) != Some(wanted) {
                         self.quantized_input.quantize(&self.pool, weight.quantization(), count, weight.cols(), input);

@@ -6,18 +6,21 @@
 //! of these sums are computed side by side.
 
 pub(crate) mod element;
+mod input;
 pub(crate) mod tile;
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, ops::Range};
 
+pub use self::input::TiledInput;
 use self::{
     element::{Bf16, Element, F16, F32},
-    tile::{Product, Sums, Tokens, WeightRows, strip_rows},
+    input::MAX_TILE_TOKENS,
+    tile::{MAX_SPAN_TOKENS, Product, WeightRows, strip_rows},
 };
 use crate::{
-    DType, MatrixRef, Rows, RowsMut, ThreadPool,
+    DType, MatrixRef, RowsMut, ThreadPool,
     matrix::SharedRows,
-    simd::{Kernel, Level, Simd, dispatch},
+    simd::{Kernel, Simd, dispatch},
 };
 
 /// What becomes of the values that an output held before.
@@ -32,27 +35,21 @@ pub enum Write {
 /// Columns that are summed up before their lanes are added. A tile's rows of this length stay in the first level cache.
 const BLOCK_COLUMNS: usize = 1024;
 
-/// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`: `input` has `tokens` rows of `weight.cols`, `output` of `weight.rows`.
+/// Vectors of columns after which the next of a few tiles has its turn: all tokens' columns of a span stay in the first
+/// level cache.
+const SPAN_VECTORS: usize = 32;
+
+/// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`: `input` has `weight.cols` columns, `output` as many rows as it has tokens, of
+/// `weight.rows`.
 ///
 /// The bits of `y[t][r]` depend on `x[t]`, `w[r]` and, with [`Write::Add`], its former value alone.
 ///
 /// # Panics
-/// If a shape does not fit its data.
-pub fn matmul(pool: &ThreadPool, tokens: usize, input: Rows, weight: MatrixRef, output: RowsMut, mode: Write) {
-    matmul_on(Level::best(), pool, tokens, input, weight, output, mode);
-}
-
-pub(crate) fn matmul_on(
-    level: Level,
-    pool: &ThreadPool,
-    tokens: usize,
-    input: Rows,
-    weight: MatrixRef,
-    output: RowsMut,
-    mode: Write,
-) {
+/// If a shape does not fit its data, or the input has another number of columns than the weight.
+pub fn matmul(pool: &ThreadPool, input: &TiledInput, weight: MatrixRef, output: RowsMut, mode: Write) {
     weight.check("weight");
-    input.check("input", tokens, weight.cols);
+    assert_eq!(input.cols, weight.cols, "input and weight have different numbers of columns");
+    let tokens = input.tokens;
     let output = output.share("output", tokens, weight.rows);
     if tokens == 0 || weight.rows == 0 || weight.cols == 0 {
         if mode == Write::Set {
@@ -61,67 +58,61 @@ pub(crate) fn matmul_on(
         }
         return;
     }
-    let cut = Cut::new(pool.threads(), tokens, &weight);
+    let cut = Cut::new(pool.threads(), input, &weight);
     pool.for_each(cut.pieces(), &|piece| {
-        dispatch(level, Piece { input, weight, output, mode, part: cut.part(piece) });
+        dispatch(input.level, Piece { input, weight, output, mode, part: cut.part(piece) });
     });
 }
-
-/// Up to so many tokens, a few weight rows go from end to end against all of them: reading weights takes longest, and
-/// it is done in long runs. For more, a block of columns of many rows stays in the cache while the tokens pass.
-const RUN_TOKENS: usize = 16;
 
 /// How the outputs are shared out.
 struct Cut {
     rows: usize,
-    tokens: usize,
+    tiles: usize,
     part_rows: usize,
-    part_tokens: usize,
+    part_tiles: usize,
 }
 
 /// A rectangle of the outputs.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Part {
-    first_row: usize,
-    rows: usize,
-    first_token: usize,
-    tokens: usize,
+    rows: Range<usize>,
+    tiles: Range<usize>,
 }
 
 impl Cut {
     /// Parts are small enough that threads end at nearly the same time, and large enough that taking one costs nothing
     /// next to it and that what it reads is used often.
-    fn new(threads: usize, tokens: usize, weight: &MatrixRef) -> Self {
+    fn new(threads: usize, input: &TiledInput, weight: &MatrixRef) -> Self {
         const PARTS_OF_A_THREAD: usize = 8;
         const LEAST_PRODUCTS: usize = 64 * 1024;
         const MOST_ROWS: usize = 64;
-        const MOST_TOKENS: usize = 256;
-        let part_tokens = tokens.div_ceil(tokens.div_ceil(MOST_TOKENS));
-        let even = weight.rows * tokens.div_ceil(part_tokens) / (threads * PARTS_OF_A_THREAD);
+        const MOST_TILES: usize = 43;
+        let tiles = input.tiles();
+        let part_tiles = tiles.div_ceil(tiles.div_ceil(MOST_TILES));
+        let even = weight.rows * tiles.div_ceil(part_tiles) / (threads * PARTS_OF_A_THREAD);
+        let part_tokens = input.tokens.min(part_tiles * MAX_TILE_TOKENS);
         let least = LEAST_PRODUCTS / (weight.cols * part_tokens).max(1);
         let part_rows = even.max(least).clamp(8, MOST_ROWS).next_multiple_of(8);
-        Self { rows: weight.rows, tokens, part_rows, part_tokens }
+        Self { rows: weight.rows, tiles, part_rows, part_tiles }
     }
 
     fn pieces(&self) -> usize {
-        self.rows.div_ceil(self.part_rows) * self.tokens.div_ceil(self.part_tokens)
+        self.rows.div_ceil(self.part_rows) * self.tiles.div_ceil(self.part_tiles)
     }
 
     fn part(&self, piece: usize) -> Part {
         let row_parts = self.rows.div_ceil(self.part_rows);
         let first_row = piece % row_parts * self.part_rows;
-        let first_token = piece / row_parts * self.part_tokens;
+        let first_tile = piece / row_parts * self.part_tiles;
         Part {
-            first_row,
-            rows: self.part_rows.min(self.rows - first_row),
-            first_token,
-            tokens: self.part_tokens.min(self.tokens - first_token),
+            rows: first_row..self.rows.min(first_row + self.part_rows),
+            tiles: first_tile..self.tiles.min(first_tile + self.part_tiles),
         }
     }
 }
 
 struct Piece<'a> {
-    input: Rows<'a>,
+    input: &'a TiledInput,
     weight: MatrixRef<'a>,
     output: SharedRows<'a>,
     mode: Write,
@@ -141,55 +132,53 @@ impl Kernel for Piece<'_> {
     }
 }
 
-impl Piece<'_> {
+impl<'a> Piece<'a> {
     /// While a strip of rows and one block of their columns is multiplied, the next one is brought nearer.
+    ///
+    /// For few tokens, a few weight rows go from end to end against all of them: reading weights takes longest, and it is
+    /// done in long runs. For more, a block of columns of many rows stays in the cache while the tokens pass.
     #[inline(always)]
     fn run_typed<S: Simd, E: Element>(&self, simd: S) {
-        let Part { rows, tokens, .. } = self.part;
-        let strip = if tokens <= RUN_TOKENS { strip_rows::<S>(tokens) } else { rows };
-        for r in (0..rows).step_by(strip) {
+        let Part { rows, .. } = &self.part;
+        let few = self.input.tokens <= MAX_SPAN_TOKENS;
+        let strip = if few { strip_rows::<S>(self.input.least_tile()) } else { rows.len() };
+        // A single token's sums are few for the columns they take: keeping them would cost more than it saves.
+        let span = if few && self.input.tokens > 1 { SPAN_VECTORS * S::LANES } else { BLOCK_COLUMNS };
+        for r in rows.clone().step_by(strip) {
             for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
                 let next = if column + BLOCK_COLUMNS < self.weight.cols {
-                    self.weight_rows::<E>(r, column + BLOCK_COLUMNS).start
-                } else if r + strip < rows {
-                    self.weight_rows::<E>(r + strip, 0).start
+                    self.weight_at::<E>(r, column + BLOCK_COLUMNS)
+                } else if r + strip < rows.end {
+                    self.weight_at::<E>(r + strip, 0)
                 } else {
                     std::ptr::null()
                 };
-                let product = self.product::<E>(r, strip.min(rows - r), column, next);
-                // SAFETY: rows and columns of the part.
+                let product = Product::<E> {
+                    weight: WeightRows {
+                        start: self.weight_at::<E>(r, column),
+                        stride: self.weight.cols * E::SIZE,
+                        element: PhantomData,
+                    },
+                    input: self.input,
+                    tiles: self.part.tiles.clone(),
+                    first_column: column,
+                    output: self.output,
+                    first_row: r,
+                    add: column > 0 || self.mode == Write::Add,
+                    rows: strip.min(rows.end - r),
+                    columns: BLOCK_COLUMNS.min(self.weight.cols - column),
+                    span,
+                    next,
+                };
+                // SAFETY: rows and columns of the part, which is this thread's, on the input's level.
                 simd.call(unsafe { product.promise() });
             }
         }
     }
 
-    /// The part's rows from `r` on, and their columns from `column` on.
     #[inline(always)]
-    fn weight_rows<E: Element>(&self, r: usize, column: usize) -> WeightRows<E> {
-        let first = (self.part.first_row + r) * self.weight.cols + column;
-        let start = self.weight.data[first * E::SIZE..].as_ptr();
-        WeightRows { start, stride: self.weight.cols * E::SIZE, element: PhantomData }
-    }
-
-    /// The product of `rows` of the part's rows from `r` on with the part's tokens, for the block of columns that
-    /// begins at `column`.
-    #[inline(always)]
-    fn product<E: Element>(&self, r: usize, rows: usize, column: usize, next: *const u8) -> Product<E> {
-        let Part { first_row, first_token, tokens, .. } = self.part;
-        let input = &self.input.data[first_token * self.input.stride + self.input.offset + column..];
-        Product {
-            weight: self.weight_rows(r, column),
-            input: Tokens { start: input.as_ptr(), stride: self.input.stride },
-            output: Sums {
-                start: self.output.at(first_token, first_row + r),
-                stride: self.output.stride(),
-                add: column > 0 || self.mode == Write::Add,
-            },
-            rows,
-            tokens,
-            columns: BLOCK_COLUMNS.min(self.weight.cols - column),
-            next,
-        }
+    fn weight_at<E: Element>(&self, row: usize, column: usize) -> *const u8 {
+        self.weight.data[(row * self.weight.cols + column) * E::SIZE..].as_ptr()
     }
 }
 

@@ -3,7 +3,7 @@ use std::num::NonZeroUsize;
 use proptest::prelude::*;
 
 use super::*;
-use crate::narrow;
+use crate::{Rows, narrow, simd::Level};
 
 /// Numbers between -1 and 1 that repeat after 2^64 (the generator of Steele and Vigna's SplitMix64).
 pub(crate) fn numbers(seed: u64) -> impl FnMut() -> f32 {
@@ -22,6 +22,20 @@ fn pool(threads: usize) -> ThreadPool {
 }
 
 const DTYPES: [DType; 3] = [DType::F32, DType::Bf16, DType::F16];
+
+fn matmul_on(
+    level: Level,
+    pool: &ThreadPool,
+    tokens: usize,
+    input: Rows,
+    weight: MatrixRef,
+    output: RowsMut,
+    mode: Write,
+) {
+    let mut tiled = TiledInput::new();
+    tiled.tile_on(level, pool, tokens, weight.cols, input);
+    matmul(pool, &tiled, weight, output, mode);
+}
 
 struct Case {
     dtype: DType,
@@ -249,16 +263,40 @@ fn denormal_weights_count() {
 fn empty_sums_are_zero() {
     let weight = MatrixRef::new(DType::F32, 3, 0, &[]).unwrap();
     let mut y = [1.0, 2.0, 3.0];
-    matmul(&pool(1), 1, Rows::new(&[], 0), weight, RowsMut::new(&mut y, 3), Write::Add);
+    matmul_on(Level::best(), &pool(1), 1, Rows::new(&[], 0), weight, RowsMut::new(&mut y, 3), Write::Add);
     assert_eq!(y, [1.0, 2.0, 3.0]);
-    matmul(&pool(1), 1, Rows::new(&[], 0), weight, RowsMut::new(&mut y, 3), Write::Set);
+    matmul_on(Level::best(), &pool(1), 1, Rows::new(&[], 0), weight, RowsMut::new(&mut y, 3), Write::Set);
     assert_eq!(y, [0.0; 3]);
 }
 
 #[test]
 #[should_panic(expected = "input: 2 rows of 4 with stride 4 and offset 0 do not fit in 7 elements")]
 fn a_short_input_is_refused() {
+    TiledInput::new().tile(&pool(1), 2, 4, Rows::new(&[0.0; 7], 4));
+}
+
+#[test]
+#[should_panic(expected = "input and weight have different numbers of columns")]
+fn an_input_of_other_columns_is_refused() {
     let bytes = [0; 16];
     let weight = MatrixRef::new(DType::F32, 1, 4, &bytes).unwrap();
-    matmul(&pool(1), 2, Rows::new(&[0.0; 7], 4), weight, RowsMut::new(&mut [0.0; 2], 1), Write::Set);
+    let mut input = TiledInput::new();
+    input.tile(&pool(1), 1, 3, Rows::new(&[0.0; 3], 3));
+    matmul(&pool(1), &input, weight, RowsMut::new(&mut [0.0; 1], 1), Write::Set);
+}
+
+/// A step of few tokens follows one of many: what those left behind is none of its values.
+#[test]
+fn memory_that_is_used_again_gives_the_same_bits() {
+    let pool = pool(2);
+    let mut input = TiledInput::new();
+    for (tokens, cols) in [(40, 1037), (3, 37), (17, 1037), (1, 5)] {
+        let case = case(DType::Bf16, 19, cols, tokens, 3);
+        for &level in Level::available() {
+            let mut output = vec![f32::NAN; tokens * 19];
+            input.tile_on(level, &pool, tokens, cols, Rows::new(&case.input, cols));
+            matmul(&pool, &input, case.weight(), RowsMut::new(&mut output, 19), Write::Set);
+            assert_eq!(output, case.compute(level, &pool), "{level:?}: {tokens} tokens of {cols}");
+        }
+    }
 }

@@ -1,9 +1,15 @@
 //! The innermost loop: a few weight rows times a few tokens, held in registers.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
-use super::element::Element;
-use crate::simd::{CACHE_LINE, Kernel, Simd};
+use super::{
+    element::Element,
+    input::{Tile, TiledInput},
+};
+use crate::{
+    matrix::SharedRows,
+    simd::{CACHE_LINE, Kernel, Simd},
+};
 
 /// Weight rows, whole or one block of their columns.
 pub(crate) struct WeightRows<E> {
@@ -22,34 +28,37 @@ impl<E> Clone for WeightRows<E> {
 
 impl<E> Copy for WeightRows<E> {}
 
-/// Tokens, whole or one block of their columns.
-#[derive(Clone, Copy)]
-pub(crate) struct Tokens {
-    pub start: *const f32,
-    pub stride: usize,
-}
-
-/// Where the sums go: that of token `t` and row `r` to `start[t * stride + r]`.
-#[derive(Clone, Copy)]
-pub(crate) struct Sums {
-    pub start: *mut f32,
-    pub stride: usize,
+/// `columns` columns of `rows` weight rows times those of all tokens of some tiles.
+#[derive(Clone)]
+pub(crate) struct Product<'a, E> {
+    pub weight: WeightRows<E>,
+    pub input: &'a TiledInput,
+    pub tiles: Range<usize>,
+    /// The column of the input that the weight begins with: whole vectors.
+    pub first_column: usize,
+    pub output: SharedRows<'a>,
+    /// The output's column of the first weight row.
+    pub first_row: usize,
     /// Whether the sums are added to what is there.
     pub add: bool,
+    pub rows: usize,
+    pub columns: usize,
+    /// Columns after which the next tile has its turn.
+    pub span: usize,
+    /// The first of the weights that come next: as many rows at the same stride, which are asked for meanwhile. Null if
+    /// there are none.
+    pub next: *const u8,
 }
 
-/// `columns` columns of `rows` weight rows times those of `tokens` tokens.
-#[derive(Clone, Copy)]
-pub(crate) struct Product<E> {
-    pub weight: WeightRows<E>,
-    pub input: Tokens,
-    pub output: Sums,
-    pub rows: usize,
-    pub tokens: usize,
-    pub columns: usize,
-    /// The first of the weights that come next: as many rows and columns at the same stride, which are asked for
-    /// meanwhile. Null if there are none.
-    pub next: *const u8,
+/// One tile of tokens and one span of columns.
+struct Pass<'a> {
+    tile: Tile<'a>,
+    columns: Range<usize>,
+    /// Which weights are asked for: those from here on, in all rows.
+    next: *const u8,
+    lines: Lines,
+    /// The tile's first place among the sums that are kept.
+    kept: usize,
 }
 
 /// Which lines of a row a tile asks for: in bytes from its beginning.
@@ -60,9 +69,9 @@ struct Lines {
 }
 
 /// A product that is safe to compute.
-pub(crate) struct Checked<E>(Product<E>);
+pub(crate) struct Checked<'a, E>(Product<'a, E>);
 
-impl<E: Element> Kernel for Checked<E> {
+impl<E: Element> Kernel for Checked<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -72,75 +81,90 @@ impl<E: Element> Kernel for Checked<E> {
     }
 }
 
-/// As many tokens as a tile takes, so that its sums stay in registers.
-const MAX_TILE_TOKENS: usize = 6;
-
-/// The rows that all tiles for `tokens` tokens take at once: few tokens leave registers for more rows.
+/// The rows that all tiles of at least `tokens` tokens take at once: few tokens leave registers for more rows.
 #[inline(always)]
 pub(crate) fn strip_rows<S: Simd>(tokens: usize) -> usize {
-    let smallest = tokens / tokens.div_ceil(MAX_TILE_TOKENS);
-    if smallest == 1 || (S::MANY_REGISTERS && smallest <= 3) { 8 } else { 4 }
+    if tokens == 1 || (S::MANY_REGISTERS && tokens <= 3) { MAX_STRIP_ROWS } else { 4 }
 }
 
-impl<E: Element> Product<E> {
+const MAX_STRIP_ROWS: usize = 8;
+
+/// A product that is cut into spans has at most so many tokens, and [`MAX_STRIP_ROWS`].
+pub(crate) const MAX_SPAN_TOKENS: usize = 16;
+
+/// Sums that wait for the next span of columns, `[tile][row][token]`.
+type Kept<V> = [MaybeUninit<V>; MAX_STRIP_ROWS * MAX_SPAN_TOKENS];
+
+impl<'a, E: Element> Product<'a, E> {
     /// # Safety
-    /// Until the result is gone, the weight has `rows` rows and the input `tokens` rows of `columns` elements each; the output has `tokens` rows
-    /// of `rows` elements, and nobody else uses them.
-    pub(crate) unsafe fn promise(self) -> Checked<E> {
+    /// Until the result is gone, the weight has `rows` rows of `columns` elements, the input as many columns from `first_column`
+    /// on and was made for the level that this is computed on, the output has `rows` elements from `first_row` on in
+    /// each of the tiles' tokens, and nobody else uses them.
+    pub(crate) unsafe fn promise(self) -> Checked<'a, E> {
         Checked(self)
     }
 
-    /// Goes through all rows for each tile of tokens.
+    /// Goes through all rows for each tile of tokens, and through all tiles for each span of columns.
     ///
     /// # Safety
     /// As [`Self::promise`].
     #[inline(always)]
     unsafe fn compute<S: Simd>(&self, simd: S) {
-        // Tiles of nearly the same size: 8 tokens are 4 and 4, not 6 and 2.
-        let tiles = self.tokens.div_ceil(MAX_TILE_TOKENS);
-        for tile in 0..tiles {
-            let (first, end) = (tile * self.tokens / tiles, (tile + 1) * self.tokens / tiles);
-            let part = Product {
-                input: Tokens { start: self.input.start.wrapping_add(first * self.input.stride), ..self.input },
-                output: Sums { start: self.output.start.wrapping_add(first * self.output.stride), ..self.output },
-                tokens: end - first,
-                ..*self
+        let first_token = self.input.tile_at(self.tiles.start).first_token;
+        let mut kept: Kept<S::Vector> = [MaybeUninit::uninit(); MAX_STRIP_ROWS * MAX_SPAN_TOKENS];
+        for start in (0..self.columns).step_by(self.span) {
+            let columns = start..self.columns.min(start + self.span);
+            let next = if columns.end < self.columns {
+                self.weight.start.wrapping_add(columns.end * E::SIZE)
+            } else {
+                self.next
             };
-            // The tiles share out the lines to ask for: this one has every `tiles`th.
-            let lines = Lines { first: tile * CACHE_LINE, step: tiles * CACHE_LINE };
-            // SAFETY: a part of the whole.
-            unsafe {
-                match (part.tokens, S::MANY_REGISTERS) {
-                    (1, _) => part.tiles::<S, 8, 1>(simd, lines),
-                    (2, true) => part.tiles::<S, 8, 2>(simd, lines),
-                    (2, false) => part.tiles::<S, 4, 2>(simd, lines),
-                    (3, true) => part.tiles::<S, 8, 3>(simd, lines),
-                    (3, false) => part.tiles::<S, 4, 3>(simd, lines),
-                    (4, true) => part.tiles::<S, 4, 4>(simd, lines),
-                    (4, false) => part.tiles::<S, 2, 4>(simd, lines),
-                    (5, true) => part.tiles::<S, 4, 5>(simd, lines),
-                    (5, false) => part.tiles::<S, 2, 5>(simd, lines),
-                    (6, true) => part.tiles::<S, 4, 6>(simd, lines),
-                    (6, false) => part.tiles::<S, 2, 6>(simd, lines),
-                    _ => unreachable!(),
+            for i in self.tiles.clone() {
+                let tile = self.input.tile_at(i);
+                // The tiles share out the lines to ask for: this one has every `tiles`th.
+                let tiles = self.tiles.len();
+                let lines = Lines { first: (i - self.tiles.start) * CACHE_LINE, step: tiles * CACHE_LINE };
+                let kept_of_tile = (tile.first_token - first_token) * self.rows;
+                let part = Pass { tile, columns: columns.clone(), next, lines, kept: kept_of_tile };
+                // SAFETY: a part of the whole.
+                unsafe {
+                    match (part.tile.tokens, S::MANY_REGISTERS) {
+                        (1, _) => self.rows_of::<S, 8, 1>(simd, &part, &mut kept),
+                        (2, true) => self.rows_of::<S, 8, 2>(simd, &part, &mut kept),
+                        (2, false) => self.rows_of::<S, 4, 2>(simd, &part, &mut kept),
+                        (3, true) => self.rows_of::<S, 8, 3>(simd, &part, &mut kept),
+                        (3, false) => self.rows_of::<S, 4, 3>(simd, &part, &mut kept),
+                        (4, true) => self.rows_of::<S, 4, 4>(simd, &part, &mut kept),
+                        (4, false) => self.rows_of::<S, 2, 4>(simd, &part, &mut kept),
+                        (5, true) => self.rows_of::<S, 4, 5>(simd, &part, &mut kept),
+                        (5, false) => self.rows_of::<S, 2, 5>(simd, &part, &mut kept),
+                        (6, true) => self.rows_of::<S, 4, 6>(simd, &part, &mut kept),
+                        (6, false) => self.rows_of::<S, 2, 6>(simd, &part, &mut kept),
+                        _ => unreachable!(),
+                    }
                 }
             }
         }
     }
 
     /// # Safety
-    /// As [`Self::promise`], and `T == self.tokens`.
+    /// As [`Self::promise`], and the tile has `T` tokens.
     #[inline(always)]
-    unsafe fn tiles<S: Simd, const R: usize, const T: usize>(&self, simd: S, lines: Lines) {
+    unsafe fn rows_of<S: Simd, const R: usize, const T: usize>(
+        &self,
+        simd: S,
+        pass: &Pass,
+        kept: &mut Kept<S::Vector>,
+    ) {
         let mut r = 0;
         // SAFETY: rows `r..r + R`, or row `r`, of all.
         unsafe {
             while r + R <= self.rows {
-                self.tile::<S, R, T>(simd, r, lines);
+                self.rows_at::<S, R, T>(simd, r, pass, kept);
                 r += R;
             }
             while r < self.rows {
-                self.tile::<S, 1, T>(simd, r, lines);
+                self.rows_at::<S, 1, T>(simd, r, pass, kept);
                 r += 1;
             }
         }
@@ -150,41 +174,69 @@ impl<E: Element> Product<E> {
     /// As [`Self::promise`], and there are `R` rows from `first_row` on and `T` tokens.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
-    unsafe fn tile<S: Simd, const R: usize, const T: usize>(&self, simd: S, first_row: usize, lines: Lines) {
+    unsafe fn rows_at<S: Simd, const R: usize, const T: usize>(
+        &self,
+        simd: S,
+        first_row: usize,
+        pass: &Pass,
+        kept: &mut Kept<S::Vector>,
+    ) {
         let mut weight = [self.weight.start; R];
         for r in 0..R {
             weight[r] = self.weight.start.wrapping_add((first_row + r) * self.weight.stride);
         }
-        let mut input = [self.input.start; T];
-        for t in 0..T {
-            input[t] = self.input.start.wrapping_add(t * self.input.stride);
-        }
+        let values = &pass.tile.values[self.first_column * T..];
+        let input = values.as_ptr();
         // No closures from here on: they are functions of their own, which are not compiled for the instruction set.
         let mut sums = [[simd.splat(0.0); T]; R];
-        let next = self.next.wrapping_add(first_row * self.weight.stride);
-        let mut line = if self.next.is_null() { usize::MAX } else { lines.first };
+        let first_kept = pass.kept + first_row * T;
+        if pass.columns.start > 0 {
+            for (i, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
+                // SAFETY: the span before has left it there.
+                *sum = unsafe { kept[first_kept + i].assume_init() };
+            }
+        }
+        if self.add && pass.columns.end == self.columns {
+            // What the sums will be added to: tokens lie far apart, often at the same places of the caches.
+            for t in 0..T {
+                simd.prefetch(self.output.at(pass.tile.first_token + t, self.first_row + first_row).cast());
+            }
+        }
+        let next = pass.next.wrapping_add(first_row * self.weight.stride);
+        let mut line = if pass.next.is_null() { usize::MAX } else { pass.lines.first };
         // Many tokens have a line's columns without a loop, so that their addresses are made once for all of them. Few wait
         // for memory, and best in short steps.
         let stride = if T >= 4 { CACHE_LINE / E::SIZE } else { S::LANES };
-        let mut c = 0;
+        let mut c = pass.columns.start;
+        let end = pass.columns.end;
         // SAFETY: `LANES` columns from `c` on, and at the end those that are left, of rows and tokens of the contract.
         unsafe {
-            while c + stride <= self.columns {
-                if line < (c + stride) * E::SIZE {
+            while c + stride <= end {
+                if line < (c - pass.columns.start + stride) * E::SIZE {
                     for r in 0..R {
                         simd.prefetch(next.wrapping_add(r * self.weight.stride + line));
                     }
-                    line += lines.step;
+                    line += pass.lines.step;
                 }
                 for step in 0..stride / S::LANES {
-                    add_products::<S, E, R, T>(simd, weight, input, c + step * S::LANES, &mut sums);
+                    let c = c + step * S::LANES;
+                    add_products::<S, E, R, T>(simd, weight, c, input.add(c * T), &mut sums);
                 }
                 c += stride;
             }
-            while c + S::LANES <= self.columns {
-                add_products::<S, E, R, T>(simd, weight, input, c, &mut sums);
+            while c + S::LANES <= end {
+                add_products::<S, E, R, T>(simd, weight, c, input.add(c * T), &mut sums);
                 c += S::LANES;
             }
+        }
+        if end < self.columns {
+            for (i, sum) in sums.as_flattened().iter().enumerate() {
+                kept[first_kept + i].write(*sum);
+            }
+            return;
+        }
+        // SAFETY: as above.
+        unsafe {
             // A copy: what follows indexes it by variables, which would keep the sums of the loop above in memory.
             let mut results = [[simd.splat(0.0); R]; T];
             for t in 0..T {
@@ -192,12 +244,11 @@ impl<E: Element> Product<E> {
                     results[t][r] = sums[r][t];
                 }
             }
-            if c < self.columns {
-                let left = self.columns - c;
+            if c < end {
                 for r in 0..R {
-                    let w = E::load_partial(simd, weight[r].add(c * E::SIZE), left);
+                    let w = E::load_partial(simd, weight[r].add(c * E::SIZE), end - c);
                     for t in 0..T {
-                        let x = simd.load_partial(std::slice::from_raw_parts(input[t].add(c), left));
+                        let x = simd.load(input.add(c * T + t * S::LANES));
                         results[t][r] = simd.mul_add(x, w, results[t][r]);
                     }
                 }
@@ -212,26 +263,27 @@ impl<E: Element> Product<E> {
                 *total = simd.sum(*v);
             }
             for (t, totals) in totals.iter().enumerate() {
-                let y = self.output.start.add(t * self.output.stride + first_row);
-                for (y, total) in std::slice::from_raw_parts_mut(y, R).iter_mut().zip(totals) {
-                    *y = if self.output.add { *y + total } else { *total };
+                let y = self.output.slice(pass.tile.first_token + t, self.first_row + first_row, R);
+                for (y, total) in y.iter_mut().zip(totals) {
+                    *y = if self.add { *y + total } else { *total };
                 }
             }
         }
     }
 }
 
-/// Adds the products of `LANES` columns from `column` on to the sums of rows and tokens.
+/// Adds the products of `LANES` columns from `column` on, of which the tokens' values are those at `input`, to the sums of
+/// rows and tokens.
 ///
 /// # Safety
-/// Each row and each token has these columns.
+/// Each row has these columns, and there are `T` vectors of values.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // Iterators take closures.
 unsafe fn add_products<S: Simd, E: Element, const R: usize, const T: usize>(
     simd: S,
     weight: [*const u8; R],
-    input: [*const f32; T],
     column: usize,
+    input: *const f32,
     sums: &mut [[S::Vector; T]; R],
 ) {
     // SAFETY: by contract.
@@ -243,7 +295,7 @@ unsafe fn add_products<S: Simd, E: Element, const R: usize, const T: usize>(
                 w[r] = E::load(simd, weight[r].add(column * E::SIZE));
             }
             for t in 0..T {
-                let x = simd.load(input[t].add(column));
+                let x = simd.load(input.add(t * S::LANES));
                 for r in 0..R {
                     sums[r][t] = simd.mul_add(x, w[r], sums[r][t]);
                 }
@@ -251,7 +303,7 @@ unsafe fn add_products<S: Simd, E: Element, const R: usize, const T: usize>(
         } else {
             let mut x = [simd.splat(0.0); T];
             for t in 0..T {
-                x[t] = simd.load(input[t].add(column));
+                x[t] = simd.load(input.add(t * S::LANES));
             }
             for r in 0..R {
                 let w = E::load(simd, weight[r].add(column * E::SIZE));

@@ -1,0 +1,174 @@
+//! Activations in the order in which products read them.
+
+use std::{
+    iter, mem,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{
+    Rows, ThreadPool,
+    simd::{CACHE_LINE, Kernel, Level, Simd, dispatch},
+};
+
+/// As many tokens as a tile takes, so that the sums of a few rows with them stay in registers.
+pub(super) const MAX_TILE_TOKENS: usize = 6;
+
+/// Values of a cache line, and so whole vectors of any instruction set.
+const LINE: usize = CACHE_LINE / size_of::<f32>();
+
+/// Up to so many tokens are copied by one thread: a decode step's few rows take shorter than waking anybody.
+const ALONE_TOKENS: usize = 16;
+
+/// Tokens, copied for products with any number of weight matrices. Its memory is used again and again.
+///
+/// Tokens that are multiplied together lie together, so that a product reads one stretch from end to end: rows as they come
+/// are a power of two apart, where the lines of all tokens compete for the same few places of the first level cache.
+///
+/// ```text
+/// values: [tile][vector of columns][token of the tile][lane]
+/// ```
+///
+/// Tiles are of nearly the same size, 8 tokens are 4 and 4 and not 6 and 2. Columns that the last vector lacks are zeros.
+#[derive(Debug)]
+pub struct TiledInput {
+    pub(super) level: Level,
+    pub(super) tokens: usize,
+    pub(super) cols: usize,
+    padded_cols: usize,
+    /// What tokens leave behind is overwritten, never read.
+    values: Vec<f32>,
+    /// Elements of `values` before the first of these tokens, so that vectors begin where cache lines do.
+    skipped: usize,
+}
+
+/// Tokens that are multiplied together.
+pub(super) struct Tile<'a> {
+    pub first_token: usize,
+    pub tokens: usize,
+    /// `[vector of columns][token][lane]`
+    pub values: &'a [f32],
+}
+
+impl TiledInput {
+    /// No tokens.
+    pub fn new() -> Self {
+        Self { level: Level::best(), tokens: 0, cols: 0, padded_cols: 0, values: Vec::new(), skipped: 0 }
+    }
+
+    /// Makes room for `tokens` rows of `cols` activations.
+    pub fn reserve(&mut self, tokens: usize, cols: usize) {
+        let len = tokens * cols.next_multiple_of(LINE) + LINE;
+        self.values.reserve_exact(len.saturating_sub(self.values.len()));
+    }
+
+    /// Takes over `tokens` rows of `cols` activations.
+    ///
+    /// # Panics
+    /// If the shape does not fit its data.
+    pub fn tile(&mut self, pool: &ThreadPool, tokens: usize, cols: usize, input: Rows) {
+        self.tile_on(Level::best(), pool, tokens, cols, input);
+    }
+
+    pub(crate) fn tile_on(&mut self, level: Level, pool: &ThreadPool, tokens: usize, cols: usize, input: Rows) {
+        input.check("input", tokens, cols);
+        let padded_cols = cols.next_multiple_of(LINE);
+        let len = tokens * padded_cols;
+        self.values.resize(self.values.len().max(len + LINE), 0.0);
+        let skipped = self.values.as_ptr().align_offset(CACHE_LINE).min(LINE);
+        (self.level, self.tokens, self.cols, self.padded_cols, self.skipped) =
+            (level, tokens, cols, padded_cols, skipped);
+        let tiles = Tiles { tokens };
+        let mut rest = &mut self.values[skipped..skipped + len];
+        let mut next = 0..tiles.count();
+        let parts = iter::from_fn(|| {
+            let tokens = tiles.tokens_of(next.next()?);
+            let (values, others) = mem::take(&mut rest).split_at_mut(tokens.len() * padded_cols);
+            rest = others;
+            Some((tokens, values))
+        });
+        let copy = |(tokens, values)| dispatch(level, CopyTile { input, tokens, cols, values });
+        if tokens <= ALONE_TOKENS {
+            parts.for_each(copy);
+            return;
+        }
+        let parts = Mutex::new(parts);
+        pool.for_each(tiles.count(), &|_| {
+            let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+            if let Some(part) = part {
+                copy(part);
+            }
+        });
+    }
+
+    pub(super) fn tiles(&self) -> usize {
+        Tiles { tokens: self.tokens }.count()
+    }
+
+    pub(super) fn tile_at(&self, tile: usize) -> Tile<'_> {
+        let tokens = Tiles { tokens: self.tokens }.tokens_of(tile);
+        let (first, end) = (tokens.start * self.padded_cols, tokens.end * self.padded_cols);
+        Tile {
+            first_token: tokens.start,
+            tokens: tokens.len(),
+            values: &self.values[self.skipped + first..self.skipped + end],
+        }
+    }
+
+    /// The fewest tokens that a tile has.
+    pub(super) fn least_tile(&self) -> usize {
+        self.tokens / self.tiles().max(1)
+    }
+}
+
+impl Default for TiledInput {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How tokens are shared out.
+#[derive(Clone, Copy)]
+struct Tiles {
+    tokens: usize,
+}
+
+impl Tiles {
+    fn count(self) -> usize {
+        self.tokens.div_ceil(MAX_TILE_TOKENS)
+    }
+
+    fn tokens_of(self, tile: usize) -> Range<usize> {
+        let count = self.count();
+        tile * self.tokens / count..(tile + 1) * self.tokens / count
+    }
+}
+
+struct CopyTile<'a> {
+    input: Rows<'a>,
+    tokens: Range<usize>,
+    cols: usize,
+    values: &'a mut [f32],
+}
+
+impl Kernel for CopyTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let tokens = self.tokens.len();
+        for t in 0..tokens {
+            let row = self.input.row(self.tokens.start + t, self.cols);
+            let mut targets = self.values[t * S::LANES..].chunks_mut(tokens * S::LANES);
+            let mut vectors = row.chunks_exact(S::LANES);
+            for (vector, target) in (&mut vectors).zip(&mut targets) {
+                simd.store_slice(target, simd.load_slice(vector));
+            }
+            let mut last = vectors.remainder();
+            for target in targets {
+                simd.store_slice(target, simd.load_partial(last));
+                last = &[];
+            }
+        }
+    }
+}
