@@ -1,6 +1,6 @@
 //! The innermost loop: a few weight rows times a few tokens, held in registers.
 
-use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
+use std::{hint::black_box, marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 use super::{
     element::Element,
@@ -185,6 +185,9 @@ impl<'a, E: Element> Product<'a, E> {
         for r in 0..R {
             weight[r] = self.weight.start.wrapping_add((first_row + r) * self.weight.stride);
         }
+        // Otherwise the compiler adds up their distances again at each step of the loop, and a token that waits for memory has
+        // fewer loads under way.
+        let weight = black_box(weight);
         let values = &pass.tile.values[self.first_column * T..];
         let input = values.as_ptr();
         // No closures from here on: they are functions of their own, which are not compiled for the instruction set.
