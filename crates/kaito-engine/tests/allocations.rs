@@ -168,13 +168,14 @@ fn steady_counts(model: &LanguageModel, requests: usize, options: &Value) -> Vec
     let rendezvous = Arc::new(Rendezvous { engine_waits: Mutex::new(Some(false)), ..Rendezvous::default() });
     let waker = Waker::from(rendezvous.clone());
     let mut context = Context::from_waker(&waker);
-    let submitted = |at: usize| {
-        let mut client = Client { stream: submit(model, prompt(at), options), tokens: 0 };
-        // At once: from here on the engine waits for the client, and so no request runs far ahead of the others.
-        client.poll(&mut Context::from_waker(&waker));
-        client
-    };
-    let mut clients: Vec<Client> = (0..requests).map(submitted).collect();
+    // However long this thread is kept from running, no request gets ahead of those that are not submitted yet.
+    let keeps_engine = keep_engine(model, options, &mut context);
+    rendezvous.wait_for_engine();
+    let mut clients: Vec<Client> =
+        (0..requests).map(|at| Client { stream: submit(model, prompt(at), options), tokens: 0 }).collect();
+    clients.iter_mut().for_each(|client| client.poll(&mut context));
+    drop(keeps_engine);
+    rendezvous.let_engine_go(true);
     let mut counts = Vec::new();
     while clients.iter().all(|client| client.tokens + 2 * STEP < TOKENS) {
         rendezvous.wait_for_engine();
@@ -188,6 +189,21 @@ fn steady_counts(model: &LanguageModel, requests: usize, options: &Value) -> Vec
     drop(clients);
     runtime().block_on(model.drained());
     counts
+}
+
+/// A request whose next token wakes the client.
+fn keep_engine(model: &LanguageModel, options: &Value, context: &mut Context) -> TextStream {
+    loop {
+        let mut stream = submit(model, "Wait for all the others".to_owned(), options);
+        loop {
+            let event = pin!(stream.next()).poll(context);
+            match event {
+                Poll::Pending => return stream,
+                Poll::Ready(Some(Ok(TextEvent::Finished(_)))) => break,
+                Poll::Ready(event) => _ = event.unwrap().unwrap(),
+            }
+        }
+    }
 }
 
 fn runtime() -> tokio::runtime::Runtime {
