@@ -9,11 +9,12 @@ use std::{
     io::{Read, Write},
     net::TcpListener,
     path::Path,
-    process::{Output, Stdio},
+    process::{Child, Output, Stdio},
 };
 
 use serde_json::Value;
 use support::{Serving, kaito, output, output_with_input, repository, text, tiny_model};
+use tempfile::TempDir;
 
 fn succeeded(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -122,51 +123,60 @@ fn what_cannot_be_done_is_refused_with_what_can() {
     assert!(text(&empty.stderr).contains("no password on standard input"), "{}", text(&empty.stderr));
 }
 
-#[test]
-fn a_push_that_is_interrupted_says_what_becomes_of_what_was_sent() {
-    let at = tempfile::tempdir().unwrap();
-    let path = at.path().join("tiny.tar");
-    let path = path.to_str().unwrap();
+/// The weights of [`tiny_model`] as an image in one file.
+fn tiny_archive(at: &TempDir) -> String {
+    let path = at.path().join("tiny.tar").to_str().unwrap().to_owned();
     let weights = tiny_model();
     let build = ["image", "build", "tiny", "--no-preset", "--weights-only", "--weights", weights.to_str().unwrap()];
-    succeeded(&output(&mut kaito(&[&build[..], &["--output", path]].concat())));
-    // It asks, and gets no answer.
-    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
-    let reference = format!("{}/tiny:v1", registry.local_addr().unwrap());
-    let mut push = kaito(&["image", "push", path, reference.as_str()]);
-    let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (mut connection, _) = registry.accept().unwrap();
-    connection.read_exact(&mut [0; 4]).unwrap();
-    let pid = rustix::process::Pid::from_child(&child);
+    succeeded(&output(&mut kaito(&[&build[..], &["--output", path.as_str()]].concat())));
+    path
+}
+
+fn interrupt(push: &Child) {
+    let pid = rustix::process::Pid::from_child(push);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let ended = child.wait_with_output().unwrap();
+}
+
+#[track_caller]
+fn assert_ends_as_interrupted(push: Child) {
+    let ended = push.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     assert_eq!(text(&ended.stderr), "error: interrupted; layers that have arrived whole are not sent again\n");
 }
 
 #[test]
+fn a_push_that_is_interrupted_says_what_becomes_of_what_was_sent() {
+    let at = tempfile::tempdir().unwrap();
+    let path = tiny_archive(&at);
+    // It asks, and gets no answer.
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = format!("{}/tiny:v1", registry.local_addr().unwrap());
+    let mut push = kaito(&["image", "push", path.as_str(), reference.as_str()]);
+    let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut connection, _) = registry.accept().unwrap();
+    connection.read_exact(&mut [0; 4]).unwrap();
+    interrupt(&child);
+    assert_ends_as_interrupted(child);
+}
+
+#[test]
 fn an_interrupt_before_the_first_request_is_not_lost() {
     let at = tempfile::tempdir().unwrap();
-    let (path, authfile) = (at.path().join("tiny.tar"), at.path().join("auth.json"));
-    let path = path.to_str().unwrap();
-    let weights = tiny_model();
-    let build = ["image", "build", "tiny", "--no-preset", "--weights-only", "--weights", weights.to_str().unwrap()];
-    succeeded(&output(&mut kaito(&[&build[..], &["--output", path]].concat())));
+    let path = tiny_archive(&at);
+    let authfile = at.path().join("auth.json");
     rustix::fs::mknodat(rustix::fs::CWD, &authfile, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     // It takes a connection, and never answers.
     let registry = TcpListener::bind("127.0.0.1:0").unwrap();
     let reference = format!("{}/tiny:v1", registry.local_addr().unwrap());
-    let mut push = kaito(&["image", "push", path, reference.as_str(), "--authfile", authfile.to_str().unwrap()]);
+    let mut push =
+        kaito(&["image", "push", path.as_str(), reference.as_str(), "--authfile", authfile.to_str().unwrap()]);
     let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // Opens when the push is about to read its credentials, and lets it go on only after the signal.
     let mut credentials = fs::OpenOptions::new().write(true).open(&authfile).unwrap();
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    interrupt(&child);
     credentials.write_all(b"{}").unwrap();
     drop(credentials);
-    let ended = child.wait_with_output().unwrap();
-    assert_eq!(ended.status.code(), Some(1));
-    assert_eq!(text(&ended.stderr), "error: interrupted; layers that have arrived whole are not sent again\n");
+    assert_ends_as_interrupted(child);
 }
 
 /// An image volume is a folder that nobody can write to.
