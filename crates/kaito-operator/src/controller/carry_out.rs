@@ -209,6 +209,11 @@ impl Context {
                 let api = Api::<Deployment>::namespaced(client, namespace);
                 delete(api, &self.caches.deployments, name, Some(namespace)).await
             }
+            "Service" => {
+                self.metrics.wrote("Service", "delete");
+                let api = Api::<Service>::namespaced(client, namespace);
+                delete(api, &self.caches.services, name, Some(namespace)).await
+            }
             "StatefulSet" => {
                 self.metrics.wrote("StatefulSet", "delete");
                 let api = Api::<StatefulSet>::namespaced(client, namespace);

@@ -6,6 +6,7 @@
 mod adapters;
 mod causes;
 mod claims;
+mod deletion;
 mod layout;
 mod left_claims;
 mod nodes;
@@ -25,7 +26,6 @@ use k8s_openapi::{
     api::core::v1::{Pod, PodTemplateSpec},
     jiff::Timestamp,
 };
-use kube::Resource;
 pub use layout::Layout;
 pub use nodes::{Choice, GPU, GRACE, INSTANCE_TYPE, TurnedDown, choose};
 pub use object::{APPLIED, Change, Object};
@@ -100,7 +100,7 @@ pub fn gpus_of_pod(pod: &Pod) -> u32 {
 /// What is to be done for a workspace.
 pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now: Timestamp) -> Decision {
     if is_going(&workspace.metadata) {
-        return release(workspace, observed, options, now);
+        return deletion::release(workspace, observed, options, now);
     }
     let inference = workspace.inference.as_ref();
     let layout = inference.and_then(|inference| layout_of(workspace, inference, observed, options).ok());
@@ -285,63 +285,6 @@ fn with_finalizer(workspace: &Workspace) -> Option<Vec<String>> {
     }
     finalizers.push(FINALIZER.to_owned());
     Some(finalizers)
-}
-
-/// Lets a workspace go once its claims are gone. All else goes by its owner reference.
-fn release(workspace: &Workspace, observed: &Observed, options: &Options, now: Timestamp) -> Decision {
-    let held = workspace.metadata.finalizers.as_deref().unwrap_or_default();
-    if !held.iter().any(|finalizer| finalizer == FINALIZER) {
-        return Decision::default();
-    }
-    let claims: Vec<_> = observed.claims.all().iter().filter(|claim| claim.belongs_to(workspace)).collect();
-    if claims.is_empty() {
-        let others = held.iter().filter(|finalizer| *finalizer != FINALIZER).cloned().collect();
-        let left = left_claims::note(workspace, observed, options).map(|message| Notice {
-            is_warning: true,
-            reason: "NodeClaimsLeft".to_owned(),
-            action: "Delete".to_owned(),
-            message,
-        });
-        return Decision { finalizers: Some(others), deeds: left.into_iter().collect(), ..Decision::default() };
-    }
-    let mut deletes: Vec<(&'static str, String)> = Vec::new();
-    // A node drains faster when nothing is made anew on it.
-    let workloads = [
-        ("Deployment", observed.deployment.as_ref().map(|it| it.meta())),
-        ("StatefulSet", observed.stateful_set.as_ref().map(|it| it.meta())),
-    ];
-    deletes.extend(
-        workloads
-            .into_iter()
-            .filter_map(|(kind, metadata)| Some((kind, metadata?)))
-            .filter(|(_, metadata)| !is_going(metadata))
-            .map(|(kind, metadata)| (kind, name(metadata).to_owned())),
-    );
-    let remaining = claims.iter().filter(|claim| !is_going(&claim.metadata));
-    deletes.extend(remaining.map(|claim| ("NodeClaim", name(&claim.metadata).to_owned())));
-    let mut names: Vec<_> = claims.iter().map(|claim| name(&claim.metadata).to_owned()).collect();
-    names.sort();
-    let choice = Choice::default();
-    let findings =
-        Findings { workspace, observed, options, choice: &choice, claims: None, layout: None, problem: None, now };
-    let status = findings.deleting(&names);
-    let deeds = if deletes.is_empty() {
-        Vec::new()
-    } else {
-        let names: Vec<_> = deletes.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
-        vec![Notice {
-            is_warning: false,
-            reason: "Deleting".to_owned(),
-            action: "Delete".to_owned(),
-            message: format!("deleted {}", text::list(&names)),
-        }]
-    };
-    Decision {
-        deletes,
-        status: (workspace.status.as_ref() != Some(&status)).then_some(status),
-        deeds,
-        ..Decision::default()
-    }
 }
 
 fn seconds_until(at: Timestamp, now: Timestamp) -> Duration {

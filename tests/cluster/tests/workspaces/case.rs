@@ -216,9 +216,12 @@ impl Case {
         names
     }
 
-    /// `kubectl delete` returns when the workspace is gone; what it owned goes after it.
+    /// `kubectl delete` returns when the workspace is gone, and what it owned before it; pods go after their workload.
     pub async fn delete_and_leave_nothing(&self, workspace: &str) {
         self.kubectl(&["delete", "workspace", workspace, "--timeout=90s"]).await.stdout();
+        let mut owned = self.owned(workspace).await;
+        owned.retain(|object| !object.starts_with("Pod/"));
+        assert!(owned.is_empty(), "{}/{workspace} went before {owned:?}", self.namespace);
         eventually(&format!("nothing of {}/{workspace} is left", self.namespace), || async {
             let owned = self.owned(workspace).await;
             if owned.is_empty() { Ok(()) } else { Err(format!("{owned:?}")) }

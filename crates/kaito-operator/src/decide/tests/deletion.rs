@@ -2,9 +2,11 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::fixtures::{carry_out, claims, condition, karpenter, node, now, observed, options, preset, settle, with};
+use super::fixtures::{
+    carry_out, claims, condition, karpenter, node, now, observed, options, preset, read, settle, with,
+};
 use crate::{
-    decide::{Claims, Decision, Observed, decide},
+    decide::{Claims, Decision, Observed, decide, object::to_json},
     workspace::{FINALIZER, RESOURCE_READY, WORKSPACE_READY, Workspace},
 };
 
@@ -20,21 +22,52 @@ fn the_finalizer_is_added_beside_those_of_others() {
     assert_eq!(decision.finalizers, Some(vec!["example.org/keep".to_owned(), FINALIZER.to_owned()]));
 }
 
+/// A garbage collector that lags would not find the owner's kind once the CRD is deleted, and leave the servers there.
 #[test]
-fn without_claims_a_workspace_goes_at_once_and_keeps_the_finalizers_of_others() {
+fn what_a_workspace_owns_is_deleted_before_it_goes() {
     for claims in [Claims::Absent, Claims::Present(Vec::new())] {
-        for options in [options(), karpenter()] {
-            let mut workspace = preset("falcon-7b", 1);
-            let mut observed = Observed { claims: claims.clone(), ..observed([node("a")]) };
-            settle(&mut workspace, &mut observed, &options);
-            workspace.metadata.finalizers.get_or_insert_default().insert(0, "example.org/keep".to_owned());
-            going(&mut workspace);
-            let decision = decide(&workspace, &observed, &options, now());
-            assert_eq!(
-                decision,
-                Decision { finalizers: Some(vec!["example.org/keep".to_owned()]), ..Decision::default() }
-            );
+        for (preset, count, owned) in [
+            ("falcon-7b", 1, ["Deployment ws", "Service ws"].as_slice()),
+            ("llama-2-70b", 2, &["StatefulSet ws", "Service ws", "Service ws-headless"]),
+        ] {
+            for options in [options(), karpenter()] {
+                let mut workspace = self::preset(preset, count);
+                let nodes = ["a", "b"].into_iter().take(count as usize).map(node).collect::<Vec<_>>();
+                let mut observed = Observed { claims: claims.clone(), ..observed(nodes) };
+                settle(&mut workspace, &mut observed, &options);
+                workspace.metadata.finalizers.get_or_insert_default().insert(0, "example.org/keep".to_owned());
+                going(&mut workspace);
+                let decision = decide(&workspace, &observed, &options, now());
+                let deleted: Vec<_> = decision.deletes.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
+                assert_eq!(deleted, owned);
+                assert_eq!(decision.finalizers, None, "it stays until they are gone");
+                let [deed] = decision.deeds.as_slice() else { panic!("{:?}", decision.deeds) };
+                assert_eq!(deed.reason, "Deleting");
+
+                carry_out(&mut workspace, &mut observed, &decision);
+                assert_eq!(
+                    decide(&workspace, &observed, &options, now()),
+                    Decision { finalizers: Some(vec!["example.org/keep".to_owned()]), ..Decision::default() }
+                );
+            }
         }
+    }
+}
+
+#[test]
+fn what_others_own_or_delete_does_not_hold_a_workspace() {
+    for (path, value) in [
+        ("/metadata/ownerReferences/0/uid", json!("66666666-2222-3333-4444-555555555555")),
+        ("/metadata/deletionTimestamp", json!("2026-01-01T00:08:00Z")),
+    ] {
+        let mut workspace = preset("falcon-7b", 1);
+        let mut observed = observed([node("a")]);
+        settle(&mut workspace, &mut observed, &options());
+        observed.services.clear();
+        observed.deployment = observed.deployment.map(|it| read(with(to_json(it.as_ref()), path, value)));
+        going(&mut workspace);
+        let decision = decide(&workspace, &observed, &options(), now());
+        assert_eq!((decision.deletes, decision.finalizers), (Vec::new(), Some(Vec::new())), "{path}");
     }
 }
 
@@ -55,6 +88,8 @@ fn claims_from_before_a_switch_to_no_provisioner_are_told_of() {
                 nodeclaim ws0123 gives back what it costs";
     assert_eq!(condition(&workspace, RESOURCE_READY).2, format!("1 ready node: a; {left}"));
     going(&mut workspace);
+    let deletes = decide(&workspace, &observed, &options(), now());
+    carry_out(&mut workspace, &mut observed, &deletes);
     let decision = decide(&workspace, &observed, &options(), now());
     assert_eq!(decision.finalizers, Some(Vec::new()));
     let [notice] = decision.deeds.as_slice() else { panic!("{:?}", decision.deeds) };
@@ -79,7 +114,8 @@ fn claims_are_deleted_and_waited_for() {
     let decision = decide(&workspace, &observed, &karpenter(), now());
     let mut names: Vec<_> = claims(&observed).iter().map(|claim| claim.metadata.name.clone().unwrap()).collect();
     names.sort();
-    let mut deleted: Vec<_> = decision.deletes.iter().map(|(_, name)| name.clone()).collect();
+    let deleted = decision.deletes.iter().filter(|(kind, _)| *kind == "NodeClaim");
+    let mut deleted: Vec<_> = deleted.map(|(_, name)| name.clone()).collect();
     deleted.sort();
     assert_eq!((deleted, decision.finalizers.clone()), (names.clone(), None));
     assert_eq!(decision.deeds.len(), 1);
@@ -90,7 +126,9 @@ fn claims_are_deleted_and_waited_for() {
         Arc::make_mut(claim).metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:10:00Z")).unwrap());
     }
-    carry_out(&mut workspace, &mut observed.clone(), &decision);
+    let claims = observed.claims.clone();
+    carry_out(&mut workspace, &mut observed, &decision);
+    observed.claims = claims;
     let (_, reason, message) = condition(&workspace, WORKSPACE_READY);
     assert_eq!(
         (reason, message),
@@ -116,5 +154,5 @@ fn a_workload_goes_before_its_nodes() {
     going(&mut workspace);
     let kinds: Vec<_> =
         decide(&workspace, &observed, &karpenter(), now()).deletes.into_iter().map(|(kind, _)| kind).collect();
-    assert_eq!(kinds, ["Deployment", "NodeClaim"]);
+    assert_eq!(kinds, ["Deployment", "Service", "NodeClaim"]);
 }

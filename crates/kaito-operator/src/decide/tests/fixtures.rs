@@ -180,6 +180,7 @@ pub fn carry_out(workspace: &mut Workspace, observed: &mut Observed, decision: &
             }
             "Deployment" => observed.deployment = None,
             "StatefulSet" => observed.stateful_set = None,
+            "Service" => observed.services.retain(|service| service.metadata.name.as_ref() != Some(name)),
             other => panic!("a {other} was deleted"),
         }
     }
