@@ -11,6 +11,8 @@
 //! - a request that was admitted ends: alone, it always fits ([`pages_needed`] bounds what it can hold);
 //! - when nothing runs, every page is free.
 
+mod group;
+
 use std::{
     collections::VecDeque,
     mem,
@@ -19,12 +21,12 @@ use std::{
 
 use kaito_kernels::ThreadPool;
 
+use self::group::{Choice, Group};
 use crate::{
     generate::{Advance, GenerateError, Generation},
-    kv_cache::{KnownPrefix, KvCache, PageCopy, PageTable},
-    prefix_index::NodeId,
+    kv_cache::{KvCache, PageCopy},
     recycle::recycled,
-    speculation::{self, LONGEST_DRAFT, Speculator, StepCost},
+    speculation::{self, StepCost},
 };
 
 /// Names a request inside the engine.
@@ -83,38 +85,6 @@ impl Step {
     }
 }
 
-#[derive(Debug, Default)]
-struct Row {
-    table: PageTable,
-    computed: usize,
-}
-
-/// A request that is waiting or running.
-#[derive(Debug)]
-struct Group {
-    id: RequestId,
-    generation: Generation,
-    /// One entry for each live row of `generation`. While `shared_prefix` is set, only the first has pages.
-    rows: Vec<Row>,
-    /// Tokens that all rows begin with and the first row must compute before the others fork from it.
-    shared_prefix: Option<usize>,
-    long: bool,
-    started: bool,
-    speculator: Speculator,
-    /// Tokens proposed behind the last one of the only row, while a step computes them.
-    draft: Vec<u32>,
-    choice: Choice,
-}
-
-/// What [`Scheduler::choose`] leaves for [`Scheduler::settle`].
-#[derive(Debug, Default)]
-struct Choice {
-    advance: Advance,
-    /// Proposed tokens that were chosen.
-    accepted: usize,
-    error: Option<GenerateError>,
-}
-
 /// A request and the logits of its rows.
 struct Choosing<'a, 'l> {
     group: &'a mut Group,
@@ -138,145 +108,6 @@ pub struct RowView<'a> {
     pub pages: &'a [u32],
     /// Whether the long rotary factors apply.
     pub long: bool,
-}
-
-impl Group {
-    fn len(&self, row: usize) -> usize {
-        self.generation.tokens(row).len()
-    }
-
-    fn missing(&self, row: usize) -> usize {
-        self.len(row) - self.rows[row].computed
-    }
-
-    /// Whether every row lacks just the token that was chosen last.
-    fn streams(&self) -> bool {
-        self.shared_prefix.is_none() && self.rows.iter().enumerate().all(|(row, _)| self.missing(row) == 1)
-    }
-
-    fn root(&self) -> NodeId {
-        // Other rotary factors make other keys.
-        NodeId::root(self.long)
-    }
-
-    /// Tokens of a row that pages may be taken up for: the last one is left to compute, since that gives logits.
-    fn reusable(&self, row: usize) -> &[u32] {
-        let tokens = self.generation.tokens(row);
-        let end = self.shared_prefix.unwrap_or(tokens.len().saturating_sub(1));
-        tokens.get(..end).unwrap_or_default()
-    }
-
-    /// Rows that compute for themselves.
-    fn computing_rows(&self) -> usize {
-        if self.shared_prefix.is_some() { 1 } else { self.rows.len() }
-    }
-
-    /// What a request that has nothing yet could take up.
-    fn known(&self, cache: &KvCache) -> KnownPrefix {
-        (0..self.computing_rows()).fold(KnownPrefix::default(), |sum, row| {
-            let known = cache.known_prefix(self.root(), self.reusable(row));
-            KnownPrefix { pages: sum.pages + known.pages, held: sum.held + known.held }
-        })
-    }
-
-    /// Takes up the pages of earlier texts that begin alike, and makes room for those to come.
-    fn reuse(&mut self, cache: &mut KvCache) {
-        for row in 0..self.computing_rows() {
-            let mut table = cache.reuse(self.root(), self.reusable(row));
-            table.reserve(cache.pages_for(self.generation.max_total_len()));
-            self.rows[row].computed = table.pages().len() * cache.page_size();
-            self.rows[row].table = table;
-        }
-        self.fork_if_ready(cache);
-    }
-
-    /// Makes room for all that a running request comes to hold, so that no step asks for memory on its behalf.
-    fn reserve(&mut self) {
-        self.generation.reserve();
-        self.draft.reserve(LONGEST_DRAFT);
-        let rows = self.generation.max_rows();
-        self.choice.advance.parents.reserve(rows);
-        self.choice.advance.chosen.reserve(rows + LONGEST_DRAFT);
-    }
-
-    /// Forgets all that was computed.
-    fn reset(&mut self, cache: &mut KvCache) {
-        self.draft.clear();
-        for row in &mut self.rows {
-            cache.release(&mut row.table);
-            row.computed = 0;
-        }
-        // The last token of each row is left to compute, since that is what gives logits.
-        let longest = (0..self.rows.len()).map(|row| self.len(row)).min().unwrap_or(0).saturating_sub(1);
-        self.shared_prefix = (1..self.rows.len())
-            .map(|row| {
-                let pairs = self.generation.tokens(0).iter().zip(self.generation.tokens(row));
-                pairs.take(longest).take_while(|(a, b)| a == b).count()
-            })
-            .min()
-            .filter(|&prefix| prefix > 0);
-    }
-
-    /// Gives the other rows their share of the prefix, once the first row has it.
-    fn fork_if_ready(&mut self, cache: &mut KvCache) {
-        let Some(prefix) = self.shared_prefix else { return };
-        if self.rows[0].computed < prefix {
-            return;
-        }
-        let (first, others) = self.rows.split_at_mut(1);
-        for row in others {
-            row.table = cache.fork(&first[0].table, prefix);
-            row.computed = prefix;
-        }
-        self.shared_prefix = None;
-    }
-
-    /// Chooses the next token of every row. Where tokens were proposed, `logits` are those of the row's last token and of
-    /// each proposed one, and the generation advances for as long as it chooses what was proposed.
-    fn choose(&mut self, logits: &mut [&mut [f32]]) {
-        let Self { generation, draft, choice: Choice { advance, accepted, error }, .. } = self;
-        advance.chosen.clear();
-        (*accepted, *error) = (0, None);
-        let rows = if draft.is_empty() { logits.len().max(1) } else { 1 };
-        for logits in logits.chunks_mut(rows) {
-            if let Err(cause) = generation.advance(logits, advance) {
-                *error = Some(cause);
-                return;
-            }
-            let chosen = generation.tokens(0).last();
-            if advance.finished || chosen.is_none() || chosen != draft.get(*accepted) {
-                return;
-            }
-            *accepted += 1;
-        }
-    }
-
-    /// Follows an advance of the generation: new row `i` continues old row `parents[i]`.
-    fn follow(&mut self, parents: &[usize], cache: &mut KvCache) {
-        if parents.iter().copied().eq(0..self.rows.len()) {
-            return;
-        }
-        let mut old = mem::take(&mut self.rows);
-        let mut uses = vec![0usize; old.len()];
-        for &parent in parents {
-            uses[parent] += 1;
-        }
-        self.rows = parents
-            .iter()
-            .map(|&parent| {
-                uses[parent] -= 1;
-                let computed = old[parent].computed;
-                let table = match uses[parent] {
-                    0 => mem::take(&mut old[parent].table),
-                    _ => cache.fork(&old[parent].table, computed),
-                };
-                Row { table, computed }
-            })
-            .collect();
-        for mut row in old {
-            cache.release(&mut row.table);
-        }
-    }
 }
 
 /// Requests, their pages, and the order in which they run.
@@ -356,18 +187,7 @@ impl Scheduler {
 
     /// Queues a request. Its `pages_needed` must not exceed all pages, nor its rows the limit.
     pub fn submit(&mut self, id: RequestId, generation: Generation) {
-        let rows = (0..generation.rows()).map(|_| Row::default()).collect();
-        self.waiting.push_back(Group {
-            id,
-            generation,
-            rows,
-            shared_prefix: None,
-            long: false,
-            started: false,
-            speculator: Speculator::default(),
-            draft: Vec::new(),
-            choice: Choice::default(),
-        });
+        self.waiting.push_back(Group::new(id, generation));
     }
 
     /// Takes a request out, wherever it is, and frees its pages.
@@ -597,7 +417,7 @@ impl Scheduler {
     /// theirs up; where there is no younger one, this request does.
     fn plan(&mut self, index: usize, budget: &mut usize, step: &mut Step) {
         let mut spans = mem::take(&mut self.spans);
-        spans_of(&self.running[index], *budget, &mut spans);
+        self.running[index].spans(*budget, &mut spans);
         if self.take_pages(index, &spans, step) {
             *budget -= spans.iter().map(|span| span.count).sum::<usize>();
             step.spans.extend_from_slice(&spans);
@@ -642,38 +462,5 @@ pub fn pages_needed(page_size: usize, prompt: usize, total: usize, rows: usize) 
     shared + rows * total.div_ceil(page_size).saturating_sub(shared)
 }
 
-/// Puts into `spans` what a request can compute within `budget` tokens. Its rows advance together: the last token of each runs only when
-/// all of them do.
-fn spans_of(group: &Group, budget: usize, spans: &mut Vec<StepSpan>) {
-    spans.clear();
-    let span = |row: usize, count: usize, logits: usize| StepSpan {
-        request: group.id,
-        row,
-        start: group.rows[row].computed,
-        count,
-        logits,
-    };
-    if let Some(prefix) = group.shared_prefix {
-        let count = prefix.saturating_sub(group.rows[0].computed).min(budget);
-        spans.extend((count > 0).then(|| span(0, count, 0)));
-        return;
-    }
-    let missing: usize = (0..group.rows.len()).map(|row| group.missing(row)).sum();
-    if missing <= budget {
-        let draft = group.draft.len();
-        spans.extend((0..group.rows.len()).map(|row| span(row, group.missing(row) + draft, 1 + draft)));
-        return;
-    }
-    let mut left = budget;
-    for row in 0..group.rows.len() {
-        let count = (group.missing(row) - 1).min(left);
-        if count > 0 {
-            spans.push(span(row, count, 0));
-            left -= count;
-        }
-    }
-}
-
 #[cfg(test)]
-#[path = "scheduler_properties.rs"]
 mod properties;

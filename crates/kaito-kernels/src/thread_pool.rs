@@ -116,6 +116,20 @@ impl ThreadPool {
         }
     }
 
+    /// [`ThreadPool::for_each`] with what `items` yields, `count` in all, for whoever takes the next piece.
+    pub(crate) fn for_each_item<T>(
+        &self,
+        count: usize,
+        items: impl Iterator<Item = T> + Send,
+        task: impl Fn(T) + Sync,
+    ) {
+        let items = Mutex::new(items);
+        self.for_each(count, &|_| {
+            let item = lock(&items).next();
+            item.into_iter().for_each(&task);
+        });
+    }
+
     fn run(&self, pieces: usize, task: &Task<'_>) -> Option<Box<dyn Any + Send>> {
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes. The pointer is used by this thread and by workers inside; this function

@@ -1,10 +1,6 @@
 //! Activations in the order in which products read them.
 
-use std::{
-    iter, mem,
-    ops::Range,
-    sync::{Mutex, PoisonError},
-};
+use std::{iter, mem, ops::Range};
 
 use crate::{
     Rows, ThreadPool,
@@ -92,13 +88,7 @@ impl TiledInput {
             parts.for_each(copy);
             return;
         }
-        let parts = Mutex::new(parts);
-        pool.for_each(tiles.count(), &|_| {
-            let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
-            if let Some(part) = part {
-                copy(part);
-            }
-        });
+        pool.for_each_item(tiles.count(), parts, copy);
     }
 
     pub(super) fn tiles(&self) -> usize {

@@ -73,7 +73,6 @@ struct Cut {
 }
 
 /// A rectangle of the outputs.
-#[derive(Clone)]
 struct Part {
     rows: Range<usize>,
     tiles: Range<usize>,
@@ -86,7 +85,7 @@ impl Cut {
         const PARTS_OF_A_THREAD: usize = 8;
         const LEAST_PRODUCTS: usize = 64 * 1024;
         const MOST_ROWS: usize = 64;
-        const MOST_TILES: usize = 43;
+        const MOST_TILES: usize = 256usize.div_ceil(MAX_TILE_TOKENS);
         let tiles = input.tiles();
         let part_tiles = tiles.div_ceil(tiles.div_ceil(MOST_TILES));
         let even = weight.rows * tiles.div_ceil(part_tiles) / (threads * PARTS_OF_A_THREAD);

@@ -29,7 +29,6 @@ impl<E> Clone for WeightRows<E> {
 impl<E> Copy for WeightRows<E> {}
 
 /// `columns` columns of `rows` weight rows times those of all tokens of some tiles.
-#[derive(Clone)]
 pub(crate) struct Product<'a, E> {
     pub weight: WeightRows<E>,
     pub input: &'a TiledInput,

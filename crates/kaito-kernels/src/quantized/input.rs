@@ -1,7 +1,5 @@
 //! Activations in 8 bits.
 
-use std::sync::{Mutex, PoisonError};
-
 use super::{
     GROUP, Quantization,
     weights::{ROUND, TINY, magnitude_bits},
@@ -37,7 +35,7 @@ pub struct QuantizedInput {
     pub(super) groups: Vec<InputGroup>,
 }
 
-/// Tokens that a piece of work quantises.
+/// Tokens that a piece of work quantises: those of a decode step are one piece, which takes shorter than waking anybody.
 const PIECE_TOKENS: usize = 16;
 
 impl QuantizedInput {
@@ -77,22 +75,11 @@ impl QuantizedInput {
         if row == 0 {
             return;
         }
-        let quantize = |first: usize, groups: &mut [InputGroup]| {
+        let pieces = self.groups.chunks_mut(PIECE_TOKENS * row).enumerate();
+        pool.for_each_item(tokens.div_ceil(PIECE_TOKENS), pieces, |(piece, groups)| {
             for (i, groups) in groups.chunks_exact_mut(row).enumerate() {
-                let values = input.row(first + i, cols);
+                let values = input.row(piece * PIECE_TOKENS + i, cols);
                 dispatch(level, QuantizeRow { zero_point: quantization.zero_point(), values, groups });
-            }
-        };
-        if tokens <= PIECE_TOKENS {
-            // A decode step's few rows: shorter than waking anybody.
-            quantize(0, &mut self.groups);
-            return;
-        }
-        let pieces = Mutex::new(self.groups.chunks_mut(PIECE_TOKENS * row).enumerate());
-        pool.for_each(tokens.div_ceil(PIECE_TOKENS), &|_| {
-            let piece = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
-            if let Some((i, groups)) = piece {
-                quantize(i * PIECE_TOKENS, groups);
             }
         });
     }

@@ -32,12 +32,13 @@ impl Context {
                 && pod.labels().get(LABEL_WORKSPACE).is_some_and(|label| label == name)
         };
         let stateful_set = caches.stateful_sets.get(&ObjectRef::new(name).within(namespace));
+        let claim_names = claim_names(workspace).into_iter().collect();
         let set_uid = stateful_set.as_ref().and_then(|set| set.metadata.uid.clone());
         Observed {
             nodes: caches.nodes.store().state(),
             taken: taken(&caches.pods.all(|pod| !belongs(pod))),
-            claims: claims(caches, workspace),
-            claim_failures: claim_failures(caches, workspace),
+            claims: claims(caches, workspace, &claim_names),
+            claim_failures: claim_failures(caches, workspace, &claim_names),
             services: ["", "-headless"]
                 .iter()
                 .filter_map(|suffix| caches.services.get(&ObjectRef::new(&own(suffix)).within(namespace)))
@@ -72,11 +73,10 @@ fn taken(pods: &[Arc<Pod>]) -> BTreeMap<String, Vec<Taken>> {
     taken
 }
 
-fn claims(caches: &Watches, workspace: &Workspace) -> Claims {
+fn claims(caches: &Watches, workspace: &Workspace, names: &HashSet<String>) -> Claims {
     if *caches.claims_exist.borrow() != Some(true) {
         return Claims::Absent;
     }
-    let names: HashSet<String> = claim_names(workspace).into_iter().collect();
     Claims::Present(caches.claims.all(|claim| {
         let label = |key: &str| claim.labels().get(key).map(String::as_str);
         let is_ours = label(LABEL_WORKSPACE) == Some(workspace.name())
@@ -85,8 +85,7 @@ fn claims(caches: &Watches, workspace: &Workspace) -> Claims {
     }))
 }
 
-fn claim_failures(caches: &Watches, workspace: &Workspace) -> BTreeMap<String, ClaimFailure> {
-    let names: HashSet<String> = claim_names(workspace).into_iter().collect();
+fn claim_failures(caches: &Watches, workspace: &Workspace, names: &HashSet<String>) -> BTreeMap<String, ClaimFailure> {
     let born = workspace.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let mut failures: BTreeMap<String, ClaimFailure> = BTreeMap::new();
     let told = caches.claim_failures.all(|event| {
