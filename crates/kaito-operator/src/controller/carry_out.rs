@@ -168,9 +168,7 @@ impl Context {
     where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
     {
-        let Some(existing) = api.get_opt(name).await? else { return Ok(false) };
-        let owners = existing.meta().owner_references.iter().flatten();
-        Ok(owners.into_iter().any(|owner| Some(&owner.uid) == workspace.metadata.uid.as_ref()))
+        Ok(api.get_opt(name).await?.is_some_and(|existing| workspace.owns(existing.meta())))
     }
 
     /// Takes those writes out of a decision that have been tried and change nothing.

@@ -4,7 +4,7 @@
 //! soon after the last workspace, a garbage collector that lags no longer knows the kind, and leaves servers on their GPUs for
 //! ever. So the workspace stays until all of it is deleted. Pods go with their workload, whose kind is always known.
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 
 use super::{
@@ -72,15 +72,11 @@ fn owned(workspace: &Workspace, observed: &Observed) -> Vec<(&'static str, Strin
         ("StatefulSet", observed.stateful_set.as_ref().map(|it| it.meta())),
     ];
     let services = observed.services.iter().map(|service| ("Service", service.meta()));
-    let is_owned = |metadata: &ObjectMeta| {
-        let mut owners = metadata.owner_references.iter().flatten();
-        owners.any(|owner| Some(&owner.uid) == workspace.metadata.uid.as_ref())
-    };
     workloads
         .into_iter()
         .filter_map(|(kind, metadata)| Some((kind, metadata?)))
         .chain(services)
-        .filter(|(_, metadata)| is_owned(metadata) && !is_going(metadata))
+        .filter(|(_, metadata)| workspace.owns(metadata) && !is_going(metadata))
         .map(|(kind, metadata)| (kind, name(metadata).to_owned()))
         .collect()
 }

@@ -97,6 +97,11 @@ impl Workspace {
         self.metadata.namespace.as_deref().unwrap_or_default()
     }
 
+    /// Whether an object names this workspace as an owner, and not one that had its name before.
+    pub fn owns(&self, object: &ObjectMeta) -> bool {
+        object.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == self.metadata.uid.as_ref())
+    }
+
     /// The preset to serve, if it is not a pod template.
     pub fn preset(&self) -> Option<&PresetSpec> {
         self.inference.as_ref()?.preset.as_ref()
