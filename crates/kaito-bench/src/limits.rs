@@ -1,8 +1,8 @@
 //! The limits of this machine, measured between the rows of the report.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{io, num::NonZeroUsize, sync::Arc};
 
-use kaito_kernels::{Arithmetic, ThreadPool, Unit, read_bandwidth};
+use kaito_kernels::{Arithmetic, ReadMemory, ThreadPool, Unit};
 use serde::Serialize;
 
 use crate::machine::largest_cache;
@@ -40,26 +40,28 @@ pub(crate) struct Prober {
 
 struct Inner {
     pool: ThreadPool,
-    memory: Vec<f32>,
+    memory: ReadMemory,
     arithmetic: Arithmetic,
 }
 
 impl Prober {
-    pub(crate) fn new(threads: usize, unit: Unit) -> Self {
+    /// # Errors
+    /// If the system refuses the memory that would be read.
+    pub(crate) fn new(threads: usize, unit: Unit) -> io::Result<Self> {
         let bytes = largest_cache().unwrap_or(0).saturating_mul(TIMES_THE_CACHE).clamp(LEAST_MEMORY, MOST_MEMORY);
         // Never so much that the model would have to leave memory.
         let bytes = bytes.min((kaito_engine::capacity::available_memory() / 4).max(LEAST_MEMORY));
         let pool = ThreadPool::new(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN));
         let best = Limits { threads: pool.threads(), read_bytes_per_second: 0.0, operations_per_second: 0.0, unit };
-        let memory = vec![1.0; bytes as usize / size_of::<f32>()];
-        Self { inner: Arc::new(Inner { pool, memory, arithmetic: Arithmetic::new(unit) }), best }
+        let memory = ReadMemory::new(bytes as usize)?;
+        Ok(Self { inner: Arc::new(Inner { pool, memory, arithmetic: Arithmetic::new(unit) }), best })
     }
 
     /// Takes a fraction of a second, in which nothing else should run.
     pub(crate) async fn probe(&mut self) {
         let inner = Arc::clone(&self.inner);
         let rounds = tokio::task::spawn_blocking(move || {
-            [(); ROUNDS].map(|()| (read_bandwidth(&inner.pool, &inner.memory), inner.arithmetic.rate(&inner.pool)))
+            [(); ROUNDS].map(|()| (inner.memory.bandwidth(&inner.pool), inner.arithmetic.rate(&inner.pool)))
         });
         // A panic there would leave the limits that were measured before.
         for (read, operations) in rounds.await.unwrap_or_default() {

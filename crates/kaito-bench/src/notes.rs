@@ -1,5 +1,7 @@
 //! What one should know before believing a figure.
 
+use std::io;
+
 use crate::{
     machine::largest_cache,
     report::{Model, Report, TargetKind},
@@ -41,6 +43,11 @@ pub(crate) fn tokens_per_event(samples: &[f64]) -> Option<String> {
 
 pub(crate) fn is_of_events(note: &str) -> bool {
     note.contains(EVENTS)
+}
+
+/// Without the machine's limits there are no fractions of them.
+pub(crate) fn without_limits(error: &io::Error) -> String {
+    format!("The limits of this machine were not measured: no memory to read ({error}).")
 }
 
 /// What the finished report makes necessary to say.

@@ -73,7 +73,7 @@ pub async fn measure(
         Ending::Interrupted => return Err(Error::Settings("interrupted before anything was measured".to_owned())),
     }
     let ready = ready.unwrap_or_else(|| Err(Error::Settings("nothing was set up".to_owned())))?;
-    let report = Report {
+    let mut report = Report {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION"),
         started,
@@ -89,9 +89,9 @@ pub async fn measure(
         notes: Vec::new(),
         settings,
     };
-    let prober = ready.here.then_some(ready.model.as_ref()).flatten().map(|model| {
+    let prober = ready.here.then_some(ready.model.as_ref()).flatten().and_then(|model| {
         let unit = if model.precision.starts_with("int") { Unit::Int8 } else { Unit::F32 };
-        Prober::new(model.threads, unit)
+        Prober::new(model.threads, unit).inspect_err(|e| report.notes.push(notes::without_limits(e))).ok()
     });
     let decode_bytes_per_second = Vec::new();
     let run = Run { ready, report, prober, decode_bytes_per_second, interrupt, progress, done: 0, total: 0 };

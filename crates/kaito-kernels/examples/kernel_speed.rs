@@ -9,22 +9,22 @@ use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
     Arithmetic, AttentionSequence, AttentionShape, DType, KvBuffer, KvDType, KvLayout, MatrixRef, Quantization,
-    QuantizedInput, QuantizedRef, Rows, RowsMut, ThreadPool, TiledInput, Unit, Write, instruction_set, matmul, narrow,
-    paged_attention, quantize, quantized_matmul, read_all,
+    QuantizedInput, QuantizedRef, ReadMemory, Rows, RowsMut, ThreadPool, TiledInput, Unit, Write, instruction_set,
+    matmul, narrow, paged_attention, quantize, quantized_matmul,
 };
 
 const ROUNDS: usize = 5;
 /// More than the caches hold, so that reading it reads memory.
 const MEMORY_BYTES: usize = 512 << 20;
 
-fn main() {
+fn main() -> std::io::Result<()> {
     let threads = std::env::args().nth(1).and_then(|arg| arg.parse().ok());
     let threads = threads.or(std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let filter = std::env::args().nth(2).unwrap_or_default();
     let pool = ThreadPool::new(threads);
     println!("{} threads, {}", pool.threads(), instruction_set());
 
-    let memory = vec![1.0f32; MEMORY_BYTES / 4];
+    let memory = ReadMemory::new(MEMORY_BYTES)?;
     let multiply_add = Arithmetic::new(Unit::F32);
     let limits = || (read_bandwidth(&pool, &memory), peak(&pool, multiply_add));
     let (mut bandwidth, mut flops) = limits();
@@ -92,10 +92,11 @@ fn main() {
     let start = Instant::now();
     (0..count).for_each(|_| pool.for_each(pool.threads(), &|i| _ = black_box(i)));
     println!("fork and join: {:.2} us", start.elapsed().as_secs_f64() / f64::from(count) * 1e6);
+    Ok(())
 }
 
 /// The same for quantised weights, next to the peak of products of bytes.
-fn quantized(pool: &ThreadPool, filter: &str, memory: &[f32]) {
+fn quantized(pool: &ThreadPool, filter: &str, memory: &ReadMemory) {
     let dot_products = Arithmetic::new(Unit::Int8);
     let limits = || (read_bandwidth(pool, memory), peak(pool, dot_products));
     let (mut bandwidth, mut operations) = limits();
@@ -225,8 +226,8 @@ fn attention(pool: &ThreadPool, dtype: KvDType, shape: [usize; 3], rows: usize, 
 }
 
 /// Bytes read in a second by all threads.
-fn read_bandwidth(pool: &ThreadPool, memory: &[f32]) -> f64 {
-    size_of_val(memory) as f64 / best(pool, || read_all(pool, memory))
+fn read_bandwidth(pool: &ThreadPool, memory: &ReadMemory) -> f64 {
+    MEMORY_BYTES as f64 / best(pool, || memory.read(pool))
 }
 
 /// Operations in a second on registers.

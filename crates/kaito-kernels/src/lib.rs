@@ -33,7 +33,7 @@ pub use mapped_file::MappedFile;
 pub use matmul::{TiledInput, Write, matmul};
 pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
 pub use norm::{layer_norm, rms_norm};
-pub use peak::{Arithmetic, Unit, read_all, read_bandwidth};
+pub use peak::{Arithmetic, ReadMemory, Unit};
 pub use quantized::{Quantization, QuantizedInput, QuantizedLengthError, QuantizedRef, quantize, quantized_matmul};
 pub use rope::{RopePairing, rope};
 pub use simd::instruction_set;

@@ -6,6 +6,7 @@
 use std::{
     fmt,
     hint::black_box,
+    io,
     time::{Duration, Instant},
 };
 
@@ -38,20 +39,42 @@ const PIECE: usize = 1 << 18;
 /// What a piece of arithmetic takes at least.
 const PIECE_TIME: Duration = Duration::from_millis(1);
 
-/// Bytes a second that all threads of the pool read of `memory`, which must be larger than the caches to tell the
-/// bandwidth of the memory.
-pub fn read_bandwidth(pool: &ThreadPool, memory: &[f32]) -> f64 {
-    let start = Instant::now();
-    read_all(pool, memory);
-    size_of_val(memory) as f64 / start.elapsed().as_secs_f64()
-}
+/// Memory that is read to see how fast that goes, larger than the caches if it is to tell the bandwidth of the memory.
+///
+/// It lies in huge pages where the system has them, as files do in the page cache: with small ones the processor
+/// stops at each to look the next one up, and what is measured is page tables.
+#[derive(Debug)]
+pub struct ReadMemory(memmap2::MmapMut);
 
-/// Reads all of `memory` by all threads of the pool.
-pub fn read_all(pool: &ThreadPool, memory: &[f32]) {
-    pool.for_each(memory.len().div_ceil(PIECE), &|i| {
-        let piece = &memory[i * PIECE..memory.len().min((i + 1) * PIECE)];
-        black_box(dispatch(Level::best(), Largest(piece)));
-    });
+impl ReadMemory {
+    /// # Errors
+    /// If the system has not that much memory.
+    pub fn new(bytes: usize) -> io::Result<Self> {
+        let mut map = memmap2::MmapMut::map_anon(bytes)?;
+        #[cfg(target_os = "linux")]
+        // A wish: without huge pages the figure is that of small ones.
+        let _ = map.advise(memmap2::Advice::HugePage);
+        // Pages that nobody wrote to are all the same one.
+        map.fill(0x3f);
+        Ok(Self(map))
+    }
+
+    /// Bytes a second that all threads of the pool read.
+    pub fn bandwidth(&self, pool: &ThreadPool) -> f64 {
+        let start = Instant::now();
+        self.read(pool);
+        self.0.len() as f64 / start.elapsed().as_secs_f64()
+    }
+
+    /// Reads all of it by all threads of the pool.
+    pub fn read(&self, pool: &ThreadPool) {
+        // SAFETY: any bits are a number; a map begins at a page.
+        let (_, memory, _) = unsafe { self.0.align_to::<f32>() };
+        pool.for_each(memory.len().div_ceil(PIECE), &|i| {
+            let piece = &memory[i * PIECE..memory.len().min((i + 1) * PIECE)];
+            black_box(dispatch(Level::best(), Largest(piece)));
+        });
+    }
 }
 
 /// Work that keeps a unit of every thread busy and nothing else.
@@ -100,7 +123,8 @@ impl Arithmetic {
     }
 }
 
-/// The largest element: as little as can be done with all of them.
+/// The largest element: as little as can be done with all of them. They are read in several streams, since memory gives more
+/// to several than to one.
 struct Largest<'a>(&'a [f32]);
 
 impl Kernel for Largest<'_> {
@@ -108,13 +132,17 @@ impl Kernel for Largest<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
+        const STREAMS: usize = 4;
         const VECTORS: usize = 8;
+        let block = VECTORS * S::LANES;
+        let stretch = self.0.len() / STREAMS / block * block;
         let mut largest = [simd.splat(f32::NEG_INFINITY); VECTORS];
-        let blocks = self.0.chunks_exact(VECTORS * S::LANES);
-        let rest = blocks.remainder();
-        for block in blocks {
-            for (i, largest) in largest.iter_mut().enumerate() {
-                *largest = simd.max(*largest, simd.load_slice(&block[i * S::LANES..]));
+        for at in (0..stretch).step_by(block) {
+            for stream in 0..STREAMS {
+                let block = &self.0[stream * stretch + at..][..block];
+                for (i, largest) in largest.iter_mut().enumerate() {
+                    *largest = simd.max(*largest, simd.load_slice(&block[i * S::LANES..]));
+                }
             }
         }
         let mut lanes = [f32::NEG_INFINITY; crate::simd::MAX_LANES];
@@ -125,7 +153,7 @@ impl Kernel for Largest<'_> {
                 result = result.max(lane);
             }
         }
-        for &element in rest {
+        for &element in &self.0[STREAMS * stretch..] {
             result = result.max(element);
         }
         result
@@ -196,12 +224,10 @@ mod tests {
     #[test]
     fn limits_are_rates() {
         let pool = ThreadPool::new(NonZeroUsize::new(2).unwrap());
-        let memory = vec![1.0; PIECE + 1];
-        for rate in [
-            read_bandwidth(&pool, &memory),
-            Arithmetic::new(Unit::F32).rate(&pool),
-            Arithmetic::new(Unit::Int8).rate(&pool),
-        ] {
+        let memory = ReadMemory::new(size_of::<f32>() * (PIECE + 1)).unwrap();
+        for rate in
+            [memory.bandwidth(&pool), Arithmetic::new(Unit::F32).rate(&pool), Arithmetic::new(Unit::Int8).rate(&pool)]
+        {
             assert!(rate.is_finite() && rate > 0.0, "{rate}");
         }
     }

@@ -39,6 +39,10 @@ const BLOCK_COLUMNS: usize = 1024;
 /// level cache.
 const SPAN_VECTORS: usize = 32;
 
+/// How far ahead of itself a single token asks for weights, in bytes: a processor that looks ahead by itself does so up to
+/// the end of a page.
+const AHEAD: usize = 512;
+
 /// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`: `input` has `weight.cols` columns, `output` as many rows as it has tokens, of
 /// `weight.rows`.
 ///
@@ -143,28 +147,40 @@ impl<'a> Piece<'a> {
         let strip = if few { strip_rows::<S>(self.input.least_tile()) } else { rows.len() };
         // A single token's sums are few for the columns they take: keeping them would cost more than it saves.
         let span = if few && self.input.tokens > 1 { SPAN_VECTORS * S::LANES } else { BLOCK_COLUMNS };
-        for r in rows.clone().step_by(strip) {
+        // Each row of a strip is a stream of its own, which goes on where the strip before has left it: memory gives the more
+        // the more long streams there are, where one that jumps from row to row gets the least.
+        let strips = rows.len() / strip;
+        for i in 0..=strips {
+            let (r, count, apart) = if i < strips {
+                (rows.start + i, strip, strips)
+            } else {
+                (rows.start + strips * strip, rows.len() - strips * strip, 1)
+            };
+            if count == 0 {
+                break;
+            }
             for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
-                let next = if column + BLOCK_COLUMNS < self.weight.cols {
+                let start = self.weight_at::<E>(r, column);
+                let next = if self.input.tokens == 1 {
+                    start.wrapping_add(AHEAD)
+                } else if column + BLOCK_COLUMNS < self.weight.cols {
                     self.weight_at::<E>(r, column + BLOCK_COLUMNS)
-                } else if r + strip < rows.end {
-                    self.weight_at::<E>(r + strip, 0)
+                } else if i + 1 < strips {
+                    self.weight_at::<E>(r + 1, 0)
                 } else {
                     std::ptr::null()
                 };
+                let stride = apart * self.weight.cols * E::SIZE;
                 let product = Product::<E> {
-                    weight: WeightRows {
-                        start: self.weight_at::<E>(r, column),
-                        stride: self.weight.cols * E::SIZE,
-                        element: PhantomData,
-                    },
+                    weight: WeightRows { start, stride, element: PhantomData },
                     input: self.input,
                     tiles: self.part.tiles.clone(),
                     first_column: column,
                     output: self.output,
                     first_row: r,
+                    apart,
                     add: column > 0 || self.mode == Write::Add,
-                    rows: strip.min(rows.end - r),
+                    rows: count,
                     columns: BLOCK_COLUMNS.min(self.weight.cols - column),
                     span,
                     next,

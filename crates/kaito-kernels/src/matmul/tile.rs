@@ -38,6 +38,8 @@ pub(crate) struct Product<'a, E> {
     pub output: SharedRows<'a>,
     /// The output's column of the first weight row.
     pub first_row: usize,
+    /// From one weight row's column of the output to that of the next.
+    pub apart: usize,
     /// Whether the sums are added to what is there.
     pub add: bool,
     pub rows: usize,
@@ -83,7 +85,7 @@ impl<E: Element> Kernel for Checked<'_, E> {
 /// The rows that all tiles of at least `tokens` tokens take at once: few tokens leave registers for more rows.
 #[inline(always)]
 pub(crate) fn strip_rows<S: Simd>(tokens: usize) -> usize {
-    if tokens == 1 || (S::MANY_REGISTERS && tokens <= 3) { MAX_STRIP_ROWS } else { 4 }
+    if S::MANY_REGISTERS && tokens <= 3 { MAX_STRIP_ROWS } else { 4 }
 }
 
 const MAX_STRIP_ROWS: usize = 8;
@@ -97,8 +99,8 @@ type Kept<V> = [MaybeUninit<V>; MAX_STRIP_ROWS * MAX_SPAN_TOKENS];
 impl<'a, E: Element> Product<'a, E> {
     /// # Safety
     /// Until the result is gone, the weight has `rows` rows of `columns` elements, the input as many columns from `first_column`
-    /// on and was made for the level that this is computed on, the output has `rows` elements from `first_row` on in
-    /// each of the tiles' tokens, and nobody else uses them.
+    /// on and was made for the level that this is computed on, the output has `rows` elements `apart` from each other, from
+    /// `first_row` on, in each of the tiles' tokens, and nobody else uses them.
     pub(crate) unsafe fn promise(self) -> Checked<'a, E> {
         Checked(self)
     }
@@ -128,7 +130,8 @@ impl<'a, E: Element> Product<'a, E> {
                 // SAFETY: a part of the whole.
                 unsafe {
                     match (part.tile.tokens, S::MANY_REGISTERS) {
-                        (1, _) => self.rows_of::<S, 8, 1>(simd, &part, &mut kept),
+                        (1, true) => self.rows_of::<S, 8, 1>(simd, &part, &mut kept),
+                        (1, false) => self.rows_of::<S, 4, 1>(simd, &part, &mut kept),
                         (2, true) => self.rows_of::<S, 8, 2>(simd, &part, &mut kept),
                         (2, false) => self.rows_of::<S, 4, 2>(simd, &part, &mut kept),
                         (3, true) => self.rows_of::<S, 8, 3>(simd, &part, &mut kept),
@@ -200,8 +203,9 @@ impl<'a, E: Element> Product<'a, E> {
         }
         if self.add && pass.columns.end == self.columns {
             // What the sums will be added to: tokens lie far apart, often at the same places of the caches.
+            let column = self.first_row + first_row * self.apart;
             for t in 0..T {
-                simd.prefetch(self.output.at(pass.tile.first_token + t, self.first_row + first_row).cast());
+                simd.prefetch(self.output.at(pass.tile.first_token + t, column).cast());
             }
         }
         let next = pass.next.wrapping_add(first_row * self.weight.stride);
@@ -265,9 +269,11 @@ impl<'a, E: Element> Product<'a, E> {
                 *total = simd.sum(*v);
             }
             for (t, totals) in totals.iter().enumerate() {
-                let y = self.output.slice(pass.tile.first_token + t, self.first_row + first_row, R);
-                for (y, total) in y.iter_mut().zip(totals) {
-                    *y = if self.add { *y + total } else { *total };
+                for (r, total) in totals.iter().enumerate() {
+                    let column = self.first_row + (first_row + r) * self.apart;
+                    for y in self.output.slice(pass.tile.first_token + t, column, 1) {
+                        *y = if self.add { *y + total } else { *total };
+                    }
                 }
             }
         }

@@ -62,8 +62,12 @@ const SPAN: usize = 64;
 /// Where nibbles are unpacked for all tiles: as many as stay in the first level cache.
 const UNPACKED_SPAN: usize = 8;
 
+/// Blocks of rows that a single tile reads side by side, far from each other: memory gives more to several long streams than
+/// to one.
+const STREAMS: usize = 4;
+
 /// How far ahead of itself a single tile asks for weights, in bytes: the processor's own prefetching ends where a page does.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 512;
 
 /// How the outputs are shared out.
 struct Cut {
@@ -88,13 +92,13 @@ impl Cut {
     fn new(threads: usize, tokens: usize, weight: &QuantizedRef) -> Self {
         const PARTS_OF_A_THREAD: usize = 8;
         const LEAST_PRODUCTS: usize = 256 * 1024;
-        const MOST_BLOCKS: usize = 8;
+        const MOST_BLOCKS: usize = 16;
         const MOST_TOKENS: usize = 256;
         let blocks = weight.rows.div_ceil(BLOCK_ROWS);
         let part_tokens = tokens.div_ceil(tokens.div_ceil(MOST_TOKENS));
         let even = blocks * tokens.div_ceil(part_tokens) / (threads * PARTS_OF_A_THREAD);
         let least = LEAST_PRODUCTS / (weight.groups() * GROUP * BLOCK_ROWS * part_tokens);
-        let part_blocks = even.max(least).clamp(2, MOST_BLOCKS).next_multiple_of(2);
+        let part_blocks = even.max(least).clamp(2, MOST_BLOCKS).next_multiple_of(STREAMS);
         Self { blocks, tokens, part_blocks, part_tokens }
     }
 
@@ -124,11 +128,13 @@ struct Piece<'a> {
     part: Part,
 }
 
-/// One or two blocks of rows of a part, and some of their groups.
+/// A few blocks of rows of a part, and some of their groups.
 #[derive(Clone, Copy)]
 struct Strip {
     block: usize,
     blocks: usize,
+    /// From one of its blocks to the next.
+    apart: usize,
     group: usize,
     groups: usize,
 }
@@ -149,19 +155,20 @@ impl DotKernel for Piece<'_> {
         } else {
             SPAN
         };
-        // For a single token all weights are one stream.
-        let strip_blocks = if tokens == 1 { 1 } else { D::TILE_BLOCKS };
-        let (spans, runs) = (groups.div_ceil(span), blocks.div_ceil(strip_blocks));
+        let far = tokens == 1 || (D::TILE_BLOCKS == 1 && tokens <= D::TILE_TOKENS);
+        let strip_blocks = if far { STREAMS } else { D::TILE_BLOCKS };
+        let full = blocks / strip_blocks;
+        let (step, apart) = if far { (1, full) } else { (strip_blocks, 1) };
+        let (spans, runs) = (groups.div_ceil(span), full + blocks % strip_blocks);
         let strip = |i: usize| {
             let (run, nth) = if tokens <= RUN_TOKENS { (i / spans, i % spans) } else { (i % runs, i / runs) };
-            let block = first_block + run * strip_blocks;
+            let (block, blocks, apart) = if run < full {
+                (first_block + run * step, strip_blocks, apart)
+            } else {
+                (first_block + full * strip_blocks + run - full, 1, 1)
+            };
             let group = nth * span;
-            Strip {
-                block,
-                blocks: strip_blocks.min(first_block + blocks - block),
-                group,
-                groups: span.min(groups - group),
-            }
+            Strip { block, blocks, apart, group, groups: span.min(groups - group) }
         };
         for i in 0..spans * runs {
             let next = strip(if i + 1 < spans * runs { i + 1 } else { i });
@@ -183,13 +190,13 @@ impl Piece<'_> {
         let bytes = weight.quantization.group_bytes();
         let following = quants[((next.block * weight.groups()) + next.group) * bytes..].as_ptr();
         let mut pointers = Pointers {
-            quants: [quants.as_ptr(); 2],
-            scales: [scales.as_ptr(); 2],
+            quants: [quants.as_ptr(); STREAMS],
+            scales: [scales.as_ptr(); STREAMS],
             next: following,
             next_step: weight.groups() * bytes,
         };
         for i in 0..strip.blocks {
-            let first = (strip.block + i) * weight.groups() + strip.group;
+            let first = (strip.block + i * strip.apart) * weight.groups() + strip.group;
             pointers.quants[i] = quants[first * bytes..(first + strip.groups) * bytes].as_ptr();
             pointers.scales[i] = scales[first * SCALE_BYTES..(first + strip.groups) * SCALE_BYTES].as_ptr();
         }
@@ -218,8 +225,8 @@ impl Piece<'_> {
 /// The weights of a strip: for each of its blocks where its groups begin.
 #[derive(Clone, Copy)]
 struct Pointers {
-    quants: [*const u8; 2],
-    scales: [*const u8; 2],
+    quants: [*const u8; STREAMS],
+    scales: [*const u8; STREAMS],
     /// The first block of the next strip, and how far its second block is from it.
     next: *const u8,
     next_step: usize,
@@ -253,7 +260,10 @@ impl<W: Stored> DotKernel for Tiles<'_, W> {
             let token = first_token + first;
             match (end - first, self.strip.blocks, D::TILE_TOKENS) {
                 (1, 1, _) => self.tile::<D, 1, 1>(dot, token, share(tile)),
-                (1, 2, 8) => self.tile::<D, 2, 1>(dot, token, share(tile)),
+                (1, STREAMS, _) => self.tile::<D, STREAMS, 1>(dot, token, share(tile)),
+                (2, STREAMS, 2..8) => self.tile::<D, STREAMS, 2>(dot, token, share(tile)),
+                (3, STREAMS, 4..8) => self.tile::<D, STREAMS, 3>(dot, token, share(tile)),
+                (4, STREAMS, 4..8) => self.tile::<D, STREAMS, 4>(dot, token, share(tile)),
                 (2, 1, 2..) => self.tile::<D, 1, 2>(dot, token, share(tile)),
                 (2, 2, 8) => self.tile::<D, 2, 2>(dot, token, share(tile)),
                 (3, 1, 4..) => self.tile::<D, 1, 3>(dot, token, share(tile)),
@@ -294,7 +304,7 @@ impl<W: Stored> Tiles<'_, W> {
         if continues {
             for r in 0..R {
                 for t in 0..T {
-                    sums[r][t] = load_output(dot, output, weight.rows, token + t, strip.block + r);
+                    sums[r][t] = load_output(dot, output, weight.rows, token + t, strip.block + r * strip.apart);
                 }
             }
         }
@@ -333,7 +343,7 @@ impl<W: Stored> Tiles<'_, W> {
         }
         for r in 0..R {
             for t in 0..T {
-                store_output(dot, output, weight.rows, token + t, strip.block + r, sums[r][t]);
+                store_output(dot, output, weight.rows, token + t, strip.block + r * strip.apart, sums[r][t]);
             }
         }
     }
