@@ -5,6 +5,7 @@
 //! position and pages, however the prompt was cut into steps and whoever else is in the step. Values that all queries of
 //! a block see are gone through together, the others one query after the other, which changes the order of no sum.
 
+mod ahead;
 mod paged_heads;
 mod query_block;
 mod scores;
@@ -13,7 +14,7 @@ mod weigh;
 
 use std::ops::Range;
 
-use self::{paged_heads::PagedHeads, query_block::QueryBlock};
+use self::{ahead::Ahead, paged_heads::PagedHeads, query_block::QueryBlock};
 use crate::{
     KvBuffer, KvDType, KvLayout, Rows, RowsMut, ThreadPool,
     matmul::element::{Bf16, Element, F32, I8},
@@ -197,10 +198,11 @@ impl Piece<'_> {
         let pages = sight.of(0).start / page_size..sight.of(count - 1).end.div_ceil(page_size);
         let span_pages = span_pages(page_size);
         let mut first = pages.start - pages.start % span_pages;
+        let span_at = |first: usize| first.max(pages.start)..(first + span_pages).min(pages.end);
         while first < pages.end {
-            let span = first.max(pages.start)..(first + span_pages).min(pages.end);
+            let ahead = Ahead::new(&keys, &values, span_at(first + span_pages), page_size * head_dim * E::SIZE);
             // SAFETY: the buffers hold the element type.
-            unsafe { block.absorb::<S, E>(simd, first * page_size, span, &sight, &keys, &values) };
+            unsafe { block.absorb::<S, E>(simd, first * page_size, span_at(first), &sight, &keys, &values, ahead) };
             first += span_pages;
         }
         for i in 0..count {

@@ -21,16 +21,15 @@ impl<'a> PagedHeads<'a> {
         self.buffer.heads(self.layout.slot(self.kv_head, self.pages[page]), self.layout.page_size)
     }
 
-    /// Where they begin; null if the sequence has no such page.
+    /// Where they begin.
     pub(super) fn start_of(&self, page: usize) -> *const u8 {
-        if page < self.pages.len() { self.page(page).start } else { std::ptr::null() }
+        self.page(page).start
     }
 
-    /// Where they begin for some consecutive pages, then `after`.
-    pub(super) fn starts(&self, pages: Range<usize>, after: *const u8) -> Starts {
-        let mut starts = Starts { starts: [std::ptr::null(); MAX_SPAN_PAGES + 1], pages: pages.len() };
+    /// Where they begin for some consecutive pages of a span.
+    pub(super) fn starts(&self, pages: Range<usize>) -> Starts {
+        let mut starts = Starts { starts: [std::ptr::null(); MAX_SPAN_PAGES], pages: pages.len() };
         pages.zip(&mut starts.starts).for_each(|(page, start)| *start = self.start_of(page));
-        starts.starts[starts.pages] = after;
         starts
     }
 
@@ -46,14 +45,14 @@ impl<'a> PagedHeads<'a> {
     }
 }
 
-/// Where the pages of a span begin, and what is read after them, which may be null.
+/// Where the pages of a span begin.
 pub(super) struct Starts {
-    starts: [*const u8; MAX_SPAN_PAGES + 1],
+    starts: [*const u8; MAX_SPAN_PAGES],
     pages: usize,
 }
 
 impl Starts {
     pub(super) fn as_slice(&self) -> &[*const u8] {
-        &self.starts[..=self.pages]
+        &self.starts[..self.pages]
     }
 }

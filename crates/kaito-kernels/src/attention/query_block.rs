@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, marker::PhantomData, ops::Range};
 
-use super::{AttentionShape, BLOCK_QUERIES, PagedHeads, Sight, scores::Scores, span_pages, weigh::Weigh};
+use super::{Ahead, AttentionShape, BLOCK_QUERIES, PagedHeads, Sight, scores::Scores, span_pages, weigh::Weigh};
 use crate::{KvLayout, matmul::element::Element, simd::Simd};
 
 /// Queries that go through pages together. Nothing that one of them sums up depends on the others.
@@ -63,11 +63,13 @@ impl QueryBlock {
         LAST.set(self);
     }
 
-    /// The queries see what they may of `pages`, which lie in one span. The span begins at position `first`.
+    /// The queries see what they may of `pages`, which lie in one span. The span begins at position `first`. What comes after
+    /// it is asked for meanwhile.
     ///
     /// # Safety
     /// `keys` and `values` have elements `E`.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
     pub(super) unsafe fn absorb<S: Simd, E: Element>(
         &mut self,
         simd: S,
@@ -76,6 +78,7 @@ impl QueryBlock {
         sight: &Sight,
         keys: &PagedHeads,
         values: &PagedHeads,
+        mut ahead: Ahead,
     ) {
         let (page_size, count) = (self.page_size, self.max.len());
         // Where the pages begin in a row of scores.
@@ -85,13 +88,13 @@ impl QueryBlock {
             queries: &self.queries,
             count,
             dim: self.head_dim,
-            // What comes next is asked for meanwhile.
-            pages: keys.starts(pages.clone(), values.start_of(pages.start)).as_slice(),
+            pages: keys.starts(pages.clone()).as_slice(),
             page_size,
             scale: self.scale,
             slot_scales: if scaled { &self.slot_scales[place..] } else { &[] },
             scores: &mut self.scores[place..],
             score_stride: self.score_stride,
+            ahead: &mut ahead,
             element: PhantomData,
         });
         let scaled = values.copy_scales(pages.clone(), &mut self.slot_scales[place..]);
@@ -102,7 +105,7 @@ impl QueryBlock {
                 self.exponentiate(simd, i, seen(i), scaled);
             }
         }
-        let starts = values.starts(pages.clone(), keys.start_of(pages.end));
+        let starts = values.starts(pages.clone());
         let mut weigh = |queries: Range<usize>, tokens: Range<usize>| {
             if !tokens.is_empty() {
                 let dim = self.head_dim;
@@ -114,6 +117,7 @@ impl QueryBlock {
                     tokens: tokens.start - place..tokens.end - place,
                     dim,
                     sums: &mut self.weighted[queries.start * dim..queries.end * dim],
+                    ahead: &mut ahead,
                     element: PhantomData,
                 });
             }

@@ -3,12 +3,12 @@
 use std::marker::PhantomData;
 
 use super::{
-    BLOCK_QUERIES, SPAN_TOKENS,
+    Ahead, BLOCK_QUERIES, SPAN_TOKENS,
     tiles::{Tile, Tiles, tiled},
 };
 use crate::{
     matmul::element::Element,
-    simd::{Kernel, MAX_LANES, Simd},
+    simd::{Kernel, Simd},
 };
 
 /// `scores[q][t] = scale * slot_scales[t] * sum_d queries[d][q] * keys[t][d]` for the tokens `t` of some pages: each quarter
@@ -19,7 +19,7 @@ pub(super) struct Scores<'a, E> {
     pub queries: &'a [f32],
     pub count: usize,
     pub dim: usize,
-    /// Where the keys `[dim][page_size]` of each page begin, and then what is read after them, or null.
+    /// Where the keys `[dim][page_size]` of each page begin.
     pub pages: &'a [*const u8],
     pub page_size: usize,
     pub scale: f32,
@@ -28,30 +28,26 @@ pub(super) struct Scores<'a, E> {
     /// `[count][score_stride]`.
     pub scores: &'a mut [f32],
     pub score_stride: usize,
+    /// What is asked for meanwhile.
+    pub ahead: &'a mut Ahead,
     pub element: PhantomData<E>,
 }
 
 /// Vectors of a span at most: no instruction set has fewer than 4 lanes.
 const MOST_VECTORS: usize = SPAN_TOKENS / 4;
-/// Vectors of a tile at most.
-const TILE_VECTORS: usize = 8;
 
 impl<E: Element> Kernel for Scores<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let mut keys = [std::ptr::null(); MOST_VECTORS + TILE_VECTORS];
+        let mut keys = [std::ptr::null(); MOST_VECTORS];
         let mut count = 0;
-        let (next, pages) = self.pages.split_last().unwrap_or((&std::ptr::null(), &[]));
-        for page in pages {
+        for page in self.pages {
             for vector in 0..self.page_size / S::LANES {
                 keys[count] = page.wrapping_add(vector * S::LANES * E::SIZE);
                 count += 1;
             }
-        }
-        for (vector, key) in keys[count..].iter_mut().take(TILE_VECTORS).enumerate() {
-            *key = next.wrapping_add(vector * S::LANES * E::SIZE);
         }
         let tiles = Tiles::of(self.count);
         match tiles.vectors::<S>() {
@@ -84,8 +80,7 @@ impl<E: Element> Scores<'_, E> {
         let row = self.page_size * E::SIZE;
         let mut vectors = [std::ptr::null::<u8>(); V];
         vectors.copy_from_slice(&keys[first..first + V]);
-        let next = &keys[first + V..first + 2 * V];
-        let mut asked = tile.asked(row);
+        let mut asked = tile.asked(row, V * S::LANES * E::SIZE);
         let mut queries = self.queries[tile.query..self.dim * BLOCK_QUERIES].as_ptr();
         let quarter = self.dim.div_ceil(4) * row;
         let mut totals = [[simd.splat(0.0); V]; Q];
@@ -95,9 +90,7 @@ impl<E: Element> Scores<'_, E> {
             let end = (place + quarter).min(self.dim * row);
             while place < end {
                 if asked.is_due(place) {
-                    for vector in next.iter().step_by(MAX_LANES / S::LANES) {
-                        simd.prefetch(vector.wrapping_add(place));
-                    }
+                    self.ahead.ask(simd);
                 }
                 // SAFETY: a page has `page_size` keys, a multiple of `LANES`, of `dim` elements; there are as many rows of
                 // queries, and `Q` of them from the tile's first on.

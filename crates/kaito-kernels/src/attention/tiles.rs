@@ -1,7 +1,7 @@
 //! How the queries of a block share out registers.
 
-use super::BLOCK_QUERIES;
-use crate::simd::{CACHE_LINE, Simd};
+use super::{BLOCK_QUERIES, ahead::ASKED_BYTES};
+use crate::simd::Simd;
 
 /// Queries of a tile at most.
 const MOST: usize = 6;
@@ -56,16 +56,16 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// Of the rows of what comes next, those that are asked for while this tile is computed. The tiles share them out, and
-    /// each asks bit by bit: a processor that has too much to ask for computes nothing.
+    /// When to ask for what comes next, as much as is gone through: of each row of `row` bytes `taken`. The tiles share it out,
+    /// and each asks bit by bit: a processor that has too much to ask for computes nothing.
     #[inline(always)]
-    pub(super) fn asked(self, row_bytes: usize) -> Asked {
-        let step = row_bytes.max(CACHE_LINE);
+    pub(super) fn asked(self, row: usize, taken: usize) -> Asked {
+        let step = row * ASKED_BYTES / taken;
         Asked { next: self.number * step, step: self.of * step }
     }
 }
 
-/// Places, in bytes, that are asked for.
+/// Places, in bytes, at which it is time to ask.
 #[derive(Clone, Copy)]
 pub(super) struct Asked {
     next: usize,
@@ -73,9 +73,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) const NOTHING: Self = Self { next: usize::MAX, step: 0 };
-
-    /// Whether it is time for the next one, once computing has come to `place`.
+    /// Whether it is time, once computing has come to `place`.
     #[inline(always)]
     pub(super) fn is_due(&mut self, place: usize) -> bool {
         let due = place >= self.next;

@@ -2,10 +2,13 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use super::tiles::{Asked, Tile, Tiles, tiled};
+use super::{
+    Ahead,
+    tiles::{Tile, Tiles, tiled},
+};
 use crate::{
     matmul::element::Element,
-    simd::{CACHE_LINE, Kernel, Simd},
+    simd::{Kernel, Simd},
 };
 
 /// `sums[q][d] += sum_t weights[q][t] * values[t][d]`, in the order of `t`, for some tokens `t` of a few pages. Made by
@@ -14,13 +17,15 @@ pub(super) struct Weigh<'a, E> {
     /// A weight for each token of the pages, `weight_stride` from one query to the next.
     pub weights: &'a [f32],
     pub weight_stride: usize,
-    /// Where the values `[page_size][dim]` of each page begin, and then what is read after them, or null.
+    /// Where the values `[page_size][dim]` of each page begin.
     pub pages: &'a [*const u8],
     pub page_size: usize,
     pub tokens: Range<usize>,
     pub dim: usize,
     /// `[query][dim]`.
     pub sums: &'a mut [f32],
+    /// What is asked for meanwhile.
+    pub ahead: &'a mut Ahead,
     pub element: PhantomData<E>,
 }
 
@@ -98,16 +103,11 @@ impl<E: Element> Weigh<'_, E> {
                 weights[i] = self.weights[(tile.query + i) * self.weight_stride..][start..end].as_ptr();
             }
             let first = self.place(start - page * self.page_size, d);
-            let next = self.pages[(page + PAGES_AT_ONCE).min(self.pages.len() - 1)].wrapping_add(first);
-            // Several tiles may share a cache line: the one that has its beginning asks for it.
-            let begins = d * E::SIZE % CACHE_LINE < D * S::LANES * E::SIZE;
-            let mut asked = if begins { tile.asked(row) } else { Asked::NOTHING };
+            let mut asked = tile.asked(row, D * S::LANES * E::SIZE);
             let mut values = self.pages[page].wrapping_add(first);
             for s in 0..end - start {
                 if asked.is_due(s * row) {
-                    for line in 0..(D * S::LANES * E::SIZE).div_ceil(CACHE_LINE) {
-                        simd.prefetch(next.wrapping_add(s * row + line * CACHE_LINE));
-                    }
+                    self.ahead.ask(simd);
                 }
                 // SAFETY: a page has these tokens, rows of `dim` elements, of which `D` vectors from `d` on.
                 unsafe {
