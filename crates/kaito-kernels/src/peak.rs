@@ -13,7 +13,7 @@ use std::{
 use crate::{
     ThreadPool,
     quantized::dot_products,
-    simd::{Kernel, Level, Simd, dispatch},
+    simd::{Kernel, Level, STREAMS, Simd, dispatch},
 };
 
 /// A part of the processor that products keep busy.
@@ -123,8 +123,7 @@ impl Arithmetic {
     }
 }
 
-/// The largest element: as little as can be done with all of them. They are read in several streams, since memory gives more
-/// to several than to one.
+/// The largest element: as little as can be done with all of them.
 struct Largest<'a>(&'a [f32]);
 
 impl Kernel for Largest<'_> {
@@ -132,7 +131,6 @@ impl Kernel for Largest<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
-        const STREAMS: usize = 4;
         const VECTORS: usize = 8;
         let block = VECTORS * S::LANES;
         let stretch = self.0.len() / STREAMS / block * block;

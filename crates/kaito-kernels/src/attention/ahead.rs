@@ -3,10 +3,7 @@
 use std::ops::Range;
 
 use super::{MAX_SPAN_PAGES, PagedHeads};
-use crate::simd::{CACHE_LINE, Simd};
-
-/// Lines are asked for in turn from so many places, far from each other: memory gives more to several streams than to one.
-const STREAMS: usize = 4;
+use crate::simd::{CACHE_LINE, STREAMS, Simd};
 
 /// What [`Ahead::ask`] asks for at once.
 pub(super) const ASKED_BYTES: usize = STREAMS * CACHE_LINE;

@@ -147,8 +147,7 @@ impl<'a> Piece<'a> {
         let strip = if few { strip_rows::<S>(self.input.least_tile()) } else { rows.len() };
         // A single token's sums are few for the columns they take: keeping them would cost more than it saves.
         let span = if few && self.input.tokens > 1 { SPAN_VECTORS * S::LANES } else { BLOCK_COLUMNS };
-        // Each row of a strip is a stream of its own, which goes on where the strip before has left it: memory gives the more
-        // the more long streams there are, where one that jumps from row to row gets the least.
+        // Each row of a strip is a stream of its own (see `STREAMS`), which goes on where the strip before has left it.
         let strips = rows.len() / strip;
         for i in 0..=strips {
             let (r, count, apart) = if i < strips {

@@ -7,7 +7,11 @@ use super::{
     dot::{Bytes, Dot, DotKernel, DotLevel, Form, Nibbles, Stored, UnpackedNibbles, dispatch},
     input::InputGroup,
 };
-use crate::{RowsMut, ThreadPool, Write, matrix::SharedRows, simd::CACHE_LINE};
+use crate::{
+    RowsMut, ThreadPool, Write,
+    matrix::SharedRows,
+    simd::{CACHE_LINE, STREAMS},
+};
 
 /// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`, of what was quantised: `output` has the input's tokens as rows, of
 /// `weight.rows()`.
@@ -61,10 +65,6 @@ const SPAN: usize = 64;
 
 /// Where nibbles are unpacked for all tiles: as many as stay in the first level cache.
 const UNPACKED_SPAN: usize = 8;
-
-/// Blocks of rows that a single tile reads side by side, far from each other: memory gives more to several long streams than
-/// to one.
-const STREAMS: usize = 4;
 
 /// How far ahead of itself a single tile asks for weights, in bytes: the processor's own prefetching ends where a page does.
 const AHEAD: usize = 512;
@@ -155,6 +155,7 @@ impl DotKernel for Piece<'_> {
         } else {
             SPAN
         };
+        // A single tile waits for memory, and takes a block of rows from each of several places.
         let far = tokens == 1 || (D::TILE_BLOCKS == 1 && tokens <= D::TILE_TOKENS);
         let strip_blocks = if far { STREAMS } else { D::TILE_BLOCKS };
         let full = blocks / strip_blocks;

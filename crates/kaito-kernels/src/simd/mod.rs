@@ -17,6 +17,10 @@ use std::sync::OnceLock;
 /// Bytes that come into the cache together.
 pub(crate) const CACHE_LINE: usize = 64;
 
+/// Places, far from each other, that a thread reads memory from in turn: what processors read ahead by themselves is more for a
+/// few streams than for one, see `bench/NOTES.md`.
+pub(crate) const STREAMS: usize = 4;
+
 /// No instruction set has more `f32` lanes.
 pub(crate) const MAX_LANES: usize = 16;
 
