@@ -20,7 +20,7 @@ use self::{
 use crate::{
     DType, MatrixRef, RowsMut, ThreadPool,
     matrix::SharedRows,
-    simd::{Kernel, Simd, dispatch},
+    simd::{AHEAD, Kernel, Simd, dispatch},
 };
 
 /// What becomes of the values that an output held before.
@@ -38,10 +38,6 @@ const BLOCK_COLUMNS: usize = 1024;
 /// Vectors of columns after which the next of a few tiles has its turn: all tokens' columns of a span stay in the first
 /// level cache.
 const SPAN_VECTORS: usize = 32;
-
-/// How far ahead of itself a single token asks for weights, in bytes: a processor that looks ahead by itself does so up to
-/// the end of a page.
-const AHEAD: usize = 512;
 
 /// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`: `input` has `weight.cols` columns, `output` as many rows as it has tokens, of
 /// `weight.rows`.

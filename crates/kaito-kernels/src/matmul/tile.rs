@@ -271,9 +271,8 @@ impl<'a, E: Element> Product<'a, E> {
             for (t, totals) in totals.iter().enumerate() {
                 for (r, total) in totals.iter().enumerate() {
                     let column = self.first_row + (first_row + r) * self.apart;
-                    for y in self.output.slice(pass.tile.first_token + t, column, 1) {
-                        *y = if self.add { *y + total } else { *total };
-                    }
+                    let y = &mut self.output.slice(pass.tile.first_token + t, column, 1)[0];
+                    *y = if self.add { *y + total } else { *total };
                 }
             }
         }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     RowsMut, ThreadPool, Write,
     matrix::SharedRows,
-    simd::{CACHE_LINE, STREAMS},
+    simd::{AHEAD, CACHE_LINE, STREAMS},
 };
 
 /// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`, of what was quantised: `output` has the input's tokens as rows, of
@@ -66,9 +66,6 @@ const SPAN: usize = 64;
 /// Where nibbles are unpacked for all tiles: as many as stay in the first level cache.
 const UNPACKED_SPAN: usize = 8;
 
-/// How far ahead of itself a single tile asks for weights, in bytes: the processor's own prefetching ends where a page does.
-const AHEAD: usize = 512;
-
 /// How the outputs are shared out.
 struct Cut {
     blocks: usize,
@@ -98,7 +95,7 @@ impl Cut {
         let part_tokens = tokens.div_ceil(tokens.div_ceil(MOST_TOKENS));
         let even = blocks * tokens.div_ceil(part_tokens) / (threads * PARTS_OF_A_THREAD);
         let least = LEAST_PRODUCTS / (weight.groups() * GROUP * BLOCK_ROWS * part_tokens);
-        let part_blocks = even.max(least).clamp(2, MOST_BLOCKS).next_multiple_of(STREAMS);
+        let part_blocks = even.max(least).clamp(STREAMS, MOST_BLOCKS).next_multiple_of(STREAMS);
         Self { blocks, tokens, part_blocks, part_tokens }
     }
 

@@ -21,6 +21,10 @@ pub(crate) const CACHE_LINE: usize = 64;
 /// few streams than for one, see `bench/NOTES.md`.
 pub(crate) const STREAMS: usize = 4;
 
+/// How far ahead of itself each of them is asked for where little is computed, in bytes: what a processor reads ahead by itself
+/// ends where a page does.
+pub(crate) const AHEAD: usize = 512;
+
 /// No instruction set has more `f32` lanes.
 pub(crate) const MAX_LANES: usize = 16;
 
