@@ -33,6 +33,15 @@ pub fn temperature(text: &str) -> Result<f32, String> {
         .ok_or_else(|| "expected a number that is not negative".to_owned())
 }
 
+/// The tag of an image.
+pub fn tag(text: &str) -> Result<String, String> {
+    if kaito_operator::install::is_tag(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a tag: at most 128 letters, digits, underscores, dots and hyphens, like 0.1.0".to_owned())
+    }
+}
+
 pub fn not_empty(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
 }

@@ -18,7 +18,7 @@ mod validate;
 pub use bench::BenchArgs;
 pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
-pub use controller::{ControllerArgs, NodeArgs, NodeProvisioner, WebhookArgs};
+pub use controller::{ControllerArgs, NodeArgs, NodeProvisioner, RolloutArgs, WebhookArgs};
 pub use crd::CrdArgs;
 pub use image::{
     ImageArgs, ImageBuildArgs, ImageCommand, ImageInspectArgs, ImagePushArgs, ImageVerifyArgs, PushingArgs,

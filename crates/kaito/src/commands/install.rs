@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use kaito_operator::{
-    decide::Provisioner,
+    decide::{Provisioner, RolloutPolicy},
     install::{InstallOptions, manifests},
 };
 
@@ -24,6 +24,12 @@ pub fn run(args: InstallArgs) -> anyhow::Result<()> {
         namespace: args.namespace,
         registry: args.registry,
         preset_registry: args.preset_registry,
+        preset_tag: args.preset_tag,
+        rollouts: RolloutPolicy {
+            at_once: args.rollouts.max_rollouts.get(),
+            windows: args.rollouts.maintenance_window,
+            pause: args.rollouts.rollout_pause,
+        },
         provisioner,
         vllm_image: args.vllm_image,
         instance_types: args.instance_types.as_ref().map(read).transpose()?,
