@@ -137,7 +137,7 @@ impl TextContext<'_> {
                 ));
             }
             TextInput::Messages(messages) => {
-                let rendered = render(self.tokenizer, &messages)?;
+                let rendered = render(self.tokenizer, &messages, &|| false)?;
                 let encoded = self.tokenizer.encode(&rendered, Special::Skip)?;
                 (if request.return_full_text.unwrap_or(false) { rendered } else { String::new() }, encoded)
             }
@@ -211,15 +211,15 @@ impl TextContext<'_> {
     }
 }
 
-/// A conversation as the model reads it, up to where the answer begins.
-fn render(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, Error> {
+/// A conversation as the model reads it, up to where the answer begins, unless nobody waits for it any more.
+fn render(tokenizer: &Tokenizer, messages: &[ChatMessage], cancelled: &dyn Fn() -> bool) -> Result<String, Error> {
     let Some(last) = messages.last() else {
         return Err(Error::InvalidRequest("`messages` is empty: it must hold at least one message".to_owned()));
     };
     if last.role != "assistant" {
-        return Ok(tokenizer.apply_chat_template(messages, true)?);
+        return Ok(tokenizer.apply_chat_template_unless(cancelled, messages, true)?);
     }
-    let rendered = tokenizer.apply_chat_template(messages, false)?;
+    let rendered = tokenizer.apply_chat_template_unless(cancelled, messages, false)?;
     let content = last.content.trim();
     match rendered.rfind(content) {
         Some(at) => Ok(rendered[..at + content.len()].trim_end().to_owned()),

@@ -11,10 +11,36 @@ use crate::value::{Dict, Items, Value};
 /// Attributes that every object of Python has, and those of the protocols that its built-in types follow. The sandbox gives
 /// out none of them.
 const INTERNAL: [&str; 30] = [
-    "__class__", "__delattr__", "__dir__", "__doc__", "__eq__", "__format__", "__ge__", "__getattribute__", "__gt__",
-    "__hash__", "__init__", "__init_subclass__", "__le__", "__lt__", "__ne__", "__new__", "__reduce__", "__reduce_ex__",
-    "__repr__", "__setattr__", "__sizeof__", "__str__", "__subclasshook__", "__len__", "__getitem__", "__iter__",
-    "__contains__", "__add__", "__mul__", "__call__",
+    "__class__",
+    "__delattr__",
+    "__dir__",
+    "__doc__",
+    "__eq__",
+    "__format__",
+    "__ge__",
+    "__getattribute__",
+    "__gt__",
+    "__hash__",
+    "__init__",
+    "__init_subclass__",
+    "__le__",
+    "__lt__",
+    "__ne__",
+    "__new__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__repr__",
+    "__setattr__",
+    "__sizeof__",
+    "__str__",
+    "__subclasshook__",
+    "__len__",
+    "__getitem__",
+    "__iter__",
+    "__contains__",
+    "__add__",
+    "__mul__",
+    "__call__",
 ];
 
 /// What an attribute is found to be.
@@ -59,8 +85,10 @@ impl Renderer<'_> {
     fn subscript(&mut self, value: &Value, index: &Value) -> Outcome<Option<Value>> {
         let at = |length| index.as_int().and_then(|index| self.index(index, length));
         Ok(match value {
-            Value::Undefined(what) => return Err(Fault::new(Kind::Undefined, what.as_ref())),
-            Value::List(items) | Value::Tuple(items) => at(items.items.len()).and_then(|at| items.items.get(at).cloned()),
+            Value::Undefined(what) => return Err(Fault::new(Kind::Undefined, &**what)),
+            Value::List(items) | Value::Tuple(items) => {
+                at(items.items.len()).and_then(|at| items.items.get(at).cloned())
+            }
             Value::Str(text) => match at(text.chars) {
                 None => None,
                 Some(at) => {
@@ -75,11 +103,10 @@ impl Renderer<'_> {
                 Err(fault) if fault.kind() == Kind::Type => None,
                 found => found?,
             },
-            Value::Template => match index.as_str().and_then(|name| self.block_named(name)) {
-                None => None,
-                Some(block) => Some(Value::Function(Rc::new(Function::Block(block)))),
-            },
-            Value::Function(_) => None,
+            Value::Template => {
+                let block = index.as_str().and_then(|name| self.block_named(name));
+                block.map(|block| Value::Function(Rc::new(Function::Block(block))))
+            }
             _ => None,
         })
     }
@@ -115,6 +142,7 @@ impl Renderer<'_> {
             Found::Unsafe => Ok(unsafe_attribute(value, name)),
             Found::Missing => {
                 let found = match value {
+                    Value::Undefined(what) => return Err(Fault::new(Kind::Undefined, &**what)),
                     Value::Dict(dict) => self.get_text(dict, name)?,
                     Value::Template => {
                         self.block_named(name).map(|block| Value::Function(Rc::new(Function::Block(block))))
@@ -138,7 +166,7 @@ impl Renderer<'_> {
     fn find(&mut self, value: &Value, name: &str) -> Outcome<Found> {
         if let Value::Undefined(what) = value {
             let internal = name.starts_with("__") && name.ends_with("__");
-            return if internal { Ok(Found::Missing) } else { Err(Fault::new(Kind::Undefined, what.as_ref())) };
+            return if internal { Ok(Found::Missing) } else { Err(Fault::new(Kind::Undefined, &**what)) };
         }
         if name.starts_with('_') {
             if let Value::Namespace(index) = value {
@@ -181,6 +209,7 @@ impl Renderer<'_> {
                 "imag" => Some(Value::Float(0.0)),
                 _ => None,
             },
+            Value::View(view) if name == "mapping" => Some(Value::Dict(view.dict.clone())),
             Value::Range(range) => match name {
                 "start" => Some(Value::Int(range.start)),
                 "stop" => Some(Value::Int(range.stop)),
@@ -194,6 +223,9 @@ impl Renderer<'_> {
         }
         if is_mutating(value, name) {
             return Ok(Found::Unsafe);
+        }
+        if matches!(name, "escape" | "striptags" | "unescape") && !value.is_markup() {
+            return Ok(Found::Missing);
         }
         let method = METHODS.iter().filter(|(kind, _)| *kind == method_kind(value)).flat_map(|(_, names)| *names);
         match method.copied().find(|method| *method == name) {
@@ -282,16 +314,17 @@ impl Renderer<'_> {
     /// `value[start:stop:step]`.
     pub(crate) fn slice(&mut self, value: &Value, bounds: &[Option<Value>; 3]) -> Outcome<Value> {
         let length = match value {
-            Value::Undefined(what) => return Err(Fault::new(Kind::Undefined, what.as_ref())),
+            Value::Undefined(what) => return Err(Fault::new(Kind::Undefined, &**what)),
             Value::Str(_) | Value::List(_) | Value::Tuple(_) | Value::Range(_) => self.length(value)?,
             Value::Dict(_) => return Err(Fault::type_error("unhashable type: 'slice'")),
             other => return Err(Fault::type_error(format!("'{}' object is not subscriptable", other.type_name()))),
         };
         let bound = |bound: &Option<Value>| match bound {
             None | Some(Value::None) => Ok(None),
-            Some(value) => value.as_int().map(Some).ok_or_else(|| {
-                Fault::type_error("slice indices must be integers or None or have an __index__ method")
-            }),
+            Some(value) => value
+                .as_int()
+                .map(Some)
+                .ok_or_else(|| Fault::type_error("slice indices must be integers or None or have an __index__ method")),
         };
         let (start, stop, step) = (bound(&bounds[0])?, bound(&bounds[1])?, bound(&bounds[2])?.unwrap_or(1));
         if step == 0 {
@@ -304,11 +337,8 @@ impl Renderer<'_> {
             Some(bound) if bound < 0 => bound.saturating_add(size).clamp(least, most),
             Some(bound) => bound.clamp(least, most),
         };
-        let (start, stop) = if step > 0 {
-            (clamp(start, 0), clamp(stop, size))
-        } else {
-            (clamp(start, size - 1), clamp(stop, -1))
-        };
+        let (start, stop) =
+            if step > 0 { (clamp(start, 0), clamp(stop, size)) } else { (clamp(start, size - 1), clamp(stop, -1)) };
         let mut places = Vec::new();
         self.budget.room(length.saturating_mul(8))?;
         self.step(length / 16)?;

@@ -23,7 +23,11 @@ pub(crate) enum Node {
     Tuple(Vec<Expr>),
     List(Vec<Expr>),
     Dict(Vec<(Expr, Expr)>),
-    If { test: Box<Expr>, then: Box<Expr>, otherwise: Option<Box<Expr>> },
+    If {
+        test: Box<Expr>,
+        then: Box<Expr>,
+        otherwise: Option<Box<Expr>>,
+    },
     And(Box<(Expr, Expr)>),
     Or(Box<(Expr, Expr)>),
     Not(Box<Expr>),
@@ -111,24 +115,35 @@ pub(crate) enum Escaping {
 pub(crate) enum Stmt {
     Data(String),
     Print(Vec<Expr>, Escaping),
-    If { branches: Vec<(Expr, Vec<Stmt>)>, otherwise: Vec<Stmt> },
+    If {
+        branches: Vec<(Expr, Vec<Stmt>)>,
+        otherwise: Vec<Stmt>,
+    },
     /// By its place in [`Tables::loops`].
     For(usize),
     Break,
     Continue,
     Set(Target, Expr),
-    SetBlock { target: Target, filter: Option<Expr>, body: Vec<Stmt>, line: u32 },
+    SetBlock {
+        target: Target,
+        filter: Option<Expr>,
+        body: Vec<Stmt>,
+        line: u32,
+    },
     With(Vec<(Target, Expr)>, Vec<Stmt>),
     FilterBlock(Expr, Vec<Stmt>, Escaping),
     /// By its place in [`Tables::macros`].
     Macro(usize),
     /// The body as a macro, and the call that gets it as `caller`. Without a call, the body's text alone is written.
-    CallBlock(usize, Option<Expr>, Escaping),
+    CallBlock(usize, Option<Expr>),
     Autoescape(Expr, Vec<Stmt>),
     /// By its place in [`Tables::blocks`].
     Block(usize),
     /// `include`, `import`, `from` and `extends`: there is no other template.
-    Load { template: Expr, ignore_missing: bool },
+    Load {
+        template: Expr,
+        ignore_missing: bool,
+    },
 }
 
 #[derive(Debug)]

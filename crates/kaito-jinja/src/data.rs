@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// A variable of a template.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,9 +80,6 @@ impl<'de> Visitor<'de> for DataVisitor {
         let mut entries = Vec::new();
         while let Some((key, value)) = access.next_entry::<String, Data>()? {
             entries.push((key, value));
-        }
-        if entries.len() > u32::MAX as usize {
-            return Err(A::Error::custom("an object has more than 4294967295 entries"));
         }
         Ok(Data::Dict(entries))
     }

@@ -151,7 +151,10 @@ impl Parser {
             self.primary()?
         };
         expr = self.postfix(expr)?;
-        while filters {
+        if !filters {
+            return Ok(expr);
+        }
+        loop {
             let line = self.line();
             expr = if self.is_op("|") {
                 match self.filter_chain(Some(expr), false)? {
@@ -163,10 +166,9 @@ impl Parser {
             } else if self.is_op("(") {
                 self.call(expr)?
             } else {
-                break;
+                return Ok(expr);
             };
         }
-        Ok(expr)
     }
 
     fn primary(&mut self) -> Parsed<Expr> {
@@ -202,7 +204,7 @@ impl Parser {
             }
             Token::Op("(") => {
                 self.skip();
-                let inner = self.nested(|parser| parser.tuple(true, None, true))?;
+                let inner = self.nested(|parser| parser.tuple(true, true))?;
                 self.expect_op(")")?;
                 return Ok(inner);
             }
@@ -239,16 +241,13 @@ impl Parser {
         self.expr(node, line, 0)
     }
 
-
-    /// Expressions with commas between them are a tuple. `end` is a name that ends the list.
-    pub(crate) fn tuple(&mut self, conditional: bool, end: Option<&str>, parentheses: bool) -> Parsed<Expr> {
+    /// Expressions with commas between them are a tuple.
+    pub(crate) fn tuple(&mut self, conditional: bool, parentheses: bool) -> Parsed<Expr> {
         let line = self.line();
         let mut items = Vec::new();
         let mut is_tuple = false;
         loop {
-            let at_end = matches!(self.current(), Token::VariableEnd | Token::BlockEnd)
-                || self.is_op(")")
-                || end.is_some_and(|end| self.is_name(end));
+            let at_end = matches!(self.current(), Token::VariableEnd | Token::BlockEnd) || self.is_op(")");
             if at_end {
                 break;
             }

@@ -11,11 +11,60 @@ use crate::value::{Items, Sequence, Value};
 
 /// The names of all filters.
 pub(crate) const FILTERS: [&str; 54] = [
-    "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape",
-    "filesizeformat", "first", "float", "forceescape", "format", "groupby", "indent", "int", "join", "last", "length",
-    "list", "lower", "items", "map", "min", "max", "pprint", "random", "reject", "rejectattr", "replace", "reverse",
-    "round", "safe", "select", "selectattr", "slice", "sort", "string", "striptags", "sum", "title", "trim",
-    "truncate", "unique", "upper", "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr", "tojson",
+    "abs",
+    "attr",
+    "batch",
+    "capitalize",
+    "center",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "filesizeformat",
+    "first",
+    "float",
+    "forceescape",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "join",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "items",
+    "map",
+    "min",
+    "max",
+    "pprint",
+    "random",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "string",
+    "striptags",
+    "sum",
+    "title",
+    "trim",
+    "truncate",
+    "unique",
+    "upper",
+    "urlencode",
+    "urlize",
+    "wordcount",
+    "wordwrap",
+    "xmlattr",
+    "tojson",
 ];
 
 /// A step on the way from an item to its attribute.
@@ -58,8 +107,8 @@ impl Renderer<'_> {
             }
             "d" | "default" => {
                 let [default, boolean] = args.bind(name, ["default_value", "boolean"], 0)?;
-                let replaced = value.is_undefined()
-                    || (self.bool_arg(boolean.as_ref(), false)? && !self.truth(&value)?);
+                let replaced =
+                    value.is_undefined() || (self.bool_arg(boolean.as_ref(), false)? && !self.truth(&value)?);
                 match default {
                     _ if !replaced => Ok(value),
                     Some(default) => Ok(default),
@@ -113,7 +162,7 @@ impl Renderer<'_> {
                 }
                 Ok(sum)
             }
-            "tojson" => self.to_json(&value, args),
+            "tojson" => self.json(&value, args),
             "pprint" => {
                 let [] = args.bind(name, [], 0)?;
                 self.pretty(&value)
@@ -180,7 +229,7 @@ impl Renderer<'_> {
         Ok(path)
     }
 
-    fn follow(&mut self, item: &Value, path: &Path, default: Option<&Value>) -> Outcome<Value> {
+    fn follow(&mut self, item: &Value, path: &[Value], default: Option<&Value>) -> Outcome<Value> {
         let mut item = item.clone();
         for part in path {
             item = self.item(&item, part)?;
@@ -219,7 +268,7 @@ impl Renderer<'_> {
             if path.is_none() {
                 path = Some(self.path(attribute.as_ref())?);
             }
-            let key = self.follow(&item, path.as_ref().unwrap_or(&Vec::new()), None)?;
+            let key = self.follow(&item, path.as_deref().unwrap_or_default(), None)?;
             let key = self.folded(key, sensitive)?;
             let better = match &best {
                 None => true,
@@ -463,4 +512,3 @@ fn positional<const N: usize>(args: [Option<Value>; N]) -> CallArgs {
 fn rest(args: &CallArgs, skip: usize) -> CallArgs {
     CallArgs { positional: args.positional.iter().skip(skip).cloned().collect(), keywords: args.keywords.clone() }
 }
-

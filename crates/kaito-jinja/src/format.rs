@@ -42,8 +42,7 @@ impl Renderer<'_> {
 
     pub(crate) fn str_format_map(&mut self, format: &Text, map: &Value) -> Outcome<Value> {
         let markup = format.markup;
-        let mut arguments =
-            Arguments { positional: &[], keywords: &[], map: Some(map), automatic: Some(0), markup };
+        let mut arguments = Arguments { positional: &[], keywords: &[], map: Some(map), automatic: Some(0), markup };
         let text = self.fields(&format.text, &mut arguments, 2)?;
         Ok(self.budget.built(text, format.markup))
     }

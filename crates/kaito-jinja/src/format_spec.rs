@@ -128,9 +128,8 @@ impl Renderer<'_> {
                         return Err(Fault::value_error("Sign not allowed with integer format specifier 'c'"));
                     }
                     let character = u32::try_from(int).ok().and_then(char::from_u32);
-                    let character = character.ok_or_else(|| {
-                        Fault::new(crate::fault::Kind::Overflow, "%c arg not in range(0x110000)")
-                    })?;
+                    let character = character
+                        .ok_or_else(|| Fault::new(crate::fault::Kind::Overflow, "%c arg not in range(0x110000)"))?;
                     return self.aligned(buffer, "", character.encode_utf8(&mut [0; 4]), spec, '>');
                 }
                 let size = int.unsigned_abs();
@@ -197,11 +196,7 @@ impl Renderer<'_> {
                 } else if whole {
                     let (digits, exponent) = (text.len(), text.len().saturating_sub(1));
                     let scientific = crate::float::format(size, 'e', precision.max(1) - 1, false);
-                    if digits == precision.max(1) {
-                        shortened(&scientific, exponent)
-                    } else {
-                        text
-                    }
+                    if digits == precision.max(1) { shortened(&scientific, exponent) } else { text }
                 } else {
                     text
                 }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use crate::fault::{Fault, Kind, Outcome};
 use crate::filters::FILTERS;
+use crate::predicates::TESTS;
 use crate::render::{MacroValue, Renderer};
-use crate::tests::TESTS;
 use crate::value::{Cycler, Items, Joiner, Namespace, Range, Value, depth_over};
 
 /// Longest range that the sandbox makes.
@@ -65,7 +65,10 @@ impl CallArgs {
 
 pub(crate) enum Function {
     Global(Global),
-    Method { of: Value, name: &'static str },
+    Method {
+        of: Value,
+        name: &'static str,
+    },
     /// A block of the template, by its number.
     Block(usize),
 }
@@ -134,7 +137,7 @@ impl Renderer<'_> {
     pub(crate) fn call(&mut self, callee: &Value, args: CallArgs) -> Outcome<Value> {
         self.step(1)?;
         match callee {
-            Value::Undefined(what) => Err(Fault::new(Kind::Undefined, what.as_ref())),
+            Value::Undefined(what) => Err(Fault::new(Kind::Undefined, &**what)),
             Value::Macro(value) => self.call_macro(value, args),
             Value::Function(function) => match function.as_ref() {
                 Function::Global(global) => self.call_global(*global, args),
@@ -388,7 +391,7 @@ impl Renderer<'_> {
     /// The error of an undefined value, or another.
     pub(crate) fn undefined_or(&self, value: &Value, other: Fault) -> Fault {
         match value {
-            Value::Undefined(what) => Fault::new(Kind::Undefined, what.as_ref()),
+            Value::Undefined(what) => Fault::new(Kind::Undefined, &**what),
             _ => other,
         }
     }

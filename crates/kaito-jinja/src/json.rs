@@ -15,7 +15,7 @@ struct Style {
 }
 
 impl Renderer<'_> {
-    pub(crate) fn to_json(&mut self, value: &Value, args: CallArgs) -> Outcome<Value> {
+    pub(crate) fn json(&mut self, value: &Value, args: CallArgs) -> Outcome<Value> {
         let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
         let [ascii, indent, separators, sort_keys] = args.bind("tojson", names, 0)?;
         let indent = match &indent {
@@ -112,9 +112,7 @@ impl Renderer<'_> {
                 self.line(buffer, style, level)?;
                 buffer.push('}')
             }
-            other => {
-                Err(Fault::type_error(format!("Object of type {} is not JSON serializable", other.type_name())))
-            }
+            other => Err(Fault::type_error(format!("Object of type {} is not JSON serializable", other.type_name()))),
         }
     }
 

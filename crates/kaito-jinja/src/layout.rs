@@ -15,7 +15,7 @@ fn is_blank(character: char) -> bool {
 }
 
 fn is_letter(character: char) -> bool {
-    is_word(character) && !crate::chars::DECIMAL.holds(character) && character != '_' || character == '_'
+    is_word(character) && !crate::chars::DECIMAL.holds(character)
 }
 
 /// The pieces of a line between which it may be broken, as ranges of characters.
@@ -47,18 +47,19 @@ fn piece_end(line: &[char], start: usize) -> usize {
         let length = line[at..].iter().take_while(|c| **c == '-').count();
         (length >= 2 && get(at + length).is_some_and(is_word)).then_some(at + length)
     };
-    if punctuation(start.checked_sub(1)) && let Some(end) = dash(start) {
+    if punctuation(start.checked_sub(1))
+        && let Some(end) = dash(start)
+    {
         return end;
     }
     let mut at = start + 1;
     loop {
         if get(at) == Some('-') {
             let before = letter(at.checked_sub(1)) && letter(at.checked_sub(2));
-            let hyphenated = letter(at.checked_sub(1))
-                && at.checked_sub(2).and_then(get) == Some('-')
-                && letter(at.checked_sub(3));
-            let after = letter(Some(at + 1))
-                && (letter(Some(at + 2)) || (get(at + 2) == Some('-') && letter(Some(at + 3))));
+            let hyphenated =
+                letter(at.checked_sub(1)) && at.checked_sub(2).and_then(get) == Some('-') && letter(at.checked_sub(3));
+            let after =
+                letter(Some(at + 1)) && (letter(Some(at + 2)) || (get(at + 2) == Some('-') && letter(Some(at + 3))));
             if (before || hyphenated) && after {
                 return at + 1;
             }
@@ -202,16 +203,28 @@ impl Renderer<'_> {
     /// The entries of a dictionary by their keys; those of types that can't be compared by the types' names.
     fn ordered(&mut self, value: &Value) -> Outcome<Vec<(Value, Value)>> {
         let Value::Dict(dict) = value else { return Ok(Vec::new()) };
-        let kind = |value: &Value| match value {
-            Value::Bool(_) | Value::Int(_) | Value::Float(_) => "number",
-            other => other.type_name(),
+        let rank = |value: &Value| match value {
+            Value::None => 0,
+            Value::Bool(_) | Value::Int(_) | Value::Float(_) => 1,
+            Value::Range(_) => 2,
+            Value::Str(_) => 3,
+            Value::Tuple(_) => 4,
+            _ => 5,
         };
-        let first = dict.entries.first().map(|(key, _)| kind(key));
-        let mixed = dict.entries.iter().any(|(key, _)| Some(kind(key)) != first || matches!(key, Value::None));
-        if mixed && dict.entries.len() > 1 {
-            return Err(Fault::unsupported("pprint of a dictionary with keys of several types"));
+        let mut keyed = Vec::new();
+        for (key, value) in &dict.entries {
+            let entry = self.budget.tuple(vec![key.clone(), value.clone()])?;
+            keyed.push((self.budget.tuple(vec![Value::Int(rank(key)), key.clone()])?, entry));
         }
-        self.sorted(dict.entries.clone(), false)
+        let mut entries = Vec::new();
+        for (_, entry) in self.sorted(keyed, false)? {
+            if let Value::Tuple(entry) = entry
+                && let [key, value] = entry.items.as_slice()
+            {
+                entries.push((key.clone(), value.clone()));
+            }
+        }
+        Ok(entries)
     }
 
     fn write_pretty(
@@ -263,7 +276,7 @@ impl Renderer<'_> {
                 buffer.push_str(close)
             }
             Value::Str(text) if !text.markup && !text.text.is_empty() => {
-                self.write_pretty_text(buffer, &text.text.clone(), indent, allowance, level + 1, WIDTH)
+                self.write_pretty_text(buffer, &text.text, indent, allowance, level + 1, WIDTH)
             }
             _ => buffer.push_str(&plain.text),
         }

@@ -109,7 +109,9 @@ impl<'s> Lexer<'s> {
                 self.advance(rest.len());
                 return Ok(());
             };
-            if tag == Tag::Block && let Some((sign, length)) = raw_begin(&rest[before..]) {
+            if tag == Tag::Block
+                && let Some((sign, length)) = raw_begin(&rest[before..])
+            {
                 let text = stripped(&rest[..before], sign, true, self.line_starting);
                 self.data(text);
                 self.advance(before + length);
@@ -175,7 +177,9 @@ impl<'s> Lexer<'s> {
             if rest.is_empty() {
                 return Ok(());
             }
-            if open.is_empty() && let Some(length) = tag_end(rest, block) {
+            if open.is_empty()
+                && let Some(length) = tag_end(rest, block)
+            {
                 self.emit(if block { Token::BlockEnd } else { Token::VariableEnd });
                 self.advance(length);
                 return Ok(());
@@ -224,7 +228,9 @@ impl<'s> Lexer<'s> {
         let rest = self.rest();
         let bytes = rest.as_bytes();
         // After a dot only whole numbers are read: `a.0.1`.
-        if !self.source[..self.at].ends_with('.') && let Some(length) = float_length(bytes) {
+        if !self.source[..self.at].ends_with('.')
+            && let Some(length) = float_length(bytes)
+        {
             let text = rest[..length].replace('_', "");
             let Ok(value) = text.parse() else { return self.error(format!("{text} is not a number")) };
             self.emit(Token::Float(value));
@@ -432,7 +438,7 @@ fn unescape(text: &str) -> Result<String, String> {
                 out.push('\\');
                 out.push_str(&match value {
                     ..=0xff => format!("x{value:02x}"),
-                    ..=0xffff => format!("u{value:04x}"),
+                    0x100..=0xffff => format!("u{value:04x}"),
                     _ => format!("U{value:08x}"),
                 });
                 (None, escape.len_utf8())

@@ -8,23 +8,67 @@ use crate::render::Renderer;
 use crate::value::{Part, Value, View};
 
 /// The methods of Python's types that templates may call.
-pub(crate) const METHODS: [(&str, &[&str]); 10] = [
+pub(crate) static METHODS: [(&str, &[&str]); 10] = [
     (
         "str",
         &[
-            "capitalize", "casefold", "center", "count", "encode", "endswith", "expandtabs", "find", "format",
-            "format_map", "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower",
-            "isnumeric", "isprintable", "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip",
-            "maketrans", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rjust",
-            "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title",
-            "translate", "upper", "zfill", "striptags", "unescape", "escape",
+            "capitalize",
+            "casefold",
+            "center",
+            "count",
+            "encode",
+            "endswith",
+            "expandtabs",
+            "find",
+            "format",
+            "format_map",
+            "index",
+            "isalnum",
+            "isalpha",
+            "isascii",
+            "isdecimal",
+            "isdigit",
+            "isidentifier",
+            "islower",
+            "isnumeric",
+            "isprintable",
+            "isspace",
+            "istitle",
+            "isupper",
+            "join",
+            "ljust",
+            "lower",
+            "lstrip",
+            "maketrans",
+            "partition",
+            "removeprefix",
+            "removesuffix",
+            "replace",
+            "rfind",
+            "rindex",
+            "rjust",
+            "rpartition",
+            "rsplit",
+            "rstrip",
+            "split",
+            "splitlines",
+            "startswith",
+            "strip",
+            "swapcase",
+            "title",
+            "translate",
+            "upper",
+            "zfill",
+            "striptags",
+            "unescape",
+            "escape",
         ],
     ),
     ("list", &["copy", "count", "index"]),
     ("tuple", &["count", "index"]),
     ("dict", &["copy", "fromkeys", "get", "items", "keys", "values"]),
     ("range", &["count", "index"]),
-    ("view", &["isdisjoint", "mapping"]),
+    ("view", &["isdisjoint"]),
     ("int", &["as_integer_ratio", "bit_count", "bit_length", "conjugate", "from_bytes", "to_bytes"]),
     ("float", &["as_integer_ratio", "conjugate", "fromhex", "hex", "is_integer"]),
     ("cycler", &["next", "reset"]),
@@ -95,7 +139,7 @@ impl Renderer<'_> {
                 Ok(args.positional.get(at).cloned().unwrap_or(Value::None))
             }
             Value::Function(function) => match function.as_ref() {
-                Function::Global(Global::Dict) => self.from_keys(args),
+                Function::Global(Global::Dict) => self.dict_from_keys(args),
                 _ => Err(Fault::unsupported("an attribute of a function")),
             },
             other => Err(Fault::type_error(format!("'{}' object is not callable", other.type_name()))),
@@ -152,7 +196,7 @@ impl Renderer<'_> {
                 let found = self.get(dict, &key.unwrap_or(Value::None))?;
                 Ok(found.or(default).unwrap_or(Value::None))
             }
-            "fromkeys" => self.from_keys(args),
+            "fromkeys" => self.dict_from_keys(args),
             _ => {
                 let [] = args.bind_positional(name, 0)?;
                 match name {
@@ -165,7 +209,7 @@ impl Renderer<'_> {
         }
     }
 
-    fn from_keys(&mut self, args: CallArgs) -> Outcome<Value> {
+    fn dict_from_keys(&mut self, args: CallArgs) -> Outcome<Value> {
         let [keys, value]: [Option<Value>; 2] = args.bind_positional("fromkeys", 1)?;
         let value = value.unwrap_or(Value::None);
         let iter = self.iter(&keys.unwrap_or(Value::None))?;

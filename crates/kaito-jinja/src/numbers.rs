@@ -100,9 +100,7 @@ impl Renderer<'_> {
         }
         match (operator, left, right) {
             (Binary::Add, Value::Str(_), Value::Str(_)) => self.add_text(left, right),
-            (Binary::Add, Value::List(left), Value::List(right)) => {
-                Ok(Value::List(self.add_sequences(left, right)?))
-            }
+            (Binary::Add, Value::List(left), Value::List(right)) => Ok(Value::List(self.add_sequences(left, right)?)),
             (Binary::Add, Value::Tuple(left), Value::Tuple(right)) => {
                 Ok(Value::Tuple(self.add_sequences(left, right)?))
             }

@@ -203,12 +203,15 @@ impl Parser {
                 }
                 Token::VariableBegin => {
                     self.skip();
-                    let value = self.tuple(true, None, false)?;
+                    let value = self.tuple(true, false)?;
                     if *self.current() != Token::VariableEnd {
                         return self.unexpected("end of print statement");
                     }
                     self.skip();
-                    body.push(Stmt::Print(vec![value], self.escaping));
+                    // Jinja2 writes constants as they are where it learns only later whether to escape.
+                    let constant = matches!(value.node, Node::Str(_)) && self.escaping == Escaping::Current;
+                    let escaping = if constant { Escaping::Off } else { self.escaping };
+                    body.push(Stmt::Print(vec![value], escaping));
                 }
                 Token::BlockBegin => {
                     self.skip();
@@ -291,7 +294,6 @@ impl Parser {
             "with" => self.parse_with(),
             "macro" => {
                 let name = self.target_name()?;
-                self.store(&name);
                 let name = self.symbol(name);
                 let parameters = self.signature()?;
                 Ok(Stmt::Macro(self.macro_body(Some(name), parameters, "endmacro")?))
@@ -303,11 +305,11 @@ impl Parser {
                     return self.error("expected call");
                 }
                 let body = self.macro_body(None, parameters, "endcall")?;
-                Ok(Stmt::CallBlock(body, Some(call), self.escaping))
+                Ok(Stmt::CallBlock(body, Some(call)))
             }
             "generation" => {
                 let body = self.macro_body(None, Vec::new(), "endgeneration")?;
-                Ok(Stmt::CallBlock(body, None, self.escaping))
+                Ok(Stmt::CallBlock(body, None))
             }
             "filter" => {
                 let mark = self.unknown.len();
@@ -346,8 +348,7 @@ impl Parser {
             "import" => {
                 let template = self.expression(true)?;
                 self.expect_name("as")?;
-                let name = self.target_name()?;
-                self.store(&name);
+                self.target_name()?;
                 self.import_context();
                 Ok(Stmt::Load { template, ignore_missing: false })
             }
@@ -381,8 +382,9 @@ impl Parser {
             if name.starts_with('_') {
                 return self.error("names starting with an underline can not be imported");
             }
-            let alias = if self.accept_name("as") { self.target_name()? } else { name };
-            self.store(&alias);
+            if self.accept_name("as") {
+                self.target_name()?;
+            }
             names += 1;
             if self.import_context() || !self.is_op(",") {
                 break;
@@ -421,9 +423,9 @@ impl Parser {
 
     fn parse_for(&mut self) -> Parsed<Stmt> {
         self.loops += 1;
-        let target = self.target_tuple(Some("in"), false)?;
+        let target = self.target_tuple(false)?;
         self.expect_name("in")?;
-        let iterable = self.tuple(false, Some("recursive"), false)?;
+        let iterable = self.tuple(false, false)?;
         let mark = self.unknown.len();
         let test = if self.accept_name("if") { Some(self.expression(true)?) } else { None };
         self.known_since(mark)?;
@@ -445,7 +447,7 @@ impl Parser {
         let mut branches = Vec::new();
         let mut otherwise = Vec::new();
         loop {
-            let test = self.tuple(false, None, false)?;
+            let test = self.tuple(false, false)?;
             let body = self.statements(&["elif", "else", "endif"])?;
             branches.push((test, body));
             match self.name()?.as_str() {
@@ -464,9 +466,9 @@ impl Parser {
     }
 
     fn parse_set(&mut self, line: u32) -> Parsed<Stmt> {
-        let target = self.target_tuple(None, true)?;
+        let target = self.target_tuple(true)?;
         if self.accept_op("=") {
-            return Ok(Stmt::Set(target, self.tuple(true, None, false)?));
+            return Ok(Stmt::Set(target, self.tuple(true, false)?));
         }
         let mark = self.unknown.len();
         let filter = self.filter_chain(None, false)?;
@@ -480,7 +482,7 @@ impl Parser {
             if !variables.is_empty() {
                 self.expect_op(",")?;
             }
-            let target = self.target_tuple(None, false)?;
+            let target = self.target_tuple(false)?;
             self.expect_op("=")?;
             variables.push((target, self.expression(true)?));
         }
@@ -545,14 +547,12 @@ impl Parser {
         Ok(name)
     }
 
-    /// Targets with commas between them, up to a token that ends such a list.
-    fn target_tuple(&mut self, end: Option<&str>, namespaces: bool) -> Parsed<Target> {
+    /// Targets with commas between them. As in Jinja2, `in` does not end such a list after a comma.
+    fn target_tuple(&mut self, namespaces: bool) -> Parsed<Target> {
         let mut targets = Vec::new();
         let mut is_tuple = false;
         loop {
-            let at_end = matches!(self.current(), Token::BlockEnd | Token::VariableEnd)
-                || self.is_op(")")
-                || end.is_some_and(|end| self.is_name(end));
+            let at_end = matches!(self.current(), Token::BlockEnd | Token::VariableEnd) || self.is_op(")");
             if at_end {
                 break;
             }
@@ -577,7 +577,7 @@ impl Parser {
             if self.accept_op(")") {
                 return Ok(Target::Tuple(Vec::new()));
             }
-            let target = self.target_tuple(None, false)?;
+            let target = self.target_tuple(false)?;
             self.expect_op(")")?;
             return Ok(target);
         }

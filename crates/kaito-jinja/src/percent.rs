@@ -51,6 +51,11 @@ impl Renderer<'_> {
         while let Some(at) = rest.find('%') {
             buffer.push_str(&rest[..at])?;
             rest = &rest[at + 1..];
+            if let Some(after) = rest.strip_prefix('%') {
+                buffer.push('%')?;
+                rest = after;
+                continue;
+            }
             let mut key = None;
             if rest.starts_with('(') {
                 let end = closing(rest).ok_or_else(|| Fault::value_error("incomplete format key"))?;
@@ -68,12 +73,9 @@ impl Renderer<'_> {
             rest = &rest[length..];
             let Some(letter) = rest.chars().next() else { return Err(Fault::value_error("incomplete format")) };
             rest = &rest[letter.len_utf8()..];
-            if letter == '%' {
-                buffer.push('%')?;
-                continue;
-            }
             let value = match given {
                 Some(given) => given,
+                None if named => return Err(Fault::type_error("not enough arguments for format string")),
                 None => arguments.next()?,
             };
             self.step(1)?;

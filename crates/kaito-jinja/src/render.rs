@@ -8,7 +8,7 @@ use std::rc::Rc;
 use chrono::NaiveDateTime;
 
 use crate::ast::{Escaping, For, Stmt, Symbol, Tables, Target};
-use crate::budget::{Buffer, Budget, Charge};
+use crate::budget::{Budget, Buffer, Charge};
 use crate::fault::{Fault, Kind, Outcome};
 use crate::functions::Global;
 use crate::iter::Iter;
@@ -300,6 +300,14 @@ impl<'t> Renderer<'t> {
         }
     }
 
+    /// What a block becomes, which must be a text already.
+    fn write_text(&mut self, value: &Value) -> Outcome<()> {
+        match value {
+            Value::Str(text) => self.write(&text.text),
+            other => Err(Fault::type_error(format!("a block must become a text, not a {}", other.type_name()))),
+        }
+    }
+
     pub(crate) fn escapes(&self, escaping: Escaping) -> bool {
         match escaping {
             Escaping::Off => false,
@@ -374,13 +382,13 @@ impl<'t> Renderer<'t> {
                 }
                 Ok(Flow::Next)
             }
-            Stmt::CallBlock(index, call, escaping) => {
+            Stmt::CallBlock(index, call) => {
                 let caller = Value::Macro(Rc::new(MacroValue { index: *index, scope: scope.clone() }));
                 let value = match call {
                     None => self.call(&caller, crate::functions::CallArgs::default())?,
                     Some(call) => self.eval_call(call, scope, Some(caller))?,
                 };
-                self.print(&value, *escaping)?;
+                self.write_text(&value)?;
                 Ok(Flow::Next)
             }
             Stmt::Block(index) => self.block(*index, scope),
@@ -415,7 +423,7 @@ impl<'t> Renderer<'t> {
                 if flow == Flow::Next {
                     let value = self.budget.built(text, self.escapes(*escaping));
                     let value = self.eval_filter_block(filter, value, &scope)?;
-                    self.print(&value, *escaping)?;
+                    self.write_text(&value)?;
                 }
             }
             Stmt::With(variables, body) => {
@@ -435,8 +443,7 @@ impl<'t> Renderer<'t> {
             Stmt::Load { template, ignore_missing } => {
                 let line = template.line;
                 let template = self.eval(template, outer)?;
-                let none =
-                    matches!(&template, Value::List(names) | Value::Tuple(names) if names.items.is_empty());
+                let none = matches!(&template, Value::List(names) | Value::Tuple(names) if names.items.is_empty());
                 if !(none && *ignore_missing) {
                     return Err(Fault::type_error("no loader for this environment specified").at(line));
                 }
@@ -479,18 +486,12 @@ impl<'t> Renderer<'t> {
             return self.run_loop(index, statement, &values, scope, 0).map_err(|fault| fault.at(line));
         }
         let text = self.recurse(index, &values, scope, 0).map_err(|fault| fault.at(line))?;
-        self.print(&text, statement.escaping)?;
+        self.write_text(&text)?;
         Ok(Flow::Next)
     }
 
     /// The text of a recursive loop over some values.
-    pub(crate) fn recurse(
-        &mut self,
-        index: usize,
-        values: &Value,
-        scope: &Rc<Scope>,
-        depth0: usize,
-    ) -> Outcome<Value> {
+    pub(crate) fn recurse(&mut self, index: usize, values: &Value, scope: &Rc<Scope>, depth0: usize) -> Outcome<Value> {
         let tables = self.tables;
         let Some(statement) = tables.loops.get(index) else { return Err(Fault::runtime("no such loop")) };
         let text = self.deeper(|renderer| {

@@ -37,6 +37,24 @@ pub(crate) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     lines
 }
 
+/// A text's characters, each with what it is in lower case: a capital sigma's depends on where it stands in the text.
+fn lowered(text: &str) -> impl Iterator<Item = (char, Option<char>)> {
+    let whole = if text.contains('Σ') { text.to_lowercase() } else { String::new() };
+    let sigmas: Vec<char> = whole.chars().filter(|c| matches!(c, 'σ' | 'ς')).collect();
+    let mut sigmas = sigmas.into_iter();
+    text.chars().map(move |character| {
+        let is_sigma = matches!(character, 'Σ' | 'σ' | 'ς');
+        (character, if is_sigma { sigmas.next() } else { None })
+    })
+}
+
+fn push_lower(out: &mut String, character: char, sigma: Option<char>) {
+    match sigma {
+        Some(sigma) => out.push(sigma),
+        None => out.extend(character.to_lowercase()),
+    }
+}
+
 /// `str.lower`.
 pub(crate) fn lower(text: &str) -> String {
     text.to_lowercase()
@@ -45,20 +63,22 @@ pub(crate) fn lower(text: &str) -> String {
 /// `str.capitalize`.
 pub(crate) fn capitalize(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut characters = text.chars();
-    if let Some(first) = characters.next() {
+    let mut characters = lowered(text);
+    if let Some((first, _)) = characters.next() {
         chars::push_title(&mut out, first);
     }
-    out.push_str(&lower(characters.as_str()));
+    for (character, sigma) in characters {
+        push_lower(&mut out, character, sigma);
+    }
     out
 }
 
 fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut inside = false;
-    for character in text.chars() {
+    for (character, sigma) in lowered(text) {
         if inside {
-            out.extend(character.to_lowercase());
+            push_lower(&mut out, character, sigma);
         } else {
             chars::push_title(&mut out, character);
         }
@@ -109,11 +129,8 @@ fn is_identifier(text: &str) -> bool {
 /// Splits at white space, at most `most` times.
 fn split_spaces(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let mut parts = Vec::new();
-    let mut rest = if from_right {
-        text.trim_end_matches(chars::is_space)
-    } else {
-        text.trim_start_matches(chars::is_space)
-    };
+    let mut rest =
+        if from_right { text.trim_end_matches(chars::is_space) } else { text.trim_start_matches(chars::is_space) };
     while !rest.is_empty() {
         if parts.len() == most {
             parts.push(rest);
@@ -237,9 +254,9 @@ impl Renderer<'_> {
             "title" => mapped(self, title(text)),
             "swapcase" => {
                 let mut out = String::with_capacity(text.len());
-                for character in text.chars() {
+                for (character, sigma) in lowered(text) {
                     if chars::UPPER.holds(character) {
-                        out.extend(character.to_lowercase());
+                        push_lower(&mut out, character, sigma);
                     } else if chars::LOWER.holds(character) {
                         out.extend(character.to_uppercase());
                     } else {

@@ -4,7 +4,17 @@ use chrono::{Datelike, NaiveDateTime, Timelike};
 
 const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 
@@ -90,8 +100,8 @@ fn field(time: NaiveDateTime, letter: char, pad: Option<Pad>) -> Option<String> 
         'm' => zeros(time.month(), 2),
         'M' => zeros(time.minute(), 2),
         'n' => "\n".to_owned(),
-        'p' => if time.hour() < 12 { "AM" } else { "PM" }.to_owned(),
-        'P' => if time.hour() < 12 { "am" } else { "pm" }.to_owned(),
+        'p' => (if time.hour() < 12 { "AM" } else { "PM" }).to_owned(),
+        'P' => (if time.hour() < 12 { "am" } else { "pm" }).to_owned(),
         'r' => return again("%I:%M:%S %p"),
         'R' => return again("%H:%M"),
         'S' => zeros(time.second(), 2),

@@ -111,9 +111,7 @@ impl Renderer<'_> {
             Value::Range(range) if range.step == 1 => {
                 buffer.push_str(&format!("range({}, {})", range.start, range.stop))
             }
-            Value::Range(range) => {
-                buffer.push_str(&format!("range({}, {}, {})", range.start, range.stop, range.step))
-            }
+            Value::Range(range) => buffer.push_str(&format!("range({}, {}, {})", range.start, range.stop, range.step)),
             Value::Namespace(index) => self.write_namespace(buffer, *index),
             Value::Loop(state) => {
                 let length = self.loop_length(state)?;
@@ -124,7 +122,7 @@ impl Renderer<'_> {
                 buffer.push_str("<Macro ")?;
                 match definition.and_then(|definition| definition.name) {
                     Some(name) => push_repr(buffer, self.text(name))?,
-                    None => buffer.push_str("None")?,
+                    None => buffer.push_str("anonymous")?,
                 }
                 buffer.push('>')
             }
@@ -187,7 +185,10 @@ impl Renderer<'_> {
 
 /// What Python writes with its address in memory.
 fn no_text(value: &Value) -> Fault {
-    Fault::unsupported(format!("writing an object of type '{}', whose text is an address in memory,", value.type_name()))
+    Fault::unsupported(format!(
+        "writing an object of type '{}', whose text is an address in memory,",
+        value.type_name()
+    ))
 }
 
 /// `repr` of a text.
@@ -216,7 +217,7 @@ fn push_code(buffer: &mut Buffer, character: char) -> Outcome<()> {
     let code = u32::from(character);
     buffer.push_str(&match code {
         ..=0xff => format!("\\x{code:02x}"),
-        ..=0xffff => format!("\\u{code:04x}"),
+        0x100..=0xffff => format!("\\u{code:04x}"),
         _ => format!("\\U{code:08x}"),
     })
 }

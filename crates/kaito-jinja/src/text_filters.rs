@@ -111,9 +111,7 @@ impl Renderer<'_> {
                     Value::Float(float) => Ok(Value::Float(float.abs())),
                     other => match other.as_int() {
                         Some(int) => int.checked_abs().map(Value::Int).ok_or_else(crate::numbers::too_large),
-                        None => {
-                            Err(Fault::type_error(format!("bad operand type for abs(): '{}'", other.type_name())))
-                        }
+                        None => Err(Fault::type_error(format!("bad operand type for abs(): '{}'", other.type_name()))),
                     },
                 }
             }
@@ -177,9 +175,10 @@ impl Renderer<'_> {
             let scaled = self.binary(Binary::Mul, value, &power)?;
             let whole = match &scaled {
                 Value::Float(float) => Value::Int(self.int(&Value::Float(method(*float)), None)?),
-                other => other.as_int().map(Value::Int).ok_or_else(|| {
-                    Fault::type_error(format!("must be real number, not {}", other.type_name()))
-                })?,
+                other => other
+                    .as_int()
+                    .map(Value::Int)
+                    .ok_or_else(|| Fault::type_error(format!("must be real number, not {}", other.type_name())))?,
             };
             return self.binary(Binary::Div, &whole, &power);
         }
@@ -342,7 +341,8 @@ impl Renderer<'_> {
         let mut buffer = Buffer::new(&self.budget)?;
         let pairs = match value {
             Value::Dict(dict) => {
-                let dict = Value::View(Rc::new(crate::value::View { dict: dict.clone(), part: crate::value::Part::Items }));
+                let dict =
+                    Value::View(Rc::new(crate::value::View { dict: dict.clone(), part: crate::value::Part::Items }));
                 self.iter(&dict)?
             }
             Value::Str(_) => {

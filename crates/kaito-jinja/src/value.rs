@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::mem::size_of;
 use std::rc::Rc;
 
-use crate::budget::{Buffer, Budget, Charge};
+use crate::budget::{Budget, Buffer, Charge};
 use crate::fault::{Fault, Outcome};
 use crate::functions::Function;
 use crate::iter::Iter;

@@ -53,14 +53,42 @@ fn templates_that_nest_without_end_fail_within_a_megabyte_of_stack() {
         "{% macro f(x=f()) %}{% endmacro %}{{ f() }}".to_owned(),
         "{% macro f() %}{{ '{:{}}'.format(1, f()) }}{% endmacro %}{{ f() }}".to_owned(),
     ];
-    for part in ["(", "[", "{1:", "not ", "-", "+", "a(", "a[", "a|f(", "a.b(", "{{", "{%if 1%}", "1 if ", "a is b(", "1 + (", "((1,),"] {
+    for part in [
+        "(", "[", "{1:", "not ", "-", "+", "a(", "a[", "a|f(", "a.b(", "{{", "{%if 1%}", "1 if ", "a is b(", "1 + (",
+        "((1,),",
+    ] {
         hostile.push(format!("{{{{ {} }}}}", repeated(part)));
         hostile.push(format!("{{% if {} %}}", repeated(part)));
     }
-    for statement in ["if 1", "for x in [1]", "macro m()", "call m()", "with", "filter upper", "set x", "block b", "generation", "autoescape 1"] {
+    for statement in [
+        "if 1",
+        "for x in [1]",
+        "macro m()",
+        "call m()",
+        "with",
+        "filter upper",
+        "set x",
+        "block b",
+        "generation",
+        "autoescape 1",
+    ] {
         hostile.push(repeated(&format!("{{% {statement} %}}")));
     }
-    for chain in [".a", "[0]", "()", "|upper", " + 1", " ** 1", " or 1", " and 1", " if 1 else 1", " ~ 1", " == 1", "[1:]", " is odd"] {
+    for chain in [
+        ".a",
+        "[0]",
+        "()",
+        "|upper",
+        " + 1",
+        " ** 1",
+        " or 1",
+        " and 1",
+        " if 1 else 1",
+        " ~ 1",
+        " == 1",
+        "[1:]",
+        " is odd",
+    ] {
         hostile.push(format!("{{{{ 1{} }}}}", repeated(chain)));
     }
     hostile.push(format!("{{% for {} in x %}}{{% endfor %}}", around("(", "a", ",)", 100_000)));
@@ -78,9 +106,9 @@ fn templates_that_nest_without_end_fail_within_a_megabyte_of_stack() {
 
 #[test]
 fn the_deepest_templates_that_are_allowed_fit_a_megabyte_of_stack() {
-    let nested = |open: &str, inner: &str, close: &str, times: usize| {
+    fn nested(open: &str, inner: &str, close: &str, times: usize) -> String {
         format!("{}{inner}{}", open.repeat(times), close.repeat(times))
-    };
+    }
     let parentheses = |times| format!("{{{{ {} }}}}", nested("(", "1", ")", times));
     assert_eq!(on_small_stack(&parentheses(25)).as_deref(), Ok("1"));
     // Whatever the limits are, each nesting is tried up to where it is refused.
@@ -108,7 +136,9 @@ fn the_deepest_templates_that_are_allowed_fit_a_megabyte_of_stack() {
             "values",
             Box::new(|n| {
                 let nest = format!("{{% for i in range({n}) %}}{{% set ns.s = [ns.s, {{'a': i}}] %}}{{% endfor %}}");
-                format!("{{% set ns = namespace(s=[]) %}}{nest}{{{{ ns.s }}}}{{{{ ns.s|tojson(indent=1) }}}}{{{{ ns.s == ns.s|list }}}}{{{{ ns.s|pprint }}}}")
+                format!(
+                    "{{% set ns = namespace(s=[]) %}}{nest}{{{{ ns.s }}}}{{{{ ns.s|tojson(indent=1) }}}}{{{{ ns.s == ns.s|list }}}}{{{{ ns.s|pprint }}}}"
+                )
             }),
         ),
     ];
@@ -203,15 +233,127 @@ fn what_a_template_drops_can_be_used_again() {
 
 /// Pieces that templates are made of.
 const SOUP: &[&str] = &[
-    "{{ ", " }}", "{% ", " %}", "{%- ", " -%}", "{#", "#}", "for ", "x ", "in ", "endfor", "if ", "else", "elif ", "endif", "set ",
-    "endset", "macro m(x, y=1)", "endmacro", "call m(1)", "endcall", "filter upper", "endfilter", "with x = 1", "endwith", "block b",
-    "endblock", "generation", "endgeneration", "raw", "endraw", "messages", "loop", "loop.index", "loop.nextitem", "namespace(a=1)",
-    "range(3)", "range(99999)", "'a'", "\"ä\"", "'{:>9999}'", "'%s%5d'", "1", "-7", "2.5", "1e300", "none", "true", "[", "]", "(", ")", "{",
-    "}", ",", ":", ".", "|", "~", "+", "-", "*", "**", "/", "//", "%", "==", "<", " not ", " and ", " or ", " is ", " in ", "=", "|list",
-    "|tojson(indent=2)", "|map('upper')", "|join(',')", "|groupby('role')", "|sort", "|unique", "|batch(2)", "|slice(3)", "|indent(3)",
-    "|wordwrap(3)", "|urlize", "|pprint", "|striptags", "|safe", "|e", "|round(1)", "|int", "|first", "|last", "|reverse", "|truncate(3)",
-    ".format(1, x=2)", ".split()", ".items()", ".upper()", ".center(9)", ".join(['x'])", "[1:]", "[::-1]", "[0]", "['role']", ".role",
-    "break", "continue", "\n", "  ", "text", "caller()", "self.b()", "x", "m(1)", "defined", "odd", "recursive", "scoped",
+    "{{ ",
+    " }}",
+    "{% ",
+    " %}",
+    "{%- ",
+    " -%}",
+    "{#",
+    "#}",
+    "for ",
+    "x ",
+    "in ",
+    "endfor",
+    "if ",
+    "else",
+    "elif ",
+    "endif",
+    "set ",
+    "endset",
+    "macro m(x, y=1)",
+    "endmacro",
+    "call m(1)",
+    "endcall",
+    "filter upper",
+    "endfilter",
+    "with x = 1",
+    "endwith",
+    "block b",
+    "endblock",
+    "generation",
+    "endgeneration",
+    "raw",
+    "endraw",
+    "messages",
+    "loop",
+    "loop.index",
+    "loop.nextitem",
+    "namespace(a=1)",
+    "range(3)",
+    "range(99999)",
+    "'a'",
+    "\"ä\"",
+    "'{:>9999}'",
+    "'%s%5d'",
+    "1",
+    "-7",
+    "2.5",
+    "1e300",
+    "none",
+    "true",
+    "[",
+    "]",
+    "(",
+    ")",
+    "{",
+    "}",
+    ",",
+    ":",
+    ".",
+    "|",
+    "~",
+    "+",
+    "-",
+    "*",
+    "**",
+    "/",
+    "//",
+    "%",
+    "==",
+    "<",
+    " not ",
+    " and ",
+    " or ",
+    " is ",
+    " in ",
+    "=",
+    "|list",
+    "|tojson(indent=2)",
+    "|map('upper')",
+    "|join(',')",
+    "|groupby('role')",
+    "|sort",
+    "|unique",
+    "|batch(2)",
+    "|slice(3)",
+    "|indent(3)",
+    "|wordwrap(3)",
+    "|urlize",
+    "|pprint",
+    "|striptags",
+    "|safe",
+    "|e",
+    "|round(1)",
+    "|int",
+    "|first",
+    "|last",
+    "|reverse",
+    "|truncate(3)",
+    ".format(1, x=2)",
+    ".split()",
+    ".items()",
+    ".upper()",
+    ".center(9)",
+    ".join(['x'])",
+    "[1:]",
+    "[::-1]",
+    "[0]",
+    "['role']",
+    ".role",
+    "break",
+    "continue",
+    "\n",
+    "  ",
+    "text",
+    "caller()",
+    "self.b()",
+    "x",
+    "m(1)",
+    "defined",
+    "odd",
+    "recursive",
+    "scoped",
 ];
 
 proptest! {

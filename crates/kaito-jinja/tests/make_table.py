@@ -11,6 +11,7 @@ address in memory, the row says "address".
 
 import json
 import re
+from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
 
@@ -40,9 +41,7 @@ chat_template_utils.datetime = FixedTime
 
 def render(template, variables):
     try:
-        text = chat_template_utils._compile_jinja_template(template).render(**variables)
-    except RecursionError:
-        raise
+        text = chat_template_utils._compile_jinja_template(template).render(**deepcopy(variables))
     except Exception as error:
         return {"error": type(error).__name__}
     if re.search(r" at 0x[0-9a-f]+", text):

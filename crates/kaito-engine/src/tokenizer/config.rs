@@ -40,7 +40,6 @@ pub(super) struct TokenizerConfig {
     pub legacy: bool,
     pub clean_up_tokenization_spaces: bool,
     pub model_max_length: Option<usize>,
-    pub chat_template: Option<String>,
 }
 
 /// A token as a configuration gives it.
@@ -117,7 +116,6 @@ impl TokenizerConfig {
             legacy: file.boolean("legacy")?.unwrap_or(true),
             clean_up_tokenization_spaces: file.boolean("clean_up_tokenization_spaces")?.unwrap_or(false),
             model_max_length: model_max_length(&json),
-            chat_template: file.chat_template()?,
         })
     }
 
@@ -275,19 +273,5 @@ impl ConfigFile<'_> {
             .lstrip(flag("lstrip").unwrap_or(false))
             .rstrip(flag("rstrip").unwrap_or(false))
             .normalized(flag("normalized").unwrap_or(!special)))
-    }
-
-    /// One template, or the one named "default" of several.
-    fn chat_template(&self) -> Result<Option<String>, TokenizerError> {
-        match self.json.get("chat_template") {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(template)) => Ok(Some(template.clone())),
-            Some(Value::Array(templates)) => {
-                let field = |entry: &Value, name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
-                let default = templates.iter().find(|entry| field(entry, "name").as_deref() == Some("default"));
-                Ok(default.and_then(|entry| field(entry, "template")))
-            }
-            Some(_) => Err(self.error("chat_template is neither a text nor a list of named templates")),
-        }
     }
 }

@@ -14,12 +14,10 @@ mod llama_converter;
 pub mod sentencepiece;
 mod text_filter;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use chat_template::ChatTemplate;
-use config::TokenizerConfig;
 use detokenizer::Detokenizer;
 use hugging_face::HuggingFace;
 
@@ -97,9 +95,7 @@ impl Tokenizer {
         let id = |name| backend.special_id(&config, name);
         let special =
             SpecialIds { bos: id("bos_token"), eos: id("eos_token"), pad: id("pad_token"), unk: id("unk_token") };
-        let chat_template = config.chat_template.as_ref().map(|source| {
-            ChatTemplate::new(source.clone(), template_variables(&config)).map_err(|error| error.to_string())
-        });
+        let chat_template = ChatTemplate::open(directory, &config)?;
         if let Some(Err(error)) = &chat_template {
             tracing::warn!(directory = %directory.display(), %error, "the chat template is unusable");
         }
@@ -232,25 +228,25 @@ impl Tokenizer {
         messages: &[ChatMessage],
         add_generation_prompt: bool,
     ) -> Result<String, TokenizerError> {
+        self.apply_chat_template_unless(&|| false, messages, add_generation_prompt)
+    }
+
+    /// [`Self::apply_chat_template`], ended as soon as `cancelled` says that nobody waits for it. A template is bounded in
+    /// steps, bytes and depth, and needs at most a megabyte of the caller's stack.
+    pub fn apply_chat_template_unless(
+        &self,
+        cancelled: &dyn Fn() -> bool,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<String, TokenizerError> {
         match &self.0.chat_template {
             None => Err(TokenizerError::NoChatTemplate),
             Some(Err(reason)) => Err(TokenizerError::ChatTemplate { reason: reason.clone() }),
-            Some(Ok(template)) => template.render(messages, add_generation_prompt),
+            Some(Ok(template)) => template.render(messages, add_generation_prompt, cancelled),
         }
     }
 
     fn backend(&self) -> &Backend {
         &self.0.backend
     }
-}
-
-/// The special tokens, by the names under which a template knows them.
-fn template_variables(config: &TokenizerConfig) -> BTreeMap<&'static str, serde_json::Value> {
-    let named = config.special.iter().map(|(name, token)| (*name, token.text().into()));
-    let mut variables: BTreeMap<_, serde_json::Value> = named.collect();
-    if !config.additional_special.is_empty() {
-        let texts = config.additional_special.iter().map(config::ConfigToken::text);
-        variables.insert("additional_special_tokens", texts.collect());
-    }
-    variables
 }
