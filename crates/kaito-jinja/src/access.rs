@@ -4,8 +4,9 @@ use std::rc::Rc;
 
 use crate::fault::{Fault, Kind, Outcome};
 use crate::functions::Function;
+use crate::loops::LoopState;
 use crate::methods::{METHODS, is_mutating};
-use crate::render::{LoopState, Renderer};
+use crate::render::Renderer;
 use crate::value::{Dict, Items, Value};
 
 /// Attributes that every object of Python has, and those of the protocols that its built-in types follow. The sandbox gives
@@ -311,6 +312,27 @@ impl Renderer<'_> {
         }
     }
 
+    /// The part of a text or sequence between two indices.
+    fn run(&mut self, value: &Value, start: i128, stop: i128) -> Outcome<Option<Value>> {
+        let place = |index: i128| usize::try_from(index).unwrap_or(0);
+        let (start, stop) = (place(start), place(stop));
+        match value {
+            Value::Str(text) => {
+                let (first, last) = (text.byte_of(start), text.byte_of(stop));
+                self.bytes(last)?;
+                self.budget.str_or_markup(&text.text[first..last.max(first)], text.markup).map(Some)
+            }
+            Value::List(items) | Value::Tuple(items) => {
+                let part = items.items.get(start..stop).unwrap_or_default();
+                self.step(part.len() / 16)?;
+                self.budget.room(size_of_val(part))?;
+                let part = self.budget.sequence(part.to_vec(), false)?;
+                Ok(Some(if matches!(value, Value::List(_)) { Value::List(part) } else { Value::Tuple(part) }))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// `value[start:stop:step]`.
     pub(crate) fn slice(&mut self, value: &Value, bounds: &[Option<Value>; 3]) -> Outcome<Value> {
         let length = match value {
@@ -339,6 +361,11 @@ impl Renderer<'_> {
         };
         let (start, stop) =
             if step > 0 { (clamp(start, 0), clamp(stop, size)) } else { (clamp(start, size - 1), clamp(stop, -1)) };
+        if step == 1
+            && let Some(part) = self.run(value, start, stop.max(start))?
+        {
+            return Ok(part);
+        }
         let mut places = Vec::new();
         self.budget.room(length.saturating_mul(8))?;
         self.step(length / 16)?;
@@ -349,12 +376,6 @@ impl Renderer<'_> {
         }
         match value {
             Value::Str(text) => {
-                let plain = step == 1 || text.chars == 0;
-                let (first, last) = (places.first().copied().unwrap_or(0), places.last().map_or(0, |last| last + 1));
-                if plain || places.is_empty() {
-                    let part = &text.text[text.byte_of(first)..text.byte_of(last).max(text.byte_of(first))];
-                    return self.budget.str_or_markup(if places.is_empty() { "" } else { part }, text.markup);
-                }
                 self.budget.room(text.chars.saturating_mul(4))?;
                 let characters: Vec<char> = text.text.chars().collect();
                 let part: String = places.iter().filter_map(|place| characters.get(*place)).collect();

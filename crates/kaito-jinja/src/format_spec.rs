@@ -164,13 +164,14 @@ impl Renderer<'_> {
         let every = if matches!(kind, Some('b' | 'o' | 'x' | 'X')) { 4 } else { 3 };
         let zeros = spec.fill == '0' && matches!(spec.align, Some('=' | '0'));
         let digits = match spec.grouping {
-            None => digits,
-            Some(separator) => {
+            Some(separator) if digits.starts_with(|c: char| c.is_ascii_digit()) => {
                 let room = spec.width.saturating_sub(head.len() + tail.len());
                 self.budget.room(room.saturating_mul(2))?;
                 self.bytes(room)?;
                 grouped(&digits, separator, every, if zeros { room } else { 0 })
             }
+            // Neither infinity nor NaN has digits.
+            _ => digits,
         };
         let mut spec_align = spec.align;
         if spec_align == Some('0') {

@@ -172,6 +172,7 @@ impl Renderer<'_> {
 
     /// The value's text on one line, with the keys of dictionaries in order.
     fn plain(&mut self, buffer: &mut Buffer, value: &Value) -> Outcome<()> {
+        self.step(1)?;
         match value {
             Value::List(items) | Value::Tuple(items) => {
                 let (open, close) = brackets(value, items.items.len());

@@ -11,6 +11,9 @@ use crate::functions::Function;
 use crate::render::Renderer;
 use crate::value::{Items, Part, Sequence, Value};
 
+/// How many values a key may hold: tuples in tuples share what they hold, and can hold more than there is.
+const MAX_HASHED: usize = 10_000;
+
 /// The integer that a float is, if it is one.
 pub(crate) fn integral(value: f64) -> Option<i128> {
     let in_range = value.fract() == 0.0 && value.abs() < 1.7e38;
@@ -41,12 +44,21 @@ fn compare_numbers(left: &Value, right: &Value) -> Option<Option<Ordering>> {
 
 /// The hash of a key: equal keys have equal hashes.
 pub(crate) fn hash_value(hasher: &RandomState, value: &Value) -> Outcome<u64> {
+    let mut left = MAX_HASHED;
+    hash_within(hasher, value, &mut left)
+}
+
+fn hash_within(hasher: &RandomState, value: &Value, left: &mut usize) -> Outcome<u64> {
     let mut state = hasher.build_hasher();
-    feed(&mut state, value)?;
+    feed(&mut state, value, left)?;
     Ok(state.finish())
 }
 
-fn feed(state: &mut impl Hasher, value: &Value) -> Outcome<()> {
+fn feed(state: &mut impl Hasher, value: &Value, left: &mut usize) -> Outcome<()> {
+    let Some(rest) = left.checked_sub(1) else {
+        return Err(Fault::limit(format!("a key of a dictionary holds more than {MAX_HASHED} values")));
+    };
+    *left = rest;
     match value {
         Value::None => 0u8.hash(state),
         Value::Bool(_) | Value::Int(_) => (1u8, value.as_int()).hash(state),
@@ -58,7 +70,7 @@ fn feed(state: &mut impl Hasher, value: &Value) -> Outcome<()> {
         Value::Tuple(items) => {
             (4u8, items.items.len()).hash(state);
             for item in &items.items {
-                feed(state, item)?;
+                feed(state, item, left)?;
             }
         }
         Value::Range(range) => (5u8, range.length, range.get(0)).hash(state),
@@ -75,7 +87,10 @@ impl Renderer<'_> {
         if let Value::Str(text) = value {
             self.bytes(text.text.len())?;
         }
-        hash_value(&self.hasher, value)
+        let mut left = MAX_HASHED;
+        let hash = hash_within(&self.hasher, value, &mut left)?;
+        self.step(MAX_HASHED - left)?;
+        Ok(hash)
     }
 
     /// Python's `bool`.

@@ -1,17 +1,16 @@
 //! The state of one rendering, and its statements.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::rc::Rc;
 
 use chrono::NaiveDateTime;
 
-use crate::ast::{Escaping, For, Stmt, Symbol, Tables, Target};
+use crate::ast::{Escaping, Stmt, Symbol, Tables, Target};
 use crate::budget::{Budget, Buffer, Charge};
 use crate::fault::{Fault, Kind, Outcome};
 use crate::functions::Global;
-use crate::iter::Iter;
 use crate::value::{Namespace, Value, depth_over};
 
 /// How deep evaluation may go: statements, expressions and calls, each in the other. What that needs of the stack is checked
@@ -33,23 +32,6 @@ pub(crate) struct Scope {
 pub(crate) struct MacroValue {
     pub(crate) index: usize,
     pub(crate) scope: Rc<Scope>,
-}
-
-/// The variable `loop`.
-pub(crate) struct LoopState {
-    pub(crate) id: usize,
-    /// The statement, and where it stands: to run it again on inner values.
-    pub(crate) statement: usize,
-    pub(crate) scope: Rc<Scope>,
-    pub(crate) depth0: usize,
-    pub(crate) iter: RefCell<Rc<Iter>>,
-    pub(crate) length: Cell<Option<usize>>,
-    /// How many values were taken.
-    pub(crate) index: Cell<usize>,
-    pub(crate) before: RefCell<Option<Value>>,
-    pub(crate) item: RefCell<Option<Value>>,
-    pub(crate) after: RefCell<Option<Value>>,
-    pub(crate) depth: u16,
 }
 
 /// What follows a statement.
@@ -76,8 +58,8 @@ pub(crate) struct Renderer<'t> {
     max_steps: u64,
     next_look: u64,
     calls: usize,
-    loop_ids: usize,
-    loop_name: Option<Symbol>,
+    pub(crate) loop_ids: usize,
+    pub(crate) loop_name: Option<Symbol>,
     globals: HashMap<String, Value>,
     exported: HashMap<Symbol, Value>,
     strings: Vec<Option<Value>>,
@@ -196,7 +178,7 @@ impl<'t> Renderer<'t> {
     }
 
     /// Leaves a scope whose variables end with its statement.
-    fn leave(&mut self, scope: &Rc<Scope>) {
+    pub(crate) fn leave(&mut self, scope: &Rc<Scope>) {
         clear(scope);
         self.scopes.pop();
     }
@@ -301,7 +283,7 @@ impl<'t> Renderer<'t> {
     }
 
     /// What a block becomes, which must be a text already.
-    fn write_text(&mut self, value: &Value) -> Outcome<()> {
+    pub(crate) fn write_text(&mut self, value: &Value) -> Outcome<()> {
         match value {
             Value::Str(text) => self.write(&text.text),
             other => Err(Fault::type_error(format!("a block must become a text, not a {}", other.type_name()))),
@@ -477,130 +459,6 @@ impl<'t> Renderer<'t> {
         })
     }
 
-    fn for_statement(&mut self, index: usize, scope: &Rc<Scope>) -> Outcome<Flow> {
-        let tables = self.tables;
-        let Some(statement) = tables.loops.get(index) else { return Ok(Flow::Next) };
-        let line = statement.iterable.line;
-        let values = self.eval(&statement.iterable, scope)?;
-        if !statement.recursive {
-            return self.run_loop(index, statement, &values, scope, 0).map_err(|fault| fault.at(line));
-        }
-        let text = self.recurse(index, &values, scope, 0).map_err(|fault| fault.at(line))?;
-        self.write_text(&text)?;
-        Ok(Flow::Next)
-    }
-
-    /// The text of a recursive loop over some values.
-    pub(crate) fn recurse(&mut self, index: usize, values: &Value, scope: &Rc<Scope>, depth0: usize) -> Outcome<Value> {
-        let tables = self.tables;
-        let Some(statement) = tables.loops.get(index) else { return Err(Fault::runtime("no such loop")) };
-        let text = self.deeper(|renderer| {
-            renderer.captured(|renderer| {
-                renderer.run_loop(index, statement, values, scope, depth0)?;
-                Ok(())
-            })
-        })?;
-        Ok(self.budget.built(text, self.escapes(statement.escaping)))
-    }
-
-    fn run_loop(
-        &mut self,
-        index: usize,
-        statement: &'t For,
-        values: &Value,
-        outer: &Rc<Scope>,
-        depth0: usize,
-    ) -> Outcome<Flow> {
-        let mut length = self.length(values).ok();
-        let mut iter = self.iter(values)?;
-        if statement.test.is_some() {
-            iter = Iter::passing(iter, index, outer.clone())?;
-            length = None;
-        }
-        self.loop_ids += 1;
-        let id = self.loop_ids;
-        let state = Rc::new(LoopState {
-            id,
-            statement: index,
-            scope: outer.clone(),
-            depth0,
-            depth: depth_over([values, &Value::Iter(iter.clone())])?,
-            iter: RefCell::new(iter),
-            length: Cell::new(length),
-            index: Cell::new(0),
-            before: RefCell::new(None),
-            item: RefCell::new(None),
-            after: RefCell::new(None),
-        });
-        let scope = self.enter(Some(outer), false);
-        let mut completed = false;
-        while let Some(value) = self.advance(&state)? {
-            self.step(1)?;
-            clear(&scope);
-            if let Some(name) = self.loop_name {
-                set(&scope, name, Some(Value::Loop(state.clone())));
-            }
-            self.assign_target(&statement.target, value, &scope)?;
-            let flow = self.body(&statement.body, &scope)?;
-            if flow == Flow::Break {
-                break;
-            }
-            completed |= flow == Flow::Next;
-        }
-        self.leave(&scope);
-        self.changed.remove(&id);
-        // As in the code that Jinja2 writes, an iteration that `break` or `continue` cut short does not count.
-        if !completed && !statement.otherwise.is_empty() {
-            let scope = self.enter(Some(outer), false);
-            let flow = self.body(&statement.otherwise, &scope)?;
-            self.leave(&scope);
-            return Ok(flow);
-        }
-        Ok(Flow::Next)
-    }
-
-    /// The next value that passes a loop's test.
-    pub(crate) fn next_passing(&mut self, iter: &Rc<Iter>, index: usize, outer: &Rc<Scope>) -> Outcome<Option<Value>> {
-        let tables = self.tables;
-        let Some(statement) = tables.loops.get(index) else { return Ok(None) };
-        let Some(test) = &statement.test else { return self.next(iter) };
-        let scope = self.enter(Some(outer), false);
-        let mut passing = None;
-        while let Some(value) = self.next(iter)? {
-            clear(&scope);
-            self.assign_target(&statement.target, value.clone(), &scope)?;
-            if self.eval_bool(test, &scope)? {
-                passing = Some(value);
-                break;
-            }
-        }
-        self.leave(&scope);
-        Ok(passing)
-    }
-
-    /// The next value of a loop, which becomes its current one.
-    fn advance(&mut self, state: &LoopState) -> Outcome<Option<Value>> {
-        let peeked = state.after.take();
-        let iter = state.iter.borrow().clone();
-        let next = if peeked.is_some() { peeked } else { self.next(&iter)? };
-        if let Some(value) = &next {
-            state.index.set(state.index.get() + 1);
-            let before = state.item.replace(Some(value.clone()));
-            state.before.replace(before);
-        }
-        Ok(next)
-    }
-
-    /// The value after a loop's current one.
-    pub(crate) fn peek(&mut self, state: &LoopState) -> Outcome<Option<Value>> {
-        if state.after.borrow().is_none() {
-            let iter = state.iter.borrow().clone();
-            let next = self.next(&iter)?;
-            state.after.replace(next);
-        }
-        Ok(state.after.borrow().clone())
-    }
-
     /// Calls a macro with its parameters bound. A parameter without a value takes its default.
     pub(crate) fn run_macro(&mut self, value: &MacroValue, bound: Vec<(Symbol, Option<Value>)>) -> Outcome<Value> {
         let tables = self.tables;
@@ -633,12 +491,12 @@ impl<'t> Renderer<'t> {
 }
 
 /// Takes the values of a scope's variables away.
-fn clear(scope: &Scope) {
+pub(crate) fn clear(scope: &Scope) {
     let before = scope.variables.take();
     drop(before);
 }
 
-fn set(scope: &Scope, symbol: Symbol, value: Option<Value>) {
+pub(crate) fn set(scope: &Scope, symbol: Symbol, value: Option<Value>) {
     let mut variables = scope.variables.borrow_mut();
     let before = match variables.iter_mut().find(|(name, _)| *name == symbol) {
         Some((_, slot)) => std::mem::replace(slot, value),

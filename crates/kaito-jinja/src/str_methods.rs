@@ -296,8 +296,12 @@ impl Renderer<'_> {
     fn split(&mut self, of: &Rc<Text>, from_right: bool, args: CallArgs) -> Outcome<Value> {
         let [separator, most] = args.bind("split", ["sep", "maxsplit"], 0)?;
         let most = usize::try_from(self.int_arg(most.as_ref(), -1)?).unwrap_or(usize::MAX);
+        let parts = match &separator {
+            Some(Value::Str(separator)) if !separator.text.is_empty() => of.text.matches(&*separator.text).count(),
+            _ => of.text.split(chars::is_space).count(),
+        };
         // Each part takes some bytes while it is cut out.
-        self.budget.room(of.text.len().saturating_mul(16))?;
+        self.budget.room(parts.saturating_mul(size_of::<&str>()))?;
         match separator {
             None | Some(Value::None) => self.parts(split_spaces(&of.text, most, from_right).into_iter(), of.markup),
             separator => {

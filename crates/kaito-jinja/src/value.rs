@@ -15,7 +15,8 @@ use crate::budget::{Budget, Buffer, Charge};
 use crate::fault::{Fault, Outcome};
 use crate::functions::Function;
 use crate::iter::Iter;
-use crate::render::{LoopState, MacroValue};
+use crate::loops::LoopState;
+use crate::render::MacroValue;
 
 /// How deep values may nest.
 pub(crate) const MAX_DEPTH: u16 = 160;

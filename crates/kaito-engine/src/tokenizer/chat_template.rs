@@ -13,6 +13,8 @@ use super::files::{malformed, read, read_json};
 
 /// The template among several that is taken where none is asked for by name.
 const DEFAULT: &str = "default";
+/// How many times a conversation's size a template may use, beside what it may use anyway.
+const COPIES: usize = 8;
 /// Most files that a folder of named templates may hold; published ones have a few.
 const MAX_NAMED: usize = 256;
 
@@ -55,6 +57,7 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<String, TokenizerError> {
+        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
         let message = |message: &ChatMessage| {
             let field = |name: &str, text: &str| (name.to_owned(), Data::from(text));
             Data::Dict(vec![field("role", &message.role), field("content", &message.content)])
@@ -70,7 +73,10 @@ impl ChatTemplate {
         let special_tokens = self.special_tokens.iter().map(|(name, data)| (*name, data));
         let now = chrono::Local::now().naive_local();
         let variables = conversation.into_iter().chain(special_tokens);
-        self.template.render(variables, now, Limits::default(), cancelled).map_err(failure)
+        // A template may keep some copies of a long conversation.
+        let mut limits = Limits::default();
+        limits.memory = limits.memory.saturating_add(bytes.saturating_mul(COPIES));
+        self.template.render(variables, now, limits, cancelled).map_err(failure)
     }
 }
 
