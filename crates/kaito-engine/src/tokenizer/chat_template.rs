@@ -45,7 +45,7 @@ impl ChatTemplate {
             Some(Err(reason)) => return Ok(Some(Err(reason))),
             Some(Ok(source)) => source,
         };
-        let template = Template::parse(&source).map_err(|error| failure(error).to_string());
+        let template = Template::parse(&source).map_err(|error| error.to_string());
         let special_tokens = special_tokens(config);
         Ok(Some(template.map(|template| Self { template, special_tokens })))
     }
