@@ -164,7 +164,7 @@ impl Renderer<'_> {
         let every = if matches!(kind, Some('b' | 'o' | 'x' | 'X')) { 4 } else { 3 };
         let zeros = spec.fill == '0' && matches!(spec.align, Some('=' | '0'));
         let digits = match spec.grouping {
-            Some(separator) if digits.starts_with(|c: char| c.is_ascii_digit()) => {
+            Some(separator) if digits.starts_with(|c: char| c.is_ascii_hexdigit()) => {
                 let room = spec.width.saturating_sub(head.len() + tail.len());
                 self.budget.room(room.saturating_mul(2))?;
                 self.bytes(room)?;

@@ -1,4 +1,5 @@
 //! Hostile templates: each fails alone, on a small stack, within its limits.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test they are failures of the test")]
 
 use std::cell::Cell;
 use std::thread;
@@ -204,7 +205,7 @@ fn templates_that_ask_for_too_much_memory_or_time_fail_within_their_limits() {
     ] {
         let error = on_small_stack(template).expect_err(template);
         let bounded = matches!(&error, Error::Limit { .. })
-            || matches!(&error, Error::Failed { message, .. } if message.contains("too") || message.contains("128 bits") || message.contains("invalid") || message.contains("hashable"));
+            || matches!(&error, Error::Failed { message, .. } if message.contains("too") || message.contains("128 bits") || message.contains("invalid") || message.contains("more than"));
         assert!(bounded, "{template}: {error}");
     }
 }
