@@ -20,7 +20,8 @@ use crate::{
     decoder::{Decoder, DecoderLimits},
     engine::{Engine, EngineStats, GenerationRequest, GenerationStream},
     family,
-    generate::GenerateOptions,
+    generate::{GenerateOptions, PARAMETER_NAMES},
+    json,
     kv_cache::KvCache,
     meta::{ChatRequest, CompletionRequest, MetaContext, MetaStream},
     quantized::Quantize,
@@ -351,7 +352,7 @@ fn start_engine(
         step_tokens,
         step_tokens_beside_streams: budget.tokens_beside_streams.clamp(rows, step_tokens),
         step_drafts,
-        long_above: RopeTable::new(&config.rope, config.head_dim).long_above(),
+        long_above: RopeTable::of(&config).and_then(|rope| rope.long_above()),
     };
     let pages = u32::try_from(capacity.pages).unwrap_or(u32::MAX);
     let step_logits = rows + step_drafts;
@@ -479,6 +480,20 @@ fn count(weights: &ModelWeights) -> Count {
     count
 }
 
+/// Fields of `generation_config.json` in whose place the documented defaults of a request always stand.
+const OVERRIDDEN: [&str; 10] = [
+    "max_length",
+    "min_length",
+    "do_sample",
+    "early_stopping",
+    "num_beams",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+];
+
 /// What a model's own files say about generation.
 struct ModelDefaults {
     options: GenerateOptions,
@@ -486,16 +501,27 @@ struct ModelDefaults {
 }
 
 impl ModelDefaults {
-    /// Reads `generation_config.json`; without one, the special tokens of `config.json`, as transformers does.
+    /// Reads `generation_config.json`; without one, the fields of `config.json` that it would have, as transformers does.
     fn read(directory: &Path) -> Result<Self, Error> {
-        let fields = match read_object(&directory.join("generation_config.json"))? {
-            Some(fields) => fields,
-            None => {
-                let mut fields = read_object(&directory.join("config.json"))?.unwrap_or_default();
-                fields.retain(|name, _| ["bos_token_id", "eos_token_id", "pad_token_id"].contains(&name.as_str()));
-                fields
-            }
+        let mut file = directory.join("generation_config.json");
+        let mut fields = read_object(&file)?;
+        if fields.is_none() {
+            file = directory.join("config.json");
+            fields = read_object(&file)?;
+        }
+        let mut fields = fields.unwrap_or_default();
+        // A request's word alone: this one is no field of these files, but programs that train leave theirs there.
+        fields.remove("seed");
+        let has_non_finite = |value: &Value| {
+            let mut values = std::slice::from_ref(value).iter().chain(value.as_array().into_iter().flatten());
+            values.any(|value| json::non_finite(value).is_some())
         };
+        let counts =
+            |name: &str| name == "bos_token_id" || PARAMETER_NAMES.contains(&name) && !OVERRIDDEN.contains(&name);
+        if let Some((name, value)) = fields.iter().find(|(name, value)| counts(name) && has_non_finite(value)) {
+            let value = json::describe(value);
+            return Err(Error::Load(format!("{}: {name} is {value}, expected a finite number", file.display())));
+        }
         let bos_token_id = fields.get("bos_token_id").and_then(Value::as_u64).and_then(|id| id.try_into().ok());
         Ok(Self { options: GenerateOptions::from_generation_config(&fields), bos_token_id })
     }
@@ -537,5 +563,5 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
     if text.len() as u64 > MAX_CONFIG_BYTES {
         return Err(failed(&format!("the file has more than the {MAX_CONFIG_BYTES} bytes that it may have")));
     }
-    serde_json::from_slice(&text).map(Some).map_err(|error| failed(&format!("not a JSON object: {error}")))
+    json::parse_object(&text).map(Some).map_err(|error| failed(&format!("not a JSON object: {error}")))
 }

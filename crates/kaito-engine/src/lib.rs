@@ -13,6 +13,7 @@ mod error;
 mod events;
 pub mod family;
 pub mod generate;
+mod json;
 pub mod kv_cache;
 mod language_model;
 mod meta;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kaito_engine::generate::{FinishReason, GenerateOptions};
 use kaito_engine::{
@@ -12,8 +12,29 @@ use kaito_engine::{
 };
 use serde_json::{Value, json};
 
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name)
+}
+
+/// A copy of a model, with each of `files` replaced by another text or, where it is empty, gone.
+fn copy_with(name: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fixture(name).read_dir().unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    for (file, text) in files {
+        let path = copy.path().join(file);
+        if text.is_empty() { std::fs::remove_file(path).unwrap() } else { std::fs::write(path, text).unwrap() }
+    }
+    copy
+}
+
 fn load(name: &str, max_seq_len: Option<usize>) -> LanguageModel {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name);
+    load_from(&fixture(name), max_seq_len).unwrap()
+}
+
+fn load_from(directory: &Path, max_seq_len: Option<usize>) -> Result<LanguageModel, Error> {
     let options = LoadOptions {
         threads: NonZeroUsize::new(2),
         max_seq_len,
@@ -22,10 +43,10 @@ fn load(name: &str, max_seq_len: Option<usize>) -> LanguageModel {
         ..LoadOptions::default()
     };
     let told = std::sync::Mutex::new(Vec::new());
-    let model = LanguageModel::load(&directory, &options, &|part| told.lock().unwrap().push(part)).unwrap();
+    let model = LanguageModel::load(directory, &options, &|part| told.lock().unwrap().push(part))?;
     let told = told.into_inner().unwrap();
     assert!(told.is_sorted() && told.first() == Some(&0.0) && told.last() == Some(&1.0), "{told:?}");
-    model
+    Ok(model)
 }
 
 fn request(prompt: &str, options: Value) -> TextRequest {
@@ -65,6 +86,63 @@ async fn refusal(model: &LanguageModel, request: TextRequest) -> String {
 }
 
 const PROMPT: &str = "a b c a b c a b";
+
+/// transformers makes its generation config of config.json then, with all that is in it.
+#[tokio::test]
+async fn generation_fields_of_config_json_count_where_there_is_no_generation_config() {
+    const NAME: &str = "llama-tied-bin-f16";
+    let greedy = || request("the same the same", json!({"do_sample": false, "max_new_tokens": 24}));
+    let copy = copy_with(NAME, &[("generation_config.json", "{\"eos_token_id\": 2, \"no_repeat_ngram_size\": 1}")]);
+    let model = load_from(copy.path(), None).unwrap();
+    let expected = answer(&model, greedy()).await.unwrap().0.sequences;
+    let text = std::fs::read_to_string(fixture(NAME).join("config.json")).unwrap();
+    let config = text.replacen('{', "{\"no_repeat_ngram_size\": 1, \"seed\": 7, \"repetition_penalty\": 2.5,", 1);
+    let copy = copy_with(NAME, &[("generation_config.json", ""), ("config.json", &config)]);
+    let model = load_from(copy.path(), None).unwrap();
+    assert_eq!(answer(&model, greedy()).await.unwrap().0.sequences, expected);
+    let copy = copy_with(NAME, &[("generation_config.json", "")]);
+    let model = load_from(copy.path(), None).unwrap();
+    assert_ne!(answer(&model, greedy()).await.unwrap().0.sequences, expected, "the field does nothing for this prompt");
+}
+
+#[tokio::test]
+async fn numbers_that_json_has_not_matter_only_where_they_count() {
+    const NAME: &str = "falcon-7b-type";
+    let with = |file: &str, field: &str| {
+        let text = std::fs::read_to_string(fixture(NAME).join(file)).unwrap();
+        // The tokenizer's own reader takes unknown fields in few places only.
+        let place = if file == "tokenizer.json" { "\"special\": true" } else { "{" };
+        let field = if file == "tokenizer.json" { format!("{place}, {field}") } else { format!("{{{field},") };
+        assert!(text.contains(place));
+        copy_with(NAME, &[(file, &text.replacen(place, &field, 1))])
+    };
+    let greedy = || request("Say NaN and Infinity", json!({"do_sample": false, "max_new_tokens": 8}));
+    let expected = answer(&load(NAME, None), greedy()).await.unwrap().0;
+    for (file, field) in [
+        ("config.json", "\"summary_range\": [0.0, Infinity]"),
+        ("generation_config.json", "\"eta_cutoff\": NaN, \"temperature\": Infinity"),
+        ("tokenizer_config.json", "\"of nobody\": -Infinity, \"name\": \"NaN\""),
+        ("tokenizer.json", "\"of nobody\": [NaN, {\"a\": -Infinity}]"),
+        ("special_tokens_map.json", "\"of nobody\": NaN"),
+    ] {
+        let copy = with(file, field);
+        let output = answer(&load_from(copy.path(), None).unwrap(), greedy()).await.unwrap().0;
+        assert_eq!((output.texts, output.sequences), (expected.texts.clone(), expected.sequences.clone()), "{file}");
+    }
+    for (file, field, expected) in [
+        (
+            "generation_config.json",
+            "\"length_penalty\": -Infinity",
+            "length_penalty is -Infinity, expected a finite number",
+        ),
+        ("config.json", "\"layer_norm_epsilon_\": 1, \"rope_theta\": NaN", "rope_theta is NaN, expected a number"),
+        ("tokenizer_config.json", "\"unk_token\": NaN", "unk_token is neither a text nor a token"),
+    ] {
+        let copy = with(file, field);
+        let error = load_from(copy.path(), None).err().unwrap().to_string();
+        assert!(error.contains(expected) && error.contains(file), "{error}");
+    }
+}
 
 #[tokio::test]
 async fn a_stop_string_ends_the_text_before_it() {

@@ -340,11 +340,11 @@ impl GenerateOptions {
                 continue;
             }
             if UNSUPPORTED.contains(&name.as_str()) {
-                tracing::warn!(field = name, %value, "generation_config.json: this field is not supported and ignored");
+                tracing::warn!(field = name, %value, "the model's generation defaults: this field is not supported and ignored");
             } else if PARAMETER_NAMES.contains(&name.as_str())
                 && let Err(error) = options.set(name, value)
             {
-                tracing::warn!(%error, "generation_config.json: this field is ignored");
+                tracing::warn!(%error, "the model's generation defaults: this field is ignored");
             }
         }
         // These two ask for a richer answer, which is the client's business alone.

@@ -14,6 +14,7 @@ use super::decoder_chain::DecoderChain;
 use super::files::{malformed, parse_json, read};
 use super::llama_converter::{Spaces, convert};
 use super::sentencepiece::ModelProto;
+use crate::json;
 
 /// A tokenizer as `AutoTokenizer.from_pretrained` would make it.
 #[derive(Debug)]
@@ -43,8 +44,8 @@ impl HuggingFace {
                 (model_path, tokenizer, DecoderChain::llama(add_prefix_space))
             }
             (None, Some(json)) => {
-                let tokenizer =
-                    fenced(|| Tokenizer::from_bytes(&json)).map_err(|reason| malformed(&json_path, reason))?;
+                let tokenizer = fenced(|| Tokenizer::from_bytes(json::standard(&json)))
+                    .map_err(|reason| malformed(&json_path, reason))?;
                 let decoder = decoder_of(&json_path, &tokenizer)?;
                 (json_path, tokenizer, decoder)
             }
