@@ -23,7 +23,9 @@ mod thread_pool;
 mod zeros;
 
 pub use activation::{add, gelu_erf, swiglu};
-pub use attention::{AttentionSequence, AttentionShape, MAX_PAGE_TOKENS, PAGE_TOKENS, paged_attention};
+pub use attention::{
+    AttentionSequence, AttentionShape, MAX_PAGE_TOKENS, PAGE_TOKENS, alibi_bias, alibi_slopes, paged_attention,
+};
 pub use convert::{convert, narrow, widen};
 pub use dtype::DType;
 pub use gather::gather_rows;
