@@ -62,6 +62,7 @@ fn submit(model: &LanguageModel, prompt: &str, tokens: usize, options: Value) ->
         clean_up_tokenization_spaces: None,
         prefix: None,
         handle_long_generation: None,
+        add_special_tokens: None,
         options: GenerateOptions::from_json(&options).unwrap(),
         stop: Vec::new(),
     };

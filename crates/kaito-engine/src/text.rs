@@ -27,12 +27,15 @@ pub struct TextRequest {
     pub input: TextInput,
     /// Whether the answer begins with the prompt. `None`: a prompt is returned, a conversation is not.
     pub return_full_text: Option<bool>,
-    /// Whether spaces before punctuation are removed; `None` is true.
+    /// Whether spaces before punctuation are removed; `None` is false.
     pub clean_up_tokenization_spaces: Option<bool>,
     /// Text put before the prompt, of which the answer says nothing. It extends `max_length` and `min_length`.
     pub prefix: Option<String>,
     /// `"hole"` drops the beginning of a prompt that leaves too little room; `None` never does.
     pub handle_long_generation: Option<String>,
+    /// Whether a prompt gets the tokens that the tokenizer adds to every sequence; `None` is true. A conversation never
+    /// does: its template writes them. `Some(true)` also counts them in the prefix's length.
+    pub add_special_tokens: Option<bool>,
     /// Parameters of generation.
     pub options: GenerateOptions,
     /// Texts that end a sequence where they appear; they are not part of it.
@@ -126,9 +129,11 @@ impl TextContext<'_> {
     /// Tokenises a request and checks its parameters.
     pub(crate) fn prepare(&self, request: TextRequest) -> Result<Prepared, Error> {
         let prefix = request.prefix.unwrap_or_default();
+        let special = |add: bool| if add { Special::Add } else { Special::Skip };
         let (shown, encoded) = match request.input {
             TextInput::Prompt(prompt) => {
-                let encoded = self.tokenizer.encode(&format!("{prefix}{prompt}"), Special::Add)?;
+                let add = special(request.add_special_tokens.unwrap_or(true));
+                let encoded = self.tokenizer.encode(&format!("{prefix}{prompt}"), add)?;
                 (if request.return_full_text.unwrap_or(true) { prompt } else { String::new() }, encoded)
             }
             TextInput::Messages(_) if !prefix.is_empty() => {
@@ -143,7 +148,11 @@ impl TextContext<'_> {
             }
         };
         let prompt = self.not_empty(encoded)?;
-        let prefix_len = if prefix.is_empty() { 0 } else { self.tokenizer.encode(&prefix, Special::Skip)?.len() };
+        let prefix_len = if prefix.is_empty() {
+            0
+        } else {
+            self.tokenizer.encode(&prefix, special(request.add_special_tokens.unwrap_or(false)))?.len()
+        };
         let options = request.options.over_model(self.defaults.clone());
         let prompt = match request.handle_long_generation.as_deref() {
             None => prompt,
@@ -169,7 +178,7 @@ impl TextContext<'_> {
         )?;
         let decode = DecodeOptions {
             skip_special_tokens: true,
-            clean_up_tokenization_spaces: request.clean_up_tokenization_spaces.unwrap_or(true),
+            clean_up_tokenization_spaces: request.clean_up_tokenization_spaces.unwrap_or(false),
         };
         let assembler = Assembler::new(self.tokenizer, &prompt, decode, shown, &request.stop);
         Ok(Prepared { generation: GenerationRequest { prompt, params }, assembler })

@@ -35,6 +35,7 @@ fn request(prompt: &str, options: Value) -> TextRequest {
         clean_up_tokenization_spaces: None,
         prefix: None,
         handle_long_generation: None,
+        add_special_tokens: None,
         options: GenerateOptions::from_json(options.as_object().unwrap()).unwrap(),
         stop: Vec::new(),
     }

@@ -216,18 +216,6 @@ fn max_total_len(options: &GenerateOptions, context: &ResolveContext<'_>) -> Res
     if let Some(error) = limits.into_iter().find_map(|(limit, name)| too_long(limit, name)) {
         return Err(error);
     }
-    let min_total = min_length(options, context);
-    if min_total > max_total {
-        return Err(match options.min_new_tokens {
-            Some(new) => ParameterError::Conflict(format!(
-                "`min_new_tokens` is {new}: with the prompt's {prompt} tokens that is above the longest sequence \
-                 allowed, {max_total}"
-            )),
-            None => ParameterError::Conflict(format!(
-                "`min_length` is {min_total}: it must be at most the longest sequence allowed, {max_total}"
-            )),
-        });
-    }
     Ok(max_total)
 }
 

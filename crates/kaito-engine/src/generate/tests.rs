@@ -572,14 +572,6 @@ fn bad_parameters_are_named_with_their_value_and_what_is_allowed() {
             json!({"max_length": 10}),
             "the prompt has 10 tokens, but `max_length` is 10: at least one token must be left for the answer",
         ),
-        (
-            json!({"min_length": 30, "max_length": 20}),
-            "`min_length` is 30: it must be at most the longest sequence allowed, 20",
-        ),
-        (
-            json!({"min_new_tokens": 6, "max_new_tokens": 5}),
-            "`min_new_tokens` is 6: with the prompt's 10 tokens that is above the longest sequence allowed, 15",
-        ),
         (json!({"tempratur": 1}), "unknown parameter `tempratur`; did you mean `temperature`?"),
         (json!({"max_lenght": null}), "unknown parameter `max_lenght`; did you mean `max_length`?"),
         (json!({"TOP_K": 3}), "unknown parameter `TOP_K`; did you mean `top_k`?"),

@@ -4,6 +4,7 @@
 //! Meta's downloads with those of the SentencePiece library.
 
 mod chat_template;
+mod class;
 mod config;
 mod decoder_chain;
 mod detokenizer;
@@ -11,6 +12,7 @@ mod error;
 mod files;
 mod hugging_face;
 mod llama_converter;
+mod prefix_space;
 pub mod sentencepiece;
 mod text_filter;
 

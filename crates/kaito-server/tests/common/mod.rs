@@ -53,6 +53,7 @@ pub fn busy_model() -> (LanguageModel, Vec<TextStream>) {
         clean_up_tokenization_spaces: None,
         prefix: None,
         handle_long_generation: None,
+        add_special_tokens: None,
         options: lengths.clone(),
         stop: Vec::new(),
     };

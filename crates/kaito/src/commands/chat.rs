@@ -204,6 +204,7 @@ impl Chat<'_> {
             clean_up_tokenization_spaces: Some(false),
             prefix: None,
             handle_long_generation: None,
+            add_special_tokens: None,
             options: GenerateOptions {
                 max_new_tokens: Some(self.args.max_new_tokens.get()),
                 do_sample: Some(sampled),
