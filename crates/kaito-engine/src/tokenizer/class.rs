@@ -32,8 +32,6 @@ pub(super) enum BeginAndEnd {
         /// What an absent `add_bos_token` means.
         begin_by_default: bool,
     },
-    /// The two switches where one of them is there, else the post-processor.
-    SwitchesIfGiven,
 }
 
 /// What `add_prefix_space` changes.
@@ -68,9 +66,8 @@ const GENERIC: TokenizerClass = TokenizerClass {
     prefix_space: PrefixSpace::Ignored,
     converts: false,
 };
-/// What transformers 5 writes: it has moved every switch into tokenizer.json, so nothing is made anew.
-const BACKEND: TokenizerClass =
-    TokenizerClass { name: "TokenizersBackend", begin_and_end: BeginAndEnd::SwitchesIfGiven, ..GENERIC };
+/// What transformers 5 writes: it moves the switches into tokenizer.json, and makes nothing anew by them.
+const BACKEND: TokenizerClass = TokenizerClass { name: "TokenizersBackend", ..GENERIC };
 const GPT2: TokenizerClass =
     TokenizerClass { name: "GPT2Tokenizer", special: GPT2_SPECIAL, prefix_space: PrefixSpace::PreTokenizer, ..GENERIC };
 

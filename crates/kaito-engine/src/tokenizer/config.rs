@@ -106,13 +106,12 @@ impl TokenizerConfig {
             }
         }
 
-        let begin_and_end = file.begin_and_end(class, &special)?;
         Ok(Self {
             class,
-            begin_and_end,
             special,
             additional_special,
             added,
+            begin_and_end: file.begin_and_end(class)?,
             add_prefix_space: file.boolean("add_prefix_space")?,
             prefix_space_of_conversion: class.prefix_space != PrefixSpace::Conversion
                 // Where tokenizer.json is passed over, the class hands its own absent value on as a null.
@@ -264,37 +263,27 @@ impl ConfigFile<'_> {
     }
 
     /// Whether the class adds the begin and the end token, if that is for it to say.
-    fn begin_and_end(
-        &self,
-        class: &TokenizerClass,
-        special: &BTreeMap<&'static str, ConfigToken>,
-    ) -> Result<Option<(bool, bool)>, TokenizerError> {
-        let names = ["add_bos_token", "add_eos_token"];
-        let begin_by_default = match class.begin_and_end {
-            BeginAndEnd::Switches { begin_by_default } => begin_by_default,
-            BeginAndEnd::SwitchesIfGiven if names.iter().any(|name| self.json.contains_key(*name)) => false,
-            BeginAndEnd::SwitchesIfGiven => return Ok(None),
-            BeginAndEnd::PostProcessor => {
-                if class.name == CODE_GEN && self.switch("add_bos_token", false)? {
-                    return Err(self.unsupported(format!("\"add_bos_token\" with the class {}", class.name)));
-                }
-                return Ok(None);
+    fn begin_and_end(&self, class: &TokenizerClass) -> Result<Option<(bool, bool)>, TokenizerError> {
+        match class.begin_and_end {
+            BeginAndEnd::Switches { begin_by_default } => {
+                let begin = self.switch("add_bos_token", begin_by_default)?;
+                Ok(Some((begin, self.switch("add_eos_token", false)?)))
             }
-        };
-        let begin = self.switch("add_bos_token", begin_by_default)?;
-        let end = self.switch("add_eos_token", false)?;
-        if class.begin_and_end == BeginAndEnd::SwitchesIfGiven {
-            // This one class passes over a token that there is not.
-            return Ok(Some((begin && special.contains_key("bos_token"), end && special.contains_key("eos_token"))));
+            BeginAndEnd::PostProcessor if class.name == CODE_GEN && self.switch("add_bos_token", false)? => {
+                Err(self.unsupported(format!("\"add_bos_token\" with the class {}", class.name)))
+            }
+            BeginAndEnd::PostProcessor => Ok(None),
         }
-        Ok(Some((begin, end)))
     }
 
     /// The first setting that makes the class pass over tokenizer.json.
     fn conversion_asked_by(&self, class: &TokenizerClass) -> Result<Option<&'static str>, TokenizerError> {
-        // transformers 5 makes a Llama tokenizer by its switch too, but saves what it made.
+        // transformers 5 makes a Llama tokenizer anew by its switches too, but saves what it made.
         let named = self.json.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
         let is_llama = class.prefix_space == PrefixSpace::Conversion || named.starts_with("LlamaTokenizer");
+        if is_llama && class.prefix_space != PrefixSpace::Conversion && self.switch("legacy", false)? {
+            return Ok(Some("legacy"));
+        }
         if is_llama && self.boolean("add_prefix_space")?.is_some() {
             return Ok(Some("add_prefix_space"));
         }

@@ -107,3 +107,41 @@ fn score(token: &TokenScore) -> Value {
     let top: Vec<_> = token.top.iter().map(|t| json!({ "id": t.id, "text": t.text, "logprob": t.log_prob })).collect();
     json!({ "id": token.id, "text": token.text, "logprob": token.log_prob, "top": top })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Endpoint, parse};
+    use super::*;
+
+    fn request(body: &Value) -> TextRequest {
+        match parse(Endpoint::Chat, body.to_string().as_bytes()).unwrap().work {
+            Work::Text(request) => *request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_an_explicit_null_means_the_pipelines_own_clean_up() {
+        for (body, clean_up) in [
+            (json!({"prompt": "a"}), None),
+            (json!({"prompt": "a", "clean_up_tokenization_spaces": null}), Some(true)),
+            (json!({"prompt": "a", "generate_kwargs": {"clean_up_tokenization_spaces": null}}), Some(true)),
+            (json!({"prompt": "a", "clean_up_tokenization_spaces": true}), Some(true)),
+            (json!({"prompt": "a", "clean_up_tokenization_spaces": false}), Some(false)),
+        ] {
+            assert_eq!(request(&body).clean_up_tokenization_spaces, clean_up, "{body}");
+        }
+    }
+
+    #[test]
+    fn add_special_tokens_stands_at_either_level() {
+        for (body, add) in [
+            (json!({"prompt": "a"}), None),
+            (json!({"prompt": "a", "add_special_tokens": null}), None),
+            (json!({"prompt": "a", "add_special_tokens": false}), Some(false)),
+            (json!({"prompt": "a", "generate_kwargs": {"add_special_tokens": true}}), Some(true)),
+        ] {
+            assert_eq!(request(&body).add_special_tokens, add, "{body}");
+        }
+    }
+}
