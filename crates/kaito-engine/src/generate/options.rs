@@ -372,15 +372,9 @@ impl GenerateOptions {
 
     /// A request's options over the documented defaults over the model's `generation_config.json`.
     ///
-    /// A length that the request gives in one form is not overruled by the model's in the other form.
+    /// A number of new tokens in the model's file stays, and wins over a length in the request as it would within it.
     #[must_use]
-    pub fn over_model(self, mut model: Self) -> Self {
-        if self.max_length.is_some() {
-            model.max_new_tokens = None;
-        }
-        if self.min_length.is_some() {
-            model.min_new_tokens = None;
-        }
+    pub fn over_model(self, model: Self) -> Self {
         self.or(Self::documented_defaults()).or(model)
     }
 }

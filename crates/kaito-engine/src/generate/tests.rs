@@ -611,7 +611,7 @@ fn documented_defaults_stand_between_the_request_and_the_model() {
     assert_eq!((options.max_length, options.max_new_tokens), (Some(200), Some(7)));
     assert_eq!((options.num_beams, options.output_scores), (Some(1), None));
     let options = request(json!({"max_length": 50, "eos_token_id": 9})).over_model(model);
-    assert_eq!((options.max_length, options.max_new_tokens), (Some(50), None));
+    assert_eq!((options.max_length, options.max_new_tokens), (Some(50), Some(7)));
     assert_eq!(options.eos_token_id, Some(vec![9]));
 }
 

@@ -105,7 +105,10 @@ impl TokenizerClass {
             None | Some(Value::Null) => {}
             Some(Value::String(name)) if name == "tokenizers" && has_tokenizer_json => return Ok(Ok(&BACKEND)),
             Some(Value::String(name)) if name == "tokenizers" => {}
-            Some(other) => return Ok(Err(format!("the tokenizer backend {other}"))),
+            Some(other) => {
+                let shown: String = other.to_string().chars().take(60).collect();
+                return Ok(Err(format!("the tokenizer backend {shown}")));
+            }
         }
         let named = |json: &Map<String, Value>| json.get("tokenizer_class").and_then(Value::as_str).map(str::to_owned);
         let mut name = named(json);
