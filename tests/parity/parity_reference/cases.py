@@ -128,6 +128,8 @@ GREEDY = [
     Case("end token of the request", lambda c: greedy(eos_token_id=c.greedy[6])),
     Case("list of end tokens", lambda c: greedy(eos_token_id=[c.greedy[12], c.greedy[8]]), models=WHOLE,
          accept=_ends_early),
+    Case("null switches off what the model sets", greedy(no_repeat_ngram_size=None), models=("llama-tied-bin-f16",),
+         unlike={"no_repeat_ngram_size": 3}),
     Case("null end token falls back", greedy(eos_token_id=None, max_new_tokens=60), models=WHOLE, accept=_ends_early),
     Case("own end token", greedy(max_new_tokens=60), accept=_ends_early),
     Case("min_length", lambda c: greedy(eos_token_id=c.greedy[3], min_length=len(c.prompt_ids) + 9),

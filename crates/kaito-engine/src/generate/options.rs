@@ -209,6 +209,8 @@ macro_rules! parameters {
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct GenerateOptions {
             $($(#[$doc])* pub $name: Option<$type>,)*
+            /// The parameters that were given as null: none of the model's own values stands in for them.
+            pub cleared: Vec<&'static str>,
         }
 
         /// The names of all parameters.
@@ -229,10 +231,17 @@ macro_rules! parameters {
                 }
             }
 
+            fn clear(&mut self, name: &str) {
+                match name {
+                    $(stringify!($name) => self.$name = None,)*
+                    _ => {}
+                }
+            }
+
             /// These options, with `defaults` where nothing is set.
             #[must_use]
             pub fn or(self, defaults: Self) -> Self {
-                Self { $($name: self.$name.or(defaults.$name),)* }
+                Self { $($name: self.$name.or(defaults.$name),)* cleared: self.cleared }
             }
         }
     };
@@ -312,8 +321,12 @@ const UNSUPPORTED: &[&str] = &[
     "suppress_tokens",
 ];
 
+/// Where the reference falls back to the model's own value although the request has a null.
+const KEPT: [&str; 2] = ["eos_token_id", "pad_token_id"];
+
 impl GenerateOptions {
-    /// Options of a request. A null is the same as an absent parameter.
+    /// Options of a request. A null has the documented default, if there is one; else it switches the parameter off, also
+    /// where the model's own configuration sets it.
     ///
     /// # Errors
     /// A name that is not a parameter, a value of the wrong type or out of its range.
@@ -321,8 +334,9 @@ impl GenerateOptions {
         let mut options = Self::default();
         for (name, value) in parameters {
             if value.is_null() {
-                if !PARAMETER_NAMES.contains(&name.as_str()) {
-                    return Err(ParameterError::unknown(name, PARAMETER_NAMES.iter().copied()));
+                match PARAMETER_NAMES.iter().find(|known| *known == name) {
+                    Some(known) => options.cleared.push(known),
+                    None => return Err(ParameterError::unknown(name, PARAMETER_NAMES.iter().copied())),
                 }
             } else {
                 options.set(name, value)?;
@@ -374,7 +388,10 @@ impl GenerateOptions {
     ///
     /// A number of new tokens in the model's file stays, and wins over a length in the request as it would within it.
     #[must_use]
-    pub fn over_model(self, model: Self) -> Self {
+    pub fn over_model(self, mut model: Self) -> Self {
+        for name in self.cleared.iter().filter(|name| !KEPT.contains(name)) {
+            model.clear(name);
+        }
         self.or(Self::documented_defaults()).or(model)
     }
 }

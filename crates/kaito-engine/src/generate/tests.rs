@@ -616,6 +616,21 @@ fn documented_defaults_stand_between_the_request_and_the_model() {
 }
 
 #[test]
+fn a_null_switches_off_what_the_model_sets() {
+    let model = json!({
+        "no_repeat_ngram_size": 3, "max_new_tokens": 7, "forced_eos_token_id": 2, "eos_token_id": 5, "pad_token_id": 6, "top_k": 3,
+    });
+    let model = GenerateOptions::from_generation_config(model.as_object().unwrap());
+    let names =
+        ["no_repeat_ngram_size", "max_new_tokens", "forced_eos_token_id", "eos_token_id", "pad_token_id", "top_k"];
+    let nulls = names.map(|name| (name.to_owned(), Value::Null)).into_iter().collect();
+    let options = GenerateOptions::from_json(&nulls).unwrap().over_model(model);
+    assert_eq!((options.no_repeat_ngram_size, options.max_new_tokens), (None, None));
+    assert_eq!((options.forced_eos_token_id, options.top_k), (None, Some(10)));
+    assert_eq!((options.eos_token_id, options.pad_token_id), (Some(vec![5]), Some(6)));
+}
+
+#[test]
 fn a_prefix_extends_the_lengths() {
     let options = GenerateOptions { max_length: Some(20), min_length: Some(12), ..GenerateOptions::default() };
     let context = ResolveContext { prefix_len: 5, ..context(10) };
