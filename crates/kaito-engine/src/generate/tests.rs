@@ -342,8 +342,8 @@ fn what_a_sequence_draws_does_not_depend_on_when_another_is_stopped() {
     let mut generation = Generation::new(vec![1], params);
     for step in 0.. {
         if step == 3 {
-            assert_eq!(generation.stop_sequence(1), Some(1));
-            assert_eq!(generation.stop_sequence(1), None);
+            assert_eq!(generation.stop_sequence(1), Stopped::Row(1));
+            assert_eq!(generation.stop_sequence(1), Stopped::NoRow);
             assert_eq!(generation.rows(), 2);
         }
         let mut scores: Vec<Vec<f32>> =
@@ -365,9 +365,9 @@ fn what_a_sequence_draws_does_not_depend_on_when_another_is_stopped() {
 fn stopping_the_last_sequence_finishes_even_before_the_first_step() {
     let params = json!({"do_sample": true, "num_return_sequences": 2, "max_new_tokens": 5});
     let mut generation = Generation::new(vec![1], resolve(params.as_object().unwrap(), 1, 24));
-    assert_eq!(generation.stop_sequence(0), None, "the row is still the other's");
+    assert_eq!(generation.stop_sequence(0), Stopped::NoRow, "the row is still the other's");
     assert_eq!((generation.rows(), generation.is_finished()), (1, false));
-    assert_eq!(generation.stop_sequence(1), Some(0));
+    assert_eq!(generation.stop_sequence(1), Stopped::Row(0));
     assert!(generation.is_finished());
     assert!(generation.outputs().iter().all(|output| output.finish_reason == FinishReason::Stop));
 }
@@ -499,7 +499,8 @@ fn error_of(params: Value) -> String {
 
 #[test]
 fn bad_parameters_are_named_with_their_value_and_what_is_allowed() {
-    let words = "a list of words, each a list of one or more token ids (integers of at least 0), and not empty";
+    let words = "a list of words, each a list of one or more token ids (integers of at least 0), not empty and of at most \
+                 131072 ids in all";
     let cases = [
         (json!({"max_length": 0}), "`max_length` is 0: it must be an integer of at least 1"),
         (json!({"max_length": "20"}), "`max_length` is \"20\": it must be an integer of at least 1"),
@@ -528,7 +529,7 @@ fn bad_parameters_are_named_with_their_value_and_what_is_allowed() {
         ),
         (
             json!({"eos_token_id": [1, "x"]}),
-            "`eos_token_id` is [1,\"x\"]: it must be a token id (an integer of at least 0) or a list of token ids",
+            "`eos_token_id` is [1,\"x\"]: it must be a token id (an integer of at least 0) or a list of at most 256 token ids",
         ),
         (json!({"eos_token_id": 100}), "`eos_token_id` has the token id 100: this model's ids are 0 to 99"),
         (json!({"pad_token_id": -1}), "`pad_token_id` is -1: it must be a token id (an integer of at least 0)"),
