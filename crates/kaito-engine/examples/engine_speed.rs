@@ -77,7 +77,7 @@ async fn times(mut stream: TextStream) -> (Vec<Instant>, usize) {
     let mut times = Vec::new();
     while let Some(event) = stream.next().await {
         match event.expect("the request ends well") {
-            TextEvent::Started => {}
+            TextEvent::Started | TextEvent::Rest { .. } => {}
             TextEvent::Delta { .. } => times.push(Instant::now()),
             TextEvent::Finished(output) => return (times, output.prompt_tokens),
         }

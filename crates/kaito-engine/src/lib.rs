@@ -23,6 +23,8 @@ pub mod rope;
 pub mod scheduler;
 mod speculation;
 mod stop_strings;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod text;
 pub mod tokenizer;
 pub mod weights;
@@ -32,5 +34,6 @@ pub use error::{Error, ErrorKind};
 pub use kaito_kernels::{KvDType, Quantization};
 pub use language_model::{DTypeChoice, LanguageModel, LoadOptions, ModelInfo, StepBudget};
 pub use meta::{ChatRequest, CompletionRequest, MetaEvent, MetaOptions, MetaOutput, MetaStream, SPECIAL_TAGS_ERROR};
+pub use stop_strings::{MAX_STOP_BYTES, MAX_STOPS};
 pub use text::{LikelyToken, TextEvent, TextInput, TextOutput, TextRequest, TextStream, TokenScore};
 pub use tokenizer::{ChatMessage, Tokenizer};

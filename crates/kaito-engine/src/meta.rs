@@ -11,7 +11,8 @@ use std::{
 use crate::{
     Error,
     engine::{GenerationEvent, GenerationRequest, GenerationStream},
-    generate::{FinishReason, GenerationParams, SequenceOutput},
+    generate::{Chosen, FinishReason, GenerationParams, SequenceOutput},
+    text::PIECE,
     tokenizer::{ChatMessage, DecodeOptions, Special, StreamingDecoder, Tokenizer},
 };
 
@@ -68,9 +69,15 @@ pub enum MetaEvent {
         index: usize,
         /// Text that is final now: empty while a character is incomplete.
         text: String,
-        /// The token that completed it. Text held back until the end comes with the last token once more; the refusal
-        /// of an unsafe dialog comes with the end token.
+        /// The token that completed it.
         token: u32,
+    },
+    /// Text without a token: what was held back until the end, or the refusal of an unsafe dialog.
+    Rest {
+        /// Index of the prompt or dialog.
+        index: usize,
+        /// The text.
+        text: String,
     },
     /// The last event.
     Finished {
@@ -318,8 +325,8 @@ impl Answer {
         text
     }
 
-    /// Completes the answer; gives what was held back of its text, and the last token.
-    pub(crate) fn finish(&mut self, output: &SequenceOutput) -> (String, u32) {
+    /// Completes the answer; gives what was held back of its text.
+    pub(crate) fn finish(&mut self, output: &SequenceOutput) -> String {
         for &token in output.tokens.iter().skip(self.prompt_len + self.tokens.len()) {
             self.push(token);
         }
@@ -331,7 +338,7 @@ impl Answer {
             finish_reason: output.finish_reason,
             unsafe_tags: false,
         });
-        (text, self.tokens.last().copied().unwrap_or_default())
+        text
     }
 }
 
@@ -340,7 +347,11 @@ impl Answer {
 pub struct MetaStream {
     running: Vec<(usize, GenerationStream)>,
     answers: Vec<Answer>,
+    /// Tokens of an answer that came and are not text yet.
+    chosen: (usize, std::vec::IntoIter<Chosen>),
     ready: VecDeque<MetaEvent>,
+    /// Tokens that were worked on since this task last let others go on.
+    worked: usize,
     /// Refusals of unsafe dialogs, which wait for the start.
     refusals: Vec<MetaEvent>,
     started: bool,
@@ -359,7 +370,9 @@ impl MetaStream {
         let mut stream = Self {
             running: Vec::new(),
             answers: Vec::new(),
+            chosen: (0, Vec::new().into_iter()),
             ready: VecDeque::new(),
+            worked: 0,
             refusals: Vec::new(),
             started: false,
             done: false,
@@ -368,8 +381,7 @@ impl MetaStream {
         };
         for (index, prompt) in prompts.into_iter().enumerate() {
             let Some(request) = prompt else {
-                let token = context.tokenizer.eos_token_id().unwrap_or_default();
-                stream.refusals.push(MetaEvent::Delta { index, text: SPECIAL_TAGS_ERROR.to_owned(), token });
+                stream.refusals.push(MetaEvent::Rest { index, text: SPECIAL_TAGS_ERROR.to_owned() });
                 stream.answers.push(Answer::refusal());
                 continue;
             };
@@ -390,11 +402,23 @@ impl MetaStream {
         }
     }
 
-    /// The next event; `None` after the last one or an error.
+    /// The next event; `None` after the last one or an error. However much there is to do, other tasks get their turns.
     pub async fn next(&mut self) -> Option<Result<MetaEvent, Error>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(event));
+            }
+            if self.worked >= PIECE {
+                self.worked = 0;
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let (index, chosen) = &mut self.chosen;
+            if let Some(token) = chosen.next().map(|chosen| chosen.token)
+                && let Some(answer) = self.answers.get_mut(*index)
+            {
+                self.worked += 1;
+                return Some(Ok(MetaEvent::Delta { index: *index, text: answer.push(token), token }));
             }
             if self.done {
                 return None;
@@ -412,6 +436,7 @@ impl MetaStream {
                 self.done = true;
                 self.running.clear();
                 self.ready.clear();
+                self.chosen.1 = Vec::new().into_iter();
                 return Some(Err(error));
             }
         }
@@ -422,18 +447,13 @@ impl MetaStream {
         let Some(answer) = self.answers.get_mut(index) else { return Ok(()) };
         match event {
             Some(GenerationEvent::Started) => self.begin(),
-            Some(GenerationEvent::Chosen(chosen)) => {
-                for token in chosen.iter().map(|chosen| chosen.token) {
-                    let text = answer.push(token);
-                    self.ready.push_back(MetaEvent::Delta { index, text, token });
-                }
-            }
+            Some(GenerationEvent::Chosen(chosen)) => self.chosen = (index, chosen.into_iter()),
             Some(GenerationEvent::Finished(outputs)) => {
                 let Some(output) = outputs.first() else { return Err(Error::EngineStopped) };
                 self.generated_tokens += output.tokens.len().saturating_sub(answer.prompt_len);
-                let (text, token) = answer.finish(output);
+                let text = answer.finish(output);
                 if !text.is_empty() {
-                    self.ready.push_back(MetaEvent::Delta { index, text, token });
+                    self.ready.push_back(MetaEvent::Rest { index, text });
                 }
                 self.running.swap_remove(position);
             }

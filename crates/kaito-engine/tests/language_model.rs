@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use kaito_engine::generate::{FinishReason, GenerateOptions};
 use kaito_engine::{
@@ -13,11 +15,15 @@ use kaito_engine::{
 use serde_json::{Value, json};
 
 fn load(name: &str, max_seq_len: Option<usize>) -> LanguageModel {
+    load_for(name, max_seq_len, 8)
+}
+
+fn load_for(name: &str, max_seq_len: Option<usize>, max_batch_size: usize) -> LanguageModel {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name);
     let options = LoadOptions {
         threads: NonZeroUsize::new(2),
         max_seq_len,
-        max_batch_size: 8,
+        max_batch_size,
         kv_cache_memory: Some(64 << 20),
         ..LoadOptions::default()
     };
@@ -48,7 +54,9 @@ async fn answer(model: &LanguageModel, request: TextRequest) -> Result<(TextOutp
     while let Some(event) = stream.next().await {
         match event? {
             TextEvent::Started => started = true,
-            TextEvent::Delta { sequence, text, .. } => streamed.entry(sequence).or_default().push_str(&text),
+            TextEvent::Delta { sequence, text, .. } | TextEvent::Rest { sequence, text } => {
+                streamed.entry(sequence).or_default().push_str(&text);
+            }
             TextEvent::Finished(output) => {
                 assert!(started && stream.next().await.is_none());
                 return Ok((output, streamed));
@@ -122,6 +130,49 @@ async fn a_seed_makes_sampling_repeatable_alone_and_in_company() {
 }
 
 #[tokio::test]
+async fn more_sequences_than_run_together_are_those_that_would() {
+    let drawn = async |max_batch_size: usize| {
+        let model = load_for("llama-grouped-sharded", None, max_batch_size);
+        let options =
+            json!({"max_new_tokens": 9, "top_k": 0, "temperature": 1.5, "num_return_sequences": 20, "seed": 6});
+        let (output, streamed) = answer(&model, request(PROMPT, options)).await.unwrap();
+        assert_eq!(streamed.len(), 20);
+        output
+    };
+    let (together, waves) = (drawn(20).await, drawn(3).await);
+    assert_eq!(together, waves);
+    assert_eq!(waves.generated_tokens, waves.sequences.iter().map(|s| s.len() - waves.prompt_tokens).sum::<usize>());
+}
+
+/// Whatever is there to be done when a client comes back, or at the end of beams, whose texts come whole: other tasks of the
+/// same thread get their turns.
+#[tokio::test]
+async fn long_answers_let_other_tasks_go_on() {
+    let model = load("llama-multi-head", None);
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    for options in [
+        json!({"do_sample": false, "num_beams": 4, "num_return_sequences": 4, "max_length": 450, "eos_token_id": []}),
+        json!({"do_sample": true, "num_return_sequences": 4, "max_length": 450, "eos_token_id": []}),
+    ] {
+        let mut stream = model.generate_text(request(PROMPT, options)).unwrap();
+        model.drained().await;
+        let before = turns.load(Relaxed);
+        while stream.next().await.is_some() {}
+        // Some 1700 tokens, in pieces of 512.
+        let turns = turns.load(Relaxed) - before;
+        assert!(turns >= 3, "{turns} turns");
+    }
+    other.abort();
+}
+
+#[tokio::test]
 async fn requests_that_cannot_be_served_are_refused_with_a_reason() {
     let model = load("llama-multi-head", Some(64));
     let prompt = |prompt: &str| request(prompt, json!({}));
@@ -145,8 +196,26 @@ async fn requests_that_cannot_be_served_are_refused_with_a_reason() {
         refusal(&model, TextRequest { prefix: Some("x".into()), ..messages(vec![hello()]) }).await,
         "`prefix` can't stand beside `messages`: put its text into a message"
     );
-    let message = refusal(&model, request("x", json!({"num_return_sequences": 9}))).await;
-    assert!(message.contains('9') && message.contains("max-batch-size"), "{message}");
+    let message = refusal(&model, request("x", json!({"num_beams": 9}))).await;
+    assert_eq!(message, "the request asks for 9 beams, but at most 8 run here (--max-batch-size)");
+    for (options, expected) in [
+        (json!({"num_beams": 8, "max_new_tokens": 60, "output_scores": true, "num_return_sequences": 2}), None),
+        (
+            json!({"num_return_sequences": 4000, "max_new_tokens": 20, "output_scores": true}),
+            Some(
+                "`output_scores` is true: with it, the request may ask for at most 65536 new tokens, but it asks for up to \
+                 80000",
+            ),
+        ),
+    ] {
+        let answer = answer(&model, request("x", options)).await;
+        assert_eq!(answer.map(drop).map_err(|error| error.to_string()).err().as_deref(), expected);
+    }
+    let stop = |stop: Vec<String>| TextRequest { stop, ..prompt("x") };
+    assert_eq!(
+        refusal(&model, stop(vec!["x".repeat(70_000)])).await,
+        "`stop` has 70000 bytes in all: it must have at most 65536"
+    );
     // The model is none the worse for it.
     assert!(answer(&model, request("x", json!({"max_new_tokens": 2}))).await.is_ok());
 }
@@ -216,7 +285,7 @@ async fn meta_answer(mut stream: kaito_engine::MetaStream) -> (Vec<MetaOutput>, 
     while let Some(event) = stream.next().await {
         match event.unwrap() {
             MetaEvent::Started => started = true,
-            MetaEvent::Delta { index, text, .. } => {
+            MetaEvent::Delta { index, text, .. } | MetaEvent::Rest { index, text } => {
                 assert!(started, "nothing comes before the start");
                 streamed.entry(index).or_default().push_str(&text);
             }

@@ -26,8 +26,8 @@ pub(crate) struct Job {
 
 /// What comes of a job, in order: any number of deltas, then the answer.
 pub(crate) enum Progress {
-    /// Text that is final, with the token that completed it.
-    Delta { sequence: usize, token: u32, text: String },
+    /// Text that is final, with the token that completed it; what was held back until the end has none.
+    Delta { sequence: usize, token: Option<u32>, text: String },
     /// The body of the answer.
     Answer(Value),
 }
@@ -41,7 +41,7 @@ enum Generating {
 
 enum Event {
     Started,
-    Delta { sequence: usize, token: u32, text: String },
+    Delta { sequence: usize, token: Option<u32>, text: String },
     Finished { body: Value, prompt_tokens: usize, generated_tokens: usize },
 }
 
@@ -81,7 +81,9 @@ impl Job {
             match event {
                 Event::Started => {}
                 Event::Delta { sequence, token, text } => {
-                    self.clock.tick(sequence, &self.app.metrics);
+                    if token.is_some() {
+                        self.clock.tick(sequence, &self.app.metrics);
+                    }
                     return Ok(Progress::Delta { sequence, token, text });
                 }
                 Event::Finished { body, prompt_tokens, generated_tokens } => {
@@ -133,7 +135,8 @@ impl Generating {
         match self {
             Self::Text { stream, details } => Ok(match stream.next().await.ok_or_else(lost)?? {
                 TextEvent::Started => Event::Started,
-                TextEvent::Delta { sequence, text, token } => Event::Delta { sequence, token, text },
+                TextEvent::Delta { sequence, text, token } => Event::Delta { sequence, token: Some(token), text },
+                TextEvent::Rest { sequence, text } => Event::Delta { sequence, token: None, text },
                 TextEvent::Finished(output) => Event::Finished {
                     body: text_generation::body(&output, *details),
                     prompt_tokens: output.prompt_tokens,
@@ -153,7 +156,8 @@ impl Generating {
 async fn next_of_meta(stream: &mut MetaStream, body: impl FnOnce(&[MetaOutput]) -> Value) -> Result<Event, ApiError> {
     Ok(match stream.next().await.ok_or_else(lost)?? {
         MetaEvent::Started => Event::Started,
-        MetaEvent::Delta { index, text, token } => Event::Delta { sequence: index, token, text },
+        MetaEvent::Delta { index, text, token } => Event::Delta { sequence: index, token: Some(token), text },
+        MetaEvent::Rest { index, text } => Event::Delta { sequence: index, token: None, text },
         MetaEvent::Finished { outputs, prompt_tokens, generated_tokens } => {
             Event::Finished { body: body(&outputs), prompt_tokens, generated_tokens }
         }

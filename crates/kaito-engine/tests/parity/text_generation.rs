@@ -80,7 +80,9 @@ async fn answer(model: &LanguageModel, case: &Case, parameters: &Map<String, Val
     while let Some(event) = stream.next().await {
         match event.map_err(|error| error.to_string())? {
             TextEvent::Started => {}
-            TextEvent::Delta { sequence, text, .. } => streamed.entry(sequence).or_default().push_str(&text),
+            TextEvent::Delta { sequence, text, .. } | TextEvent::Rest { sequence, text } => {
+                streamed.entry(sequence).or_default().push_str(&text);
+            }
             TextEvent::Finished(output) => return Ok(Answer { output, streamed }),
         }
     }

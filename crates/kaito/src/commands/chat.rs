@@ -221,7 +221,7 @@ impl Chat<'_> {
                 () = interrupted(&mut self.interrupts) => return stopped(answer),
             };
             match event.transpose()? {
-                Some(TextEvent::Delta { text, .. }) => self.say(&mut answer, &text)?,
+                Some(TextEvent::Delta { text, .. } | TextEvent::Rest { text, .. }) => self.say(&mut answer, &text)?,
                 Some(TextEvent::Started) => {}
                 Some(TextEvent::Finished(_)) | None => return Ok(answer),
             }
@@ -243,7 +243,7 @@ impl Chat<'_> {
                 () = interrupted(&mut self.interrupts) => return stopped(answer),
             };
             match event.transpose()? {
-                Some(MetaEvent::Delta { text, .. }) => self.say(&mut answer, &text)?,
+                Some(MetaEvent::Delta { text, .. } | MetaEvent::Rest { text, .. }) => self.say(&mut answer, &text)?,
                 Some(MetaEvent::Started) => {}
                 Some(MetaEvent::Finished { .. }) | None => return Ok(answer),
             }
