@@ -359,8 +359,7 @@ impl Scheduler {
     /// Follows what was chosen for a request and returns it.
     pub fn settle(&mut self, id: RequestId) -> Option<Result<&mut Advance, Error>> {
         self.work_on(Phase::Settle, id);
-        // One that waits again is back there since its step began.
-        let runs = self.running.iter().any(|group| group.id == id);
+        // One that waits is back there since its step began.
         let group = self.running.iter_mut().chain(&mut self.waiting).find(|group| group.id == id)?;
         let Choice { advance, accepted, error } = mem::take(&mut group.choice);
         if let Some(error) = error {
@@ -369,43 +368,57 @@ impl Scheduler {
         if accepted > 0 {
             group.rows[0].computed += accepted;
         }
-        if advance.restarted {
-            group.restart(&mut self.cache);
-            if runs {
-                group.reuse(&mut self.cache);
-            }
-        } else {
-            group.follow(&advance.parents, &mut self.cache);
-        }
         if !group.draft.is_empty() {
             group.speculator.observe(group.draft.len(), accepted);
             self.proposed_tokens += group.draft.len() as u64;
             self.accepted_tokens += accepted as u64;
             group.draft.clear();
         }
+        let restarted = advance.restarted;
+        if !restarted {
+            group.follow(&advance.parents, &mut self.cache);
+        }
         group.choice.advance = advance;
+        if restarted {
+            self.restart(id);
+        }
+        let group = self.running.iter_mut().chain(&mut self.waiting).find(|group| group.id == id)?;
         Some(Ok(&mut group.choice.advance))
+    }
+
+    /// Follows a request that is back at its prompt: it goes on at once, or behind those that wait for its rows.
+    fn restart(&mut self, id: RequestId) {
+        let index = self.running.iter().position(|group| group.id == id);
+        let waits = index.is_none() || !self.waiting.is_empty();
+        let group = match index {
+            Some(index) => self.running.get_mut(index),
+            None => self.waiting.iter_mut().find(|group| group.id == id),
+        };
+        let Some(group) = group else { return };
+        group.restart(&mut self.cache);
+        if !waits {
+            group.reuse(&mut self.cache);
+        } else if let Some(index) = index {
+            let group = self.running.remove(index);
+            self.waiting.push_back(group);
+        }
     }
 
     /// Ends one sequence of a request where it stands. Returns whether that ends the request.
     pub fn stop_sequence(&mut self, id: RequestId, sequence: usize) -> Option<bool> {
         self.work_on(Phase::Stop, id);
-        let runs = self.running.iter().any(|group| group.id == id);
         let group = self.running.iter_mut().chain(&mut self.waiting).find(|group| group.id == id)?;
-        match group.generation.stop_sequence(sequence) {
+        let stopped = group.generation.stop_sequence(sequence);
+        let finished = group.generation.is_finished();
+        match stopped {
             Stopped::NoRow => {}
             Stopped::Row(gone) => {
                 let kept: Vec<usize> = (0..group.rows.len()).filter(|&row| row != gone).collect();
                 group.follow(&kept, &mut self.cache);
             }
-            Stopped::AllRows => {
-                group.restart(&mut self.cache);
-                if runs {
-                    group.reuse(&mut self.cache);
-                }
-            }
+            Stopped::AllRows => self.restart(id),
         }
-        Some(group.generation.is_finished())
+        Some(finished)
     }
 
     /// A sequence that outgrew the rotary factors of its keys is computed again from the start.

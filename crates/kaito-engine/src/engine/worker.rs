@@ -114,7 +114,10 @@ impl<B: Backend> Worker<B> {
         let mut found = false;
         let scheduled = self.attempt(|worker| found = worker.scheduler.schedule(step));
         // Whoever has left the queue has left it, even if a panic came later.
-        let started = step.started.iter().all(|&id| self.attempt(|worker| worker.start(id)));
+        let mut started = true;
+        for &id in &step.started {
+            started &= self.attempt(|worker| worker.start(id));
+        }
         if !started {
             return;
         }

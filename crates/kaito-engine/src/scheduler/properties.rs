@@ -308,6 +308,21 @@ fn the_next_wave_takes_up_the_pages_of_the_prompt() {
 }
 
 #[test]
+fn a_request_in_waves_lets_others_in_between_them() {
+    let waves = json!({"do_sample": true, "seed": 1, "num_return_sequences": 6, "max_new_tokens": 3});
+    let (prompt, short) = ([1, 2, 3], json!({"do_sample": false, "max_new_tokens": 3}));
+    let mut machine = Machine::new(40, None);
+    machine.scheduler.submit(0, generation(&prompt, &waves, 2));
+    // As many as there are rows, so that the second wave has none at once.
+    (1..=ROWS as RequestId).for_each(|id| machine.scheduler.submit(id, generation(&prompt, &short, 1)));
+    while machine.outputs.len() < ROWS {
+        assert!(machine.step() && !machine.outputs.contains_key(&0), "{:?}", machine.outputs.keys());
+    }
+    machine.drain();
+    assert_eq!(machine.outputs[&0].len(), 6);
+}
+
+#[test]
 fn a_text_that_repeats_itself_takes_fewer_steps_and_is_the_same() {
     for options in [
         json!({"do_sample": false, "max_new_tokens": 40}),
