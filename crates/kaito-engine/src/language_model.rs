@@ -13,7 +13,7 @@ use kaito_kernels::{DType, KvDType, Quantization, ThreadPool};
 use serde_json::{Map, Value};
 
 use crate::{
-    Error,
+    Cancel, Error,
     backend::cpu::CpuBackend,
     capacity::{self, Capacity, PAGE_SIZE},
     config::ModelConfig,
@@ -293,6 +293,14 @@ impl LanguageModel {
     /// # Errors
     /// A request that can't be served as it stands, a full queue, an engine that shuts down.
     pub fn generate_text(&self, request: TextRequest) -> Result<TextStream, Error> {
+        self.generate_text_unless(&Cancel::default(), request)
+    }
+
+    /// [`Self::generate_text`], given up between two stages of its preparation where `cancel` says that nobody waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as for [`Self::generate_text`].
+    pub fn generate_text_unless(&self, cancel: &Cancel, request: TextRequest) -> Result<TextStream, Error> {
         let inner = &self.0;
         let context = TextContext {
             tokenizer: &inner.tokenizer,
@@ -301,7 +309,8 @@ impl LanguageModel {
             vocab_size: inner.info.vocab_size,
             max_seq_len: inner.info.max_seq_len,
         };
-        let prepared = context.prepare(request)?;
+        let prepared = context.prepare(request, cancel)?;
+        cancel.check()?;
         Ok(TextStream::new(inner.engine.submit(prepared.generation)?, prepared.assembler))
     }
 
@@ -310,8 +319,17 @@ impl LanguageModel {
     /// # Errors
     /// As for [`Self::generate_text`].
     pub fn text_completion(&self, request: CompletionRequest) -> Result<MetaStream, Error> {
+        self.text_completion_unless(&Cancel::default(), &request)
+    }
+
+    /// [`Self::text_completion`], given up like [`Self::generate_text_unless`].
+    ///
+    /// # Errors
+    /// As for [`Self::generate_text_unless`].
+    pub fn text_completion_unless(&self, cancel: &Cancel, request: &CompletionRequest) -> Result<MetaStream, Error> {
         let context = self.meta_context();
-        let prompts = context.completion(&request)?;
+        let prompts = context.completion(request, cancel)?;
+        cancel.check()?;
         MetaStream::start(&context, prompts, |request| self.0.engine.submit(request))
     }
 
@@ -320,8 +338,17 @@ impl LanguageModel {
     /// # Errors
     /// As for [`Self::generate_text`].
     pub fn chat_completion(&self, request: ChatRequest) -> Result<MetaStream, Error> {
+        self.chat_completion_unless(&Cancel::default(), &request)
+    }
+
+    /// [`Self::chat_completion`], given up like [`Self::generate_text_unless`].
+    ///
+    /// # Errors
+    /// As for [`Self::generate_text_unless`].
+    pub fn chat_completion_unless(&self, cancel: &Cancel, request: &ChatRequest) -> Result<MetaStream, Error> {
         let context = self.meta_context();
-        let prompts = context.chat(&request)?;
+        let prompts = context.chat(request, cancel)?;
+        cancel.check()?;
         MetaStream::start(&context, prompts, |request| self.0.engine.submit(request))
     }
 

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+mod cancel;
 pub mod capacity;
 pub mod checkpoint;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod kv_cache;
 mod language_model;
 mod meta;
 mod prefix_index;
+mod prompt_bytes;
 mod quantized;
 mod recycle;
 pub mod rope;
@@ -27,6 +29,7 @@ mod text;
 pub mod tokenizer;
 pub mod weights;
 
+pub use cancel::Cancel;
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
 pub use kaito_kernels::{KvDType, Quantization};

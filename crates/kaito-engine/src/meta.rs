@@ -9,9 +9,10 @@ use std::{
 };
 
 use crate::{
-    Error,
+    Cancel, Error,
     engine::{GenerationEvent, GenerationRequest, GenerationStream},
     generate::{FinishReason, GenerationParams, SequenceOutput},
+    prompt_bytes,
     tokenizer::{ChatMessage, DecodeOptions, Special, StreamingDecoder, Tokenizer},
 };
 
@@ -114,30 +115,50 @@ pub(crate) type PreparedPrompt = Option<GenerationRequest>;
 
 impl MetaContext<'_> {
     /// Tokenises prompts and checks their parameters.
-    pub(crate) fn completion(&self, request: &CompletionRequest) -> Result<Vec<PreparedPrompt>, Error> {
+    pub(crate) fn completion(
+        &self,
+        request: &CompletionRequest,
+        cancel: &Cancel,
+    ) -> Result<Vec<PreparedPrompt>, Error> {
         let limits = self.limits(&request.options)?;
         limits.check_count("prompts", request.prompts.len())?;
-        let encode = |prompt: &String| Ok(Some(self.tokenizer.encode(prompt, Special::Add)?));
+        for (index, prompt) in request.prompts.iter().enumerate() {
+            let what = format_args!("prompt {index}");
+            prompt_bytes::check(self.tokenizer, what, [prompt.as_str()].into_iter(), limits.max_seq_len)?;
+        }
+        let encode = |prompt: &String| {
+            cancel.check()?;
+            Ok(Some(self.tokenizer.encode(prompt, Special::Add)?))
+        };
         let prompts = request.prompts.iter().map(encode).collect::<Result<Vec<_>, Error>>()?;
         self.prepare(prompts, &limits)
     }
 
     /// Writes dialogs as the model was trained on them, and checks their parameters.
-    pub(crate) fn chat(&self, request: &ChatRequest) -> Result<Vec<PreparedPrompt>, Error> {
+    pub(crate) fn chat(&self, request: &ChatRequest, cancel: &Cancel) -> Result<Vec<PreparedPrompt>, Error> {
         let limits = self.limits(&request.options)?;
         limits.check_count("dialogs", request.dialogs.len())?;
-        let encode = |(index, dialog): (usize, &Vec<ChatMessage>)| {
+        let write = |(index, dialog): (usize, &Vec<ChatMessage>)| {
+            cancel.check()?;
             let turns = turns(index, dialog)?;
             let is_unsafe = dialog.iter().any(|m| SPECIAL_TAGS.iter().any(|tag| m.content.contains(tag)));
-            if is_unsafe { Ok(None) } else { self.encode_turns(&turns).map(Some) }
+            if is_unsafe {
+                return Ok(None);
+            }
+            let texts = turns.iter().map(|turn| turn.text.as_str());
+            prompt_bytes::check(self.tokenizer, format_args!("dialog {index}"), texts, limits.max_seq_len)?;
+            Ok(Some(turns))
         };
-        let prompts = request.dialogs.iter().enumerate().map(encode).collect::<Result<Vec<_>, Error>>()?;
+        let dialogs = request.dialogs.iter().enumerate().map(write).collect::<Result<Vec<_>, Error>>()?;
+        let encode = |turns: Option<Vec<Turn>>| turns.map(|turns| self.encode_turns(&turns, cancel)).transpose();
+        let prompts = dialogs.into_iter().map(encode).collect::<Result<Vec<_>, Error>>()?;
         self.prepare(prompts, &limits)
     }
 
-    fn encode_turns(&self, turns: &[Turn]) -> Result<Vec<u32>, Error> {
+    fn encode_turns(&self, turns: &[Turn], cancel: &Cancel) -> Result<Vec<u32>, Error> {
         let mut tokens = Vec::new();
         for turn in turns {
+            cancel.check()?;
             tokens.extend(self.tokenizer.encode(&turn.text, Special::Add)?);
             if turn.answered {
                 tokens.extend(self.tokenizer.eos_token_id());

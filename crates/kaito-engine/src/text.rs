@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use crate::{
-    Error,
+    Cancel, Error,
     engine::{GenerationEvent, GenerationRequest, GenerationStream},
     generate::{self, Chosen, FinishReason, GenerateOptions, GenerationParams, ResolveContext, SequenceOutput},
+    prompt_bytes,
     stop_strings::StopStrings,
     tokenizer::{ChatMessage, DecodeOptions, Special, StreamingDecoder, Tokenizer},
 };
@@ -123,12 +124,22 @@ pub(crate) struct Prepared {
 }
 
 impl TextContext<'_> {
-    /// Tokenises a request and checks its parameters.
-    pub(crate) fn prepare(&self, request: TextRequest) -> Result<Prepared, Error> {
+    /// Tokenises a request and checks its parameters. Looks at `cancel` between one stage and the next.
+    pub(crate) fn prepare(&self, request: TextRequest, cancel: &Cancel) -> Result<Prepared, Error> {
         let prefix = request.prefix.unwrap_or_default();
+        let limit = match request.handle_long_generation {
+            None => self.max_seq_len,
+            Some(_) => self.max_seq_len.saturating_mul(prompt_bytes::HOLE),
+        };
+        let fits = |text: &str| {
+            cancel.check()?;
+            prompt_bytes::check(self.tokenizer, "the prompt", [text].into_iter(), limit)
+        };
         let (shown, encoded) = match request.input {
             TextInput::Prompt(prompt) => {
-                let encoded = self.tokenizer.encode(&format!("{prefix}{prompt}"), Special::Add)?;
+                let whole = format!("{prefix}{prompt}");
+                fits(&whole)?;
+                let encoded = self.tokenizer.encode(&whole, Special::Add)?;
                 (if request.return_full_text.unwrap_or(true) { prompt } else { String::new() }, encoded)
             }
             TextInput::Messages(_) if !prefix.is_empty() => {
@@ -138,10 +149,12 @@ impl TextContext<'_> {
             }
             TextInput::Messages(messages) => {
                 let rendered = render(self.tokenizer, &messages)?;
+                fits(&rendered)?;
                 let encoded = self.tokenizer.encode(&rendered, Special::Skip)?;
                 (if request.return_full_text.unwrap_or(false) { rendered } else { String::new() }, encoded)
             }
         };
+        cancel.check()?;
         let prompt = self.not_empty(encoded)?;
         let prefix_len = if prefix.is_empty() { 0 } else { self.tokenizer.encode(&prefix, Special::Skip)?.len() };
         let options = request.options.over_model(self.defaults.clone());

@@ -5,17 +5,14 @@ use std::time::Duration;
 use kaito_engine::EngineStats;
 
 use crate::error::ApiError;
-use crate::state::{App, Phase};
+use crate::state::App;
 
 /// `Ok` when the model is loaded and the engine makes progress.
 ///
 /// # Errors
 /// 503 with the reason.
 pub(crate) fn check(app: &App) -> Result<(), ApiError> {
-    if *app.phase().borrow() != Phase::Serving {
-        return Err(ApiError::unavailable("The server is shutting down."));
-    }
-    let model = app.model().ok_or_else(|| app.still_loading())?;
+    let model = app.check_open()?;
     check_progress(&model.stats(), app.options.stall_limit)
 }
 

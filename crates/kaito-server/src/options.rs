@@ -18,14 +18,28 @@ pub struct ServerOptions {
     pub request_timeout: Duration,
     /// The largest body of a request, in bytes.
     pub body_limit: usize,
-    /// How long running requests may go on once the server is told to end.
+    /// How long admitted requests may go on once the server is told to end.
     pub drain_limit: Duration,
-    /// How long the engine may make no progress, although it has work, before `/healthz` reports it as stuck.
+    /// How long nothing may move: a client that takes nothing of its answer for that long loses its connection, and an engine
+    /// that makes no progress with its work is reported as stuck by `/healthz`.
     pub stall_limit: Duration,
     /// Web origins whose pages may call the API from a browser; none by default. `*` stands for all.
     pub allowed_origins: Vec<HeaderValue>,
     /// The name by which people know the model: a preset's, a repository's or a directory's.
     pub model_name: String,
+}
+
+/// Longer times are as good as none, and too long to be added to the clock.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl ServerOptions {
+    /// These options, with times that can be added to the clock.
+    pub(crate) fn bounded(mut self) -> Self {
+        for time in [&mut self.request_timeout, &mut self.drain_limit, &mut self.stall_limit] {
+            *time = LONGEST.min(*time);
+        }
+        self
+    }
 }
 
 impl Default for ServerOptions {
@@ -35,7 +49,7 @@ impl Default for ServerOptions {
             api_key: None,
             request_timeout: Duration::from_secs(180),
             body_limit: 4 << 20,
-            drain_limit: Duration::from_secs(25),
+            drain_limit: Duration::from_secs(180),
             stall_limit: Duration::from_secs(60),
             allowed_origins: Vec::new(),
             model_name: "model".to_owned(),

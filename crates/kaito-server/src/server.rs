@@ -71,8 +71,8 @@ impl Server {
         let Self { listener, app, .. } = self;
         let signals = shutdown::signals().map_err(Error::Signals)?;
         let loaded = load(Arc::clone(&app), loader);
-        let serving =
-            connection::serve(listener, routes::router(Arc::clone(&app)), shutdown::drained(Arc::clone(&app), signals));
+        let end = shutdown::drained(Arc::clone(&app), signals);
+        let serving = connection::serve(listener, routes::router(Arc::clone(&app)), Arc::clone(&app), end);
         let mut serving = std::pin::pin!(serving);
         tokio::select! {
             () = &mut serving => return Ok(()),

@@ -27,7 +27,7 @@ pub(crate) fn respond(job: Job) -> Response {
                 Event::default().data(json!({ "sequence": sequence, "token": token, "text": text }).to_string()),
                 Some(job),
             ),
-            Ok(Progress::Answer(body)) => (Event::default().event("result").data(body.to_string()), None),
+            Ok(Progress::Answer(body)) => (Event::default().event("result").data(body), None),
             Err(error) => {
                 job.record().fail("error");
                 let body = json!({ "status": error.status().as_u16(), "detail": error.detail() });

@@ -1,6 +1,6 @@
 //! Values of flags: sizes, times, numbers.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use bytesize::ByteSize;
 
@@ -13,6 +13,18 @@ pub fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The largest body that a server may be told to take.
+const MAX_BODY: u64 = 1 << 30;
+
+/// A size of at most [`MAX_BODY`].
+pub fn body_size(text: &str) -> Result<usize, String> {
+    let bytes = size(text)?;
+    usize::try_from(bytes).ok().filter(|_| bytes <= MAX_BODY).ok_or_else(|| "expected at most 1GiB".to_owned())
+}
+
+/// The longest time: more is as good as none, and too much cannot be added to the clock.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// `180s`, `3m`, `1m 30s`; a bare number is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.trim().parse() {
@@ -22,8 +34,32 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     match parsed {
         None => Err("expected a time like 180s, 3m or 1h".to_owned()),
         Some(Duration::ZERO) => Err("expected more than nothing".to_owned()),
+        Some(duration) if duration > MAX_DURATION => Err("expected at most 365 days".to_owned()),
         Some(duration) => Ok(duration),
     }
+}
+
+/// A number from 1 to `LIMIT`.
+pub fn count<const LIMIT: usize>(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .ok()
+        .filter(|count: &NonZeroUsize| count.get() <= LIMIT)
+        .ok_or_else(|| format!("expected a number from 1 to {LIMIT}"))
+}
+
+/// `https://chat.example:8443` as browsers send it, or `*`.
+pub fn origin(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let valid = |(scheme, host): (&str, &str)| {
+        let named = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+            && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b));
+        named && !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && !b"/?#@,*".contains(&b))
+    };
+    if text == "*" || text.split_once("://").is_some_and(valid) {
+        return Ok(text.to_owned());
+    }
+    Err("expected a scheme and a host, like https://chat.example or http://localhost:3000, without a path; or *"
+        .to_owned())
 }
 
 pub fn temperature(text: &str) -> Result<f32, String> {
@@ -65,16 +101,47 @@ mod tests {
         for (text, seconds) in [("180s", 180), ("180", 180), ("3m", 180), ("1m 30s", 90), ("1h", 3600)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
+        assert_eq!(duration("365d"), Ok(MAX_DURATION));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        for text in ["", "0", "0s", "-1s", "soon", "1.5.2s", "99999999999999999999s"] {
+        for text in ["", "0", "0s", "-1s", "soon", "1.5.2s", "99999999999999999999s", "18446744073709551615", "366d"] {
             assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn counts_are_bounded() {
+        assert_eq!(count::<1024>("1024").map(NonZeroUsize::get), Ok(1024));
+        for text in ["0", "1025", "18446744073709551615", "-1", "", "1.5"] {
+            assert_eq!(count::<1024>(text), Err("expected a number from 1 to 1024".to_owned()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bodies_have_at_most_a_gibibyte() {
+        assert_eq!(body_size("1GiB"), Ok(1 << 30));
+        for text in ["1073741825", "18446744073709551615", "8EiB", "0"] {
+            assert!(body_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        for text in
+            ["*", "https://chat.example", "http://localhost:3000", " http://[::1]:80 ", "chrome-extension://abc"]
+        {
+            assert_eq!(origin(text), Ok(text.trim().to_owned()));
+        }
+        for text in
+            ["", "chat.example", "https://", "https://chat.example/", "https://a b", "HTTPS://a", "https://*.a", "null"]
+        {
+            assert!(origin(text).is_err(), "{text:?}");
         }
     }
 
     proptest::proptest! {
         #[test]
         fn any_text_gets_an_answer(text in ".*") {
-            let _ = (size(&text), duration(&text), temperature(&text), not_empty(&text));
+            let _ = (size(&text), duration(&text), temperature(&text), not_empty(&text), origin(&text), body_size(&text));
         }
     }
 }

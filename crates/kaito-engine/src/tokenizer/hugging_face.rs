@@ -149,6 +149,10 @@ impl HuggingFace {
         self.tokenizer.get_vocab_size(true)
     }
 
+    pub(super) fn library(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     pub(super) fn decoder(&self) -> &DecoderChain {
         &self.decoder
     }

@@ -3,6 +3,7 @@
 //! A Hugging Face directory is opened with the semantics of transformers 4.46 (its fast tokenizer classes), one of
 //! Meta's downloads with those of the SentencePiece library.
 
+mod byte_bound;
 mod chat_template;
 mod config;
 mod decoder_chain;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use byte_bound::ByteBound;
 use chat_template::ChatTemplate;
 use config::TokenizerConfig;
 use detokenizer::Detokenizer;
@@ -66,6 +68,7 @@ struct Inner {
     model_max_length: Option<usize>,
     clean_up_tokenization_spaces: bool,
     chat_template: Option<Result<ChatTemplate, String>>,
+    byte_bound: ByteBound,
 }
 
 #[derive(Debug)]
@@ -109,6 +112,7 @@ impl Tokenizer {
             model_max_length: config.model_max_length,
             clean_up_tokenization_spaces: config.clean_up_tokenization_spaces,
             chat_template,
+            byte_bound: ByteBound::of_hugging_face(backend.library()),
             backend: Backend::HuggingFace(Box::new(backend)),
         })))
     }
@@ -133,6 +137,7 @@ impl Tokenizer {
             model_max_length: None,
             clean_up_tokenization_spaces: false,
             chat_template: None,
+            byte_bound: ByteBound::of_sentencepiece(&model),
             backend: Backend::SentencePiece(Box::new(model)),
         }))
     }
@@ -155,6 +160,12 @@ impl Tokenizer {
                 Ok(bos.into_iter().chain(model.encode(text)).collect())
             }
         }
+    }
+
+    /// A number of tokens that `text` has at least, told from its bytes in no time. Tokenizers that may drop characters give
+    /// no exact bound; a kibibyte for a token is assumed of them.
+    pub fn min_tokens(&self, text: &str) -> usize {
+        self.0.byte_bound.min_tokens(text)
     }
 
     /// The text of a sequence of ids, as `tokenizer.decode` of transformers or SentencePiece's `decode` gives it. Ids

@@ -1,6 +1,8 @@
 //! A live server over a tiny model, on a port of its own.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub mod raw;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -22,8 +22,17 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
         address: network::address(args.host.as_deref(), args.port)?,
         api_key: args.api_key.clone().and_then(ApiKey::new),
         request_timeout: args.request_timeout,
+        body_limit: args.body_limit,
+        drain_limit: args.drain_limit.unwrap_or(args.request_timeout),
+        stall_limit: args.stall_limit,
+        allowed_origins: args
+            .allowed_origin
+            .iter()
+            .map(|origin| {
+                origin.parse().with_context(|| format!("--allowed-origin {origin:?} cannot stand in a header"))
+            })
+            .collect::<anyhow::Result<_>>()?,
         model_name: source.name.clone(),
-        ..ServerOptions::default()
     };
     let open_to_all = !options.address.ip().is_loopback() && options.api_key.is_none();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads of the server")?;

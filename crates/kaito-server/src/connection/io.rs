@@ -1,0 +1,128 @@
+//! A connection's socket, which notices a client that takes nothing.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+/// How long a client may take nothing of a stream while other requests wait for a place.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a client that takes nothing is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Bytes that the system may hold unsent. With more of them, a client that reads nothing would be noticed only after
+/// megabytes.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 16 << 10;
+/// After this long without a word from a client the system asks whether it is still there, this often, so many times.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+#[cfg(not(windows))]
+const PROBES: u32 = 3;
+
+/// A socket whose writes fail once the client has taken nothing for a time.
+pub(super) struct Watched {
+    stream: TcpStream,
+    limit: Duration,
+    /// Whether the client has a stream for whose place others wait.
+    wanted: Arc<dyn Fn() -> bool + Send + Sync>,
+    blocked: Option<Blocked>,
+}
+
+struct Blocked {
+    since: Instant,
+    look: Pin<Box<Sleep>>,
+}
+
+impl Watched {
+    pub(super) fn new(stream: TcpStream, limit: Duration, wanted: Arc<dyn Fn() -> bool + Send + Sync>) -> Self {
+        if let Err(error) = configure(&stream, limit) {
+            tracing::debug!(%error, "cannot set an option of a connection");
+        }
+        Self { stream, limit, wanted, blocked: None }
+    }
+
+    pub(super) fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+
+    /// Passes on what came of a write, unless the client has kept it waiting for too long.
+    fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.blocked = None;
+            return written;
+        }
+        let step = (self.limit / 4).clamp(Duration::from_millis(10), LOOK);
+        let blocked = self
+            .blocked
+            .get_or_insert_with(|| Blocked { since: Instant::now(), look: Box::pin(tokio::time::sleep(step)) });
+        while blocked.look.as_mut().poll(cx).is_ready() {
+            let lasted = blocked.since.elapsed();
+            if lasted >= self.limit || (lasted >= PATIENCE && (self.wanted)()) {
+                let said = format!("the client took nothing for {} s", lasted.as_secs());
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, said)));
+            }
+            blocked.look.as_mut().reset(Instant::now() + step);
+        }
+        Poll::Pending
+    }
+}
+
+/// Tokens go out one by one, and dead clients are found out.
+fn configure(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+    #[cfg(not(windows))]
+    let keepalive = keepalive.with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    {
+        socket.set_tcp_notsent_lowat(UNSENT)?;
+        // Also finds a client whose window stays shut before so much is unsent that writes block. The system counts
+        // milliseconds in an i32.
+        socket.set_tcp_user_timeout(Some(limit.min(Duration::from_millis(i32::MAX as u64))))?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = limit;
+    Ok(())
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.judge(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.judge(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
