@@ -20,7 +20,7 @@ fn check(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
     check_host(version, headers)?;
     check_transfer_encoding(headers)?;
     if elements(headers, header::TE).any(|coding| name(&coding) == "chunked") {
-        return Err(ApiError::bad_request("TE names chunked, which every server of HTTP/1.1 may send anyway."));
+        return Err(ApiError::bad_request("TE names chunked, which must not stand there."));
     }
     Ok(())
 }

@@ -75,7 +75,7 @@ fn cases() -> Vec<Case> {
         // RFC 9110, 8.3 and 8.4.
         case(
             "an encoding in the second line",
-            with("Content-Encoding: identity\r\nContent-Encoding: gzip\r\n", ""),
+            with("Content-Encoding: identity\r\nContent-Encoding: gzip\r\nConnection: close\r\n", ""),
             415,
         ),
         case("an encoding in a list", with("Content-Encoding: identity, br\r\nConnection: close\r\n", ""), 415),
@@ -83,7 +83,8 @@ fn cases() -> Vec<Case> {
         // Other targets.
         case("OPTIONS *", b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_vec(), 404),
         case("CONNECT", b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nConnection: close\r\n\r\n".to_vec(), 404),
-        case("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 400),
+        // Nothing that a client of another protocol could read.
+        case("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 0),
         case("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), 400),
     ]
 }
@@ -96,8 +97,8 @@ async fn ambiguous_messages_are_refused_and_end_their_connection() {
         // A second request that must not be taken out of the first one's rest.
         let smuggled = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
         let answer = ask_and_wait(server.address(), [&case.request[..], smuggled].concat()).await;
-        let answers = answer.text.matches("HTTP/1.1 ").count() + answer.text.matches("HTTP/1.0 ").count();
-        if (answer.status(), answers) != (case.status, 1) || answer.reset {
+        let answers = answer.text.matches("HTTP/1.").count();
+        if (answer.status(), answers) != (case.status, usize::from(case.status > 0)) || answer.reset {
             wrong += &format!("{}: {} instead of {}: {answer:?}\n", case.name, answer.status(), case.status);
         }
     }

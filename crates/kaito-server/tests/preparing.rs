@@ -4,6 +4,8 @@
 mod common;
 
 use common::{CHAT_MODEL, META_MODEL, TestServer};
+use kaito_engine::LoadOptions;
+use kaito_server::ServerOptions;
 use serde_json::{Value, json};
 
 const LONG: usize = 4_000_000;
@@ -11,7 +13,9 @@ const LONG: usize = 4_000_000;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_that_cannot_fit_is_refused_by_its_bytes() {
     for model in [CHAT_MODEL, META_MODEL, "falcon-7b-type", "phi3-window", "mistral-window"] {
-        let server = TestServer::start(model).await;
+        // Some characters take six bytes of JSON.
+        let options = ServerOptions { body_limit: 6 * LONG + 1000, ..common::options() };
+        let server = TestServer::with(common::load(model, &LoadOptions::default()), options).await;
         let chat = model != META_MODEL && model != "falcon-7b-type";
         for filler in [" ", "a", "é", "<|end|>", "\n"] {
             let text = filler.repeat(LONG / filler.len());

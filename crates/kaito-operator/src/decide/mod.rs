@@ -35,6 +35,7 @@ use serde_json::Value;
 pub use status::ADAPTERS_READY;
 use status::Findings;
 pub use unreadable::unreadable;
+pub use workload::TERMINATION_GRACE_SECONDS;
 
 use self::{
     claims::{ClaimPlan, Need},

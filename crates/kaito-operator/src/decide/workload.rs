@@ -39,8 +39,8 @@ use crate::{
 
 /// The user and group of pods: nobody's on any common image.
 const USER: i64 = 65532;
-/// Longer than the server's own limit for a request, so that running requests can end.
-const TERMINATION_GRACE_SECONDS: i64 = 200;
+/// The server's limit for the end, which is that for a request, 180 s, and time to break off what is left then.
+pub const TERMINATION_GRACE_SECONDS: i64 = 200;
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// The catalogue's preset that a workspace names.

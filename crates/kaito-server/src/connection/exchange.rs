@@ -3,9 +3,10 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -23,8 +24,9 @@ use crate::state::{App, Phase};
 pub(super) struct Activity {
     /// From the head of a request to the end of its answer.
     busy: AtomicBool,
-    /// While the answer is a stream.
-    streaming: AtomicBool,
+    /// When the request came whose answer is a stream, while that is sent.
+    streaming: Mutex<Option<Instant>>,
+    requests: AtomicUsize,
 }
 
 impl Activity {
@@ -32,8 +34,18 @@ impl Activity {
         self.busy.load(Relaxed)
     }
 
-    pub(super) fn is_streaming(&self) -> bool {
-        self.streaming.load(Relaxed)
+    /// How many requests have come.
+    pub(super) fn requests(&self) -> usize {
+        self.requests.load(Relaxed)
+    }
+
+    /// When the request came whose answer is a stream that is being sent.
+    pub(super) fn streaming_since(&self) -> Option<Instant> {
+        *self.streaming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_streaming(&self, since: Option<Instant>) {
+        *self.streaming.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 }
 
@@ -43,6 +55,7 @@ struct Busy(Arc<Activity>);
 impl Busy {
     fn new(activity: Arc<Activity>) -> Self {
         activity.busy.store(true, Relaxed);
+        activity.requests.fetch_add(1, Relaxed);
         Self(activity)
     }
 }
@@ -50,7 +63,7 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.store(false, Relaxed);
-        self.0.streaming.store(false, Relaxed);
+        self.0.set_streaming(None);
     }
 }
 
@@ -68,6 +81,7 @@ impl Service<Request<Incoming>> for Exchange {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let came = Instant::now();
         let busy = Busy::new(Arc::clone(&self.activity));
         let ended = Arc::new(AtomicBool::new(request.body().is_end_stream()));
         let mut request = request.map(|body| Body::new(Arriving { body, ended: Arc::clone(&ended) }));
@@ -79,7 +93,7 @@ impl Service<Request<Incoming>> for Exchange {
             if !ended.load(Relaxed) || *app.phase().borrow() != Phase::Serving {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            busy.0.streaming.store(is_stream(response.headers()), Relaxed);
+            busy.0.set_streaming(is_stream(response.headers()).then_some(came));
             Ok(response.map(|body| Keeping::wrap(body, busy)))
         })
     }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,8 +10,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// How long a client may take nothing of a stream while other requests wait for a place.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a client that takes nothing is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// Bytes that the system may hold unsent. With more of them, a client that reads nothing would be noticed only after
@@ -29,8 +26,8 @@ const PROBES: u32 = 3;
 pub(super) struct Watched {
     stream: TcpStream,
     limit: Duration,
-    /// Whether the client has a stream for whose place others wait.
-    wanted: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether a client is given up earlier that has taken nothing for so long.
+    given_up: Box<dyn Fn(Duration) -> bool + Send + Sync>,
     blocked: Option<Blocked>,
 }
 
@@ -40,11 +37,15 @@ struct Blocked {
 }
 
 impl Watched {
-    pub(super) fn new(stream: TcpStream, limit: Duration, wanted: Arc<dyn Fn() -> bool + Send + Sync>) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        limit: Duration,
+        given_up: impl Fn(Duration) -> bool + Send + Sync + 'static,
+    ) -> Self {
         if let Err(error) = configure(&stream, limit) {
             tracing::debug!(%error, "cannot set an option of a connection");
         }
-        Self { stream, limit, wanted, blocked: None }
+        Self { stream, limit, given_up: Box::new(given_up), blocked: None }
     }
 
     pub(super) fn into_inner(self) -> TcpStream {
@@ -63,8 +64,8 @@ impl Watched {
             .get_or_insert_with(|| Blocked { since: Instant::now(), look: Box::pin(tokio::time::sleep(step)) });
         while blocked.look.as_mut().poll(cx).is_ready() {
             let lasted = blocked.since.elapsed();
-            if lasted >= self.limit || (lasted >= PATIENCE && (self.wanted)()) {
-                let said = format!("the client took nothing for {} s", lasted.as_secs());
+            if lasted >= self.limit || (self.given_up)(lasted) {
+                let said = format!("the client took nothing for {lasted:.1?}");
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, said)));
             }
             blocked.look.as_mut().reset(Instant::now() + step);
@@ -124,5 +125,35 @@ impl AsyncWrite for Watched {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What comes of writing to a client that reads nothing.
+    async fn write_for_ever(limit: Duration, given_up: impl Fn(Duration) -> bool + Send + Sync + 'static) -> io::Error {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut socket = Watched::new(listener.accept().await.unwrap().0, limit, given_up);
+        loop {
+            if let Err(error) = socket.write_all(&[0; 64 << 10]).await {
+                return error;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_given_up() {
+        let hour = Duration::from_secs(3600);
+        let patient = |_| false;
+        let impatient = |lasted| lasted > Duration::from_millis(50);
+        // An hour passes for neither of them. A look at the client comes each second at the latest.
+        assert_eq!(write_for_ever(Duration::from_millis(100), patient).await.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(write_for_ever(hour, impatient).await.kind(), io::ErrorKind::TimedOut);
     }
 }

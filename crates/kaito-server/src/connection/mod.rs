@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
+use crate::options::ServerOptions;
 use crate::state::{App, Phase};
 use crate::throttle::Throttle;
 use exchange::{Activity, Exchange};
@@ -29,6 +30,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a connection could not be taken, for want of file handles as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// While others wait for the place of a stream, its client may take nothing for this part of the usual time.
+const HURRY: u32 = 12;
 /// The most that a connection reads ahead or holds back of what it writes; also the longest head of a request.
 const BUFFER: usize = 64 << 10;
 
@@ -64,22 +67,29 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, 
 
 async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, app: Arc<App>) {
     let activity = Arc::new(Activity::default());
-    let wanted = {
+    let given_up = {
         let (activity, app) = (Arc::clone(&activity), Arc::clone(&app));
-        move || activity.is_streaming() && app.model().is_some_and(|model| model.stats().waiting > 0)
+        let ServerOptions { stall_limit, request_timeout, .. } = app.options;
+        move |lasted| {
+            // Whoever takes a little now and then has the time of a request, and some.
+            let overdue = |since: Instant| since.elapsed() > request_timeout + stall_limit;
+            let wanted = || app.model().is_some_and(|model| model.stats().waiting > 0);
+            activity.streaming_since().is_some_and(|since| overdue(since) || (lasted > stall_limit / HURRY && wanted()))
+        }
     };
-    let stream = Watched::new(stream, app.options.stall_limit, Arc::new(wanted));
+    let stream = Watched::new(stream, app.options.stall_limit, given_up);
     let exchange = Exchange { app: Arc::clone(&app), router, peer, activity: Arc::clone(&activity) };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(BUFFER)
+        .max_header_size(BUFFER)
         .serve_connection(TokioIo::new(stream), exchange);
 
     let mut phase = app.phase().subscribe();
     let mut seen = *phase.borrow();
     // What to do with the socket in the end.
-    let (mut in_order, mut half_a_head) = (true, false);
+    let (mut in_order, mut told_to_end) = (true, None);
     loop {
         tokio::select! {
             biased;
@@ -92,11 +102,11 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, app: Arc
             later = async { phase.wait_for(|phase| *phase > seen).await.map(|phase| *phase) } => {
                 // An error means that the server is gone, which `app` rules out.
                 seen = later.unwrap_or(Phase::Ended);
+                told_to_end = (!activity.is_busy()).then(|| activity.requests());
                 // After this request there is no other.
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 let polled = poll_fn(|cx| Poll::Ready(connection.poll_without_shutdown(cx))).await;
-                half_a_head = polled.is_pending() && !activity.is_busy();
-                if polled.is_ready() || half_a_head {
+                if polled.is_ready() || !activity.is_busy() {
                     break;
                 }
             }
@@ -104,7 +114,8 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, app: Arc
     }
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner().into_inner();
-    if half_a_head && !parts.read_buf.is_empty() {
+    // No request was there then, and none came since: what there is of one is half a head.
+    if told_to_end == Some(activity.requests()) && !parts.read_buf.is_empty() {
         farewell::refuse(&mut stream).await;
     }
     if in_order {

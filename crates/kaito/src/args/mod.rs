@@ -101,6 +101,8 @@ mod tests {
     fn the_defaults_are_the_documented_ones() {
         let args = serve(&[]);
         assert_eq!((args.port, args.request_timeout, args.host), (5000, Duration::from_secs(180), None));
+        assert_eq!((args.drain_limit, args.stall_limit, args.body_limit), (None, Duration::from_secs(60), 4 << 20));
+        assert!(args.allowed_origin.is_empty());
         assert_eq!((args.model.dtype, args.model.max_batch_size.get(), args.model.model), (DType::Auto, 32, None));
     }
 
@@ -142,6 +144,13 @@ mod tests {
             (&["--model-dir", "x"], &["--model-dir"]),
             (&["a", "b"], &["b"]),
             (&["--api-key", ""], &["--api-key", "empty"]),
+            (&["--request-timeout", "18446744073709551615"], &["--request-timeout", "365 days"]),
+            (&["--drain-limit", "366d"], &["--drain-limit", "365 days"]),
+            (&["--stall-limit", "0"], &["--stall-limit", "more than nothing"]),
+            (&["--body-limit", "2GiB"], &["--body-limit", "1GiB"]),
+            (&["--threads", "100000"], &["--threads", "from 1 to 1024"]),
+            (&["--max-batch-size", "18446744073709551615"], &["--max-batch-size", "from 1 to 4096"]),
+            (&["--allowed-origin", "chat.example"], &["--allowed-origin", "https://chat.example"]),
         ] {
             let error = Cli::try_parse_from(["kaito", "serve"].iter().chain(args)).unwrap_err();
             assert_eq!(error.exit_code(), 2);
@@ -155,6 +164,21 @@ mod tests {
             Cli::try_parse_from(["kaito"]).unwrap_err().kind(),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         );
+    }
+
+    #[test]
+    fn pods_are_given_the_time_that_the_end_of_a_server_takes() {
+        // The limit for the end is the request's unless it is set, which no pod of ours does.
+        let limit = serve(&[]).request_timeout;
+        let given = Duration::from_secs(kaito_operator::decide::TERMINATION_GRACE_SECONDS.unsigned_abs());
+        assert!(given >= limit + Duration::from_secs(10), "{given:?} for {limit:?}");
+    }
+
+    #[test]
+    fn origins_are_repeated_or_listed() {
+        let args =
+            ["--allowed-origin", "https://a.example,http://b.example:80", "--allowed-origin", "http://c.example"];
+        assert_eq!(serve(&args).allowed_origin, ["https://a.example", "http://b.example:80", "http://c.example"]);
     }
 
     #[test]
