@@ -4,7 +4,10 @@
 mod common;
 
 use common::{CHAT_MODEL, META_MODEL, TestServer};
-use kaito_engine::LoadOptions;
+use kaito_engine::generate::GenerateOptions;
+use kaito_engine::{
+    Cancel, ChatMessage, ChatRequest, CompletionRequest, Error, LoadOptions, MetaOptions, TextInput, TextRequest,
+};
 use kaito_server::ServerOptions;
 use serde_json::{Value, json};
 
@@ -53,15 +56,44 @@ async fn a_prompt_that_cannot_fit_is_refused_by_its_bytes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn short_requests_are_answered_beside_long_ones() {
     let server = TestServer::start(CHAT_MODEL).await;
-    // As long as a prompt can be before it is refused unread, and sixteen of them.
-    let long = json!({ "prompt": " ".repeat(3_900_000), "handle_long_generation": "hole", "max_new_tokens": 1 });
-    let longs = (0..16).map(|_| tokio::spawn(server.client.post(format!("{}/chat", server.url)).json(&long).send()));
-    let longs: Vec<_> = longs.collect();
+    // Long enough to wait for each other, and not refused by their bytes.
+    let long = json!({ "prompt": "a ".repeat(20_000), "handle_long_generation": "hole", "max_new_tokens": 1 });
+    let long = format!("{long}{}", " ".repeat(200_000));
+    let send = || {
+        let request = server.client.post(format!("{}/chat", server.url)).header("content-type", "application/json");
+        tokio::spawn(request.body(long.clone()).send())
+    };
+    let longs: Vec<_> = (0..16).map(|_| send()).collect();
     for _ in 0..8 {
         server.ask("/chat", &json!({ "prompt": "a", "max_new_tokens": 1 })).await;
     }
     for long in longs {
-        assert_eq!(long.await.unwrap().unwrap().status(), 400);
+        assert_eq!(long.await.unwrap().unwrap().status(), 200);
     }
+    server.all_pages_free().await;
     server.stop().await;
+}
+
+#[test]
+fn a_request_for_which_nobody_waits_is_not_begun() {
+    let model = common::load(META_MODEL, &LoadOptions::default());
+    let cancel = Cancel::default();
+    cancel.cancel();
+    let text = TextRequest {
+        input: TextInput::Prompt("a".to_owned()),
+        return_full_text: None,
+        clean_up_tokenization_spaces: None,
+        prefix: None,
+        handle_long_generation: None,
+        options: GenerateOptions::default(),
+        stop: Vec::new(),
+    };
+    let completion = CompletionRequest { prompts: vec!["a".to_owned()], options: MetaOptions::default() };
+    let message = ChatMessage { role: "user".to_owned(), content: "a".to_owned() };
+    let dialog = ChatRequest { dialogs: vec![vec![message]], options: MetaOptions::default() };
+    assert!(matches!(model.generate_text_unless(&cancel, text), Err(Error::Cancelled)));
+    assert!(matches!(model.text_completion_unless(&cancel, &completion), Err(Error::Cancelled)));
+    assert!(matches!(model.chat_completion_unless(&cancel, &dialog), Err(Error::Cancelled)));
+    let stats = model.stats();
+    assert_eq!((stats.waiting, stats.running), (0, 0));
 }

@@ -1,5 +1,7 @@
 //! `kaito serve` at the limits: of its flags, and of the file handles that the system gives it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
+
 mod support;
 
 use std::{
@@ -137,7 +139,10 @@ fn a_server_without_file_handles_says_so_once_and_goes_on() {
     let script = format!("ulimit -n {HANDLES}; exec \"$0\" serve");
     let mut command = Command::new("sh");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_kaito")]).stdin(Stdio::null());
-    command.env_clear().env("HOME", env!("CARGO_TARGET_TMPDIR")).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command
+        .env_clear()
+        .env("HOME", env!("CARGO_TARGET_TMPDIR"))
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     let server = Started::new(&mut command, "handles").unwrap();
     let idle: Vec<_> = (0..2 * HANDLES).map(|_| TcpStream::connect(&server.address).unwrap()).collect();
     let deadline = Instant::now() + Duration::from_secs(60);
