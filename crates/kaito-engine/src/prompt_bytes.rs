@@ -28,6 +28,6 @@ pub(crate) fn check<'a>(
         return Ok(());
     }
     Err(Error::InvalidRequest(format!(
-        "{what} has {bytes} bytes, which are at least {tokens} tokens, but at most {limit} fit"
+        "{what} has {bytes} bytes, which are at least {tokens} tokens, but at most {limit} are taken"
     )))
 }

@@ -36,8 +36,10 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
         return Err(ApiError::bad_request(format!("Host stands in {lines} lines; give it once.")));
     }
     let valid = |authority: Authority| {
-        let (host, port) = (authority.host(), authority.as_str().len() > authority.host().len());
-        !authority.as_str().contains('@') && !host.is_empty() && port == authority.port_u16().is_some()
+        let host = authority.host();
+        let port = authority.as_str().strip_prefix(host);
+        let plain = !host.is_empty() && !authority.as_str().contains('@');
+        plain && port.is_some_and(|port| ["", ":"].contains(&port) || authority.port_u16().is_some())
     };
     // It may be empty where there is no name to tell.
     if host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(valid) {
@@ -107,9 +109,11 @@ mod tests {
             (Version::HTTP_11, &["a/b"], 400),
             (Version::HTTP_11, &["http://a"], 400),
             (Version::HTTP_11, &["user@a"], 400),
+            (Version::HTTP_11, &["a:1@a:80"], 400),
             (Version::HTTP_11, &["a:b"], 400),
             (Version::HTTP_11, &["a:70000"], 400),
             (Version::HTTP_11, &[":80"], 400),
+            (Version::HTTP_11, &["a:"], 0),
         ] {
             let lines: Vec<_> = hosts.iter().map(|host| (header::HOST, *host)).collect();
             assert_eq!(status(version, &lines), expected, "{version:?} {hosts:?}");

@@ -19,7 +19,6 @@ async fn a_prompt_that_cannot_fit_is_refused_by_its_bytes() {
         // Some characters take six bytes of JSON.
         let options = ServerOptions { body_limit: 6 * LONG + 1000, ..common::options() };
         let server = TestServer::with(common::load(model, &LoadOptions::default()), options).await;
-        let chat = model != META_MODEL && model != "falcon-7b-type";
         for filler in [" ", "a", "é", "<|end|>", "\n"] {
             let text = filler.repeat(LONG / filler.len());
             let dialog = json!([{ "role": "user", "content": format!("a{text}b") }]);
@@ -34,7 +33,7 @@ async fn a_prompt_that_cannot_fit_is_refused_by_its_bytes() {
                 ("/generate", json!({ "prompts": ["a", text] }), "prompt 1"),
                 ("/chat", json!({ "input_data": { "input_string": [dialog] } }), "dialog 0"),
             ];
-            if chat {
+            if server.model.info().chat_template {
                 cases.push(("/chat", json!({ "messages": dialog }), "the prompt"));
             }
             for (path, body, what) in cases {

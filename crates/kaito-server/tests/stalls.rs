@@ -43,6 +43,8 @@ async fn streams_that_nobody_reads_give_their_places_to_others() {
     eventually("they run", async || server.model.stats().running > 0).await;
     server.ask("/chat", &json!({ "prompt": "a", "max_new_tokens": 1 })).await;
     server.all_pages_free().await;
+    let over = format!(r#"kaito_requests_total{{route="/chat",status="200"}} {}"#, STREAMS + 1);
+    eventually("all are over", async || server.get("/metrics").await.text().await.unwrap().contains(&over)).await;
     for mut client in clients {
         client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let heard = blocking(move || read_all(&mut client)).await;
