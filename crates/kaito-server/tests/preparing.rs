@@ -11,7 +11,7 @@ use kaito_engine::{
 use kaito_server::ServerOptions;
 use serde_json::{Value, json};
 
-const LONG: usize = 4_000_000;
+const LONG: usize = 1_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prompt_that_cannot_fit_is_refused_by_its_bytes() {
