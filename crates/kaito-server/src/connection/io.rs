@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 /// How often a client that takes nothing is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(250);
 /// Bytes that the system may hold unsent. With more of them, a client that reads nothing would be noticed only after
 /// megabytes.
 #[cfg(target_os = "linux")]
@@ -152,7 +152,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let patient = |_| false;
         let impatient = |lasted| lasted > Duration::from_millis(50);
-        // An hour passes for neither of them. A look at the client comes each second at the latest.
+        // An hour passes for neither of them.
         assert_eq!(write_for_ever(Duration::from_millis(100), patient).await.kind(), io::ErrorKind::TimedOut);
         assert_eq!(write_for_ever(hour, impatient).await.kind(), io::ErrorKind::TimedOut);
     }

@@ -30,10 +30,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a connection could not be taken, for want of file handles as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// While others wait for the place of a stream, its client may take nothing for this part of the usual time, and for so long
-/// at least.
-const HURRY: u32 = 12;
-const HURRY_AT_LEAST: Duration = Duration::from_secs(1);
+/// While others wait for the place of a stream, its client may take nothing for this long. When writes block, it is some
+/// thousand tokens behind already.
+const HURRY: Duration = Duration::from_secs(1);
 /// The most that a connection reads ahead or holds back of what it writes; also the longest head of a request.
 const BUFFER: usize = 64 << 10;
 
@@ -72,12 +71,11 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, app: Arc
     let given_up = {
         let (activity, app) = (Arc::clone(&activity), Arc::clone(&app));
         let ServerOptions { stall_limit, request_timeout, .. } = app.options;
-        let hurry = HURRY_AT_LEAST.max(stall_limit / HURRY);
         move |lasted| {
             // Whoever takes a little now and then has the time of a request, and some.
             let overdue = |since: Instant| since.elapsed() > request_timeout + stall_limit;
             let wanted = || app.model().is_some_and(|model| model.stats().waiting > 0);
-            activity.streaming_since().is_some_and(|since| overdue(since) || (lasted > hurry && wanted()))
+            activity.streaming_since().is_some_and(|since| overdue(since) || (lasted >= HURRY && wanted()))
         }
     };
     let stream = Watched::new(stream, app.options.stall_limit, given_up);
