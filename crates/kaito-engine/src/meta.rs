@@ -122,9 +122,10 @@ impl MetaContext<'_> {
     ) -> Result<Vec<PreparedPrompt>, Error> {
         let limits = self.limits(&request.options)?;
         limits.check_count("prompts", request.prompts.len())?;
+        let bytes = request.prompts.iter().map(String::len).sum();
         for (index, prompt) in request.prompts.iter().enumerate() {
             let what = format_args!("prompt {index}");
-            prompt_bytes::check(self.tokenizer, what, [prompt.as_str()].into_iter(), limits.max_seq_len)?;
+            prompt_bytes::check(self.tokenizer, what, [prompt.as_str()].into_iter(), limits.max_seq_len, bytes)?;
         }
         let encode = |prompt: &String| {
             cancel.check()?;
@@ -138,6 +139,7 @@ impl MetaContext<'_> {
     pub(crate) fn chat(&self, request: &ChatRequest, cancel: &Cancel) -> Result<Vec<PreparedPrompt>, Error> {
         let limits = self.limits(&request.options)?;
         limits.check_count("dialogs", request.dialogs.len())?;
+        let bytes = request.dialogs.iter().flatten().map(|message| message.content.len()).sum();
         let write = |(index, dialog): (usize, &Vec<ChatMessage>)| {
             cancel.check()?;
             let turns = turns(index, dialog)?;
@@ -146,7 +148,7 @@ impl MetaContext<'_> {
                 return Ok(None);
             }
             let texts = turns.iter().map(|turn| turn.text.as_str());
-            prompt_bytes::check(self.tokenizer, format_args!("dialog {index}"), texts, limits.max_seq_len)?;
+            prompt_bytes::check(self.tokenizer, format_args!("dialog {index}"), texts, limits.max_seq_len, bytes)?;
             Ok(Some(turns))
         };
         let dialogs = request.dialogs.iter().enumerate().map(write).collect::<Result<Vec<_>, Error>>()?;

@@ -9,7 +9,11 @@ use crate::{Error, tokenizer::Tokenizer};
 /// fit, but all of it is tokenised.
 pub(crate) const HOLE: usize = 8;
 
-/// Checks that the texts in `parts`, one prompt together, may have as few as `limit` tokens.
+/// A request with so many bytes of text is tokenised in a moment, and then refused with its exact number of tokens.
+const SHORT: usize = 32 << 10;
+
+/// Checks that the texts in `parts`, one prompt together, may have as few as `limit` tokens. `whole` is how many bytes of text
+/// the request has.
 ///
 /// # Errors
 /// [`Error::InvalidRequest`] with both numbers; `what` names the prompt.
@@ -18,7 +22,11 @@ pub(crate) fn check<'a>(
     what: impl Display,
     parts: impl Iterator<Item = &'a str>,
     limit: usize,
+    whole: usize,
 ) -> Result<(), Error> {
+    if whole <= SHORT {
+        return Ok(());
+    }
     let (mut bytes, mut tokens) = (0usize, 0usize);
     for part in parts {
         bytes = bytes.saturating_add(part.len());

@@ -133,7 +133,7 @@ impl TextContext<'_> {
         };
         let fits = |text: &str| {
             cancel.check()?;
-            prompt_bytes::check(self.tokenizer, "the prompt", [text].into_iter(), limit)
+            prompt_bytes::check(self.tokenizer, "the prompt", [text].into_iter(), limit, text.len())
         };
         let (shown, encoded) = match request.input {
             TextInput::Prompt(prompt) => {
