@@ -122,7 +122,7 @@ impl MetaContext<'_> {
     ) -> Result<Vec<PreparedPrompt>, Error> {
         let limits = self.limits(&request.options)?;
         limits.check_count("prompts", request.prompts.len())?;
-        let bytes = request.prompts.iter().map(String::len).sum();
+        let bytes: usize = request.prompts.iter().map(String::len).sum();
         for (index, prompt) in request.prompts.iter().enumerate() {
             let what = format_args!("prompt {index}");
             prompt_bytes::check(self.tokenizer, what, [prompt.as_str()].into_iter(), limits.max_seq_len, bytes)?;
@@ -139,7 +139,7 @@ impl MetaContext<'_> {
     pub(crate) fn chat(&self, request: &ChatRequest, cancel: &Cancel) -> Result<Vec<PreparedPrompt>, Error> {
         let limits = self.limits(&request.options)?;
         limits.check_count("dialogs", request.dialogs.len())?;
-        let bytes = request.dialogs.iter().flatten().map(|message| message.content.len()).sum();
+        let bytes: usize = request.dialogs.iter().flatten().map(|message| message.content.len()).sum();
         let write = |(index, dialog): (usize, &Vec<ChatMessage>)| {
             cancel.check()?;
             let turns = turns(index, dialog)?;
