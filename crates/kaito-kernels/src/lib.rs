@@ -29,7 +29,7 @@ pub use dtype::DType;
 pub use gather::gather_rows;
 pub use kv::{KvBuffer, KvDType};
 pub use kv_layout::KvLayout;
-pub use mapped_file::MappedFile;
+pub use mapped_file::{FileChange, MappedFile, WhatChanged};
 pub use matmul::{TiledInput, Write, matmul};
 pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
 pub use norm::{layer_norm, rms_norm};
