@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use kaito_kernels::{DType, KvDType, Quantization, ThreadPool};
+use kaito_kernels::{DType, FileChange, KvDType, MappedFile, Quantization, ThreadPool};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -174,6 +174,8 @@ struct Inner {
     defaults: GenerateOptions,
     bos_token_id: Option<u32>,
     end_tokens: Vec<u32>,
+    /// Those that the weights are read from at every step.
+    mapped_files: Vec<Arc<MappedFile>>,
 }
 
 impl LanguageModel {
@@ -242,6 +244,7 @@ impl LanguageModel {
             max_batch_size: rows,
             chat_template: tokenizer.has_chat_template(),
         };
+        let mapped_files = weights.mapped_files();
         let engine = start_engine(config, weights, capacity, pool, options)?;
         let end_tokens =
             defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.eos_token_id().into_iter().collect());
@@ -252,7 +255,7 @@ impl LanguageModel {
             max_seq_len = info.max_seq_len, max_batch_size = rows, threads, "the model is loaded"
         );
         progress(1.0);
-        Ok(Self(Arc::new(Inner { engine, tokenizer, info, defaults, bos_token_id, end_tokens })))
+        Ok(Self(Arc::new(Inner { engine, tokenizer, info, defaults, bos_token_id, end_tokens, mapped_files })))
     }
 
     /// What the model is.
@@ -263,6 +266,12 @@ impl LanguageModel {
     /// A snapshot of the engine for health checks and metrics.
     pub fn stats(&self) -> EngineStats {
         self.0.engine.stats()
+    }
+
+    /// What happened to the files that the weights are read from since they were loaded: as a rule nothing. After a change
+    /// the model's answers mean nothing, and the process may end when it reads what is no longer there.
+    pub fn changed_files(&self) -> Vec<FileChange> {
+        self.0.mapped_files.iter().filter_map(|file| file.change()).collect()
     }
 
     /// The model's tokenizer.

@@ -29,7 +29,7 @@ pub mod weights;
 
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
-pub use kaito_kernels::{KvDType, Quantization};
+pub use kaito_kernels::{FileChange, KvDType, Quantization, WhatChanged};
 pub use language_model::{DTypeChoice, LanguageModel, LoadOptions, ModelInfo, StepBudget};
 pub use meta::{ChatRequest, CompletionRequest, MetaEvent, MetaOptions, MetaOutput, MetaStream, SPECIAL_TAGS_ERROR};
 pub use text::{LikelyToken, TextEvent, TextInput, TextOutput, TextRequest, TextStream, TokenScore};

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, he
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use kaito_metrics::Format;
 use serde_json::json;
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -18,7 +19,7 @@ use crate::error::ApiError;
 use crate::job::Job;
 use crate::record::{self, Record};
 use crate::state::{App, Phase};
-use crate::{auth, health, limits, metrics, page, stream};
+use crate::{auth, health, host, limits, page, stream};
 
 const ROUTES: [&str; 6] = ["/", "/healthz", "/metrics", "/generate", "/chat", "/shutdown"];
 
@@ -48,11 +49,16 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(record::panicked));
+    let hosts = Arc::new(host::Hosts::of(&app.options));
     let router = match cross_origin(&app.options.allowed_origins) {
         Some(layer) => router.layer(layer),
         None => router,
     };
-    router.layer(middleware::from_fn_with_state(Arc::clone(&app), record::keep)).with_state(app)
+    router
+        .layer(Extension(Arc::clone(&hosts)))
+        .layer(middleware::from_fn_with_state(hosts, host::check))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), record::keep))
+        .with_state(app)
 }
 
 fn cross_origin(origins: &[HeaderValue]) -> Option<CorsLayer> {
@@ -81,21 +87,25 @@ async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
 }
 
 async fn healthz(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    health::check(&app)?;
+    health::check(&app).await?;
     Ok(Json(json!({ "status": "Healthy" })).into_response())
 }
 
-async fn show_metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let text = app.metrics.encode().map_err(|_| ApiError::internal("The metrics could not be written."))?;
-    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+async fn show_metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let format = Format::negotiate(headers.get_all(header::ACCEPT).iter().map(HeaderValue::as_bytes));
+    let text = app.metrics.encode(format).map_err(|_| ApiError::internal("The metrics could not be written."))?;
+    let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
+    Ok((headers, text).into_response())
 }
 
 async fn shut_down(
     State(app): State<Arc<App>>,
     Extension(Peer(peer)): Extension<Peer>,
+    Extension(hosts): Extension<Arc<host::Hosts>>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    auth::check_shutdown(app.options.api_key.as_ref(), peer, &headers)?;
+    auth::check_shutdown(&app.options.api_keys, &hosts, peer, &uri, &headers)?;
     tracing::info!(%peer, "shutdown requested");
     app.advance_to(Phase::Draining);
     Ok(Json(json!({})).into_response())
@@ -121,7 +131,7 @@ async fn work(app: Arc<App>, record: Arc<Record>, endpoint: Endpoint, request: R
     let timeout = app.options.request_timeout;
     let deadline = Instant::from_std(record.started) + timeout;
     let (parts, body) = request.into_parts();
-    auth::check_key(app.options.api_key.as_ref(), &parts.headers)?;
+    auth::check_key(&app.options.api_keys, &parts.headers)?;
     let admission = app.admit()?;
     limits::check_content_type(&parts.headers)?;
     let body = limits::read_body(&parts.headers, body, app.options.body_limit, deadline, timeout).await?;

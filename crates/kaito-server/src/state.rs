@@ -41,6 +41,8 @@ pub(crate) struct App {
     pub(crate) metrics: Metrics,
     /// Bounds the requests that are parsed and tokenised at one time, so that these leave the processors to the engine.
     pub(crate) preparing: Arc<Semaphore>,
+    /// What was found to have changed of the model's files; it is not forgotten, whatever becomes of them.
+    pub(crate) changed_files: OnceLock<String>,
     phase: watch::Sender<Phase>,
     model: Arc<OnceLock<LanguageModel>>,
     /// The loaded fraction of the model, as the bits of an f32.
@@ -53,7 +55,8 @@ impl App {
         let model = Arc::new(OnceLock::new());
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            metrics: Metrics::new(&options.model_name, Arc::clone(&model)),
+            metrics: Metrics::new(&options.model_name, Arc::clone(&model), Arc::clone(&options.dropped_log_lines)),
+            changed_files: OnceLock::new(),
             preparing: Arc::new(Semaphore::new(processors)),
             phase: watch::Sender::new(Phase::Serving),
             model,

@@ -33,6 +33,12 @@ pub fn temperature(text: &str) -> Result<f32, String> {
         .ok_or_else(|| "expected a number that is not negative".to_owned())
 }
 
+/// The first of the keys that a server may have several of, with commas or in lines.
+pub fn first_key(text: &str) -> Result<String, String> {
+    let mut keys = text.split([',', '\n', '\r']).map(str::trim).filter(|key| !key.is_empty());
+    keys.next().map(str::to_owned).ok_or_else(|| "is empty".to_owned())
+}
+
 pub fn not_empty(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
@@ -69,6 +75,14 @@ mod tests {
         for text in ["", "0", "0s", "-1s", "soon", "1.5.2s", "99999999999999999999s"] {
             assert!(duration(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_client_shows_the_first_of_several_keys() {
+        for (text, key) in [("secret", "secret"), (" secret\n", "secret"), (",a b , c", "a b")] {
+            assert_eq!(first_key(text).as_deref(), Ok(key));
+        }
+        assert!(first_key(" , ").is_err());
     }
 
     proptest::proptest! {

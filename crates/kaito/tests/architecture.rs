@@ -45,9 +45,10 @@ fn each_crate_knows_only_those_below_it() {
         ("kaito-kernels", &[][..]),
         ("kaito-presets", &[]),
         ("kaito-hub", &[]),
+        ("kaito-metrics", &[]),
         ("kaito-engine", &["kaito-kernels"]),
-        ("kaito-server", &["kaito-engine"]),
-        ("kaito-operator", &["kaito-presets"]),
+        ("kaito-server", &["kaito-engine", "kaito-metrics"]),
+        ("kaito-operator", &["kaito-metrics", "kaito-presets"]),
         ("kaito-image", &["kaito-engine", "kaito-presets"]),
         ("kaito-bench", &["kaito-engine", "kaito-kernels", "kaito-server"]),
         (

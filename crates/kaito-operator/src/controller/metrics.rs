@@ -6,9 +6,10 @@ use std::{
     time::Duration,
 };
 
+use kaito_metrics::Format;
 use kube::runtime::reflector::ObjectRef;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
@@ -126,13 +127,11 @@ impl Metrics {
         self.writes.get_or_create(&WriteLabels { kind, verb }).inc();
     }
 
-    /// All of it, in Prometheus' text format.
-    pub fn text(&self) -> String {
+    /// All of it, in one of the formats that Prometheus reads.
+    pub fn text(&self, format: Format) -> String {
         self.count();
-        let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = encode(&mut text, &lock(&self.registry));
-        text
+        format.encode(&lock(&self.registry)).unwrap_or_default()
     }
 
     fn count(&self) {
@@ -184,7 +183,7 @@ mod tests {
         metrics.queued(&ObjectRef::new("gone").within("ns"));
         metrics.ended("changed", Duration::from_millis(3));
         metrics.wrote("Service", "apply");
-        let text = metrics.text();
+        let text = metrics.text(Format::Text);
         for line in [
             "kaito_workspaces{phase=\"Ready\"} 2",
             "kaito_workspaces{phase=\"NotReady\"} 1",

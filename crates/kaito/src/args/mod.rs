@@ -1,5 +1,6 @@
 //! Every flag, its environment variable and its help: a file per subcommand.
 
+mod access;
 mod bench;
 mod chat;
 mod controller;
@@ -15,6 +16,7 @@ mod serve;
 mod up;
 mod validate;
 
+pub use access::AccessArgs;
 pub use bench::BenchArgs;
 pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
@@ -82,6 +84,7 @@ mod tests {
 
     use clap::{CommandFactory, error::ErrorKind};
     use kaito_engine::{DTypeChoice, KvDType, Quantization};
+    use kaito_server::HostName;
 
     use super::{model::DType, *};
 
@@ -141,7 +144,12 @@ mod tests {
             (&["--threads", "-1"], &["-1"]),
             (&["--model-dir", "x"], &["--model-dir"]),
             (&["a", "b"], &["b"]),
-            (&["--api-key", ""], &["--api-key", "empty"]),
+            (&["--api-key", ""], &["--api-key", "no API key"]),
+            (&["--api-key", "a,b\u{7}"], &["--api-key", "API key 2"]),
+            (&["--allowed-host", "example.com:80"], &["example.com:80", "without a port"]),
+            (&["--allowed-host", "*"], &["--allowed-host", "example.com"]),
+            (&["--allowed-origin", "example.com"], &["example.com", "https://example.com"]),
+            (&["--allowed-origin", "https://example.com/"], &["https://example.com/", "no path"]),
         ] {
             let error = Cli::try_parse_from(["kaito", "serve"].iter().chain(args)).unwrap_err();
             assert_eq!(error.exit_code(), 2);
@@ -155,6 +163,32 @@ mod tests {
             Cli::try_parse_from(["kaito"]).unwrap_err().kind(),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         );
+    }
+
+    #[test]
+    fn keys_hosts_and_origins_may_be_several() {
+        let AccessArgs { api_key, api_key_file, allowed_host, allowed_origin } = serve(&[
+            "--api-key",
+            "old, new",
+            "--api-key",
+            "third\n",
+            "--api-key-file",
+            "keys",
+            "--allowed-host",
+            "a.example,B.example.",
+            "--allowed-host",
+            "[::2]",
+            "--allowed-origin",
+            "https://a.example",
+            "--allowed-origin",
+            "http://localhost:3000,*",
+        ])
+        .access;
+        assert_eq!(api_key.iter().map(|keys| keys.0.len()).sum::<usize>(), 3);
+        assert_eq!(api_key_file.as_deref(), Some(Path::new("keys")));
+        let shown = |hosts: Vec<HostName>| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(allowed_host), ["a.example", "b.example", "::2"]);
+        assert_eq!(allowed_origin, ["https://a.example", "http://localhost:3000", "*"]);
     }
 
     #[test]

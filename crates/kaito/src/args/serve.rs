@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
 
-use super::ModelArgs;
+use super::{AccessArgs, ModelArgs};
 use crate::values;
 
 #[derive(Debug, Args)]
@@ -23,8 +23,6 @@ pub struct ServeArgs {
     /// Requests that may wait for their turn; more are answered with 429
     #[arg(long, env = "KAITO_MAX_WAITING", value_name = "N", default_value = "256")]
     pub max_waiting: NonZeroUsize,
-    /// Key that clients must show as `Authorization: Bearer KEY`; give it by the variable, for a command line can be
-    /// read by every user of the machine
-    #[arg(long, env = "KAITO_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = values::not_empty)]
-    pub api_key: Option<String>,
+    #[command(flatten)]
+    pub access: AccessArgs,
 }

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     args::{ControllerArgs, NodeProvisioner, WebhookArgs},
-    network,
+    logging, network,
 };
 
 /// Where the documents of the Kaito project have the registry.
@@ -86,6 +86,7 @@ fn options(args: &ControllerArgs, variable: &dyn Fn(&str) -> Option<String>) -> 
         instance_types: args.instance_types.clone(),
         metrics_address: address(args.ports.metrics_port)?,
         health_address: address(args.ports.health_port)?,
+        dropped_log_lines: logging::dropped_lines(),
         webhook,
     })
 }

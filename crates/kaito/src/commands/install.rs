@@ -1,9 +1,6 @@
 //! `kaito install`: what a cluster needs to run the controller.
 
-use std::{
-    fs,
-    io::{self, Write},
-};
+use std::fs;
 
 use anyhow::{Context, bail};
 use kaito_operator::{
@@ -11,7 +8,10 @@ use kaito_operator::{
     install::{InstallOptions, manifests},
 };
 
-use crate::args::{InstallArgs, NodeProvisioner};
+use crate::{
+    args::{InstallArgs, NodeProvisioner},
+    output::print,
+};
 
 pub fn run(args: InstallArgs) -> anyhow::Result<()> {
     let provisioner = match (args.nodes.node_provisioner, args.nodes.node_class) {
@@ -35,5 +35,5 @@ pub fn run(args: InstallArgs) -> anyhow::Result<()> {
             "nothing is changed in a cluster from here; add --print, and pipe it to kubectl apply --server-side -f -"
         );
     }
-    io::stdout().write_all(manifests.as_bytes()).context("cannot write to stdout")
+    print(&manifests)
 }
