@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{Serving, hub::OneModelHub, kaito, output, output_with_input, repository, text, tiny_model};
+use support::{Serving, commands, hub::OneModelHub, kaito, output, output_with_input, repository, text, tiny_model};
 
 #[test]
 fn the_catalogue_as_a_table() {
@@ -47,14 +47,6 @@ fn the_definition_of_the_resource() {
     assert!(yaml.status.success());
     let json: Value = serde_json::from_slice(&output(&mut kaito(&["crd", "--json"])).stdout).unwrap();
     assert_eq!(kaito_operator::yaml::documents(&text(&yaml.stdout)).unwrap(), [json]);
-}
-
-/// The names below `Commands:` in a help text.
-fn commands(help: &str) -> Vec<String> {
-    let below = help.split_once("Commands:\n").map_or("", |(_, below)| below);
-    let lines = below.lines().take_while(|line| !line.is_empty());
-    let names = lines.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
-    names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
 /// Those there are, by what the help texts themselves list.

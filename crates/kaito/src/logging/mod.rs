@@ -85,7 +85,7 @@ pub fn say(text: &str) {
     STDERR.push(text.as_bytes());
 }
 
-/// A stdout for commands that go on when nobody reads what they print. It writes whole lines.
+/// A stdout for commands that go on when nobody reads what they print. It writes whole lines, escaped as those of the log.
 pub fn patient_stdout() -> impl Write {
     LineWriter::new(ToStdout)
 }
@@ -138,7 +138,11 @@ struct ToStdout;
 
 impl Write for ToStdout {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        STDOUT.push(text);
+        let shown: Vec<_> = text
+            .split(|byte| *byte == b'\n')
+            .map(|line| escape::line(&String::from_utf8_lossy(line)).into_owned())
+            .collect();
+        STDOUT.push(shown.join("\n").as_bytes());
         Ok(text.len())
     }
 
