@@ -134,6 +134,26 @@ fn flags_are_read_from_the_environment() {
 }
 
 #[test]
+fn keys_that_no_header_can_carry_are_refused_at_the_start_and_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    fs::write(&file, "hidden\nhid\u{fc}den").unwrap();
+    for (variable, value, parts) in [
+        ("KAITO_API_KEY", "hidden,hid\u{7}den", &["--api-key", "API key 2", "'\\u{7}'"][..]),
+        ("KAITO_API_KEY", " ,\n", &["--api-key", "no API key"]),
+        ("KAITO_API_KEY_FILE", file.to_str().unwrap(), &["--api-key-file", "API key 2", "keys"]),
+        ("KAITO_API_KEY_FILE", "/no/such/keys", &["--api-key-file", "/no/such/keys"]),
+    ] {
+        let output = output(kaito(&["serve", "--port", "0"]).env(variable, value));
+        let message = text(&output.stderr);
+        assert!(!output.status.success() && !message.contains("hid"), "{message}");
+        for part in parts {
+            assert!(message.contains(part), "{variable}={value:?} lacks {part:?}: {message}");
+        }
+    }
+}
+
+#[test]
 fn a_conversation_through_a_pipe() {
     let questions =
         "/system You are brief.\nWhat is Kaito?\n\n/nonsense\nAnd a workspace?\n/reset\n/help\n/quit\nnever read\n";

@@ -16,6 +16,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::Value;
 use support::{kaito, tiny_model};
 
 /// Longer than any of this takes on a busy machine.
@@ -148,26 +149,32 @@ fn a_name_from_outside_forges_no_line_of_the_log() {
             fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
         }
     }
-    let port = free_port();
-    let mut server = Group::start(serve(port, &model).stdout(Stdio::piped()).stderr(Stdio::piped()));
-    let client = Client::new(port);
-    client.healthy();
-    // What the health check says of a file has its name too.
     let weights = model.join("model.safetensors");
-    let mut bytes = fs::read(&weights).unwrap();
-    bytes.push(0);
-    fs::write(&weights, bytes).unwrap();
-    wait_for("the change", || client.get("/healthz").filter(|(status, _)| *status == 503));
-    server.terminate();
-    let (mut printed, mut log) = (String::new(), String::new());
-    server.0.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
-    server.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    assert!(
-        log.contains("the model is loaded") && log.contains("changed in place") && printed.contains("serves model"),
-        "{log}{printed}"
-    );
-    for line in log.lines().chain(printed.lines()) {
-        assert!(!line.starts_with("2099") && !line.contains(['\u{1b}', '\r']), "{line:?}");
+    let bytes = fs::read(&weights).unwrap();
+    for format in ["text", "json"] {
+        fs::write(&weights, &bytes).unwrap();
+        let port = free_port();
+        let mut command = serve(port, &model);
+        command.args(["--log-format", format]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut server = Group::start(&mut command);
+        let client = Client::new(port);
+        client.healthy();
+        // What the health check says of a file has its name too.
+        fs::write(&weights, [&bytes[..], &[0]].concat()).unwrap();
+        wait_for("the change", || client.get("/healthz").filter(|(status, _)| *status == 503));
+        server.terminate();
+        let (mut printed, mut log) = (String::new(), String::new());
+        server.0.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+        server.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert!(log.contains("the model is loaded") && log.contains("changed in place"), "{log}{printed}");
+        for line in log.lines().chain(printed.lines()) {
+            assert!(!line.starts_with("2099") && !line.contains(['\u{1b}', '\r']), "{line:?}");
+        }
+        if format == "json" {
+            assert!(log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{log}");
+        } else {
+            assert!(printed.contains("serves model\\n2099"), "{printed}");
+        }
     }
 
     let missing = folder.path().join("missing\nerror: forged");

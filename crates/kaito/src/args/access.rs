@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use kaito_server::{ApiKey, HeaderValue, HostName};
+use kaito_server::{ApiKey, HeaderValue, HostName, KeyError};
 use url::Url;
 
 #[derive(Debug, Args)]
@@ -25,12 +25,16 @@ pub struct AccessArgs {
     pub allowed_origin: Vec<HeaderValue>,
 }
 
-/// The keys of one flag or of the variable.
+/// The keys of one flag or of the variable. What is wrong with one is told later: whoever parses the command line shows the
+/// value that it refuses.
 #[derive(Debug, Clone)]
-pub struct Keys(pub Vec<ApiKey>);
+pub struct Keys(pub Result<Vec<ApiKey>, KeyError>);
 
 fn keys(text: &str) -> Result<Keys, String> {
-    ApiKey::parse_all(text).map(Keys).map_err(|error| error.to_string())
+    match ApiKey::parse_all(text) {
+        Err(KeyError::Empty) => Err(KeyError::Empty.to_string()),
+        parsed => Ok(Keys(parsed)),
+    }
 }
 
 fn host(text: &str) -> Result<HostName, String> {

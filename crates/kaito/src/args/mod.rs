@@ -145,7 +145,6 @@ mod tests {
             (&["--model-dir", "x"], &["--model-dir"]),
             (&["a", "b"], &["b"]),
             (&["--api-key", ""], &["--api-key", "no API key"]),
-            (&["--api-key", "a,b\u{7}"], &["--api-key", "API key 2"]),
             (&["--allowed-host", "example.com:80"], &["example.com:80", "without a port"]),
             (&["--allowed-host", "*"], &["--allowed-host", "example.com"]),
             (&["--allowed-origin", "example.com"], &["example.com", "https://example.com"]),
@@ -184,7 +183,7 @@ mod tests {
             "http://localhost:3000,*",
         ])
         .access;
-        assert_eq!(api_key.iter().map(|keys| keys.0.len()).sum::<usize>(), 3);
+        assert_eq!(api_key.iter().map(|keys| keys.0.as_ref().unwrap().len()).sum::<usize>(), 3);
         assert_eq!(api_key_file.as_deref(), Some(Path::new("keys")));
         let shown = |hosts: Vec<HostName>| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown(allowed_host), ["a.example", "b.example", "::2"]);

@@ -46,7 +46,10 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
 }
 
 fn keys(args: &AccessArgs) -> anyhow::Result<ApiKeys> {
-    let given = args.api_key.iter().flat_map(|keys| keys.0.iter().cloned()).collect();
+    let mut given = Vec::new();
+    for keys in &args.api_key {
+        given.extend(keys.0.clone().context("--api-key")?);
+    }
     ApiKeys::new(given, args.api_key_file.as_deref()).context("--api-key-file")
 }
 
