@@ -11,6 +11,7 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -123,18 +124,22 @@ fn a_server_whose_log_nobody_drains_answers_and_says_later_what_was_dropped() {
     drop(command);
     let client = Client::new(port);
     client.healthy();
-    wait_for("a dropped line", || (client.chat() == 200 && client.dropped() > 0).then_some(()));
-    assert_eq!(client.chat(), 200);
-    // Somebody reads again, and hears of it.
-    let told = thread::spawn(move || {
-        let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
-        let told = lines.find(|line| line.contains("lines of the log were dropped"));
-        lines.for_each(drop);
-        told
+    wait_for("a dropped line", || {
+        (0..50).for_each(|_| drop(client.get("/").unwrap()));
+        (client.dropped() > 0).then_some(())
     });
     assert_eq!(client.chat(), 200);
+    // Somebody reads again, and hears of it.
+    let (sender, told) = mpsc::channel();
+    thread::spawn(move || {
+        let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
+        sender.send(lines.find(|line| line.contains("lines of the log were dropped"))).unwrap();
+        lines.for_each(drop);
+    });
+    let line = told.recv_timeout(LIMIT).unwrap();
+    assert!(line.as_ref().is_some_and(|line| line.contains("WARN")), "{line:?}");
+    assert_eq!(client.chat(), 200);
     assert_eq!(server.terminate(), Some(0));
-    assert!(told.join().unwrap().is_some_and(|line| line.contains("WARN")));
 }
 
 /// A newline in the name of a model's directory forged lines of the log.
@@ -178,7 +183,7 @@ fn a_name_from_outside_forges_no_line_of_the_log() {
     }
 
     let missing = folder.path().join("missing\nerror: forged");
-    let output = support::output(&mut serve(port, &missing));
+    let output = support::output(&mut serve(free_port(), &missing));
     let said = support::text(&output.stderr);
     assert!(said.contains("missing") && !said.contains("\nerror: forged"), "{said}");
 }

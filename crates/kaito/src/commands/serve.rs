@@ -2,7 +2,7 @@
 
 use std::{io::Write, net::SocketAddr};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use kaito_engine::LanguageModel;
 use kaito_server::{ApiKeys, HostName, Server, ServerOptions};
 
@@ -48,9 +48,9 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
 fn keys(args: &AccessArgs) -> anyhow::Result<ApiKeys> {
     let mut given = Vec::new();
     for keys in &args.api_key {
-        given.extend(keys.0.clone().context("--api-key")?);
+        given.extend(keys.0.clone().map_err(|error| anyhow!("--api-key: {error}"))?);
     }
-    ApiKeys::new(given, args.api_key_file.as_deref()).context("--api-key-file")
+    ApiKeys::new(given, args.api_key_file.as_deref()).map_err(|error| anyhow!("--api-key-file: {error}"))
 }
 
 /// A name that the server listens by is one of its own.

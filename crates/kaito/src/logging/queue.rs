@@ -47,14 +47,17 @@ impl Queue {
             let mut known = 0;
             loop {
                 let line = for_thread.next();
-                let outcome = write(&line);
-                if for_thread.written(outcome.is_ok()) && outcome.is_ok() {
+                if write(&line).is_err() {
+                    for_thread.dropped.fetch_add(1, Ordering::Relaxed);
+                } else if for_thread.state().lines.is_empty() {
                     let dropped = for_thread.dropped.load(Ordering::Relaxed);
                     if dropped > known {
+                        // Before the line counts as written, so that who waits for the last one waits for this too.
                         told(dropped - known);
                     }
                     known = dropped;
                 }
+                for_thread.written();
             }
         });
         // Without the thread the queue fills, and what comes then is counted as dropped, which it is.
@@ -105,17 +108,9 @@ impl Queue {
         }
     }
 
-    /// Whether that was the last line.
-    fn written(&self, well: bool) -> bool {
-        if !well {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        let mut state = self.state();
-        state.writing = false;
-        let last = state.lines.is_empty();
-        drop(state);
+    fn written(&self) {
+        self.state().writing = false;
         self.changed.notify_all();
-        last
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
