@@ -12,6 +12,24 @@ need() {
     "${as_root[@]}" env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "${missing[@]}"
 }
 
+# programs: sets kaito, to KAITO_BINARY or what is built here, and random_checkpoint, which makes weights; it lies beside
+# kaito's examples, or is built.
+programs() {
+    local release=${CARGO_TARGET_DIR:-$PWD/target}/release
+    kaito=${KAITO_BINARY:-}
+    if [ -z "$kaito" ]; then
+        cargo build --release
+        kaito=$release/kaito
+    fi
+    kaito=$(realpath "$kaito")
+    [ -x "$kaito" ] || { echo "there is no program $kaito" >&2; return 1; }
+    random_checkpoint=$(dirname "$kaito")/examples/random_checkpoint
+    if [ ! -x "$random_checkpoint" ] || [ -z "${KAITO_BINARY:-}" ]; then
+        cargo build --release --package kaito --example random_checkpoint
+        random_checkpoint=$release/examples/random_checkpoint
+    fi
+}
+
 # begin: a folder for everything, removed at the end with every process that was started.
 begin() {
     work=$(mktemp --directory "${TMPDIR:-/tmp}/kaito-image.XXXXXX")

@@ -62,6 +62,7 @@ fn submit(model: &LanguageModel, prompt: &str, tokens: usize, options: Value) ->
         clean_up_tokenization_spaces: None,
         prefix: None,
         handle_long_generation: None,
+        add_special_tokens: None,
         options: GenerateOptions::from_json(&options).unwrap(),
         stop: Vec::new(),
     };
@@ -77,7 +78,7 @@ async fn times(mut stream: TextStream) -> (Vec<Instant>, usize) {
     let mut times = Vec::new();
     while let Some(event) = stream.next().await {
         match event.expect("the request ends well") {
-            TextEvent::Started => {}
+            TextEvent::Started | TextEvent::Rest { .. } => {}
             TextEvent::Delta { .. } => times.push(Instant::now()),
             TextEvent::Finished(output) => return (times, output.prompt_tokens),
         }

@@ -30,8 +30,8 @@ pub struct ModelConfig {
     pub mlp: Mlp,
     /// How attention and MLP are added to the residual stream.
     pub residual: Residual,
-    /// Rotary position embedding.
-    pub rope: Rope,
+    /// How a token's place is told.
+    pub positions: Positions,
     /// Where each head lies in a row of the fused query-key-value projection.
     pub qkv_layout: QkvLayout,
     /// With a window of `W`, key `j` is visible to query `i` iff `i - W < j <= i`.
@@ -73,6 +73,15 @@ pub enum Residual {
     Parallel,
 }
 
+/// How a token's place in its sequence is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Positions {
+    /// Queries and keys are turned by an angle that grows with the position.
+    Rotary(Rope),
+    /// Scores gain by the position of the key, with a slope of its own for each query head (ALiBi): the first Falcons.
+    Alibi,
+}
+
 /// Rotary position embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
@@ -102,6 +111,31 @@ pub enum RopeScaling {
     Linear {
         /// The factor.
         factor: f64,
+    },
+    /// Llama 3.1: long waves are stretched by `factor`, short ones stay, and those between the two bounds are blended.
+    Llama3 {
+        /// How much long waves are stretched.
+        factor: f64,
+        /// Waves longer than the original length divided by this are long.
+        low_freq_factor: f64,
+        /// Waves shorter than the original length divided by this are short.
+        high_freq_factor: f64,
+        /// Length that the model was pre-trained on.
+        original_max_position_embeddings: usize,
+    },
+    /// YaRN (Peng et al. 2023): as above, with bounds by how often a wave turns within the trained length. cos and sin are
+    /// multiplied by `attention_factor`.
+    Yarn {
+        /// How much long waves are stretched.
+        factor: f64,
+        /// Waves that turn more often than this within the trained length stay.
+        beta_fast: f64,
+        /// Waves that turn less often than this are stretched.
+        beta_slow: f64,
+        /// The trained length.
+        max_position_embeddings: usize,
+        /// Factor of cos and sin.
+        attention_factor: f64,
     },
     /// Phi-3's long-rope: each frequency is divided by a factor of its own; the long factors apply to a sequence iff
     /// its total length exceeds `original_max_position_embeddings`. cos and sin are multiplied by `attention_factor`.

@@ -7,7 +7,7 @@ use kaito_kernels::ThreadPool;
 
 use crate::{
     backend::{AttentionSpan, Backend, BackendError, Write},
-    config::{Mlp, ModelConfig, Residual},
+    config::{Mlp, ModelConfig, Positions, Residual},
     kv_cache::{PageCopy, PageId},
     recycle::recycled,
     rope::RopeTable,
@@ -66,7 +66,7 @@ pub struct Decoder<B: Backend> {
     backend: B,
     config: ModelConfig,
     limits: DecoderLimits,
-    rope: RopeTable,
+    rope: Option<RopeTable>,
     embedding: B::Linear,
     layers: Vec<Layer<B>>,
     final_norm: B::Norm,
@@ -144,7 +144,7 @@ impl<B: Backend> Decoder<B> {
             wanted: Vec::with_capacity(limits.step_logits),
         };
         Ok(Self {
-            rope: RopeTable::new(&config.rope, config.head_dim),
+            rope: RopeTable::of(&config),
             embedding: backend.load_linear(weights.embedding)?,
             layers,
             final_norm: backend.load_norm(weights.final_norm, norm)?,
@@ -196,7 +196,9 @@ impl<B: Backend> Decoder<B> {
                 backend.norm(norm, rows, &w.residual, normed);
             }
             backend.linear(&layer.qkv, rows, &w.normed, &mut w.qkv, Write::Set);
-            backend.rope(&mut w.qkv, layout, config.rope.pairing, rows, cos, sin);
+            if let Positions::Rotary(rope) = &config.positions {
+                backend.rope(&mut w.qkv, layout, rope.pairing, rows, cos, sin);
+            }
             backend.store_kv(pool, index, &w.qkv, layout, &attention_spans);
             backend.attention(pool, index, &w.qkv, layout, &attention_spans, &mut w.attended);
             backend.linear(&layer.attention_output, rows, &w.attended, &mut w.residual, Write::Add);
@@ -246,8 +248,8 @@ impl<B: Backend> Decoder<B> {
             ids.extend(span.tokens.iter().chain(span.draft));
             wanted.extend(ids.len().saturating_sub(span.logits)..ids.len());
             let context = span.start + span.rows();
-            for position in span.start..context {
-                self.rope.push_angles(position, span.long, cos, sin);
+            if let Some(rope) = &self.rope {
+                (span.start..context).for_each(|position| rope.push_angles(position, span.long, cos, sin));
             }
             placed.push(AttentionSpan { first_row, rows: span.rows(), context, pages: span.pages });
         }

@@ -76,7 +76,7 @@ impl Error {
             Self::Tokenizer(
                 TokenizerError::Encode { .. } | TokenizerError::NoChatTemplate | TokenizerError::ChatRefused { .. },
             ) => ErrorKind::InvalidRequest,
-            Self::Tokenizer(TokenizerError::ChatTemplate { .. }) => ErrorKind::Internal,
+            Self::Tokenizer(TokenizerError::ChatTemplate { .. } | TokenizerError::Cancelled) => ErrorKind::Internal,
             Self::TooBusy { .. } => ErrorKind::TooBusy,
             Self::ShuttingDown => ErrorKind::ShuttingDown,
             Self::Tokenizer(_) | Self::Checkpoint(_) | Self::Load(_) => ErrorKind::Load,

@@ -9,18 +9,19 @@ use std::{
     thread,
 };
 
-use kaito_kernels::{DType, KvDType, Quantization, ThreadPool};
+use kaito_kernels::{DType, FileChange, KvDType, MappedFile, Quantization, ThreadPool};
 use serde_json::{Map, Value};
 
 use crate::{
-    Error,
+    Cancel, Error,
     backend::cpu::CpuBackend,
     capacity::{self, Capacity, PAGE_SIZE},
     config::ModelConfig,
     decoder::{Decoder, DecoderLimits},
     engine::{Engine, EngineStats, GenerationRequest, GenerationStream},
     family,
-    generate::GenerateOptions,
+    generate::{GenerateOptions, PARAMETER_NAMES},
+    json,
     kv_cache::KvCache,
     meta::{ChatRequest, CompletionRequest, MetaContext, MetaStream},
     quantized::Quantize,
@@ -174,6 +175,8 @@ struct Inner {
     defaults: GenerateOptions,
     bos_token_id: Option<u32>,
     end_tokens: Vec<u32>,
+    /// Those that the weights are read from at every step.
+    mapped_files: Vec<Arc<MappedFile>>,
 }
 
 impl LanguageModel {
@@ -242,6 +245,7 @@ impl LanguageModel {
             max_batch_size: rows,
             chat_template: tokenizer.has_chat_template(),
         };
+        let mapped_files = weights.mapped_files();
         let engine = start_engine(config, weights, capacity, pool, options)?;
         let end_tokens =
             defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.eos_token_id().into_iter().collect());
@@ -252,7 +256,7 @@ impl LanguageModel {
             max_seq_len = info.max_seq_len, max_batch_size = rows, threads, "the model is loaded"
         );
         progress(1.0);
-        Ok(Self(Arc::new(Inner { engine, tokenizer, info, defaults, bos_token_id, end_tokens })))
+        Ok(Self(Arc::new(Inner { engine, tokenizer, info, defaults, bos_token_id, end_tokens, mapped_files })))
     }
 
     /// What the model is.
@@ -263,6 +267,12 @@ impl LanguageModel {
     /// A snapshot of the engine for health checks and metrics.
     pub fn stats(&self) -> EngineStats {
         self.0.engine.stats()
+    }
+
+    /// What happened to the files that the weights are read from since they were loaded: as a rule nothing. After a change
+    /// the model's answers mean nothing, and the process may end when it reads what is no longer there.
+    pub fn changed_files(&self) -> Vec<FileChange> {
+        self.0.mapped_files.iter().filter_map(|file| file.change()).collect()
     }
 
     /// The model's tokenizer.
@@ -293,6 +303,14 @@ impl LanguageModel {
     /// # Errors
     /// A request that can't be served as it stands, a full queue, an engine that shuts down.
     pub fn generate_text(&self, request: TextRequest) -> Result<TextStream, Error> {
+        self.generate_text_unless(&Cancel::default(), request)
+    }
+
+    /// [`Self::generate_text`], given up between two stages of its preparation where `cancel` says that nobody waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as for [`Self::generate_text`].
+    pub fn generate_text_unless(&self, cancel: &Cancel, request: TextRequest) -> Result<TextStream, Error> {
         let inner = &self.0;
         let context = TextContext {
             tokenizer: &inner.tokenizer,
@@ -301,7 +319,8 @@ impl LanguageModel {
             vocab_size: inner.info.vocab_size,
             max_seq_len: inner.info.max_seq_len,
         };
-        let prepared = context.prepare(request)?;
+        let prepared = context.prepare(request, cancel)?;
+        cancel.check()?;
         Ok(TextStream::new(inner.engine.submit(prepared.generation)?, prepared.assembler))
     }
 
@@ -310,8 +329,17 @@ impl LanguageModel {
     /// # Errors
     /// As for [`Self::generate_text`].
     pub fn text_completion(&self, request: CompletionRequest) -> Result<MetaStream, Error> {
+        self.text_completion_unless(&Cancel::default(), &request)
+    }
+
+    /// [`Self::text_completion`], given up like [`Self::generate_text_unless`].
+    ///
+    /// # Errors
+    /// As for [`Self::generate_text_unless`].
+    pub fn text_completion_unless(&self, cancel: &Cancel, request: &CompletionRequest) -> Result<MetaStream, Error> {
         let context = self.meta_context();
-        let prompts = context.completion(&request)?;
+        let prompts = context.completion(request, cancel)?;
+        cancel.check()?;
         MetaStream::start(&context, prompts, |request| self.0.engine.submit(request))
     }
 
@@ -320,8 +348,17 @@ impl LanguageModel {
     /// # Errors
     /// As for [`Self::generate_text`].
     pub fn chat_completion(&self, request: ChatRequest) -> Result<MetaStream, Error> {
+        self.chat_completion_unless(&Cancel::default(), &request)
+    }
+
+    /// [`Self::chat_completion`], given up like [`Self::generate_text_unless`].
+    ///
+    /// # Errors
+    /// As for [`Self::generate_text_unless`].
+    pub fn chat_completion_unless(&self, cancel: &Cancel, request: &ChatRequest) -> Result<MetaStream, Error> {
         let context = self.meta_context();
-        let prompts = context.chat(&request)?;
+        let prompts = context.chat(request, cancel)?;
+        cancel.check()?;
         MetaStream::start(&context, prompts, |request| self.0.engine.submit(request))
     }
 
@@ -351,7 +388,7 @@ fn start_engine(
         step_tokens,
         step_tokens_beside_streams: budget.tokens_beside_streams.clamp(rows, step_tokens),
         step_drafts,
-        long_above: RopeTable::new(&config.rope, config.head_dim).long_above(),
+        long_above: RopeTable::of(&config).and_then(|rope| rope.long_above()),
     };
     let pages = u32::try_from(capacity.pages).unwrap_or(u32::MAX);
     let step_logits = rows + step_drafts;
@@ -479,6 +516,20 @@ fn count(weights: &ModelWeights) -> Count {
     count
 }
 
+/// Fields of `generation_config.json` in whose place the documented defaults of a request always stand.
+const OVERRIDDEN: [&str; 10] = [
+    "max_length",
+    "min_length",
+    "do_sample",
+    "early_stopping",
+    "num_beams",
+    "temperature",
+    "top_k",
+    "top_p",
+    "typical_p",
+    "repetition_penalty",
+];
+
 /// What a model's own files say about generation.
 struct ModelDefaults {
     options: GenerateOptions,
@@ -486,16 +537,27 @@ struct ModelDefaults {
 }
 
 impl ModelDefaults {
-    /// Reads `generation_config.json`; without one, the special tokens of `config.json`, as transformers does.
+    /// Reads `generation_config.json`; without one, the fields of `config.json` that it would have, as transformers does.
     fn read(directory: &Path) -> Result<Self, Error> {
-        let fields = match read_object(&directory.join("generation_config.json"))? {
-            Some(fields) => fields,
-            None => {
-                let mut fields = read_object(&directory.join("config.json"))?.unwrap_or_default();
-                fields.retain(|name, _| ["bos_token_id", "eos_token_id", "pad_token_id"].contains(&name.as_str()));
-                fields
-            }
+        let mut file = directory.join("generation_config.json");
+        let mut fields = read_object(&file)?;
+        if fields.is_none() {
+            file = directory.join("config.json");
+            fields = read_object(&file)?;
+        }
+        let mut fields = fields.unwrap_or_default();
+        // A request's word alone: this one is no field of these files, but programs that train leave theirs there.
+        fields.remove("seed");
+        let has_non_finite = |value: &Value| {
+            let mut values = std::slice::from_ref(value).iter().chain(value.as_array().into_iter().flatten());
+            values.any(|value| json::non_finite(value).is_some())
         };
+        let counts =
+            |name: &str| name == "bos_token_id" || PARAMETER_NAMES.contains(&name) && !OVERRIDDEN.contains(&name);
+        if let Some((name, value)) = fields.iter().find(|(name, value)| counts(name) && has_non_finite(value)) {
+            let value = json::describe(value);
+            return Err(Error::Load(format!("{}: {name} is {value}, expected a finite number", file.display())));
+        }
         let bos_token_id = fields.get("bos_token_id").and_then(Value::as_u64).and_then(|id| id.try_into().ok());
         Ok(Self { options: GenerateOptions::from_generation_config(&fields), bos_token_id })
     }
@@ -537,5 +599,5 @@ fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, Error> {
     if text.len() as u64 > MAX_CONFIG_BYTES {
         return Err(failed(&format!("the file has more than the {MAX_CONFIG_BYTES} bytes that it may have")));
     }
-    serde_json::from_slice(&text).map(Some).map_err(|error| failed(&format!("not a JSON object: {error}")))
+    json::parse_object(&text).map(Some).map_err(|error| failed(&format!("not a JSON object: {error}")))
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+mod cancel;
 pub mod capacity;
 pub mod checkpoint;
 pub mod config;
@@ -13,24 +14,30 @@ mod error;
 mod events;
 pub mod family;
 pub mod generate;
+mod json;
 pub mod kv_cache;
 mod language_model;
 mod meta;
 mod prefix_index;
+mod prompt_bytes;
 mod quantized;
 mod recycle;
 pub mod rope;
 pub mod scheduler;
 mod speculation;
 mod stop_strings;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod text;
 pub mod tokenizer;
 pub mod weights;
 
+pub use cancel::Cancel;
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
-pub use kaito_kernels::{KvDType, Quantization};
+pub use kaito_kernels::{FileChange, KvDType, Quantization, WhatChanged};
 pub use language_model::{DTypeChoice, LanguageModel, LoadOptions, ModelInfo, StepBudget};
 pub use meta::{ChatRequest, CompletionRequest, MetaEvent, MetaOptions, MetaOutput, MetaStream, SPECIAL_TAGS_ERROR};
+pub use stop_strings::{MAX_STOP_BYTES, MAX_STOPS};
 pub use text::{LikelyToken, TextEvent, TextInput, TextOutput, TextRequest, TextStream, TokenScore};
 pub use tokenizer::{ChatMessage, Tokenizer};

@@ -9,9 +9,11 @@ use std::{
 };
 
 use crate::{
-    Error,
+    Cancel, Error,
     engine::{GenerationEvent, GenerationRequest, GenerationStream},
-    generate::{FinishReason, GenerationParams, SequenceOutput},
+    generate::{Chosen, FinishReason, GenerationParams, SequenceOutput},
+    prompt_bytes,
+    text::PIECE,
     tokenizer::{ChatMessage, DecodeOptions, Special, StreamingDecoder, Tokenizer},
 };
 
@@ -68,9 +70,15 @@ pub enum MetaEvent {
         index: usize,
         /// Text that is final now: empty while a character is incomplete.
         text: String,
-        /// The token that completed it. Text held back until the end comes with the last token once more; the refusal
-        /// of an unsafe dialog comes with the end token.
+        /// The token that completed it.
         token: u32,
+    },
+    /// Text without a token: what was held back until the end, or the refusal of an unsafe dialog.
+    Rest {
+        /// Index of the prompt or dialog.
+        index: usize,
+        /// The text.
+        text: String,
     },
     /// The last event.
     Finished {
@@ -114,30 +122,52 @@ pub(crate) type PreparedPrompt = Option<GenerationRequest>;
 
 impl MetaContext<'_> {
     /// Tokenises prompts and checks their parameters.
-    pub(crate) fn completion(&self, request: &CompletionRequest) -> Result<Vec<PreparedPrompt>, Error> {
+    pub(crate) fn completion(
+        &self,
+        request: &CompletionRequest,
+        cancel: &Cancel,
+    ) -> Result<Vec<PreparedPrompt>, Error> {
         let limits = self.limits(&request.options)?;
         limits.check_count("prompts", request.prompts.len())?;
-        let encode = |prompt: &String| Ok(Some(self.tokenizer.encode(prompt, Special::Add)?));
+        let bytes: usize = request.prompts.iter().map(String::len).sum();
+        for (index, prompt) in request.prompts.iter().enumerate() {
+            let what = format_args!("prompt {index}");
+            prompt_bytes::check(self.tokenizer, what, [prompt.as_str()].into_iter(), limits.max_seq_len, bytes)?;
+        }
+        let encode = |prompt: &String| {
+            cancel.check()?;
+            Ok(Some(self.tokenizer.encode(prompt, Special::Add)?))
+        };
         let prompts = request.prompts.iter().map(encode).collect::<Result<Vec<_>, Error>>()?;
         self.prepare(prompts, &limits)
     }
 
     /// Writes dialogs as the model was trained on them, and checks their parameters.
-    pub(crate) fn chat(&self, request: &ChatRequest) -> Result<Vec<PreparedPrompt>, Error> {
+    pub(crate) fn chat(&self, request: &ChatRequest, cancel: &Cancel) -> Result<Vec<PreparedPrompt>, Error> {
         let limits = self.limits(&request.options)?;
         limits.check_count("dialogs", request.dialogs.len())?;
-        let encode = |(index, dialog): (usize, &Vec<ChatMessage>)| {
+        let bytes: usize = request.dialogs.iter().flatten().map(|message| message.content.len()).sum();
+        let write = |(index, dialog): (usize, &Vec<ChatMessage>)| {
+            cancel.check()?;
             let turns = turns(index, dialog)?;
             let is_unsafe = dialog.iter().any(|m| SPECIAL_TAGS.iter().any(|tag| m.content.contains(tag)));
-            if is_unsafe { Ok(None) } else { self.encode_turns(&turns).map(Some) }
+            if is_unsafe {
+                return Ok(None);
+            }
+            let texts = turns.iter().map(|turn| turn.text.as_str());
+            prompt_bytes::check(self.tokenizer, format_args!("dialog {index}"), texts, limits.max_seq_len, bytes)?;
+            Ok(Some(turns))
         };
-        let prompts = request.dialogs.iter().enumerate().map(encode).collect::<Result<Vec<_>, Error>>()?;
+        let dialogs = request.dialogs.iter().enumerate().map(write).collect::<Result<Vec<_>, Error>>()?;
+        let encode = |turns: Option<Vec<Turn>>| turns.map(|turns| self.encode_turns(&turns, cancel)).transpose();
+        let prompts = dialogs.into_iter().map(encode).collect::<Result<Vec<_>, Error>>()?;
         self.prepare(prompts, &limits)
     }
 
-    fn encode_turns(&self, turns: &[Turn]) -> Result<Vec<u32>, Error> {
+    fn encode_turns(&self, turns: &[Turn], cancel: &Cancel) -> Result<Vec<u32>, Error> {
         let mut tokens = Vec::new();
         for turn in turns {
+            cancel.check()?;
             tokens.extend(self.tokenizer.encode(&turn.text, Special::Add)?);
             if turn.answered {
                 tokens.extend(self.tokenizer.eos_token_id());
@@ -318,8 +348,8 @@ impl Answer {
         text
     }
 
-    /// Completes the answer; gives what was held back of its text, and the last token.
-    pub(crate) fn finish(&mut self, output: &SequenceOutput) -> (String, u32) {
+    /// Completes the answer; gives what was held back of its text.
+    pub(crate) fn finish(&mut self, output: &SequenceOutput) -> String {
         for &token in output.tokens.iter().skip(self.prompt_len + self.tokens.len()) {
             self.push(token);
         }
@@ -331,7 +361,7 @@ impl Answer {
             finish_reason: output.finish_reason,
             unsafe_tags: false,
         });
-        (text, self.tokens.last().copied().unwrap_or_default())
+        text
     }
 }
 
@@ -340,7 +370,11 @@ impl Answer {
 pub struct MetaStream {
     running: Vec<(usize, GenerationStream)>,
     answers: Vec<Answer>,
+    /// Tokens of an answer that came and are not text yet.
+    chosen: (usize, std::vec::IntoIter<Chosen>),
     ready: VecDeque<MetaEvent>,
+    /// Tokens that were worked on since this task last let others go on.
+    worked: usize,
     /// Refusals of unsafe dialogs, which wait for the start.
     refusals: Vec<MetaEvent>,
     started: bool,
@@ -359,7 +393,9 @@ impl MetaStream {
         let mut stream = Self {
             running: Vec::new(),
             answers: Vec::new(),
+            chosen: (0, Vec::new().into_iter()),
             ready: VecDeque::new(),
+            worked: 0,
             refusals: Vec::new(),
             started: false,
             done: false,
@@ -368,8 +404,7 @@ impl MetaStream {
         };
         for (index, prompt) in prompts.into_iter().enumerate() {
             let Some(request) = prompt else {
-                let token = context.tokenizer.eos_token_id().unwrap_or_default();
-                stream.refusals.push(MetaEvent::Delta { index, text: SPECIAL_TAGS_ERROR.to_owned(), token });
+                stream.refusals.push(MetaEvent::Rest { index, text: SPECIAL_TAGS_ERROR.to_owned() });
                 stream.answers.push(Answer::refusal());
                 continue;
             };
@@ -390,11 +425,23 @@ impl MetaStream {
         }
     }
 
-    /// The next event; `None` after the last one or an error.
+    /// The next event; `None` after the last one or an error. However much there is to do, other tasks get their turns.
     pub async fn next(&mut self) -> Option<Result<MetaEvent, Error>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(event));
+            }
+            if self.worked >= PIECE {
+                self.worked = 0;
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let (index, chosen) = &mut self.chosen;
+            if let Some(token) = chosen.next().map(|chosen| chosen.token)
+                && let Some(answer) = self.answers.get_mut(*index)
+            {
+                self.worked += 1;
+                return Some(Ok(MetaEvent::Delta { index: *index, text: answer.push(token), token }));
             }
             if self.done {
                 return None;
@@ -412,6 +459,7 @@ impl MetaStream {
                 self.done = true;
                 self.running.clear();
                 self.ready.clear();
+                self.chosen.1 = Vec::new().into_iter();
                 return Some(Err(error));
             }
         }
@@ -422,18 +470,13 @@ impl MetaStream {
         let Some(answer) = self.answers.get_mut(index) else { return Ok(()) };
         match event {
             Some(GenerationEvent::Started) => self.begin(),
-            Some(GenerationEvent::Chosen(chosen)) => {
-                for token in chosen.iter().map(|chosen| chosen.token) {
-                    let text = answer.push(token);
-                    self.ready.push_back(MetaEvent::Delta { index, text, token });
-                }
-            }
+            Some(GenerationEvent::Chosen(chosen)) => self.chosen = (index, chosen.into_iter()),
             Some(GenerationEvent::Finished(outputs)) => {
                 let Some(output) = outputs.first() else { return Err(Error::EngineStopped) };
                 self.generated_tokens += output.tokens.len().saturating_sub(answer.prompt_len);
-                let (text, token) = answer.finish(output);
+                let text = answer.finish(output);
                 if !text.is_empty() {
-                    self.ready.push_back(MetaEvent::Delta { index, text, token });
+                    self.ready.push_back(MetaEvent::Rest { index, text });
                 }
                 self.running.swap_remove(position);
             }

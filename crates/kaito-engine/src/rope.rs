@@ -3,7 +3,9 @@
 //! Computed as the reference does: inverse frequencies and angles in f32, because at long positions the rounding of an
 //! f32 product is larger than anything later in the model.
 
-use crate::config::{Rope, RopeScaling};
+use std::f64::consts::PI;
+
+use crate::config::{ModelConfig, Positions, Rope, RopeScaling};
 
 /// Inverse frequencies of a model, and what multiplies cos and sin.
 #[derive(Debug)]
@@ -20,6 +22,14 @@ struct LongRope {
 }
 
 impl RopeTable {
+    /// The table of a model; none where positions are told otherwise.
+    pub fn of(config: &ModelConfig) -> Option<Self> {
+        match &config.positions {
+            Positions::Rotary(rope) => Some(Self::new(rope, config.head_dim)),
+            Positions::Alibi => None,
+        }
+    }
+
     /// The table for heads of `head_dim` components.
     pub fn new(rope: &Rope, head_dim: usize) -> Self {
         let inverse = |factor: &dyn Fn(usize) -> f32| -> Vec<f32> {
@@ -31,11 +41,37 @@ impl RopeTable {
                 })
                 .collect()
         };
+        let plain = |short: Vec<f32>, attention_factor: f32| Self { short, long: None, attention_factor };
         match &rope.scaling {
-            RopeScaling::None => Self { short: inverse(&|_| 1.0), long: None, attention_factor: 1.0 },
+            RopeScaling::None => plain(inverse(&|_| 1.0), 1.0),
             RopeScaling::Linear { factor } => {
-                let short = inverse(&|_| 1.0).into_iter().map(|f| f / *factor as f32).collect();
-                Self { short, long: None, attention_factor: 1.0 }
+                plain(inverse(&|_| 1.0).into_iter().map(|f| f / *factor as f32).collect(), 1.0)
+            }
+            &RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                let bounds = Llama3 {
+                    factor: factor as f32,
+                    low: low_freq_factor as f32,
+                    high: high_freq_factor as f32,
+                    original: original_max_position_embeddings as f32,
+                };
+                plain(inverse(&|_| 1.0).into_iter().map(|f| bounds.scaled(f)).collect(), 1.0)
+            }
+            &RopeScaling::Yarn { factor, beta_fast, beta_slow, max_position_embeddings, attention_factor } => {
+                let pair = |turns: f64| {
+                    let waves = max_position_embeddings as f64 / (turns * 2.0 * PI);
+                    head_dim as f64 * waves.ln() / (2.0 * rope.theta.ln())
+                };
+                let low = pair(beta_fast).floor().max(0.0);
+                let high = pair(beta_slow).ceil().min(head_dim as f64 - 1.0);
+                // The reference keeps from dividing by zero so.
+                let width = if low == high { 0.001 } else { high - low };
+                let stretched = inverse(&|_| factor as f32);
+                let blend = |(i, (kept, stretched)): (usize, (f32, f32))| {
+                    let ramp = ((i as f32 - low as f32) / width as f32).clamp(0.0, 1.0);
+                    stretched * (1.0 - (1.0 - ramp)) + kept * (1.0 - ramp)
+                };
+                let kept = inverse(&|_| 1.0);
+                plain(kept.into_iter().zip(stretched).enumerate().map(blend).collect(), attention_factor as f32)
             }
             RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings, attention_factor } => {
                 let of = |factors: &[f64]| inverse(&|i| factors.get(i).copied().unwrap_or(1.0) as f32);
@@ -66,6 +102,28 @@ impl RopeTable {
             let (s, c) = f64::from(position as f32 * frequency).sin_cos();
             cos.push(c as f32 * self.attention_factor);
             sin.push(s as f32 * self.attention_factor);
+        }
+    }
+}
+
+/// [`RopeScaling::Llama3`] in f32.
+struct Llama3 {
+    factor: f32,
+    low: f32,
+    high: f32,
+    original: f32,
+}
+
+impl Llama3 {
+    fn scaled(&self, frequency: f32) -> f32 {
+        let wave = 2.0 * std::f32::consts::PI / frequency;
+        if wave > self.original / self.low {
+            frequency / self.factor
+        } else if wave < self.original / self.high {
+            frequency
+        } else {
+            let smooth = (self.original / wave - self.low) / (self.high - self.low);
+            (1.0 - smooth) * frequency / self.factor + smooth * frequency
         }
     }
 }

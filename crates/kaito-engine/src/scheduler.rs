@@ -6,31 +6,63 @@
 //!
 //! A stream may have tokens proposed for it, which are computed in the same step and verified (see [`crate::speculation`]).
 //!
+//! A panic while it works leaves what it worked on half done. Whoever catches it calls [`Scheduler::start_over`]: the request
+//! under work is gone then, and all others are computed again in fresh pages.
+//!
 //! Invariants, checked by property tests:
 //! - requests start in the order in which they came, and the one that came last gives up its pages first;
 //! - a request that was admitted ends: alone, it always fits ([`pages_needed`] bounds what it can hold);
 //! - when nothing runs, every page is free.
 
+mod faults;
 mod group;
+mod step;
 
 use std::{
     collections::VecDeque,
     mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, PoisonError},
 };
 
 use kaito_kernels::ThreadPool;
 
 use self::group::{Choice, Group};
+pub use self::{
+    faults::Faults,
+    step::{RowView, Step, StepSpan},
+};
 use crate::{
-    generate::{Advance, GenerateError, Generation},
-    kv_cache::{KvCache, PageCopy},
+    Error,
+    generate::{Advance, Generation, Stopped},
+    kv_cache::KvCache,
     recycle::recycled,
-    speculation::{self, StepCost},
+    speculation::StepCost,
 };
 
 /// Names a request inside the engine.
 pub type RequestId = u64;
+
+/// What is done on behalf of one request at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It is queued.
+    Submit,
+    /// Its client hears that it left the queue.
+    Start,
+    /// It is taken out.
+    Remove,
+    /// One of its sequences is stopped.
+    Stop,
+    /// It is admitted, planned, or gives up its pages.
+    Schedule,
+    /// Its computed tokens are taken note of.
+    Note,
+    /// Its next tokens are chosen.
+    Choose,
+    /// What was chosen is followed.
+    Settle,
+}
 
 /// Bounds of a step.
 #[derive(Debug, Clone, Copy)]
@@ -47,42 +79,9 @@ pub struct SchedulerLimits {
     pub long_above: Option<usize>,
 }
 
-/// One row's share of a step: its tokens `start..start + count`, proposed ones behind its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StepSpan {
-    /// The row's request.
-    pub request: RequestId,
-    /// The row of the request.
-    pub row: usize,
-    /// First token to compute.
-    pub start: usize,
-    /// Tokens to compute.
-    pub count: usize,
-    /// How many of the last tokens logits are wanted for: the row's last token, and all that are proposed behind it.
-    pub logits: usize,
-}
-
-/// What to compute next. The same one is filled again and again.
-#[derive(Debug, Default)]
-pub struct Step {
-    /// Spans in the order of the running requests, and of the rows in each.
-    pub spans: Vec<StepSpan>,
-    /// Pages to copy before anything is computed.
-    pub copies: Vec<PageCopy>,
-    /// Requests that left the queue in this step.
-    pub started: Vec<RequestId>,
-}
-
-impl Step {
-    /// Tokens that the step computes.
-    pub fn tokens(&self) -> usize {
-        self.spans.iter().map(|span| span.count).sum()
-    }
-
-    /// Rows of logits that it gives for a request.
-    fn logits_of(&self, id: RequestId) -> usize {
-        self.spans.iter().filter(|span| span.request == id).map(|span| span.logits).sum()
-    }
+/// The failure of a request whose own part of the work panicked.
+pub(crate) fn panicked() -> Error {
+    Error::Internal("the computation of this request panicked; see the log".to_owned())
 }
 
 /// A request and the logits of its rows.
@@ -95,19 +94,6 @@ impl std::fmt::Debug for Choosing<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Choosing({})", self.group.id)
     }
-}
-
-/// What the decoder needs of a row.
-#[derive(Debug, Clone, Copy)]
-pub struct RowView<'a> {
-    /// All tokens so far.
-    pub tokens: &'a [u32],
-    /// Tokens proposed behind them.
-    pub draft: &'a [u32],
-    /// Pages of keys and values.
-    pub pages: &'a [u32],
-    /// Whether the long rotary factors apply.
-    pub long: bool,
 }
 
 /// Requests, their pages, and the order in which they run.
@@ -125,6 +111,9 @@ pub struct Scheduler {
     /// Memory that each step uses again.
     spans: Vec<StepSpan>,
     choosing: Vec<Mutex<Choosing<'static, 'static>>>,
+    /// Whose panic it would be.
+    at_work: Option<(Phase, RequestId)>,
+    faults: Faults,
 }
 
 impl Scheduler {
@@ -142,7 +131,54 @@ impl Scheduler {
             accepted_tokens: 0,
             spans: Vec::with_capacity(limits.rows),
             choosing: Vec::with_capacity(limits.rows),
+            at_work: None,
+            faults: Faults::default(),
         }
+    }
+
+    /// Where tests make a request panic.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Notes what is done now, and for whom.
+    pub(crate) fn work_on(&mut self, phase: Phase, id: RequestId) {
+        self.at_work = Some((phase, id));
+        self.faults.strike(phase, id);
+    }
+
+    /// Whether it holds a request.
+    pub fn holds(&self, id: RequestId) -> bool {
+        self.running.iter().chain(&self.waiting).any(|group| group.id == id)
+    }
+
+    /// Makes everything whole again after a panic. Takes out the request that was under work, which is whose fault the panic
+    /// is, and what it was doing; where that is not known, all that run. The others give up their pages, since nobody knows
+    /// which of them can be trusted, and are computed again. Requests that were in nobody's hands are gone, too:
+    /// [`Self::holds`] tells.
+    pub fn start_over(&mut self) -> Option<(Phase, RequestId)> {
+        let culprit = self.at_work.take();
+        let pages = u32::try_from(self.cache.total_pages()).unwrap_or(u32::MAX);
+        self.cache = KvCache::new(pages, self.cache.page_size());
+        match culprit {
+            Some((_, id)) => {
+                self.running.retain(|group| group.id != id);
+                self.waiting.retain(|group| group.id != id);
+            }
+            None => self.running.clear(),
+        }
+        while let Some(mut group) = self.running.pop() {
+            group.forget();
+            if mem::take(&mut group.choice.advance.restarted) {
+                group.ngrams.clear();
+            }
+            // Where tokens were chosen in this step, they were chosen for good; only pages do not follow them any more.
+            group.choice.accepted = 0;
+            group.choice.advance.parents.clear();
+            group.choice.advance.parents.extend(0..group.rows.len());
+            self.waiting.push_front(group);
+        }
+        culprit
     }
 
     /// The pages.
@@ -187,11 +223,13 @@ impl Scheduler {
 
     /// Queues a request. Its `pages_needed` must not exceed all pages, nor its rows the limit.
     pub fn submit(&mut self, id: RequestId, generation: Generation) {
+        self.work_on(Phase::Submit, id);
         self.waiting.push_back(Group::new(id, generation));
     }
 
     /// Takes a request out, wherever it is, and frees its pages.
     pub fn remove(&mut self, id: RequestId) -> Option<Generation> {
+        self.work_on(Phase::Remove, id);
         let group = match self.running.iter().position(|group| group.id == id) {
             Some(index) => Some(self.running.remove(index)),
             None => {
@@ -219,10 +257,11 @@ impl Scheduler {
 
     /// Decides the next step and takes the pages that it writes. `false` if there is nothing to do.
     pub fn schedule(&mut self, step: &mut Step) -> bool {
-        self.restart_long_rows();
         step.spans.clear();
         step.copies.clear();
         step.started.clear();
+        self.at_work = None;
+        self.restart_long_rows();
         step.spans.reserve(self.limits.rows);
         let streams = self.running.iter().any(Group::streams);
         let mut budget = self.limits.step_tokens;
@@ -239,6 +278,7 @@ impl Scheduler {
                 let id = self.running[index].id;
                 let planned = step.spans.iter().any(|span| span.request == id);
                 if !planned && (!streams_only || self.running[index].streams()) {
+                    self.work_on(Phase::Schedule, id);
                     if streams_only {
                         self.propose(index, budget, step);
                     }
@@ -248,6 +288,7 @@ impl Scheduler {
                 index += usize::from(self.running.get(index).is_some_and(|group| group.id == id));
             }
         }
+        self.at_work = None;
         if step.spans.is_empty() {
             debug_assert!(self.is_idle(), "a request that was admitted can always run alone");
             return false;
@@ -260,6 +301,7 @@ impl Scheduler {
     /// Notes that a step was computed.
     pub fn computed(&mut self, step: &Step) {
         for span in &step.spans {
+            self.work_on(Phase::Note, span.request);
             if let Some(group) = self.running.iter_mut().find(|group| group.id == span.request) {
                 let root = group.root();
                 let row = &mut group.rows[span.row];
@@ -270,6 +312,19 @@ impl Scheduler {
                 }
                 group.fork_if_ready(&mut self.cache);
             }
+        }
+        self.at_work = None;
+    }
+
+    /// What of a step is one running request's.
+    pub fn share(&self, step: &Step, id: RequestId) -> Step {
+        let of = |group: &&Group| group.id == id;
+        let rows = self.running.iter().find(of).map_or(&[][..], |group| group.rows.as_slice());
+        let holds = |page: u32| rows.iter().any(|row| row.table.pages().contains(&page));
+        Step {
+            spans: step.spans.iter().filter(|span| span.request == id && !rows.is_empty()).copied().collect(),
+            copies: step.copies.iter().filter(|copy| holds(copy.to)).copied().collect(),
+            started: Vec::new(),
         }
     }
 
@@ -285,17 +340,27 @@ impl Scheduler {
                 choosing.push(Mutex::new(Choosing { group, logits: own }));
             }
         }
+        let faults = &self.faults;
         pool.for_each(choosing.len(), &|index| {
             let mut choosing = choosing[index].lock().unwrap_or_else(PoisonError::into_inner);
             let Choosing { group, logits } = &mut *choosing;
-            group.choose(logits);
+            let chosen = catch_unwind(AssertUnwindSafe(|| {
+                faults.strike(Phase::Choose, group.id);
+                group.choose(logits)
+            }));
+            group.choice.error = match chosen {
+                Ok(chosen) => chosen.err().map(Error::from),
+                Err(_) => Some(panicked()),
+            };
         });
         self.choosing = recycled(choosing);
     }
 
     /// Follows what was chosen for a request and returns it.
-    pub fn settle(&mut self, id: RequestId) -> Option<Result<&mut Advance, GenerateError>> {
-        let group = self.running.iter_mut().find(|group| group.id == id)?;
+    pub fn settle(&mut self, id: RequestId) -> Option<Result<&mut Advance, Error>> {
+        self.work_on(Phase::Settle, id);
+        // One that waits is back there since its step began.
+        let group = self.running.iter_mut().chain(&mut self.waiting).find(|group| group.id == id)?;
         let Choice { advance, accepted, error } = mem::take(&mut group.choice);
         if let Some(error) = error {
             return Some(Err(error));
@@ -303,31 +368,64 @@ impl Scheduler {
         if accepted > 0 {
             group.rows[0].computed += accepted;
         }
-        group.follow(&advance.parents, &mut self.cache);
         if !group.draft.is_empty() {
             group.speculator.observe(group.draft.len(), accepted);
             self.proposed_tokens += group.draft.len() as u64;
             self.accepted_tokens += accepted as u64;
             group.draft.clear();
         }
+        let restarted = advance.restarted;
+        if !restarted {
+            group.follow(&advance.parents, &mut self.cache);
+        }
         group.choice.advance = advance;
+        if restarted {
+            self.restart(id);
+        }
+        let group = self.running.iter_mut().chain(&mut self.waiting).find(|group| group.id == id)?;
         Some(Ok(&mut group.choice.advance))
+    }
+
+    /// Follows a request that is back at its prompt: it goes on at once, or behind those that wait for its rows.
+    fn restart(&mut self, id: RequestId) {
+        let index = self.running.iter().position(|group| group.id == id);
+        let waits = index.is_none() || !self.waiting.is_empty();
+        let group = match index {
+            Some(index) => self.running.get_mut(index),
+            None => self.waiting.iter_mut().find(|group| group.id == id),
+        };
+        let Some(group) = group else { return };
+        group.restart(&mut self.cache);
+        if !waits {
+            group.reuse(&mut self.cache);
+        } else if let Some(index) = index {
+            let group = self.running.remove(index);
+            self.waiting.push_back(group);
+        }
     }
 
     /// Ends one sequence of a request where it stands. Returns whether that ends the request.
     pub fn stop_sequence(&mut self, id: RequestId, sequence: usize) -> Option<bool> {
+        self.work_on(Phase::Stop, id);
         let group = self.running.iter_mut().chain(&mut self.waiting).find(|group| group.id == id)?;
-        if let Some(gone) = group.generation.stop_sequence(sequence) {
-            let kept: Vec<usize> = (0..group.rows.len()).filter(|&row| row != gone).collect();
-            group.follow(&kept, &mut self.cache);
+        let stopped = group.generation.stop_sequence(sequence);
+        let finished = group.generation.is_finished();
+        match stopped {
+            Stopped::NoRow => {}
+            Stopped::Row(gone) => {
+                let kept: Vec<usize> = (0..group.rows.len()).filter(|&row| row != gone).collect();
+                group.follow(&kept, &mut self.cache);
+            }
+            Stopped::AllRows => self.restart(id),
         }
-        Some(group.generation.is_finished())
+        Some(finished)
     }
 
     /// A sequence that outgrew the rotary factors of its keys is computed again from the start.
     fn restart_long_rows(&mut self) {
         let Some(above) = self.limits.long_above else { return };
         for group in &mut self.running {
+            self.at_work = Some((Phase::Schedule, group.id));
             let long = (0..group.rows.len()).any(|row| group.len(row) > above);
             if long != group.long {
                 group.long = long;
@@ -342,7 +440,9 @@ impl Scheduler {
         let mut rows: usize = self.running.iter().map(|group| group.generation.max_rows()).sum();
         let mut unclaimed = self.cache.free_pages().saturating_sub(self.claimed_pages());
         let mut tokens: usize = step.spans.iter().map(|span| span.count).sum();
-        while let Some(group) = self.waiting.front_mut() {
+        while let Some(id) = self.waiting.front().map(|group| group.id) {
+            self.work_on(Phase::Schedule, id);
+            let Some(group) = self.waiting.front_mut() else { break };
             let longest = (0..group.rows.len()).map(|row| group.len(row)).max().unwrap_or(0);
             group.long = self.limits.long_above.is_some_and(|above| longest > above);
             group.reset(&mut self.cache);
@@ -359,7 +459,7 @@ impl Scheduler {
             unclaimed = unclaimed.saturating_sub(pages);
             tokens += longest.saturating_sub(known.pages * self.cache.page_size());
             group.reuse(&mut self.cache);
-            group.reserve();
+            group.reserve(self.limits.step_drafts > 0);
             if !mem::replace(&mut group.started, true) {
                 self.reused_tokens += (known.pages * self.cache.page_size()) as u64;
                 step.started.push(group.id);
@@ -406,7 +506,7 @@ impl Scheduler {
         if limit == 0 {
             return;
         }
-        speculation::propose(group.generation.tokens(0), length.max(1), &mut group.draft);
+        group.ngrams.propose(group.generation.tokens(0), length.max(1), &mut group.draft);
         if length == 0 && !group.draft.is_empty() {
             length = usize::from(group.speculator.try_again());
         }
@@ -435,7 +535,10 @@ impl Scheduler {
                 let end = span.start + span.count;
                 match self.cache.prepare_write(table, span.start, end, &mut step.copies) {
                     Ok(()) => break,
-                    Err(_) => self.preempt_youngest(step),
+                    Err(_) => {
+                        self.preempt_youngest(step);
+                        self.at_work = Some((Phase::Schedule, id));
+                    }
                 }
             }
         }
@@ -444,6 +547,8 @@ impl Scheduler {
 
     /// Sends the request that came last back to the head of the queue, without its pages.
     fn preempt_youngest(&mut self, step: &mut Step) {
+        let Some(id) = self.running.last().map(|group| group.id) else { return };
+        self.work_on(Phase::Schedule, id);
         let Some(mut group) = self.running.pop() else { return };
         self.preemptions += 1;
         group.reset(&mut self.cache);

@@ -13,27 +13,94 @@ pub const LONGEST_DRAFT: usize = 8;
 /// Tokens that must have stood together before; as many as the longest are preferred.
 const NGRAM: std::ops::RangeInclusive<usize> = 2..=4;
 
-/// What followed the last tokens of `tokens` where they stood before, up to `limit` tokens. Where the text has repeated
-/// itself up to its end, the repetition goes on.
-pub fn propose(tokens: &[u32], limit: usize, draft: &mut Vec<u32>) {
-    draft.clear();
-    let (shortest, longest) = (*NGRAM.start(), *NGRAM.end());
-    let mut best = (0, 0);
-    for end in (shortest..tokens.len()).rev() {
-        let earlier = tokens.iter().take(end).rev();
-        let common = earlier.zip(tokens.iter().rev()).take(longest).take_while(|(a, b)| a == b).count();
-        if common > best.0 {
-            best = (common, end);
-            if common == longest {
-                break;
-            }
+/// Where each n-gram of a growing text stood last. A token takes constant time, to take note of it and to propose what
+/// follows it, however long the text is.
+///
+/// A table of places: where an n-gram hashes to, or a few places behind that. Tokens are compared before a place is believed,
+/// so that two n-grams with the same hash are never mistaken for each other; where there is no room near its place, an n-gram
+/// is not found again, which costs a guess and nothing else.
+#[derive(Debug, Default)]
+pub struct NgramIndex {
+    /// Each where an n-gram ends, times [`SIZES`], and its size above the least; 0 is empty. A power of two of them.
+    places: Vec<u32>,
+    /// Tokens that were taken note of.
+    len: usize,
+}
+
+/// Sizes that a place can tell.
+const SIZES: usize = 4;
+/// How far from where it hashes to an n-gram is looked for.
+const PROBES: usize = 16;
+
+impl NgramIndex {
+    /// Makes room for a text of `tokens` tokens: some forty bytes for each.
+    pub fn reserve(&mut self, tokens: usize) {
+        let ngrams = tokens * NGRAM.count();
+        self.places.resize((2 * ngrams).next_power_of_two(), 0);
+    }
+
+    /// Forgets the text, for one with another end.
+    pub fn clear(&mut self) {
+        self.places.fill(0);
+        self.len = 0;
+    }
+
+    /// What followed the last tokens of `tokens` where they stood before, up to `limit` tokens. Where the text has repeated
+    /// itself up to its end, the repetition goes on. `tokens` is what it was the last time, and more.
+    pub fn propose(&mut self, tokens: &[u32], limit: usize, draft: &mut Vec<u32>) {
+        draft.clear();
+        // The last n-grams are not taken note of before they were looked for: they would be found where they are.
+        while self.len + 1 < tokens.len() {
+            self.len += 1;
+            NGRAM.for_each(|size| self.note(tokens, self.len, size));
+        }
+        let Some(end) = NGRAM.rev().find_map(|size| self.find(tokens, size)) else { return };
+        let followed = tokens.get(end..).unwrap_or_default();
+        draft.extend(followed.iter().cycle().take(limit));
+    }
+
+    /// Where the last `size` tokens ended when they stood together before.
+    fn find(&self, tokens: &[u32], size: usize) -> Option<usize> {
+        let ngram = tokens.get(tokens.len().checked_sub(size)?..)?;
+        let place = self.place(tokens, ngram)?;
+        ended(*self.places.get(place)?, size)
+    }
+
+    /// Takes note that `size` tokens end at `end`, unless so many do not.
+    fn note(&mut self, tokens: &[u32], end: usize, size: usize) {
+        let ngram = end.checked_sub(size).and_then(|start| tokens.get(start..end));
+        if let Some(place) = ngram.and_then(|ngram| self.place(tokens, ngram))
+            && let Some(place) = self.places.get_mut(place)
+        {
+            *place = (end * SIZES + size - NGRAM.start()) as u32;
         }
     }
-    if best.0 < shortest {
-        return;
+
+    /// The place of an n-gram: where it is, or an empty one for it.
+    fn place(&self, tokens: &[u32], ngram: &[u32]) -> Option<usize> {
+        let mask = self.places.len().checked_sub(1)?;
+        let is_its = |&place: &usize| {
+            let at = self.places.get(place).copied().unwrap_or_default();
+            at == 0
+                || ended(at, ngram.len())
+                    .is_some_and(|end| tokens.get(end.saturating_sub(ngram.len())..end) == Some(ngram))
+        };
+        let first = hash(ngram);
+        (0..PROBES).map(|probe| first.wrapping_add(probe) & mask).find(is_its)
     }
-    let followed = tokens.get(best.1..).unwrap_or_default();
-    draft.extend(followed.iter().cycle().take(limit));
+}
+
+/// Where an n-gram of `size` tokens ends by what its place says; `None` for one of another size and for none.
+fn ended(place: u32, size: usize) -> Option<usize> {
+    let (end, above) = (place as usize / SIZES, place as usize % SIZES);
+    (end > 0 && above + NGRAM.start() == size).then_some(end)
+}
+
+fn hash(ngram: &[u32]) -> usize {
+    let hash = ngram.iter().fold(ngram.len() as u64, |hash, &token| {
+        (hash ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+    });
+    (hash ^ (hash >> 32)) as usize
 }
 
 /// What a step costs, by the number of its tokens: a part for reading the weights, and a part for each token.
@@ -150,10 +217,72 @@ impl Speculator {
 mod tests {
     use super::*;
 
+    use proptest::prelude::*;
+
+    fn index(tokens: usize) -> NgramIndex {
+        let mut index = NgramIndex::default();
+        index.reserve(tokens);
+        index
+    }
+
     fn proposed(tokens: &[u32], limit: usize) -> Vec<u32> {
         let mut draft = vec![99];
-        propose(tokens, limit, &mut draft);
+        index(tokens.len().max(1)).propose(tokens, limit, &mut draft);
         draft
+    }
+
+    /// What is meant, by looking at the whole text.
+    fn defined(tokens: &[u32], limit: usize) -> Vec<u32> {
+        let mut best = (0, 0);
+        for end in (*NGRAM.start()..tokens.len()).rev() {
+            let earlier = tokens[..end].iter().rev();
+            let common = earlier.zip(tokens.iter().rev()).take(*NGRAM.end()).take_while(|(a, b)| a == b).count();
+            if common > best.0 {
+                best = (common, end);
+            }
+        }
+        if best.0 < *NGRAM.start() {
+            Vec::new()
+        } else {
+            tokens[best.1..].iter().cycle().take(limit).copied().collect()
+        }
+    }
+
+    proptest! {
+        /// However many tokens come between two proposals, and after a text was taken back.
+        #[test]
+        fn proposals_are_those_of_a_look_at_the_whole_text(
+            texts in prop::collection::vec(prop::collection::vec((0..6u32, any::<bool>()), 1..200), 1..3),
+        ) {
+            let mut index = index(200);
+            for text in texts {
+                let mut tokens = Vec::new();
+                for (token, ask) in text {
+                    tokens.push(token);
+                    if ask {
+                        let mut draft = Vec::new();
+                        index.propose(&tokens, 5, &mut draft);
+                        prop_assert_eq!(draft, defined(&tokens, 5), "{:?}", &tokens);
+                    }
+                }
+                index.clear();
+            }
+        }
+    }
+
+    /// An index without room, and one with too little, lose guesses and nothing else.
+    #[test]
+    fn an_index_that_is_full_takes_constant_time_and_proposes_what_it_knows() {
+        let mut draft = Vec::new();
+        NgramIndex::default().propose(&[1, 2, 3, 1, 2], 2, &mut draft);
+        assert!(draft.is_empty());
+        let mut small = index(2);
+        let text: Vec<u32> = (0..1000u32).map(|at| at * at % 101).collect();
+        for end in 1..=text.len() {
+            small.propose(&text[..end], 3, &mut draft);
+            let seen = |token| text[..end].windows(3).any(|w| text[..end].ends_with(&w[..2]) && w[2] == token);
+            assert!(draft.first().is_none_or(|&token| seen(token)), "{end}: {draft:?}");
+        }
     }
 
     #[test]

@@ -1,14 +1,21 @@
 //! Text generation: from a prompt's text to the texts of the answer, as transformers' pipeline of that name does it.
 
+mod assembler;
+
 use std::collections::VecDeque;
 
+use self::assembler::Assembler;
 use crate::{
-    Error,
+    Cancel, Error,
     engine::{GenerationEvent, GenerationRequest, GenerationStream},
-    generate::{self, Chosen, FinishReason, GenerateOptions, GenerationParams, ResolveContext, SequenceOutput},
+    generate::{Chosen, FinishReason, GenerateOptions, GenerationParams, ResolveContext},
+    prompt_bytes,
     stop_strings::StopStrings,
-    tokenizer::{ChatMessage, DecodeOptions, Special, StreamingDecoder, Tokenizer},
+    tokenizer::{ChatMessage, DecodeOptions, Special, Tokenizer},
 };
+
+/// Tokens that become text in one go, before other tasks get their turns: less than a millisecond.
+pub(crate) const PIECE: usize = 512;
 
 /// What a text is generated from.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,12 +34,15 @@ pub struct TextRequest {
     pub input: TextInput,
     /// Whether the answer begins with the prompt. `None`: a prompt is returned, a conversation is not.
     pub return_full_text: Option<bool>,
-    /// Whether spaces before punctuation are removed; `None` is true.
+    /// Whether spaces before punctuation are removed; `None` is false.
     pub clean_up_tokenization_spaces: Option<bool>,
     /// Text put before the prompt, of which the answer says nothing. It extends `max_length` and `min_length`.
     pub prefix: Option<String>,
     /// `"hole"` drops the beginning of a prompt that leaves too little room; `None` never does.
     pub handle_long_generation: Option<String>,
+    /// Whether a prompt gets the tokens that the tokenizer adds to every sequence; `None` is true. A conversation never
+    /// does: its template writes them. `Some(true)` also counts them in the prefix's length.
+    pub add_special_tokens: Option<bool>,
     /// Parameters of generation.
     pub options: GenerateOptions,
     /// Texts that end a sequence where they appear; they are not part of it.
@@ -50,8 +60,15 @@ pub enum TextEvent {
         sequence: usize,
         /// Text that is final now: empty while a character or a stop string may be incomplete.
         text: String,
-        /// The token that completed it. Text held back until the end comes with the last token once more.
+        /// The token that completed it.
         token: u32,
+    },
+    /// Text without a token: what was held back until the end.
+    Rest {
+        /// Index of the sequence.
+        sequence: usize,
+        /// The text.
+        text: String,
     },
     /// The last event.
     Finished(TextOutput),
@@ -123,12 +140,25 @@ pub(crate) struct Prepared {
 }
 
 impl TextContext<'_> {
-    /// Tokenises a request and checks its parameters.
-    pub(crate) fn prepare(&self, request: TextRequest) -> Result<Prepared, Error> {
+    /// Tokenises a request and checks its parameters. Looks at `cancel` between one stage and the next.
+    pub(crate) fn prepare(&self, request: TextRequest, cancel: &Cancel) -> Result<Prepared, Error> {
+        let stops = StopStrings::new(&request.stop)?;
         let prefix = request.prefix.unwrap_or_default();
+        let limit = match request.handle_long_generation {
+            None => self.max_seq_len,
+            Some(_) => self.max_seq_len.saturating_mul(prompt_bytes::HOLE),
+        };
+        let fits = |text: &str| {
+            cancel.check()?;
+            prompt_bytes::check(self.tokenizer, "the prompt", [text].into_iter(), limit, text.len())
+        };
+        let special = |add: bool| if add { Special::Add } else { Special::Skip };
         let (shown, encoded) = match request.input {
             TextInput::Prompt(prompt) => {
-                let encoded = self.tokenizer.encode(&format!("{prefix}{prompt}"), Special::Add)?;
+                let whole = format!("{prefix}{prompt}");
+                fits(&whole)?;
+                let add = special(request.add_special_tokens.unwrap_or(true));
+                let encoded = self.tokenizer.encode(&whole, add)?;
                 (if request.return_full_text.unwrap_or(true) { prompt } else { String::new() }, encoded)
             }
             TextInput::Messages(_) if !prefix.is_empty() => {
@@ -137,13 +167,19 @@ impl TextContext<'_> {
                 ));
             }
             TextInput::Messages(messages) => {
-                let rendered = render(self.tokenizer, &messages)?;
+                let rendered = render(self.tokenizer, &messages, &|| cancel.is_cancelled())?;
+                fits(&rendered)?;
                 let encoded = self.tokenizer.encode(&rendered, Special::Skip)?;
                 (if request.return_full_text.unwrap_or(false) { rendered } else { String::new() }, encoded)
             }
         };
+        cancel.check()?;
         let prompt = self.not_empty(encoded)?;
-        let prefix_len = if prefix.is_empty() { 0 } else { self.tokenizer.encode(&prefix, Special::Skip)?.len() };
+        let prefix_len = if prefix.is_empty() {
+            0
+        } else {
+            self.tokenizer.encode(&prefix, special(request.add_special_tokens.unwrap_or(false)))?.len()
+        };
         let options = request.options.over_model(self.defaults.clone());
         let prompt = match request.handle_long_generation.as_deref() {
             None => prompt,
@@ -169,9 +205,9 @@ impl TextContext<'_> {
         )?;
         let decode = DecodeOptions {
             skip_special_tokens: true,
-            clean_up_tokenization_spaces: request.clean_up_tokenization_spaces.unwrap_or(true),
+            clean_up_tokenization_spaces: request.clean_up_tokenization_spaces.unwrap_or(false),
         };
-        let assembler = Assembler::new(self.tokenizer, &prompt, decode, shown, &request.stop);
+        let assembler = Assembler::new(self.tokenizer, &prompt, decode, shown, stops);
         Ok(Prepared { generation: GenerationRequest { prompt, params }, assembler })
     }
 
@@ -211,15 +247,15 @@ impl TextContext<'_> {
     }
 }
 
-/// A conversation as the model reads it, up to where the answer begins.
-fn render(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, Error> {
+/// A conversation as the model reads it, up to where the answer begins, unless nobody waits for it any more.
+fn render(tokenizer: &Tokenizer, messages: &[ChatMessage], cancelled: &dyn Fn() -> bool) -> Result<String, Error> {
     let Some(last) = messages.last() else {
         return Err(Error::InvalidRequest("`messages` is empty: it must hold at least one message".to_owned()));
     };
     if last.role != "assistant" {
-        return Ok(tokenizer.apply_chat_template(messages, true)?);
+        return Ok(tokenizer.apply_chat_template_unless(cancelled, messages, true)?);
     }
-    let rendered = tokenizer.apply_chat_template(messages, false)?;
+    let rendered = tokenizer.apply_chat_template_unless(cancelled, messages, false)?;
     let content = last.content.trim();
     match rendered.rfind(content) {
         Some(at) => Ok(rendered[..at + content.len()].trim_end().to_owned()),
@@ -231,199 +267,56 @@ fn render(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<String, Err
     }
 }
 
-/// The text of one sequence as it grows.
-#[derive(Debug)]
-struct SequenceText {
-    decoder: Option<StreamingDecoder>,
-    stops: StopStrings,
-    text: String,
-    tokens: usize,
-    last_token: u32,
-}
-
-impl SequenceText {
-    fn push(&mut self, token: u32) -> String {
-        if self.stops.hit() {
-            return String::new();
-        }
-        self.tokens += 1;
-        self.last_token = token;
-        let text = self.decoder.as_mut().map(|decoder| decoder.push(token)).unwrap_or_default();
-        self.pass(&text)
-    }
-
-    /// What is left when no token follows.
-    fn finish(&mut self) -> String {
-        let text = self.decoder.take().map(StreamingDecoder::finish).unwrap_or_default();
-        let mut text = self.pass(&text);
-        if !self.stops.hit() {
-            let held = self.stops.finish();
-            self.text.push_str(&held);
-            text.push_str(&held);
-        }
-        text
-    }
-
-    fn pass(&mut self, text: &str) -> String {
-        let text = self.stops.push(text);
-        self.text.push_str(&text);
-        text
-    }
-}
-
-/// Turns the tokens of a generation into its texts.
-#[derive(Debug)]
-pub(crate) struct Assembler {
-    tokenizer: Tokenizer,
-    /// A sequence before its first token.
-    fresh: (StreamingDecoder, StopStrings),
-    /// What every text begins with.
-    shown: String,
-    prompt_len: usize,
-    sequences: Vec<SequenceText>,
-}
-
-impl Assembler {
-    pub(crate) fn new(
-        tokenizer: &Tokenizer,
-        prompt: &[u32],
-        decode: DecodeOptions,
-        shown: String,
-        stop: &[String],
-    ) -> Self {
-        Self {
-            tokenizer: tokenizer.clone(),
-            fresh: (StreamingDecoder::new(tokenizer, prompt, decode), StopStrings::new(stop)),
-            shown,
-            prompt_len: prompt.len(),
-            sequences: Vec::new(),
-        }
-    }
-
-    fn sequence(&mut self, index: usize) -> Option<&mut SequenceText> {
-        while self.sequences.len() <= index {
-            let (decoder, stops) = self.fresh.clone();
-            self.sequences.push(SequenceText {
-                decoder: Some(decoder),
-                stops,
-                text: String::new(),
-                tokens: 0,
-                last_token: 0,
-            });
-        }
-        self.sequences.get_mut(index)
-    }
-
-    /// Takes a token. The second value says that the sequence has come to a stop string.
-    pub(crate) fn push(&mut self, chosen: &Chosen) -> (Option<TextEvent>, bool) {
-        let (index, token) = (chosen.sequence, chosen.token);
-        let Some(sequence) = self.sequence(index) else { return (None, false) };
-        if sequence.stops.hit() {
-            // The engine was a step ahead of the stop.
-            return (None, false);
-        }
-        let text = sequence.push(token);
-        let hit = sequence.stops.hit();
-        (Some(TextEvent::Delta { sequence: index, text, token }), hit)
-    }
-
-    /// The last events of a generation that gave `outputs`.
-    pub(crate) fn finish(mut self, outputs: Vec<SequenceOutput>) -> Vec<TextEvent> {
-        let mut events = Vec::new();
-        let streamed = !self.sequences.is_empty();
-        let mut output = TextOutput {
-            texts: Vec::new(),
-            sequences: Vec::new(),
-            sequences_scores: outputs.iter().map(|output| output.score).collect(),
-            scores: None,
-            finish_reasons: Vec::new(),
-            prompt_tokens: self.prompt_len,
-            generated_tokens: 0,
-        };
-        let mut scores = Vec::new();
-        for (index, SequenceOutput { mut tokens, finish_reason, scores: of_tokens, .. }) in
-            outputs.into_iter().enumerate()
-        {
-            let (prompt_len, shown) = (self.prompt_len, self.shown.clone());
-            let Some(sequence) = self.sequence(index) else { continue };
-            for &token in tokens.iter().skip(prompt_len + sequence.tokens) {
-                sequence.push(token);
-            }
-            let text = sequence.finish();
-            if streamed && !text.is_empty() {
-                events.push(TextEvent::Delta { sequence: index, text, token: sequence.last_token });
-            }
-            tokens.truncate(prompt_len + sequence.tokens);
-            let generated = tokens.len().saturating_sub(prompt_len);
-            output.generated_tokens += generated;
-            output.texts.push(format!("{shown}{}", sequence.text));
-            output.finish_reasons.push(if sequence.stops.hit() { FinishReason::Stop } else { finish_reason });
-            output.sequences.push(tokens);
-            scores.push(of_tokens.map(|mut of_tokens| {
-                of_tokens.truncate(generated);
-                of_tokens.into_iter().map(|score| self.token_score(score)).collect()
-            }));
-        }
-        output.scores = scores.into_iter().collect();
-        events.push(TextEvent::Finished(output));
-        events
-    }
-
-    fn token_score(&self, score: generate::TokenScore) -> TokenScore {
-        let likely = |&(id, log_prob): &(u32, f32)| LikelyToken { id, text: self.token_text(id), log_prob };
-        TokenScore {
-            id: score.token,
-            text: self.token_text(score.token),
-            log_prob: score.log_prob,
-            top: score.top.iter().map(likely).collect(),
-        }
-    }
-
-    /// A token's text where it stands inside a text: alone, many tokenizers would drop its leading space.
-    fn token_text(&self, id: u32) -> String {
-        let decode = DecodeOptions { skip_special_tokens: false, clean_up_tokenization_spaces: false };
-        let anchor = self.tokenizer.encode("a", Special::Skip).unwrap_or_default();
-        let mut decoder = StreamingDecoder::new(&self.tokenizer, &anchor, decode);
-        let text = decoder.push(id);
-        text + &decoder.finish()
-    }
-}
-
 /// The events of a request for text. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct TextStream {
     events: GenerationStream,
-    assembler: Option<Assembler>,
+    assembler: Option<Box<Assembler>>,
+    /// Tokens that came and are not text yet.
+    chosen: std::vec::IntoIter<Chosen>,
     ready: VecDeque<TextEvent>,
+    /// Tokens that were worked on since this task last let others go on.
+    worked: usize,
 }
 
 impl TextStream {
     pub(crate) fn new(events: GenerationStream, assembler: Assembler) -> Self {
-        Self { events, assembler: Some(assembler), ready: VecDeque::new() }
+        let chosen = Vec::new().into_iter();
+        Self { events, assembler: Some(Box::new(assembler)), chosen, ready: VecDeque::new(), worked: 0 }
     }
 
-    /// The next event; `None` after the last one or an error.
+    /// The next event; `None` after the last one or an error. However much there is to do, other tasks get their turns.
     pub async fn next(&mut self) -> Option<Result<TextEvent, Error>> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(Ok(event));
             }
             let assembler = self.assembler.as_mut()?;
+            if self.worked >= PIECE {
+                self.worked = 0;
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if let Some(chosen) = self.chosen.next() {
+                self.worked += 1;
+                let (event, stopped) = assembler.push(&chosen);
+                self.ready.extend(event);
+                if stopped {
+                    self.events.stop_sequence(chosen.sequence);
+                }
+                continue;
+            }
+            if assembler.is_ending() {
+                self.worked += assembler.go_on(PIECE, &mut self.ready);
+                if matches!(self.ready.back(), Some(TextEvent::Finished(_))) {
+                    self.assembler = None;
+                }
+                continue;
+            }
             match self.events.next().await? {
                 GenerationEvent::Started => return Some(Ok(TextEvent::Started)),
-                GenerationEvent::Chosen(chosen) => {
-                    for chosen in &chosen {
-                        let (event, stopped) = assembler.push(chosen);
-                        self.ready.extend(event);
-                        if stopped {
-                            self.events.stop_sequence(chosen.sequence);
-                        }
-                    }
-                }
-                GenerationEvent::Finished(outputs) => {
-                    let assembler = self.assembler.take()?;
-                    self.ready.extend(assembler.finish(outputs));
-                }
+                GenerationEvent::Chosen(chosen) => self.chosen = chosen.into_iter(),
+                GenerationEvent::Finished(outputs) => assembler.end(outputs),
                 GenerationEvent::Failed(error) => {
                     self.assembler = None;
                     return Some(Err(error));

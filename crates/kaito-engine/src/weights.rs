@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kaito_kernels::{Quantization, QuantizedRef};
+use kaito_kernels::{MappedFile, Quantization, QuantizedRef};
 
 use crate::checkpoint::{SharedBytes, Tensor};
 
@@ -17,6 +17,23 @@ pub struct ModelWeights {
     pub final_norm: NormWeights,
     /// Output head, `hidden_size` to `vocab_size`; the embedding itself where the two are tied.
     pub head: Linear,
+}
+
+impl ModelWeights {
+    /// The mapped files that matrices lie in, each once.
+    pub(crate) fn mapped_files(&self) -> Vec<Arc<MappedFile>> {
+        let layers =
+            self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.attention_output, &layer.mlp_in, &layer.mlp_out]);
+        let mut files: Vec<Arc<MappedFile>> = Vec::new();
+        for part in [&self.embedding, &self.head].into_iter().chain(layers).flat_map(|linear| &linear.parts) {
+            if let Some(file) = part.weight.file()
+                && !files.iter().any(|known| Arc::ptr_eq(known, file))
+            {
+                files.push(Arc::clone(file));
+            }
+        }
+        files
+    }
 }
 
 /// The weights of one layer.
@@ -88,6 +105,14 @@ impl Weight {
         match self {
             Weight::Plain(tensor) => tensor.bytes(),
             Weight::Quantized(tensor) => tensor.data.bytes(),
+        }
+    }
+
+    /// The mapped file that the bytes lie in, unless they lie in memory of their own.
+    pub(crate) fn file(&self) -> Option<&Arc<MappedFile>> {
+        match self {
+            Weight::Plain(tensor) => tensor.file(),
+            Weight::Quantized(tensor) => tensor.data.file(),
         }
     }
 

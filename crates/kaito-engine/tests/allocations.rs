@@ -3,7 +3,7 @@
 //! Steady state is every step between the second token of the request that was admitted last and the first one that ends:
 //! pages are filled, taken from the free ones and from those of earlier texts; tokens are proposed, accepted and refused;
 //! tokens are chosen, counted and handed to their clients. Memory is taken where a request is submitted (by the thread
-//! that submits it), where it is admitted, where it ends, and where a client is more than a thousand tokens behind. Beams,
+//! that submits it), where it is admitted, where it ends, where its next wave of sequences begins, and where a client is more than a thousand tokens behind. Beams,
 //! which are copied at every step, and `output_scores`, whose clients are handed vectors, are not steady in this sense.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "the lints spare test functions, but not their helpers")]
@@ -126,7 +126,7 @@ impl Client {
     fn poll(&mut self, context: &mut Context) {
         while let Poll::Ready(event) = pin!(self.stream.next()).poll(context) {
             match event.unwrap().unwrap() {
-                TextEvent::Started => {}
+                TextEvent::Started | TextEvent::Rest { .. } => {}
                 TextEvent::Delta { .. } => self.tokens += 1,
                 TextEvent::Finished(_) => panic!("a request ended after {} tokens", self.tokens),
             }
@@ -150,6 +150,7 @@ fn submit(model: &LanguageModel, prompt: String, options: &Value) -> TextStream 
         clean_up_tokenization_spaces: None,
         prefix: None,
         handle_long_generation: None,
+        add_special_tokens: None,
         options: GenerateOptions::from_json(&options).unwrap(),
         stop: Vec::new(),
     };

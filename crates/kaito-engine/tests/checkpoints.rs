@@ -8,7 +8,7 @@ use std::{
 
 use kaito_engine::{
     checkpoint::{Checkpoint, CheckpointError, Tensor, TensorSet},
-    config::{Mlp, ModelConfig, Norm, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
+    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
     family,
     weights::{Linear, ModelWeights, NormWeights},
 };
@@ -138,6 +138,10 @@ const FALCON: LayerNames = LayerNames {
     mlp_out: "mlp.dense_4h_to_h",
 };
 
+fn rope(theta: f64, pairing: RopePairing, scaling: RopeScaling) -> Positions {
+    Positions::Rotary(Rope { theta, pairing, scaling })
+}
+
 fn base() -> ModelConfig {
     ModelConfig {
         family: "llama",
@@ -152,7 +156,7 @@ fn base() -> ModelConfig {
         norm: Norm::Rms { eps: 1e-5 },
         mlp: Mlp::SwiGlu,
         residual: Residual::Sequential,
-        rope: Rope { theta: 1e4, pairing: RopePairing::Halves, scaling: RopeScaling::None },
+        positions: rope(1e4, RopePairing::Halves, RopeScaling::None),
         qkv_layout: QkvLayout::blocks(4, 2, 4),
         sliding_window: None,
     }
@@ -173,12 +177,17 @@ fn falcon() -> ModelConfig {
 
 #[test]
 fn families_as_transformers_saves_them() {
-    let rope = |theta, scaling| Rope { theta, pairing: RopePairing::Halves, scaling };
+    let rope = |theta, scaling| rope(theta, RopePairing::Halves, scaling);
     let llama_outside = ["model.embed_tokens", "model.norm", "lm_head"];
     let llama_tied = ["model.embed_tokens", "model.norm", "model.embed_tokens"];
     let falcon_tied = ["transformer.word_embeddings", "transformer.ln_f", "transformer.word_embeddings"];
     let cases = [
-        ("llama", ModelConfig { rope: rope(1e4, RopeScaling::Linear { factor: 2.0 }), ..base() }, LLAMA, llama_outside),
+        (
+            "llama",
+            ModelConfig { positions: rope(1e4, RopeScaling::Linear { factor: 2.0 }), ..base() },
+            LLAMA,
+            llama_outside,
+        ),
         (
             "llama-tied",
             ModelConfig {
@@ -196,7 +205,7 @@ fn families_as_transformers_saves_them() {
             ModelConfig {
                 family: "mistral",
                 norm: Norm::Rms { eps: 1e-6 },
-                rope: rope(1e6, RopeScaling::None),
+                positions: rope(1e6, RopeScaling::None),
                 ..base()
             },
             LLAMA,
@@ -243,7 +252,7 @@ fn families_as_transformers_saves_them() {
             ModelConfig {
                 family: "phi3",
                 num_kv_heads: 4,
-                rope: rope(
+                positions: rope(
                     1e4,
                     RopeScaling::LongRope {
                         short_factor: vec![1.0, 1.25],
@@ -287,9 +296,9 @@ fn dense(linear: &Linear) -> Vec<f32> {
 fn metas_shards_add_up_to_the_whole_model() {
     for (name, ranks, theta) in [("meta-1", 1, 1e4), ("meta-2", 2, 1e6)] {
         let (config, weights) = family::load(&fixture(name)).unwrap();
-        let rope = Rope { theta, pairing: RopePairing::Interleaved, scaling: RopeScaling::None };
+        let positions = rope(theta, RopePairing::Interleaved, RopeScaling::None);
         // The inner width is int(2 * 4 * 16 / 3) = 42, rounded up to a multiple of 16.
-        let expected = ModelConfig { intermediate_size: 48, max_position_embeddings: 4096, rope, ..base() };
+        let expected = ModelConfig { intermediate_size: 48, max_position_embeddings: 4096, positions, ..base() };
         assert_eq!(config, expected, "{name}");
         let whole = whole(name);
         let matrix = |names: &[&str]| -> Vec<f32> { names.iter().flat_map(|name| whole(name)).collect() };

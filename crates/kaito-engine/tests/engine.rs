@@ -162,10 +162,7 @@ async fn requests_that_can_never_run_are_refused_with_numbers() {
     foreign.prompt[0] = 1_000_000;
     assert!(refusal(foreign).to_string().starts_with("the prompt holds token id 1000000, but"));
     let error = refusal(request(2, json!({"do_sample": false, "num_beams": 17, "max_new_tokens": 1})));
-    assert_eq!(
-        error.to_string(),
-        "the request asks for 17 sequences or beams at once, but at most 16 run here (--max-batch-size)"
-    );
+    assert_eq!(error.to_string(), "the request asks for 17 beams, but at most 16 run here (--max-batch-size)");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use kaito_engine::generate::{FinishReason, GenerateOptions};
 use kaito_engine::{
@@ -12,20 +14,45 @@ use kaito_engine::{
 };
 use serde_json::{Value, json};
 
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name)
+}
+
+/// A copy of a model, with each of `files` replaced by another text or, where it is empty, gone.
+fn copy_with(name: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fixture(name).read_dir().unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    for (file, text) in files {
+        let path = copy.path().join(file);
+        if text.is_empty() { std::fs::remove_file(path).unwrap() } else { std::fs::write(path, text).unwrap() }
+    }
+    copy
+}
+
 fn load(name: &str, max_seq_len: Option<usize>) -> LanguageModel {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name);
+    load_for(name, max_seq_len, 8)
+}
+
+fn load_for(name: &str, max_seq_len: Option<usize>, max_batch_size: usize) -> LanguageModel {
+    load_from(&fixture(name), max_seq_len, max_batch_size).unwrap()
+}
+
+fn load_from(directory: &Path, max_seq_len: Option<usize>, max_batch_size: usize) -> Result<LanguageModel, Error> {
     let options = LoadOptions {
         threads: NonZeroUsize::new(2),
         max_seq_len,
-        max_batch_size: 8,
+        max_batch_size,
         kv_cache_memory: Some(64 << 20),
         ..LoadOptions::default()
     };
     let told = std::sync::Mutex::new(Vec::new());
-    let model = LanguageModel::load(&directory, &options, &|part| told.lock().unwrap().push(part)).unwrap();
+    let model = LanguageModel::load(directory, &options, &|part| told.lock().unwrap().push(part))?;
     let told = told.into_inner().unwrap();
     assert!(told.is_sorted() && told.first() == Some(&0.0) && told.last() == Some(&1.0), "{told:?}");
-    model
+    Ok(model)
 }
 
 fn request(prompt: &str, options: Value) -> TextRequest {
@@ -35,6 +62,7 @@ fn request(prompt: &str, options: Value) -> TextRequest {
         clean_up_tokenization_spaces: None,
         prefix: None,
         handle_long_generation: None,
+        add_special_tokens: None,
         options: GenerateOptions::from_json(options.as_object().unwrap()).unwrap(),
         stop: Vec::new(),
     }
@@ -48,7 +76,9 @@ async fn answer(model: &LanguageModel, request: TextRequest) -> Result<(TextOutp
     while let Some(event) = stream.next().await {
         match event? {
             TextEvent::Started => started = true,
-            TextEvent::Delta { sequence, text, .. } => streamed.entry(sequence).or_default().push_str(&text),
+            TextEvent::Delta { sequence, text, .. } | TextEvent::Rest { sequence, text } => {
+                streamed.entry(sequence).or_default().push_str(&text);
+            }
             TextEvent::Finished(output) => {
                 assert!(started && stream.next().await.is_none());
                 return Ok((output, streamed));
@@ -65,6 +95,63 @@ async fn refusal(model: &LanguageModel, request: TextRequest) -> String {
 }
 
 const PROMPT: &str = "a b c a b c a b";
+
+/// transformers makes its generation config of config.json then, with all that is in it.
+#[tokio::test]
+async fn generation_fields_of_config_json_count_where_there_is_no_generation_config() {
+    const NAME: &str = "llama-tied-bin-f16";
+    let greedy = || request("the same the same", json!({"do_sample": false, "max_new_tokens": 24}));
+    let copy = copy_with(NAME, &[("generation_config.json", "{\"eos_token_id\": 2, \"no_repeat_ngram_size\": 1}")]);
+    let model = load_from(copy.path(), None, 8).unwrap();
+    let expected = answer(&model, greedy()).await.unwrap().0.sequences;
+    let text = std::fs::read_to_string(fixture(NAME).join("config.json")).unwrap();
+    let config = text.replacen('{', "{\"no_repeat_ngram_size\": 1, \"seed\": 7, \"repetition_penalty\": 2.5,", 1);
+    let copy = copy_with(NAME, &[("generation_config.json", ""), ("config.json", &config)]);
+    let model = load_from(copy.path(), None, 8).unwrap();
+    assert_eq!(answer(&model, greedy()).await.unwrap().0.sequences, expected);
+    let copy = copy_with(NAME, &[("generation_config.json", "")]);
+    let model = load_from(copy.path(), None, 8).unwrap();
+    assert_ne!(answer(&model, greedy()).await.unwrap().0.sequences, expected, "the field does nothing for this prompt");
+}
+
+#[tokio::test]
+async fn numbers_that_json_has_not_matter_only_where_they_count() {
+    const NAME: &str = "falcon-7b-type";
+    let with = |file: &str, field: &str| {
+        let text = std::fs::read_to_string(fixture(NAME).join(file)).unwrap();
+        // The tokenizer's own reader takes unknown fields in few places only.
+        let place = if file == "tokenizer.json" { "\"special\": true" } else { "{" };
+        let field = if file == "tokenizer.json" { format!("{place}, {field}") } else { format!("{{{field},") };
+        assert!(text.contains(place));
+        copy_with(NAME, &[(file, &text.replacen(place, &field, 1))])
+    };
+    let greedy = || request("Say NaN and Infinity", json!({"do_sample": false, "max_new_tokens": 8}));
+    let expected = answer(&load(NAME, None), greedy()).await.unwrap().0;
+    for (file, field) in [
+        ("config.json", "\"summary_range\": [0.0, Infinity]"),
+        ("generation_config.json", "\"eta_cutoff\": NaN, \"temperature\": Infinity"),
+        ("tokenizer_config.json", "\"of nobody\": -Infinity, \"name\": \"NaN\""),
+        ("tokenizer.json", "\"of nobody\": [NaN, {\"a\": -Infinity}]"),
+        ("special_tokens_map.json", "\"of nobody\": NaN"),
+    ] {
+        let copy = with(file, field);
+        let output = answer(&load_from(copy.path(), None, 8).unwrap(), greedy()).await.unwrap().0;
+        assert_eq!((output.texts, output.sequences), (expected.texts.clone(), expected.sequences.clone()), "{file}");
+    }
+    for (file, field, expected) in [
+        (
+            "generation_config.json",
+            "\"length_penalty\": -Infinity",
+            "length_penalty is -Infinity, expected a finite number",
+        ),
+        ("config.json", "\"layer_norm_epsilon_\": 1, \"rope_theta\": NaN", "rope_theta is NaN, expected a number"),
+        ("tokenizer_config.json", "\"unk_token\": NaN", "unk_token is neither a text nor a token"),
+    ] {
+        let copy = with(file, field);
+        let error = load_from(copy.path(), None, 8).err().unwrap().to_string();
+        assert!(error.contains(expected) && error.contains(file), "{error}");
+    }
+}
 
 #[tokio::test]
 async fn a_stop_string_ends_the_text_before_it() {
@@ -122,6 +209,49 @@ async fn a_seed_makes_sampling_repeatable_alone_and_in_company() {
 }
 
 #[tokio::test]
+async fn more_sequences_than_run_together_are_those_that_would() {
+    let drawn = async |max_batch_size: usize| {
+        let model = load_for("llama-grouped-sharded", None, max_batch_size);
+        let options =
+            json!({"max_new_tokens": 9, "top_k": 0, "temperature": 1.5, "num_return_sequences": 20, "seed": 6});
+        let (output, streamed) = answer(&model, request(PROMPT, options)).await.unwrap();
+        assert_eq!(streamed.len(), 20);
+        output
+    };
+    let (together, waves) = (drawn(20).await, drawn(3).await);
+    assert_eq!(together, waves);
+    assert_eq!(waves.generated_tokens, waves.sequences.iter().map(|s| s.len() - waves.prompt_tokens).sum::<usize>());
+}
+
+/// Whatever is there to be done when a client comes back, or at the end of beams, whose texts come whole: other tasks of the
+/// same thread get their turns.
+#[tokio::test]
+async fn long_answers_let_other_tasks_go_on() {
+    let model = load("llama-multi-head", None);
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    for options in [
+        json!({"do_sample": false, "num_beams": 4, "num_return_sequences": 4, "max_length": 450, "eos_token_id": []}),
+        json!({"do_sample": true, "num_return_sequences": 4, "max_length": 450, "eos_token_id": []}),
+    ] {
+        let mut stream = model.generate_text(request(PROMPT, options)).unwrap();
+        model.drained().await;
+        let before = turns.load(Relaxed);
+        while stream.next().await.is_some() {}
+        // Some 1700 tokens, in pieces of 512.
+        let turns = turns.load(Relaxed) - before;
+        assert!(turns >= 3, "{turns} turns");
+    }
+    other.abort();
+}
+
+#[tokio::test]
 async fn requests_that_cannot_be_served_are_refused_with_a_reason() {
     let model = load("llama-multi-head", Some(64));
     let prompt = |prompt: &str| request(prompt, json!({}));
@@ -145,8 +275,26 @@ async fn requests_that_cannot_be_served_are_refused_with_a_reason() {
         refusal(&model, TextRequest { prefix: Some("x".into()), ..messages(vec![hello()]) }).await,
         "`prefix` can't stand beside `messages`: put its text into a message"
     );
-    let message = refusal(&model, request("x", json!({"num_return_sequences": 9}))).await;
-    assert!(message.contains('9') && message.contains("max-batch-size"), "{message}");
+    let message = refusal(&model, request("x", json!({"num_beams": 9}))).await;
+    assert_eq!(message, "the request asks for 9 beams, but at most 8 run here (--max-batch-size)");
+    for (options, expected) in [
+        (json!({"num_beams": 8, "max_new_tokens": 60, "output_scores": true, "num_return_sequences": 2}), None),
+        (
+            json!({"num_return_sequences": 4000, "max_new_tokens": 20, "output_scores": true}),
+            Some(
+                "`output_scores` is true: with it, the request may ask for at most 65536 new tokens, but it asks for up to \
+                 80000",
+            ),
+        ),
+    ] {
+        let answer = answer(&model, request("x", options)).await;
+        assert_eq!(answer.map(drop).map_err(|error| error.to_string()).err().as_deref(), expected);
+    }
+    let stop = |stop: Vec<String>| TextRequest { stop, ..prompt("x") };
+    assert_eq!(
+        refusal(&model, stop(vec!["x".repeat(70_000)])).await,
+        "`stop` has 70000 bytes in all: it must have at most 65536"
+    );
     // The model is none the worse for it.
     assert!(answer(&model, request("x", json!({"max_new_tokens": 2}))).await.is_ok());
 }
@@ -216,7 +364,7 @@ async fn meta_answer(mut stream: kaito_engine::MetaStream) -> (Vec<MetaOutput>, 
     while let Some(event) = stream.next().await {
         match event.unwrap() {
             MetaEvent::Started => started = true,
-            MetaEvent::Delta { index, text, .. } => {
+            MetaEvent::Delta { index, text, .. } | MetaEvent::Rest { index, text } => {
                 assert!(started, "nothing comes before the start");
                 streamed.entry(index).or_default().push_str(&text);
             }

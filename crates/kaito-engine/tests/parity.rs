@@ -112,6 +112,7 @@ macro_rules! models {
 models! {
     falcon_40b_type_bf16: "falcon-40b-type-bf16",
     falcon_7b_type: "falcon-7b-type",
+    falcon_rw_type: "falcon-rw-type",
     llama_bin_sharded_bf16: "llama-bin-sharded-bf16",
     llama_grouped_sharded: "llama-grouped-sharded",
     llama_multi_head: "llama-multi-head",

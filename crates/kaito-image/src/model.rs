@@ -11,7 +11,7 @@ use std::{
 use kaito_engine::{
     Tokenizer,
     checkpoint::Checkpoint,
-    config::ModelConfig,
+    config::{ModelConfig, Positions},
     family,
     weights::{Linear, ModelWeights, NormWeights},
 };
@@ -188,7 +188,11 @@ fn differences(preset: &Preset, config: &ModelConfig) -> Vec<Difference> {
     ]
     .map(|(what, found, expected)| (what, found.to_string(), expected.to_string()));
     let family = ("the family", config.family.to_owned(), shape.family.model_type().to_owned());
-    let theta = ("rope_theta", config.rope.theta.to_string(), shape.rope.theta.to_string());
+    let theta = match &config.positions {
+        Positions::Rotary(rope) => rope.theta.to_string(),
+        Positions::Alibi => "none".to_owned(),
+    };
+    let theta = ("rope_theta", theta, shape.rope.theta.to_string());
     [family]
         .into_iter()
         .chain(numbers)

@@ -23,13 +23,15 @@ mod thread_pool;
 mod zeros;
 
 pub use activation::{add, gelu_erf, swiglu};
-pub use attention::{AttentionSequence, AttentionShape, MAX_PAGE_TOKENS, PAGE_TOKENS, paged_attention};
+pub use attention::{
+    AttentionSequence, AttentionShape, MAX_PAGE_TOKENS, PAGE_TOKENS, alibi_bias, alibi_slopes, paged_attention,
+};
 pub use convert::{convert, narrow, widen};
 pub use dtype::DType;
 pub use gather::gather_rows;
 pub use kv::{KvBuffer, KvDType};
 pub use kv_layout::KvLayout;
-pub use mapped_file::MappedFile;
+pub use mapped_file::{FileChange, MappedFile, WhatChanged};
 pub use matmul::{TiledInput, Write, matmul};
 pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
 pub use norm::{layer_norm, rms_norm};

@@ -62,8 +62,11 @@ fn workspace(manifest: &Value) -> Workspace {
 }
 
 fn types() -> InstanceTypes {
-    let described: Vec<CustomInstanceType> =
-        serde_json::from_value(json!([{ "name": "rack-8", "gpus": 2, "gpuMemory": "24Gi" }])).unwrap();
+    let described: Vec<CustomInstanceType> = serde_json::from_value(json!([
+        { "name": "rack-8", "gpus": 2, "gpuMemory": "24Gi" },
+        { "name": "rack-9", "gpus": 1, "gpuMemory": "16Gi", "memory": "8Gi" },
+    ]))
+    .unwrap();
     InstanceTypes::with_custom(described).unwrap()
 }
 

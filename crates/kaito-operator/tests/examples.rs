@@ -45,7 +45,6 @@ fn every_example_is_admitted() {
             // A node pool of one's own is known only where the installation describes it.
             "kaito_workspace_custom_nodes.yaml" => &["resource.instanceType: "],
             "kaito_workspace_falcon_7b_with_adapters.yaml" => &["inference.adapters: "],
-            "kaito_workspace_llama2_13b-chat.yaml" | "kaito_workspace_llama2_70b-chat.yaml" => &["resource.count: "],
             _ => &[],
         };
         assert_eq!(warnings.len(), expected.len(), "{file}: {warnings:?}");

@@ -3,16 +3,24 @@ use std::fmt;
 use crate::{PRESETS, Preset};
 
 /// The preset of that name, whatever its case and wherever it has `_`, `-` or nothing: `Llama2_7b-chat` is
-/// `llama-2-7b-chat`.
+/// `llama-2-7b-chat`. What has a slash is the id of a model's card on the hub, in any case: `tiiuae/Falcon-7B`.
 ///
 /// # Errors
 ///
 /// [`UnknownPreset`], with the nearest name if one is near.
 pub fn find(name: &str) -> Result<&'static Preset, UnknownPreset> {
+    if name.contains('/') {
+        let wanted = name.trim().to_lowercase();
+        return PRESETS.iter().find(|preset| preset.hub_id.to_lowercase() == wanted).ok_or_else(|| UnknownPreset {
+            name: name.to_owned(),
+            nearest: nearest(&wanted, |preset| (preset.hub_id, preset.hub_id.to_lowercase())),
+            beginning: Vec::new(),
+        });
+    }
     let wanted = normalised(name);
     PRESETS.iter().find(|preset| normalised(preset.name) == wanted).ok_or_else(|| UnknownPreset {
         name: name.to_owned(),
-        nearest: nearest(&wanted),
+        nearest: nearest(&wanted, |preset| (preset.name, normalised(preset.name))),
         beginning: beginning(&wanted),
     })
 }
@@ -21,11 +29,21 @@ fn normalised(name: &str) -> String {
     name.trim().chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect()
 }
 
-/// The nearest preset by edit distance, if at most a third of the name would have to change.
-fn nearest(wanted: &str) -> Option<&'static str> {
+/// Longest name that is compared with others: no name is nearly as long, and the comparison takes time and memory.
+const LONGEST: usize = 100;
+
+/// The nearest by edit distance of what presets are called, if at most a third of the name would have to change. A preset
+/// is called by what is shown and what is compared.
+fn nearest(wanted: &str, called: impl Fn(&Preset) -> (&'static str, String)) -> Option<&'static str> {
+    if wanted.len() > LONGEST {
+        return None;
+    }
     PRESETS
         .iter()
-        .map(|preset| (strsim::osa_distance(wanted, &normalised(preset.name)), preset.name))
+        .map(|preset| {
+            let (shown, compared) = called(preset);
+            (strsim::osa_distance(wanted, &compared), shown)
+        })
         .min_by_key(|&(distance, _)| distance)
         .filter(|&(distance, _)| 3 * distance <= wanted.chars().count())
         .map(|(_, name)| name)
@@ -122,6 +140,30 @@ mod tests {
     }
 
     #[test]
+    fn the_id_of_a_card_in_any_case_is_its_preset() {
+        for preset in PRESETS {
+            let id = preset.hub_id;
+            for spelling in [id.to_owned(), id.to_lowercase(), id.to_uppercase(), format!(" {id}\n")] {
+                assert_eq!(find(&spelling).map(|found| found.name), Ok(preset.name), "{spelling:?}");
+            }
+        }
+        // Hyphens tell repositories apart, and so do organisations.
+        for (id, words) in [
+            ("tiiuae/falcon7b", "; did you mean tiiuae/falcon-7b?"),
+            ("mistralai/Mistral-7B-Instruct-v0.3", "; did you mean mistralai/Mistral-7B-Instruct-v0.2?"),
+            ("microsoft/Phi-3-mini-8k-instruct", "; did you mean microsoft/Phi-3-mini-4k-instruct?"),
+            ("Qwen/Qwen2.5-Coder-7B-Instruct", ""),
+            ("someone/falcon-7b-instruct-of-ours", ""),
+            ("/", ""),
+            ("tiiuae/", ""),
+            ("tiiuae/falcon-7b/main", "; did you mean tiiuae/falcon-7b?"),
+        ] {
+            assert_eq!(find(id).unwrap_err().to_string(), format!("there is no preset {id:?}{words}"));
+        }
+        assert_eq!(find(&"a/".repeat(1 << 20)).unwrap_err().nearest, None);
+    }
+
+    #[test]
     fn an_unknown_name_is_answered_with_the_nearest_one() {
         for (name, nearest) in [
             ("llama-2-7b-chta", Some("llama-2-7b-chat")),
@@ -160,7 +202,8 @@ mod tests {
         #[test]
         fn any_string_gets_an_answer(name in ".*") {
             if let Ok(preset) = find(&name) {
-                proptest::prop_assert_eq!(normalised(&name), normalised(preset.name));
+                let is_card = name.trim().eq_ignore_ascii_case(preset.hub_id);
+                proptest::prop_assert!(is_card || normalised(&name) == normalised(preset.name));
             }
         }
     }

@@ -21,8 +21,8 @@ pub use instance_types::{
     Cloud, ComputeCapability, CustomInstanceType, Gpu, InstanceType, InstanceTypes, InvalidInstanceType,
     UnknownInstanceType, find_instance_type,
 };
-pub use memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate};
-pub use plan::{Capacity, Enough, Load, LoadError, MIN_CONTEXT, Plan, Shortfall};
+pub use memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate, estimate_on_cpus};
+pub use plan::{Capacity, Enough, Load, LoadError, MIN_CONTEXT, OnCpus, Plan, Shortfall};
 pub use preset::{GIB, ImageAccess, Preset, PresetKind, Workload, WorkloadKind};
 pub use shape::{DType, Family, LongRope, Residual, Rope, Shape};
 pub use size::{gib, gib_needed};

@@ -157,6 +157,16 @@ pub fn estimate(
     }
 }
 
+/// What a server that computes on CPUs holds in main memory: keys, values and activations in 32 bits, whatever the weights
+/// are in.
+pub fn estimate_on_cpus(shape: &Shape, weights: Precision, context: u64, batch: u64) -> Estimate {
+    let whole = Cut::Layers(1);
+    Estimate {
+        activations: activation_bytes(shape, Precision::F32, context, batch, whole),
+        ..estimate(shape, weights, Precision::F32, context, batch, whole)
+    }
+}
+
 fn weights_bytes(shape: &Shape, precision: Precision, cut: Cut) -> u64 {
     let layers = shape.num_layers as u64;
     let plain = precision.unquantised();
@@ -232,6 +242,15 @@ mod tests {
         assert_eq!(estimate.activations, (7 * 4096 + 3 * 11008) * 2 * 2048 + 256_000);
         assert_eq!(estimate.runtime, 640 * MIB);
         assert_eq!(of("llama-2-7b", Precision::F32, 2048, 1, Cut::Layers(1)).weights, 2 * 13_476_831_232);
+    }
+
+    /// The published 16-bit weights, keys and values of 2 x 32 x 4096 floats a token, and the same vectors in floats.
+    #[test]
+    fn llama_2_7b_on_cpus() {
+        let estimate = estimate_on_cpus(&find("llama-2-7b").unwrap().shape, Precision::F16, 2048, 1);
+        assert_eq!(estimate.weights, 13_476_831_232);
+        assert_eq!(estimate.keys_and_values, 2048 * MIB);
+        assert_eq!(estimate.activations, (7 * 4096 + 3 * 11008) * 4 * 2048 + 256_000);
     }
 
     /// An eighth of all matrices on each rank, and all 161 norms of 8192; one key-value head of eight.

@@ -2,48 +2,99 @@
 
 use std::net::SocketAddr;
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 
 use crate::error::ApiError;
-use crate::options::ApiKey;
+use crate::host::Hosts;
+use crate::keys::ApiKeys;
 
-/// Lets a request for work pass when no key is set, or when it shows the right one.
+/// Headers by which proxies say that a request comes from somebody else, and what the names of the others begin with.
+const FORWARDED: [&str; 21] = [
+    "via",
+    "client-ip",
+    "real-ip",
+    "true-client-ip",
+    "x-true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
+    "x-real-ip",
+    "x-real-port",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-originating-ip",
+    "x-proxyuser-ip",
+    "x-appengine-user-ip",
+    "x-amzn-trace-id",
+    "cdn-loop",
+    "max-forwards",
+];
+const FORWARDED_PREFIXES: [&str; 6] = ["forward", "x-forward", "x-original-", "x-envoy-", "x-azure-", "cf-"];
+
+/// Lets a request for work pass when no key is set, or when it shows one of them.
 ///
 /// # Errors
 /// 401.
-pub(crate) fn check_key(key: Option<&ApiKey>, headers: &HeaderMap) -> Result<(), ApiError> {
-    match key {
-        None => Ok(()),
-        Some(key) if bearer(headers).is_some_and(|offered| key.matches(offered)) => Ok(()),
-        Some(_) => Err(ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            match bearer(headers) {
-                None => "This route needs an API key, as the header `Authorization: Bearer KEY`.",
-                Some(_) => "The API key is wrong.",
-            },
-        )),
+pub(crate) fn check_key(keys: &ApiKeys, headers: &HeaderMap) -> Result<(), ApiError> {
+    let refused = |detail| Err(ApiError::new(StatusCode::UNAUTHORIZED, detail));
+    if !keys.are_asked_for() {
+        return Ok(());
+    }
+    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        return refused("The header Authorization is there more than once.");
+    }
+    match bearer(headers) {
+        None => refused("This route needs an API key, as the header `Authorization: Bearer KEY`."),
+        Some(offered) if keys.accept(offered) => Ok(()),
+        Some(_) => refused("The API key is wrong."),
     }
 }
 
-/// Lets a shutdown pass that comes from this machine, or that shows the key.
+/// Lets a shutdown pass that shows the key. Without a key it must come from this machine: from its loopback, for one of its
+/// own names, and neither through a proxy nor from a web page, since both let others speak from here.
 ///
 /// # Errors
-/// 403.
-pub(crate) fn check_shutdown(key: Option<&ApiKey>, peer: SocketAddr, headers: &HeaderMap) -> Result<(), ApiError> {
-    let shows_key = key.is_some_and(|key| bearer(headers).is_some_and(|offered| key.matches(offered)));
-    // A web page that a local browser shows may send a POST here, but not without saying where the page is from.
-    let from_page = headers.contains_key(header::ORIGIN);
-    if shows_key || (peer.ip().to_canonical().is_loopback() && !from_page) {
-        return Ok(());
+/// 401 and 403.
+pub(crate) fn check_shutdown(
+    keys: &ApiKeys,
+    hosts: &Hosts,
+    peer: SocketAddr,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), ApiError> {
+    if keys.are_asked_for() {
+        return check_key(keys, headers);
     }
-    Err(ApiError::new(
-        StatusCode::FORBIDDEN,
-        if from_page {
-            "A web page may not shut the server down without the API key."
-        } else {
-            "Only this machine, or a request with the API key, may shut the server down."
-        },
-    ))
+    let refused = |detail: String| Err(ApiError::new(StatusCode::FORBIDDEN, detail));
+    if !peer.ip().to_canonical().is_loopback() {
+        return refused("Without an API key, only this machine may shut the server down.".to_owned());
+    }
+    if let Some(name) = headers.keys().map(|name| name.as_str()).find(|name| is_of_a_proxy(name)) {
+        return refused(format!(
+            "The request came through a proxy, as its header {name} says; without an API key, only this machine may shut the \
+             server down."
+        ));
+    }
+    let other_site = |value: &[u8]| ![&b"same-origin"[..], b"none"].iter().any(|own| value.eq_ignore_ascii_case(own));
+    if headers.contains_key(header::ORIGIN)
+        || headers.get_all("sec-fetch-site").iter().any(|value| other_site(value.as_bytes()))
+    {
+        return refused("A web page may not shut the server down without an API key.".to_owned());
+    }
+    if hosts.stranger(uri, headers).is_some() {
+        return refused(
+            "Without an API key, the server is shut down by one of this machine's own names only.".to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Whether a header, by its name in lower case, is one that proxies add.
+fn is_of_a_proxy(name: &str) -> bool {
+    FORWARDED.contains(&name) || FORWARDED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The token of `Authorization: Bearer TOKEN`.
@@ -55,45 +106,118 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::keys::ApiKey;
+    use crate::options::ServerOptions;
 
-    fn headers(pairs: &[(header::HeaderName, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn keys() -> ApiKeys {
+        ApiKeys::new(ApiKey::parse_all("secret,other").unwrap(), None).unwrap()
     }
 
     #[test]
     fn the_key_is_asked_for_only_when_set() {
-        let key = ApiKey::new("secret").unwrap();
-        let check = |value| check_key(Some(&key), &headers(&[(header::AUTHORIZATION, value)])).is_ok();
-        assert!(check_key(None, &HeaderMap::new()).is_ok());
-        assert!(check_key(Some(&key), &HeaderMap::new()).is_err());
-        assert!(check("Bearer secret"));
-        assert!(check("bearer  secret"));
-        for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "Bearer", "Basic secret", "secret", ""] {
+        let keys = keys();
+        let check = |value| check_key(&keys, &headers(&[("authorization", value)])).is_ok();
+        assert!(check_key(&ApiKeys::default(), &HeaderMap::new()).is_ok());
+        assert!(check_key(&keys, &HeaderMap::new()).is_err());
+        for right in ["Bearer secret", "Bearer other", "bearer  secret", "BEARER secret "] {
+            assert!(check(right), "{right}");
+        }
+        for wrong in [
+            "Bearer secre",
+            "Bearer secrets",
+            "Bearer ",
+            "Bearer",
+            "Basic secret",
+            "secret",
+            "",
+            "Bearer secret,other",
+            "Bearer secret, other",
+        ] {
             assert!(!check(wrong), "{wrong}");
         }
+        let twice = headers(&[("authorization", "Bearer secret"), ("authorization", "Bearer secret")]);
+        assert!(check_key(&keys, &twice).is_err());
     }
 
+    /// The rule "from loopback or with the key" opened it to the internet behind a proxy on the same host.
     #[test]
     fn a_shutdown_comes_from_this_machine_or_with_the_key() {
-        let key = ApiKey::new("secret").unwrap();
-        let shown = headers(&[(header::AUTHORIZATION, "Bearer secret")]);
-        let none = HeaderMap::new();
-        let page = headers(&[(header::ORIGIN, "http://example.com")]);
-        for (key, peer, headers, allowed) in [
-            (None, "127.0.0.1:1", &none, true),
-            (None, "[::1]:1", &none, true),
-            (None, "[::ffff:127.0.0.1]:1", &none, true),
-            (None, "127.0.0.1:1", &page, false),
-            (None, "10.0.0.1:1", &none, false),
-            (None, "10.0.0.1:1", &shown, false),
-            (Some(&key), "10.0.0.1:1", &none, false),
-            (Some(&key), "10.0.0.1:1", &shown, true),
-            (Some(&key), "127.0.0.1:1", &none, true),
+        const HERE: &str = "127.0.0.1:1";
+        let status = |keys: &ApiKeys, peer: &str, pairs: &[(&'static str, &'static str)]| {
+            let hosts = Hosts::of(&ServerOptions { address: "0.0.0.0:0".parse().unwrap(), ..ServerOptions::default() });
+            let uri = Uri::from_static("/shutdown");
+            let outcome = check_shutdown(keys, &hosts, peer.parse().unwrap(), &uri, &headers(pairs));
+            outcome.map_or_else(|error| error.status().as_u16(), |()| 200)
+        };
+        let none = ApiKeys::default();
+        for (keys, peer, pairs, expected) in [
+            (&none, HERE, &[][..], 200),
+            (&none, HERE, &[("host", "localhost:5000")], 200),
+            (&none, "[::1]:1", &[], 200),
+            (&none, "[::ffff:127.0.0.1]:1", &[], 200),
+            (&none, "10.0.0.1:1", &[], 403),
+            (&none, "10.0.0.1:1", &[("authorization", "Bearer secret")], 403),
+            (&none, HERE, &[("origin", "http://example.com")], 403),
+            (&none, HERE, &[("origin", "null")], 403),
+            (&none, HERE, &[("origin", "http://localhost:5000")], 403),
+            (&none, HERE, &[("host", "evil.example")], 403),
+            (&none, HERE, &[("sec-fetch-site", "same-origin")], 200),
+            (&none, HERE, &[("sec-fetch-site", "none")], 200),
+            (&none, HERE, &[("sec-fetch-site", "same-site")], 403),
+            (&none, HERE, &[("sec-fetch-site", "cross-site")], 403),
+            (&none, HERE, &[("sec-fetch-site", "")], 403),
+            (&none, HERE, &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], 403),
+            (&keys(), HERE, &[], 401),
+            (&keys(), HERE, &[("authorization", "Bearer wrong")], 401),
+            (&keys(), HERE, &[("authorization", "Bearer secret")], 200),
+            (&keys(), "10.0.0.1:1", &[], 401),
+            (
+                &keys(),
+                "10.0.0.1:1",
+                &[("authorization", "Bearer other"), ("via", "1.1 proxy"), ("host", "example.com")],
+                200,
+            ),
         ] {
-            assert_eq!(check_shutdown(key, peer.parse().unwrap(), headers).is_ok(), allowed, "{peer} {headers:?}");
+            assert_eq!(status(keys, peer, pairs), expected, "{peer} {pairs:?}");
+        }
+        for name in [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-forwarded-proto",
+            "x-forwarded-port",
+            "x-forwarded-anything",
+            "x-forwarded",
+            "forwarded-for",
+            "x-forwarder-for",
+            "via",
+            "x-real-ip",
+            "x-client-ip",
+            "true-client-ip",
+            "cf-connecting-ip",
+            "x-original-forwarded-for",
+            "x-envoy-external-address",
+            "x-amzn-trace-id",
+            "fly-client-ip",
+            "x-cluster-client-ip",
+        ] {
+            for value in ["203.0.113.9", "127.0.0.1", ""] {
+                assert_eq!(status(&none, HERE, &[(name, value)]), 403, "{name}");
+            }
+        }
+        for name in ["accept", "user-agent", "x-request-id", "content-type", "viable", "x-for"] {
+            assert_eq!(status(&none, HERE, &[(name, "x")]), 200, "{name}");
         }
     }
 }

@@ -60,6 +60,15 @@ impl Fields {
         self.parameter(name, "true or false", Value::as_bool)
     }
 
+    /// A flag for which `null` means something else than its absence: the flag, if it is given at all.
+    pub(crate) fn take_nullable_flag(&mut self, name: &str) -> Result<Option<Option<bool>>, ApiError> {
+        if self.values.get(name).is_some_and(Value::is_null) {
+            self.values.remove(name);
+            return Ok(Some(None));
+        }
+        Ok(self.take_flag(name)?.map(Some))
+    }
+
     pub(crate) fn take_number(&mut self, name: &str) -> Result<Option<f64>, ApiError> {
         self.parameter(name, "a number", Value::as_f64)
     }
@@ -160,6 +169,20 @@ mod tests {
     fn null_is_absent() {
         assert_eq!(fields(json!({"a": null})).take_string("a"), Ok(None));
         assert!(!fields(json!({"a": null})).contains("a"));
+    }
+
+    #[test]
+    fn a_flag_may_tell_null_from_its_absence() {
+        for (given, read) in [
+            (json!({}), None),
+            (json!({"a": null}), Some(None)),
+            (json!({"a": true}), Some(Some(true))),
+            (json!({"a": false}), Some(Some(false))),
+        ] {
+            let mut given = fields(given);
+            assert_eq!(given.take_nullable_flag("a"), Ok(read));
+            assert_eq!(given.deny_rest(&[]), Ok(()));
+        }
     }
 
     #[test]

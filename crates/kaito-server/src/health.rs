@@ -2,21 +2,40 @@
 
 use std::time::Duration;
 
-use kaito_engine::EngineStats;
+use kaito_engine::{EngineStats, LanguageModel};
 
 use crate::error::ApiError;
-use crate::state::{App, Phase};
+use crate::state::App;
 
-/// `Ok` when the model is loaded and the engine makes progress.
+/// `Ok` when the model is loaded, its files are what was loaded, and the engine makes progress.
 ///
 /// # Errors
 /// 503 with the reason.
-pub(crate) fn check(app: &App) -> Result<(), ApiError> {
-    if *app.phase().borrow() != Phase::Serving {
-        return Err(ApiError::unavailable("The server is shutting down."));
+pub(crate) async fn check(app: &App) -> Result<(), ApiError> {
+    let model = app.check_open()?;
+    check_progress(&model.stats(), app.options.stall_limit)?;
+    check_files(app, model.clone()).await
+}
+
+/// Weights are read where they lie on the disk, so whoever edits the files edits the model.
+async fn check_files(app: &App, model: LanguageModel) -> Result<(), ApiError> {
+    if app.changed_files.get().is_none() {
+        // A disk, or what stands for one in a network, may take its time.
+        let changed = tokio::task::spawn_blocking(move || model.changed_files()).await;
+        let changes: Vec<String> = changed.iter().flatten().map(ToString::to_string).collect();
+        if !changes.is_empty() && app.changed_files.set(changes.join("; ")).is_ok() {
+            for change in changes {
+                tracing::error!(change, "a file of the model was changed in place: its answers mean nothing any more");
+            }
+        }
     }
-    let model = app.model().ok_or_else(|| app.still_loading())?;
-    check_progress(&model.stats(), app.options.stall_limit)
+    match app.changed_files.get() {
+        None => Ok(()),
+        Some(change) => Err(ApiError::unavailable(format!(
+            "The weights are not those that were loaded: {change}; restart the server, and next time write a new file and \
+             rename it into place."
+        ))),
+    }
 }
 
 fn check_progress(stats: &EngineStats, limit: Duration) -> Result<(), ApiError> {

@@ -1,13 +1,14 @@
 //! A request while the model works on it.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kaito_engine::{ChatMessage, LanguageModel, MetaEvent, MetaOutput, MetaStream, TextEvent, TextStream};
-use serde_json::Value;
+use kaito_engine::{Cancel, ChatMessage, LanguageModel, MetaEvent, MetaOutput, MetaStream, TextEvent, TextStream};
 use tokio::time::Instant;
 
-use crate::dialect::{Work, llama, text_generation};
+use crate::answer::Answer;
+use crate::dialect::Work;
 use crate::error::ApiError;
 use crate::limits;
 use crate::metrics::TokenClock;
@@ -26,10 +27,10 @@ pub(crate) struct Job {
 
 /// What comes of a job, in order: any number of deltas, then the answer.
 pub(crate) enum Progress {
-    /// Text that is final, with the token that completed it.
-    Delta { sequence: usize, token: u32, text: String },
-    /// The body of the answer.
-    Answer(Value),
+    /// Text that is final, with the token that completed it; what was held back until the end has none.
+    Delta { sequence: usize, token: Option<u32>, text: String },
+    /// The body of the answer, in JSON.
+    Answer(String),
 }
 
 /// The model's stream, with what writing the answer takes.
@@ -41,12 +42,12 @@ enum Generating {
 
 enum Event {
     Started,
-    Delta { sequence: usize, token: u32, text: String },
-    Finished { body: Value, prompt_tokens: usize, generated_tokens: usize },
+    Delta { sequence: usize, token: Option<u32>, text: String },
+    Finished { answer: Answer, prompt_tokens: usize, generated_tokens: usize },
 }
 
 impl Job {
-    /// Hands `work` to the engine. Tokenises: call it where blocking is allowed.
+    /// Hands `work` to the engine, unless it is cancelled before. Tokenises: call it where blocking is allowed.
     ///
     /// # Errors
     /// Whatever the engine objects to.
@@ -56,8 +57,9 @@ impl Job {
         admission: Admission,
         deadline: Instant,
         work: Work,
+        cancel: &Cancel,
     ) -> Result<Self, ApiError> {
-        let generating = Generating::start(&admission.model, work)?;
+        let generating = Generating::start(&admission.model, work, cancel)?;
         let clock = TokenClock::new(record.started);
         Ok(Self { app, record, admission, deadline, clock, generating })
     }
@@ -69,6 +71,8 @@ impl Job {
     /// answer.
     pub(crate) async fn next(&mut self) -> Result<Progress, ApiError> {
         loop {
+            // Events that are ready take no budget of the task by themselves.
+            tokio::task::coop::consume_budget().await;
             let event = tokio::select! {
                 event = self.generating.next() => event?,
                 () = tokio::time::sleep_until(self.deadline) => {
@@ -81,12 +85,14 @@ impl Job {
             match event {
                 Event::Started => {}
                 Event::Delta { sequence, token, text } => {
-                    self.clock.tick(sequence, &self.app.metrics);
+                    if token.is_some() {
+                        self.clock.tick(sequence, &self.app.metrics);
+                    }
                     return Ok(Progress::Delta { sequence, token, text });
                 }
-                Event::Finished { body, prompt_tokens, generated_tokens } => {
+                Event::Finished { answer, prompt_tokens, generated_tokens } => {
                     self.record.count_tokens(prompt_tokens, generated_tokens);
-                    return Ok(Progress::Answer(body));
+                    return answer.into_json().await.map(Progress::Answer);
                 }
             }
         }
@@ -96,7 +102,7 @@ impl Job {
     ///
     /// # Errors
     /// As [`Job::next`].
-    pub(crate) async fn answer(mut self) -> Result<Value, ApiError> {
+    pub(crate) async fn answer(mut self) -> Result<String, ApiError> {
         loop {
             if let Progress::Answer(body) = self.next().await? {
                 return Ok(body);
@@ -114,17 +120,20 @@ impl Job {
 }
 
 impl Generating {
-    fn start(model: &LanguageModel, work: Work) -> Result<Self, ApiError> {
+    fn start(model: &LanguageModel, work: Work, cancel: &Cancel) -> Result<Self, ApiError> {
         Ok(match work {
             Work::Text(request) => {
                 let flags = [request.options.return_dict_in_generate, request.options.output_scores];
-                Self::Text { details: flags.contains(&Some(true)), stream: model.generate_text(*request)? }
+                Self::Text {
+                    details: flags.contains(&Some(true)),
+                    stream: model.generate_text_unless(cancel, *request)?,
+                }
             }
             Work::Completion(request) => {
-                Self::Completion { prompts: request.prompts.clone(), stream: model.text_completion(request)? }
+                Self::Completion { stream: model.text_completion_unless(cancel, &request)?, prompts: request.prompts }
             }
             Work::Dialogs(request) => {
-                Self::Dialogs { dialogs: request.dialogs.clone(), stream: model.chat_completion(request)? }
+                Self::Dialogs { stream: model.chat_completion_unless(cancel, &request)?, dialogs: request.dialogs }
             }
         })
     }
@@ -133,29 +142,34 @@ impl Generating {
         match self {
             Self::Text { stream, details } => Ok(match stream.next().await.ok_or_else(lost)?? {
                 TextEvent::Started => Event::Started,
-                TextEvent::Delta { sequence, text, token } => Event::Delta { sequence, token, text },
+                TextEvent::Delta { sequence, text, token } => Event::Delta { sequence, token: Some(token), text },
+                TextEvent::Rest { sequence, text } => Event::Delta { sequence, token: None, text },
                 TextEvent::Finished(output) => Event::Finished {
-                    body: text_generation::body(&output, *details),
                     prompt_tokens: output.prompt_tokens,
                     generated_tokens: output.generated_tokens,
+                    answer: Answer::Text { output, details: *details },
                 },
             }),
             Self::Completion { stream, prompts } => {
-                next_of_meta(stream, |outputs| llama::completion_body(prompts, outputs)).await
+                next_of_meta(stream, |outputs| Answer::Completion { prompts: mem::take(prompts), outputs }).await
             }
             Self::Dialogs { stream, dialogs } => {
-                next_of_meta(stream, |outputs| llama::dialogs_body(dialogs, outputs)).await
+                next_of_meta(stream, |outputs| Answer::Dialogs { dialogs: mem::take(dialogs), outputs }).await
             }
         }
     }
 }
 
-async fn next_of_meta(stream: &mut MetaStream, body: impl FnOnce(&[MetaOutput]) -> Value) -> Result<Event, ApiError> {
+async fn next_of_meta(
+    stream: &mut MetaStream,
+    answer: impl FnOnce(Vec<MetaOutput>) -> Answer,
+) -> Result<Event, ApiError> {
     Ok(match stream.next().await.ok_or_else(lost)?? {
         MetaEvent::Started => Event::Started,
-        MetaEvent::Delta { index, text, token } => Event::Delta { sequence: index, token, text },
+        MetaEvent::Delta { index, text, token } => Event::Delta { sequence: index, token: Some(token), text },
+        MetaEvent::Rest { index, text } => Event::Delta { sequence: index, token: None, text },
         MetaEvent::Finished { outputs, prompt_tokens, generated_tokens } => {
-            Event::Finished { body: body(&outputs), prompt_tokens, generated_tokens }
+            Event::Finished { answer: answer(outputs), prompt_tokens, generated_tokens }
         }
     })
 }

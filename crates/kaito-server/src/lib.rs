@@ -1,18 +1,26 @@
 //! The HTTP server: routes, request dialects, streaming, health and metrics.
 //!
-//! A request's way through the crate: [`routes`] takes it, [`limits`] reads its body, [`dialect`] turns the bytes into
+//! A request's way through the crate: [`connection`] sees its bytes, [`routes`] takes it, [`body`] reads its body, [`turns`]
+//! says when it is prepared, [`dialect`] turns the bytes into
 //! a [`dialect::Request`] (a pure function), [`job`] runs that on the model, and [`stream`] or the dialect's reply
 //! writes the answer.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod auth;
+mod body;
+mod body_pool;
 mod connection;
 pub mod dialect;
 mod error;
 mod fields;
+mod framing;
 mod health;
+mod host;
 mod job;
 mod json;
+mod keeping;
+mod keys;
 mod limits;
 mod metrics;
 mod options;
@@ -23,7 +31,12 @@ mod server;
 mod shutdown;
 mod state;
 mod stream;
+mod throttle;
+mod turns;
 
+pub use axum::http::HeaderValue;
 pub use error::{ApiError, Error};
-pub use options::{ApiKey, ServerOptions};
+pub use host::HostName;
+pub use keys::{ApiKey, ApiKeys, KeyError};
+pub use options::ServerOptions;
 pub use server::{Server, ShutdownHandle};

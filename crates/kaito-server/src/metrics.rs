@@ -1,10 +1,12 @@
 //! What Prometheus reads: counted here per request, and asked of the engine at each scrape.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use kaito_engine::LanguageModel;
+use kaito_metrics::Format;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -13,9 +15,6 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-
-/// The media type of [`Metrics::encode`]'s text.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Seconds; from a tiny model's first token to a large one's behind a queue.
 const FIRST_TOKEN_BUCKETS: [f64; 14] =
@@ -46,7 +45,11 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(model_name: &str, model: Arc<OnceLock<LanguageModel>>) -> Self {
+    pub(crate) fn new(
+        model_name: &str,
+        model: Arc<OnceLock<LanguageModel>>,
+        dropped_log_lines: Arc<AtomicU64>,
+    ) -> Self {
         let mut registry = Registry::with_prefix("kaito");
         let requests = Family::default();
         registry.register(
@@ -77,6 +80,7 @@ impl Metrics {
             between_tokens.clone(),
         );
         registry.register("build", "The server", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        kaito_metrics::count_dropped_log_lines(&mut registry, dropped_log_lines);
         registry.register_collector(Box::new(EngineMetrics { model_name: model_name.to_owned(), model }));
         Self { registry, requests, durations, first_token, between_tokens }
     }
@@ -88,10 +92,8 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub(crate) fn encode(&self) -> Result<String, fmt::Error> {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
+    pub(crate) fn encode(&self, format: Format) -> Result<String, fmt::Error> {
+        format.encode(&self.registry)
     }
 }
 

@@ -1,20 +1,17 @@
 //! One line of log and one count in the metrics for each request, written when its answer has been sent or dropped.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use hyper::body::{Frame, SizeHint};
 use tracing::{Instrument, Span, field};
 
 use crate::error::ApiError;
+use crate::keeping::Keeping;
 use crate::routes;
 use crate::state::App;
 
@@ -22,6 +19,9 @@ use crate::state::App;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What nginx calls a client that went away before the answer; no client ever sees it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// What a server answers that loads, ends, or is too full.
+const UNAVAILABLE: u16 = 503;
 
 /// What is known of a request; when the last holder drops it, the request is over.
 pub(crate) struct Record {
@@ -50,6 +50,19 @@ impl Record {
     }
 }
 
+impl Record {
+    /// A server that loads or ends is no fault, and probes ask often.
+    fn log_unavailable(&self) {
+        if routes::is_work(self.route) {
+            tracing::info!("request refused");
+        } else if self.app.check_open().is_err() {
+            tracing::debug!("request refused");
+        } else if let Some(unlogged) = self.app.unfit.pass() {
+            tracing::warn!(unlogged, "unfit to answer");
+        }
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
@@ -68,6 +81,7 @@ impl Drop for Record {
         }
         match self.failure.get() {
             Some(failure) => tracing::warn!(failure, "answer broken off"),
+            None if status == UNAVAILABLE => self.log_unavailable(),
             None if status >= 500 => tracing::warn!("request failed"),
             None if routes::is_work(self.route) => tracing::info!("request done"),
             None => tracing::debug!("request done"),
@@ -103,30 +117,8 @@ pub(crate) async fn keep(State(app): State<Arc<App>>, mut request: Request, next
     let mut response = next.run(request).instrument(span).await;
     record.status.store(response.status().as_u16(), Ordering::Relaxed);
     response.headers_mut().insert(REQUEST_ID, id);
-    response.map(|body| Body::new(Recorded { body, _record: record }))
-}
-
-/// A body that keeps its request's record until it has been sent or dropped.
-struct Recorded {
-    body: Body,
-    _record: Arc<Record>,
-}
-
-impl HttpBody for Recorded {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+    // The request is over when its answer has been sent or dropped.
+    response.map(|body| Keeping::wrap(body, record))
 }
 
 /// The client's own id if it is harmless in a log, else a number.

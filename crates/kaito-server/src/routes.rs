@@ -8,6 +8,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, he
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use kaito_engine::Cancel;
+use kaito_metrics::Format;
 use serde_json::json;
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -16,9 +18,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::dialect::{self, Endpoint};
 use crate::error::ApiError;
 use crate::job::Job;
+use crate::keeping::Keeping;
 use crate::record::{self, Record};
 use crate::state::{App, Phase};
-use crate::{auth, health, limits, metrics, page, stream};
+use crate::{auth, body, framing, health, host, limits, page, stream};
 
 const ROUTES: [&str; 6] = ["/", "/healthz", "/metrics", "/generate", "/chat", "/shutdown"];
 
@@ -48,11 +51,17 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(CatchPanicLayer::custom(record::panicked));
+    let hosts = Arc::new(host::Hosts::of(&app.options));
     let router = match cross_origin(&app.options.allowed_origins) {
         Some(layer) => router.layer(layer),
         None => router,
     };
-    router.layer(middleware::from_fn_with_state(Arc::clone(&app), record::keep)).with_state(app)
+    router
+        .layer(Extension(Arc::clone(&hosts)))
+        .layer(middleware::from_fn_with_state(hosts, host::check))
+        .layer(middleware::from_fn(framing::guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), record::keep))
+        .with_state(app)
 }
 
 fn cross_origin(origins: &[HeaderValue]) -> Option<CorsLayer> {
@@ -81,21 +90,25 @@ async fn home(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
 }
 
 async fn healthz(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    health::check(&app)?;
+    health::check(&app).await?;
     Ok(Json(json!({ "status": "Healthy" })).into_response())
 }
 
-async fn show_metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let text = app.metrics.encode().map_err(|_| ApiError::internal("The metrics could not be written."))?;
-    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+async fn show_metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let format = Format::negotiate(headers.get_all(header::ACCEPT).iter().map(HeaderValue::as_bytes));
+    let text = app.metrics.encode(format).map_err(|_| ApiError::internal("The metrics could not be written."))?;
+    let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
+    Ok((headers, text).into_response())
 }
 
 async fn shut_down(
     State(app): State<Arc<App>>,
     Extension(Peer(peer)): Extension<Peer>,
+    Extension(hosts): Extension<Arc<host::Hosts>>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    auth::check_shutdown(app.options.api_key.as_ref(), peer, &headers)?;
+    auth::check_shutdown(&app.options.api_keys, &hosts, peer, &uri, &headers)?;
     tracing::info!(%peer, "shutdown requested");
     app.advance_to(Phase::Draining);
     Ok(Json(json!({})).into_response())
@@ -121,25 +134,53 @@ async fn work(app: Arc<App>, record: Arc<Record>, endpoint: Endpoint, request: R
     let timeout = app.options.request_timeout;
     let deadline = Instant::from_std(record.started) + timeout;
     let (parts, body) = request.into_parts();
-    auth::check_key(app.options.api_key.as_ref(), &parts.headers)?;
-    let admission = app.admit()?;
+    auth::check_key(&app.options.api_keys, &parts.headers)?;
+    app.check_open()?;
     limits::check_content_type(&parts.headers)?;
-    let body = limits::read_body(&parts.headers, body, app.options.body_limit, deadline, timeout).await?;
+    let body = body::read(&app, &parts.headers, body, deadline).await?;
+    let admission = app.admit()?;
+    let mut admitted = admission.clone();
 
+    let cancel = CancelOnDrop(Cancel::at(Some(deadline.into_std())));
     let prepare = async {
-        let permit = Arc::clone(&app.preparing).acquire_owned().await;
-        let span = tracing::Span::current();
+        let turn = app.turns.take(body.bytes.len()).await;
+        let (span, app, cancel) = (tracing::Span::current(), Arc::clone(&app), cancel.0.clone());
         let prepared = tokio::task::spawn_blocking(move || {
-            let (_permit, _entered) = (permit, span.enter());
-            let request = dialect::parse(endpoint, &body)?;
-            let job = Job::start(app, record, admission, deadline, request.work)?;
+            let (_turn, _entered) = (turn, span.enter());
+            let body::Whole { bytes, held: _held } = body;
+            cancel.check()?;
+            let request = dialect::parse(endpoint, &bytes)?;
+            drop(bytes);
+            cancel.check()?;
+            let job = Job::start(app, record, admission, deadline, request.work, &cancel)?;
             Ok::<_, ApiError>((request.stream, job))
         });
         prepared.await.unwrap_or_else(|_| Err(ApiError::internal("The server failed on this request.")))
     };
-    let (stream, job) =
-        tokio::time::timeout_at(deadline, prepare).await.unwrap_or_else(|_| Err(limits::timed_out(timeout)))?;
-    if stream { Ok(stream::respond(job)) } else { Ok(Json(job.answer().await?).into_response()) }
+    let (stream, job) = tokio::select! {
+        prepared = tokio::time::timeout_at(deadline, prepare) => match prepared {
+            Ok(Err(_)) | Err(_) if cancel.0.is_cancelled() => Err(limits::timed_out(timeout)),
+            Ok(prepared) => prepared,
+            Err(_) => Err(limits::timed_out(timeout)),
+        },
+        () = admitted.revoked() => Err(App::shutting_down()),
+    }?;
+    let response = if stream {
+        stream::respond(job)
+    } else {
+        ([(header::CONTENT_TYPE, "application/json")], job.answer().await?).into_response()
+    };
+    // The request is over when its answer was taken.
+    Ok(response.map(|body| Keeping::wrap(body, admitted)))
+}
+
+/// Tells the thread that prepares a request when nobody waits for it any more.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 async fn no_route(uri: Uri) -> ApiError {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kaito_engine::LanguageModel;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::connection;
 use crate::error::Error;
@@ -71,15 +72,25 @@ impl Server {
         let Self { listener, app, .. } = self;
         let signals = shutdown::signals().map_err(Error::Signals)?;
         let loaded = load(Arc::clone(&app), loader);
-        let serving =
-            connection::serve(listener, routes::router(Arc::clone(&app)), shutdown::drained(Arc::clone(&app), signals));
+        let end = shutdown::drained(Arc::clone(&app), signals);
+        let serving = connection::serve(listener, routes::router(Arc::clone(&app)), Arc::clone(&app), end);
         let mut serving = std::pin::pin!(serving);
+        let _following = AbortOnDrop(tokio::spawn(app.options.api_keys.clone().follow()));
         tokio::select! {
             () = &mut serving => return Ok(()),
             loaded = loaded => loaded?,
         }
         serving.await;
         Ok(())
+    }
+}
+
+/// A task that ends with this value.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

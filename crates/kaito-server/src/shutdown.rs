@@ -10,35 +10,31 @@ use crate::state::{App, Phase};
 /// How long requests that are broken off may take to say so.
 const BREAK_OFF_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Waits until someone asks for the end, then until all running requests are over.
+/// Waits until someone asks for the end, then until all admitted requests are over.
 ///
 /// `signals` delivers the operating system's requests to end; the second of them ends the waiting.
 pub(crate) async fn drained(app: Arc<App>, mut signals: mpsc::Receiver<()>) {
-    let mut phase = app.phase().subscribe();
     tokio::select! {
-        // An error means that the sender is gone, which `app` rules out.
-        _ = async { phase.wait_for(|phase| *phase >= Phase::Draining).await.map(|_| ()) } => {}
+        () = app.drains() => {}
         Some(()) = signals.recv() => tracing::info!("told to end by a signal"),
     }
-    drop(phase);
     app.advance_to(Phase::Draining);
+    tracing::info!(requests = app.admitted(), "finishing the admitted requests");
+    tokio::select! {
+        () = app.idle() => {}
+        () = tokio::time::sleep(app.options.drain_limit) => {
+            tracing::warn!(requests = app.admitted(), "breaking off requests: the time is up");
+        }
+        Some(()) = signals.recv() => {
+            tracing::warn!(requests = app.admitted(), "breaking off requests: told to end again");
+        }
+    }
     if let Some(model) = app.model() {
         model.stop_accepting();
     }
-    // Every running request holds a receiver of the phase.
-    tracing::info!(running = app.phase().receiver_count(), "finishing the running requests");
-    tokio::select! {
-        () = app.phase().closed() => {}
-        () = tokio::time::sleep(app.options.drain_limit) => {
-            tracing::warn!(running = app.phase().receiver_count(), "breaking off requests: the time is up");
-        }
-        Some(()) = signals.recv() => {
-            tracing::warn!(running = app.phase().receiver_count(), "breaking off requests: told to end again");
-        }
-    }
     app.advance_to(Phase::Ended);
     // Nobody is waited for longer than this.
-    let _ = tokio::time::timeout(BREAK_OFF_TIMEOUT, app.phase().closed()).await;
+    let _ = tokio::time::timeout(BREAK_OFF_TIMEOUT, app.idle()).await;
 }
 
 /// Sends `()` for each SIGTERM and ctrl-c.

@@ -4,31 +4,41 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use kaito_engine::LanguageModel;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use crate::body_pool::BodyPool;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::options::ServerOptions;
+use crate::throttle::Throttle;
+use crate::turns::Turns;
+
+/// How many bodies of the largest size have room at one time. Several, so that a slow one keeps none of the others waiting.
+const BODIES: usize = 6;
+/// Room for bodies where they must be small.
+const BODIES_AT_LEAST: usize = 8 << 20;
 
 /// The life of a server. It only goes forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Requests are taken, as soon as the model is loaded.
     Serving,
-    /// No new requests; running ones go on.
+    /// No new requests; admitted ones go on.
     Draining,
-    /// Running requests are broken off.
+    /// Admitted requests are broken off.
     Ended,
 }
 
-/// A request's permission to run. While it lives, draining waits for it.
+/// A request's permission to run, given once its body is there. While it or a clone lives, draining waits for it.
+#[derive(Clone)]
 pub(crate) struct Admission {
     pub(crate) model: LanguageModel,
     phase: watch::Receiver<Phase>,
+    _admitted: watch::Receiver<()>,
 }
 
 impl Admission {
-    /// Returns when running requests are to be broken off.
+    /// Returns when admitted requests are to be broken off.
     pub(crate) async fn revoked(&mut self) {
         // An error means that the server is gone altogether.
         let _ = self.phase.wait_for(|phase| *phase == Phase::Ended).await;
@@ -39,9 +49,17 @@ impl Admission {
 pub(crate) struct App {
     pub(crate) options: ServerOptions,
     pub(crate) metrics: Metrics,
-    /// Bounds the requests that are parsed and tokenised at one time, so that these leave the processors to the engine.
-    pub(crate) preparing: Arc<Semaphore>,
+    /// What was found to have changed of the model's files; it is not forgotten, whatever becomes of them.
+    pub(crate) changed_files: OnceLock<String>,
+    /// The memory of bodies until their requests are prepared.
+    pub(crate) bodies: Arc<BodyPool>,
+    /// Whose request is prepared next.
+    pub(crate) turns: Arc<Turns>,
+    /// For complaints of a model that is loaded and unfit to answer.
+    pub(crate) unfit: Throttle,
     phase: watch::Sender<Phase>,
+    /// Every admission holds a receiver.
+    admitted: watch::Sender<()>,
     model: Arc<OnceLock<LanguageModel>>,
     /// The loaded fraction of the model, as the bits of an f32.
     loaded: AtomicU32,
@@ -50,12 +68,17 @@ pub(crate) struct App {
 
 impl App {
     pub(crate) fn new(options: ServerOptions) -> Self {
+        let options = options.bounded();
         let model = Arc::new(OnceLock::new());
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            metrics: Metrics::new(&options.model_name, Arc::clone(&model)),
-            preparing: Arc::new(Semaphore::new(processors)),
+            metrics: Metrics::new(&options.model_name, Arc::clone(&model), Arc::clone(&options.dropped_log_lines)),
+            changed_files: OnceLock::new(),
+            bodies: BodyPool::new(options.body_limit.saturating_mul(BODIES).max(BODIES_AT_LEAST)),
+            turns: Turns::new(processors),
+            unfit: Throttle::default(),
             phase: watch::Sender::new(Phase::Serving),
+            admitted: watch::Sender::new(()),
             model,
             loaded: AtomicU32::new(0),
             requests: AtomicU64::new(0),
@@ -95,18 +118,47 @@ impl App {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Lets a request in.
+    /// Returns when the server is to end.
+    pub(crate) async fn drains(&self) {
+        // An error means that the sender is gone, which `self` rules out.
+        let _ = self.phase.subscribe().wait_for(|phase| *phase >= Phase::Draining).await;
+    }
+
+    /// How many requests are admitted.
+    pub(crate) fn admitted(&self) -> usize {
+        self.admitted.receiver_count()
+    }
+
+    /// Returns when no request is admitted.
+    pub(crate) async fn idle(&self) {
+        self.admitted.closed().await;
+    }
+
+    /// The model, if requests are taken.
     ///
     /// # Errors
     /// 503 while the model loads and once the server is to end.
-    pub(crate) fn admit(&self) -> Result<Admission, ApiError> {
-        // Subscribed first: whoever is let in before draining begins is waited for.
-        let phase = self.phase.subscribe();
-        if *phase.borrow() != Phase::Serving {
-            return Err(ApiError::unavailable("The server is shutting down."));
+    pub(crate) fn check_open(&self) -> Result<&LanguageModel, ApiError> {
+        if *self.phase.borrow() != Phase::Serving {
+            return Err(Self::shutting_down());
         }
-        let model = self.model().cloned().ok_or_else(|| self.still_loading())?;
-        Ok(Admission { model, phase })
+        self.model().ok_or_else(|| self.still_loading())
+    }
+
+    /// Lets a request in whose body is there.
+    ///
+    /// # Errors
+    /// As [`App::check_open`].
+    pub(crate) fn admit(&self) -> Result<Admission, ApiError> {
+        // Counted first: whoever is let in before draining begins is waited for.
+        let (admitted, phase) = (self.admitted.subscribe(), self.phase.subscribe());
+        let model = self.check_open()?.clone();
+        Ok(Admission { model, phase, _admitted: admitted })
+    }
+
+    /// 503 for requests that come too late.
+    pub(crate) fn shutting_down() -> ApiError {
+        ApiError::unavailable("The server is shutting down.")
     }
 
     /// 503 with the percentage that is loaded.

@@ -97,7 +97,12 @@ const CHAT: &[(&str, u16)] = &[
     (r#"{"prompt":"a","stream":"yes"}"#, 400),
     (r#"{"prompt":"a","return_full_text":"no"}"#, 400),
     (r#"{"prompt":"a","clean_up_tokenization_spaces":0}"#, 400),
+    (r#"{"prompt":"a","add_special_tokens":"no"}"#, 400),
+    (r#"{"prompt":"a","generate_kwargs":{"add_special_tokens":1}}"#, 400),
     (r#"{"prompt":"a","stop":""}"#, 400),
+    // Nothing to continue.
+    (r#"{"prompt":""}"#, 400),
+    (r#"{"prompt":"","prefix":"a"}"#, 400),
     (r#"{"prompt":"a","handle_long_generation":"cut"}"#, 400),
     // Parameters at odds with each other.
     (r#"{"prompt":"a","max_length":10,"generate_kwargs":{"max_length":20}}"#, 400),

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::{CHAT_MODEL, Event, TestServer, eventually, parse_events};
@@ -20,15 +20,19 @@ async fn stream(server: &TestServer, path: &str, body: &Value) -> Vec<Event> {
     parse_events(&response.text().await.unwrap())
 }
 
-/// The deltas joined by sequence, and the last event's data, which must be a result.
+/// The deltas joined by sequence, and the last event's data, which must be a result. Only the last text of a sequence may
+/// have no token.
 fn join(mut events: Vec<Event>) -> (BTreeMap<u64, String>, Value) {
     let last = events.pop().expect("events");
     assert_eq!(last.name, "result", "{last:?}");
     let mut texts = BTreeMap::<u64, String>::new();
+    let mut ended = BTreeSet::new();
     for event in events {
         assert_eq!(event.name, "message");
-        assert!(event.data["token"].is_u64());
         let sequence = event.data["sequence"].as_u64().unwrap();
+        let token = event.data.get("token");
+        assert!(token.is_none_or(Value::is_u64), "{event:?}");
+        assert!(if token.is_none() { ended.insert(sequence) } else { !ended.contains(&sequence) }, "{event:?}");
         texts.entry(sequence).or_default().push_str(event.data["text"].as_str().unwrap());
     }
     (texts, last.data)
@@ -56,6 +60,26 @@ async fn the_pieces_of_a_text_join_to_the_whole() {
         }
         server.stop().await;
     }
+}
+
+/// A stop string that begins and never ends holds the last text back.
+#[tokio::test(flavor = "multi_thread")]
+async fn text_held_back_to_the_end_repeats_no_token_and_counts_as_none() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    let body = json!({
+        "prompt": "Hello", "do_sample": false, "max_new_tokens": 12, "min_new_tokens": 12, "return_full_text": false,
+    });
+    let whole = server.ask("/chat", &body).await["Result"].as_str().unwrap().to_owned();
+    let stop = format!("{}\u{0}", whole.chars().next_back().unwrap());
+    let events = stream(&server, "/chat", &fixed(body, json!({ "stream": true, "stop": stop }))).await;
+    let deltas: Vec<_> = events.iter().filter(|event| event.name == "message").collect();
+    let with = deltas.iter().filter(|event| event.data.get("token").is_some()).count();
+    assert_eq!((with, deltas.len()), (12, 13), "{deltas:?}");
+    assert_eq!(deltas.last().unwrap().data, json!({ "sequence": 0, "text": whole.chars().next_back().unwrap() }));
+    // A request for 12 tokens has 11 times between two of them; the one above did not stream but has as many.
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    assert!(metrics.contains("kaito_time_per_output_token_seconds_count 22\n"), "{metrics}");
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,14 +4,16 @@ use std::fmt::Write;
 
 use bytesize::ByteSize;
 
+use crate::logging::escape;
+
 /// The error and what caused it, each on a line. A cause that its effect has told already is left out.
 pub fn error(error: &anyhow::Error) -> String {
-    let mut text = format!("error: {error}\n");
+    let mut text = format!("error: {}\n", escape::lines(&error.to_string()));
     let mut told = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         if !told.contains(&cause) {
-            let _ = writeln!(text, "  caused by: {cause}");
+            let _ = writeln!(text, "  caused by: {}", escape::lines(&cause));
         }
         told = cause;
     }
@@ -65,6 +67,8 @@ mod tests {
         assert_eq!(error(&chain), "error: cannot load the model\n  caused by: cannot read x: disk is gone\n");
         let plain: anyhow::Result<()> = Err(anyhow!("deep")).context("top");
         assert_eq!(error(&plain.unwrap_err()), "error: top\n  caused by: deep\n");
+        let forged = anyhow!("no directory a\nerror: b\x1b[2J");
+        assert_eq!(error(&forged), "error: no directory a\n    error: b\\u{1b}[2J\n");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod image_progress;
 mod logging;
 mod model;
 mod network;
+mod output;
 mod progress;
 mod values;
 
@@ -20,6 +21,7 @@ use crate::args::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let _flush = logging::FlushAtEnd;
     let level = match cli.command {
         Command::Serve(_) | Command::Controller(_) | Command::Image(_) => "info",
         _ => "warn",
@@ -40,9 +42,10 @@ fn main() -> ExitCode {
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<output::ReaderGone>() => ExitCode::SUCCESS,
         Err(error) if error.is::<commands::Told>() => ExitCode::FAILURE,
         Err(error) => {
-            eprint!("{}", display::error(&error));
+            logging::say(&display::error(&error));
             ExitCode::FAILURE
         }
     }

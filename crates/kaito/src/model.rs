@@ -44,28 +44,27 @@ impl ModelSource {
             };
         };
         let preset = kaito_presets::find(model);
+        // What has a slash is a path or a repository, though it may be the repository that a preset is published in.
+        let is_name = !model.contains('/');
         if let Some(weights) = &args.weights {
-            let name = preset.as_ref().map_or(model, |preset| preset.name).to_owned();
+            let name = preset.as_ref().ok().filter(|_| is_name).map_or(model, |preset| preset.name).to_owned();
             return Ok(Self { name, preset: preset.ok(), files: directory(weights)? });
         }
-        let unknown = match preset {
-            Ok(preset) => {
-                let repo = preset.hub_id.parse().context("in the catalogue of presets")?;
-                return Ok(Self { name: preset.name.to_owned(), preset: Some(preset), files: Files::Repository(repo) });
-            }
-            Err(unknown) => unknown,
-        };
+        if let (Ok(preset), true) = (&preset, is_name) {
+            let repo = preset.hub_id.parse().context("in the catalogue of presets")?;
+            return Ok(Self { name: preset.name.to_owned(), preset: Some(preset), files: Files::Repository(repo) });
+        }
         let path = Path::new(model);
         if path.is_dir() {
             return Ok(Self { name: base_name(path), preset: None, files: directory(path)? });
         }
-        match model.parse::<Repo>() {
-            Ok(repo) => Ok(Self { name: repo.id(), preset: preset_of(&repo), files: Files::Repository(repo) }),
-            Err(_) if model.contains('/') => bail!("there is no directory {model}"),
-            Err(_) => Err(anyhow!(
+        match (model.parse::<Repo>(), preset) {
+            (Ok(repo), _) => Ok(Self { name: repo.id(), preset: preset_of(&repo), files: Files::Repository(repo) }),
+            (Err(_), Err(unknown)) if is_name => Err(anyhow!(
                 "{unknown}; nor is there a directory {model} (see `kaito presets`, or give a directory or a hub \
                  repository as organisation/name)"
             )),
+            (Err(_), _) => bail!("there is no directory {model}"),
         }
     }
 
@@ -157,6 +156,7 @@ mod tests {
             (vec!["--weights", path], name, None, at()),
             (vec![path], name, None, at()),
             (vec!["tiiuae/Falcon-7B"], "tiiuae/Falcon-7B", Some("falcon-7b"), repository("tiiuae/Falcon-7B")),
+            (vec!["tiiuae/FALCON-7b", "--weights", path], "tiiuae/FALCON-7b", Some("falcon-7b"), at()),
             (vec!["someone/else@v2"], "someone/else", None, repository("someone/else@v2")),
         ] {
             let source = resolve(&args).unwrap();

@@ -1,6 +1,6 @@
 //! Values of flags: sizes, times, numbers.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use bytesize::ByteSize;
 
@@ -13,6 +13,18 @@ pub fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The largest body that a server may be told to take.
+const MAX_BODY: u64 = 1 << 30;
+
+/// A size of at most [`MAX_BODY`].
+pub fn body_size(text: &str) -> Result<usize, String> {
+    let bytes = size(text)?;
+    usize::try_from(bytes).ok().filter(|_| bytes <= MAX_BODY).ok_or_else(|| "expected at most 1GiB".to_owned())
+}
+
+/// The longest time: more is as good as none, and too much cannot be added to the clock.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// `180s`, `3m`, `1m 30s`; a bare number is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let parsed = match text.trim().parse() {
@@ -22,8 +34,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     match parsed {
         None => Err("expected a time like 180s, 3m or 1h".to_owned()),
         Some(Duration::ZERO) => Err("expected more than nothing".to_owned()),
+        Some(duration) if duration > MAX_DURATION => Err("expected at most 365 days".to_owned()),
         Some(duration) => Ok(duration),
     }
+}
+
+/// A number from 1 to `LIMIT`.
+pub fn count<const LIMIT: usize>(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .ok()
+        .filter(|count: &NonZeroUsize| count.get() <= LIMIT)
+        .ok_or_else(|| format!("expected a number from 1 to {LIMIT}"))
 }
 
 pub fn temperature(text: &str) -> Result<f32, String> {
@@ -31,6 +52,21 @@ pub fn temperature(text: &str) -> Result<f32, String> {
         .ok()
         .filter(|value: &f32| value.is_finite() && *value >= 0.0)
         .ok_or_else(|| "expected a number that is not negative".to_owned())
+}
+
+/// The tag of an image.
+pub fn tag(text: &str) -> Result<String, String> {
+    if kaito_operator::install::is_tag(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a tag: at most 128 letters, digits, underscores, dots and hyphens, like 0.1.0".to_owned())
+    }
+}
+
+/// The first of the keys that a server may have several of, with commas or in lines.
+pub fn first_key(text: &str) -> Result<String, String> {
+    let mut keys = text.split([',', '\n', '\r']).map(str::trim).filter(|key| !key.is_empty());
+    keys.next().map(str::to_owned).ok_or_else(|| "is empty".to_owned())
 }
 
 pub fn not_empty(text: &str) -> Result<String, String> {
@@ -65,16 +101,41 @@ mod tests {
         for (text, seconds) in [("180s", 180), ("180", 180), ("3m", 180), ("1m 30s", 90), ("1h", 3600)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
+        assert_eq!(duration("365d"), Ok(MAX_DURATION));
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        for text in ["", "0", "0s", "-1s", "soon", "1.5.2s", "99999999999999999999s"] {
+        for text in ["", "0", "0s", "-1s", "soon", "1.5.2s", "99999999999999999999s", "18446744073709551615", "366d"] {
             assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_shows_the_first_of_several_keys() {
+        for (text, key) in [("secret", "secret"), (" secret\n", "secret"), (",a b , c", "a b")] {
+            assert_eq!(first_key(text).as_deref(), Ok(key));
+        }
+        assert!(first_key(" , ").is_err());
+    }
+
+    #[test]
+    fn counts_are_bounded() {
+        assert_eq!(count::<1024>("1024").map(NonZeroUsize::get), Ok(1024));
+        for text in ["0", "1025", "18446744073709551615", "-1", "", "1.5"] {
+            assert_eq!(count::<1024>(text), Err("expected a number from 1 to 1024".to_owned()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bodies_have_at_most_a_gibibyte() {
+        assert_eq!(body_size("1GiB"), Ok(1 << 30));
+        for text in ["1073741825", "18446744073709551615", "8EiB", "0"] {
+            assert!(body_size(text).is_err(), "{text}");
         }
     }
 
     proptest::proptest! {
         #[test]
         fn any_text_gets_an_answer(text in ".*") {
-            let _ = (size(&text), duration(&text), temperature(&text), not_empty(&text));
+            let _ = (size(&text), duration(&text), temperature(&text), not_empty(&text), body_size(&text));
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{Serving, hub::OneModelHub, kaito, output, output_with_input, repository, text, tiny_model};
+use support::{Serving, commands, hub::OneModelHub, kaito, output, output_with_input, repository, text, tiny_model};
 
 #[test]
 fn the_catalogue_as_a_table() {
@@ -47,14 +47,6 @@ fn the_definition_of_the_resource() {
     assert!(yaml.status.success());
     let json: Value = serde_json::from_slice(&output(&mut kaito(&["crd", "--json"])).stdout).unwrap();
     assert_eq!(kaito_operator::yaml::documents(&text(&yaml.stdout)).unwrap(), [json]);
-}
-
-/// The names below `Commands:` in a help text.
-fn commands(help: &str) -> Vec<String> {
-    let below = help.split_once("Commands:\n").map_or("", |(_, below)| below);
-    let lines = below.lines().take_while(|line| !line.is_empty());
-    let names = lines.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
-    names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
 /// Those there are, by what the help texts themselves list.
@@ -139,6 +131,26 @@ fn flags_are_read_from_the_environment() {
     }
     assert_eq!(serving.post("/chat", r#"{"prompt":"x"}"#).0, 401);
     assert_eq!(serving.terminate().code(), Some(0));
+}
+
+#[test]
+fn keys_that_no_header_can_carry_are_refused_at_the_start_and_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys");
+    fs::write(&file, "hidden\nhid\u{fc}den").unwrap();
+    for (variable, value, parts) in [
+        ("KAITO_API_KEY", "hidden,hid\u{7}den", &["--api-key", "API key 2", "'\\u{7}'"][..]),
+        ("KAITO_API_KEY", " ,\n", &["--api-key", "no API key"]),
+        ("KAITO_API_KEY_FILE", file.to_str().unwrap(), &["--api-key-file", "API key 2", "keys"]),
+        ("KAITO_API_KEY_FILE", "/no/such/keys", &["--api-key-file", "/no/such/keys"]),
+    ] {
+        let output = output(kaito(&["serve", "--port", "0"]).env(variable, value));
+        let message = text(&output.stderr);
+        assert!(!output.status.success() && !message.contains("hid"), "{message}");
+        for part in parts {
+            assert!(message.contains(part), "{variable}={value:?} lacks {part:?}: {message}");
+        }
+    }
 }
 
 #[test]

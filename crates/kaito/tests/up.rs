@@ -198,6 +198,11 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
     let port = taken.local_addr().unwrap().port().to_string();
     let demo = fs::read_to_string(example("kaito_workspace_demo.yaml")).unwrap();
     let llama = fs::read_to_string(example("kaito_workspace_llama2_7b-chat.yaml")).unwrap();
+    let ranks = ["13b-chat", "70b-chat"].map(|model| {
+        let text = fs::read_to_string(example(&format!("kaito_workspace_llama2_{model}.yaml"))).unwrap();
+        let text = text.replace("  annotations:\n    kaito.sh/runtime: vllm\n", "").replace("  count: 2\n", "");
+        File::new(&text.replace("  instanceType", "  count: 2\n  instanceType"))
+    });
     let no_program = File::new(&demo.replace("[kaito, serve]", "[no-such-program]"));
     let no_command = File::new(&demo.replace("          command: [kaito, serve]\n", ""));
     let invalid = File::new(&demo.replace("labelSelector", "labelSelektor"));
@@ -213,8 +218,8 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
             &["--weights", "/no/such/folder"],
             &["/no/such/folder", "--weights"],
         ),
-        (example("kaito_workspace_llama2_13b-chat.yaml"), &[], &["llama-2-13b-chat", "2 ranks", "cluster"]),
-        (example("kaito_workspace_llama2_70b-chat.yaml"), &["--weights", tiny.to_str().unwrap()], &["2 ranks"]),
+        (of(&ranks[0]), &[], &["llama-2-13b-chat", "2 ranks", "cluster"]),
+        (of(&ranks[1]), &["--weights", tiny.to_str().unwrap()], &["2 ranks"]),
         (example("kaito_workspace_mistral_7b-instruct_vllm.yaml"), &[], &["vLLM", "kaito.sh/runtime"]),
         (example("kaito_workspace_falcon_7b_with_adapters.yaml"), &[], &["\"dolly-oai\"", "image"]),
         (

@@ -319,6 +319,20 @@ MODELS = [
         storage=torch.bfloat16,
         shard_size="120KB",
     ),
+    # The first Falcons: attention biases for positions, biases everywhere, a key for each query head, one residual after
+    # the other. Six heads are no power of two, which the slopes depend on.
+    _falcon(
+        "falcon-rw-type",
+        203,
+        hidden_size=96,
+        num_attention_heads=6,
+        alibi=True,
+        bias=True,
+        multi_query=False,
+        new_decoder_architecture=False,
+        parallel_attn=False,
+        storage=torch.bfloat16,
+    ),
     _mistral(
         "mistral-window",
         301,

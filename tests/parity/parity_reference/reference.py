@@ -76,9 +76,12 @@ class Reference:
             parameters.pop(name, None)
         ends = self.end_tokens(parameters)
         parameters["eos_token_id"] = ends
+        if "add_special_tokens" in request:
+            parameters["add_special_tokens"] = request["add_special_tokens"]
         preprocess, forward, postprocess = self.pipeline._sanitize_parameters(
             return_full_text=request.get("return_full_text"),
-            clean_up_tokenization_spaces=request.get("clean_up_tokenization_spaces"),
+            # Kaito passes false where the request is silent, and a null as it is, which is true to the pipeline.
+            clean_up_tokenization_spaces=request.get("clean_up_tokenization_spaces", False),
             prefix=request.get("prefix"),
             handle_long_generation=request.get("handle_long_generation"),
             **parameters,

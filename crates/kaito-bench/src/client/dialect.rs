@@ -115,6 +115,8 @@ impl Api {
 fn read_own(event: &Event, tokens: usize, reading: &mut Reading) -> Result<Step, Failure> {
     let body = parse(event)?;
     match event.name.as_str() {
+        // What was held back until the end comes without a token.
+        "" if body.get("token").is_none() => Ok(Step::Other),
         "" => Ok(Step::Token),
         "result" => {
             // Prompt and answer together.
@@ -208,6 +210,7 @@ mod tests {
         let mut reading = Reading::default();
         let mut read = |name, data| Api::Kaito.read(&event(name, data), 2, &mut reading);
         assert_eq!(read("", r#"{"sequence":0,"token":13,"text":""}"#), Ok(Step::Token));
+        assert_eq!(read("", r#"{"sequence":0,"text":"held back"}"#), Ok(Step::Other));
         assert_eq!(read("other", "{}"), Ok(Step::Other));
         assert_eq!(read("result", r#"{"Result":"x","sequences":[[1,2,3,4,5]]}"#), Ok(Step::Done));
         assert_eq!(

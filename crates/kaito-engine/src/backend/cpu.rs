@@ -10,7 +10,7 @@ use kaito_kernels::{
 use super::{AttentionSpan, Backend, BackendError, Write};
 use crate::{
     checkpoint::Tensor,
-    config::{ModelConfig, Norm, QkvLayout, RopePairing},
+    config::{ModelConfig, Norm, Positions, QkvLayout, RopePairing},
     kv_cache::PageCopy,
     recycle::recycled,
     weights::{Linear, NormWeights, Weight},
@@ -63,6 +63,7 @@ pub struct CpuKvPool {
     layout: KvLayout,
     head_dim: usize,
     window: Option<usize>,
+    alibi_slopes: Vec<f32>,
 }
 
 fn rows(data: &[f32], stride: usize, offset: usize) -> Rows<'_> {
@@ -171,6 +172,10 @@ impl Backend for CpuBackend {
             layout,
             head_dim: config.head_dim,
             window: config.sliding_window,
+            alibi_slopes: match config.positions {
+                Positions::Rotary(_) => Vec::new(),
+                Positions::Alibi => kernels::alibi_slopes(config.num_heads),
+            },
         })
     }
 
@@ -304,6 +309,7 @@ impl Backend for CpuBackend {
             head_dim: pool.head_dim,
             scale: 1.0 / (pool.head_dim as f32).sqrt(),
             window: pool.window,
+            alibi_slopes: &pool.alibi_slopes,
         };
         let mut sequences = recycled(mem::take(&mut self.sequences));
         sequences.extend(spans.iter().map(|span| AttentionSequence {

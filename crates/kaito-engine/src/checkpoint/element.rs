@@ -13,7 +13,7 @@ pub struct ElementType {
 
 /// Every known type: name in safetensors, name of torch's storage class, size.
 /// <https://github.com/huggingface/safetensors#format>
-const TYPES: [(&str, &str, usize, Option<DType>); 15] = [
+const TYPES: [(&str, &str, usize, Option<DType>); 19] = [
     ("F32", "FloatStorage", 4, Some(DType::F32)),
     ("BF16", "BFloat16Storage", 2, Some(DType::Bf16)),
     ("F16", "HalfStorage", 2, Some(DType::F16)),
@@ -29,6 +29,10 @@ const TYPES: [(&str, &str, usize, Option<DType>); 15] = [
     ("U64", "", 8, None),
     ("F8_E4M3", "", 1, None),
     ("F8_E5M2", "", 1, None),
+    ("F8_E4M3FNUZ", "", 1, None),
+    ("F8_E5M2FNUZ", "", 1, None),
+    ("F8_E8M0", "", 1, None),
+    ("C64", "ComplexFloatStorage", 8, None),
 ];
 
 impl ElementType {

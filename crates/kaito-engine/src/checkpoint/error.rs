@@ -54,8 +54,8 @@ pub enum CheckpointError {
         /// The path that it names.
         shard: String,
     },
-    /// An index places a tensor in a file that does not hold it.
-    #[error("{index} places tensor {tensor} in {shard}, which does not hold it")]
+    /// An index places a tensor that the model needs in a file that does not hold it, and no other file does.
+    #[error("{index} places tensor {tensor} in {shard}, but no file that it lists holds it")]
     NotInShard {
         /// The index.
         index: PathBuf,
@@ -64,8 +64,8 @@ pub enum CheckpointError {
         /// The file named for it.
         shard: String,
     },
-    /// One tensor name in two files.
-    #[error("tensor {tensor} is in both {first} and {second}")]
+    /// One tensor name in two files, with other elements, and no index that says which one counts.
+    #[error("tensor {tensor} is in both {first} and {second}, with other elements")]
     Duplicate {
         /// The tensor.
         tensor: String,
@@ -73,6 +73,16 @@ pub enum CheckpointError {
         first: PathBuf,
         /// The other.
         second: PathBuf,
+    },
+    /// An output head that is not the embedding, in a model whose configuration says that it is.
+    #[error("{path}: {head} differs from {embedding}, but tie_word_embeddings says that they are one matrix")]
+    Untied {
+        /// The weight file, or its index.
+        path: PathBuf,
+        /// Name of the output head.
+        head: String,
+        /// Name of the embedding.
+        embedding: String,
     },
     /// A gap in the numbering of Meta's model-parallel shards.
     #[error("{dir} holds {found} consolidated.NN.pth files, but not {missing}")]

@@ -12,6 +12,7 @@ use super::{
     read_bounded,
     tensor_set::{Reader, TensorSet, WeightFile},
 };
+use crate::json;
 
 /// Longest index that is read; that of a 70B model has some 70 kB.
 const MAX_INDEX: u64 = 64 << 20;
@@ -21,9 +22,9 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Opens every file that the index at `path` lists, and checks that each holds what the index says.
+/// Opens every file that the index at `path` lists. What it says of tensors that no file holds matters only to who needs them.
 pub(crate) fn open(path: &Path, reader: Reader) -> Result<TensorSet, CheckpointError> {
-    let index: Index = serde_json::from_slice(&read_bounded(path, MAX_INDEX)?)
+    let index: Index = serde_json::from_slice(&json::standard(&read_bounded(path, MAX_INDEX)?))
         .map_err(|source| CheckpointError::Json { path: path.to_owned(), source })?;
     let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (tensor, shard) in &index.weight_map {
@@ -41,7 +42,8 @@ pub(crate) fn open(path: &Path, reader: Reader) -> Result<TensorSet, CheckpointE
     // All names before any file: a missing shard is reported without reading the others first.
     for (shard, tensors) in &shards {
         // Links are followed: a hub cache links every file of a model to a store beside it.
-        if !Path::new(shard).components().all(|part| matches!(part, Component::Normal(_))) || shard.is_empty() {
+        let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !Path::new(shard).components().all(inside) || shard.is_empty() {
             return Err(CheckpointError::ShardOutside { index: path.to_owned(), shard: shorten(shard) });
         }
         if !dir.join(shard).is_file() {
@@ -49,15 +51,7 @@ pub(crate) fn open(path: &Path, reader: Reader) -> Result<TensorSet, CheckpointE
             return Err(CheckpointError::MissingShard { index, shard, tensors: tensors.len() });
         }
     }
-    let mut files = Vec::new();
-    for (shard, tensors) in &shards {
-        let file = WeightFile::open(&dir.join(shard), reader)?;
-        let held = file.names();
-        if let Some(tensor) = tensors.iter().find(|&tensor| !held.contains(tensor)) {
-            let (index, tensor) = (path.to_owned(), shorten(tensor));
-            return Err(CheckpointError::NotInShard { index, tensor, shard: shorten(shard) });
-        }
-        files.push(file);
-    }
-    TensorSet::new(path.to_owned(), files)
+    let open = |shard: &&str| Ok(((*shard).to_owned(), WeightFile::open(&dir.join(shard), reader)?));
+    let files = shards.keys().map(open).collect::<Result<_, CheckpointError>>()?;
+    Ok(TensorSet::of_files(path.to_owned(), files, index.weight_map))
 }

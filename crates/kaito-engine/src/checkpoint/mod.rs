@@ -56,8 +56,7 @@ impl Checkpoint {
         for (single, index, reader) in LAYOUTS {
             let (single, index) = (dir.join(single), dir.join(index));
             if single.is_file() {
-                let file = WeightFile::open(&single, reader)?;
-                return Ok(Self::HuggingFace(TensorSet::new(single, [file])?));
+                return Ok(Self::HuggingFace(TensorSet::of_file(WeightFile::open(&single, reader)?)));
             }
             if index.is_file() {
                 return Ok(Self::HuggingFace(index::open(&index, reader)?));
@@ -67,7 +66,7 @@ impl Checkpoint {
         if ranks.is_empty() {
             return Err(CheckpointError::NoWeights { dir: dir.to_owned() });
         }
-        let open = |path: PathBuf| TensorSet::new(path.clone(), [WeightFile::open(&path, torch::parse)?]);
+        let open = |path: PathBuf| Ok(TensorSet::of_file(WeightFile::open(&path, torch::parse)?));
         ranks.into_iter().map(open).collect::<Result<_, _>>().map(Self::Meta)
     }
 }

@@ -38,7 +38,7 @@ impl SharedBytes {
     }
 
     /// The file that the bytes lie in.
-    pub(crate) fn file(&self) -> Option<&MappedFile> {
+    pub(crate) fn file(&self) -> Option<&Arc<MappedFile>> {
         match &self.source {
             Source::Mapped(file) => Some(file),
             Source::Owned(_) => None,

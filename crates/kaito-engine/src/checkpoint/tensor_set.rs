@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,12 +11,15 @@ use kaito_kernels::{DType, MappedFile};
 
 use super::{
     element::StoredTensor,
-    error::{CheckpointError, FormatError},
+    error::{CheckpointError, FormatError, shorten},
     tensor::{Tensor, byte_len},
 };
 
 /// First bytes of the text file that a clone without Git LFS has in place of a large file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Endings of the names of buffers, which are computed and not trained.
+const BUFFERS: [&str; 4] = ["rotary_emb.inv_freq", "rope.freqs", ".masked_bias", ".attn.bias"];
 
 /// Lists the tensors of a whole weight file.
 pub(crate) type Reader = fn(&[u8]) -> Result<Vec<StoredTensor>, FormatError>;
@@ -40,10 +43,6 @@ impl WeightFile {
         let tensors = reader(map.bytes()).map_err(format)?;
         Ok(Self { path: path.to_owned(), map: Arc::new(map), tensors })
     }
-
-    pub(crate) fn names(&self) -> HashSet<&str> {
-        self.tensors.iter().map(|stored| stored.name.as_str()).collect()
-    }
 }
 
 /// Tensors by name, from one or more files.
@@ -51,7 +50,11 @@ impl WeightFile {
 pub struct TensorSet {
     /// The file that stands for all of them in messages: the only one, or the index.
     path: PathBuf,
+    /// All files that were opened, also those of whose tensors none counts.
+    files: BTreeSet<Arc<Path>>,
     tensors: HashMap<String, Located>,
+    /// Tensors that the index lists and no file holds, with the file where it places them.
+    absent: HashMap<String, String>,
 }
 
 #[derive(Debug)]
@@ -60,31 +63,60 @@ struct Located {
     map: Arc<MappedFile>,
     stored: StoredTensor,
     used: AtomicBool,
+    /// Another file with a tensor of this name and other elements, where nothing says which one counts.
+    rival: Option<Arc<Path>>,
+}
+
+impl Located {
+    fn has_same_elements(&self, other: &Self) -> bool {
+        let of =
+            |located: &Self| (located.stored.element, located.stored.shape.clone(), located.stored.strides.clone());
+        of(self) == of(other)
+            && self.map.bytes().get(self.stored.range.clone()) == other.map.bytes().get(other.stored.range.clone())
+    }
 }
 
 impl TensorSet {
-    /// Puts the tensors of `files` under one roof; `path` stands for all of them in messages.
-    pub(crate) fn new(path: PathBuf, files: impl IntoIterator<Item = WeightFile>) -> Result<Self, CheckpointError> {
-        let mut tensors = HashMap::new();
-        for file in files {
+    /// The tensors of one file.
+    pub(crate) fn of_file(file: WeightFile) -> Self {
+        Self::of_files(file.path.clone(), vec![(String::new(), file)], BTreeMap::new())
+    }
+
+    /// Puts the tensors of `files`, which come with the names by which the index at `path` knows them, under one roof.
+    /// `weight_map` is the index: a tensor's name and the name of its file. It decides which of several tensors of one name
+    /// counts. One that lies in another file than it says is found there, as the reference finds it.
+    pub(crate) fn of_files(
+        path: PathBuf,
+        files: Vec<(String, WeightFile)>,
+        weight_map: BTreeMap<String, String>,
+    ) -> Self {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut opened = BTreeSet::new();
+        let mut tensors: HashMap<String, Located> = HashMap::new();
+        for (file_name, file) in files {
             let path: Arc<Path> = file.path.into();
+            opened.insert(path.clone());
             for stored in file.tensors {
-                match tensors.entry(stored.name.clone()) {
-                    Entry::Vacant(place) => {
-                        let (path, map) = (path.clone(), file.map.clone());
-                        place.insert(Located { path, map, stored, used: AtomicBool::new(false) });
-                    }
-                    Entry::Occupied(other) => {
-                        return Err(CheckpointError::Duplicate {
-                            tensor: stored.name,
-                            first: other.get().path.to_path_buf(),
-                            second: path.to_path_buf(),
-                        });
+                let placed_here = weight_map.get(&stored.name) == Some(&file_name);
+                let name = stored.name.clone();
+                let (path, map) = (path.clone(), file.map.clone());
+                let located = Located { path, map, stored, used: AtomicBool::new(false), rival: None };
+                match tensors.entry(name) {
+                    Entry::Vacant(place) => drop(place.insert(located)),
+                    Entry::Occupied(mut place) if placed_here => drop(place.insert(located)),
+                    Entry::Occupied(mut place) => {
+                        let first = place.get_mut();
+                        let decided =
+                            weight_map.get(&located.stored.name).is_some_and(|name| *first.path == folder.join(name));
+                        if !decided && !first.has_same_elements(&located) {
+                            first.rival = Some(located.path);
+                        }
                     }
                 }
             }
         }
-        Ok(Self { path, tensors })
+        let absent = weight_map.into_iter().filter(|(name, _)| !tensors.contains_key(name)).collect();
+        Self { path, files: opened, tensors, absent }
     }
 
     /// The file that stands for all of them in messages: the only one, or the index.
@@ -99,7 +131,7 @@ impl TensorSet {
 
     /// The files that hold the tensors, each once.
     pub fn files(&self) -> BTreeSet<&Path> {
-        self.tensors.values().map(|located| &*located.path).collect()
+        self.files.iter().map(|path| &**path).collect()
     }
 
     /// Shape of the tensor `name`, if it is there.
@@ -112,13 +144,20 @@ impl TensorSet {
     /// # Errors
     /// When it is missing, has another shape than `expected` or an element type that is not computed with.
     pub fn tensor(&self, name: &str, expected: &[usize]) -> Result<Tensor, CheckpointError> {
-        let Some(Located { path, map, stored, used }) = self.tensors.get(name) else {
-            return Err(CheckpointError::MissingTensor {
-                path: self.path.clone(),
-                tensor: name.to_owned(),
-                expected: expected.to_vec(),
+        let Some(Located { path, map, stored, used, rival }) = self.tensors.get(name) else {
+            let (path, tensor) = (self.path.clone(), name.to_owned());
+            return Err(match self.absent.get(name) {
+                Some(shard) => CheckpointError::NotInShard { index: path, tensor, shard: shorten(shard) },
+                None => CheckpointError::MissingTensor { path, tensor, expected: expected.to_vec() },
             });
         };
+        if let Some(rival) = rival {
+            return Err(CheckpointError::Duplicate {
+                tensor: name.to_owned(),
+                first: path.to_path_buf(),
+                second: rival.to_path_buf(),
+            });
+        }
         if stored.shape != expected {
             return Err(CheckpointError::Shape {
                 path: path.to_path_buf(),
@@ -145,14 +184,22 @@ impl TensorSet {
         })
     }
 
-    /// Names the tensors that nobody asked for in the log: buffers of old exporters, or a sign of a wrong
-    /// configuration.
+    /// Names the tensors that nobody asked for in the log: buffers that some programs save, or a sign of a configuration that
+    /// is another model's.
     pub(crate) fn log_unused(&self) {
         let unused = self.tensors.iter().filter(|(_, located)| !located.used.load(Ordering::Relaxed));
         let mut names: Vec<&str> = unused.map(|(name, _)| name.as_str()).collect();
-        if !names.is_empty() {
-            names.sort_unstable();
-            tracing::debug!(path = %self.path.display(), count = names.len(), ?names, "unused tensors");
+        names.sort_unstable();
+        if names.iter().all(|name| BUFFERS.iter().any(|buffer| name.ends_with(buffer))) {
+            if !names.is_empty() {
+                tracing::debug!(path = %self.path.display(), count = names.len(), ?names, "unused tensors");
+            }
+        } else {
+            let first = names.iter().take(8).map(|name| shorten(name)).collect::<Vec<_>>().join(", ");
+            tracing::warn!(
+                path = %self.path.display(), count = names.len(), first,
+                "the weights hold tensors that this model has no use for; they are passed over, as the reference does"
+            );
         }
     }
 }

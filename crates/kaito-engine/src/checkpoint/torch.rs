@@ -10,15 +10,19 @@ use super::{
 };
 
 const PICKLE: &str = "data.pkl";
-/// Pickle of the number 0x1950a86a20f9469cfc6c, with which PyTorch before 1.6 began its files.
-const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19";
+/// The number 0x1950a86a20f9469cfc6c in a pickle of any protocol: PyTorch before 1.6 began its files with it.
+const LEGACY_MAGIC: &[u8] = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19";
+/// A pickle begins with its protocol, and those of later protocols with the length of their first part.
+const LONGEST_BEFORE_MAGIC: usize = 11;
+/// Files of a tar archive, which the very first versions wrote.
+const LEGACY_TAR_FILES: [&[u8]; 4] = [b"sys_info\0", b"pickle\0", b"storages\0", b"tensors\0"];
 
 /// Lists the tensors in a file of `torch.save`; `file` is the whole file.
 ///
 /// # Errors
 /// For the format of PyTorch before 1.6, for TorchScript archives, and for whatever contradicts itself or the file.
 pub fn parse(file: &[u8]) -> Result<Vec<StoredTensor>, FormatError> {
-    if file.starts_with(LEGACY_MAGIC) {
+    if is_legacy(file) {
         return Err(FormatError::malformed(
             "written in the format of PyTorch before 1.6; convert it once with \
              torch.save(torch.load(path, map_location=\"cpu\"), path) under a newer PyTorch",
@@ -53,6 +57,16 @@ pub fn parse(file: &[u8]) -> Result<Vec<StoredTensor>, FormatError> {
         tensors.push(locate(name, view, storage)?);
     }
     Ok(tensors)
+}
+
+/// Whether the file is of PyTorch before 1.6: several pickles with the bytes behind them, or a tar archive of such.
+fn is_legacy(file: &[u8]) -> bool {
+    let start = file.get(..LONGEST_BEFORE_MAGIC + LEGACY_MAGIC.len()).unwrap_or(file);
+    let pickled =
+        start.first() == Some(&0x80) && start.windows(LEGACY_MAGIC.len()).any(|window| window == LEGACY_MAGIC);
+    // Without the mark of the tar format, of which there were several.
+    let name = file.get(..512).map(|header| header.strip_prefix(b"./").unwrap_or(header));
+    pickled || name.is_some_and(|name| LEGACY_TAR_FILES.iter().any(|file| name.starts_with(file)))
 }
 
 /// The archive's only folder, with its slash; its name is that of the file when it was saved.

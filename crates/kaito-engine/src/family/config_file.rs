@@ -5,7 +5,10 @@ use std::{
 
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{CheckpointError, read_bounded, shorten};
+use crate::{
+    checkpoint::{CheckpointError, read_bounded, shorten},
+    json,
+};
 
 /// Longest configuration that is read; published ones have a few kB.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -23,7 +26,8 @@ pub(super) mod limits {
 
 /// A JSON object of a model directory, read with errors that name file, key and value.
 ///
-/// Some keys have several spellings; the first that is there (and not null) counts, and errors speak of the first.
+/// Some keys have several spellings; the first that is there (and not null) counts, the others must say the same, and errors
+/// speak of the first.
 pub(super) struct ConfigFile {
     path: PathBuf,
     /// Path of this object within the file, as a prefix of keys in messages.
@@ -33,13 +37,63 @@ pub(super) struct ConfigFile {
 
 impl ConfigFile {
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let json = |source| CheckpointError::Json { path: path.to_owned(), source };
-        let map = serde_json::from_slice(&read_bounded(path, MAX_CONFIG)?).map_err(json)?;
+        let malformed = |source| CheckpointError::Json { path: path.to_owned(), source };
+        let map = json::parse_object(&read_bounded(path, MAX_CONFIG)?).map_err(malformed)?;
         Ok(Self { path: path.to_owned(), prefix: String::new(), map })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// All keys that are not null, with their values.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.map.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// This object and `other`, which must not contradict it; errors speak of this one.
+    pub fn merged(mut self, other: Self) -> Result<Self, CheckpointError> {
+        for (key, value) in other.map {
+            match self.map.get(&key).filter(|own| !own.is_null()) {
+                Some(own) if !same(own, &value) && !value.is_null() => {
+                    return Err(self.wrong(&[&key], format!("what {}{key} says, {}", other.prefix, shown(&value))));
+                }
+                Some(_) => {}
+                None => drop(self.map.insert(key, value)),
+            }
+        }
+        Ok(self)
+    }
+
+    /// Refuses a value under `key` that differs from that of `other`.
+    pub fn same_as(&self, other: &Self, key: &str) -> Result<(), CheckpointError> {
+        match (self.value(&[key]), other.value(&[key])) {
+            (Some(own), Some(value)) if !same(own, value) => {
+                Err(self.wrong(&[key], format!("what {}{key} beside it says, {}", other.prefix, shown(value))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same with another value under those of `keys` that have the text `from`.
+    pub fn renamed(mut self, keys: &[&str], from: &str, to: &str) -> Self {
+        for key in keys {
+            if let Some(value) = self.map.get_mut(*key).filter(|value| *value == from) {
+                *value = Value::from(to);
+            }
+        }
+        self
+    }
+
+    /// Refuses values under several of `keys` that differ.
+    pub fn agree(&self, keys: &[&str]) -> Result<(), CheckpointError> {
+        let Some(value) = self.value(keys) else { return Ok(()) };
+        let other =
+            keys.iter().filter_map(|key| Some((key, self.value(&[key])?))).find(|(_, other)| !same(value, other));
+        match other {
+            Some((key, other)) => Err(self.wrong(keys, format!("what {}{key} says, {}", self.prefix, shown(other)))),
+            None => Ok(()),
+        }
     }
 
     /// The value under the first of `keys` that is there and not null.
@@ -54,7 +108,7 @@ impl ConfigFile {
 
     /// The error for `keys`, whose value is not what was `expected`.
     pub fn wrong(&self, keys: &[&str], expected: impl Into<String>) -> CheckpointError {
-        let found = self.value(keys).map_or_else(|| "missing".to_owned(), |value| shorten(&value.to_string()));
+        let found = self.value(keys).map_or_else(|| "missing".to_owned(), shown);
         CheckpointError::Config {
             path: self.path.clone(),
             key: format!("{}{}", self.prefix, keys.first().unwrap_or(&"")),
@@ -70,6 +124,7 @@ impl ConfigFile {
         read: impl Fn(&Value) -> Option<T>,
         expected: impl Fn() -> String,
     ) -> Result<T, CheckpointError> {
+        self.agree(keys)?;
         let value = match self.value(keys) {
             Some(value) => read(value),
             None => default,
@@ -94,7 +149,9 @@ impl ConfigFile {
         self.read(keys, default, read, || format!("a number from {} to {}", range.start(), range.end()))
     }
 
+    /// True or false; null is what it is to Python, false.
     pub fn flag(&self, keys: &[&str], default: bool) -> Result<bool, CheckpointError> {
+        let default = default && !keys.iter().any(|key| self.has(key));
         self.read(keys, Some(default), Value::as_bool, || "true or false".into())
     }
 
@@ -148,6 +205,16 @@ impl ConfigFile {
     pub fn refuse_flag(&self, key: &str, reason: &str) -> Result<(), CheckpointError> {
         if self.flag(&[key], false)? { Err(self.wrong(&[key], format!("false: {reason}"))) } else { Ok(()) }
     }
+}
+
+/// A value as an error shows it.
+fn shown(value: &Value) -> String {
+    shorten(&json::describe(value))
+}
+
+/// Whether two values mean the same: 1 and 1.0 do.
+fn same(one: &Value, other: &Value) -> bool {
+    one == other || one.as_f64().is_some_and(|number| other.as_f64() == Some(number))
 }
 
 /// A whole number; exporters write some as `4096.0`.

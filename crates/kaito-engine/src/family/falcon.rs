@@ -1,19 +1,22 @@
-//! Falcon: 7B (multi-query, one norm a layer), 40B (new decoder architecture, two), and their configurations of
-//! before and after the model entered transformers.
+//! Falcon: 7B (multi-query, one norm a layer), 40B (new decoder architecture, two), the RW models (attention biases for
+//! positions, biases, one residual after the other), and their configurations of before and after the model entered
+//! transformers.
 
 use super::{
     Description, Family,
     config_file::{ConfigFile, Heads, limits},
-    llama,
+    foreign, llama,
+    rotary::Rotary,
     tensor_names::TensorNames,
 };
 use crate::{
     checkpoint::CheckpointError,
-    config::{Mlp, ModelConfig, Norm, QkvLayout, Residual, Rope, RopePairing},
+    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual},
 };
 
 pub(super) const FAMILY: Family = Family {
     architectures: &["FalconForCausalLM", "RWForCausalLM"],
+    base: &["FalconModel", "RWModel"],
     model_types: &["falcon", "RefinedWeb", "RefinedWebModel"],
     describe,
 };
@@ -38,16 +41,28 @@ const HEADS: &[&str] = &["num_attention_heads", "n_head"];
 const KV_HEADS: &[&str] = &["num_kv_heads", "n_head_kv"];
 
 fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
-    file.refuse_flag("alibi", "positions by attention bias (the RW models) are not supported, only rotary ones")?;
+    file.refuse_flag("apply_residual_connection_post_layernorm", "no published Falcon adds what is normalised")?;
     file.choice(&["activation"], &["gelu"])?;
     let hidden_size = file.count(&["hidden_size", "n_embed"], None, limits::WIDTH)?;
-    // The first 40B files say it by their model type alone.
-    let old_40b = file.value(&["model_type"]).is_some_and(|name| name == "RefinedWeb");
+    // The first 40B files say it by their model type alone, which they share with the RW models.
+    let old_40b = file.value(&["model_type"]).is_some_and(|name| name == "RefinedWeb")
+        && file.flag(&["parallel_attn"], true)?
+        && !file.flag(&["alibi"], false)?;
     let grouped = file.flag(&["new_decoder_architecture"], old_40b)?;
     let Heads { queries: num_heads, key_values: num_kv_heads, dim: head_dim } = heads(file, hidden_size, grouped)?;
     let (residual, attention_norm, mlp_norm) = residual(file, grouped)?;
     let bias = file.flag(&["bias"], false)?;
     let multi_query = !grouped && num_kv_heads == 1;
+    let max_positions = file.count(&["max_position_embeddings"], Some(2048), limits::POSITIONS)?;
+    foreign::same_window_in_all_layers(file, None, max_positions)?;
+    let rotary = Rotary::read(file, llama::ROPE_KINDS)?;
+    let (positions, max_position_embeddings) = if file.flag(&["alibi"], false)? {
+        rotary.refuse_scaling("alibi is true, so positions are attention biases")?;
+        (Positions::Alibi, max_positions)
+    } else {
+        let (rope, longest) = rotary.rope(head_dim, max_positions)?;
+        (Positions::Rotary(rope), longest)
+    };
     Ok(Description {
         config: ModelConfig {
             family: "falcon",
@@ -58,11 +73,11 @@ fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
             num_kv_heads,
             head_dim,
             intermediate_size: file.count(&["ffn_hidden_size"], Some(4 * hidden_size), 4 * limits::WIDTH)?,
-            max_position_embeddings: file.count(&["max_position_embeddings"], Some(2048), limits::POSITIONS)?,
+            max_position_embeddings,
             norm: Norm::Layer { eps: file.epsilon(&["layer_norm_epsilon"], Some(1e-5))? },
             mlp: Mlp::Gelu,
             residual,
-            rope: Rope { theta: file.rope_theta()?, pairing: RopePairing::Halves, scaling: llama::rope_scaling(file)? },
+            positions,
             // One group for every key-value head; without grouping each head has its own [query, key, value].
             qkv_layout: if multi_query {
                 QkvLayout::blocks(num_heads, 1, head_dim)
@@ -78,14 +93,24 @@ fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
 
 fn heads(file: &ConfigFile, hidden_size: usize, grouped: bool) -> Result<Heads, CheckpointError> {
     let queries = file.count(HEADS, None, limits::HEADS)?;
+    // Without groups the heads are one or as many as the queries; published files of such models name any number.
+    let named = file.count(KV_HEADS, Some(queries), limits::HEADS)?;
     let key_values = if grouped {
-        file.count(KV_HEADS, Some(queries), limits::HEADS)?
+        named
     } else if file.flag(&["multi_query"], true)? {
         1
-    } else {
+    } else if named == queries {
         queries
+    } else {
+        return Err(
+            file.wrong(KV_HEADS, format!("{queries}, the number of heads, as neither groups nor multi_query are on"))
+        );
     };
-    file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), None)
+    let heads = file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), None)?;
+    if file.count(&["head_dim"], Some(heads.dim), limits::HEAD_DIM)? != heads.dim {
+        return Err(file.wrong(&["head_dim"], format!("{}, hidden_size divided by the heads", heads.dim)));
+    }
+    Ok(heads)
 }
 
 /// The form of a layer, and the names of its norms.

@@ -3,14 +3,20 @@
 use super::{
     Description, Family,
     config_file::{ConfigFile, Heads, limits},
+    foreign,
+    rotary::Rotary,
     tensor_names::TensorNames,
 };
 use crate::{
     checkpoint::CheckpointError,
-    config::{Mlp, ModelConfig, Norm, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
+    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual},
 };
 
-pub(super) const FAMILY: Family = Family { architectures: &["LlamaForCausalLM"], model_types: &["llama"], describe };
+pub(super) const FAMILY: Family =
+    Family { architectures: &["LlamaForCausalLM"], base: &["LlamaModel"], model_types: &["llama"], describe };
+
+/// Values of `rope_type` that Llama and Falcon have.
+pub(super) const ROPE_KINDS: &[&str] = &["default", "linear", "dynamic", "llama3", "yarn"];
 
 /// Names that Mistral shares.
 pub(super) const NAMES: TensorNames = TensorNames {
@@ -30,18 +36,16 @@ pub(super) const NAMES: TensorNames = TensorNames {
 };
 
 fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
-    let config = base(file, Defaults { family: "llama", max_positions: 2048, rms_norm_eps: 1e-6, kv_heads: None })?;
+    let defaults =
+        Defaults { family: "llama", max_positions: 2048, rms_norm_eps: 1e-6, kv_heads: None, rope_kinds: ROPE_KINDS };
+    let config = base(file, defaults)?;
+    foreign::same_window_in_all_layers(file, None, config.max_position_embeddings)?;
     let names = TensorNames {
         attention_bias: file.flag(&["attention_bias"], false)?,
         mlp_bias: file.flag(&["mlp_bias"], false)?,
         ..NAMES
     };
-    let scaling = rope_scaling(file)?;
-    Ok(Description {
-        config: ModelConfig { rope: Rope { scaling, ..config.rope }, ..config },
-        names,
-        tied: file.flag(&["tie_word_embeddings"], false)?,
-    })
+    Ok(Description { config, names, tied: file.flag(&["tie_word_embeddings"], false)? })
 }
 
 /// What a family assumes where its configuration is silent.
@@ -51,9 +55,11 @@ pub(super) struct Defaults {
     pub rms_norm_eps: f64,
     /// Key-value heads where the key is missing; where it is null, or for None, there are as many as query heads.
     pub kv_heads: Option<usize>,
+    /// Values of `rope_type` that it has.
+    pub rope_kinds: &'static [&'static str],
 }
 
-/// The keys that Llama, Mistral and Phi-3 share. Without scaled positions and without a window.
+/// The keys that Llama, Mistral and Phi-3 share. Without a window.
 pub(super) fn base(file: &ConfigFile, defaults: Defaults) -> Result<ModelConfig, CheckpointError> {
     const HEADS: &[&str] = &["num_attention_heads"];
     const KV_HEADS: &[&str] = &["num_key_value_heads"];
@@ -68,6 +74,8 @@ pub(super) fn base(file: &ConfigFile, defaults: Defaults) -> Result<ModelConfig,
     };
     let heads = file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), head_dim)?;
     let Heads { queries: num_heads, key_values: num_kv_heads, dim: head_dim } = heads;
+    let max_positions = file.count(&["max_position_embeddings"], Some(defaults.max_positions), limits::POSITIONS)?;
+    let (rope, max_position_embeddings) = Rotary::read(file, defaults.rope_kinds)?.rope(head_dim, max_positions)?;
     Ok(ModelConfig {
         family: defaults.family,
         vocab_size: file.count(&["vocab_size"], None, limits::VOCABULARY)?,
@@ -77,25 +85,17 @@ pub(super) fn base(file: &ConfigFile, defaults: Defaults) -> Result<ModelConfig,
         num_kv_heads,
         head_dim,
         intermediate_size: file.count(&["intermediate_size"], None, limits::WIDTH)?,
-        max_position_embeddings: file.count(
-            &["max_position_embeddings"],
-            Some(defaults.max_positions),
-            limits::POSITIONS,
-        )?,
+        max_position_embeddings,
         norm: Norm::Rms { eps: file.epsilon(&["rms_norm_eps"], Some(defaults.rms_norm_eps))? },
         mlp: Mlp::SwiGlu,
         residual: Residual::Sequential,
-        rope: Rope { theta: file.rope_theta()?, pairing: RopePairing::Halves, scaling: RopeScaling::None },
+        positions: Positions::Rotary(rope),
         qkv_layout: QkvLayout::blocks(num_heads, num_kv_heads, head_dim),
         sliding_window: None,
     })
 }
 
-/// `rope_scaling` of Llama and Falcon: none, or linear.
-pub(super) fn rope_scaling(file: &ConfigFile) -> Result<RopeScaling, CheckpointError> {
-    let Some(scaling) = file.object("rope_scaling")? else { return Ok(RopeScaling::None) };
-    Ok(match scaling.choice(&["rope_type", "type"], &["default", "linear"])? {
-        "linear" => RopeScaling::Linear { factor: scaling.number(&["factor"], None, 1.0..=1e6)? },
-        _ => RopeScaling::None,
-    })
+/// Refuses biases in a family whose linear maps have none.
+pub(super) fn refuse_biases(file: &ConfigFile) -> Result<(), CheckpointError> {
+    ["attention_bias", "mlp_bias"].iter().try_for_each(|key| file.refuse_flag(key, "this family has no such biases"))
 }

@@ -1,10 +1,12 @@
 //! Llama 2 as Meta publishes it: `params.json`, and `consolidated.NN.pth` with one slice of every tensor for each
 //! model-parallel rank.
 
+use serde_json::Value;
+
 use super::config_file::{ConfigFile, Heads, limits};
 use crate::{
     checkpoint::{CheckpointError, Tensor, TensorSet},
-    config::{Mlp, ModelConfig, Norm, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
+    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
     weights::{LayerWeights, Linear, LinearPart, ModelWeights, NormWeights},
 };
 
@@ -21,7 +23,26 @@ pub(super) fn load(file: &ConfigFile, ranks: &[TensorSet]) -> Result<(ModelConfi
     Ok((config.clone(), weights.collect(&config)?))
 }
 
+/// Every key that Llama 2's code takes, and Code Llama's base.
+const KEYS: [&str; 11] = [
+    "dim",
+    "n_layers",
+    "n_heads",
+    "n_kv_heads",
+    "vocab_size",
+    "multiple_of",
+    "ffn_dim_multiplier",
+    "norm_eps",
+    "rope_theta",
+    "max_batch_size",
+    "max_seq_len",
+];
+
 fn describe(file: &ConfigFile, ranks: &[TensorSet]) -> Result<ModelConfig, CheckpointError> {
+    // Later models say so what they compute otherwise: `use_scaled_rope`, say.
+    if let Some((key, _)) = file.entries().find(|(key, value)| !KEYS.contains(key) && *value != &Value::Bool(false)) {
+        return Err(file.wrong(&[key], "nothing: Llama 2 has no such parameter"));
+    }
     let hidden_size = file.count(&["dim"], None, limits::WIDTH)?;
     let queries = file.count(HEADS, None, limits::HEADS)?;
     let key_values = file.count(KV_HEADS, Some(queries), limits::HEADS)?;
@@ -54,7 +75,11 @@ fn describe(file: &ConfigFile, ranks: &[TensorSet]) -> Result<ModelConfig, Check
         norm: Norm::Rms { eps: file.epsilon(&["norm_eps"], Some(1e-5))? },
         mlp: Mlp::SwiGlu,
         residual: Residual::Sequential,
-        rope: Rope { theta: file.rope_theta()?, pairing: RopePairing::Interleaved, scaling: RopeScaling::None },
+        positions: Positions::Rotary(Rope {
+            theta: file.rope_theta()?,
+            pairing: RopePairing::Interleaved,
+            scaling: RopeScaling::None,
+        }),
         qkv_layout: QkvLayout::blocks(num_heads, num_kv_heads, head_dim),
         sliding_window: None,
     })

@@ -3,19 +3,25 @@
 use super::{
     Description, Family,
     config_file::{ConfigFile, limits},
-    llama,
+    foreign, llama,
 };
 use crate::{checkpoint::CheckpointError, config::ModelConfig};
 
 pub(super) const FAMILY: Family =
-    Family { architectures: &["MistralForCausalLM"], model_types: &["mistral"], describe };
+    Family { architectures: &["MistralForCausalLM"], base: &["MistralModel"], model_types: &["mistral"], describe };
 
 fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
-    let defaults = llama::Defaults { family: "mistral", max_positions: 131_072, rms_norm_eps: 1e-6, kv_heads: Some(8) };
-    if file.value(&["rope_scaling"]).is_some() {
-        return Err(file.wrong(&["rope_scaling"], "null: Mistral models have none"));
-    }
-    let config = ModelConfig { sliding_window: sliding_window(file, Some(4096))?, ..llama::base(file, defaults)? };
+    let defaults = llama::Defaults {
+        family: "mistral",
+        max_positions: 131_072,
+        rms_norm_eps: 1e-6,
+        kv_heads: Some(8),
+        rope_kinds: &["default"],
+    };
+    let window = sliding_window(file, Some(4096))?;
+    let config = ModelConfig { sliding_window: window, ..llama::base(file, defaults)? };
+    llama::refuse_biases(file)?;
+    foreign::same_window_in_all_layers(file, window, config.max_position_embeddings)?;
     Ok(Description { config, names: llama::NAMES, tied: file.flag(&["tie_word_embeddings"], false)? })
 }
 

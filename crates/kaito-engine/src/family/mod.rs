@@ -5,10 +5,12 @@
 
 mod config_file;
 mod falcon;
+mod foreign;
 mod llama;
 mod meta;
 mod mistral;
 mod phi3;
+mod rotary;
 mod tensor_names;
 
 use std::path::Path;
@@ -25,7 +27,9 @@ use tensor_names::TensorNames;
 struct Family {
     /// Values of `architectures` in its config.json.
     architectures: &'static [&'static str],
-    /// Values of `model_type`, for files that name no architecture.
+    /// The same for files that were saved without the output head, which must be the embedding then.
+    base: &'static [&'static str],
+    /// Values of `model_type`.
     model_types: &'static [&'static str],
     /// Reads its config.json.
     describe: fn(&ConfigFile) -> Result<Description, CheckpointError>,
@@ -68,7 +72,9 @@ pub fn load(dir: &Path) -> Result<(ModelConfig, ModelWeights), CheckpointError> 
 }
 
 fn hugging_face(file: &ConfigFile, tensors: &TensorSet) -> Result<(ModelConfig, ModelWeights), CheckpointError> {
-    let Description { config, names, tied } = (find(file)?.describe)(file)?;
+    let family = find(file)?;
+    foreign::refuse(file)?;
+    let Description { config, names, tied } = (family.describe)(file)?;
     let weights = names.collect(&config, tied, tensors)?;
     tensors.log_unused();
     Ok((config, weights))
@@ -81,10 +87,10 @@ fn find(file: &ConfigFile) -> Result<&'static Family, CheckpointError> {
     };
     let model_type = file.value(&["model_type"]).and_then(|value| value.as_str());
     let known = |family: &&Family| {
-        architectures.iter().any(|name| family.architectures.contains(name))
+        architectures.iter().any(|name| family.architectures.contains(name) || family.base.contains(name))
             || architectures.is_empty() && model_type.is_some_and(|name| family.model_types.contains(&name))
     };
-    FAMILIES.iter().find(known).ok_or_else(|| CheckpointError::UnknownArchitecture {
+    let family = FAMILIES.iter().find(known).ok_or_else(|| CheckpointError::UnknownArchitecture {
         path: file.path().to_owned(),
         found: match (architectures.as_slice(), model_type) {
             ([], None) => "missing".to_owned(),
@@ -92,5 +98,16 @@ fn find(file: &ConfigFile) -> Result<&'static Family, CheckpointError> {
             (names, _) => shorten(&names.join(", ")),
         },
         supported: FAMILIES.iter().flat_map(|family| family.architectures).copied().collect::<Vec<_>>().join(", "),
-    })
+    })?;
+    // The reference goes by the type, and its families differ where their files are silent.
+    match file.value(&["model_type"]) {
+        Some(name) if !family.model_types.iter().any(|known| name == known) => {
+            let architectures = architectures.join(", ");
+            Err(file.wrong(
+                &["model_type"],
+                format!("{}, as the architecture is {architectures}", family.model_types.join(" or ")),
+            ))
+        }
+        _ => Ok(family),
+    }
 }

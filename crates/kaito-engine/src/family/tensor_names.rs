@@ -6,7 +6,8 @@ use crate::{
 
 /// Tensor names of a family of Hugging Face models, without `.weight` and `.bias`.
 ///
-/// Embedding, layers and final norm lie under `base`; some exporters leave it out. `{}` stands for the layer.
+/// Embedding, layers and final norm lie under `base`. Some programs that save leave it out, and some put a prefix of their own
+/// before all names.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TensorNames {
     pub base: &'static str,
@@ -22,7 +23,7 @@ pub(super) struct TensorNames {
     pub mlp_in: &'static [&'static str],
     pub mlp_out: &'static str,
     pub final_norm: &'static str,
-    /// Not under `base`.
+    /// Beside `base`.
     pub head: &'static str,
     pub attention_bias: bool,
     pub mlp_bias: bool,
@@ -36,16 +37,30 @@ impl TensorNames {
         tied: bool,
         tensors: &TensorSet,
     ) -> Result<ModelWeights, CheckpointError> {
-        let embedding = format!("{}.weight", self.embedding);
-        let base = if tensors.shape(&embedding).is_some() { "" } else { self.base };
+        let base = self.found_base(tensors);
         let source = Source { tensors, norm_bias: matches!(config.norm, Norm::Layer { .. }) };
         let hidden = config.hidden_size;
-        let embedding = source.linear(&[(format!("{base}{}", self.embedding), config.vocab_size)], hidden, false)?;
-        let head = if tied {
-            embedding.clone()
-        } else {
-            source.linear(&[(self.head.to_owned(), config.vocab_size)], hidden, false)?
+        let matrix = |name: &str| source.linear(&[(name.to_owned(), config.vocab_size)], hidden, false);
+        let (embedding_name, head_name) = (format!("{base}{}", self.embedding), self.found_head(tensors, base));
+        let stored = |name: &str| tensors.shape(&format!("{name}.weight")).is_some();
+        let (embedding, head) = match (tied, stored(&embedding_name), stored(&head_name)) {
+            // Of one matrix with two names, programs that save keep either name or both.
+            (true, false, true) => (matrix(&head_name)?, None),
+            (true, true, true) => {
+                let (embedding, head) = (matrix(&embedding_name)?, matrix(&head_name)?);
+                if !same_matrix(&embedding, &head) {
+                    return Err(CheckpointError::Untied {
+                        path: tensors.path().to_owned(),
+                        head: head_name,
+                        embedding: embedding_name,
+                    });
+                }
+                (embedding, None)
+            }
+            (true, ..) => (matrix(&embedding_name)?, None),
+            (false, ..) => (matrix(&embedding_name)?, Some(matrix(&head_name)?)),
         };
+        let head = head.unwrap_or_else(|| embedding.clone());
         Ok(ModelWeights {
             embedding,
             layers: (0..config.num_layers)
@@ -54,6 +69,26 @@ impl TensorNames {
             final_norm: source.norm(&format!("{base}{}", self.final_norm), hidden)?,
             head,
         })
+    }
+
+    /// What comes before the names of embedding, layers and final norm: `base`, unless the first layer lies elsewhere.
+    fn found_base<'a>(&'a self, tensors: &'a TensorSet) -> &'a str {
+        let first = format!("{}0.{}.weight", self.layers, self.attention_norm);
+        let mut found: Vec<&str> = tensors.names().filter_map(|name| name.strip_suffix(first.as_str())).collect();
+        found.retain(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+        match found.as_slice() {
+            [one] => one,
+            several if several.contains(&"") && !several.contains(&self.base) => "",
+            _ => self.base,
+        }
+    }
+
+    /// The head's name: beside what `base` was found to be, else as the family has it.
+    fn found_head(&self, tensors: &TensorSet, base: &str) -> String {
+        let outer = base.strip_suffix(self.base).unwrap_or_default();
+        let names = [outer, base].map(|prefix| format!("{prefix}{}", self.head));
+        let stored = names.into_iter().find(|name| tensors.shape(&format!("{name}.weight")).is_some());
+        stored.unwrap_or_else(|| self.head.to_owned())
     }
 
     fn layer(&self, prefix: &str, config: &ModelConfig, source: &Source) -> Result<LayerWeights, CheckpointError> {
@@ -82,6 +117,19 @@ impl TensorNames {
             mlp_in: source.linear(&parts(self.mlp_in, mlp_rows), hidden, self.mlp_bias)?,
             mlp_out: source.linear(&[(name(self.mlp_out), hidden)], config.intermediate_size, self.mlp_bias)?,
         })
+    }
+}
+
+/// Whether two matrices are equal, element by element.
+fn same_matrix(one: &Linear, other: &Linear) -> bool {
+    let part = |linear: &Linear| linear.parts.first().and_then(|part| part.weight.plain().cloned());
+    match (part(one), part(other)) {
+        (Some(one), Some(other)) => {
+            let same = one.dtype() == other.dtype() && one.bytes() == other.bytes();
+            other.release();
+            same
+        }
+        _ => false,
     }
 }
 

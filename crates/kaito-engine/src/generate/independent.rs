@@ -3,7 +3,7 @@
 use super::numeric;
 use super::params::{GenerationParams, Strategy};
 use super::sampler::{self, Sampler};
-use super::{Advance, Chosen, FinishReason, GenerateError, Scratch, SequenceOutput, TokenScore, processors};
+use super::{Advance, Chosen, FinishReason, GenerateError, Scratch, SequenceOutput, Stopped, TokenScore, processors};
 
 #[derive(Debug, Clone)]
 struct Sequence {
@@ -13,38 +13,76 @@ struct Sequence {
     finished: Option<FinishReason>,
 }
 
-/// One or more sequences, each continued on its own.
+/// One or more sequences, each continued on its own. Where more are asked for than may run together, they run in waves:
+/// the next ones begin when all before them have ended. Each has random numbers of its own, so waves change nothing.
 #[derive(Debug, Clone)]
 pub struct Independent {
     params: GenerationParams,
-    prompt_len: usize,
+    prompt: Vec<u32>,
     sample: bool,
+    seed: u64,
+    /// How many sequences there are to be.
+    count: usize,
+    /// Most sequences of a wave.
+    width: usize,
+    /// Those that have begun.
     sequences: Vec<Sequence>,
-    /// The unfinished sequences; row `i` is `live[i]`'s once started.
+    /// Those that were stopped before they began.
+    skipped: Vec<usize>,
+    /// The unfinished sequences of this wave; row `i` is `live[i]`'s once started.
     live: Vec<usize>,
-    /// Before the first step all sequences share one row.
+    /// Before its first step all sequences of a wave share one row.
     started: bool,
+    /// Whether room is made for all that sequences can become.
+    reserved: bool,
     scratch: Scratch,
 }
 
 impl Independent {
-    pub fn new(prompt: Vec<u32>, params: GenerationParams) -> Self {
+    pub fn new(prompt: Vec<u32>, params: GenerationParams, width: usize) -> Self {
         let seed = params.seed.unwrap_or_else(Sampler::random_seed);
         let (sample, count) = match params.strategy {
             Strategy::Sample { sequences } => (true, sequences),
             _ => (false, 1),
         };
-        let prompt_len = prompt.len();
-        let full = prompt_len >= params.max_total_len;
-        let sequence = |stream: usize| Sequence {
-            tokens: prompt.clone(),
-            sampler: Sampler::new(seed, stream as u64),
-            scores: Vec::new(),
-            finished: full.then_some(FinishReason::Length),
+        let mut search = Self {
+            params,
+            prompt,
+            sample,
+            seed,
+            count,
+            width: width.max(1),
+            sequences: Vec::new(),
+            skipped: Vec::new(),
+            live: Vec::new(),
+            started: false,
+            reserved: false,
+            scratch: Scratch::default(),
         };
-        let sequences = (0..count).map(sequence).collect();
-        let live = if full { Vec::new() } else { (0..count).collect() };
-        Self { params, prompt_len, sample, sequences, live, started: false, scratch: Scratch::default() }
+        search.begin_wave();
+        search
+    }
+
+    /// Begins the next sequences, as many as run together. There may be none left.
+    fn begin_wave(&mut self) {
+        self.started = false;
+        self.live.clear();
+        let full = self.prompt.len() >= self.params.max_total_len;
+        let room = if self.reserved { self.params.max_total_len } else { 0 };
+        while self.live.len() < self.width && self.sequences.len() < self.count {
+            let index = self.sequences.len();
+            let finished = match self.skipped.contains(&index) {
+                true => Some(FinishReason::Stop),
+                false => full.then_some(FinishReason::Length),
+            };
+            let mut tokens = Vec::with_capacity(room.max(self.prompt.len()));
+            tokens.extend_from_slice(&self.prompt);
+            let sampler = Sampler::new(self.seed, index as u64);
+            self.sequences.push(Sequence { tokens, sampler, scores: Vec::new(), finished });
+            if finished.is_none() {
+                self.live.push(index);
+            }
+        }
     }
 
     pub fn rows(&self) -> usize {
@@ -56,9 +94,15 @@ impl Independent {
     }
 
     pub fn reserve(&mut self) {
-        for sequence in &mut self.sequences {
-            let missing = self.params.max_total_len.saturating_sub(sequence.tokens.len());
-            sequence.tokens.reserve_exact(missing);
+        self.reserved = true;
+        let processors = &self.params.processors;
+        let ngram = processors.no_repeat_ngram_size.max(processors.encoder_no_repeat_ngram_size).unwrap_or(0);
+        self.scratch.borders.reserve(ngram.min(self.params.max_total_len));
+        for &index in &self.live {
+            if let Some(sequence) = self.sequences.get_mut(index) {
+                let missing = self.params.max_total_len.saturating_sub(sequence.tokens.len());
+                sequence.tokens.reserve_exact(missing);
+            }
         }
     }
 
@@ -69,7 +113,7 @@ impl Independent {
             for (nth, &index) in sequences.iter().enumerate() {
                 let Some(sequence) = self.sequences.get_mut(index) else { continue };
                 if nth == 0 {
-                    choices(&self.params, self.sample, self.prompt_len, &sequence.tokens, scores, &mut self.scratch)?;
+                    choices(&self.params, self.sample, self.prompt.len(), &sequence.tokens, scores, &mut self.scratch)?;
                 }
                 let candidates = &self.scratch.candidates;
                 let nothing = || GenerateError::NothingAllowed { position: sequence.tokens.len() };
@@ -102,18 +146,37 @@ impl Independent {
         let sequences = &self.sequences;
         self.live.retain(|&index| sequences.get(index).is_some_and(|sequence| sequence.finished.is_none()));
         self.started = true;
+        if self.live.is_empty() {
+            self.begin_wave();
+        }
+        advance.restarted = !self.started && !self.live.is_empty();
         advance.finished = self.live.is_empty();
         Ok(())
     }
 
-    pub fn stop(&mut self, sequence: usize) -> Option<usize> {
-        let row = self.live.iter().position(|&live| live == sequence)?;
+    pub fn stop(&mut self, index: usize) -> Stopped {
+        match self.sequences.get_mut(index) {
+            Some(sequence) => sequence.finished.get_or_insert(FinishReason::Stop),
+            None if self.skipped.contains(&index) || index >= self.count => return Stopped::NoRow,
+            None => {
+                self.skipped.push(index);
+                return Stopped::NoRow;
+            }
+        };
+        let Some(row) = self.live.iter().position(|&live| live == index) else { return Stopped::NoRow };
         self.live.remove(row);
-        self.sequences.get_mut(sequence)?.finished = Some(FinishReason::Stop);
-        match (self.started, self.live.is_empty()) {
-            (true, _) => Some(row),
-            (false, true) => Some(0),
-            (false, false) => None,
+        let started = self.started;
+        if self.live.is_empty() {
+            self.begin_wave();
+            if !self.live.is_empty() {
+                // A wave that has not started left its row as the next one needs it.
+                return if started { Stopped::AllRows } else { Stopped::NoRow };
+            }
+        }
+        match (started, self.live.is_empty()) {
+            (true, _) => Stopped::Row(row),
+            (false, true) => Stopped::Row(0),
+            (false, false) => Stopped::NoRow,
         }
     }
 

@@ -16,8 +16,11 @@ mod warpers;
 
 use beam::BeamSearch;
 use independent::Independent;
-pub use options::{EarlyStopping, GenerateOptions, MAX_SEQUENCES, PARAMETER_NAMES, ParameterError};
-pub use params::{BeamParams, GenerationParams, ResolveContext, Strategy};
+pub use options::{
+    EarlyStopping, GenerateOptions, MAX_BAD_WORD_IDS, MAX_BEAMS, MAX_END_TOKENS, MAX_SEQUENCES, PARAMETER_NAMES,
+    ParameterError,
+};
+pub use params::{BeamParams, GenerationParams, MAX_ANSWER_TOKENS, MAX_SCORED_TOKENS, ResolveContext, Strategy};
 pub use processors::{ForcedEos, Processors};
 pub use warpers::{Warper, Warpers};
 
@@ -97,6 +100,8 @@ pub struct Scratch {
     best: Vec<numeric::Candidate>,
     /// A bit for each token.
     seen: Vec<u64>,
+    /// For each beginning of an n-gram, the length of its longest proper end that is a beginning, too.
+    borders: Vec<usize>,
 }
 
 /// What a step did.
@@ -108,8 +113,21 @@ pub struct Advance {
     /// The tokens chosen, end tokens included, in the order of the sequences. Empty for beams, whose tokens are not
     /// settled before the end.
     pub chosen: Vec<Chosen>,
+    /// Whether all rows are gone and the generation is back at its prompt, for sequences that have not run yet.
+    pub restarted: bool,
     /// Whether this was the last step.
     pub finished: bool,
+}
+
+/// What becomes of the rows when a sequence is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// They stay as they are.
+    NoRow,
+    /// This one is gone, and later ones move up.
+    Row(usize),
+    /// All are gone, and the generation is back at its prompt, for sequences that have not run yet.
+    AllRows,
 }
 
 /// A finished sequence.
@@ -142,14 +160,23 @@ enum Search {
 impl Generation {
     /// A generation that continues `prompt`. One that is as long as the longest allowed sequence is finished at once.
     pub fn new(prompt: Vec<u32>, params: GenerationParams) -> Self {
-        let (max_rows, max_total_len) = (params.max_rows(), params.max_total_len.max(prompt.len()));
-        let search = match params.strategy {
+        Self::within(prompt, params, usize::MAX)
+    }
+
+    /// The same in at most `rows` rows at a time: sequences beyond those wait for their turn. Beams need all their rows.
+    pub fn within(prompt: Vec<u32>, params: GenerationParams, rows: usize) -> Self {
+        let max_total_len = params.max_total_len.max(prompt.len());
+        match params.strategy {
             Strategy::Greedy | Strategy::Sample { .. } => {
-                Search::Independent(Box::new(Independent::new(prompt, params)))
+                let max_rows = params.max_rows().min(rows.max(1));
+                let search = Independent::new(prompt, params, max_rows);
+                Self { search: Search::Independent(Box::new(search)), max_rows, max_total_len }
             }
-            Strategy::Beams(beams) => Search::Beams(Box::new(BeamSearch::new(prompt, params, beams))),
-        };
-        Self { search, max_rows, max_total_len }
+            Strategy::Beams(beams) => {
+                let search = Box::new(BeamSearch::new(prompt, params, beams));
+                Self { search: Search::Beams(search), max_rows: beams.num_beams, max_total_len }
+            }
+        }
     }
 
     /// Live rows: sequences whose next scores are needed. At first a single one, the prompt, however many sequences
@@ -209,12 +236,11 @@ impl Generation {
         }
     }
 
-    /// Ends one sequence where it is, for a stop string say, and returns the live row that is gone with it, if it had
-    /// one of its own: later rows move up by one. Beams can't be stopped.
-    pub fn stop_sequence(&mut self, sequence: usize) -> Option<usize> {
+    /// Ends one sequence where it is, for a stop string say. Beams can't be stopped.
+    pub fn stop_sequence(&mut self, sequence: usize) -> Stopped {
         match &mut self.search {
             Search::Independent(search) => search.stop(sequence),
-            Search::Beams(_) => None,
+            Search::Beams(_) => Stopped::NoRow,
         }
     }
 

@@ -40,13 +40,15 @@ pub fn top_n(candidates: impl Iterator<Item = Candidate>, n: usize) -> Vec<Candi
     best
 }
 
-/// The same in memory that is there already.
+/// The same in memory that is there already. However large `n` is, there is memory for no more than there are candidates.
 pub fn top_n_into(candidates: impl Iterator<Item = Candidate>, n: usize, best: &mut Vec<Candidate>) {
     best.clear();
+    let all = candidates.size_hint().1.unwrap_or(usize::MAX);
+    let n = n.min(all);
     if n == 0 {
         return;
     }
-    let capacity = (4 * n).max(64);
+    let capacity = n.saturating_mul(4).max(64).min(all);
     best.reserve(capacity);
     let mut cut: Option<Candidate> = None;
     for candidate in candidates {

@@ -88,15 +88,21 @@ struct Allowed {
     max: f64,
     /// Whether `min` itself is excluded.
     above_min: bool,
+    /// Most numbers in all, for lists.
+    most: usize,
 }
 
 impl Allowed {
     const fn range(text: &'static str, min: f64, max: f64) -> Self {
-        Self { text, min, max, above_min: false }
+        Self { text, min, max, above_min: false, most: usize::MAX }
     }
 
     const fn above(text: &'static str, min: f64, max: f64) -> Self {
-        Self { text, min, max, above_min: true }
+        Self { text, min, max, above_min: true, most: usize::MAX }
+    }
+
+    const fn tokens(text: &'static str, most: usize) -> Self {
+        Self { most, ..Self::range(text, 0.0, u32::MAX as f64) }
     }
 
     const fn kind(text: &'static str) -> Self {
@@ -108,12 +114,19 @@ impl Allowed {
     }
 }
 
-/// Most sequences or beams that one request may ask for: bounds what it may cost before it is admitted.
-pub const MAX_SEQUENCES: usize = 256;
+/// Most sequences that one request may ask for. [`super::MAX_ANSWER_TOKENS`] bounds what is in them.
+pub const MAX_SEQUENCES: usize = 4096;
+/// Most beams, which all run at the same time.
+pub const MAX_BEAMS: usize = 256;
+/// Most end tokens, which are looked for at every step.
+pub const MAX_END_TOKENS: usize = 256;
+/// Most ids of all bad words: as many as there are in any vocabulary of today, since each is looked at at every step.
+pub const MAX_BAD_WORD_IDS: usize = 1 << 17;
 
 const LENGTH: Allowed = Allowed::range("an integer of at least 1", 1.0, u32::MAX as f64);
 const COUNT: Allowed = Allowed::range("an integer of at least 0", 0.0, u32::MAX as f64);
-const SEQUENCES: Allowed = Allowed::range("an integer from 1 to 256", 1.0, MAX_SEQUENCES as f64);
+const SEQUENCES: Allowed = Allowed::range("an integer from 1 to 4096", 1.0, MAX_SEQUENCES as f64);
+const BEAMS: Allowed = Allowed::range("an integer from 1 to 256", 1.0, MAX_BEAMS as f64);
 const FLAG: Allowed = Allowed::kind("true or false");
 const NUMBER: Allowed = Allowed::range("a number from -1000 to 1000", -1000.0, 1000.0);
 const AT_LEAST_0: Allowed = Allowed::range("a number of at least 0", 0.0, f32::MAX as f64);
@@ -123,11 +136,10 @@ const ABOVE_0_TO_1: Allowed = Allowed::above("a number greater than 0 and at mos
 const STOPPING: Allowed = Allowed::kind("true, false or \"never\"");
 const TOKEN: Allowed = Allowed::range("a token id (an integer of at least 0)", 0.0, u32::MAX as f64);
 const TOKENS: Allowed =
-    Allowed::range("a token id (an integer of at least 0) or a list of token ids", 0.0, u32::MAX as f64);
-const WORDS: Allowed = Allowed::range(
-    "a list of words, each a list of one or more token ids (integers of at least 0), and not empty",
-    0.0,
-    u32::MAX as f64,
+    Allowed::tokens("a token id (an integer of at least 0) or a list of at most 256 token ids", MAX_END_TOKENS);
+const WORDS: Allowed = Allowed::tokens(
+    "a list of words, each a list of one or more token ids (integers of at least 0), not empty and of at most 131072 ids in all",
+    MAX_BAD_WORD_IDS,
 );
 const SEED: Allowed = Allowed::range("an integer from 0 to 18446744073709551615", 0.0, u64::MAX as f64);
 
@@ -186,6 +198,7 @@ impl FromJson for EarlyStopping {
 impl FromJson for Vec<u32> {
     fn from_json(value: &Value, allowed: &Allowed) -> Option<Self> {
         match value {
+            Value::Array(ids) if ids.len() > allowed.most => None,
             Value::Array(ids) => ids.iter().map(|id| u32::from_json(id, allowed)).collect(),
             id => Some(vec![u32::from_json(id, allowed)?]),
         }
@@ -194,11 +207,13 @@ impl FromJson for Vec<u32> {
 
 impl FromJson for Vec<Vec<u32>> {
     fn from_json(value: &Value, allowed: &Allowed) -> Option<Self> {
-        let word = |word: &Value| {
-            word.as_array()?;
-            Vec::<u32>::from_json(word, allowed).filter(|ids| !ids.is_empty())
-        };
-        value.as_array()?.iter().map(word).collect::<Option<Self>>().filter(|words| !words.is_empty())
+        let words = value.as_array()?;
+        let ids = words.iter().map(|word| word.as_array().map(Vec::len)).sum::<Option<usize>>()?;
+        if words.is_empty() || ids > allowed.most {
+            return None;
+        }
+        let word = |word: &Value| Vec::<u32>::from_json(word, allowed).filter(|ids| !ids.is_empty());
+        words.iter().map(word).collect()
     }
 }
 
@@ -209,6 +224,8 @@ macro_rules! parameters {
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct GenerateOptions {
             $($(#[$doc])* pub $name: Option<$type>,)*
+            /// The parameters that were given as null: none of the model's own values stands in for them.
+            pub cleared: Vec<&'static str>,
         }
 
         /// The names of all parameters.
@@ -229,10 +246,17 @@ macro_rules! parameters {
                 }
             }
 
+            fn clear(&mut self, name: &str) {
+                match name {
+                    $(stringify!($name) => self.$name = None,)*
+                    _ => {}
+                }
+            }
+
             /// These options, with `defaults` where nothing is set.
             #[must_use]
             pub fn or(self, defaults: Self) -> Self {
-                Self { $($name: self.$name.or(defaults.$name),)* }
+                Self { $($name: self.$name.or(defaults.$name),)* cleared: self.cleared }
             }
         }
     };
@@ -252,9 +276,9 @@ parameters! {
     /// When a beam search stops.
     early_stopping: EarlyStopping, STOPPING;
     /// Beams of the search; 1 is no beam search.
-    num_beams: usize, SEQUENCES;
+    num_beams: usize, BEAMS;
     /// Groups of a diverse beam search.
-    num_beam_groups: usize, SEQUENCES;
+    num_beam_groups: usize, BEAMS;
     /// Penalty on tokens that earlier groups chose at the same step.
     diversity_penalty: f64, AT_LEAST_0;
     /// Divisor of the scores before sampling.
@@ -312,8 +336,12 @@ const UNSUPPORTED: &[&str] = &[
     "suppress_tokens",
 ];
 
+/// Where the reference falls back to the model's own value although the request has a null.
+const KEPT: [&str; 2] = ["eos_token_id", "pad_token_id"];
+
 impl GenerateOptions {
-    /// Options of a request. A null is the same as an absent parameter.
+    /// Options of a request. A null has the documented default, if there is one; else it switches the parameter off, also
+    /// where the model's own configuration sets it.
     ///
     /// # Errors
     /// A name that is not a parameter, a value of the wrong type or out of its range.
@@ -321,8 +349,9 @@ impl GenerateOptions {
         let mut options = Self::default();
         for (name, value) in parameters {
             if value.is_null() {
-                if !PARAMETER_NAMES.contains(&name.as_str()) {
-                    return Err(ParameterError::unknown(name, PARAMETER_NAMES.iter().copied()));
+                match PARAMETER_NAMES.iter().find(|known| *known == name) {
+                    Some(known) => options.cleared.push(known),
+                    None => return Err(ParameterError::unknown(name, PARAMETER_NAMES.iter().copied())),
                 }
             } else {
                 options.set(name, value)?;
@@ -340,11 +369,11 @@ impl GenerateOptions {
                 continue;
             }
             if UNSUPPORTED.contains(&name.as_str()) {
-                tracing::warn!(field = name, %value, "generation_config.json: this field is not supported and ignored");
+                tracing::warn!(field = name, %value, "the model's generation defaults: this field is not supported and ignored");
             } else if PARAMETER_NAMES.contains(&name.as_str())
                 && let Err(error) = options.set(name, value)
             {
-                tracing::warn!(%error, "generation_config.json: this field is ignored");
+                tracing::warn!(%error, "the model's generation defaults: this field is ignored");
             }
         }
         // These two ask for a richer answer, which is the client's business alone.
@@ -372,14 +401,11 @@ impl GenerateOptions {
 
     /// A request's options over the documented defaults over the model's `generation_config.json`.
     ///
-    /// A length that the request gives in one form is not overruled by the model's in the other form.
+    /// A number of new tokens in the model's file stays, and wins over a length in the request as it would within it.
     #[must_use]
     pub fn over_model(self, mut model: Self) -> Self {
-        if self.max_length.is_some() {
-            model.max_new_tokens = None;
-        }
-        if self.min_length.is_some() {
-            model.min_new_tokens = None;
+        for name in self.cleared.iter().filter(|name| !KEPT.contains(name)) {
+            model.clear(name);
         }
         self.or(Self::documented_defaults()).or(model)
     }

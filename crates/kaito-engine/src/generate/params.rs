@@ -4,6 +4,11 @@ use super::options::{EarlyStopping, GenerateOptions, ParameterError};
 use super::processors::{ForcedEos, Processors};
 use super::warpers::{Warper, Warpers};
 
+/// Most tokens of all sequences or beams of a request, their prompts included: bounds what it and its answer take.
+pub const MAX_ANSWER_TOKENS: usize = 1 << 22;
+/// Most new tokens whose scores are returned: each comes with those of ten others, and their texts.
+pub const MAX_SCORED_TOKENS: usize = 1 << 16;
+
 /// What [`GenerationParams::resolve`] must know besides the options.
 #[derive(Debug, Clone, Copy)]
 pub struct ResolveContext<'a> {
@@ -85,6 +90,7 @@ impl GenerationParams {
         check_strategy(options, do_sample, num_beams)?;
         check_tokens(options, context.vocab_size)?;
         let max_total_len = max_total_len(options, context)?;
+        check_size(options, num_beams, context.prompt_len, max_total_len.min(context.max_seq_len))?;
         let end_tokens = options.eos_token_id.clone().unwrap_or_else(|| context.eos_token_ids.to_vec());
         let sequences = options.num_return_sequences.unwrap_or(1);
         let strategy = if num_beams > 1 {
@@ -189,6 +195,28 @@ fn check_strategy(options: &GenerateOptions, do_sample: bool, num_beams: usize) 
     Ok(())
 }
 
+/// Bounds what all sequences or beams together take.
+fn check_size(options: &GenerateOptions, num_beams: usize, prompt: usize, total: usize) -> Result<(), ParameterError> {
+    let (name, rows) = match num_beams {
+        1 => ("num_return_sequences", options.num_return_sequences.unwrap_or(1)),
+        beams => ("num_beams", beams),
+    };
+    if rows > 1 && rows.saturating_mul(total) > MAX_ANSWER_TOKENS {
+        return Err(ParameterError::Conflict(format!(
+            "`{name}` is {rows}: with up to {total} tokens in each of them, it must be at most {}",
+            (MAX_ANSWER_TOKENS / total.max(1)).max(1)
+        )));
+    }
+    let scored = rows.saturating_mul(total.saturating_sub(prompt));
+    if options.output_scores == Some(true) && scored > MAX_SCORED_TOKENS {
+        return Err(ParameterError::Conflict(format!(
+            "`output_scores` is true: with it, the request may ask for at most {MAX_SCORED_TOKENS} new tokens, but it asks \
+             for up to {scored}"
+        )));
+    }
+    Ok(())
+}
+
 fn check_tokens(options: &GenerateOptions, vocab_size: usize) -> Result<(), ParameterError> {
     let check = |name: &str, tokens: &[u32]| match tokens.iter().find(|&&token| token as usize >= vocab_size) {
         Some(token) => Err(ParameterError::Conflict(format!(
@@ -215,18 +243,6 @@ fn max_total_len(options: &GenerateOptions, context: &ResolveContext<'_>) -> Res
     let limits = [(context.max_seq_len, "this model's longest sequence"), (max_total, "`max_length`")];
     if let Some(error) = limits.into_iter().find_map(|(limit, name)| too_long(limit, name)) {
         return Err(error);
-    }
-    let min_total = min_length(options, context);
-    if min_total > max_total {
-        return Err(match options.min_new_tokens {
-            Some(new) => ParameterError::Conflict(format!(
-                "`min_new_tokens` is {new}: with the prompt's {prompt} tokens that is above the longest sequence \
-                 allowed, {max_total}"
-            )),
-            None => ParameterError::Conflict(format!(
-                "`min_length` is {min_total}: it must be at most the longest sequence allowed, {max_total}"
-            )),
-        });
     }
     Ok(max_total)
 }

@@ -2,6 +2,9 @@
 
 use super::Scratch;
 
+/// N-grams longer than that are looked for in a way that takes no longer for longer ones.
+const LONG_NGRAM: usize = 8;
+
 /// The processors of one request. They run in the order of the fields.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Processors {
@@ -55,10 +58,11 @@ impl Processors {
             penalize_repetition(scores, tokens, penalty, &mut scratch.seen);
         }
         if let Some(size) = self.no_repeat_ngram_size {
-            ban_repeated_ngrams(scores, tokens, tokens, size);
+            ban_repeated_ngrams(scores, tokens, tokens, size, &mut scratch.borders);
         }
         if let Some(size) = self.encoder_no_repeat_ngram_size {
-            ban_repeated_ngrams(scores, tokens, &tokens[..prompt_len.min(tokens.len())], size);
+            let prompt = &tokens[..prompt_len.min(tokens.len())];
+            ban_repeated_ngrams(scores, tokens, prompt, size, &mut scratch.borders);
         }
         for word in &self.bad_words {
             ban_word(scores, tokens, word);
@@ -115,14 +119,48 @@ fn penalize_repetition(scores: &mut [f32], tokens: &[u32], penalty: f32, seen: &
 }
 
 /// Bans each token that followed, anywhere in `history`, the `size - 1` tokens with which `tokens` ends.
-fn ban_repeated_ngrams(scores: &mut [f32], tokens: &[u32], history: &[u32], size: usize) {
+fn ban_repeated_ngrams(scores: &mut [f32], tokens: &[u32], history: &[u32], size: usize, borders: &mut Vec<usize>) {
     let Some(ending) = (tokens.len() + 1).checked_sub(size).and_then(|start| tokens.get(start..)) else { return };
+    if size > LONG_NGRAM {
+        return ban_after(scores, ending, history, borders);
+    }
     for ngram in history.windows(size) {
         if let Some((&last, start)) = ngram.split_last()
             && start == ending
         {
             ban(scores, last);
         }
+    }
+}
+
+/// The same for an `ending` of any length: comparing it at each place would take the square of the time (Knuth, Morris and
+/// Pratt, 1977).
+fn ban_after(scores: &mut [f32], ending: &[u32], history: &[u32], borders: &mut Vec<usize>) {
+    // How much of the ending matches still where so much of it matched and the next token does not.
+    let shorten = |borders: &[usize], mut matched: usize, token: u32| {
+        while ending.get(matched) != Some(&token) {
+            match matched.checked_sub(1).and_then(|last| borders.get(last)) {
+                Some(&border) => matched = border,
+                None => return 0,
+            }
+        }
+        matched + 1
+    };
+    borders.clear();
+    borders.reserve(ending.len());
+    let mut matched = 0;
+    for (at, &token) in ending.iter().enumerate() {
+        if at > 0 {
+            matched = shorten(&borders[..], matched, token);
+        }
+        borders.push(matched);
+    }
+    let mut matched = 0;
+    for &token in history {
+        if matched == ending.len() {
+            ban(scores, token);
+        }
+        matched = shorten(&borders[..], matched, token);
     }
 }
 
@@ -156,4 +194,34 @@ fn remove_invalid(scores: &mut [f32]) {
 pub fn is_valid(scores: &[f32]) -> bool {
     // To the end in any case, which is faster than a branch at each score.
     scores.iter().fold(true, |valid, &score| valid & (score < f32::INFINITY))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Few different tokens, so that long n-grams occur again and overlap.
+        #[test]
+        fn long_ngrams_are_banned_like_short_ones(
+            tokens in prop::collection::vec(0..2u32, 0..80),
+            runs in prop::collection::vec((0..3u32, 1..20usize), 0..6),
+            prompt in 0..80usize,
+            size in LONG_NGRAM + 1..30,
+        ) {
+            let tokens: Vec<u32> =
+                tokens.into_iter().chain(runs.into_iter().flat_map(|(token, times)| vec![token; times])).collect();
+            for history in [&tokens[..], &tokens[..prompt.min(tokens.len())]] {
+                let mut scores = [0.0; 3];
+                ban_repeated_ngrams(&mut scores, &tokens, history, size, &mut vec![7; 3]);
+                let mut expected = [0.0; 3];
+                for ngram in history.windows(size).filter(|ngram| tokens.ends_with(&ngram[..size - 1])) {
+                    expected[ngram[size - 1] as usize] = f32::NEG_INFINITY;
+                }
+                prop_assert_eq!(scores, expected, "{:?}", tokens);
+            }
+        }
+    }
 }

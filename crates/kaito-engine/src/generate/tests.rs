@@ -342,8 +342,8 @@ fn what_a_sequence_draws_does_not_depend_on_when_another_is_stopped() {
     let mut generation = Generation::new(vec![1], params);
     for step in 0.. {
         if step == 3 {
-            assert_eq!(generation.stop_sequence(1), Some(1));
-            assert_eq!(generation.stop_sequence(1), None);
+            assert_eq!(generation.stop_sequence(1), Stopped::Row(1));
+            assert_eq!(generation.stop_sequence(1), Stopped::NoRow);
             assert_eq!(generation.rows(), 2);
         }
         let mut scores: Vec<Vec<f32>> =
@@ -365,9 +365,9 @@ fn what_a_sequence_draws_does_not_depend_on_when_another_is_stopped() {
 fn stopping_the_last_sequence_finishes_even_before_the_first_step() {
     let params = json!({"do_sample": true, "num_return_sequences": 2, "max_new_tokens": 5});
     let mut generation = Generation::new(vec![1], resolve(params.as_object().unwrap(), 1, 24));
-    assert_eq!(generation.stop_sequence(0), None, "the row is still the other's");
+    assert_eq!(generation.stop_sequence(0), Stopped::NoRow, "the row is still the other's");
     assert_eq!((generation.rows(), generation.is_finished()), (1, false));
-    assert_eq!(generation.stop_sequence(1), Some(0));
+    assert_eq!(generation.stop_sequence(1), Stopped::Row(0));
     assert!(generation.is_finished());
     assert!(generation.outputs().iter().all(|output| output.finish_reason == FinishReason::Stop));
 }
@@ -499,7 +499,8 @@ fn error_of(params: Value) -> String {
 
 #[test]
 fn bad_parameters_are_named_with_their_value_and_what_is_allowed() {
-    let words = "a list of words, each a list of one or more token ids (integers of at least 0), and not empty";
+    let words = "a list of words, each a list of one or more token ids (integers of at least 0), not empty and of at most \
+                 131072 ids in all";
     let cases = [
         (json!({"max_length": 0}), "`max_length` is 0: it must be an integer of at least 1"),
         (json!({"max_length": "20"}), "`max_length` is \"20\": it must be an integer of at least 1"),
@@ -528,7 +529,7 @@ fn bad_parameters_are_named_with_their_value_and_what_is_allowed() {
         ),
         (
             json!({"eos_token_id": [1, "x"]}),
-            "`eos_token_id` is [1,\"x\"]: it must be a token id (an integer of at least 0) or a list of token ids",
+            "`eos_token_id` is [1,\"x\"]: it must be a token id (an integer of at least 0) or a list of at most 256 token ids",
         ),
         (json!({"eos_token_id": 100}), "`eos_token_id` has the token id 100: this model's ids are 0 to 99"),
         (json!({"pad_token_id": -1}), "`pad_token_id` is -1: it must be a token id (an integer of at least 0)"),
@@ -572,14 +573,6 @@ fn bad_parameters_are_named_with_their_value_and_what_is_allowed() {
             json!({"max_length": 10}),
             "the prompt has 10 tokens, but `max_length` is 10: at least one token must be left for the answer",
         ),
-        (
-            json!({"min_length": 30, "max_length": 20}),
-            "`min_length` is 30: it must be at most the longest sequence allowed, 20",
-        ),
-        (
-            json!({"min_new_tokens": 6, "max_new_tokens": 5}),
-            "`min_new_tokens` is 6: with the prompt's 10 tokens that is above the longest sequence allowed, 15",
-        ),
         (json!({"tempratur": 1}), "unknown parameter `tempratur`; did you mean `temperature`?"),
         (json!({"max_lenght": null}), "unknown parameter `max_lenght`; did you mean `max_length`?"),
         (json!({"TOP_K": 3}), "unknown parameter `TOP_K`; did you mean `top_k`?"),
@@ -619,8 +612,23 @@ fn documented_defaults_stand_between_the_request_and_the_model() {
     assert_eq!((options.max_length, options.max_new_tokens), (Some(200), Some(7)));
     assert_eq!((options.num_beams, options.output_scores), (Some(1), None));
     let options = request(json!({"max_length": 50, "eos_token_id": 9})).over_model(model);
-    assert_eq!((options.max_length, options.max_new_tokens), (Some(50), None));
+    assert_eq!((options.max_length, options.max_new_tokens), (Some(50), Some(7)));
     assert_eq!(options.eos_token_id, Some(vec![9]));
+}
+
+#[test]
+fn a_null_switches_off_what_the_model_sets() {
+    let model = json!({
+        "no_repeat_ngram_size": 3, "max_new_tokens": 7, "forced_eos_token_id": 2, "eos_token_id": 5, "pad_token_id": 6, "top_k": 3,
+    });
+    let model = GenerateOptions::from_generation_config(model.as_object().unwrap());
+    let names =
+        ["no_repeat_ngram_size", "max_new_tokens", "forced_eos_token_id", "eos_token_id", "pad_token_id", "top_k"];
+    let nulls = names.map(|name| (name.to_owned(), Value::Null)).into_iter().collect();
+    let options = GenerateOptions::from_json(&nulls).unwrap().over_model(model);
+    assert_eq!((options.no_repeat_ngram_size, options.max_new_tokens), (None, None));
+    assert_eq!((options.forced_eos_token_id, options.top_k), (None, Some(10)));
+    assert_eq!((options.eos_token_id, options.pad_token_id), (Some(vec![5]), Some(6)));
 }
 
 #[test]

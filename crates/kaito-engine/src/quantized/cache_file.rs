@@ -6,12 +6,14 @@
 //! ```
 //!
 //! Numbers are little-endian. Where a matrix lies follows from the shapes of the model, which the key stands for; so
-//! nothing that is read decides how much is read. A file is written under another name and renamed when it is whole;
-//! it is not flushed to the disk, since one that a crash cuts short does not have its checksums.
+//! nothing that is read decides how much is read. Several programs may share a folder, on several machines too: each writes
+//! under a name that no other has, and what has the file's own name is whole and on the disk. Whoever wrote it uses what it wrote,
+//! whatever others rename meanwhile.
 
 use std::{
     fmt::Write as _,
     fs::{self, File},
+    hash::{BuildHasher, RandomState},
     io::{self, Seek, SeekFrom, Write},
     ops::Range,
     path::{Path, PathBuf},
@@ -92,11 +94,21 @@ impl<'a> CacheFile<'a> {
         whole: bool,
         progress: &(dyn Fn(f32) + Sync),
     ) -> io::Result<Option<Vec<SharedBytes>>> {
-        let file = match MappedFile::open(&self.path) {
-            Ok(file) => Arc::new(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        match self.map(&self.path, pool, whole, progress) {
+            Ok(data) => Ok(Some(data)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn map(
+        &self,
+        path: &Path,
+        pool: &ThreadPool,
+        whole: bool,
+        progress: &(dyn Fn(f32) + Sync),
+    ) -> io::Result<Vec<SharedBytes>> {
+        let file = Arc::new(MappedFile::open(path)?);
         let sums = self.read_header(&file)?;
         if whole {
             let (sound, done) = (AtomicBool::new(true), AtomicUsize::new(0));
@@ -112,7 +124,7 @@ impl<'a> CacheFile<'a> {
                 return Err(damaged("a checksum of its weights is wrong"));
             }
         }
-        self.share(file).map(Some)
+        self.share(file)
     }
 
     fn share(&self, file: Arc<MappedFile>) -> io::Result<Vec<SharedBytes>> {
@@ -142,30 +154,41 @@ impl<'a> CacheFile<'a> {
         [&MAGIC[..], &VERSION.to_le_bytes(), &count.to_le_bytes(), &self.key].concat()
     }
 
-    /// Writes the file. `fill` is given a function that takes the matrices one after the other.
+    /// Writes the file and maps it, as [`Self::open`] does. `fill` is given a function that takes the matrices one after the
+    /// other.
     pub(super) fn create(
         &self,
+        pool: &ThreadPool,
+        whole: bool,
         fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<SharedBytes>> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         fs::create_dir_all(folder)?;
         remove_abandoned(folder, &format!(".{name}."));
-        let temporary = folder.join(format!(".{name}.{}", process::id()));
-        let result = self.write(&temporary, fill).and_then(|()| fs::rename(&temporary, &self.path));
-        if result.is_err() {
+        let (temporary, file) = new_file(folder, &name)?;
+        let data = self.write(file, fill).and_then(|()| self.map(&temporary, pool, whole, &|_| ()));
+        let kept = match &data {
+            Ok(_) => fs::rename(&temporary, &self.path),
+            Err(_) => fs::remove_file(&temporary),
+        };
+        match (&data, kept) {
+            (Ok(_), Ok(())) => sync_folder(folder),
+            (Ok(_), Err(error)) => {
+                let _ = fs::remove_file(&temporary);
+                tracing::warn!(file = %self.path.display(), %error, "the quantised weights can't be kept for the next start");
+            }
             // What can't be removed is removed by a later start.
-            let _ = fs::remove_file(&temporary);
+            (Err(_), _) => {}
         }
-        result
+        data
     }
 
     fn write(
         &self,
-        path: &Path,
+        mut file: File,
         fill: impl FnOnce(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut file = File::create(path)?;
         let mut header = self.header_start();
         let mut places = self.layout.matrices.iter();
         fill(&mut |bytes| {
@@ -178,7 +201,33 @@ impl<'a> CacheFile<'a> {
         })?;
         header.extend(crc32fast::hash(&header).to_le_bytes());
         file.seek(SeekFrom::Start(0))?;
-        file.write_all(&header)
+        file.write_all(&header)?;
+        file.sync_all()
+    }
+}
+
+/// A new file for what will be `name`. Containers have equal process ids, and machines that share a folder too.
+fn new_file(folder: &Path, name: &str) -> io::Result<(PathBuf, File)> {
+    const TRIES: usize = 16;
+    let mut result = Err(io::Error::from(io::ErrorKind::AlreadyExists));
+    for _ in 0..TRIES {
+        // Its keys are the system's random numbers.
+        let random = RandomState::new().hash_one(process::id());
+        let path = folder.join(format!(".{name}.{random:016x}"));
+        // To map it, it must be readable too.
+        result = File::options().read(true).write(true).create_new(true).open(&path).map(|file| (path, file));
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+            continue;
+        }
+        break;
+    }
+    result
+}
+
+/// Makes a rename last. Where folders can't be flushed, a crash may take the file away, but leaves no other in its place.
+fn sync_folder(folder: &Path) {
+    if let Err(error) = File::open(folder).and_then(|folder| folder.sync_all()) {
+        tracing::debug!(folder = %folder.display(), %error, "the folder of quantised weights can't be flushed");
     }
 }
 

@@ -6,7 +6,7 @@
 mod cache_file;
 mod key;
 
-use std::{io, path::Path};
+use std::path::Path;
 
 use kaito_kernels::{self as kernels, MatrixRef, Quantization, ThreadPool};
 
@@ -108,15 +108,14 @@ impl Quantize<'_> {
             quantization = %self.quantization, mib, file = %path,
             "quantising the weights; the next start finds them in this file"
         );
-        let made = file.create(|write| {
+        let made = file.create(self.pool, self.fits, |write| {
             for (done, matrix) in matrices.iter().enumerate() {
                 write(&self.make(matrix))?;
                 (self.progress)((done + 1) as f32 / matrices.len() as f32);
             }
             Ok(())
         });
-        let found = made.and_then(|()| file.open(self.pool, self.fits, &|_| ()));
-        match found.and_then(|data| data.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))) {
+        match made {
             Ok(data) => tensors(matrices, data),
             Err(error) => {
                 tracing::warn!(

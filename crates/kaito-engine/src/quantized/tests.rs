@@ -113,6 +113,62 @@ fn a_damaged_file_is_made_again() {
     }
 }
 
+/// Containers that share a folder have equal process ids; threads of this process have them too.
+#[test]
+fn programs_with_one_process_id_that_write_at_once_do_not_meet() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = apply(&mut load(MODEL), Quantization::Int8, None);
+    for round in 0..8 {
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..6)
+                .map(|_| scope.spawn(|| apply(&mut load(MODEL), Quantization::Int8, Some(folder.path()))))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(all.iter().all(|made| *made == expected), "round {round}");
+        // One file with its own name, whole, and nothing beside it.
+        let left = files(folder.path());
+        assert_eq!(left.len(), 1, "{left:?}");
+        let before = fs::metadata(&left[0]).unwrap().modified().unwrap();
+        assert!(apply(&mut load(MODEL), Quantization::Int8, Some(folder.path())) == expected);
+        assert_eq!(fs::metadata(&left[0]).unwrap().modified().unwrap(), before, "the file was not used");
+        fs::remove_file(&left[0]).unwrap();
+    }
+}
+
+/// The file of a writer is gone before it is whole, and its name is taken.
+#[test]
+fn a_writer_whose_file_is_taken_away_has_its_weights_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path();
+    let expected = apply(&mut load(MODEL), Quantization::Int8, None);
+    apply(&mut load(MODEL), Quantization::Int8, Some(cache));
+    let file = files(cache).remove(0);
+    fs::remove_file(&file).unwrap();
+    let mut weights = load(MODEL);
+    let pool = ThreadPool::new(NonZeroUsize::MIN);
+    // As soon as the first matrix is written, every temporary file goes, and the name is that of a folder.
+    let taken = || {
+        for temporary in files(cache).iter().filter(|path| path.is_file()) {
+            fs::remove_file(temporary).unwrap();
+        }
+        fs::create_dir_all(file.join("in the way")).unwrap();
+    };
+    let quantize = Quantize {
+        quantization: Quantization::Int8,
+        cache: Some(cache),
+        family: "llama",
+        pool: &pool,
+        fits: true,
+        progress: &|_| taken(),
+    };
+    quantize.apply(&mut weights).unwrap();
+    let made: Vec<_> =
+        linears_mut(&mut weights).flat_map(|linear| &linear.parts).map(|part| part.weight.bytes().to_vec()).collect();
+    assert!(made == expected);
+    assert_eq!(files(cache), std::slice::from_ref(&file));
+}
+
 #[test]
 fn without_a_place_for_the_file_the_weights_are_made_in_memory() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,10 +4,11 @@ use std::mem;
 
 use super::{RequestId, StepSpan};
 use crate::{
+    Error,
     generate::{Advance, GenerateError, Generation},
     kv_cache::{KnownPrefix, KvCache, PageTable},
     prefix_index::NodeId,
-    speculation::{LONGEST_DRAFT, Speculator},
+    speculation::{LONGEST_DRAFT, NgramIndex, Speculator},
 };
 
 /// One sequence of a request: a beam, a sample.
@@ -32,6 +33,8 @@ pub struct Group {
     /// Whether it has left the queue before.
     pub started: bool,
     pub speculator: Speculator,
+    /// What the only row's tokens repeat.
+    pub ngrams: NgramIndex,
     /// Tokens proposed behind the last one of the only row, while a step computes them.
     pub draft: Vec<u32>,
     pub choice: Choice,
@@ -43,7 +46,7 @@ pub struct Choice {
     pub advance: Advance,
     /// Proposed tokens that were chosen.
     pub accepted: usize,
-    pub error: Option<GenerateError>,
+    pub error: Option<Error>,
 }
 
 impl Group {
@@ -57,6 +60,7 @@ impl Group {
             long: false,
             started: false,
             speculator: Speculator::default(),
+            ngrams: NgramIndex::default(),
             draft: Vec::new(),
             choice: Choice::default(),
         }
@@ -111,22 +115,32 @@ impl Group {
         self.fork_if_ready(cache);
     }
 
-    /// Makes room for all that a running request comes to hold, so that no step asks for memory on its behalf.
-    pub fn reserve(&mut self) {
+    /// Makes room for all that a running request comes to hold, so that no step asks for memory on its behalf. `proposes`
+    /// says whether tokens may be proposed for it.
+    pub fn reserve(&mut self, proposes: bool) {
         self.generation.reserve();
         self.draft.reserve(LONGEST_DRAFT);
+        if proposes && self.generation.max_rows() == 1 {
+            self.ngrams.reserve(self.generation.max_total_len());
+        }
         let rows = self.generation.max_rows();
         self.choice.advance.parents.reserve(rows);
         self.choice.advance.chosen.reserve(rows + LONGEST_DRAFT);
     }
 
-    /// Forgets all that was computed.
+    /// Gives up all that was computed.
     pub fn reset(&mut self, cache: &mut KvCache) {
-        self.draft.clear();
         for row in &mut self.rows {
             cache.release(&mut row.table);
-            row.computed = 0;
         }
+        self.forget();
+    }
+
+    /// Forgets all that was computed, pages that it holds included.
+    pub fn forget(&mut self) {
+        self.draft.clear();
+        self.rows.clear();
+        self.rows.resize_with(self.generation.rows(), Row::default);
         // The last token of each row is left to compute, since that is what gives logits.
         let longest = (0..self.rows.len()).map(|row| self.len(row)).min().unwrap_or(0).saturating_sub(1);
         self.shared_prefix = (1..self.rows.len())
@@ -136,6 +150,12 @@ impl Group {
             })
             .min()
             .filter(|&prefix| prefix > 0);
+    }
+
+    /// Follows a generation that is back at its prompt.
+    pub fn restart(&mut self, cache: &mut KvCache) {
+        self.reset(cache);
+        self.ngrams.clear();
     }
 
     /// Gives the other rows their share of the prefix, once the first row has it.
@@ -154,22 +174,20 @@ impl Group {
 
     /// Chooses the next token of every row. Where tokens were proposed, `logits` are those of the row's last token and of
     /// each proposed one, and the generation advances for as long as it chooses what was proposed.
-    pub fn choose(&mut self, logits: &mut [&mut [f32]]) {
+    pub fn choose(&mut self, logits: &mut [&mut [f32]]) -> Result<(), GenerateError> {
         let Self { generation, draft, choice: Choice { advance, accepted, error }, .. } = self;
         advance.chosen.clear();
         (*accepted, *error) = (0, None);
         let rows = if draft.is_empty() { logits.len().max(1) } else { 1 };
         for logits in logits.chunks_mut(rows) {
-            if let Err(cause) = generation.advance(logits, advance) {
-                *error = Some(cause);
-                return;
-            }
+            generation.advance(logits, advance)?;
             let chosen = generation.tokens(0).last();
-            if advance.finished || chosen.is_none() || chosen != draft.get(*accepted) {
-                return;
+            if advance.finished || advance.restarted || chosen.is_none() || chosen != draft.get(*accepted) {
+                break;
             }
             *accepted += 1;
         }
+        Ok(())
     }
 
     /// Follows an advance of the generation: new row `i` continues old row `parents[i]`.

@@ -28,7 +28,8 @@ fn logits(tokens: &[u32], memory: usize) -> Vec<f32> {
         .collect()
 }
 
-fn generation(prompt: &[u32], options: &Value) -> Generation {
+/// A generation in at most `rows` rows at a time.
+fn generation(prompt: &[u32], options: &Value, rows: usize) -> Generation {
     let options = GenerateOptions::from_json(options.as_object().unwrap()).unwrap();
     let context = ResolveContext {
         prompt_len: prompt.len(),
@@ -38,7 +39,7 @@ fn generation(prompt: &[u32], options: &Value) -> Generation {
         eos_token_ids: &[],
         pad_token_id: None,
     };
-    Generation::new(prompt.to_vec(), GenerationParams::resolve(&options, &context).unwrap())
+    Generation::within(prompt.to_vec(), GenerationParams::resolve(&options, &context).unwrap(), rows)
 }
 
 /// A device whose keys are the tokens themselves.
@@ -161,7 +162,7 @@ fn op() -> impl Strategy<Value = Op> {
         Just(json!({"do_sample": false})),
         (2..5usize).prop_map(|n| json!({"do_sample": false, "num_beams": n, "num_return_sequences": n})),
         Just(json!({"do_sample": false, "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5})),
-        (1..5usize, any::<u32>())
+        (1..8usize, any::<u32>())
             .prop_map(|(n, seed)| json!({"do_sample": true, "num_return_sequences": n, "seed": seed})),
         any::<u32>().prop_map(|seed| json!({"do_sample": true, "num_beams": 3, "seed": seed})),
     ];
@@ -179,7 +180,7 @@ fn op() -> impl Strategy<Value = Op> {
             Op::Submit { prompt, options }
         }),
         1 => (0..20usize).prop_map(Op::Cancel),
-        1 => (0..20usize, 0..4usize).prop_map(|(request, sequence)| Op::StopSequence(request, sequence)),
+        1 => (0..20usize, 0..7usize).prop_map(|(request, sequence)| Op::StopSequence(request, sequence)),
         4 => (1..6usize).prop_map(Op::Steps),
     ]
 }
@@ -203,7 +204,8 @@ proptest! {
             match op {
                 Op::Submit { prompt, options } => {
                     let id = requests.len() as RequestId;
-                    machine.scheduler.submit(id, generation(&prompt, &options));
+                    // Sequences run in waves here, and together where they run alone.
+                    machine.scheduler.submit(id, generation(&prompt, &options, 3));
                     requests.insert(id, (prompt, options));
                 }
                 Op::Cancel(which) => {
@@ -227,7 +229,7 @@ proptest! {
         for (id, together) in machine.outputs.iter().filter(|(id, _)| !stopped.contains(id)) {
             let (prompt, options) = &requests[id];
             let mut alone = Machine::with(1000, None, model_memory, 0);
-            alone.scheduler.submit(*id, generation(prompt, options));
+            alone.scheduler.submit(*id, generation(prompt, options, ROWS));
             alone.drain();
             prop_assert_eq!(together, &alone.outputs[id], "{:?} {:?}", prompt, options);
         }
@@ -245,14 +247,14 @@ fn older_requests_take_the_pages_of_younger_ones_and_all_of_them_end() {
         .collect();
     let mut machine = Machine::new(32, None);
     for (id, (prompt, options)) in requests.iter().enumerate() {
-        machine.scheduler.submit(id as RequestId, generation(prompt, options));
+        machine.scheduler.submit(id as RequestId, generation(prompt, options, ROWS));
     }
     machine.drain();
     assert!(machine.scheduler.preemptions() > 0, "the cache is small enough that somebody must give way");
     assert_eq!(machine.outputs.len(), requests.len());
     for (id, (prompt, options)) in requests.iter().enumerate() {
         let mut alone = Machine::new(1000, None);
-        alone.scheduler.submit(0, generation(prompt, options));
+        alone.scheduler.submit(0, generation(prompt, options, ROWS));
         alone.drain();
         assert_eq!(machine.outputs[&(id as RequestId)], alone.outputs[&0], "request {id}");
     }
@@ -265,7 +267,7 @@ fn a_prompt_that_begins_like_an_earlier_one_computes_only_the_rest() {
     let beams = json!({"do_sample": false, "num_beams": 3, "max_new_tokens": 3});
     let mut machine = Machine::new(40, None);
     let computed = |machine: &mut Machine, id: RequestId, options: &Value, prompt: &[u32]| -> usize {
-        machine.scheduler.submit(id, generation(prompt, options));
+        machine.scheduler.submit(id, generation(prompt, options, ROWS));
         let step = machine.schedule().unwrap();
         let tokens = step.spans.iter().map(|span| span.count).sum();
         machine.compute(&step);
@@ -290,6 +292,37 @@ fn a_prompt_that_begins_like_an_earlier_one_computes_only_the_rest() {
 }
 
 #[test]
+fn the_next_wave_takes_up_the_pages_of_the_prompt() {
+    let prompt: Vec<u32> = (0..23).map(|at| at * 5 % 11).collect();
+    let options = json!({"do_sample": true, "seed": 1, "num_return_sequences": 6, "max_new_tokens": 3});
+    let mut machine = Machine::new(40, None);
+    machine.scheduler.submit(0, generation(&prompt, &options, 2));
+    let mut tokens = Vec::new();
+    while let Some(step) = machine.schedule() {
+        tokens.push(step.tokens());
+        machine.compute(&step);
+    }
+    // Five pages of four are whole.
+    assert_eq!(tokens, [23, 2, 2, 3, 2, 2, 3, 2, 2]);
+    assert_eq!(machine.outputs[&0].len(), 6);
+}
+
+#[test]
+fn a_request_in_waves_lets_others_in_between_them() {
+    let waves = json!({"do_sample": true, "seed": 1, "num_return_sequences": 6, "max_new_tokens": 3});
+    let (prompt, short) = ([1, 2, 3], json!({"do_sample": false, "max_new_tokens": 3}));
+    let mut machine = Machine::new(40, None);
+    machine.scheduler.submit(0, generation(&prompt, &waves, 2));
+    // As many as there are rows, so that the second wave has none at once.
+    (1..=ROWS as RequestId).for_each(|id| machine.scheduler.submit(id, generation(&prompt, &short, 1)));
+    while machine.outputs.len() < ROWS {
+        assert!(machine.step() && !machine.outputs.contains_key(&0), "{:?}", machine.outputs.keys());
+    }
+    machine.drain();
+    assert_eq!(machine.outputs[&0].len(), 6);
+}
+
+#[test]
 fn a_text_that_repeats_itself_takes_fewer_steps_and_is_the_same() {
     for options in [
         json!({"do_sample": false, "max_new_tokens": 40}),
@@ -297,7 +330,7 @@ fn a_text_that_repeats_itself_takes_fewer_steps_and_is_the_same() {
     ] {
         let run = |step_drafts: usize| {
             let mut machine = Machine::with(100, None, 2, step_drafts);
-            machine.scheduler.submit(0, generation(&[1, 2, 3], &options));
+            machine.scheduler.submit(0, generation(&[1, 2, 3], &options, ROWS));
             let steps = std::iter::from_fn(|| machine.step().then_some(())).count();
             let (proposed, accepted) = machine.scheduler.proposed_tokens();
             assert!(accepted <= proposed);

@@ -1,22 +1,22 @@
-//! Chat templates: Jinja, in the dialect and with the functions that transformers 4.46 gives them.
+//! Chat templates: where a model's directory has them, and what transformers 4.46 renders with them.
 
-use std::io;
+use std::fs;
+use std::path::Path;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, State, Value, context};
+use kaito_jinja::{Data, Error, Limits, Template};
 use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use serde_json::Value;
 
 use super::TokenizerError;
+use super::config::TokenizerConfig;
+use super::files::{malformed, read, read_json};
 
-/// Steps that a template may take. A published one takes some thirty for each message.
-const FUEL: u64 = 10_000_000;
-/// Longest text that a template may make, in bytes.
-const MAX_OUTPUT: usize = 64 << 20;
-const NAME: &str = "chat_template";
-/// How `raise_exception` marks its errors among all others.
-const RAISED: &str = "raise_exception: ";
+/// The template among several that is taken where none is asked for by name.
+const DEFAULT: &str = "default";
+/// How many times a conversation's size a template may use, beside what it may use anyway.
+const COPIES: usize = 8;
+/// Most files that a folder of named templates may hold; published ones have a few.
+const MAX_NAMED: usize = 256;
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,166 +30,145 @@ pub struct ChatMessage {
 /// A compiled template with the variables that the tokenizer gives it.
 #[derive(Debug)]
 pub(super) struct ChatTemplate {
-    environment: Environment<'static>,
-    special_tokens: Value,
+    template: Template,
+    special_tokens: Vec<(&'static str, Data)>,
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `special_tokens` become variables by their names (`bos_token`).
-    pub(super) fn new(source: String, special_tokens: impl Serialize) -> Result<Self, TokenizerError> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(failure)?;
-        environment.set_syntax(syntax);
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(format_like_python);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", to_json);
-        environment.add_template_owned(NAME, without_generation_tags(source)).map_err(failure)?;
-        Ok(Self { environment, special_tokens: Value::from(Serde(special_tokens)) })
+    /// The model's template. `None` if it has none, a reason if what it has can't be used.
+    pub(super) fn open(
+        directory: &Path,
+        config: &TokenizerConfig,
+    ) -> Result<Option<Result<Self, String>>, TokenizerError> {
+        let source = match find(directory)? {
+            None => return Ok(None),
+            Some(Err(reason)) => return Ok(Some(Err(reason))),
+            Some(Ok(source)) => source,
+        };
+        let template = Template::parse(&source).map_err(|error| error.to_string());
+        let special_tokens = special_tokens(config);
+        Ok(Some(template.map(|template| Self { template, special_tokens })))
     }
 
-    /// Renders a conversation.
+    /// Renders a conversation, unless `cancelled` says on the way that nobody waits for it any more.
     pub(super) fn render(
         &self,
         messages: &[ChatMessage],
         add_generation_prompt: bool,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<String, TokenizerError> {
-        let conversation = context! {
-            messages => Serde(messages),
-            tools => (),
-            documents => (),
-            add_generation_prompt => add_generation_prompt,
+        let bytes: usize = messages.iter().map(|message| message.content.len()).sum();
+        let message = |message: &ChatMessage| {
+            let field = |name: &str, text: &str| (name.to_owned(), Data::from(text));
+            Data::Dict(vec![field("role", &message.role), field("content", &message.content)])
         };
-        let template = self.environment.get_template(NAME).map_err(failure)?;
-        let mut output = BoundedOutput::default();
-        template
-            .render_captured_to(context! { ..conversation, ..self.special_tokens.clone() }, &mut output)
-            .map_err(failure)?;
-        String::from_utf8(output.0).map_err(|error| TokenizerError::ChatTemplate { reason: error.to_string() })
+        let messages = Data::List(messages.iter().map(message).collect());
+        let prompt = Data::Bool(add_generation_prompt);
+        let conversation = [
+            ("messages", &messages),
+            ("tools", &Data::None),
+            ("documents", &Data::None),
+            ("add_generation_prompt", &prompt),
+        ];
+        let special_tokens = self.special_tokens.iter().map(|(name, data)| (*name, data));
+        let now = chrono::Local::now().naive_local();
+        let variables = conversation.into_iter().chain(special_tokens);
+        // A template may keep some copies of a long conversation.
+        let mut limits = Limits::default();
+        limits.memory = limits.memory.saturating_add(bytes.saturating_mul(COPIES));
+        self.template.render(variables, now, limits, cancelled).map_err(failure)
     }
-}
-
-/// Collects a rendered template until it becomes too long.
-#[derive(Default)]
-struct BoundedOutput(Vec<u8>);
-
-impl io::Write for BoundedOutput {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_OUTPUT {
-            return Err(io::Error::other(format!("the text exceeds {MAX_OUTPUT} bytes")));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// `{% generation %}` marks an answer for training and changes nothing in the text.
-fn without_generation_tags(source: String) -> String {
-    if !source.contains("generation") {
-        return source;
-    }
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source.as_str();
-    while let Some((before, after)) = rest.split_once("{%") {
-        out.push_str(before);
-        out.push_str("{%");
-        let Some((tag, following)) = after.split_once("%}") else {
-            rest = after;
-            break;
-        };
-        match tag.trim_matches(['-', '+']).trim() {
-            "generation" => out.push_str(&tag.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
-            _ => out.push_str(tag),
-        }
-        out.push_str("%}");
-        rest = following;
-    }
-    out.push_str(rest);
-    out
 }
 
 fn failure(error: Error) -> TokenizerError {
-    if let Some(message) = error.detail().and_then(|detail| detail.strip_prefix(RAISED)) {
-        return TokenizerError::ChatRefused { message: message.to_owned() };
-    }
-    let mut reason = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        reason = format!("{reason}: {cause}");
-        source = cause.source();
-    }
-    TokenizerError::ChatTemplate { reason }
-}
-
-/// Python writes its constants in capitals.
-fn format_like_python(output: &mut minijinja::Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    let constant = match (value.is_none(), bool::try_from(value.clone())) {
-        (true, _) => Some("None"),
-        (false, Ok(true)) if is_bool(value) => Some("True"),
-        (false, Ok(false)) if is_bool(value) => Some("False"),
-        _ => None,
-    };
-    match constant {
-        Some(constant) => output.write_str(constant).map_err(Error::from),
-        None => minijinja::escape_formatter(output, state, value),
+    match error {
+        Error::Raised { message } => TokenizerError::ChatRefused { message },
+        Error::Cancelled => TokenizerError::Cancelled,
+        error => TokenizerError::ChatTemplate { reason: error.to_string() },
     }
 }
 
-fn is_bool(value: &Value) -> bool {
-    value.kind() == ValueKind::Bool
+/// The special tokens, by the names under which a template knows them.
+fn special_tokens(config: &TokenizerConfig) -> Vec<(&'static str, Data)> {
+    let mut tokens: Vec<_> = config.special.iter().map(|(name, token)| (*name, Data::from(token.text()))).collect();
+    if !config.additional_special.is_empty() {
+        let texts = config.additional_special.iter().map(|token| Data::from(token.text()));
+        tokens.push(("additional_special_tokens", Data::List(texts.collect())));
+    }
+    tokens
 }
 
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
-}
-
-fn strftime_now(format: &str) -> Result<String, Error> {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(format)).map_err(|_| {
-        Error::new(ErrorKind::InvalidOperation, format!("strftime_now does not know the format {format}"))
-    })?;
-    Ok(text)
-}
-
-/// `json.dumps` of Python: a space after commas and colons, nothing escaped but what JSON must.
-fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent = options.get::<Option<usize>>("indent")?;
-    options.get::<Option<bool>>("ensure_ascii")?;
-    options.assert_all_used()?;
-    let mut bytes = Vec::new();
-    let written = match indent {
-        Some(indent) => {
-            let indent = " ".repeat(indent.min(16));
-            value
-                .serialize(&mut Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(indent.as_bytes())))
+/// The source of a model's template, as newer versions of transformers find it: chat_template.jinja and the folder of named
+/// templates go before what tokenizer_config.json has.
+fn find(directory: &Path) -> Result<Option<Result<String, String>>, TokenizerError> {
+    let mut names = Vec::new();
+    let mut source = text(&directory.join("chat_template.jinja"))?;
+    let folder = directory.join("additional_chat_templates");
+    for name in named_templates(&folder)? {
+        // A file of this name in the folder goes before the one beside it.
+        if name == DEFAULT {
+            source = text(&folder.join(format!("{name}.jinja")))?;
         }
-        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, PythonFormatter)),
-    };
-    let error = |error: &dyn std::fmt::Display| Error::new(ErrorKind::BadSerialization, error.to_string());
-    written.map_err(|e| error(&e))?;
-    String::from_utf8(bytes).map_err(|e| error(&e))
+        names.push(name);
+    }
+    if source.is_none() && names.is_empty() {
+        return configured(directory);
+    }
+    Ok(Some(source.ok_or_else(|| no_default(&names))))
 }
 
-struct PythonFormatter;
+fn no_default(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| name.chars().take(60).collect()).collect();
+    format!("the model has several chat templates ({}), and none of them is named \"{DEFAULT}\"", names.join(", "))
+}
 
-impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
+fn text(path: &Path) -> Result<Option<String>, TokenizerError> {
+    let Some(contents) = read(path)? else { return Ok(None) };
+    String::from_utf8(contents).map(Some).map_err(|error| malformed(path, format!("it is no UTF-8: {error}")))
+}
 
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
+/// The names of the templates in a folder, if there is one, in order.
+fn named_templates(folder: &Path) -> Result<Vec<String>, TokenizerError> {
+    let error = |source| TokenizerError::Read { path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(error(source)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(error)?.file_name();
+        names.extend(name.to_str().and_then(|name| name.strip_suffix(".jinja")).map(str::to_owned));
+        if names.len() > MAX_NAMED {
+            return Err(malformed(folder, format!("it holds more than {MAX_NAMED} chat templates")));
+        }
     }
+    names.sort_unstable();
+    Ok(names)
+}
 
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
+/// One template, or the one named "default" of several.
+fn configured(directory: &Path) -> Result<Option<Result<String, String>>, TokenizerError> {
+    let path = directory.join("tokenizer_config.json");
+    let json = read_json(&path)?.unwrap_or_default();
+    let templates = match json.get("chat_template") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(template)) => return Ok(Some(Ok(template.clone()))),
+        Some(Value::Array(templates)) => templates,
+        Some(_) => return Err(malformed(&path, "chat_template is neither a text nor a list of named templates")),
+    };
+    let mut names = Vec::new();
+    let mut source = None;
+    for entry in templates {
+        let field = |name: &str| entry.get(name).and_then(Value::as_str);
+        let (Some(name), Some(template)) = (field("name"), field("template")) else {
+            return Err(malformed(&path, "an entry of chat_template has no name or no template"));
+        };
+        // Of two with one name the later counts.
+        if name == DEFAULT {
+            source = Some(template.to_owned());
+        }
+        names.push(name.to_owned());
     }
+    Ok(Some(source.ok_or_else(|| no_default(&names))))
 }

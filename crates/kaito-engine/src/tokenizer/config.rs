@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::TokenizerError;
+use super::class::{BeginAndEnd, CODE_GEN, CODE_LLAMA, PrefixSpace, TokenizerClass};
 use super::files::{malformed, read_json};
 
 /// The names under which a configuration gives its special tokens, in the order in which transformers lists them.
@@ -16,31 +17,28 @@ const SPECIAL_TOKENS: [&str; 7] =
 /// Largest `model_max_length` that means a length: transformers writes 1e30 for "none".
 const LARGEST_MAX_LENGTH: f64 = 1e15;
 
-/// Which of the tokenizer classes of transformers a directory asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TokenizerClass {
-    /// `LlamaTokenizerFast`: makes its own rule for begin and end tokens. Llama, Mistral, Phi-3.
-    Llama,
-    /// `PreTrainedTokenizerFast`: everything is in tokenizer.json. Falcon.
-    Generic,
-}
-
 /// What a directory says about its tokenizer, apart from the vocabulary.
 #[derive(Debug, Clone)]
 pub(super) struct TokenizerConfig {
-    pub class: TokenizerClass,
+    pub class: &'static TokenizerClass,
     /// `bos_token` and so on; a token that the class does not name by default and the files do not give is absent.
     pub special: BTreeMap<&'static str, ConfigToken>,
     pub additional_special: Vec<ConfigToken>,
     /// Added tokens by id.
     pub added: BTreeMap<u32, AddedToken>,
-    pub add_bos_token: bool,
-    pub add_eos_token: bool,
+    /// Where the post-processor of tokenizer.json does not count: whether the begin and the end token are added.
+    pub begin_and_end: Option<(bool, bool)>,
     pub add_prefix_space: Option<bool>,
+    /// Whether a tokenizer made of tokenizer.model puts a space before a text.
+    pub prefix_space_of_conversion: bool,
+    /// The setting that has the tokenizer made of tokenizer.model though there is a tokenizer.json.
+    pub conversion_asked_by: Option<&'static str>,
     pub legacy: bool,
+    pub split_special_tokens: bool,
+    /// CodeLlama's mark for a gap to be filled.
+    pub fill_token: Option<String>,
     pub clean_up_tokenization_spaces: bool,
     pub model_max_length: Option<usize>,
-    pub chat_template: Option<String>,
 }
 
 /// A token as a configuration gives it.
@@ -67,13 +65,12 @@ impl TokenizerConfig {
         let path = directory.join("tokenizer_config.json");
         let json = read_json(&path)?.unwrap_or_default();
         let file = ConfigFile { path, json: &json };
-        let class = tokenizer_class(directory, &json)?;
+        let class =
+            TokenizerClass::of(directory, &json, tokenizer_json.is_some())?.map_err(|what| file.unsupported(what))?;
+        file.refuse_other_files(directory, tokenizer_json.is_some())?;
 
-        let mut special = BTreeMap::new();
-        if class == TokenizerClass::Llama {
-            let defaults = [("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>")];
-            special.extend(defaults.map(|(name, text)| (name, ConfigToken::Text(text.to_owned()))));
-        }
+        let defaults = class.special.iter().map(|(name, text)| (*name, ConfigToken::Text((*text).to_owned())));
+        let mut special: BTreeMap<_, _> = defaults.collect();
         // The padding that a tokenizer.json prescribes names its token; whether to pad is the caller's decision.
         let padding = tokenizer_json.and_then(|json| json.get("padding")?.get("pad_token")?.as_str());
         special.extend(padding.map(|text| ("pad_token", ConfigToken::Text(text.to_owned()))));
@@ -86,6 +83,8 @@ impl TokenizerConfig {
             }
         }
         let mut additional_special = file.tokens("additional_special_tokens")?;
+        additional_special.extend(file.extra_special_tokens()?);
+        let fill_token = file.code_llama_tokens(class, &mut additional_special)?;
         let mut added = BTreeMap::new();
         match json.get("added_tokens_decoder") {
             Some(Value::Object(tokens)) => {
@@ -111,13 +110,17 @@ impl TokenizerConfig {
             special,
             additional_special,
             added,
-            add_bos_token: file.boolean("add_bos_token")?.unwrap_or(true),
-            add_eos_token: file.boolean("add_eos_token")?.unwrap_or(false),
+            begin_and_end: file.begin_and_end(class)?,
             add_prefix_space: file.boolean("add_prefix_space")?,
+            prefix_space_of_conversion: class.prefix_space != PrefixSpace::Conversion
+                // Where tokenizer.json is passed over, the class hands its own absent value on as a null.
+                || file.switch("add_prefix_space", tokenizer_json.is_none())?,
+            conversion_asked_by: file.conversion_asked_by(class)?,
             legacy: file.boolean("legacy")?.unwrap_or(true),
+            split_special_tokens: file.split_special_tokens()?,
+            fill_token,
             clean_up_tokenization_spaces: file.boolean("clean_up_tokenization_spaces")?.unwrap_or(false),
             model_max_length: model_max_length(&json),
-            chat_template: file.chat_template()?,
         })
     }
 
@@ -148,24 +151,6 @@ fn adopt(special: &mut BTreeMap<&'static str, ConfigToken>, added: &BTreeMap<u32
     }
 }
 
-fn tokenizer_class(directory: &Path, json: &Map<String, Value>) -> Result<TokenizerClass, TokenizerError> {
-    let class_name = |json: &Map<String, Value>| json.get("tokenizer_class").and_then(Value::as_str).map(str::to_owned);
-    let mut name = class_name(json);
-    let mut model_type = None;
-    if name.is_none()
-        && let Some(config) = read_json(&directory.join("config.json"))?
-    {
-        name = class_name(&config);
-        model_type = config.get("model_type").and_then(Value::as_str).map(str::to_owned);
-    }
-    Ok(match (name.as_deref(), model_type.as_deref()) {
-        (Some("LlamaTokenizer" | "LlamaTokenizerFast"), _) => TokenizerClass::Llama,
-        (Some(_), _) => TokenizerClass::Generic,
-        (None, Some("llama" | "mistral" | "phi3" | "mixtral")) => TokenizerClass::Llama,
-        (None, _) => TokenizerClass::Generic,
-    })
-}
-
 /// `special_tokens_map.json` goes over tokenizer_config.json where that has no `added_tokens_decoder`.
 fn read_special_tokens_map(
     directory: &Path,
@@ -175,18 +160,23 @@ fn read_special_tokens_map(
     let path = directory.join("special_tokens_map.json");
     let Some(json) = read_json(&path)? else { return Ok(()) };
     let file = ConfigFile { path, json: &json };
-    let made_special = |token: ConfigToken| match token {
-        ConfigToken::Added(token) => ConfigToken::Added(token.special(true)),
-        text => text,
+    let special_token = |name: &str, value: &Value| match value {
+        Value::Object(fields) => {
+            let mut fields = fields.clone();
+            fields.insert("special".to_owned(), Value::Bool(true));
+            file.token(name, &Value::Object(fields))
+        }
+        other => file.token(name, other),
     };
     for name in SPECIAL_TOKENS {
         match json.get(name) {
             None => {}
             Some(Value::Null) => drop(special.remove(name)),
-            Some(value) => drop(special.insert(name, made_special(file.token(name, value)?))),
+            Some(value) => drop(special.insert(name, special_token(name, value)?)),
         }
     }
-    for token in file.tokens("additional_special_tokens")?.into_iter().map(made_special) {
+    for value in file.list("additional_special_tokens")? {
+        let token = special_token("additional_special_tokens", value)?;
         if !additional.contains(&token) {
             additional.push(token);
         }
@@ -227,8 +217,12 @@ fn tokens_of_tokenizer_json(
 }
 
 fn model_max_length(json: &Map<String, Value>) -> Option<usize> {
-    let length = ["model_max_length", "max_len"].iter().find_map(|name| json.get(*name)?.as_f64())?;
+    let length = json.get("model_max_length").or_else(|| json.get("max_len"))?.as_f64()?;
     (1.0..=LARGEST_MAX_LENGTH).contains(&length).then_some(length as usize)
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// A configuration file with its path, for the messages.
@@ -242,11 +236,108 @@ impl ConfigFile<'_> {
         malformed(&self.path, reason)
     }
 
+    fn unsupported(&self, what: impl Into<String>) -> TokenizerError {
+        TokenizerError::Unsupported { path: self.path.clone(), what: what.into() }
+    }
+
     fn boolean(&self, name: &str) -> Result<Option<bool>, TokenizerError> {
         match self.json.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(*value)),
             Some(other) => Err(self.error(format!("{name} is {other}, not true or false"))),
+        }
+    }
+
+    /// A switch as Python sees it: null is false, only an absent one has the default.
+    fn switch(&self, name: &str, default: bool) -> Result<bool, TokenizerError> {
+        Ok(self.boolean(name)?.unwrap_or(default && !self.json.contains_key(name)))
+    }
+
+    fn split_special_tokens(&self) -> Result<bool, TokenizerError> {
+        match self.json.get("split_special_tokens") {
+            Some(Value::Null) => Err(self.error("split_special_tokens is null, not true or false")),
+            _ => self.switch("split_special_tokens", false),
+        }
+    }
+
+    /// Whether the class adds the begin and the end token, if that is for it to say.
+    fn begin_and_end(&self, class: &TokenizerClass) -> Result<Option<(bool, bool)>, TokenizerError> {
+        match class.begin_and_end {
+            BeginAndEnd::Switches { begin_by_default } => {
+                let begin = self.switch("add_bos_token", begin_by_default)?;
+                Ok(Some((begin, self.switch("add_eos_token", false)?)))
+            }
+            BeginAndEnd::PostProcessor if class.name == CODE_GEN && self.switch("add_bos_token", false)? => {
+                Err(self.unsupported(format!("\"add_bos_token\" with the class {}", class.name)))
+            }
+            BeginAndEnd::PostProcessor => Ok(None),
+        }
+    }
+
+    /// The first setting that makes the class pass over tokenizer.json.
+    fn conversion_asked_by(&self, class: &TokenizerClass) -> Result<Option<&'static str>, TokenizerError> {
+        // transformers 5 makes a Llama tokenizer anew by its switches too, but saves what it made.
+        let named = self.json.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
+        let is_llama = class.prefix_space == PrefixSpace::Conversion || named.starts_with("LlamaTokenizer");
+        if is_llama && class.prefix_space != PrefixSpace::Conversion && self.switch("legacy", false)? {
+            return Ok(Some("legacy"));
+        }
+        if is_llama && self.boolean("add_prefix_space")?.is_some() {
+            return Ok(Some("add_prefix_space"));
+        }
+        if self.switch("from_slow", false)? {
+            return Ok(Some("from_slow"));
+        }
+        Ok((self.json.get("tokenizer_file") == Some(&Value::Null)).then_some("tokenizer_file"))
+    }
+
+    /// Settings that name other files than those which are read.
+    fn refuse_other_files(&self, directory: &Path, has_tokenizer_json: bool) -> Result<(), TokenizerError> {
+        if let Some(Value::String(named)) = self.json.get("tokenizer_file")
+            && has_tokenizer_json
+            && !is_same_file(Path::new(named), &directory.join("tokenizer.json"))
+        {
+            return Err(self.unsupported("\"tokenizer_file\", a tokenizer.json in another place"));
+        }
+        let versions = self.json.get("fast_tokenizer_files").and_then(Value::as_array);
+        let mut others =
+            versions.into_iter().flatten().filter_map(Value::as_str).filter(|name| *name != "tokenizer.json");
+        if others.any(|name| directory.join(name).exists()) {
+            return Err(self.unsupported("\"fast_tokenizer_files\", a tokenizer.json for each version of transformers"));
+        }
+        Ok(())
+    }
+
+    /// The special tokens that CodeLlama's class adds to the others; gives its mark for a gap.
+    fn code_llama_tokens(
+        &self,
+        class: &TokenizerClass,
+        additional: &mut Vec<ConfigToken>,
+    ) -> Result<Option<String>, TokenizerError> {
+        if class.name != CODE_LLAMA {
+            return Ok(None);
+        }
+        let token = |name: &str, default: &str| match self.json.get(name) {
+            None => Ok(Some(ConfigToken::Text(default.to_owned()))),
+            Some(Value::Null) => Ok(None),
+            Some(value) => self.token(name, value).map(Some),
+        };
+        for (name, default) in [
+            ("prefix_token", "\u{2581}<PRE>"),
+            ("middle_token", "\u{2581}<MID>"),
+            ("suffix_token", "\u{2581}<SUF>"),
+            ("eot_token", "\u{2581}<EOT>"),
+        ] {
+            additional.extend(token(name, default)?);
+        }
+        Ok(token("fill_token", "<FILL_ME>")?.map(|token| token.text().to_owned()))
+    }
+
+    /// What transformers 5 calls the additional special tokens; releases before it gave each a name.
+    fn extra_special_tokens(&self) -> Result<Vec<ConfigToken>, TokenizerError> {
+        match self.json.get("extra_special_tokens") {
+            Some(Value::Object(named)) => named.iter().map(|(name, value)| self.token(name, value)).collect(),
+            _ => self.tokens("extra_special_tokens"),
         }
     }
 
@@ -257,12 +348,16 @@ impl ConfigFile<'_> {
         }
     }
 
-    fn tokens(&self, name: &str) -> Result<Vec<ConfigToken>, TokenizerError> {
+    fn list(&self, name: &str) -> Result<&[Value], TokenizerError> {
         match self.json.get(name) {
-            None | Some(Value::Null) => Ok(Vec::new()),
-            Some(Value::Array(values)) => values.iter().map(|value| self.token(name, value)).collect(),
+            None | Some(Value::Null) => Ok(&[]),
+            Some(Value::Array(values)) => Ok(values),
             Some(_) => Err(self.error(format!("{name} is not a list"))),
         }
+    }
+
+    fn tokens(&self, name: &str) -> Result<Vec<ConfigToken>, TokenizerError> {
+        self.list(name)?.iter().map(|value| self.token(name, value)).collect()
     }
 
     fn added_token(&self, name: &str, value: &Value) -> Result<AddedToken, TokenizerError> {
@@ -275,19 +370,5 @@ impl ConfigFile<'_> {
             .lstrip(flag("lstrip").unwrap_or(false))
             .rstrip(flag("rstrip").unwrap_or(false))
             .normalized(flag("normalized").unwrap_or(!special)))
-    }
-
-    /// One template, or the one named "default" of several.
-    fn chat_template(&self) -> Result<Option<String>, TokenizerError> {
-        match self.json.get("chat_template") {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(template)) => Ok(Some(template.clone())),
-            Some(Value::Array(templates)) => {
-                let field = |entry: &Value, name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
-                let default = templates.iter().find(|entry| field(entry, "name").as_deref() == Some("default"));
-                Ok(default.and_then(|entry| field(entry, "template")))
-            }
-            Some(_) => Err(self.error("chat_template is neither a text nor a list of named templates")),
-        }
     }
 }

@@ -77,4 +77,7 @@ pub enum TokenizerError {
         /// The template's own words.
         message: String,
     },
+    /// Nobody waited for the rendered conversation any more.
+    #[error("rendering the chat template was cancelled")]
+    Cancelled,
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::TokenizerError;
+use crate::json;
 
 /// Largest tokenizer file that is read. The largest published ones have about 20 MB.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -40,7 +41,7 @@ pub(super) fn read_json(path: &Path) -> Result<Option<Map<String, Value>>, Token
 
 /// The contents of the file `path` as a JSON object.
 pub(super) fn parse_json(path: &Path, contents: &[u8]) -> Result<Map<String, Value>, TokenizerError> {
-    serde_json::from_slice(contents).map_err(|error| malformed(path, error))
+    json::parse_object(contents).map_err(|error| malformed(path, error))
 }
 
 /// Says that `path` does not hold what it should.

@@ -3,23 +3,29 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::decoders::DecoderWrapper;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Model as _, Tokenizer};
 
 use super::TokenizerError;
-use super::config::{ConfigToken, TokenizerClass, TokenizerConfig};
+use super::class::PrefixSpace;
+use super::config::{ConfigToken, TokenizerConfig};
 use super::decoder_chain::DecoderChain;
 use super::files::{malformed, parse_json, read};
 use super::llama_converter::{Spaces, convert};
+use super::prefix_space;
 use super::sentencepiece::ModelProto;
+use crate::json;
 
 /// A tokenizer as `AutoTokenizer.from_pretrained` would make it.
 #[derive(Debug)]
 pub(super) struct HuggingFace {
     tokenizer: Tokenizer,
     decoder: DecoderChain,
+    /// A text that no prompt may hold.
+    fill_token: Option<String>,
 }
 
 impl HuggingFace {
@@ -29,28 +35,31 @@ impl HuggingFace {
         let json = read(&json_path)?;
         let parsed = json.as_deref().map(|contents| parse_json(&json_path, contents)).transpose()?;
         let config = TokenizerConfig::read(directory, parsed.as_ref())?;
-        // An explicit add_prefix_space makes the Llama class start from tokenizer.model, if that is there.
-        let from_model = config.class == TokenizerClass::Llama && config.add_prefix_space.is_some();
         let model_path = directory.join("tokenizer.model");
-        let model = if json.is_none() || from_model { read(&model_path)? } else { None };
+        let from_model = config.class.converts && (parsed.is_none() || config.conversion_asked_by.is_some());
+        let model = if from_model { read(&model_path)? } else { None };
         let (path, tokenizer, decoder) = match (model, json) {
             (Some(model), _) => {
                 let proto = ModelProto::parse(&model)
                     .map_err(|source| TokenizerError::SentencePiece { path: model_path.clone(), source })?;
-                let add_prefix_space = config.add_prefix_space.unwrap_or(true);
-                let spaces = Spaces { legacy: config.legacy, add_prefix_space };
+                let spaces = Spaces { legacy: config.legacy, add_prefix_space: config.prefix_space_of_conversion };
                 let tokenizer = fenced(|| convert(&proto, spaces)).map_err(|reason| malformed(&model_path, reason))?;
-                (model_path, tokenizer, DecoderChain::llama(add_prefix_space))
+                (model_path, tokenizer, DecoderChain::llama(spaces.add_prefix_space))
             }
             (None, Some(json)) => {
-                let tokenizer =
-                    fenced(|| Tokenizer::from_bytes(&json)).map_err(|reason| malformed(&json_path, reason))?;
+                check_conversion(directory, &config, parsed.as_ref())?;
+                let tokenizer = fenced(|| Tokenizer::from_bytes(json::standard(&json)))
+                    .map_err(|reason| malformed(&json_path, reason))?;
                 let decoder = decoder_of(&json_path, &tokenizer)?;
                 (json_path, tokenizer, decoder)
             }
+            (None, None) if !config.class.converts && model_path.exists() => {
+                let what = format!("the tokenizer class \"{}\" without a tokenizer.json", config.class.name);
+                return Err(TokenizerError::Unsupported { path: directory.join("tokenizer_config.json"), what });
+            }
             (None, None) => return Ok(None),
         };
-        let mut tokenizer = Self { tokenizer, decoder };
+        let mut tokenizer = Self { tokenizer, decoder, fill_token: config.fill_token.clone() };
         fenced(|| tokenizer.configure(&config)).map_err(|reason| malformed(&path, reason))?;
         Ok(Some((tokenizer, config)))
     }
@@ -80,14 +89,26 @@ impl HuggingFace {
             token.special |= is_special(&token.content);
         }
         self.tokenizer.add_tokens(add)?;
-        if config.class == TokenizerClass::Llama {
-            self.add_begin_and_end(config)?;
+        if let Some((begin, end)) = config.begin_and_end {
+            self.add_begin_and_end(config, begin, end)?;
         }
+        if config.class.prefix_space == PrefixSpace::PreTokenizer {
+            self.set_prefix_space(config.add_prefix_space.unwrap_or(false));
+        }
+        self.tokenizer.set_encode_special_tokens(config.split_special_tokens);
         Ok(())
     }
 
-    /// `LlamaTokenizerFast` ignores tokenizer.json's post-processor and makes its own.
-    fn add_begin_and_end(&mut self, config: &TokenizerConfig) -> tokenizers::Result<()> {
+    /// GPT-2's class sets what the file says anew, where nothing but the byte-level pre-tokenizer is there.
+    fn set_prefix_space(&mut self, add_prefix_space: bool) {
+        if let Some(PreTokenizerWrapper::ByteLevel(byte_level)) = self.tokenizer.get_pre_tokenizer() {
+            let byte_level = byte_level.add_prefix_space(add_prefix_space);
+            self.tokenizer.with_pre_tokenizer(Some(byte_level));
+        }
+    }
+
+    /// Llama's class ignores tokenizer.json's post-processor and makes its own.
+    fn add_begin_and_end(&mut self, config: &TokenizerConfig, begin: bool, end: bool) -> tokenizers::Result<()> {
         let token = |wanted: bool, flag: &str, name: &str| match (wanted, config.special_text(name)) {
             (false, _) => Ok(None),
             (true, None) => Err(format!("{flag} is true but there is no {name}")),
@@ -96,8 +117,8 @@ impl HuggingFace {
                 None => Err(format!("{name} \"{text}\" is not in the vocabulary")),
             },
         };
-        let bos = token(config.add_bos_token, "add_bos_token", "bos_token")?;
-        let eos = token(config.add_eos_token, "add_eos_token", "eos_token")?;
+        let bos = token(begin, "add_bos_token", "bos_token")?;
+        let eos = token(end, "add_eos_token", "eos_token")?;
         let pieces = [
             bos.as_ref().map(|(text, _)| format!("{text}:0")),
             Some("$A:0".to_owned()),
@@ -122,6 +143,10 @@ impl HuggingFace {
     }
 
     pub(super) fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        if let Some(mark) = self.fill_token.as_ref().filter(|mark| text.contains(mark.as_str())) {
+            let reason = format!("it holds {mark}, and filling a gap in a text is not supported");
+            return Err(TokenizerError::Encode { reason });
+        }
         let encoding = fenced(|| self.tokenizer.encode_fast(text, add_special_tokens));
         Ok(encoding.map_err(|reason| TokenizerError::Encode { reason })?.get_ids().to_vec())
     }
@@ -149,9 +174,31 @@ impl HuggingFace {
         self.tokenizer.get_vocab_size(true)
     }
 
+    pub(super) fn library(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     pub(super) fn decoder(&self) -> &DecoderChain {
         &self.decoder
     }
+}
+
+/// Where a setting asks for a tokenizer made of the tokenizer.model that is not there: it may ask for just what tokenizer.json
+/// does.
+fn check_conversion(
+    directory: &Path,
+    config: &TokenizerConfig,
+    tokenizer_json: Option<&Map<String, Value>>,
+) -> Result<(), TokenizerError> {
+    let Some(setting) = config.conversion_asked_by else { return Ok(()) };
+    let does = tokenizer_json.and_then(prefix_space::of_tokenizer_json);
+    if setting == "add_prefix_space" && does == config.add_prefix_space {
+        return Ok(());
+    }
+    Err(TokenizerError::Unsupported {
+        path: directory.join("tokenizer_config.json"),
+        what: format!("\"{setting}\", for which the tokenizer would be made of a tokenizer.model that is not there"),
+    })
 }
 
 fn decoder_of(path: &Path, tokenizer: &Tokenizer) -> Result<DecoderChain, TokenizerError> {

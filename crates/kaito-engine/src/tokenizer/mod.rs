@@ -3,7 +3,9 @@
 //! A Hugging Face directory is opened with the semantics of transformers 4.46 (its fast tokenizer classes), one of
 //! Meta's downloads with those of the SentencePiece library.
 
+mod byte_bound;
 mod chat_template;
+mod class;
 mod config;
 mod decoder_chain;
 mod detokenizer;
@@ -11,15 +13,15 @@ mod error;
 mod files;
 mod hugging_face;
 mod llama_converter;
+mod prefix_space;
 pub mod sentencepiece;
 mod text_filter;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use byte_bound::ByteBound;
 use chat_template::ChatTemplate;
-use config::TokenizerConfig;
 use detokenizer::Detokenizer;
 use hugging_face::HuggingFace;
 
@@ -66,6 +68,7 @@ struct Inner {
     model_max_length: Option<usize>,
     clean_up_tokenization_spaces: bool,
     chat_template: Option<Result<ChatTemplate, String>>,
+    byte_bound: ByteBound,
 }
 
 #[derive(Debug)]
@@ -97,9 +100,7 @@ impl Tokenizer {
         let id = |name| backend.special_id(&config, name);
         let special =
             SpecialIds { bos: id("bos_token"), eos: id("eos_token"), pad: id("pad_token"), unk: id("unk_token") };
-        let chat_template = config.chat_template.as_ref().map(|source| {
-            ChatTemplate::new(source.clone(), template_variables(&config)).map_err(|error| error.to_string())
-        });
+        let chat_template = ChatTemplate::open(directory, &config)?;
         if let Some(Err(error)) = &chat_template {
             tracing::warn!(directory = %directory.display(), %error, "the chat template is unusable");
         }
@@ -109,6 +110,7 @@ impl Tokenizer {
             model_max_length: config.model_max_length,
             clean_up_tokenization_spaces: config.clean_up_tokenization_spaces,
             chat_template,
+            byte_bound: ByteBound::of_hugging_face(backend.library()),
             backend: Backend::HuggingFace(Box::new(backend)),
         })))
     }
@@ -133,6 +135,7 @@ impl Tokenizer {
             model_max_length: None,
             clean_up_tokenization_spaces: false,
             chat_template: None,
+            byte_bound: ByteBound::of_sentencepiece(&model),
             backend: Backend::SentencePiece(Box::new(model)),
         }))
     }
@@ -155,6 +158,12 @@ impl Tokenizer {
                 Ok(bos.into_iter().chain(model.encode(text)).collect())
             }
         }
+    }
+
+    /// A number of tokens that `text` has at least, told from its bytes in no time. Tokenizers that may drop characters give
+    /// no exact bound; a kibibyte for a token is assumed of them.
+    pub fn min_tokens(&self, text: &str) -> usize {
+        self.0.byte_bound.min_tokens(text)
     }
 
     /// The text of a sequence of ids, as `tokenizer.decode` of transformers or SentencePiece's `decode` gives it. Ids
@@ -232,25 +241,25 @@ impl Tokenizer {
         messages: &[ChatMessage],
         add_generation_prompt: bool,
     ) -> Result<String, TokenizerError> {
+        self.apply_chat_template_unless(&|| false, messages, add_generation_prompt)
+    }
+
+    /// [`Self::apply_chat_template`], ended as soon as `cancelled` says that nobody waits for it. A template is bounded in
+    /// steps, bytes and depth, and needs at most a megabyte of the caller's stack.
+    pub fn apply_chat_template_unless(
+        &self,
+        cancelled: &dyn Fn() -> bool,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+    ) -> Result<String, TokenizerError> {
         match &self.0.chat_template {
             None => Err(TokenizerError::NoChatTemplate),
             Some(Err(reason)) => Err(TokenizerError::ChatTemplate { reason: reason.clone() }),
-            Some(Ok(template)) => template.render(messages, add_generation_prompt),
+            Some(Ok(template)) => template.render(messages, add_generation_prompt, cancelled),
         }
     }
 
     fn backend(&self) -> &Backend {
         &self.0.backend
     }
-}
-
-/// The special tokens, by the names under which a template knows them.
-fn template_variables(config: &TokenizerConfig) -> BTreeMap<&'static str, serde_json::Value> {
-    let named = config.special.iter().map(|(name, token)| (*name, token.text().into()));
-    let mut variables: BTreeMap<_, serde_json::Value> = named.collect();
-    if !config.additional_special.is_empty() {
-        let texts = config.additional_special.iter().map(config::ConfigToken::text);
-        variables.insert("additional_special_tokens", texts.collect());
-    }
-    variables
 }

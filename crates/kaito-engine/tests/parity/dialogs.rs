@@ -74,7 +74,9 @@ async fn answer(model: &LanguageModel, case: &Case, options: MetaOptions, times:
     while let Some(event) = stream.next().await {
         match event.map_err(|error| error.to_string())? {
             MetaEvent::Started => {}
-            MetaEvent::Delta { index, text, .. } => streamed.entry(index).or_default().push_str(&text),
+            MetaEvent::Delta { index, text, .. } | MetaEvent::Rest { index, text } => {
+                streamed.entry(index).or_default().push_str(&text);
+            }
             MetaEvent::Finished { outputs, prompt_tokens, .. } => {
                 let streamed = (0..outputs.len()).map(|i| streamed.get(&i).cloned().unwrap_or_default()).collect();
                 return Ok(Answers { outputs, streamed, prompt_tokens });

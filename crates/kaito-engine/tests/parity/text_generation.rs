@@ -69,9 +69,13 @@ async fn answer(model: &LanguageModel, case: &Case, parameters: &Map<String, Val
     let request = TextRequest {
         input,
         return_full_text: case.field("return_full_text"),
-        clean_up_tokenization_spaces: case.field("clean_up_tokenization_spaces"),
+        clean_up_tokenization_spaces: case
+            .request
+            .get("clean_up_tokenization_spaces")
+            .map(|given| given.as_bool().unwrap_or(true)),
         prefix: case.field("prefix"),
         handle_long_generation: case.field("handle_long_generation"),
+        add_special_tokens: case.field("add_special_tokens"),
         options: GenerateOptions::from_json(parameters).map_err(|error| error.to_string())?,
         stop: Vec::new(),
     };
@@ -80,7 +84,9 @@ async fn answer(model: &LanguageModel, case: &Case, parameters: &Map<String, Val
     while let Some(event) = stream.next().await {
         match event.map_err(|error| error.to_string())? {
             TextEvent::Started => {}
-            TextEvent::Delta { sequence, text, .. } => streamed.entry(sequence).or_default().push_str(&text),
+            TextEvent::Delta { sequence, text, .. } | TextEvent::Rest { sequence, text } => {
+                streamed.entry(sequence).or_default().push_str(&text);
+            }
             TextEvent::Finished(output) => return Ok(Answer { output, streamed }),
         }
     }

@@ -1,6 +1,7 @@
 //! The tokenizer's tests: against the references, on any input, and on damaged files.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test they are failures of the test")]
 
+mod chat_templates;
 mod damage;
 mod properties;
 mod references;

@@ -1,10 +1,10 @@
 //! From the name of an image to where it is asked for.
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use oci_spec::distribution::Reference;
-use oci_spec::image::Digest;
-use url::Url;
+use oci_spec::{distribution::ParseError, image::Digest};
+use url::{Host, Url};
 
 use super::Error;
 
@@ -12,7 +12,7 @@ use super::Error;
 const MAX_LENGTH: usize = 1024;
 
 /// Reads the name of an image as Docker does: `[HOST[:PORT]/]REPOSITORY[:TAG][@DIGEST]`, with Docker Hub where no host
-/// is named and `latest` where neither tag nor digest is.
+/// is named and `latest` where neither tag nor digest is. An IPv6 address stands in brackets.
 ///
 /// # Errors
 /// When it is none.
@@ -24,18 +24,78 @@ pub fn parse_reference(text: &str) -> Result<Reference, Error> {
     if let Some((scheme, rest)) = text.split_once("://") {
         return Err(error(format!("it begins with {scheme}://; write {rest:?}")));
     }
-    let reference: Reference = text.parse().map_err(|cause: oci_spec::distribution::ParseError| {
-        let name = text.split('@').next().unwrap_or_default();
-        let tag_at = name.rfind(':').filter(|&colon| name.rfind('/').is_none_or(|slash| slash < colon));
-        let (name, tag) = name.split_at(tag_at.unwrap_or(name.len()));
-        let lower = format!("{}{tag}", name.to_lowercase());
-        let wrong_case = name.chars().any(char::is_uppercase) && lower.parse::<Reference>().is_ok();
-        error(if wrong_case { format!("repositories are written in lower case: {lower:?}") } else { cause.to_string() })
-    })?;
+    let reference = if text.starts_with('[') {
+        with_ipv6_registry(text).map_err(error)?
+    } else {
+        text.parse().map_err(|cause| error(complaint(text, &cause)))?
+    };
     if let Some(digest) = reference.digest() {
         digest.parse::<Digest>().map_err(|cause| error(cause.to_string()))?;
     }
     Ok(reference)
+}
+
+/// What is wrong with a name that could not be read.
+fn complaint(text: &str, cause: &ParseError) -> String {
+    let name = text.split('@').next().unwrap_or_default();
+    let tag_at = name.rfind(':').filter(|&colon| name.rfind('/').is_none_or(|slash| slash < colon));
+    let (name, tag) = name.split_at(tag_at.unwrap_or(name.len()));
+    let lower = format!("{}{tag}", name.to_lowercase());
+    if name.chars().any(char::is_uppercase) && lower.parse::<Reference>().is_ok() {
+        return format!("repositories are written in lower case: {lower:?}");
+    }
+    // `2001:db8::1/x`: what a colon means there nobody can know.
+    let host = name.split('/').next().unwrap_or_default();
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return format!("an IPv6 address stands in brackets: \"[{host}]{}\"", &text[host.len()..]);
+    }
+    cause.to_string()
+}
+
+/// Reads a name that begins with a registry at an IPv6 address, which the parser of `oci-spec` does not know. The address
+/// is kept in its shortest form, so that one registry has one name.
+fn with_ipv6_registry(text: &str) -> Result<Reference, String> {
+    let (host_and_port, rest) = text.split_once('/').ok_or("no repository follows the registry")?;
+    let registry = ipv6_registry(host_and_port)?;
+    // What follows the registry is read as it is after any other.
+    let under = format!("localhost/{rest}");
+    let read: Reference = under.parse().map_err(|cause| complaint(&under, &cause).replace("localhost/", ""))?;
+    let repository = read.repository().to_owned();
+    Ok(match (read.tag(), read.digest()) {
+        (Some(tag), Some(digest)) => {
+            Reference::with_tag_and_digest(registry, repository, tag.to_owned(), digest.to_owned())
+        }
+        (None, Some(digest)) => Reference::with_digest(registry, repository, digest.to_owned()),
+        (tag, None) => Reference::with_tag(registry, repository, tag.unwrap_or("latest").to_owned()),
+    })
+}
+
+/// `[ADDRESS]` or `[ADDRESS]:PORT`, with the address in its shortest form.
+pub(super) fn ipv6_registry(host_and_port: &str) -> Result<String, String> {
+    let inside = host_and_port.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let (address, port) = inside.ok_or_else(|| format!("{host_and_port:?} lacks a closing bracket"))?;
+    if let Some((_, zone)) = address.split_once('%') {
+        return Err(format!(
+            "registries are not named with a zone, as {zone:?} is, which means something on one machine alone"
+        ));
+    }
+    // The grammar of references has hexadecimal digits alone.
+    let read = address.parse::<Ipv6Addr>().ok().filter(|_| !address.contains('.'));
+    let read = read.ok_or_else(|| format!("{address:?} is no IPv6 address of hexadecimal digits and colons"))?;
+    let [a, b, c, d, e, f, g, h] = read.segments();
+    let short = match read.to_string() {
+        // An IPv4 address within is written with dots, which could not be read again.
+        text if text.contains('.') => format!("{a:x}:{b:x}:{c:x}:{d:x}:{e:x}:{f:x}:{g:x}:{h:x}"),
+        text => text,
+    };
+    match port.strip_prefix(':') {
+        None if port.is_empty() => Ok(format!("[{short}]")),
+        Some(number) if number.bytes().all(|byte| byte.is_ascii_digit()) => match number.parse::<u16>() {
+            Ok(number) if number > 0 => Ok(format!("[{short}]:{number}")),
+            _ => Err(format!("{number:?} is no port; ports go from 1 to 65535")),
+        },
+        _ => Err(format!("{port:?} after the address is no port")),
+    }
 }
 
 /// Where a registry is asked. Plain HTTP is for those of which the user says so and, unless they are said to have a
@@ -46,14 +106,24 @@ pub(super) fn base_url(reference: &Reference, plain_http: bool, certified: bool)
         "index.docker.io" => "registry-1.docker.io",
         host => host,
     };
-    let scheme = if plain_http || is_this_machine(host) && !certified { "http" } else { "https" };
-    Url::parse(&format!("{scheme}://{host}/"))
-        .map_err(|cause| Error::Reference { text: reference.to_string(), cause: format!("{host}: {cause}") })
+    let url = |scheme: &str| {
+        Url::parse(&format!("{scheme}://{host}/"))
+            .map_err(|cause| Error::Reference { text: reference.to_string(), cause: format!("{host}: {cause}") })
+    };
+    let encrypted = url("https")?;
+    if plain_http || is_this_machine(&encrypted) && !certified { url("http") } else { Ok(encrypted) }
 }
 
-fn is_this_machine(host_and_port: &str) -> bool {
-    let host = host_and_port.split(':').next().unwrap_or_default();
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+/// Whether it is asked on this machine itself.
+pub(super) fn is_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => {
+            address.is_loopback() || address.to_ipv4_mapped().as_ref().is_some_and(Ipv4Addr::is_loopback)
+        }
+        None => false,
+    }
 }
 
 /// Whether two addresses are on the same host, by the same scheme and port: only there credentials are shown.
@@ -66,6 +136,13 @@ pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
 pub(super) fn resolve(base: &Url, location: &str) -> Result<Url, Error> {
     let error = |what: String| Error::Protocol { url: base.to_string(), what };
     let mut target = base.join(location).map_err(|cause| error(format!("refers to {location:?}: {cause}")))?;
+    let port = target.port_or_known_default();
+    if is_this_machine(base) && is_this_machine(&target) && base.port_or_known_default() == port {
+        // One place has several names here, of which a certificate or a user's entry may know one alone.
+        target
+            .set_host(base.host_str())
+            .map_err(|cause| error(format!("refers to {target}, which is no other address of it: {cause}")))?;
+    }
     if base.scheme() == "https" && target.scheme() == "http" {
         // A registry behind a proxy that ends TLS may not know by which scheme it is asked.
         if base.host() != target.host() {
@@ -101,6 +178,8 @@ mod tests {
     #[test]
     fn names_are_read_as_docker_reads_them() {
         let with_digest = format!("ghcr.io/a/b:v1@{DIGEST}");
+        let ipv6_with_digest = format!("[::1]:5000/a/b:v1@{DIGEST}");
+        let ipv6_by_digest = format!("[0:0:0:0:0:0:0:1]:5000/a@{DIGEST}");
         for (text, registry, repository, tag, digest) in [
             ("phi-3", "docker.io", "library/phi-3", Some("latest"), None),
             ("team/phi-3:v2", "docker.io", "team/phi-3", Some("v2"), None),
@@ -108,6 +187,10 @@ mod tests {
             ("localhost:5000/a/b/c:0.1", "localhost:5000", "a/b/c", Some("0.1"), None),
             ("registry.example.com/m__n", "registry.example.com", "m__n", Some("latest"), None),
             ("10.0.0.1:5000/x", "10.0.0.1:5000", "x", Some("latest"), None),
+            ("[::1]/x", "[::1]", "x", Some("latest"), None),
+            ("[2001:DB8:0::1]:5000/team/phi-3:v2", "[2001:db8::1]:5000", "team/phi-3", Some("v2"), None),
+            (ipv6_with_digest.as_str(), "[::1]:5000", "a/b", Some("v1"), Some(DIGEST)),
+            (ipv6_by_digest.as_str(), "[::1]:5000", "a", None, Some(DIGEST)),
             (with_digest.as_str(), "ghcr.io", "a/b", Some("v1"), Some(DIGEST)),
         ] {
             let reference = parse_reference(text).unwrap();
@@ -128,6 +211,20 @@ mod tests {
             ("a@sha256:12", "invalid reference format"),
             ("a@sha256:00112233445566778899aabbccddeeff", "invalid checksum digest length"),
             (upper_digest.as_str(), "hexadecimal"),
+            ("[::1]:5000", "no repository follows"),
+            ("[::1/a", "closing bracket"),
+            ("[::g]/a", "no IPv6 address"),
+            ("[127.0.0.1]/a", "no IPv6 address"),
+            ("[::ffff:127.0.0.1]/a", "no IPv6 address"),
+            ("[]/a", "no IPv6 address"),
+            ("[fe80::1%eth0]:5000/a", "zone"),
+            ("[::1]:0/a", "ports go from 1"),
+            ("[::1]:65536/a", "ports go from 1"),
+            ("[::1]:/a", "no port"),
+            ("[::1]5000/a", "no port"),
+            ("[::1]:5000/Team/a", "lower case: \"team/a\""),
+            ("[::1]:5000/a:", "invalid reference format"),
+            ("2001:db8::1/a:1", "in brackets: \"[2001:db8::1]/a:1\""),
         ] {
             let error = parse_reference(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
@@ -147,6 +244,12 @@ mod tests {
             ("registry.local:5000/a", false, false, "https://registry.local:5000/"),
             ("registry.local:5000/a", true, true, "http://registry.local:5000/"),
             ("10.0.0.1:5000/a", false, false, "https://10.0.0.1:5000/"),
+            ("registry.localhost:5000/a", false, false, "http://registry.localhost:5000/"),
+            ("[::1]:5000/a", false, false, "http://[::1]:5000/"),
+            ("[::1]/a", false, true, "https://[::1]/"),
+            ("[::ffff:7f00:1]:5000/a", false, false, "http://[::ffff:7f00:1]:5000/"),
+            ("[2001:db8::1]:5000/a", false, false, "https://[2001:db8::1]:5000/"),
+            ("[2001:db8::1]:5000/a", true, false, "http://[2001:db8::1]:5000/"),
             ("phi-3", false, false, "https://registry-1.docker.io/"),
         ] {
             let reference = parse_reference(text).unwrap();
@@ -176,6 +279,15 @@ mod tests {
                 (found, _) => panic!("{location}: {found:?}"),
             }
         }
+        for (base, location, target) in [
+            ("https://localhost:5000/v2/", "https://127.0.0.1:5000/u?x=1", "https://localhost:5000/u?x=1"),
+            ("https://localhost:5000/v2/", "http://[::1]:5000/u", "https://localhost:5000/u"),
+            ("http://[::1]:5000/v2/", "http://localhost:5000/u", "http://[::1]:5000/u"),
+            ("http://localhost:5000/v2/", "http://127.0.0.1:9000/u", "http://127.0.0.1:9000/u"),
+            ("http://localhost:5000/v2/", "http://r.test:5000/u", "http://r.test:5000/u"),
+        ] {
+            assert_eq!(resolve(&base.parse().unwrap(), location).unwrap().as_str(), target, "{base} {location}");
+        }
         let upload = with_query(&"https://r.test/u?_state=a%3D%2Fb".parse().unwrap(), "digest", DIGEST);
         assert_eq!(upload.as_str(), format!("https://r.test/u?_state=a%3D%2Fb&digest={}", DIGEST.replace(':', "%3A")));
     }
@@ -188,6 +300,7 @@ mod tests {
             ("http://r.test/a", "https://r.test/a", false),
             ("https://r.test/a", "https://cdn.r.test/a", false),
             ("http://127.0.0.1:80/a", "http://127.0.0.1:81/a", false),
+            ("http://[::1]:5000/a", "http://[0:0::1]:5000/b", true),
         ] {
             assert_eq!(same_origin(&a.parse().unwrap(), &b.parse().unwrap()), same, "{a} {b}");
         }
@@ -200,6 +313,14 @@ mod tests {
                 let again = parse_reference(&reference.to_string());
                 prop_assert!(again.is_ok_and(|again| again == reference), "{reference}");
                 prop_assert!(base_url(&reference, false, false).is_ok() || reference.registry().contains(':'), "{reference}");
+            }
+        }
+
+        #[test]
+        fn near_ipv6_registries_too(host in "\\[[0-9a-fA-F:.%]{0,20}\\]?(:[0-9]{0,6})?", rest in "/[a-z/:]{0,10}") {
+            if let Ok(reference) = parse_reference(&format!("{host}{rest}")) {
+                prop_assert!(parse_reference(&reference.to_string()).is_ok_and(|again| again == reference), "{reference}");
+                prop_assert!(base_url(&reference, false, false).is_ok(), "{reference}");
             }
         }
 

@@ -11,10 +11,13 @@ use url::{Url, form_urlencoded};
 
 use super::{
     Error, RetryPolicy,
+    address::{resolve, same_origin},
     body::Content,
     challenge::Challenge,
     credentials::{Credentials, Found},
-    http::{Call, Failure, Retries, Wire},
+    http::{MAX_REDIRECTS, passing, redirects},
+    retry::{Failure, Retries},
+    wire::{Answer, Call, Wire},
 };
 
 const MAX_TOKEN_BODY: usize = 1 << 20;
@@ -23,6 +26,9 @@ const DEFAULT_EXPIRY: Duration = Duration::from_secs(60);
 const MAX_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The part of its life in which a token is used; the rest is for the way to the registry.
 const USED_LIFE: f32 = 0.8;
+
+/// How often a token is asked for that allows more than is needed.
+const ATTEMPTS_FOR_MORE: u32 = 3;
 
 /// Makes requests known to a registry.
 #[derive(Debug)]
@@ -41,23 +47,36 @@ struct State {
     scheme: Option<Scheme>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Scheme {
     Fixed(HeaderValue),
     Bearer { realm: Url, service: Option<String>, token: Option<Token> },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Token {
     header: HeaderValue,
     until: Instant,
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(Debug))]
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<f64>,
+    /// Seconds, as a number or, from some services, as text.
+    expires_in: Option<serde_json::Value>,
+}
+
+impl TokenAnswer {
+    fn life(&self) -> Duration {
+        let seconds = self.expires_in.as_ref().and_then(|value| match value {
+            serde_json::Value::String(text) => text.trim().parse().ok(),
+            value => value.as_f64(),
+        });
+        let life = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        life.filter(|life| !life.is_zero()).unwrap_or(DEFAULT_EXPIRY).min(MAX_EXPIRY).mul_f32(USED_LIFE)
+    }
 }
 
 impl Auth {
@@ -78,15 +97,21 @@ impl Auth {
         Self { registry: registry.to_owned(), encrypted, found, retry, state }
     }
 
-    /// Asks for more from now on.
-    pub(super) async fn also(&self, scope: String) {
-        let mut state = self.state.lock().await;
-        if state.scopes.contains(&scope) {
-            return;
-        }
-        state.scopes.push(scope);
-        if let Some(Scheme::Bearer { token, .. }) = &mut state.scheme {
+    /// The same, asking for more. Tokens for more are its own: a service that denies them still gives the others.
+    pub(super) async fn asking_also(&self, scope: String) -> Self {
+        let state = self.state.lock().await;
+        let mut scopes = state.scopes.clone();
+        scopes.push(scope);
+        let mut scheme = state.scheme.clone();
+        if let Some(Scheme::Bearer { token, .. }) = &mut scheme {
             *token = None;
+        }
+        Self {
+            registry: self.registry.clone(),
+            encrypted: self.encrypted,
+            found: self.found.clone(),
+            retry: RetryPolicy { attempts: self.retry.attempts.min(ATTEMPTS_FOR_MORE), ..self.retry },
+            state: Mutex::new(State { scopes, scheme }),
         }
     }
 
@@ -166,7 +191,7 @@ impl Auth {
 
     async fn fetch(&self, wire: &Wire, realm: &Url, service: Option<&str>, scopes: &[String]) -> Result<Token, Error> {
         let (call, authorization) = self.token_call(realm, service, scopes);
-        let mut retries = Retries::new(self.retry);
+        let mut retries = Retries::new(self.retry, false);
         loop {
             match self.fetch_once(wire, &call, authorization.as_ref()).await {
                 Ok(token) => return Ok(token),
@@ -214,7 +239,7 @@ impl Auth {
         authorization: Option<&HeaderValue>,
     ) -> Result<Token, Failure> {
         let asked = Instant::now();
-        let mut answer = wire.send(call, &call.url, authorization, &Arc::default(), &|_| {}).await?;
+        let mut answer = follow(wire, call, authorization).await?;
         let service = || call.url.host_str().unwrap_or_default().to_owned();
         let protocol = |what: &str| {
             let what = format!("the token service of {} {what}", self.registry);
@@ -222,9 +247,6 @@ impl Auth {
         };
         match answer.status.as_u16() {
             200..=299 => {}
-            408 | 425 | 429 | 500..=599 => {
-                return Err(Failure::transient(format!("status {} from the token service", answer.status)));
-            }
             status @ (400 | 401 | 403) => {
                 let refusal = answer.refusal().await;
                 return Err(self.refused(status, &refusal.message).into());
@@ -234,11 +256,11 @@ impl Auth {
         let body = answer.bytes(MAX_TOKEN_BODY).await?;
         // What can't be read is not quoted: it may hold a token.
         let answer: TokenAnswer = serde_json::from_slice(&body).map_err(|_| protocol("gives something else"))?;
-        let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
+        let life = answer.life();
+        let given = |token: Option<String>| token.filter(|token| !token.is_empty());
+        let token = given(answer.token).or(given(answer.access_token));
         let header = token.and_then(|token| secret_header(&format!("Bearer {token}")));
         let header = header.ok_or_else(|| protocol("gives an empty token"))?;
-        let life = answer.expires_in.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        let life = life.filter(|life| !life.is_zero()).unwrap_or(DEFAULT_EXPIRY).min(MAX_EXPIRY).mul_f32(USED_LIFE);
         Ok(Token { header, until: asked.checked_add(life).unwrap_or(asked) })
     }
 
@@ -271,6 +293,30 @@ impl Auth {
     }
 }
 
+/// Asks the token service, wherever it sends whoever asks; the password does not go to another host, nor does the content
+/// of the request, which is one.
+async fn follow(wire: &Wire, call: &Call, authorization: Option<&HeaderValue>) -> Result<Answer, Failure> {
+    let mut url = call.url.clone();
+    for _ in 0..=MAX_REDIRECTS {
+        let at_home = same_origin(&url, &call.url);
+        let shown = authorization.filter(|_| at_home);
+        let answer = wire.send(call, &url, shown, &Arc::default(), &|_| {}).await?;
+        if !redirects(&call.method, answer.status) {
+            return passing(answer, " from the token service").await;
+        }
+        let Some(location) = answer.text(header::LOCATION) else { return Ok(answer) };
+        url = resolve(&answer.url, location)?;
+        if call.method == Method::POST && !same_origin(&url, &call.url) {
+            let host = url.host_str().unwrap_or_default();
+            let what =
+                format!("the token service sends whoever asks on to {host}, which is not shown the identity token");
+            return Err(Error::Protocol { url: call.url.to_string(), what }.into());
+        }
+    }
+    let what = format!("more than {MAX_REDIRECTS} redirects by the token service");
+    Err(Error::Protocol { url: call.url.to_string(), what }.into())
+}
+
 /// Whether what is asked for already covers what the registry names: the same repository, and no action more.
 fn covers(known: &str, wanted: &str) -> bool {
     match (known.rsplit_once(':'), wanted.rsplit_once(':')) {
@@ -295,6 +341,23 @@ fn secret_header(value: &str) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_lasts_as_long_as_its_service_says() {
+        for (answer, seconds) in [
+            (r#"{"expires_in": 300}"#, 300.0),
+            (r#"{"expires_in": "300"}"#, 300.0),
+            (r#"{"expires_in": 1e9}"#, 24.0 * 3600.0),
+            (r#"{"expires_in": null, "token": null, "access_token": "a"}"#, 60.0),
+            (r#"{"expires_in": -1}"#, 60.0),
+            (r#"{"expires_in": "soon"}"#, 60.0),
+            (r#"{"expires_in": [1]}"#, 60.0),
+            ("{}", 60.0),
+        ] {
+            let answer: TokenAnswer = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{answer}: {error}"));
+            assert_eq!(answer.life(), Duration::from_secs_f64(seconds).mul_f32(USED_LIFE), "{answer:?}");
+        }
+    }
 
     #[test]
     fn a_scope_covers_fewer_actions_on_the_same_repository() {

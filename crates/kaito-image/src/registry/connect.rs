@@ -1,4 +1,4 @@
-//! Connections: TLS with the system's authorities and those that the user names, and proxies.
+//! Connections, directly or by proxies.
 
 use std::{
     error::Error as StdError,
@@ -22,14 +22,11 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioIo},
 };
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
 use tokio::net::TcpStream;
 use tower::Service;
+use url::Url;
 
-use super::Error;
+use super::{Error, address::is_this_machine, trust::tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -53,37 +50,6 @@ pub(super) fn client(ca_files: &[PathBuf]) -> Result<HttpClient, Error> {
     Ok(Client::builder(TokioExecutor::new()).build(https))
 }
 
-fn tls(ca_files: &[PathBuf]) -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in &native.errors {
-        tracing::debug!(%error, "a certificate of the system was left out");
-    }
-    if native.certs.is_empty() {
-        // Minimal containers have none; then those that browsers trust count.
-        roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
-    }
-    roots.add_parsable_certificates(native.certs);
-    for path in ca_files {
-        let error = |cause: String| Error::Certificates { path: path.clone(), cause };
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|cause| error(cause.to_string()))?;
-        let mut found = 0;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|cause| error(cause.to_string()))?;
-            roots.add(certificate).map_err(|cause| error(cause.to_string()))?;
-            found += 1;
-        }
-        if found == 0 {
-            return Err(error("it has no certificate in PEM".to_owned()));
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|cause| Error::Certificates { path: PathBuf::new(), cause: cause.to_string() })?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
 /// Connects directly, or through the proxy that the usual variables name for the host.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -103,9 +69,10 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, destination: Uri) -> Self::Future {
-        // Registries without TLS are near, and proxies seldom tunnel to them.
+        // Registries without TLS are near, and proxies seldom tunnel to them. To this machine no proxy knows the way.
         let encrypted = destination.scheme_str() == Some("https");
-        let Some(proxy) = self.proxies.intercept(&destination).filter(|_| encrypted) else {
+        let near = Url::parse(&destination.to_string()).is_ok_and(|url| is_this_machine(&url));
+        let Some(proxy) = self.proxies.intercept(&destination).filter(|_| encrypted && !near) else {
             let connecting = self.http.call(destination);
             return Box::pin(async move { Ok(connecting.await?) });
         };

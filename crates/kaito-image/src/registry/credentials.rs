@@ -5,27 +5,22 @@ use std::{
     env, fmt, fs,
     io::{self, Read},
     path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde::Deserialize;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    process::Command,
-};
+use serde::{Deserialize, Deserializer};
 
-use super::{Error, Reference};
+use super::{
+    Error, Reference,
+    address::ipv6_registry,
+    helper::{ask_helper, helper_name},
+};
 
 /// The name under which Docker keeps the credentials of its own registry.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 /// Instead of a user's name: what follows is no password but an identity token.
 const TOKEN_USER: &str = "<token>";
 const MAX_FILE: u64 = 1 << 20;
-const MAX_HELPER_OUTPUT: u64 = 64 << 10;
-/// A helper may ask a cloud for a token, or its user for a touch of a key.
-const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Something that is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -119,15 +114,19 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     Ok(Some(text))
 }
 
-/// Docker's `config.json`, of which Podman's `auth.json` is a part.
+/// Docker's `config.json`, of which Podman's `auth.json` is a part. Tools in Go write `null` for what is empty.
 #[derive(Debug, Default, Deserialize)]
 struct Config {
-    #[serde(default)]
-    auths: BTreeMap<String, Auth>,
+    #[serde(default, deserialize_with = "null_is_nothing")]
+    auths: BTreeMap<String, Option<Auth>>,
     #[serde(default, rename = "credsStore")]
     creds_store: Option<String>,
-    #[serde(default, rename = "credHelpers")]
-    cred_helpers: BTreeMap<String, String>,
+    #[serde(default, rename = "credHelpers", deserialize_with = "null_is_nothing")]
+    cred_helpers: BTreeMap<String, Option<String>>,
+}
+
+fn null_is_nothing<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -146,15 +145,19 @@ struct Auth {
 
 impl Config {
     fn parse(text: &str) -> Result<Self, serde_json::Error> {
-        if text.trim().is_empty() { Ok(Self::default()) } else { serde_json::from_str(text) }
+        if text.trim().is_empty() {
+            return Ok(Self::default());
+        }
+        Ok(serde_json::from_str::<Option<Self>>(text)?.unwrap_or_default())
     }
 
     async fn find(&self, path: &Path, reference: &Reference) -> Result<Option<Found>, Error> {
         let registry = reference.registry();
         let hub = is_docker_hub(registry);
         let helper =
-            self.cred_helpers.iter().find(|(key, _)| host_of(key) == registry || hub && is_docker_hub(host_of(key)));
-        let helper = helper.map(|(_, helper)| helper).or(self.creds_store.as_ref()).filter(|helper| !helper.is_empty());
+            self.cred_helpers.iter().find(|(key, _)| is_registry(key, registry) || hub && is_docker_hub(host_of(key)));
+        let helper = helper.and_then(|(_, helper)| helper.as_ref()).or(self.creds_store.as_ref());
+        let helper = helper.filter(|helper| !helper.is_empty());
         if let Some(helper) = helper {
             let server = if hub { DOCKER_HUB } else { registry };
             if let Some(credentials) = ask_helper(helper, server).await? {
@@ -178,15 +181,15 @@ impl Config {
             let hub = is_docker_hub(reference.registry()) && is_docker_hub(host_of(key));
             if above && !key.is_empty() {
                 Some(key.len())
-            } else if hub || key.contains("://") && host_of(key) == reference.registry() {
+            } else if hub || key.contains("://") && is_registry(key, reference.registry()) {
                 Some(0)
-            } else if key.trim_end_matches('/') == reference.registry() {
+            } else if !key.trim_end_matches('/').contains('/') && is_registry(key, reference.registry()) {
                 Some(1)
             } else {
                 None
             }
         };
-        let fitting = self.auths.iter().filter_map(|(key, auth)| Some((fits(key)?, key, auth)));
+        let fitting = self.auths.iter().filter_map(|(key, auth)| Some((fits(key)?, key, auth.as_ref()?)));
         fitting.max_by_key(|(length, ..)| *length).map(|(_, key, auth)| (key.as_str(), auth))
     }
 }
@@ -211,90 +214,37 @@ impl Auth {
             // A registry that a helper knows has an empty entry.
             (None, None) => return Ok(None),
         };
-        Ok(Some(from_user(user, password)))
+        Ok(from_user(user, password))
     }
 }
 
-fn from_user(user: String, secret: String) -> Credentials {
+/// Neither a user nor a secret is how helpers and files say that nobody needs to be known.
+pub(super) fn from_user(user: String, secret: String) -> Option<Credentials> {
+    if secret.is_empty() && (user.is_empty() || user == TOKEN_USER) {
+        return None;
+    }
     let password = Secret(secret);
-    if user == TOKEN_USER { Credentials::IdentityToken(password) } else { Credentials::Password { user, password } }
+    Some(if user == TOKEN_USER {
+        Credentials::IdentityToken(password)
+    } else {
+        Credentials::Password { user, password }
+    })
 }
 
 fn is_docker_hub(host: &str) -> bool {
     matches!(host, "docker.io" | "index.docker.io" | "registry-1.docker.io")
 }
 
+/// Whether a key names this registry, which may be written in several ways where it is an IPv6 address.
+fn is_registry(key: &str, registry: &str) -> bool {
+    let host = host_of(key);
+    host == registry || host.starts_with('[') && ipv6_registry(host).is_ok_and(|host| host == registry)
+}
+
 /// The host of a key such as `https://r.test:5000/v1/`.
 fn host_of(key: &str) -> &str {
     let rest = key.split_once("://").map_or(key, |(_, rest)| rest);
     rest.split('/').next().unwrap_or_default()
-}
-
-fn helper_name(helper: &str) -> String {
-    format!("docker-credential-{helper}")
-}
-
-#[derive(Deserialize)]
-struct HelperAnswer {
-    #[serde(rename = "Username")]
-    username: String,
-    #[serde(rename = "Secret")]
-    secret: String,
-}
-
-/// What a credential helper knows about a server: a program that reads the server's name and writes JSON.
-async fn ask_helper(helper: &str, server: &str) -> Result<Option<Credentials>, Error> {
-    let program = helper_name(helper);
-    let error = |cause: String| Error::Credentials { from: program.clone(), cause };
-    // A name, not a path: a configuration must not make a program run that is not installed as a helper.
-    if !helper.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
-        return Err(error("a helper's name has letters, digits, '-', '_' and '.' alone".to_owned()));
-    }
-    let mut child = Command::new(&program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|cause| error(format!("{cause}; is it installed, and in a directory of PATH?")))?;
-    let conversation = async {
-        if let Some(mut stdin) = child.stdin.take() {
-            // A helper that asks nothing may have closed it.
-            let _ = stdin.write_all(format!("{server}\n").as_bytes()).await;
-        }
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let (stdout, stderr) = tokio::try_join!(read_bounded(stdout), read_bounded(stderr))?;
-        Ok::<_, io::Error>((child.wait().await?, stdout, stderr))
-    };
-    let (status, stdout, stderr) = tokio::time::timeout(HELPER_TIMEOUT, conversation)
-        .await
-        .map_err(|_| error(format!("no answer within {HELPER_TIMEOUT:?}")))?
-        .map_err(|cause| error(cause.to_string()))?;
-    if !status.success() {
-        // By the helpers' protocol this is written to the standard output.
-        if stdout.contains("credentials not found") {
-            return Ok(None);
-        }
-        let said = if stdout.trim().is_empty() { stderr } else { stdout };
-        let said: String = said.trim().chars().take(500).collect();
-        return Err(error(format!("{status} for {server}: {said}")));
-    }
-    // Its text may hold the secret, so the error does not quote it.
-    let answer: HelperAnswer = serde_json::from_str(&stdout)
-        .map_err(|_| error(format!("its answer for {server} is not what helpers answer")))?;
-    Ok(Some(from_user(answer.username, answer.secret)))
-}
-
-async fn read_bounded(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    if let Some(pipe) = pipe {
-        pipe.take(MAX_HELPER_OUTPUT + 1).read_to_end(&mut bytes).await?;
-    }
-    if bytes.len() as u64 > MAX_HELPER_OUTPUT {
-        return Err(io::Error::other(format!("it wrote more than {MAX_HELPER_OUTPUT} bytes")));
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -341,6 +291,12 @@ mod tests {
             (&["r.test:5000"][..], "r.test:5000/a", true),
             (&["https://r.test:5000"], "r.test:5000/a", true),
             (&["https://r.test:5000/v1/"], "r.test:5000/a", true),
+            (&["r.test:5000/"], "r.test:5000/a", true),
+            (&["[::1]:5000"], "[::1]:5000/a", true),
+            (&["[0:0::1]:5000"], "[::1]:5000/a", true),
+            (&["https://[::1]:5000/v1/"], "[::1]:5000/a", true),
+            (&["[::1]:5000"], "[::1]:5001/a", false),
+            (&["[::1]"], "[::1]:5000/a", false),
             (&["r.test:5000"], "r.test/a", false),
             (&["r.test"], "r.test.evil.test/a", false),
             (&["https://index.docker.io/v1/"], "phi-3", true),
@@ -365,7 +321,16 @@ mod tests {
     fn an_entry_has_a_password_or_a_token() {
         let of = |entry: &str| known(&format!(r#"{{"auths": {{"r.test": {entry}}}}}"#), "r.test/a");
         assert_eq!(of("{}").unwrap(), None);
-        assert_eq!(of(r#"{"auth": ""}"#).unwrap(), None);
+        // Og== is ":".
+        for nothing in [
+            r#"{"auth": ""}"#,
+            r#"{"auth": "Og=="}"#,
+            r#"{"username": "", "password": ""}"#,
+            r#"{"auth": null, "username": null, "password": null, "identitytoken": null, "registrytoken": null}"#,
+            "null",
+        ] {
+            assert_eq!(of(nothing).unwrap(), None, "{nothing}");
+        }
         let token = Credentials::IdentityToken(Secret::new("t"));
         // MDA6 is "0:"; Azure's client writes a user of zeros beside its token.
         assert_eq!(of(r#"{"auth": "MDA6", "identitytoken": "t"}"#).unwrap(), Some(token.clone()));
@@ -381,6 +346,23 @@ mod tests {
             let error = of(entry).unwrap_err();
             assert!(error.contains(says), "{entry}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn null_in_dockers_configuration_is_nothing() {
+        let reference = parse_reference("r.test/a").unwrap();
+        for config in [
+            "null",
+            "{}",
+            r#"{"auths": null, "credHelpers": null, "credsStore": null}"#,
+            r#"{"auths": {"r.test": null}, "credHelpers": {"r.test": null}}"#,
+            r#"{"auths": {"r.test": {}}, "credHelpers": {"r.test": ""}, "credsStore": ""}"#,
+        ] {
+            let config = Config::parse(config).unwrap_or_else(|error| panic!("{config}: {error}"));
+            assert_eq!(config.find(Path::new("c"), &reference).await.unwrap(), None, "{config:?}");
+        }
+        let beside = r#"{"auths": {"s.test": null, "r.test": {"auth": "YTpi"}}, "credHelpers": null}"#;
+        assert_eq!(known(beside, "r.test/a").unwrap(), Some(password("a", "b")));
     }
 
     #[tokio::test]
@@ -404,18 +386,6 @@ mod tests {
         let large = file("large", &" ".repeat(MAX_FILE as usize + 1));
         let error = find(&[large], &reference).await.unwrap_err().to_string();
         assert!(error.contains("larger than 1048576 bytes"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_helper_is_a_name_and_must_exist() {
-        for (helper, says) in [
-            ("../../bin/sh", "letters, digits"),
-            ("a b", "letters, digits"),
-            ("that-nobody-has-installed", "is it installed"),
-        ] {
-            let error = ask_helper(helper, "r.test").await.unwrap_err().to_string();
-            assert!(error.contains(says), "{helper}: {error}");
-        }
     }
 
     #[test]

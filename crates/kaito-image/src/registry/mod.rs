@@ -10,11 +10,19 @@ mod challenge;
 mod connect;
 mod credentials;
 mod error;
+mod helper;
 mod http;
+mod manners;
+mod mount;
 mod pull;
 mod push;
 mod range;
+mod refusal;
+mod retry;
+mod status;
+mod trust;
 mod upload;
+mod wire;
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
@@ -27,7 +35,7 @@ pub use self::{
     push::{BlobReport, PushOptions, PushReport},
     upload::Delivery,
 };
-use self::{auth::Auth, credentials::Found, http::Http, http::Wire};
+use self::{auth::Auth, credentials::Found, http::Http, wire::Wire};
 
 /// What is done with a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +128,15 @@ impl Repository {
         let scope = format!("repository:{}:{actions}", reference.repository());
         let registry = reference.registry().to_owned();
         let auth = Auth::new(&registry, base.scheme() == "https", found, scope, options.retry);
-        let http = Http { registry, base, wire, auth, retry: options.retry };
+        let http = Http {
+            registry,
+            base,
+            wire,
+            auth,
+            retry: options.retry,
+            plain_http: options.plain_http,
+            spoke_plainly: Arc::default(),
+        };
         Ok(Self {
             reference: reference.clone(),
             http: Arc::new(http),

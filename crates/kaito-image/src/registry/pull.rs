@@ -14,8 +14,10 @@ use tokio::{runtime::Handle, sync::mpsc};
 
 use super::{
     Error, Repository, address,
-    http::{Answer, Call, Failure, Http},
+    http::Http,
     push::place,
+    retry::{Failure, Retries},
+    wire::{Answer, Call},
 };
 use crate::{
     Blob, BlobSource, Image, Platform,
@@ -63,8 +65,12 @@ impl Repository {
 
     /// A manifest, by tag or digest, if it is there.
     pub(super) async fn manifest(&self, place: &str) -> Result<Option<Blob>, Error> {
+        self.manifest_within(place, self.http.retries()).await
+    }
+
+    /// The same, with these attempts.
+    pub(super) async fn manifest_within(&self, place: &str, mut retries: Retries) -> Result<Option<Blob>, Error> {
         let call = accept_manifests(Call::new(Method::GET, self.manifest_url(place)?));
-        let mut retries = self.http.retries();
         loop {
             let failure = match self.manifest_once(&call, place).await {
                 Ok(manifest) => return Ok(manifest),
@@ -235,7 +241,7 @@ impl Download {
                 0
             }
             // A signed address of the storage behind the registry may have ended; the registry gives another.
-            401 | 403 | 404 | 410 if answer.url.host() != self.http.base.host() => {
+            401 | 403 | 404 | 410 if !self.http.is_here(&answer.url) => {
                 return Err(Failure::transient(format!("status {} from the registry's storage", answer.status)));
             }
             _ => return Err(self.http.refuse(&mut answer, &format!("give {}", self.call.url.path())).await.into()),

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,11 +18,21 @@ use oci_spec::image::{ANNOTATION_TITLE, Digest, MediaType};
 use super::{
     Error, Reference, Repository,
     body::Content,
-    http::{Answer, Call},
+    http::Look,
+    manners::Manners,
+    mount::MountSource,
     pull::{MAX_MANIFEST, accept_manifests},
+    refusal::Refusal,
+    retry::Failure,
     upload::{Delivery, Upload, Uploads},
+    wire::{Answer, Call},
 };
 use crate::{Blob, Event, Image, Item, Progress, output::short};
+
+/// How often a manifest is asked for whose HEAD another host refused, which can be done without.
+const ATTEMPTS_WITHOUT_HEAD: u32 = 3;
+/// How often a manifest is sent of which the registry does not know a blob that it confirmed.
+const ATTEMPTS_LACKING_BLOBS: u32 = 4;
 
 /// What a push may do.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +75,22 @@ impl BlobReport {
     /// Bytes that had to be sent once more, because they were lost on the way or the registry did not keep them.
     pub fn resent(&self) -> u64 {
         if self.delivery == Delivery::Sent { self.sent.saturating_sub(self.size) } else { self.sent }
+    }
+}
+
+/// What a tag names.
+#[derive(Debug)]
+enum Tagged {
+    /// The image of this digest.
+    Image(String),
+    Nothing,
+    /// The registry has sent to another host to ask, which does not say.
+    Unknown(Error),
+}
+
+impl Tagged {
+    fn is(&self, digest: &Digest) -> bool {
+        matches!(self, Self::Image(found) if found == digest.as_ref())
     }
 }
 
@@ -114,8 +143,8 @@ impl Repository {
             http: &self.http,
             repository: self.reference.repository(),
             chunk: self.chunk_size,
-            chunked: AtomicBool::new(true),
-            last_with_put: AtomicBool::new(true),
+            manners: Mutex::new(Manners::new(self.chunk_size)),
+            sources: HashMap::new(),
         }
     }
 
@@ -145,7 +174,16 @@ impl Repository {
                 blobs.push(blob);
             }
         }
-        let existing = self.tagged(progress).await?;
+        let existing = match self.tagged(progress).await? {
+            Tagged::Image(digest) => Some(digest),
+            Tagged::Nothing => None,
+            // Whoever wants the tag kept has to know what it is.
+            Tagged::Unknown(error) if options.keep_existing => return Err(error),
+            Tagged::Unknown(error) => {
+                tracing::warn!(%error, %reference, "it is not known which image the tag names; pushing without");
+                None
+            }
+        };
         if existing.as_deref() == Some(digest.as_ref()) {
             let existed = |blob: &&Blob| report(blob, Delivery::Existed, 0);
             let blobs = blobs.iter().map(existed).collect();
@@ -153,9 +191,6 @@ impl Repository {
         }
         if let Some(existing) = existing.as_ref().filter(|_| options.keep_existing) {
             return Err(Error::TagExists { reference: reference.to_string(), existing: existing.clone() });
-        }
-        for from in options.mounts.values() {
-            self.http.auth.also(format!("repository:{from}:pull")).await;
         }
         let blobs = self.push_blobs(&blobs, options, progress).await?;
         self.put_manifest(image, existing.as_deref(), progress).await?;
@@ -170,7 +205,13 @@ impl Repository {
     ) -> Result<Vec<BlobReport>, Error> {
         let items: Vec<_> = blobs.iter().map(|blob| Item { name: name(blob), size: blob.size() }).collect();
         progress.event(Event::Planned { phase: "pushing", items: &items });
-        let uploads = self.uploads();
+        let mut uploads = self.uploads();
+        for from in options.mounts.values() {
+            if !uploads.sources.contains_key(from) {
+                let source = MountSource::new(self.http.asking_also(format!("repository:{from}:pull")).await);
+                uploads.sources.insert(from.clone(), source);
+            }
+        }
         // The largest first, so that none of them is what all wait for in the end.
         let mut order: Vec<_> = blobs.iter().enumerate().collect();
         order.sort_by_key(|(_, blob)| std::cmp::Reverse(blob.size()));
@@ -185,18 +226,28 @@ impl Repository {
         Ok(reports.into_iter().map(|(_, report)| report).collect())
     }
 
-    /// The digest of the image that the tag names now.
-    async fn tagged(&self, progress: &dyn Progress) -> Result<Option<String>, Error> {
+    /// What the tag names now.
+    async fn tagged(&self, progress: &dyn Progress) -> Result<Tagged, Error> {
         let call = accept_manifests(Call::new(Method::HEAD, self.manifest_url(self.place())?));
-        let mut answer = self.http.call(&call, &|cause, delay| retrying(progress, None, cause, delay)).await?;
-        match answer.status.as_u16() {
-            200..=299 => match answer.text("docker-content-digest") {
-                Some(digest) => Ok(Some(digest.to_owned())),
-                // Registries older than the specification do not say; their manifest does.
-                None => Ok(self.manifest(self.place()).await?.map(|manifest| manifest.digest().to_string())),
+        let looked = self.http.look(&call, None, &|cause, delay| retrying(progress, None, cause, delay)).await?;
+        let by_get = |manifest: Option<Blob>| {
+            manifest.map_or(Tagged::Nothing, |manifest| Tagged::Image(manifest.digest().to_string()))
+        };
+        match looked {
+            Look::Answer(mut answer) => match answer.status.as_u16() {
+                200..=299 => match answer.text("docker-content-digest") {
+                    Some(digest) => Ok(Tagged::Image(digest.to_owned())),
+                    // Registries older than the specification do not say, nor does storage; the manifest does.
+                    None if self.http.is_here(&answer.url) => Ok(by_get(self.manifest(self.place()).await?)),
+                    None => Ok(self.manifest(self.place()).await.map_or_else(Tagged::Unknown, by_get)),
+                },
+                404 => Ok(Tagged::Nothing),
+                _ => Err(self.http.refuse(&mut answer, &format!("say what {} is", self.reference)).await),
             },
-            404 | 405 => Ok(None),
-            _ => Err(self.http.refuse(&mut answer, &format!("say what {} is", self.reference)).await),
+            Look::Refused(_) => {
+                let retries = self.http.retries().at_most(ATTEMPTS_WITHOUT_HEAD);
+                Ok(self.manifest_within(self.place(), retries).await.map_or_else(Tagged::Unknown, by_get))
+            }
         }
     }
 
@@ -209,41 +260,68 @@ impl Repository {
         let call = Call::new(Method::PUT, self.manifest_url(self.place())?)
             .content(Content::Bytes(Bytes::from(bytes)), manifest.media_type().as_ref());
         let mut retries = self.http.retries();
-        let mut answer = loop {
+        let mut lacking = self.http.retries().at_most(ATTEMPTS_LACKING_BLOBS);
+        loop {
             let failure = match self.http.attempt(&call, &|_| {}).await.outcome {
-                Ok(answer) => break answer,
+                Ok(answer) if answer.status.is_success() => return self.check_stored(&answer, image, progress).await,
+                Ok(mut answer) => {
+                    let refusal = answer.refusal().await;
+                    let cause = format!("status {}{}", refusal.status, refusal.message);
+                    let may_come = refusal.lacks_blob();
+                    let error = self.manifest_refused(refusal, existing);
+                    // Some take a moment to know everywhere what they have confirmed.
+                    let again = Failure::transient(cause);
+                    if !may_come
+                        || lacking
+                            .wait(again, &call.url, &|cause, delay| retrying(progress, None, cause, delay))
+                            .await
+                            .is_err()
+                    {
+                        return Err(error);
+                    }
+                    continue;
+                }
                 Err(failure) => failure,
             };
             retries.wait(failure, &call.url, &|cause, delay| retrying(progress, None, cause, delay)).await?;
             // Where tags are immutable, what has arrived can't be sent again.
-            if self.tagged(progress).await?.as_deref() == Some(image.digest().as_ref()) {
+            if self.tagged(progress).await?.is(image.digest()) {
                 return Ok(());
             }
-        };
-        if answer.status.is_success() {
-            return self.check_stored(&answer, image, progress).await;
         }
-        let refusal = answer.refusal().await;
-        if let (400 | 403 | 405 | 409 | 412 | 423, Some(existing)) = (refusal.status, existing) {
-            let (existing, status) = (existing.to_owned(), refusal.status);
-            let reference = self.reference.to_string();
-            return Err(Error::TagImmutable { reference, existing, status, message: refusal.message });
+    }
+
+    /// Why the registry did not take the manifest. That the tag may not be moved is only one reason of many.
+    fn manifest_refused(&self, refusal: Refusal, existing: Option<&str>) -> Error {
+        match existing.filter(|_| refusal.is_immutable_tag()) {
+            Some(existing) => Error::TagImmutable {
+                reference: self.reference.to_string(),
+                existing: existing.to_owned(),
+                status: refusal.status,
+                message: refusal.message,
+            },
+            None => self.http.refused(refusal, &format!("take the manifest of {}", self.reference)),
         }
-        Err(self.http.refused(refusal, &format!("take the manifest of {}", self.reference)))
     }
 
     async fn check_stored(&self, answer: &Answer, image: &Image, progress: &dyn Progress) -> Result<(), Error> {
         let stored = match answer.text("docker-content-digest") {
-            Some(digest) => Some(digest.to_owned()),
+            Some(digest) => Tagged::Image(digest.to_owned()),
             None => self.tagged(progress).await?,
         };
-        if stored.as_deref() == Some(image.digest().as_ref()) {
-            return Ok(());
-        }
+        let found = match stored {
+            Tagged::Image(digest) if digest == image.digest().as_ref() => return Ok(()),
+            Tagged::Image(digest) => digest,
+            Tagged::Nothing => "missing".to_owned(),
+            Tagged::Unknown(error) => {
+                tracing::warn!(%error, "the registry has taken the manifest and does not show it");
+                return Ok(());
+            }
+        };
         Err(Error::DigestDiffers {
             what: format!("{} in the registry", self.reference),
             expected: image.digest().to_string(),
-            found: stored.unwrap_or_else(|| "missing".to_owned()),
+            found,
         })
     }
 

@@ -6,7 +6,11 @@
 //! registries that give an upload up when a request breaks.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,16 +22,19 @@ use super::{
     Error,
     address::{resolve, with_query},
     body::Content,
-    http::{Answer, Attempt, Call, Failure, Http, Notify, Refusal, Retries},
+    http::{Attempt, Http, Look},
+    manners::Manners,
+    mount::{Mount, MountSource},
     range::Received,
+    refusal::Refusal,
+    retry::{Failure, Notify},
+    wire::{Answer, Call},
 };
 use crate::Blob;
 
 const OCTETS: &str = "application/octet-stream";
 const CHUNK_MIN_LENGTH: HeaderName = HeaderName::from_static("oci-chunk-min-length");
-/// The part of the usual chunk that chunks are not made smaller than, whatever fails: requests would cost more than
-/// what is sent again.
-const SMALLEST_PART: u64 = 64;
+const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 /// At which rate a registry is expected to check and store what it received, at least.
 const COMMIT_RATE: u64 = 20 << 20;
 /// How long an upload that failed for good may take to be cancelled.
@@ -55,10 +62,24 @@ pub(super) struct Uploads<'a> {
     pub(super) http: &'a Http,
     pub(super) repository: &'a str,
     pub(super) chunk: u64,
-    /// Cleared when the registry shows that it takes blobs in one piece alone.
-    pub(super) chunked: AtomicBool,
-    /// Cleared when the registry shows that it takes no content with the `PUT` that ends a chunked upload.
-    pub(super) last_with_put: AtomicBool,
+    pub(super) manners: Mutex<Manners>,
+    /// By their names, the repositories that may have blobs.
+    pub(super) sources: HashMap<String, MountSource>,
+}
+
+impl Uploads<'_> {
+    pub(super) fn manners(&self) -> Manners {
+        *self.manners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn learn(&self, change: impl FnOnce(&mut Manners)) {
+        let mut manners = self.manners.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *manners;
+        change(&mut manners);
+        if *manners != before {
+            tracing::debug!(registry = self.http.registry, manners = ?*manners, "the registry wants blobs otherwise");
+        }
+    }
 }
 
 /// One blob, and whom to tell about it.
@@ -74,30 +95,28 @@ pub(super) struct Upload<'a> {
 
 /// An upload that the registry knows.
 #[derive(Debug)]
-struct Session {
-    location: Url,
+pub(super) struct Session {
+    pub(super) location: Url,
     /// What the registry has confirmed.
-    offset: u64,
-    /// Size of the next chunk.
-    chunk: u64,
-    smallest: u64,
+    pub(super) offset: u64,
+    /// Size of the next chunk; `u64::MAX` where blobs go in one piece.
+    pub(super) chunk: u64,
+    /// Smallest chunk that the registry takes, unless it is the last.
+    pub(super) least: u64,
     /// Whether a chunk was taken.
-    taken: bool,
+    pub(super) taken: bool,
     /// Whether an attempt broke, so that the registry's data may be not what was sent.
-    broke: bool,
+    pub(super) broke: bool,
     /// Whether the registry's last word was that a chunk does not begin where its data ends.
-    out_of_step: bool,
-}
-
-enum Mount {
-    Done,
-    /// The registry opened an upload instead.
-    Opened(Session),
-    Refused,
+    pub(super) out_of_step: bool,
+    /// Where it said so though nothing had broken.
+    pub(super) refused_at: Option<u64>,
+    /// Whether, after a break, an upload of this blob has held other bytes in the end.
+    pub(super) damaged: bool,
 }
 
 /// What a request did to an upload.
-enum Step {
+pub(super) enum Step {
     /// The blob is complete.
     Complete,
     /// More of it is there.
@@ -144,44 +163,41 @@ impl Upload<'_> {
         Ok(())
     }
 
-    fn http(&self) -> &Http {
+    pub(super) fn http(&self) -> &Http {
         self.uploads.http
     }
 
-    fn url(&self, path: &str) -> Result<Url, Error> {
+    pub(super) fn url(&self, path: &str) -> Result<Url, Error> {
         resolve(&self.http().base, &format!("/v2/{}/blobs/{path}", self.uploads.repository))
     }
 
-    async fn exists(&self) -> Result<bool, Error> {
-        let call = Call::new(Method::HEAD, self.url(self.blob.digest().as_ref())?);
-        let mut answer = self.http().call(&call, self.notify).await?;
+    pub(super) async fn exists(&self) -> Result<bool, Error> {
+        let url = self.url(self.blob.digest().as_ref())?;
+        let mut get = Call::new(Method::GET, url.clone());
+        if self.blob.size() > 0 {
+            get = get.header(header::RANGE, "bytes=0-0");
+        }
+        let mut answer = match self.http().look(&Call::new(Method::HEAD, url), Some(&get), self.notify).await? {
+            Look::Answer(answer) => *answer,
+            Look::Refused(said) => {
+                tracing::debug!(said, digest = %self.blob.digest(), "not known to be there, so it is sent");
+                return Ok(false);
+            }
+        };
         match answer.status.as_u16() {
             200..=299 => {
-                let length = answer.text(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
                 // Some answer without a length, or with none.
-                if let Some(found) = length.filter(|length| *length != self.blob.size() && *length != 0) {
-                    let what = format!("says that the blob has {found} bytes; it has {}", self.blob.size());
-                    return Err(Error::Protocol { url: answer.url.to_string(), what });
+                let length = size(&answer).filter(|length| *length != self.blob.size() && *length != 0);
+                let Some(found) = length else { return Ok(true) };
+                if !self.http().is_here(&answer.url) {
+                    // A page of an error, for one.
+                    return Ok(false);
                 }
-                Ok(true)
+                let what = format!("says that the blob has {found} bytes; it has {}", self.blob.size());
+                Err(Error::Protocol { url: answer.url.to_string(), what })
             }
             404 => Ok(false),
             _ => Err(self.http().refuse(&mut answer, &format!("say whether it has blob {}", self.blob.digest())).await),
-        }
-    }
-
-    async fn mount(&self, from: &str) -> Result<Mount, Error> {
-        let digest = self.blob.digest();
-        let mount = with_query(&with_query(&self.url("uploads/")?, "mount", digest.as_ref()), "from", from);
-        let answer = self.http().call(&Call::new(Method::POST, mount), self.notify).await?;
-        match answer.status.as_u16() {
-            201 => Ok(Mount::Done),
-            202 => Ok(Mount::Opened(self.session(&answer)?)),
-            // It may not be allowed to read there, or not know mounts; the blob can still be sent.
-            status => {
-                tracing::debug!(status, from, %digest, "not mounted");
-                Ok(Mount::Refused)
-            }
         }
     }
 
@@ -193,7 +209,7 @@ impl Upload<'_> {
         }
         let mut answer = self.http().call(&Call::new(Method::POST, url), self.notify).await?;
         match answer.status.as_u16() {
-            202 => self.session(&answer),
+            200..=299 => self.session(&answer),
             _ => {
                 let action = format!("take blobs for repository {}", self.uploads.repository);
                 Err(self.http().refuse(&mut answer, &action).await)
@@ -201,21 +217,33 @@ impl Upload<'_> {
         }
     }
 
-    fn session(&self, answer: &Answer) -> Result<Session, Error> {
-        let location = answer.text(header::LOCATION).ok_or_else(|| Error::Protocol {
-            url: answer.url.to_string(),
-            what: "opens an upload without a Location".to_owned(),
-        })?;
-        let least = answer.text(CHUNK_MIN_LENGTH).and_then(|least| least.parse().ok()).unwrap_or(0);
-        let chunked = self.uploads.chunked.load(Ordering::Relaxed);
+    /// Another in its place, which knows what was learnt of the blob.
+    pub(super) async fn reopen(&self, session: &Session) -> Result<Session, Error> {
+        Ok(Session { damaged: session.damaged, refused_at: session.refused_at, ..self.open().await? })
+    }
+
+    pub(super) fn session(&self, answer: &Answer) -> Result<Session, Error> {
+        let given = |name: HeaderName| answer.text(name).filter(|text| !text.is_empty());
+        let location = match (given(header::LOCATION), given(UPLOAD_UUID)) {
+            (Some(location), _) => resolve(&answer.url, location)?,
+            (None, Some(id)) => self.url(&format!("uploads/{id}"))?,
+            (None, None) => {
+                let what = "opens an upload without a Location".to_owned();
+                return Err(Error::Protocol { url: answer.url.to_string(), what });
+            }
+        };
+        let least = given(CHUNK_MIN_LENGTH).and_then(|least| least.parse().ok()).unwrap_or(0);
+        let manners = self.uploads.manners();
         Ok(Session {
-            location: resolve(&answer.url, location)?,
+            location,
             offset: 0,
-            chunk: if chunked { self.uploads.chunk.max(least) } else { u64::MAX },
-            smallest: (self.uploads.chunk / SMALLEST_PART).max(least).max(1),
+            chunk: if manners.chunked { manners.largest.max(least) } else { u64::MAX },
+            least,
             taken: false,
             broke: false,
             out_of_step: false,
+            refused_at: None,
+            damaged: false,
         })
     }
 
@@ -223,10 +251,9 @@ impl Upload<'_> {
     async fn send(&self, session: &mut Session) -> Result<(), Error> {
         let mut retries = self.http().retries();
         let mut best = 0;
-        let mut damaged = false;
         loop {
             let before = session.offset;
-            match self.step(session, &mut damaged).await? {
+            match self.step(session).await? {
                 Step::Complete => return Ok(()),
                 Step::Advanced | Step::TryOtherwise => {}
                 Step::Failed(failure) => {
@@ -237,7 +264,7 @@ impl Upload<'_> {
                 }
                 Step::Lost(cause) => {
                     retries.wait(Failure::transient(cause), &session.location, self.notify).await?;
-                    *session = self.open().await?;
+                    *session = self.reopen(session).await?;
                 }
             }
             if session.offset > best {
@@ -249,13 +276,18 @@ impl Upload<'_> {
     }
 
     /// Sends the next chunk, or the last one.
-    async fn step(&self, session: &mut Session, damaged: &mut bool) -> Result<Step, Error> {
+    async fn step(&self, session: &mut Session) -> Result<Step, Error> {
         let left = self.blob.size().saturating_sub(session.offset);
-        let separate = !self.uploads.last_with_put.load(Ordering::Relaxed) && session.chunk != u64::MAX;
+        let whole = session.chunk == u64::MAX;
+        if !whole {
+            // Other uploads may have learnt that requests have to be smaller.
+            session.chunk = session.chunk.min(self.uploads.manners().largest.max(session.least));
+        }
+        let separate = !self.uploads.manners().last_with_put && !whole;
         if left > session.chunk || separate && left > 0 {
             self.patch(session, left.min(session.chunk)).await
         } else {
-            self.put(session, left, damaged).await
+            self.put(session, left).await
         }
     }
 
@@ -285,48 +317,55 @@ impl Upload<'_> {
             Err(failure) => return self.broken(session, failure),
         };
         if answer.status.is_success() {
-            let received = answer.text(header::RANGE).and_then(Received::parse);
-            let offset = match received {
-                // Some registries do not say; then it is what was sent.
-                None => end,
-                Some(Received::NoneOrOne) => end.min(1),
-                Some(Received::Bytes(bytes)) => bytes,
-            };
-            if let Some(location) = answer.text(header::LOCATION) {
+            if let Some(location) = answer.text(header::LOCATION).filter(|location| !location.is_empty()) {
                 session.location = resolve(&answer.url, location)?;
             }
-            if offset > end || offset < session.offset || received == Some(Received::NoneOrOne) && end > 1 {
-                if !session.broke {
-                    // It does not count as others do.
-                    return self.in_one_piece(session, answer.status.as_u16()).await;
+            // It counts what was sent: a Range is not always given, and not always of this chunk. But one that ends within
+            // it says that the rest was not taken.
+            let mut offset = end;
+            if let Some(Received::Bytes(bytes)) = answer.text(header::RANGE).and_then(Received::parse) {
+                if bytes > end && session.broke {
+                    return Ok(Step::Lost(format!("the registry has {bytes} bytes after {end} were sent")));
                 }
-                return Ok(Step::Lost(format!("the registry has {offset} bytes after {end} were sent")));
+                if bytes > session.offset && bytes < end {
+                    offset = bytes;
+                }
             }
             session.offset = offset;
             session.taken = true;
             session.out_of_step = false;
-            session.chunk = session.chunk.saturating_mul(2).min(self.uploads.chunk.max(session.smallest));
+            let largest = self.uploads.manners().largest.max(session.least);
+            session.chunk = session.chunk.saturating_mul(2).min(largest);
             return Ok(Step::Advanced);
         }
+        let elsewhere = !self.http().is_here(&answer.url);
         let refusal = answer.refusal().await;
-        let unknown = refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID");
+        if refusal.is_too_large() {
+            return self.too_large(session, length, refusal).await;
+        }
+        let unknown = refusal.is_unknown_upload();
+        let untouched = !session.taken && !session.broke;
         match refusal.status {
             // These say that chunks are not known here; the last two may also say that something broke before.
-            405 | 501 if !session.taken => self.in_one_piece(session, refusal.status).await,
-            404 | 416 if !session.taken && !session.broke && !unknown => {
-                self.in_one_piece(session, refusal.status).await
+            405 | 501 => self.in_one_piece(session, length, refusal, false).await,
+            400 if refusal.has("UNSUPPORTED") => self.in_one_piece(session, length, refusal, false).await,
+            404 if untouched && !unknown => self.in_one_piece(session, length, refusal, false).await,
+            416 if untouched && !unknown => self.in_one_piece(session, length, refusal, true).await,
+            // Nothing can be out of step, so it is something else.
+            416 if !session.broke && session.refused_at == Some(session.offset) => {
+                self.in_one_piece(session, length, refusal, true).await
             }
-            400 if refusal.has("UNSUPPORTED") && !session.taken => self.in_one_piece(session, refusal.status).await,
-            413 if self.smaller(session) => Ok(Step::Failed(Failure::transient("status 413, trying smaller chunks"))),
             416 => Ok(self.out_of_step(session, &refusal)),
             404 | 410 => Ok(Step::Lost(format!("the registry gave the upload up{}", refusal.message))),
+            // A signed address of storage may have ended.
+            401 | 403 if elsewhere => Ok(Step::Lost(format!("status {} from storage", refusal.status))),
             400 if unknown => Ok(Step::Lost(format!("the registry gave the upload up{}", refusal.message))),
             _ => Err(self.refused(refusal)),
         }
     }
 
     /// Sends what is left, and ends the upload.
-    async fn put(&self, session: &mut Session, length: u64, damaged: &mut bool) -> Result<Step, Error> {
+    async fn put(&self, session: &mut Session, length: u64) -> Result<Step, Error> {
         let url = with_query(&session.location, "digest", self.blob.digest().as_ref());
         let attempt = self.attempt(session, Method::PUT, url, length).await;
         let mut answer = match attempt.outcome {
@@ -338,49 +377,86 @@ impl Upload<'_> {
                 return self.broken(session, failure);
             }
         };
+        let separable = length > 0 && session.chunk != u64::MAX;
         if answer.status.is_success() {
-            let found = answer.text("docker-content-digest").filter(|found| *found != self.blob.digest().as_ref());
-            return match found {
-                Some(found) => Err(Error::DigestDiffers {
-                    what: format!("what {} stored", self.http().registry),
-                    expected: self.blob.digest().to_string(),
-                    found: found.to_owned(),
-                }),
-                None => Ok(Step::Complete),
-            };
+            return self.ended(session, &answer, separable).await;
         }
+        let elsewhere = !self.http().is_here(&answer.url);
         let refusal = answer.refusal().await;
-        let unknown = refusal.has("BLOB_UPLOAD_UNKNOWN") || refusal.has("BLOB_UPLOAD_INVALID");
-        let gave_up = || format!("the registry gave the upload up{}", refusal.message);
+        let unknown = refusal.is_unknown_upload();
+        let gave_up = format!("the registry gave the upload up{}", refusal.message);
         if refusal.has("DIGEST_INVALID") {
             // What a broken attempt left may have come after what followed it; once that is a reason to begin again.
-            if session.broke && !*damaged {
-                *damaged = true;
-                return Ok(Step::Lost(gave_up()));
+            if session.broke && !session.damaged {
+                session.damaged = true;
+                return Ok(Step::Lost(gave_up));
+            }
+            if separable && !self.uploads.manners().put_proven {
+                return Ok(self.passed_over(gave_up));
             }
             let (registry, digest) = (self.http().registry.clone(), self.blob.digest().to_string());
             return Err(Error::BlobDamaged { registry, digest });
         }
+        let out_of_step_at_0 = refusal.status == 416 && session.offset == 0 && length > 0 && !session.broke;
+        if refusal.is_too_large() || out_of_step_at_0 && !unknown {
+            return self.too_large(session, length, refusal).await;
+        }
         match refusal.status {
-            413 if self.smaller(session) => Ok(Step::Failed(Failure::transient("status 413, trying smaller chunks"))),
-            404 | 410 => Ok(if self.exists().await? { Step::Complete } else { Step::Lost(gave_up()) }),
-            400 if unknown => Ok(if self.exists().await? { Step::Complete } else { Step::Lost(gave_up()) }),
-            400 | 405 | 411 | 415 | 416
-                if session.taken && length > 0 && self.uploads.last_with_put.load(Ordering::Relaxed) =>
-            {
-                self.uploads.last_with_put.store(false, Ordering::Relaxed);
+            404 | 410 => Ok(if self.exists().await? { Step::Complete } else { Step::Lost(gave_up) }),
+            401 | 403 if elsewhere => Ok(Step::Lost(format!("status {} from storage", refusal.status))),
+            400 if unknown => {
+                if self.exists().await? {
+                    return Ok(Step::Complete);
+                }
+                Ok(if separable && !session.broke { self.passed_over(gave_up) } else { Step::Lost(gave_up) })
+            }
+            400 | 405 | 411 | 415 | 416 | 501 if separable => {
+                self.uploads.learn(|manners| manners.last_with_put = false);
                 self.broken(session, Failure::transient(format!("status {}{}", refusal.status, refusal.message)))
             }
-            400 | 405 | 416 if session.chunk == u64::MAX && session.offset > 0 => Ok(Step::Lost(gave_up())),
+            400 | 405 | 416 if session.chunk == u64::MAX && session.offset > 0 => Ok(Step::Lost(gave_up)),
             416 => Ok(self.out_of_step(session, &refusal)),
             _ => Err(self.refused(refusal)),
+        }
+    }
+
+    /// The registry says that the blob is complete. That is believed where it has a digest for it, or where the request
+    /// that ended the upload had no content that could have been passed over.
+    async fn ended(&self, session: &Session, answer: &Answer, separable: bool) -> Result<Step, Error> {
+        let digest = self.blob.digest();
+        let of_its_kind = |told: &&str| told.split(':').next() == Some(digest.algorithm().as_ref());
+        let told = answer.text("docker-content-digest").filter(of_its_kind);
+        let unproven = separable && !self.uploads.manners().put_proven;
+        match told {
+            Some(found) if found != digest.as_ref() && unproven => {
+                Ok(self.passed_over(format!("the registry stored {found} instead of {digest}")))
+            }
+            Some(found) if found != digest.as_ref() => Err(Error::DigestDiffers {
+                what: format!("what {} stored", self.http().registry),
+                expected: digest.to_string(),
+                found: found.to_owned(),
+            }),
+            None if (unproven || answer.status.as_u16() == 202) && !self.appears().await? => Ok(if unproven {
+                self.passed_over(format!("the registry does not show {digest} after it was sent"))
+            } else {
+                // It may take its time; the manifest will tell.
+                Step::Complete
+            }),
+            _ => {
+                if separable && session.taken {
+                    self.uploads.learn(|manners| manners.put_proven = true);
+                }
+                Ok(Step::Complete)
+            }
         }
     }
 
     /// The registry has more or less of the blob than was thought. Once, it is asked how much.
     fn out_of_step(&self, session: &mut Session, refusal: &Refusal) -> Step {
         let cause = format!("status 416{}", refusal.message);
-        session.broke = true;
+        if !session.broke {
+            session.refused_at = Some(session.offset);
+        }
         if std::mem::replace(&mut session.out_of_step, true) {
             return Step::Lost(cause);
         }
@@ -397,76 +473,8 @@ impl Upload<'_> {
         }
     }
 
-    fn refused(&self, refusal: Refusal) -> Error {
+    pub(super) fn refused(&self, refusal: Refusal) -> Error {
         self.http().refused(refusal, &format!("take blob {}", self.blob.digest()))
-    }
-
-    /// Whether chunks can be made smaller; then they are.
-    fn smaller(&self, session: &mut Session) -> bool {
-        if session.chunk == u64::MAX {
-            return false;
-        }
-        let current = session.chunk;
-        let smaller = (current / 2).max(session.smallest);
-        session.chunk = smaller;
-        smaller < current
-    }
-
-    /// The registry takes no chunks: sends this blob and all others whole.
-    async fn in_one_piece(&self, session: &mut Session, status: u16) -> Result<Step, Error> {
-        tracing::debug!(registry = self.http().registry, status, "blobs go in one piece each");
-        self.uploads.chunked.store(false, Ordering::Relaxed);
-        self.cancel(session).await;
-        *session = self.open().await?;
-        Ok(Step::TryOtherwise)
-    }
-
-    /// Asks how much of the upload the registry has. Begins another if it has forgotten it. Returns true if, by then,
-    /// the whole blob is there.
-    async fn find_out(&self, session: &mut Session, retries: &mut Retries, before: u64) -> Result<bool, Error> {
-        loop {
-            let call = Call::new(Method::GET, session.location.clone());
-            let answer = match self.http().attempt(&call, &|_| {}).await.outcome {
-                Ok(answer) => answer,
-                Err(failure) => {
-                    retries.wait(failure, &session.location, self.notify).await?;
-                    continue;
-                }
-            };
-            if !answer.status.is_success() {
-                if self.exists().await? {
-                    return Ok(true);
-                }
-                tracing::debug!(status = %answer.status, digest = %self.blob.digest(), "the upload is gone, beginning again");
-                *session = Session { chunk: session.chunk, ..self.open().await? };
-                return Ok(false);
-            }
-            match answer.text(header::RANGE).and_then(Received::parse) {
-                Some(Received::Bytes(bytes)) if bytes <= self.blob.size() => session.offset = bytes,
-                Some(Received::Bytes(_)) => {
-                    self.cancel(session).await;
-                    *session = self.open().await?;
-                    return Ok(false);
-                }
-                // Some registries never say how much they have; where this upload was is all that is known. If
-                // that is wrong they refuse the next chunk.
-                Some(Received::NoneOrOne) | None if session.offset > 1 => return Ok(false),
-                Some(Received::NoneOrOne) if session.offset == 1 || self.blob.size() == 1 => {
-                    self.cancel(session).await;
-                    *session = self.open().await?;
-                    return Ok(false);
-                }
-                Some(Received::NoneOrOne) | None => session.offset = 0,
-            }
-            if let Some(location) = answer.text(header::LOCATION) {
-                session.location = resolve(&answer.url, location)?;
-            }
-            if session.offset <= before {
-                // Nothing of the chunk was kept: something may end requests that are too long or too large.
-                self.smaller(session);
-            }
-            return Ok(false);
-        }
     }
 
     /// Whether a blob is there that was sent whole but not confirmed. The registry may be checking it.
@@ -483,8 +491,16 @@ impl Upload<'_> {
     }
 
     /// Lets the registry forget an upload. That is a courtesy: it forgets by itself, after days.
-    async fn cancel(&self, session: &Session) {
+    pub(super) async fn cancel(&self, session: &Session) {
         let call = Call::new(Method::DELETE, session.location.clone());
         let _ = tokio::time::timeout(CANCEL_PATIENCE, self.http().attempt(&call, &|_| {})).await;
+    }
+}
+
+/// The size of what was asked for, of which one byte came.
+fn size(answer: &Answer) -> Option<u64> {
+    match answer.text(header::CONTENT_RANGE) {
+        Some(range) => range.rsplit_once('/')?.1.trim().parse().ok(),
+        None => answer.text(header::CONTENT_LENGTH)?.trim().parse().ok(),
     }
 }

@@ -124,6 +124,8 @@ fn helpers_are_asked_and_held_to_their_protocol() {
         helper("locked", "echo 'the keychain is locked' >&2; exit 2");
         helper("chatty", "yes");
         helper("confused", "echo secret-but-no-json");
+        helper("nobody", "echo '{\"ServerURL\":\"x\",\"Username\":\"\",\"Secret\":\"\"}'");
+        helper("silent", ":");
         let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
         let status = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "auth::helpers_are_asked_and_held_to_their_protocol", "--nocapture"])
@@ -159,6 +161,21 @@ fn helpers_are_asked_and_held_to_their_protocol() {
                 }
                 (result, _) => panic!("{config}: {result:?}"),
             }
+        }
+        // It gives tokens to anybody, and none to whoever shows a password, an empty one too.
+        let open = Registry::start(Config { access: Access::AnonymousToken, ..Config::default() }).await;
+        let host = open.address.to_string();
+        for config in [
+            serde_json::json!({ "credsStore": "nobody" }),
+            serde_json::json!({ "credsStore": "silent" }),
+            serde_json::json!({ "credHelpers": { host.clone(): "nobody" }, "auths": { host.clone(): {} } }),
+            serde_json::json!({ "credHelpers": null, "auths": { host.clone(): null } }),
+            // Og== is ":".
+            serde_json::json!({ "auths": { host.clone(): { "auth": "Og==" } } }),
+        ] {
+            fs::write(&path, config.to_string()).unwrap();
+            let options = Options { credential_files: vec![path.clone()], ..options() };
+            push(&open, &options, 9).await.unwrap_or_else(|error| panic!("{config}: {error}"));
         }
     });
 }

@@ -8,5 +8,7 @@ mod images;
 mod proxy;
 mod pull;
 mod push;
+mod quirks;
+mod refusals;
 mod server;
 mod tls;

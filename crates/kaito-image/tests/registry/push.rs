@@ -18,6 +18,9 @@ use crate::{
     server::{Config, Registry},
 };
 
+/// As Harbor says it.
+const IMMUTABLE: (u16, &str, &str) = (412, "PRECONDITION", "a:1 is configured as immutable");
+
 async fn open(registry: &Registry, path: &str, options: &Options) -> Repository {
     let reference = parse_reference(&format!("{}/{path}", registry.address)).unwrap();
     Repository::open(&reference, Access::Push, options).await.unwrap()
@@ -27,7 +30,7 @@ async fn push(registry: &Registry, path: &str, image: &Image, options: &PushOpti
     open(registry, path, &crate::images::options()).await.push(image, options, &*Recorder::new()).await
 }
 
-fn assert_there(registry: &Registry, repository: &str, tag: &str, image: &Image) {
+pub fn assert_there(registry: &Registry, repository: &str, tag: &str, image: &Image) {
     for blob in image.blobs() {
         let found = registry.blob(repository, blob.digest().as_ref());
         assert!(found.as_deref() == Some(&blob.bytes(u64::MAX).unwrap()[..]), "{} in {repository}", blob.digest());
@@ -100,31 +103,6 @@ async fn blobs_of_another_repository_are_mounted_or_sent() {
 }
 
 #[tokio::test]
-async fn awkward_registries_are_served() {
-    let awkward: [(&str, Config); 7] = [
-        ("takes no chunks", Config { takes_chunks: false, ..Config::default() }),
-        ("wants the upload ended without content", Config { takes_last_with_put: false, ..Config::default() }),
-        ("wants larger chunks", Config { min_chunk: 300_000, ..Config::default() }),
-        ("limits requests", Config { max_request: Some(70_000), ..Config::default() }),
-        ("gives whole addresses", Config { absolute_locations: true, ..Config::default() }),
-        ("does not say how much it has", Config { tells_range: false, ..Config::default() }),
-        ("does not say digests", Config { tells_digests: false, ..Config::default() }),
-    ];
-    for (what, config) in awkward {
-        let registry = Registry::start(config).await;
-        let image = random_image(3, &[1_000_000, 200_000, 5]);
-        let report = push(&registry, "a:1", &image, &PushOptions::default()).await;
-        let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_there(&registry, "a", "1", &image);
-        let repeated = push(&registry, "a:1", &image, &PushOptions::default()).await.unwrap();
-        assert!(repeated.unchanged, "{what}");
-        if what != "limits requests" {
-            assert!(report.resent() <= 300_000, "{what}: {}", report.resent());
-        }
-    }
-}
-
-#[tokio::test]
 async fn a_blob_in_one_piece_completes_after_a_cut() {
     let registry = Registry::start(Config { takes_chunks: false, ..Config::default() }).await;
     let proxy = Proxy::start(registry.address, vec![(200_000, Fault::Reset), (500_000, Fault::LostAnswer)]).await;
@@ -149,7 +127,7 @@ async fn the_wait_that_a_registry_asks_for_is_kept() {
 
 #[tokio::test]
 async fn a_tag_is_not_moved_against_the_users_or_the_registrys_will() {
-    let registry = Registry::start(Config { immutable_tags: true, ..Config::default() }).await;
+    let registry = Registry::start(Config { tag_refusal: Some(IMMUTABLE), ..Config::default() }).await;
     let (first, second) = (random_image(6, &[10]), random_image(7, &[200_000]));
     push(&registry, "a:1", &first, &PushOptions::default()).await.unwrap();
 

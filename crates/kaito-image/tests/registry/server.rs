@@ -1,22 +1,21 @@
 //! A registry in memory, by the OCI distribution specification, which can be made as awkward as those in the world.
 
+mod access;
+mod upload;
+
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::Duration,
 };
 
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    http::{Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 use tokio::{net::TcpListener, sync::Mutex as AsyncMutex};
@@ -40,6 +39,49 @@ pub enum Access {
     Basic(&'static str, &'static str),
     /// With a token that is good for so many requests, for a user's name and password or the identity token `identity`.
     Token(&'static str, &'static str, u64),
+    /// With a token that everybody gets who shows no password, and nobody who shows one.
+    AnonymousToken,
+}
+
+/// What the `Range` of an upload says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// How much there is.
+    All,
+    /// The same, with a unit before it.
+    WithUnit,
+    /// Where the first chunk ended, as Amazon's registries do, which keep all others.
+    FirstChunk,
+    /// `0-0`.
+    Zero,
+    /// It is not there.
+    Nothing,
+}
+
+/// What the `Location` of an upload says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Located {
+    Path,
+    WholeAddress,
+    /// Relative to the address that was asked.
+    Relative,
+    /// Only `Docker-Upload-UUID` is there.
+    ByUuid,
+    /// It is there when the upload is opened, and not after that.
+    Once,
+}
+
+/// What becomes of content that comes with the request that ends an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastChunk {
+    Taken,
+    Refused,
+    /// Not looked at if there were chunks before.
+    PassedOver,
+    /// Never looked at.
+    AlwaysPassedOver,
+    /// Not looked at, and the blob is stored without it.
+    StoredWithout,
 }
 
 #[derive(Debug, Clone)]
@@ -47,19 +89,47 @@ pub struct Config {
     pub broken: Broken,
     pub access: Access,
     pub takes_chunks: bool,
-    /// Whether a chunk may come with the request that ends the upload.
-    pub takes_last_with_put: bool,
-    /// Whether the status of an upload says how much there is.
-    pub tells_range: bool,
-    pub absolute_locations: bool,
+    /// Further chunks are answered with 416.
+    pub most_chunks: u64,
+    /// Chunks are kept up to this many bytes, and the answer says so.
+    pub keeps_of_chunk: usize,
+    pub last_chunk: LastChunk,
+    pub tells: Told,
+    /// How a chunk is answered that was taken.
+    pub chunk_status: u16,
+    /// How the request is answered that ended an upload.
+    pub end_status: u16,
+    /// How it is answered when asked for the status of an upload, if it does not tell.
+    pub status_refused: Option<u16>,
+    pub located: Located,
     pub min_chunk: usize,
-    /// Larger requests are refused.
+    /// Larger requests are refused, and how.
     pub max_request: Option<u64>,
-    pub immutable_tags: bool,
+    pub too_large: (u16, &'static str, &'static str),
+    /// How blobs are refused, if they are.
+    pub upload_refusal: Option<(u16, &'static str, &'static str)>,
+    /// How mounts are refused, if they are.
+    pub mount_refusal: Option<u16>,
+    /// How manifests are refused of tags that exist, if they are.
+    pub tag_refusal: Option<(u16, &'static str, &'static str)>,
+    /// So many manifests are refused for want of a blob that is there.
+    pub lacking: usize,
     /// Whether answers have `Docker-Content-Digest`.
     pub tells_digests: bool,
     /// Blobs are given by redirects to this host.
     pub storage: Option<SocketAddr>,
+    /// It is also asked by redirects whether something is there.
+    pub storage_for_heads: bool,
+    /// Manifests lie there too.
+    pub storage_for_manifests: bool,
+    /// Methods that are refused with a status, whatever they ask for.
+    pub refused_methods: Vec<(Method, u16)>,
+    /// How the first requests for tokens are answered.
+    pub token_failures: Vec<(u16, &'static str)>,
+    /// Tokens for this repository are denied, with this status.
+    pub denied_repository: Option<(&'static str, u16)>,
+    /// Tokens are given at another path, to which the service redirects.
+    pub token_moved: bool,
     /// Every answer takes so long.
     pub answers_slowly: Option<Duration>,
 }
@@ -70,14 +140,29 @@ impl Default for Config {
             broken: Broken::Kept,
             access: Access::Anybody,
             takes_chunks: true,
-            takes_last_with_put: true,
-            tells_range: true,
-            absolute_locations: false,
+            most_chunks: u64::MAX,
+            keeps_of_chunk: usize::MAX,
+            last_chunk: LastChunk::Taken,
+            tells: Told::All,
+            chunk_status: 202,
+            end_status: 201,
+            status_refused: None,
+            located: Located::Path,
             min_chunk: 0,
             max_request: None,
-            immutable_tags: false,
+            too_large: (413, "SIZE_INVALID", "request entity too large"),
+            upload_refusal: None,
+            mount_refusal: None,
+            tag_refusal: None,
+            lacking: 0,
             tells_digests: true,
             storage: None,
+            storage_for_heads: false,
+            storage_for_manifests: false,
+            refused_methods: Vec::new(),
+            token_failures: Vec::new(),
+            denied_repository: None,
+            token_moved: false,
             answers_slowly: None,
         }
     }
@@ -87,6 +172,9 @@ impl Default for Config {
 struct Upload {
     repository: String,
     data: Vec<u8>,
+    chunks: u64,
+    /// Where the first chunk ended.
+    first_end: usize,
     received: u64,
     given_up: bool,
     finished: Option<String>,
@@ -124,13 +212,23 @@ fn error(status: u16, code: &str, message: &str) -> Response {
     (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response()
 }
 
+/// Takes what comes, so that whoever sends it gets to read why it is refused.
+async fn drain(request: Request) {
+    let mut stream = request.into_body().into_data_stream();
+    while let Some(Ok(_)) = stream.next().await {}
+}
+
 fn parameters(uri: &Uri) -> HashMap<String, String> {
     url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect()
 }
 
 impl Registry {
     pub async fn start(config: Config) -> Arc<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0", config).await
+    }
+
+    pub async fn start_at(address: &str, config: Config) -> Arc<Self> {
+        let listener = TcpListener::bind(address).await.unwrap();
         let registry = Arc::new(Self {
             address: listener.local_addr().unwrap(),
             config: Mutex::new(config),
@@ -202,92 +300,26 @@ impl Registry {
         (of_blob, of_none)
     }
 
+    /// To where the storage has it, if it is not to be had here.
+    fn to_storage(&self, request: &Request) -> Option<Response> {
+        let config = self.config();
+        let storage = config.storage.filter(|_| *request.method() == Method::GET || config.storage_for_heads)?;
+        // Signed for this request, as storage wants it.
+        let target = format!("http://{storage}{}?signature=1", request.uri().path());
+        Some((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, target)]).into_response())
+    }
+
     pub fn requests(&self, prefix: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|line| line.starts_with(prefix)).count()
     }
 
-    fn allows(&self, headers: &HeaderMap, repository: &str, method: &Method, query: &HashMap<String, String>) -> bool {
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        match self.config().access {
-            Access::Anybody => true,
-            Access::Basic(user, password) => given == basic(user, password),
-            Access::Token(..) => {
-                let mut tokens = self.tokens.lock().unwrap();
-                let Some((left, scopes)) = given.strip_prefix("Bearer ").and_then(|token| tokens.get_mut(token)) else {
-                    return false;
-                };
-                let may = |repository: &str, action: &str| {
-                    scopes.split(' ').any(|scope| {
-                        scope
-                            .strip_prefix(&format!("repository:{repository}:"))
-                            .is_some_and(|actions| actions.split(',').any(|found| found == action))
-                    })
-                };
-                let action = if matches!(*method, Method::GET | Method::HEAD) { "pull" } else { "push" };
-                let from = query.get("from").is_none_or(|from| may(from, "pull"));
-                let used_up = *left == 0;
-                *left = left.saturating_sub(1);
-                !used_up && may(repository, action) && from
-            }
-        }
-    }
-
-    fn challenge(&self) -> Response {
-        let challenge = match self.config().access {
-            Access::Token(..) => format!("Bearer realm=\"http://{}/token\",service=\"test\"", self.address),
-            _ => "Basic realm=\"test\"".to_owned(),
-        };
-        let mut response = error(401, "UNAUTHORIZED", "authentication required");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.parse().unwrap());
-        response
-    }
-
-    async fn token(&self, request: Request) -> Response {
-        let Access::Token(user, password, requests) = self.config().access else {
-            return error(404, "UNSUPPORTED", "no tokens here");
-        };
-        let scopes: Vec<String>;
-        if request.method() == Method::POST {
-            let body = axum::body::to_bytes(request.into_body(), 1 << 16).await.unwrap();
-            let form: HashMap<String, String> = url::form_urlencoded::parse(&body).into_owned().collect();
-            if form.get("grant_type").map(String::as_str) != Some("refresh_token")
-                || form.get("refresh_token").map(String::as_str) != Some("identity")
-                || form.get("service").map(String::as_str) != Some("test")
-            {
-                return error(401, "UNAUTHORIZED", "not this token");
-            }
-            scopes = form.get("scope").into_iter().flat_map(|scope| scope.split(' ')).map(str::to_owned).collect();
-        } else {
-            let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-            if given != Some(&basic(user, password)) {
-                return error(401, "UNAUTHORIZED", "incorrect username or password");
-            }
-            let query = request.uri().query().unwrap_or_default().as_bytes().to_vec();
-            let pairs = url::form_urlencoded::parse(&query).into_owned();
-            scopes = pairs.filter(|(key, _)| key == "scope").map(|(_, scope)| scope).collect();
-        }
-        let number = self.tokens_given.fetch_add(1, Ordering::Relaxed);
-        let token = format!("token-{number}");
-        self.tokens.lock().unwrap().insert(token.clone(), (requests, scopes.join(" ")));
-        serde_json::json!({ "token": token, "expires_in": 3600 }).to_string().into_response()
-    }
-
     fn location(&self, path: &str) -> String {
-        if self.config().absolute_locations { format!("http://{}{path}", self.address) } else { path.to_owned() }
+        if self.config().located == Located::WholeAddress {
+            format!("http://{}{path}", self.address)
+        } else {
+            path.to_owned()
+        }
     }
-
-    /// Headers that say how far an upload is.
-    fn upload_headers(&self, id: u64, upload: &Upload) -> [(header::HeaderName, String); 2] {
-        let config = self.config();
-        let end = if config.tells_range { upload.data.len().saturating_sub(1) } else { 0 };
-        // Parameters hold state that must come back as it is.
-        let path = format!("/v2/{}/blobs/uploads/{id}?_state=a%2Fb%3D{}&x=", upload.repository, upload.data.len());
-        [(header::LOCATION, self.location(&path)), (header::RANGE, format!("0-{end}"))]
-    }
-}
-
-fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
 async fn answer(State(registry): State<Arc<Registry>>, request: Request) -> Response {
@@ -300,8 +332,11 @@ async fn answer(State(registry): State<Arc<Registry>>, request: Request) -> Resp
     if let Some(delay) = registry.config().answers_slowly {
         tokio::time::sleep(delay).await;
     }
-    if path == "/token" {
+    if path.starts_with("/token") {
         return registry.token(request).await;
+    }
+    if let Some((_, status)) = registry.config().refused_methods.iter().find(|(method, _)| method == request.method()) {
+        return error(*status, "UNSUPPORTED", "not by this method");
     }
     let Some(rest) = path.strip_prefix("/v2/") else { return error(404, "UNSUPPORTED", "nothing here") };
     let split = |middle: &str| rest.split_once(middle).map(|(name, end)| (name.to_owned(), end.to_owned()));
@@ -321,11 +356,13 @@ async fn answer(State(registry): State<Arc<Registry>>, request: Request) -> Resp
     if let Some(limit) = registry.config().max_request {
         let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         if length.is_some_and(|length: u64| length > limit) {
-            return error(413, "SIZE_INVALID", "request entity too large");
+            drain(request).await;
+            let (status, code, message) = registry.config().too_large;
+            return error(status, code, message);
         }
     }
     match kind {
-        "upload" => upload(&registry, &repository, &end, &query, request).await,
+        "upload" => upload::upload(&registry, &repository, &end, &query, request).await,
         "blob" => blob(&registry, &repository, &end, &request),
         _ => manifest(&registry, &repository, &end, request).await,
     }
@@ -333,11 +370,14 @@ async fn answer(State(registry): State<Arc<Registry>>, request: Request) -> Resp
 
 fn blob(registry: &Registry, repository: &str, digest: &str, request: &Request) -> Response {
     let Some(bytes) = registry.blob(repository, digest) else { return error(404, "BLOB_UNKNOWN", "blob unknown") };
-    if let Some(storage) = registry.config().storage.filter(|_| *request.method() == Method::GET) {
-        let target = format!("http://{storage}/v2/{repository}/blobs/{digest}");
-        return (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, target)]).into_response();
+    if let Some(redirect) = registry.to_storage(request) {
+        return redirect;
     }
     let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
+    if range == Some("bytes=0-0") {
+        let range = format!("bytes 0-0/{}", bytes.len());
+        return (StatusCode::PARTIAL_CONTENT, [(header::CONTENT_RANGE, range)], bytes[..1].to_vec()).into_response();
+    }
     let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
     match from {
         Some(from) if from < bytes.len() => {
@@ -356,8 +396,13 @@ async fn manifest(registry: &Registry, repository: &str, place: &str, request: R
         let Ok(bytes) = axum::body::to_bytes(request.into_body(), 4 << 20).await else {
             return error(400, "MANIFEST_INVALID", "the request broke");
         };
-        if config.immutable_tags && registry.manifest(repository, place).is_some() {
-            return error(412, "PRECONDITION", &format!("{repository}:{place} is configured as immutable"));
+        if let Some((status, code, message)) = config.tag_refusal
+            && registry.manifest(repository, place).is_some()
+        {
+            return error(status, code, message);
+        }
+        if registry.requests(&format!("PUT /v2/{repository}/manifests/{place}")) <= config.lacking {
+            return error(404, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry");
         }
         let parsed: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         let layers = parsed["layers"].as_array().cloned().unwrap_or_default();
@@ -379,121 +424,15 @@ async fn manifest(registry: &Registry, repository: &str, place: &str, request: R
     let Some((media_type, bytes)) = registry.manifest(repository, place) else {
         return error(404, "MANIFEST_UNKNOWN", "manifest unknown");
     };
+    if (config.storage_for_manifests || *request.method() == Method::HEAD)
+        && let Some(redirect) = registry.to_storage(&request)
+    {
+        return redirect;
+    }
     let told = config.tells_digests.then(|| digest(&bytes));
     let mut response = ([(header::CONTENT_TYPE, media_type)], bytes).into_response();
     if let Some(told) = told {
         response.headers_mut().insert("docker-content-digest", told.parse().unwrap());
     }
     response
-}
-
-async fn upload(
-    registry: &Registry,
-    repository: &str,
-    id: &str,
-    query: &HashMap<String, String>,
-    request: Request,
-) -> Response {
-    let config = registry.config();
-    if *request.method() == Method::POST {
-        if let (Some(mount), Some(from)) = (query.get("mount"), query.get("from"))
-            && let Some(bytes) = registry.blob(from, mount)
-        {
-            registry.put_blob(repository, &bytes);
-            return (StatusCode::CREATED, [("docker-content-digest", mount.clone())]).into_response();
-        }
-        let id = registry.next.fetch_add(1, Ordering::Relaxed);
-        let upload = Upload { repository: repository.to_owned(), ..Upload::default() };
-        let headers = registry.upload_headers(id, &upload);
-        registry.uploads.lock().unwrap().insert(id, Arc::new(AsyncMutex::new(upload)));
-        let least = config.min_chunk.to_string();
-        return (StatusCode::ACCEPTED, headers, [("oci-chunk-min-length", least)]).into_response();
-    }
-    let id: u64 = id.parse().unwrap();
-    let unknown = || error(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry");
-    let Some(upload) = registry.uploads.lock().unwrap().get(&id).cloned() else { return unknown() };
-    let mut upload = upload.lock().await;
-    if upload.repository != repository || upload.given_up || upload.finished.is_some() {
-        return unknown();
-    }
-    let method = request.method().clone();
-    match method {
-        Method::GET => (StatusCode::NO_CONTENT, registry.upload_headers(id, &upload)).into_response(),
-        Method::DELETE => {
-            upload.given_up = true;
-            StatusCode::NO_CONTENT.into_response()
-        }
-        Method::PATCH if !config.takes_chunks => error(405, "UNSUPPORTED", "no chunks here"),
-        Method::PATCH | Method::PUT => {
-            // What was given with the last answer must come back.
-            let state = format!("a/b={}", upload.data.len());
-            let stale = query.get("_state") != Some(&state) || query.get("x").map(String::as_str) != Some("");
-            let put = method == Method::PUT;
-            if let Err(response) = take(&config, &mut upload, request, put, stale).await {
-                return response;
-            }
-            if !put {
-                return (StatusCode::ACCEPTED, registry.upload_headers(id, &upload)).into_response();
-            }
-            let Some(wanted) = query.get("digest") else { return error(400, "DIGEST_INVALID", "no digest") };
-            let found = digest(&upload.data);
-            if *wanted != found {
-                upload.given_up = true;
-                return error(400, "DIGEST_INVALID", &found);
-            }
-            let data = std::mem::take(&mut upload.data);
-            registry.put_blob(repository, &data);
-            upload.finished = Some(found.clone());
-            *registry.commits.lock().unwrap().entry((repository.to_owned(), found.clone())).or_default() += 1;
-            let location = registry.location(&format!("/v2/{repository}/blobs/{found}"));
-            (StatusCode::CREATED, [(header::LOCATION, location)], [("docker-content-digest", found)]).into_response()
-        }
-        _ => error(405, "UNSUPPORTED", "unsupported"),
-    }
-}
-
-/// Takes the content of a request into an upload.
-async fn take(config: &Config, upload: &mut Upload, request: Request, put: bool, stale: bool) -> Result<(), Response> {
-    let headers = request.headers().clone();
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let length: u64 = text(header::CONTENT_LENGTH).and_then(|length| length.parse().ok()).unwrap();
-    let out_of_step = || error(416, "BLOB_UPLOAD_INVALID", "the chunk does not begin where the data ends");
-    if let Some(range) = text(header::CONTENT_RANGE) {
-        let (start, end) = range.split_once('-').unwrap();
-        let (start, end): (u64, u64) = (start.parse().unwrap(), end.parse().unwrap());
-        assert_eq!(end + 1 - start, length, "Content-Range and Content-Length");
-        if start != upload.data.len() as u64 {
-            return Err(out_of_step());
-        }
-    } else if length > 0 && !upload.data.is_empty() {
-        return Err(out_of_step());
-    }
-    if stale && config.tells_range {
-        return Err(out_of_step());
-    }
-    if put && length > 0 && !upload.data.is_empty() && !config.takes_last_with_put {
-        return Err(error(400, "UNSUPPORTED", "the upload is to be ended without content"));
-    }
-    if !put && config.min_chunk as u64 > length {
-        return Err(error(400, "SIZE_INVALID", &format!("chunks have {} bytes at least", config.min_chunk)));
-    }
-    let before = upload.data.len();
-    let mut stream = request.into_body().into_data_stream();
-    while let Some(piece) = stream.next().await {
-        match piece {
-            Ok(piece) => {
-                upload.received += piece.len() as u64;
-                upload.data.extend_from_slice(&piece);
-            }
-            Err(_) => {
-                match config.broken {
-                    Broken::Kept => {}
-                    Broken::Dropped => upload.data.truncate(before),
-                    Broken::GivenUp => upload.given_up = true,
-                }
-                return Err(error(400, "SIZE_INVALID", "the request broke"));
-            }
-        }
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@
 //! a block see are gone through together, the others one query after the other, which changes the order of no sum.
 
 mod ahead;
+mod alibi;
 mod paged_heads;
 mod query_block;
 mod scores;
@@ -14,6 +15,7 @@ mod weigh;
 
 use std::ops::Range;
 
+pub use self::alibi::{alibi_bias, alibi_slopes};
 use self::{ahead::Ahead, paged_heads::PagedHeads, query_block::QueryBlock};
 use crate::{
     KvBuffer, KvDType, KvLayout, Rows, RowsMut, ThreadPool,
@@ -35,6 +37,9 @@ pub struct AttentionShape<'a> {
     pub scale: f32,
     /// A query at position `p` sees the positions `j` with `p - window < j <= p`.
     pub window: Option<usize>,
+    /// For each query head how much the key at position `j` gains by it, see [`alibi_bias`]; empty where positions are not told
+    /// so.
+    pub alibi_slopes: &'a [f32],
 }
 
 /// The query tokens of one sequence in a step.
@@ -59,8 +64,8 @@ pub const MAX_PAGE_TOKENS: usize = SPAN_TOKENS;
 /// Queries, of one group of heads, that a piece of work takes through the pages together.
 const BLOCK_QUERIES: usize = 16;
 
-/// `softmax(scale * q k^T) v` for each query token and head, over the keys it may see: those up to its own position,
-/// within the window if there is one.
+/// `softmax(scale * (q k^T + bias)) v` for each query token and head, over the keys it may see: those up to its own position,
+/// within the window if there is one. The bias is 0 without slopes.
 ///
 /// `keys` and `values` are one layer's. Row `r` of the output is `[heads][head_dim]` for the query token in row `r` of
 /// `queries`. Rows of no sequence are left alone.
@@ -99,6 +104,8 @@ fn paged_attention_on(
         num_kv_heads > 0 && heads.is_multiple_of(num_kv_heads),
         "{heads} query heads do not share out {num_kv_heads} key heads"
     );
+    let slopes = shape.alibi_slopes.len();
+    assert!(slopes == 0 || slopes == heads, "{slopes} slopes for {heads} query heads");
     assert!(
         shape.layout.is_supported(),
         "pages of {page_size} tokens are not a multiple of {PAGE_TOKENS} of up to {MAX_PAGE_TOKENS}"
@@ -201,8 +208,11 @@ impl Piece<'_> {
         let span_at = |first: usize| first.max(pages.start)..(first + span_pages).min(pages.end);
         while first < pages.end {
             let ahead = Ahead::new(&keys, &values, span_at(first + span_pages), page_size * head_dim * E::SIZE);
+            let slope = |i: usize| shape.alibi_slopes.get(row_and_head(i).1).copied();
             // SAFETY: the buffers hold the element type.
-            unsafe { block.absorb::<S, E>(simd, first * page_size, span_at(first), &sight, &keys, &values, ahead) };
+            unsafe {
+                block.absorb::<S, E>(simd, first * page_size, span_at(first), &sight, slope, &keys, &values, ahead);
+            }
             first += span_pages;
         }
         for i in 0..count {

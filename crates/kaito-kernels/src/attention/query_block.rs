@@ -2,7 +2,9 @@
 
 use std::{cell::Cell, marker::PhantomData, ops::Range};
 
-use super::{Ahead, AttentionShape, BLOCK_QUERIES, PagedHeads, Sight, scores::Scores, span_pages, weigh::Weigh};
+use super::{
+    Ahead, AttentionShape, BLOCK_QUERIES, PagedHeads, Sight, alibi::add_alibi, scores::Scores, span_pages, weigh::Weigh,
+};
 use crate::{KvLayout, matmul::element::Element, simd::Simd};
 
 /// Queries that go through pages together. Nothing that one of them sums up depends on the others.
@@ -63,8 +65,8 @@ impl QueryBlock {
         LAST.set(self);
     }
 
-    /// The queries see what they may of `pages`, which lie in one span. The span begins at position `first`. What comes after
-    /// it is asked for meanwhile.
+    /// The queries see what they may of `pages`, which lie in one span. The span begins at position `first`. Query `i` has the
+    /// `slope` that its head has, if it has one. What comes after the span is asked for meanwhile.
     ///
     /// # Safety
     /// `keys` and `values` have elements `E`.
@@ -76,6 +78,7 @@ impl QueryBlock {
         first: usize,
         pages: Range<usize>,
         sight: &Sight,
+        slope: impl Fn(usize) -> Option<f32>,
         keys: &PagedHeads,
         values: &PagedHeads,
         mut ahead: Ahead,
@@ -97,6 +100,17 @@ impl QueryBlock {
             ahead: &mut ahead,
             element: PhantomData,
         });
+        for i in 0..count {
+            if let Some(slope) = slope(i) {
+                let scores = &mut self.scores[i * self.score_stride..(i + 1) * self.score_stride];
+                add_alibi(
+                    &mut scores[place..place + pages.len() * page_size],
+                    slope,
+                    pages.start * page_size,
+                    self.scale,
+                );
+            }
+        }
         let scaled = values.copy_scales(pages.clone(), &mut self.slot_scales[place..]);
         let positions = first..first + self.score_stride;
         let seen = |i: usize| sight.within(i, &positions);

@@ -13,6 +13,7 @@ struct Case {
     dim: usize,
     page_size: usize,
     window: Option<usize>,
+    slopes: Vec<f32>,
     /// Of each sequence, its tokens' `[kv head][dim]`.
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
@@ -36,7 +37,13 @@ impl Case {
             contexts.iter().map(|context| (0..context * width).map(|_| 4.0 * next()).collect()).collect()
         };
         let (keys, values, queries) = (make(kv_heads * dim), make(kv_heads * dim), make(heads * dim));
-        Self { dtype: KvDType::F32, heads, kv_heads, dim, page_size, window, keys, values, queries }
+        let slopes = Vec::new();
+        Self { dtype: KvDType::F32, heads, kv_heads, dim, page_size, window, slopes, keys, values, queries }
+    }
+
+    /// The same, with positions as attention biases.
+    fn with_alibi(self) -> Self {
+        Self { slopes: alibi_slopes(self.heads), ..self }
     }
 
     /// The same, with keys and values as they are after they were stored.
@@ -99,8 +106,14 @@ impl Case {
         let out_width = self.heads * self.dim;
         let mut output = vec![7.0; rows * out_width];
         let offsets: Vec<usize> = (0..self.heads).map(|head| head * (self.dim + 3)).collect();
-        let shape =
-            AttentionShape { query_offsets: &offsets, layout, head_dim: self.dim, scale: SCALE, window: self.window };
+        let shape = AttentionShape {
+            query_offsets: &offsets,
+            layout,
+            head_dim: self.dim,
+            scale: SCALE,
+            window: self.window,
+            alibi_slopes: &self.slopes,
+        };
         let out = RowsMut::new(&mut output, out_width);
         let [keys, values] = &pools;
         paged_attention_on(level, &pool, &shape, Rows::new(&queries, width), keys, values, &sequences, out);
@@ -120,7 +133,8 @@ impl Case {
         let scores: Vec<f64> = (first..=position)
             .map(|j| {
                 let products = query.iter().zip(row(&self.keys, j)).map(|(q, k)| f64::from(*q) * f64::from(k));
-                products.sum::<f64>() * f64::from(SCALE)
+                let bias = self.slopes.get(head).map_or(0.0, |slope| alibi_bias(*slope, j));
+                (products.sum::<f64>() + f64::from(bias)) * f64::from(SCALE)
             })
             .collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -164,6 +178,15 @@ fn texts_of_several_spans_equal_attention_by_its_definition() {
     for (heads, kv_heads, dim, page_size) in [(2, 2, 64, 16), (6, 1, 40, 16), (4, 2, 128, 48), (1, 1, 8, 128)] {
         for window in [None, Some(100), Some(150), Some(300)] {
             Case::new(heads, kv_heads, dim, page_size, window, &[300, 128, 129]).check();
+        }
+    }
+}
+
+#[test]
+fn biases_for_positions_are_added_to_the_scores_of_their_heads() {
+    for (heads, kv_heads, dim, page_size) in [(2, 2, 64, 16), (6, 1, 40, 16), (5, 5, 128, 48), (12, 4, 8, 128)] {
+        for (dtype, window) in [(KvDType::F32, None), (KvDType::Bf16, Some(100)), (KvDType::Int8, Some(150))] {
+            Case::new(heads, kv_heads, dim, page_size, window, &[300, 1, 129]).stored_as(dtype).with_alibi().check();
         }
     }
 }
@@ -215,8 +238,9 @@ fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
     let dtypes = [KvDType::F32, KvDType::Bf16, KvDType::Int8];
     let shapes = [(4, 4, 64), (8, 2, 80), (3, 1, 17)];
     for (dtype, (heads, kv_heads, dim)) in dtypes.into_iter().flat_map(|dtype| shapes.map(|shape| (dtype, shape))) {
-        for window in [None, Some(23), Some(140)] {
+        for (window, alibi) in [(None, false), (Some(23), false), (Some(140), false), (Some(140), true)] {
             let case = Case::new(heads, kv_heads, dim, 16, window, &[300, 61]).stored_as(dtype);
+            let case = if alibi { case.with_alibi() } else { case };
             for &level in Level::available() {
                 let together = case.compute(level, 3, &[(0, 300, 300), (1, 61, 61)]);
                 for chunk in [1, 2, 13, 16, 50] {
@@ -239,7 +263,8 @@ fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
 #[should_panic(expected = "page 9 is not one of 2")]
 fn a_page_outside_of_the_pool_is_refused() {
     let layout = KvLayout { num_kv_heads: 1, pages: 2, page_size: 16 };
-    let shape = AttentionShape { query_offsets: &[0], layout, head_dim: 4, scale: 1.0, window: None };
+    let shape =
+        AttentionShape { query_offsets: &[0], layout, head_dim: 4, scale: 1.0, window: None, alibi_slopes: &[] };
     let pool = ThreadPool::new(NonZeroUsize::MIN);
     let sequence = AttentionSequence { first_row: 0, rows: 1, context: 17, pages: &[1, 9] };
     let (keys, values) =

@@ -1,9 +1,12 @@
 use std::num::NonZeroU32;
 
-use kaito_presets::{InstanceTypes, Load, Shortfall};
+use kaito_presets::{InstanceTypes, Load, Shortfall, gib, gib_needed};
 
 use super::{Verdict, syntax};
-use crate::workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, MOST_NODES, Runtime, Workspace};
+use crate::{
+    decide,
+    workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, MOST_NODES, Runtime, Workspace},
+};
 
 const PATH: &str = "resource.instanceType";
 
@@ -37,8 +40,25 @@ pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mu
     if let Some(note) = plan.surplus_nodes() {
         verdict.warn("resource.count", note);
     }
-    if let (Ok(Runtime::Vllm), Some(note)) = (workspace.runtime(), plan.precision_problem()) {
-        verdict.warn(PATH, note);
+    match (workspace.runtime(), plan.precision_problem(), instance_type.memory) {
+        (Ok(Runtime::Vllm), Some(note), _) => verdict.warn(PATH, note),
+        // Ranks are refused anyway.
+        (Ok(Runtime::Kaito), _, Some(memory)) if decide::ranks(workspace, preset).is_none() => {
+            let needed = Load::from(preset).on_cpus().memory.total();
+            if needed > memory {
+                verdict.warn(
+                    PATH,
+                    format!(
+                        "the runtime kaito computes on CPUs, and preset {} needs {} of main memory for it, but a node of {name} \
+                         has {}",
+                        preset.name,
+                        gib_needed(needed),
+                        gib(memory)
+                    ),
+                );
+            }
+        }
+        _ => {}
     }
 }
 

@@ -1,4 +1,6 @@
-//! References to images: `registry.example:5000/team/model:1@sha256:...`.
+//! References to images: `registry.example:5000/team/model:1@sha256:...`, `[2001:db8::5]:5000/team/model:1`.
+
+use std::net::Ipv6Addr;
 
 /// A reference that a kubelet can pull.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,11 +46,16 @@ pub fn read(text: &str) -> Result<Reference, String> {
         return refused("its name is longer than 255 characters");
     }
     let (registry, path) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (Some(first), rest),
+        Some((first, rest)) if first.contains(['.', ':', '[']) || first == "localhost" => (Some(first), rest),
         _ => (None, name),
     };
     if let Some(registry) = registry.filter(|registry| !is_registry(registry)) {
-        return refused(&format!("{registry:?} is not a host name with an optional port"));
+        let brackets = if registry.parse::<Ipv6Addr>().is_ok() || registry.matches(':').count() > 1 {
+            "; an IPv6 address stands in brackets and without a zone, like [2001:db8::5]:5000"
+        } else {
+            ""
+        };
+        return refused(&format!("{registry:?} is not a host with an optional port{brackets}"));
     }
     if let Some(part) = path.split('/').find(|part| !is_component(part)) {
         return refused(&format!(
@@ -65,7 +72,17 @@ pub fn read(text: &str) -> Result<Reference, String> {
     Ok(Reference { is_precise: tag.is_some() || digest.is_some() })
 }
 
-fn is_registry(text: &str) -> bool {
+/// Whether this is a host, with a port or without: a name, or an address; one of IPv6 in brackets.
+pub fn is_registry(text: &str) -> bool {
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    if let Some((address, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        // What container runtimes read in brackets has no zone and no dotted end.
+        let is_address = address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
+        return is_address
+            && address.parse::<Ipv6Addr>().is_ok()
+            && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port));
+    }
     let (host, port) = match text.split_once(':') {
         None => (text, None),
         Some((host, port)) => (host, Some(port)),
@@ -76,7 +93,7 @@ fn is_registry(text: &str) -> bool {
             && !part.ends_with('-')
             && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
-    host.split('.').all(is_label) && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+    host.split('.').all(is_label) && port.is_none_or(is_port)
 }
 
 fn is_component(text: &str) -> bool {
@@ -87,7 +104,8 @@ fn is_component(text: &str) -> bool {
         && separators.into_iter().all(|run| matches!(run, "." | "_" | "__") || run.bytes().all(|byte| byte == b'-'))
 }
 
-fn is_tag(text: &str) -> bool {
+/// Whether an image can have this tag.
+pub fn is_tag(text: &str) -> bool {
     text.len() <= LONGEST_TAG
         && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
@@ -117,6 +135,27 @@ mod tests {
             ("a__b/c--d:1", Some(true)),
             (&*format!("registry.example/llama@{digest}"), Some(true)),
             (&*format!("registry.example/llama:1@{digest}"), Some(true)),
+            ("[::1]:5000/llama:1", Some(true)),
+            ("[2001:db8::5]/team/llama", Some(false)),
+            ("[2001:DB8::5]:5000/team/llama:1", Some(true)),
+            (&*format!("[::1]:5000/llama@{digest}"), Some(true)),
+            ("192.0.2.7:5000/llama:1", Some(true)),
+            ("[::1]/llama", Some(false)),
+            ("[::1]:0/llama:1", None),
+            ("[::1]:/llama:1", None),
+            ("[::1]:+80/llama:1", None),
+            ("[::1]5000/llama:1", None),
+            ("[::1/llama:1", None),
+            ("::1/llama:1", None),
+            ("2001:db8::5/llama:1", None),
+            ("[fe80::1%eth0]:5000/llama:1", None),
+            ("[::ffff:192.0.2.7]:5000/llama:1", None),
+            ("[1:2]:5000/llama:1", None),
+            ("[]:5000/llama:1", None),
+            ("[registry.example]/llama:1", None),
+            ("[::1]:5000", None),
+            ("[::1]", None),
+            ("registry.example:+5000/llama", None),
             ("registry.example/llama@sha256:12", None),
             ("registry.example/llama@md5:12", None),
             ("registry.example:port/llama", None),
@@ -140,7 +179,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_ipv6_address_without_brackets_is_told_how_to_write_it() {
+        for text in ["::1/llama:1", "2001:db8::5/llama", "[fe80::1%eth0]/llama:1"] {
+            let problem = read(text).unwrap_err();
+            assert!(problem.contains("like [2001:db8::5]:5000"), "{problem}");
+        }
+        assert!(!read("registry.example:port/llama").unwrap_err().contains("IPv6"));
+    }
+
     proptest::proptest! {
+        #[test]
+        fn any_ipv6_address_of_a_registry_is_taken(address: std::net::Ipv6Addr, port in 1..=u16::MAX) {
+            proptest::prop_assume!(!address.to_string().contains('.'));
+            for text in [format!("[{address}]:{port}/team/llama:1"), format!("[{address}]/llama:1")] {
+                proptest::prop_assert_eq!(read(&text), Ok(Reference { is_precise: true }));
+            }
+        }
+
         #[test]
         fn any_text_gets_an_answer(text in ".*") {
             let _ = read(&text);

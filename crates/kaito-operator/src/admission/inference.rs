@@ -1,11 +1,10 @@
 use std::collections::BTreeSet;
 
-use kaito_presets::{ImageAccess, Preset, WorkloadKind};
+use kaito_presets::{ImageAccess, Preset};
 
 use super::{ANEW, Verdict, adapters, image, immutable, quoted, syntax, template};
 use crate::{
-    decide::Layout,
-    runtime,
+    decide, runtime,
     workspace::{AccessMode, InferenceSpec, PresetSpec, Workspace},
 };
 
@@ -59,10 +58,9 @@ pub fn check_runtime(workspace: &Workspace, verdict: &mut Verdict) {
     if let Some(problem) = runtime::adapters_problem(runtime, preset, &inference.adapters) {
         verdict.warn("inference.adapters", problem.message);
     }
-    let pods = u32::try_from(workspace.resource.count).unwrap_or(0);
-    let has_ranks = pods > 1 && Layout::kind_of(preset, pods) == WorkloadKind::StatefulSet;
-    if let Some(problem) = runtime::ranks_problem(runtime).filter(|_| has_ranks) {
-        verdict.warn("resource.count", problem);
+    let ranks = decide::ranks(workspace, preset);
+    if let Some(problem) = runtime::ranks_problem(runtime).filter(|_| ranks.is_some()) {
+        verdict.warn("resource.count", problem.message);
     }
 }
 

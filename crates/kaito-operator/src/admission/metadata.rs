@@ -36,6 +36,49 @@ pub fn check_name(workspace: &Workspace, verdict: &mut Verdict) {
 /// The annotations that are ours.
 const KNOWN: [&str; 3] = [ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME];
 
+/// Prefix of the Kaito project's annotations and labels, and of ours.
+const PREFIX: &str = "kaito.sh/";
+
+/// Annotations that release 0.12 of the Kaito project acts on and this one does not, and what helps instead.
+const UPSTREAM: &[(&str, &str)] = &[
+    ("kaito.sh/disable-benchmark", "there is no benchmark after loading to be disabled"),
+    (
+        "kaito.sh/model-mirror-storage-class",
+        "models are not mirrored to volumes: the image has the weights, or presetOptions.weightsImage names one that does",
+    ),
+    (
+        "kaito.sh/model-streaming",
+        "weights are not streamed: the image has them, or presetOptions.weightsImage names one that does",
+    ),
+    (
+        "kaito.sh/node-class-name",
+        "the installation decides about the node class of all NodeClaims, by karpenter.nodeClass of its chart",
+    ),
+    ("kaito.sh/node-image-family", "the node class of the installation decides about the image of nodes"),
+    (
+        "kaito.sh/performance-mode",
+        "give flags of vLLM by inference.config, like max-num-seqs and max-num-batched-tokens",
+    ),
+    ("kaito.sh/streaming-service-account", "weights are not streamed, and the pods need no ServiceAccount for it"),
+    (
+        "kaito.sh/upgrade-start-time",
+        "the installation decides when pods change, by rollouts of its chart, and the condition UpToDate says what is due",
+    ),
+    (
+        "kaito.sh/use-local-weights",
+        "weights are not taken from a folder of the node: the image has them, or presetOptions.weightsImage names one that does",
+    ),
+];
+
+/// Labels of a workspace that it acts on, likewise.
+const UPSTREAM_LABELS: &[(&str, &str)] = &[
+    ("kaito.sh/inference-role", "prefill and decoding are not served by different workspaces"),
+    (
+        "kaito.sh/upgrade-to-version",
+        "the installation decides when pods change, by rollouts of its chart, and the condition UpToDate says what is due",
+    ),
+];
+
 pub fn check_annotations(workspace: &Workspace, verdict: &mut Verdict) {
     if let Err(unknown) = workspace.runtime() {
         verdict.refuse(path(ANNOTATION_RUNTIME), unknown.to_string());
@@ -49,8 +92,18 @@ pub fn check_annotations(workspace: &Workspace, verdict: &mut Verdict) {
     }
     for name in workspace.metadata.annotations.iter().flatten().map(|(name, _)| name.as_str()) {
         let misspelt = KNOWN.iter().find(|known| **known != name && bare(known) == bare(name));
+        let upstream = UPSTREAM.iter().find(|(known, _)| bare(known) == bare(name));
         if let Some(meant) = misspelt {
             verdict.warn(path(name), format!("nothing reads this annotation; {meant} may be meant"));
+        } else if let Some((_, instead)) = upstream {
+            verdict.warn(path(name), format!("has no effect here: {instead}"));
+        } else if name.starts_with(PREFIX) && !KNOWN.contains(&name) {
+            verdict.warn(path(name), format!("nothing reads this annotation; there are {}", KNOWN.join(", ")));
+        }
+    }
+    for name in workspace.metadata.labels.iter().flatten().map(|(name, _)| name.as_str()) {
+        if let Some((_, instead)) = UPSTREAM_LABELS.iter().find(|(known, _)| *known == name) {
+            verdict.warn(format!("metadata.labels[{name}]"), format!("has no effect here: {instead}"));
         }
     }
 }

@@ -5,7 +5,7 @@
 
 mod adapters;
 mod hardware;
-mod image;
+pub(crate) mod image;
 mod inference;
 mod metadata;
 mod resource;

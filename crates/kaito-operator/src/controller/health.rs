@@ -5,7 +5,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use axum::{Router, http::StatusCode, http::header, routing::get};
+use axum::{
+    Router,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    routing::get,
+};
+use kaito_metrics::Format;
 use tokio::{net::TcpListener, sync::watch};
 
 use super::metrics::Metrics;
@@ -52,8 +57,9 @@ pub async fn serve(
         }
     };
     let health_routes = Router::new().route("/healthz", get(|| async { "healthy\n" })).route("/readyz", get(ready));
-    let text = move || async move {
-        ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.text())
+    let text = move |headers: HeaderMap| async move {
+        let format = Format::negotiate(headers.get_all(header::ACCEPT).iter().map(HeaderValue::as_bytes));
+        ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")], metrics.text(format))
     };
     let metrics_routes = Router::new().route("/metrics", get(text));
     tokio::select! {

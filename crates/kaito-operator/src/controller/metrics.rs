@@ -6,15 +6,19 @@ use std::{
     time::Duration,
 };
 
+use kaito_metrics::Format;
 use kube::runtime::reflector::ObjectRef;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
 use super::{backoff::lock, cache::Cache};
-use crate::workspace::{Workspace, WorkspaceState};
+use crate::{
+    decide::UP_TO_DATE,
+    workspace::{Workspace, WorkspaceState},
+};
 
 const SECONDS: [f64; 9] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
 
@@ -39,6 +43,11 @@ struct PhaseLabels {
     phase: &'static str,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RolloutLabels {
+    state: &'static str,
+}
+
 /// What Prometheus reads of the controller.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -53,6 +62,7 @@ pub struct Metrics {
     queue: Gauge,
     queued: Arc<Mutex<HashSet<ObjectRef<Workspace>>>>,
     workspaces: Family<PhaseLabels, Gauge>,
+    rollouts: Family<RolloutLabels, Gauge>,
     observed: Arc<Mutex<Option<Cache<Workspace>>>>,
 }
 
@@ -67,6 +77,7 @@ impl Default for Metrics {
             queue: Gauge::default(),
             queued: Arc::default(),
             workspaces: Family::default(),
+            rollouts: Family::default(),
             observed: Arc::default(),
         };
         metrics.register(|registry| {
@@ -89,6 +100,11 @@ impl Default for Metrics {
                 metrics.writes.clone(),
             );
             registry.register("workspaces", "Workspaces by phase", metrics.workspaces.clone());
+            registry.register(
+                "rollouts",
+                "Workspaces whose pods are to change for what the installation alone changes, due or under way",
+                metrics.rollouts.clone(),
+            );
         });
         metrics
     }
@@ -126,13 +142,11 @@ impl Metrics {
         self.writes.get_or_create(&WriteLabels { kind, verb }).inc();
     }
 
-    /// All of it, in Prometheus' text format.
-    pub fn text(&self) -> String {
+    /// All of it, in one of the formats that Prometheus reads.
+    pub fn text(&self, format: Format) -> String {
         self.count();
-        let mut text = String::new();
         // Writing to a string does not fail.
-        let _ = encode(&mut text, &lock(&self.registry));
-        text
+        format.encode(&lock(&self.registry)).unwrap_or_default()
     }
 
     fn count(&self) {
@@ -144,7 +158,12 @@ impl Metrics {
         queued.retain(|workspace| known.contains(workspace));
         self.queue.set(i64::try_from(queued.len()).unwrap_or(i64::MAX));
         drop(queued);
+        let mut rollouts = [("due", "RolloutDue", 0), ("under way", "RolloutUnderWay", 0)];
         for workspace in workspaces {
+            let up_to_date = workspace.status.as_ref().and_then(|status| status.condition(UP_TO_DATE));
+            for (_, reason, count) in &mut rollouts {
+                *count += i64::from(up_to_date.is_some_and(|condition| condition.reason == *reason));
+            }
             let state = workspace.status.as_ref().and_then(|status| status.state);
             let phase = match state {
                 _ if workspace.metadata.deletion_timestamp.is_some() => "Deleting",
@@ -158,6 +177,9 @@ impl Metrics {
         }
         for (phase, count) in counts {
             self.workspaces.get_or_create(&PhaseLabels { phase }).set(count);
+        }
+        for (state, _, count) in rollouts {
+            self.rollouts.get_or_create(&RolloutLabels { state }).set(count);
         }
     }
 }
@@ -175,7 +197,9 @@ mod tests {
         for (name, state) in [("a", "Ready"), ("b", "Ready"), ("c", "NotReady"), ("d", "Pending")] {
             let text = format!(
                 "metadata: {{name: {name}, namespace: ns, resourceVersion: '1'}}\nresource: {{labelSelector: {{}}}}\nstatus: \
-                 {{state: {state}}}"
+                 {{state: {state}, conditions: [{{type: UpToDate, status: 'False', reason: {}, message: '', \
+                 lastTransitionTime: '2026-01-01T00:00:00Z'}}]}}",
+                if name == "a" { "RolloutDue" } else { "Other" }
             );
             filler.take(&Event::Apply(serde_saphyr::from_str(&text).unwrap()));
         }
@@ -184,12 +208,14 @@ mod tests {
         metrics.queued(&ObjectRef::new("gone").within("ns"));
         metrics.ended("changed", Duration::from_millis(3));
         metrics.wrote("Service", "apply");
-        let text = metrics.text();
+        let text = metrics.text(Format::Text);
         for line in [
             "kaito_workspaces{phase=\"Ready\"} 2",
             "kaito_workspaces{phase=\"NotReady\"} 1",
             "kaito_workspaces{phase=\"Pending\"} 1",
             "kaito_workspaces{phase=\"Deleting\"} 0",
+            "kaito_rollouts{state=\"due\"} 1",
+            "kaito_rollouts{state=\"under way\"} 0",
             "kaito_queue 1",
             "kaito_reconciles_total{result=\"changed\"} 1",
             "kaito_reconcile_duration_seconds_count 1",

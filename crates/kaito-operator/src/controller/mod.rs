@@ -17,7 +17,10 @@ mod watches;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -59,6 +62,8 @@ pub struct Options {
     pub metrics_address: SocketAddr,
     /// Where health is read.
     pub health_address: SocketAddr,
+    /// Lines of the log that were dropped, as whoever writes the log counts them; for the metrics.
+    pub dropped_log_lines: Arc<AtomicU64>,
     /// The webhook, where it is to be served.
     pub webhook: Option<WebhookOptions>,
 }
@@ -104,6 +109,8 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// [`Error`]. An API server that does not answer is no reason to end.
 pub async fn run(client: Client, mut options: Options, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
     let metrics = Metrics::default();
+    let dropped_log_lines = Arc::clone(&options.dropped_log_lines);
+    metrics.register(|registry| kaito_metrics::count_dropped_log_lines(registry, dropped_log_lines));
     let webhook_metrics = webhook::Metrics::default();
     metrics.register(|registry| webhook_metrics.register(registry));
     let webhook = options.webhook.take();

@@ -7,13 +7,17 @@ use std::{
 
 use k8s_openapi::{
     api::core::v1::{Event as KubeEvent, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
 use kube::{ResourceExt, runtime::reflector::ObjectRef};
 
 use super::{reconcile::Context, watches::Watches};
 use crate::{
-    decide::{ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Taken, claim_names, gpus_of_pod},
+    decide::{
+        ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Rollouts, Taken, claim_names, gpus_of_pod,
+        under_way_since,
+    },
     workspace::{LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace},
 };
 
@@ -49,8 +53,30 @@ impl Context {
             pod_failures: pod_failures(caches, set_uid.as_deref()),
             stateful_set,
             refusals,
+            rollouts: Rollouts {
+                under_way: rollouts(caches, namespace, name),
+                leading_since: Some(self.leading_since),
+            },
         }
     }
+}
+
+/// The other workspaces whose models are being restarted, as `namespace/name`.
+fn rollouts(caches: &Watches, namespace: &str, name: &str) -> Vec<String> {
+    let is_other = |metadata: &ObjectMeta| {
+        let is_own = metadata.namespace.as_deref() == Some(namespace) && metadata.name.as_deref() == Some(name);
+        !is_own && metadata.deletion_timestamp.is_none() && under_way_since(metadata).is_some()
+    };
+    let deployments = caches.deployments.all(|deployment| is_other(&deployment.metadata));
+    let sets = caches.stateful_sets.all(|set| is_other(&set.metadata));
+    let full = |metadata: &ObjectMeta| {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        format!("{}/{}", part(&metadata.namespace), part(&metadata.name))
+    };
+    let mut names: Vec<_> = deployments.iter().map(|deployment| full(&deployment.metadata)).collect();
+    names.extend(sets.iter().map(|set| full(&set.metadata)));
+    names.sort();
+    names
 }
 
 /// GPUs that pods of other workspaces hold.

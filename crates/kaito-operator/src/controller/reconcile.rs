@@ -27,10 +27,13 @@ pub struct Context {
     pub(super) caches: Watches,
     pub(super) metrics: Metrics,
     options: decide::Options,
+    pub(super) leading_since: Timestamp,
     instance_types: watch::Receiver<Arc<InstanceTypes>>,
     backoff: Backoff<ObjectRef<Workspace>>,
     /// Versions of objects that applying did not change, though they differ: writing again would change nothing either.
     pub(super) futile: Mutex<HashMap<(&'static str, String, String), String>>,
+    /// Held by whoever begins to restart a running model, so that no two see the same free place.
+    turns: tokio::sync::Mutex<()>,
 }
 
 /// Why a reconcile is tried again.
@@ -79,9 +82,11 @@ impl Context {
             caches,
             metrics,
             options: options.decide.clone(),
+            leading_since: Timestamp::now(),
             instance_types,
             backoff: Backoff::default(),
             futile: Mutex::default(),
+            turns: tokio::sync::Mutex::default(),
         }
     }
 
@@ -149,8 +154,14 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
     let options = context.options();
     let config = context.config(workspace).await?;
     let mut workspace = Arc::clone(workspace);
-    let observed = context.observe(&workspace, config.clone(), Vec::new());
+    let mut observed = context.observe(&workspace, config.clone(), Vec::new());
     let mut decision = decide(&workspace, &observed, &options, Timestamp::now());
+    let mut turn = None;
+    if decision.starts_rollout {
+        turn = Some(context.turns.lock().await);
+        observed = context.observe(&workspace, config.clone(), Vec::new());
+        decision = decide(&workspace, &observed, &options, Timestamp::now());
+    }
     context.without_futile_writes(&workspace, &mut decision, &observed);
 
     let mut has_changed = false;
@@ -166,6 +177,7 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
         has_changed = true;
     }
     let refusals = context.carry_out(&workspace, &decision).await?;
+    drop(turn);
     has_changed |= !decision.writes.is_empty() || !decision.deletes.is_empty();
 
     // The status tells of what has been done just now.

@@ -411,6 +411,7 @@ fn is_waiting_for_nodes(workspace: &Workspace) -> bool {
 struct NodeFacts {
     labels: std::collections::BTreeMap<String, String>,
     is_cordoned: bool,
+    taints: String,
     is_going: bool,
     ready: String,
     gpus: String,
@@ -425,6 +426,7 @@ impl NodeFacts {
         Self {
             labels: node.metadata.labels.clone().unwrap_or_default(),
             is_cordoned: node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false),
+            taints: format!("{:?}", node.spec.as_ref().and_then(|spec| spec.taints.as_ref())),
             is_going: node.metadata.deletion_timestamp.is_some(),
             ready: ready.map(|ready| format!("{} {:?}", ready.status, ready.reason)).unwrap_or_default(),
             gpus: gpus.map(|quantity| quantity.0.clone()).unwrap_or_default(),

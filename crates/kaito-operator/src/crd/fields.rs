@@ -194,7 +194,8 @@ fn preset() -> Schema {
                 "name",
                 string(
                     "The name of the model, as llama-2-7b-chat, falcon-40b, mistral-7b-instruct or \
-                     phi-3-mini-4k-instruct. Case, hyphens and underscores do not matter.",
+                     phi-3-mini-4k-instruct; case, hyphens and underscores do not matter. Or the id of its card on the \
+                     hub, in any case, as tiiuae/falcon-40b.",
                 )
                 .length(1, LABEL),
             ),

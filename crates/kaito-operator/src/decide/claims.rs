@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    nodes::{Choice, GPU, INSTANCE_TYPE, hosts},
+    nodes::{Choice, INSTANCE_TYPE, TurnedDown, hosts},
     observed::{Claims, Observed, is_going, label, name},
     options::NodeClass,
     text,
@@ -176,10 +176,10 @@ pub struct ClaimPlan {
 }
 
 /// What each claimed node must have.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct Need {
-    /// GPUs that a pod asks of it.
-    pub gpus: u32,
+    /// What a pod asks of it, where the instance type does not say it.
+    pub requests: BTreeMap<String, Quantity>,
     /// Bytes of disk for image and weights.
     pub disk: Option<u64>,
 }
@@ -210,13 +210,16 @@ pub fn plan(
     observed: &Observed,
     choice: &Choice<'_>,
     class: &NodeClass,
-    need: Need,
+    need: &Need,
     now: Timestamp,
 ) -> ClaimPlan {
     let Claims::Present(claims) = &observed.claims else { return ClaimPlan::default() };
     let wanted_nodes = usize::try_from(workspace.resource.count).unwrap_or(0);
     let is_chosen = |node: &str| choice.chosen.iter().any(|chosen| name(&chosen.metadata) == node);
     let is_expected = |node: &str| choice.expected_back.iter().any(|expected| name(&expected.metadata) == node);
+    // Somebody keeps pods off a node that is ready, and it is not known for how long.
+    let is_closed =
+        |node: &str| choice.turned_down.iter().any(|(name, why)| name == node && matches!(why, TurnedDown::Tainted(_)));
     let hosts = hosts(observed);
     let mut plan = ClaimPlan::default();
 
@@ -229,7 +232,7 @@ pub fn plan(
         if is_chosen(node) || is_expected(node) || hosts.contains_key(node) {
             plan.kept.push(name(&claim.metadata).to_owned());
         } else if missing > 0 {
-            missing -= 1;
+            missing -= usize::from(!(claim.is_ready() && is_closed(node)));
             plan.kept.push(name(&claim.metadata).to_owned());
         } else {
             plan.surplus.push(name(&claim.metadata).to_owned());
@@ -264,7 +267,7 @@ fn tried_again_at(observed: &Observed, claim: &str) -> Option<Timestamp> {
     observed.claim_failures.get(claim)?.at.checked_add(RETRY_AFTER).ok()
 }
 
-fn desired(workspace: &Workspace, claim: &str, class: &NodeClass, need: Need) -> NodeClaim {
+fn desired(workspace: &Workspace, claim: &str, class: &NodeClass, need: &Need) -> NodeClaim {
     let mut labels = workspace.owned_labels();
     labels.insert(LABEL_WORKSPACE_NAMESPACE.to_owned(), workspace.namespace().to_owned());
     let selector = &workspace.resource.label_selector;
@@ -290,9 +293,8 @@ fn desired(workspace: &Workspace, claim: &str, class: &NodeClass, need: Need) ->
         let key = if class.group == "karpenter.azure.com" { "storage" } else { "ephemeral-storage" };
         requests.insert(key.to_owned(), disk);
     }
-    if need.gpus > 0 && workspace.resource.instance_type.is_none() {
-        // Otherwise the instance type says it.
-        requests.insert(GPU.to_owned(), Quantity(need.gpus.to_string()));
+    if workspace.resource.instance_type.is_none() {
+        requests.extend(need.requests.clone());
     }
     NodeClaim {
         metadata: ObjectMeta {

@@ -12,6 +12,7 @@ use super::{
     nodes::Choice,
     observed::{Observed, is_going, name},
     options::Options,
+    rollout::State,
     status::Findings,
     text,
 };
@@ -53,8 +54,18 @@ pub fn release(workspace: &Workspace, observed: &Observed, options: &Options, no
         let mut names: Vec<_> = claims.iter().map(|claim| name(&claim.metadata).to_owned()).collect();
         names.sort();
         let choice = Choice::default();
-        let findings =
-            Findings { workspace, observed, options, choice: &choice, claims: None, layout: None, problem: None, now };
+        let rollout = &State::Current;
+        let findings = Findings {
+            workspace,
+            observed,
+            options,
+            choice: &choice,
+            claims: None,
+            layout: None,
+            problem: None,
+            rollout,
+            now,
+        };
         findings.deleting(&names)
     });
     Decision {

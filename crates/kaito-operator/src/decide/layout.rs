@@ -1,14 +1,24 @@
 //! How a model is spread over pods and GPUs.
 
-use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
-use kaito_presets::{Family, Preset, Shape, WorkloadKind};
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{PodSpec, PodTemplateSpec},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kaito_presets::{Family, Preset, WorkloadKind};
 
 use super::{
+    Problem,
+    division::{Among, Division, can_share, divide},
     nodes::{GPU, INSTANCE_TYPE, gpus, is_candidate},
     observed::{Observed, label},
     options::{Hardware, Options},
 };
-use crate::workspace::Workspace;
+use crate::{
+    runtime::{self, Sizes},
+    workspace::Workspace,
+};
 
 /// How a model is spread over pods and GPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +27,10 @@ pub struct Layout {
     pub kind: WorkloadKind,
     /// One for each node.
     pub pods: u32,
-    /// GPUs of each pod: what the model needs and a node has.
+    /// GPUs of each pod: what the model needs and a node has; none where CPUs compute.
     pub gpus: u32,
+    /// How the GPUs share the model.
+    pub division: Division,
     /// What the nodes have, if known.
     pub hardware: Option<Hardware>,
 }
@@ -36,24 +48,40 @@ impl Layout {
     }
 
     /// The layout of a preset. Without ranks, every pod serves the whole model.
-    pub fn of_preset(workspace: &Workspace, preset: &Preset, observed: &Observed, options: &Options) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// Where the model is to be divided as it cannot be.
+    pub fn of_preset(
+        workspace: &Workspace,
+        preset: &Preset,
+        sizes: &Sizes,
+        observed: &Observed,
+        options: &Options,
+    ) -> Result<Self, Problem> {
         let pods = u32::try_from(workspace.resource.count).unwrap_or(0).max(1);
         let kind = Self::kind_of(preset, pods);
+        let nodes = Nodes::of(workspace, observed, options);
+        let together = if kind == WorkloadKind::StatefulSet { pods } else { 1 };
+        if !workspace.runtime().is_ok_and(runtime::uses_gpus) {
+            let division = Division::usual(0, together);
+            return Ok(Self { kind, pods, gpus: 0, division, hardware: nodes.hardware });
+        }
         let needed = match kind {
             WorkloadKind::Deployment => preset.workload.gpus,
             WorkloadKind::StatefulSet => preset.workload.gpus.div_ceil(pods),
         };
-        let nodes = Nodes::of(workspace, observed, options);
-        let gpus = match nodes.gpus {
-            // A device plugin that goes away for a moment is no reason to start the model anew with fewer.
-            Some(offered) => {
-                let offered = offered.max(current_gpus(observed));
-                if kind == WorkloadKind::StatefulSet { slices(preset, needed, offered) } else { offered.min(needed) }
-            }
-            None if kind == WorkloadKind::StatefulSet => slices(preset, needed, u32::MAX),
-            None => needed,
+        // A device plugin that goes away for a moment is no reason to start the model anew with fewer.
+        let offered = nodes.gpus.map(|offered| offered.max(current_gpus(observed)));
+        let usual = match (kind, offered) {
+            (WorkloadKind::StatefulSet, offered) => slices(preset, needed, offered.unwrap_or(u32::MAX)),
+            (WorkloadKind::Deployment, Some(offered)) => offered.min(needed),
+            (WorkloadKind::Deployment, None) => needed,
         };
-        Self { kind, pods, gpus, hardware: nodes.hardware }
+        // Nodes without GPUs are told of elsewhere.
+        let offered = offered.filter(|offered| *offered > 0);
+        let (division, gpus) = divide(preset, sizes, Among { pods: together, usual, offered })?;
+        Ok(Self { kind, pods, gpus, division, hardware: nodes.hardware })
     }
 
     /// The layout of a template: as many pods as nodes, each with what the template asks for.
@@ -62,6 +90,7 @@ impl Layout {
             kind: WorkloadKind::Deployment,
             pods: u32::try_from(workspace.resource.count).unwrap_or(0).max(1),
             gpus: template.spec.as_ref().map_or(0, gpus_of_spec),
+            division: Division::usual(0, 1),
             hardware: None,
         }
     }
@@ -70,15 +99,8 @@ impl Layout {
 /// GPUs for a pod that needs so many, of those that are offered: as many as the matrices can be cut for, heads and inner
 /// vectors in equal parts.
 fn slices(preset: &Preset, needed: u32, offered: u32) -> u32 {
-    let Shape { num_heads, num_kv_heads, intermediate_size, .. } = preset.shape;
-    let can_be = |gpus: &u32| {
-        let gpus = *gpus as usize;
-        num_heads.is_multiple_of(gpus)
-            && intermediate_size.is_multiple_of(gpus)
-            // Servers copy heads of keys and values where there are more GPUs than those.
-            && (num_kv_heads.is_multiple_of(gpus) || gpus.is_multiple_of(num_kv_heads))
-    };
-    let offered = offered.min(u32::try_from(num_heads).unwrap_or(u32::MAX));
+    let offered = offered.min(u32::try_from(preset.shape.num_heads).unwrap_or(u32::MAX));
+    let can_be = |gpus: &u32| can_share(preset, *gpus);
     (needed..=offered).find(can_be).or_else(|| (1..=offered.min(needed)).rev().find(can_be)).unwrap_or(0)
 }
 
@@ -116,6 +138,19 @@ fn current_gpus(observed: &Observed) -> u32 {
     let deployment = observed.deployment.as_ref().and_then(|it| it.spec.as_ref()).map(|spec| &spec.template);
     let stateful_set = observed.stateful_set.as_ref().and_then(|it| it.spec.as_ref()).map(|spec| &spec.template);
     deployment.or(stateful_set).and_then(|template| template.spec.as_ref()).map_or(0, gpus_of_spec)
+}
+
+/// What a pod asks of its node: GPUs, or, where it has none and is of a preset, CPUs and memory.
+pub fn requests(template: &PodTemplateSpec, is_preset: bool) -> BTreeMap<String, Quantity> {
+    let Some(spec) = &template.spec else { return BTreeMap::new() };
+    match gpus_of_spec(spec) {
+        0 if is_preset => {
+            let containers = spec.containers.iter();
+            containers.filter_map(|container| container.resources.as_ref()?.requests.clone()).flatten().collect()
+        }
+        0 => BTreeMap::new(),
+        gpus => BTreeMap::from([(GPU.to_owned(), Quantity(gpus.to_string()))]),
+    }
 }
 
 /// GPUs that the containers of a pod hold together.

@@ -7,38 +7,49 @@ mod adapters;
 mod causes;
 mod claims;
 mod deletion;
+mod division;
 mod layout;
 mod left_claims;
 mod nodes;
 mod object;
 mod observed;
 mod options;
+mod rollout;
 mod services;
 mod status;
+mod taints;
 mod text;
 mod unreadable;
+mod window;
 mod workload;
 
 use std::time::Duration;
 
 pub use claims::{NodeClaim, NodeClaimSpec, NodeClaimStatus, NodeClassRef, Requirement, Resources, claim_names};
+pub use division::Division;
 use k8s_openapi::{
     api::core::v1::{Pod, PodTemplateSpec},
     jiff::Timestamp,
 };
+use kaito_presets::{Preset, WorkloadKind};
 pub use layout::Layout;
-pub use nodes::{Choice, GPU, GRACE, INSTANCE_TYPE, TurnedDown, choose};
+pub use nodes::{Choice, GPU, GRACE, INSTANCE_TYPE, PodNeeds, TurnedDown, choose};
 pub use object::{APPLIED, Change, Object};
 pub use observed::{ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Taken};
 pub use options::{Hardware, NodeClass, NotANodeClass, Options, Provisioner};
+pub use rollout::{RolloutPolicy, Rollouts, under_way_since};
 use serde_json::Value;
-pub use status::ADAPTERS_READY;
 use status::Findings;
+pub use status::{ADAPTERS_READY, CONFIG_APPLIED, UP_TO_DATE};
+pub use taints::Tolerations;
 pub use unreadable::unreadable;
+pub use window::{NotAWindow, Window};
+pub use workload::TERMINATION_GRACE_SECONDS;
 
 use self::{
     claims::{ClaimPlan, Need},
     observed::{is_going, name},
+    rollout::Draft,
 };
 use crate::workspace::{FINALIZER, InferenceSpec, Workspace, WorkspaceStatus};
 
@@ -70,6 +81,8 @@ pub struct Decision {
     pub notices: Vec<Notice>,
     /// When to look again though nothing happens.
     pub requeue: Option<Duration>,
+    /// Whether a running model's turn to be restarted begins with it: to be decided anew where nobody else can begin one.
+    pub starts_rollout: bool,
 }
 
 impl Decision {
@@ -103,27 +116,44 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
         return deletion::release(workspace, observed, options, now);
     }
     let inference = workspace.inference.as_ref();
-    let layout = inference.and_then(|inference| layout_of(workspace, inference, observed, options).ok());
-    let choice = choose(workspace, observed, layout.map_or(0, |layout| layout.gpus), now);
-    let plan = claim_plan(workspace, observed, options, &choice, layout, now);
+    let layout = inference.map(|inference| layout_of(workspace, inference, observed, options));
+    let drafted = inference.zip(layout.clone()).map(|(inference, layout)| {
+        layout.and_then(|layout| Ok((layout, Draft::of(workspace, inference, &layout, observed, options)?)))
+    });
+    let layout = layout.and_then(Result::ok);
+    let needs = match &drafted {
+        Some(Ok((_, draft))) => PodNeeds::of(draft.template(observed), observed),
+        Some(Err(_)) | None => PodNeeds {
+            gpus: layout.map_or(0, |layout| layout.gpus),
+            tolerations: Tolerations::of(&workload::tolerations(inference), observed),
+        },
+    };
+    let choice = choose(workspace, observed, &needs, now);
+    let is_started = observed.deployment.is_some() || observed.stateful_set.is_some();
+    let mut plan = claim_plan(workspace, observed, options, &choice, drafted.as_ref(), now);
+    if matches!(drafted, Some(Err(_))) && !is_started {
+        // Nothing could run there.
+        plan.new.clear();
+    }
 
     let mut objects: Vec<Object> = plan.new.iter().cloned().map(Object::NodeClaim).collect();
     let mut problem = None;
-    if let Some(inference) = inference {
-        let is_started = observed.deployment.is_some() || observed.stateful_set.is_some();
-        let has_nodes = choice.chosen.len() >= usize::try_from(workspace.resource.count).unwrap_or(0);
-        match layout_of(workspace, inference, observed, options)
-            .and_then(|layout| Ok((layout, workload::workload(workspace, inference, &layout, observed, options)?)))
-        {
-            Ok((layout, workload)) => {
-                objects.extend(services::services(workspace, &layout).into_iter().map(Object::Service));
-                // What runs is kept up even when nodes go: it may run again when they come back.
-                if has_nodes || is_started {
-                    objects.push(workload);
-                }
+    let mut rollout = rollout::State::Current;
+    let mut starts_rollout = false;
+    match drafted {
+        Some(Ok((layout, draft))) => {
+            objects.extend(services::services(workspace, &layout).into_iter().map(Object::Service));
+            let has_nodes = choice.chosen.len() >= usize::try_from(workspace.resource.count).unwrap_or(0);
+            let health = status::health(workspace, observed, layout, has_nodes);
+            let settled = draft.settled(&health, &observed.rollouts, &options.rollouts, now);
+            // What runs is kept up even when nodes go: it may run again when they come back.
+            if has_nodes || is_started {
+                objects.extend(settled.object);
+                (rollout, starts_rollout) = (settled.state, settled.starts);
             }
-            Err(cause) => problem = Some(cause),
         }
+        Some(Err(cause)) => problem = Some(cause),
+        None => {}
     }
     let objects: Vec<_> = objects.into_iter().map(Object::sealed).collect();
     let writes: Vec<_> = objects
@@ -144,6 +174,7 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
         claims: progress.as_ref(),
         layout,
         problem: problem.as_ref(),
+        rollout: &rollout,
         now,
     };
     let (status, notices) = findings.status();
@@ -160,18 +191,22 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
             .give_up_at
             .into_iter()
             .chain(plan.try_again_at)
+            .chain(rollout.look_again_at())
             .min()
             .map(|at| seconds_until(at, now))
             .into_iter()
             .chain(awaited(problem.as_ref()))
             .min(),
+        starts_rollout,
     }
 }
 
 /// When to look again for a ConfigMap that is to come, or to be corrected: those are not watched, and somebody waits.
 fn awaited(problem: Option<&Problem>) -> Option<Duration> {
     const CONFIG: Duration = Duration::from_secs(10);
-    problem.filter(|problem| matches!(problem.reason, "ConfigMissing" | "ConfigInvalid")).map(|_| CONFIG)
+    let is_of_config =
+        |problem: &&Problem| matches!(problem.reason, "ConfigMissing" | "ConfigInvalid" | "ConfigDoesNotFit");
+    problem.filter(is_of_config).map(|_| CONFIG)
 }
 
 /// The pods of a workspace on nodes of its instance type, without a cluster.
@@ -198,6 +233,12 @@ pub fn pods(
     Ok((layout, template.ok_or_else(nothing)?))
 }
 
+/// How many pods serve a workspace's preset together, if it is more than one.
+pub fn ranks(workspace: &Workspace, preset: &Preset) -> Option<u32> {
+    let pods = u32::try_from(workspace.resource.count).ok().filter(|pods| *pods > 1)?;
+    (Layout::kind_of(preset, pods) == WorkloadKind::StatefulSet).then_some(pods)
+}
+
 fn layout_of(
     workspace: &Workspace,
     inference: &InferenceSpec,
@@ -205,7 +246,14 @@ fn layout_of(
     options: &Options,
 ) -> Result<Layout, Problem> {
     match (&inference.preset, &inference.template) {
-        (Some(spec), _) => Ok(Layout::of_preset(workspace, workload::preset(spec)?, observed, options)),
+        (Some(spec), _) => {
+            let preset = workload::preset(spec)?;
+            let config = workload::runtime(workspace)
+                .and_then(|runtime| workload::config(workspace, runtime, preset, observed))
+                // Whoever makes the pods says what is wrong with it.
+                .unwrap_or_default();
+            Layout::of_preset(workspace, preset, &config.sizes, observed, options)
+        }
         (None, Some(template)) => Ok(Layout::of_template(workspace, template)),
         (None, None) => Err(workload::empty()),
     }
@@ -216,13 +264,15 @@ fn claim_plan(
     observed: &Observed,
     options: &Options,
     choice: &Choice<'_>,
-    layout: Option<Layout>,
+    drafted: Option<&Result<(Layout, Draft), Problem>>,
     now: Timestamp,
 ) -> ClaimPlan {
     let Provisioner::Karpenter(class) = &options.provisioner else { return ClaimPlan::default() };
     let preset = workspace.preset().and_then(|spec| workload::preset(spec).ok());
-    let need = Need { gpus: layout.map_or(0, |layout| layout.gpus), disk: preset.map(|preset| preset.workload.disk) };
-    claims::plan(workspace, observed, choice, class, need, now)
+    let template = drafted.and_then(|drafted| drafted.as_ref().ok()?.1.template(observed));
+    let requests = template.map(|template| layout::requests(template, preset.is_some())).unwrap_or_default();
+    let need = Need { requests, disk: preset.map(|preset| preset.workload.disk) };
+    claims::plan(workspace, observed, choice, class, &need, now)
 }
 
 /// The object in the cluster, in the form of the one that is wanted.

@@ -3,12 +3,14 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::{Node, NodeCondition},
+    api::core::v1::{Node, NodeCondition, PodTemplateSpec, Taint},
     jiff::Timestamp,
 };
 
 use super::{
+    layout::gpus_of_spec,
     observed::{Observed, Taken, is_going, label, name},
+    taints::{self, Tolerations},
     text,
 };
 use crate::workspace::{LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace};
@@ -21,6 +23,24 @@ pub const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
 /// How long a node in use may be unready before another is taken for it. Kubernetes leaves pods there for as long, and
 /// a model takes minutes to load elsewhere.
 pub const GRACE: Duration = Duration::from_secs(300);
+
+/// What a pod of a workspace asks of its node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PodNeeds {
+    /// GPUs.
+    pub gpus: u32,
+    /// Taints that it may have.
+    pub tolerations: Tolerations,
+}
+
+impl PodNeeds {
+    /// Of pods of this template, and of those that are there.
+    pub fn of(template: Option<&PodTemplateSpec>, observed: &Observed) -> Self {
+        let spec = template.and_then(|template| template.spec.as_ref());
+        let tolerations = spec.and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+        Self { gpus: spec.map_or(0, gpus_of_spec), tolerations: Tolerations::of(tolerations, observed) }
+    }
+}
 
 /// The nodes for a workspace.
 #[derive(Debug, Default)]
@@ -38,7 +58,7 @@ pub struct Choice<'a> {
 }
 
 /// Why a node is not used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TurnedDown {
     /// The workspace prefers a node that does not exist.
     Absent,
@@ -50,6 +70,8 @@ pub enum TurnedDown {
     NotReady(String),
     /// No new pods are to go there.
     Cordoned,
+    /// It has taints that no pod tolerates.
+    Tainted(Vec<Taint>),
     /// It is of another instance type.
     InstanceType(String),
     /// It was made for another workspace.
@@ -82,6 +104,11 @@ impl fmt::Display for TurnedDown {
             Self::Going => f.write_str("is being deleted"),
             Self::NotReady(why) => write!(f, "is not ready ({why})"),
             Self::Cordoned => f.write_str("is cordoned"),
+            Self::Tainted(taints) => {
+                let written: Vec<_> = taints.iter().map(taints::text).collect();
+                let taint = if taints.len() == 1 { "taint" } else { "taints" };
+                write!(f, "has the {taint} {}, which no pod of the workspace tolerates", text::list(&written))
+            }
             Self::InstanceType(other) => write!(f, "is a {other}"),
             Self::MadeFor(other) => write!(f, "was made for workspace {other}"),
             Self::Gpus { offered: 0, needed } => {
@@ -122,8 +149,8 @@ fn other_type<'a>(workspace: &Workspace, labels: &'a BTreeMap<String, String>) -
 /// workspace, name.
 ///
 /// A node on which a pod of the workspace runs comes before all these: a choice does not move pods, so to choose another
-/// would only hide where the model is. `gpus` is what each pod needs.
-pub fn choose<'a>(workspace: &Workspace, observed: &'a Observed, gpus: u32, now: Timestamp) -> Choice<'a> {
+/// would only hide where the model is.
+pub fn choose<'a>(workspace: &Workspace, observed: &'a Observed, needs: &PodNeeds, now: Timestamp) -> Choice<'a> {
     let wanted = usize::try_from(workspace.resource.count).unwrap_or(0);
     let hosts = hosts(observed);
     let used: Vec<&str> = workspace.status.iter().flat_map(|status| &status.worker_nodes).map(String::as_str).collect();
@@ -136,7 +163,7 @@ pub fn choose<'a>(workspace: &Workspace, observed: &'a Observed, gpus: u32, now:
         let node_name = name(&node.metadata);
         let preference = workspace.resource.preferred_nodes.iter().position(|preferred| preferred == node_name);
         let hosts_pod = hosts.contains_key(node_name);
-        match objection(workspace, observed, node, hosts_pod, gpus) {
+        match objection(workspace, observed, node, hosts_pod, needs) {
             None => {
                 let made_for_us = is_made_for(workspace, node) || backs_claim(observed, node_name);
                 let order = (!hosts_pod, preference.unwrap_or(usize::MAX), !used.contains(&node_name), !made_for_us);
@@ -144,8 +171,8 @@ pub fn choose<'a>(workspace: &Workspace, observed: &'a Observed, gpus: u32, now:
             }
             Some(TurnedDown::Labels) if preference.is_none() => choice.unmatched += 1,
             Some(why) => {
-                if matches!(why, TurnedDown::NotReady(_)) && (hosts_pod || used.contains(&node_name)) {
-                    let until = unready_since(node).and_then(|since| since.checked_add(GRACE).ok());
+                if is_about_readiness(&why) && (hosts_pod || used.contains(&node_name)) {
+                    let until = readiness_changed(node).and_then(|since| since.checked_add(GRACE).ok());
                     if let Some(until) = until.filter(|until| *until > now) {
                         choice.expected_back.push(node);
                         choice.give_up_at = Some(choice.give_up_at.map_or(until, |earlier| earlier.min(until)));
@@ -187,8 +214,9 @@ fn objection(
     observed: &Observed,
     node: &Node,
     hosts_pod: bool,
-    gpus_needed: u32,
+    needs: &PodNeeds,
 ) -> Option<TurnedDown> {
+    let gpus_needed = needs.gpus;
     let labels = node.metadata.labels.clone().unwrap_or_default();
     if !workspace.resource.selects(&labels) {
         return Some(TurnedDown::Labels);
@@ -202,9 +230,10 @@ fn objection(
     if let Some(why) = unready(node) {
         return Some(TurnedDown::NotReady(why));
     }
+    let taints = needs.tolerations.objections(node, hosts_pod);
     if hosts_pod {
         // What follows is about new pods.
-        return None;
+        return (!taints.is_empty()).then_some(TurnedDown::Tainted(taints));
     }
     if let Some(other) = label(&node.metadata, LABEL_WORKSPACE).filter(|_| !is_made_for(workspace, node)) {
         let namespace = label(&node.metadata, LABEL_WORKSPACE_NAMESPACE).unwrap_or_default();
@@ -212,6 +241,9 @@ fn objection(
     }
     if node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false) {
         return Some(TurnedDown::Cordoned);
+    }
+    if !taints.is_empty() {
+        return Some(TurnedDown::Tainted(taints));
     }
     let offered = gpus(node);
     if offered < gpus_needed {
@@ -251,6 +283,15 @@ fn unready(node: &Node) -> Option<String> {
     }
 }
 
-fn unready_since(node: &Node) -> Option<Timestamp> {
+/// Whether a node is turned down only for as long as it is not ready.
+fn is_about_readiness(why: &TurnedDown) -> bool {
+    match why {
+        TurnedDown::NotReady(_) => true,
+        TurnedDown::Tainted(taints) => taints.iter().all(taints::follows_readiness),
+        _ => false,
+    }
+}
+
+fn readiness_changed(node: &Node) -> Option<Timestamp> {
     ready_condition(node)?.last_transition_time.as_ref().map(|time| time.0)
 }

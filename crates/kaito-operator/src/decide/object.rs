@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
-        core::v1::Service,
+        core::v1::{PodTemplateSpec, Service},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
@@ -52,7 +52,8 @@ impl Object {
         }
     }
 
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+    /// Its metadata, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
         match self {
             Self::Service(object) => &mut object.metadata,
             Self::Deployment(object) => &mut object.metadata,
@@ -76,14 +77,29 @@ impl Object {
         }
     }
 
-    /// Names of the image volumes of its pods.
-    pub fn image_volumes(&self) -> Vec<&str> {
-        let template = match self {
+    /// The template of its pods, where it is a workload.
+    pub fn template(&self) -> Option<&PodTemplateSpec> {
+        match self {
             Self::Deployment(object) => object.spec.as_ref().map(|spec| &spec.template),
             Self::StatefulSet(object) => object.spec.as_ref().map(|spec| &spec.template),
             Self::Service(_) | Self::NodeClaim(_) => None,
-        };
-        let volumes = template.and_then(|template| template.spec.as_ref()?.volumes.as_ref());
+        }
+    }
+
+    /// With other pods, where it is a workload.
+    #[must_use]
+    pub fn with_template(mut self, template: PodTemplateSpec) -> Self {
+        match &mut self {
+            Self::Deployment(object) => object.spec.get_or_insert_default().template = template,
+            Self::StatefulSet(object) => object.spec.get_or_insert_default().template = template,
+            Self::Service(_) | Self::NodeClaim(_) => {}
+        }
+        self
+    }
+
+    /// Names of the image volumes of its pods.
+    pub fn image_volumes(&self) -> Vec<&str> {
+        let volumes = self.template().and_then(|template| template.spec.as_ref()?.volumes.as_ref());
         let images = volumes.into_iter().flatten().filter(|volume| volume.image.is_some());
         images.map(|volume| volume.name.as_str()).collect()
     }

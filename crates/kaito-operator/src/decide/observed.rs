@@ -9,7 +9,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::{claims::NodeClaim, object::Object};
+use super::{claims::NodeClaim, object::Object, rollout::Rollouts};
 
 /// What the cluster holds, as far as one workspace is concerned.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +37,8 @@ pub struct Observed {
     pub pod_failures: Vec<PodFailure>,
     /// Writes that the API server refused when they were last tried.
     pub refusals: Vec<Refusal>,
+    /// Which models are being restarted for what the installation alone changes.
+    pub rollouts: Rollouts,
 }
 
 impl Observed {

@@ -2,6 +2,8 @@ use std::{fmt, str::FromStr};
 
 use kaito_presets::{ComputeCapability, InstanceTypes};
 
+use super::rollout::RolloutPolicy;
+
 /// What an installation decides for all its workspaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -17,6 +19,8 @@ pub struct Options {
     pub provisioner: Provisioner,
     /// The instance types that are known.
     pub instance_types: InstanceTypes,
+    /// When running models are restarted for what the installation alone changes.
+    pub rollouts: RolloutPolicy,
 }
 
 impl Options {
@@ -49,6 +53,7 @@ impl Default for Options {
             vllm_image: Self::DEFAULT_VLLM_IMAGE.to_owned(),
             provisioner: Provisioner::None,
             instance_types: InstanceTypes::built_in(),
+            rollouts: RolloutPolicy::default(),
         }
     }
 }

@@ -17,10 +17,11 @@ use super::{
     nodes::{Choice, GRACE},
     observed::{Observed, name},
     options::{Options, Provisioner},
+    rollout::{Health, State},
     text, workload,
 };
 use crate::{
-    runtime,
+    runtime::{self, ServerConfig},
     workspace::{
         INFERENCE_READY, InferenceSpec, NODE_CLAIM_READY, RESOURCE_READY, Runtime, WORKSPACE_READY, Workspace,
         WorkspaceState, WorkspaceStatus,
@@ -29,6 +30,16 @@ use crate::{
 
 /// Type of the condition that says whether adapters act as the workspace says; only where there are any.
 pub const ADAPTERS_READY: &str = "AdaptersReady";
+
+/// Type of the condition that says what of the ConfigMap that `inference.config` names has an effect; only where it names one.
+pub const CONFIG_APPLIED: &str = "ConfigApplied";
+/// Type of the condition that says what is due to change in the pods; only while something is.
+pub const UP_TO_DATE: &str = "UpToDate";
+
+/// Whether a condition says something of whether the model answers.
+fn counts(type_: &str) -> bool {
+    ![ADAPTERS_READY, CONFIG_APPLIED, UP_TO_DATE].contains(&type_)
+}
 
 /// A condition, before it is compared with the last one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +82,8 @@ pub struct Findings<'a> {
     pub layout: Option<Layout>,
     /// Why there can be no workload.
     pub problem: Option<&'a Problem>,
+    /// How far the pods are from what this controller makes.
+    pub rollout: &'a State,
     /// The time.
     pub now: Timestamp,
 }
@@ -85,6 +98,8 @@ impl Findings<'_> {
             let resource_time = self.transition(&resource);
             verdicts.push(self.inference_ready(inference, &resource, resource_time));
             verdicts.extend(self.adapters_ready(inference));
+            verdicts.extend(self.config_applied(inference));
+            verdicts.extend(self.up_to_date());
         }
         verdicts.insert(0, resource);
         let state = state(&verdicts);
@@ -126,8 +141,8 @@ impl Findings<'_> {
         if chosen.len() >= wanted {
             let mut names: Vec<_> = chosen.iter().map(|node| name(&node.metadata)).collect();
             names.sort_unstable();
-            let on_cpus = self.layout.is_some_and(|layout| layout.gpus == 0) && self.workspace.preset().is_some();
-            let note = if on_cpus { "; no node that matches offers GPUs, so CPUs compute" } else { "" };
+            let on_cpus = self.workspace.preset().is_some() && !self.workspace.runtime().is_ok_and(runtime::uses_gpus);
+            let note = if on_cpus { "; the runtime kaito computes on CPUs" } else { "" };
             let mut message = format!("{}: {}{note}", text::count(wanted, "ready node"), text::list(&names));
             if let Some(note) = left_claims::note(self.workspace, self.observed, self.options) {
                 message.push_str(&format!("; {note}"));
@@ -231,18 +246,13 @@ impl Findings<'_> {
             return Verdict::good(INFERENCE_READY, "InferenceReady", message);
         }
         let (cause, others) = causes::worst(self.observed, workload.wanted, limit(inference));
-        self.not_ready(inference, &cause, others, &workload)
+        Self::not_ready(&cause, others, &workload)
     }
 
-    fn not_ready(&self, inference: &InferenceSpec, cause: &Cause, others: usize, workload: &Replicas) -> Verdict {
+    fn not_ready(cause: &Cause, others: usize, workload: &Replicas) -> Verdict {
         let mut message = cause.message(others);
         if workload.ready > 0 && workload.wanted > 1 && workload.kind == WorkloadKind::Deployment {
             message.push_str(&format!("; {} of {} answer", workload.ready, text::count(workload.wanted, "pod")));
-        }
-        let runtime = self.workspace.runtime().unwrap_or_default();
-        let has_ranks = workload.kind == WorkloadKind::StatefulSet && workload.wanted > 1 && inference.preset.is_some();
-        if let Some(problem) = runtime::ranks_problem(runtime).filter(|_| has_ranks) {
-            message.push_str(&format!("; {problem}"));
         }
         let verdict = if cause.kind.is_failure() { Verdict::failing } else { Verdict::waiting };
         verdict(INFERENCE_READY, cause.kind.reason(), message)
@@ -261,8 +271,41 @@ impl Findings<'_> {
         })
     }
 
+    fn config_applied(&self, inference: &InferenceSpec) -> Option<Verdict> {
+        let name = inference.config.as_deref()?;
+        let preset = workload::preset(inference.preset.as_ref()?).ok()?;
+        let runtime = self.workspace.runtime().ok()?;
+        let ServerConfig { flags, sizes, ignored, needless } =
+            workload::config(self.workspace, runtime, preset, self.observed).ok()?;
+        let sizes = [sizes.tensor.is_some(), sizes.pipeline.is_some(), sizes.data.is_some(), sizes.context.is_some()];
+        let taken = flags.len() + sizes.iter().filter(|is_given| **is_given).count();
+        let mut message = format!("the server gets {} from ConfigMap {name}", text::count(taken, "flag"));
+        if !needless.is_empty() {
+            message.push_str(&format!("; not needed: {}", needless.join("; ")));
+        }
+        if ignored.is_empty() {
+            return Some(Verdict::good(CONFIG_APPLIED, "FlagsApplied", message));
+        }
+        Some(Verdict::waiting(CONFIG_APPLIED, "FlagsIgnored", format!("{}; {message}", ignored.join("; "))))
+    }
+
+    fn up_to_date(&self) -> Option<Verdict> {
+        match self.rollout {
+            State::Current => None,
+            State::Due { message, .. } => Some(Verdict::waiting(UP_TO_DATE, "RolloutDue", message.clone())),
+            State::UnderWay { since, .. } => {
+                let pause = text::duration(i64::try_from(self.options.rollouts.pause.as_secs()).unwrap_or(i64::MAX));
+                let message = format!(
+                    "the pods change since {}; when they have answered for {pause}, the next workspace's may",
+                    text::time(*since)
+                );
+                Some(Verdict::waiting(UP_TO_DATE, "RolloutUnderWay", message))
+            }
+        }
+    }
+
     fn workspace_ready(&self, verdicts: &[Verdict]) -> Verdict {
-        let counted = || verdicts.iter().filter(|verdict| verdict.type_ != ADAPTERS_READY && !verdict.is_true);
+        let counted = || verdicts.iter().filter(|verdict| counts(verdict.type_) && !verdict.is_true);
         // What fails tells more than what waits for it.
         match counted().find(|verdict| verdict.is_failure).or_else(|| counted().next()) {
             Some(verdict) => Verdict {
@@ -337,7 +380,8 @@ impl Findings<'_> {
             .previous(verdict.type_)
             .is_none_or(|previous| previous.status != status || previous.reason != verdict.reason);
         is_new.then(|| Notice {
-            is_warning: verdict.is_failure || (verdict.type_ == ADAPTERS_READY && !verdict.is_true),
+            is_warning: verdict.is_failure
+                || (matches!(verdict.type_, ADAPTERS_READY | CONFIG_APPLIED) && !verdict.is_true),
             reason: verdict.reason.clone(),
             action: verdict.type_.to_owned(),
             message: verdict.message.clone(),
@@ -361,7 +405,7 @@ fn status_of(is_true: bool) -> &'static str {
 }
 
 fn state(verdicts: &[Verdict]) -> WorkspaceState {
-    let mut counted = verdicts.iter().filter(|verdict| verdict.type_ != ADAPTERS_READY);
+    let mut counted = verdicts.iter().filter(|verdict| counts(verdict.type_));
     if counted.clone().all(|verdict| verdict.is_true) {
         WorkspaceState::Ready
     } else if counted.any(|verdict| verdict.is_failure) {
@@ -390,6 +434,21 @@ fn selector_text(workspace: &Workspace) -> String {
         format!("{} {} ({values})", term.key, term.operator.to_lowercase())
     });
     labels.chain(terms).collect::<Vec<_>>().join(",")
+}
+
+/// How a workspace's workload is.
+pub fn health(workspace: &Workspace, observed: &Observed, layout: Layout, has_nodes: bool) -> Health {
+    let none = Health { has_nodes, answers_since: None, fails: false };
+    let (Some(replicas), Some(inference)) = (Replicas::of(observed, Some(layout)), &workspace.inference) else {
+        return none;
+    };
+    if replicas.is_ready() {
+        let ready =
+            observed.pods.iter().filter(|pod| causes::is_ready(pod)).filter_map(|pod| causes::milestones(pod).ready);
+        return Health { answers_since: Some(ready.max().unwrap_or(Timestamp::UNIX_EPOCH)), ..none };
+    }
+    let (cause, _) = causes::worst(observed, replicas.wanted, limit(inference));
+    Health { fails: replicas.ready == 0 && cause.kind.is_failure(), ..none }
 }
 
 /// How many pods a workload has.

@@ -31,7 +31,7 @@ use super::{
     services::headless_name,
 };
 use crate::{
-    runtime::{self, Images, Launch, Ranks, Server},
+    runtime::{self, Images, Launch, Ranks, Server, ServerConfig},
     workspace::{
         AccessMode, AdapterSpec, InferenceSpec, LABEL_WORKSPACE, PresetOptions, PresetSpec, Runtime, Workspace,
     },
@@ -39,8 +39,8 @@ use crate::{
 
 /// The user and group of pods: nobody's on any common image.
 const USER: i64 = 65532;
-/// Longer than the server's own limit for a request, so that running requests can end.
-const TERMINATION_GRACE_SECONDS: i64 = 200;
+/// The server's limit for the end, which is that for a request, 180 s, and time to break off what is left then.
+pub const TERMINATION_GRACE_SECONDS: i64 = 200;
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// The catalogue's preset that a workspace names.
@@ -134,6 +134,40 @@ fn pod_labels(workspace: &Workspace) -> BTreeMap<String, String> {
     BTreeMap::from([(LABEL_WORKSPACE.to_owned(), workspace.name().to_owned())])
 }
 
+/// What the ConfigMap that a workspace names says for its runtime.
+///
+/// # Errors
+///
+/// Where there is none, or it holds what cannot be.
+pub fn config(
+    workspace: &Workspace,
+    runtime: Runtime,
+    preset: &Preset,
+    observed: &Observed,
+) -> Result<ServerConfig, Problem> {
+    match &observed.config {
+        Config::NotRead => Ok(ServerConfig::default()),
+        Config::Data(data) => runtime::config(runtime, preset, data),
+        Config::Missing => Err(Problem {
+            reason: "ConfigMissing",
+            message: format!(
+                "there is no ConfigMap {} in namespace {}, which inference.config names",
+                workspace.inference.as_ref().and_then(|inference| inference.config.as_deref()).unwrap_or_default(),
+                workspace.namespace()
+            ),
+        }),
+    }
+}
+
+/// What serves a workspace's model.
+///
+/// # Errors
+///
+/// Where its annotation names nothing that there is.
+pub fn runtime(workspace: &Workspace) -> Result<Runtime, Problem> {
+    workspace.runtime().map_err(|unknown| Problem { reason: "RuntimeUnknown", message: unknown.to_string() })
+}
+
 /// The images of a preset, the user's own or the installation's: of the server, and of the weights where that is another.
 fn images<'a>(
     spec: &'a PresetSpec,
@@ -193,33 +227,22 @@ fn preset_pods(
     options: &Options,
 ) -> Result<PodTemplateSpec, Problem> {
     let preset = preset(spec)?;
-    let runtime =
-        workspace.runtime().map_err(|unknown| Problem { reason: "RuntimeUnknown", message: unknown.to_string() })?;
+    let runtime = runtime(workspace)?;
     let public = options.public_image(preset.name);
     let (image, weights) = images(spec, preset, runtime, public.as_deref(), options)?;
-    let flags = match &observed.config {
-        Config::NotRead => Vec::new(),
-        Config::Data(data) => runtime::flags(runtime, data)?,
-        Config::Missing => {
-            return Err(Problem {
-                reason: "ConfigMissing",
-                message: format!(
-                    "there is no ConfigMap {} in namespace {}, which inference.config names",
-                    inference.config.as_deref().unwrap_or_default(),
-                    workspace.namespace()
-                ),
-            });
-        }
-    };
+    let config = config(workspace, runtime, preset, observed)?;
     let launch = Launch {
         preset,
         image,
         weights,
         gpus: layout.gpus,
+        division: layout.division,
         hardware: layout.hardware,
+        // Those of the nodes that are there come and go, and the pods are not to be made anew for that.
+        cpus: workspace.resource.instance_type.as_deref().and_then(|name| options.instance_types.find(name).ok()?.cpus),
         ranks: (layout.has_ranks() && layout.pods > 1).then(|| Ranks { pods: layout.pods, master: master(workspace) }),
         adapters: &inference.adapters,
-        flags: &flags,
+        config: &config,
     };
     let Server { mut container, mut volumes } = runtime::server(runtime, &launch)?;
     let adapters = adapters::parts(&inference.adapters)?;
@@ -315,12 +338,23 @@ fn spread(template: &mut PodTemplateSpec, workspace: &Workspace, layout: &Layout
     if *affinity == Affinity::default() {
         spec.affinity = None;
     }
-    let tolerations = spec.tolerations.get_or_insert_default();
+    tolerate_gpu_nodes(spec.tolerations.get_or_insert_default());
+}
+
+fn tolerate_gpu_nodes(tolerations: &mut Vec<Toleration>) {
     for toleration in tolerations_of_gpu_nodes() {
         if !tolerations.contains(&toleration) {
             tolerations.push(toleration);
         }
     }
+}
+
+/// What the pods of a workspace would tolerate, where they cannot be made.
+pub fn tolerations(inference: Option<&InferenceSpec>) -> Vec<Toleration> {
+    let template = inference.and_then(|inference| inference.template.as_ref()?.spec.as_ref());
+    let mut tolerations = template.and_then(|spec| spec.tolerations.clone()).unwrap_or_default();
+    tolerate_gpu_nodes(&mut tolerations);
+    tolerations
 }
 
 /// Terms are alternatives; the requirements within one all hold. One of both lists, in every combination.

@@ -2,7 +2,12 @@
 //!
 //! The Helm chart is the source: `charts/render` renders it with placeholders, and here they are filled in.
 
-use crate::{crd, decide::Provisioner, instance_types, yaml};
+use crate::{
+    admission::image,
+    crd,
+    decide::{Provisioner, RolloutPolicy},
+    instance_types, yaml,
+};
 
 /// What the installation depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +18,10 @@ pub struct InstallOptions {
     pub registry: String,
     /// Registry of the public presets' images, where it is another one.
     pub preset_registry: Option<String>,
+    /// Tag of the public presets' images, where it is not the controller's version.
+    pub preset_tag: Option<String>,
+    /// When running models are restarted for what the controller alone changes.
+    pub rollouts: RolloutPolicy,
     /// Who makes missing nodes.
     pub provisioner: Provisioner,
     /// The image of the runtime vllm, where it is not the one that this version was written for.
@@ -39,12 +48,16 @@ pub enum InstallError {
     Namespace(String),
     /// Not a place for images.
     #[error(
-        "{0:?} is no container registry: HOST[:PORT][/PATH], like registry.example.com/team, without scheme and tag"
+        "{0:?} is no container registry: HOST[:PORT][/PATH], like registry.example.com/team or [2001:db8::5]:5000, without \
+         scheme and tag"
     )]
     Registry(String),
     /// Not a reference to an image.
     #[error("{0:?} is no image: REGISTRY/NAME:TAG, like registry.example.com/team/vllm-openai:v0.10.0")]
     Image(String),
+    /// Not a tag.
+    #[error("{0:?} is no tag of an image: at most 128 letters, digits, underscores, dots and hyphens, like 0.1.0")]
+    Tag(String),
     /// Not a list of instance types.
     #[error("the instance types: {0}")]
     InstanceTypes(#[from] instance_types::Error),
@@ -52,6 +65,10 @@ pub enum InstallError {
     #[error(transparent)]
     Crd(#[from] crate::Error),
 }
+
+/// How the rendering has the maintenance windows.
+const WINDOW: &str = "            - --maintenance-window=Mon 00:00-00:01\n";
+const ANY_WINDOW: &str = "Mon 00:00-00:01";
 
 const WITHOUT_PROVISIONER: &str = include_str!("rendered/none.yaml");
 const WITH_KARPENTER: &str = include_str!("rendered/karpenter.yaml");
@@ -62,8 +79,17 @@ const WITH_KARPENTER: &str = include_str!("rendered/karpenter.yaml");
 ///
 /// [`InstallError`] for a value that cannot stand in one.
 pub fn manifests(options: &InstallOptions) -> Result<String, InstallError> {
-    let InstallOptions { namespace, registry, preset_registry, provisioner, vllm_image, instance_types, replicas } =
-        options;
+    let InstallOptions {
+        namespace,
+        registry,
+        preset_registry,
+        preset_tag,
+        rollouts,
+        provisioner,
+        vllm_image,
+        instance_types,
+        replicas,
+    } = options;
     if !is_dns_label(namespace) {
         return Err(InstallError::Namespace(namespace.clone()));
     }
@@ -85,6 +111,21 @@ pub fn manifests(options: &InstallOptions) -> Result<String, InstallError> {
         Some(image) => rendered.replace("KAITO_VLLM_IMAGE", image),
         None => rendered.replace("            - --vllm-image=KAITO_VLLM_IMAGE\n", ""),
     };
+    if let Some(tag) = preset_tag.as_deref().filter(|tag| !is_tag(tag)) {
+        return Err(InstallError::Tag(tag.to_owned()));
+    }
+    let rendered = match preset_tag {
+        Some(tag) => rendered.replace("KAITO_PRESET_TAG", tag),
+        None => rendered.replace("            - --preset-tag=KAITO_PRESET_TAG\n", ""),
+    };
+    let windows = rollouts.windows.iter().map(|window| WINDOW.replace(ANY_WINDOW, &window.to_string()));
+    let rendered = rendered
+        .replace(WINDOW, &windows.collect::<String>())
+        .replace("- --max-rollouts=1\n", &format!("- --max-rollouts={}\n", rollouts.at_once))
+        .replace(
+            "- --rollout-pause=60s\n",
+            &format!("- --rollout-pause={}s\n", rollouts.pause.as_millis().div_ceil(1000)),
+        );
     let rendered = match instance_types {
         Some(text) => rendered.replace(NO_INSTANCE_TYPES, &format!("{INSTANCE_TYPES}{}", indented_list(text)?)),
         None => rendered,
@@ -127,23 +168,22 @@ fn is_dns_label(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.chars().all(inner) && !name.starts_with('-') && !name.ends_with('-')
 }
 
-/// What can stand in a manifest; whether it is an image, its registry says.
-fn is_image(image: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
-    image.starts_with(|c: char| c.is_ascii_alphanumeric()) && image.len() <= 255 && image.chars().all(plain)
+/// Whether an image can have this tag.
+pub fn is_tag(text: &str) -> bool {
+    image::is_tag(text)
+}
+
+fn is_image(text: &str) -> bool {
+    image::read(text).is_ok()
 }
 
 fn checked_registry(registry: &str) -> Result<&str, InstallError> {
     let trimmed = registry.strip_suffix('/').unwrap_or(registry);
-    let (host, path) = trimmed.split_once('/').unwrap_or((trimmed, ""));
-    let (host, port) = host.split_once(':').unwrap_or((host, "0"));
+    let (host, path) = trimmed.split_once('/').map_or((trimmed, None), |(host, path)| (host, Some(path)));
     let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
-    let fits = !host.is_empty()
-        && plain(host)
-        && port.parse::<u16>().is_ok()
-        && plain(path)
-        && trimmed.len() <= 255
-        && !trimmed.split('/').any(str::is_empty);
+    let fits = image::is_registry(host)
+        && path.is_none_or(|path| plain(path) && !path.split('/').any(str::is_empty))
+        && trimmed.len() <= 255;
     if fits { Ok(trimmed) } else { Err(InstallError::Registry(registry.to_owned())) }
 }
 

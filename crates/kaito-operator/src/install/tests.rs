@@ -7,6 +7,8 @@ fn options() -> InstallOptions {
         namespace: "kaito-system".to_owned(),
         registry: "registry.example.com/team".to_owned(),
         preset_registry: None,
+        preset_tag: None,
+        rollouts: RolloutPolicy::default(),
         provisioner: Provisioner::None,
         vllm_image: None,
         instance_types: None,
@@ -60,6 +62,12 @@ fn options_go_where_they_belong() {
         namespace: "models".to_owned(),
         registry: "localhost:5000".to_owned(),
         preset_registry: Some("other.example.com/presets/".to_owned()),
+        preset_tag: Some("0.2.0".to_owned()),
+        rollouts: RolloutPolicy {
+            at_once: 3,
+            windows: vec!["Sat,Sun 02:00-06:00".parse().unwrap(), "03:00-04:00".parse().unwrap()],
+            pause: std::time::Duration::from_secs(300),
+        },
         provisioner: karpenter(),
         vllm_image: Some("other.example.com/vllm:1".to_owned()),
         instance_types: Some("[{name: rack-7, gpus: 4, gpuMemory: 24Gi, computeCapability: '8.9'}]".to_owned()),
@@ -75,6 +83,11 @@ fn options_go_where_they_belong() {
         "--node-provisioner=karpenter",
         "--node-class=EC2NodeClass.karpenter.k8s.aws/gpu",
         "--vllm-image=other.example.com/vllm:1",
+        "--preset-tag=0.2.0",
+        "--max-rollouts=3",
+        "--maintenance-window=Sat,Sun 02:00-06:00",
+        "--maintenance-window=03:00-04:00",
+        "--rollout-pause=300s",
     ] {
         assert!(args.contains(&arg), "{arg}: {args:?}");
     }
@@ -90,6 +103,26 @@ fn options_go_where_they_belong() {
     }
 }
 
+/// In brackets, which begin a list in YAML.
+#[test]
+fn a_registry_may_be_an_ipv6_address() {
+    let options = InstallOptions {
+        registry: "[2001:db8::5]:5000/team".to_owned(),
+        vllm_image: Some("[::1]:5000/vllm:1".to_owned()),
+        ..options()
+    };
+    let documents = documents(&options);
+    let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let image = concat!("[2001:db8::5]:5000/team/kaito:", env!("CARGO_PKG_VERSION"));
+    assert_eq!(container["image"], image);
+    let args: Vec<_> = container["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap()).collect();
+    let server = format!("--server-image={image}");
+    for arg in ["--preset-registry=[2001:db8::5]:5000/team", "--vllm-image=[::1]:5000/vllm:1", &server] {
+        assert!(args.contains(&arg), "{arg}: {args:?}");
+    }
+}
+
 /// A disruption budget would keep its node from ever being drained.
 #[test]
 fn one_replica_has_no_disruption_budget() {
@@ -98,7 +131,10 @@ fn one_replica_has_no_disruption_budget() {
     let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
     assert_eq!(deployment["spec"]["replicas"], 1);
     let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
-    assert!(!args.contains("vllm"), "{args}");
+    assert!(args.contains("--max-rollouts=1\"") && args.contains("--rollout-pause=60s"), "{args}");
+    for flag in ["vllm", "preset-tag", "maintenance-window"] {
+        assert!(!args.contains(flag), "{flag}: {args}");
+    }
 }
 
 /// No pod of the installation may need more than the namespace's label allows.
@@ -154,6 +190,11 @@ fn values_that_cannot_stand_in_a_manifest_are_refused() {
         "host:70000/a",
         "registry.example.com/kaito@sha256:0",
         "\"a\"",
+        "2001:db8::5",
+        "[2001:db8::5",
+        "[2001:db8::5]5000/a",
+        "[fe80::1%eth0]/a",
+        "[a.b]:5000",
     ] {
         let preset_registry = Some(registry.to_owned());
         for options in [
@@ -168,6 +209,11 @@ fn values_that_cannot_stand_in_a_manifest_are_refused() {
         let error =
             manifests(&InstallOptions { vllm_image: Some(image.to_owned()), ..options() }).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{image:?} is no image")), "{error}");
+    }
+    for tag in ["", "a b", "-a", "a\nb", "a:1"] {
+        let error =
+            manifests(&InstallOptions { preset_tag: Some(tag.to_owned()), ..options() }).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{tag:?} is no tag")), "{error}");
     }
     let types = Some("[{name: rack-7, gpus: none}]".to_owned());
     let error = manifests(&InstallOptions { instance_types: types, ..options() }).unwrap_err().to_string();

@@ -18,49 +18,152 @@
 
 use std::collections::BTreeMap;
 
+use kaito_presets::Preset;
 use serde_json::Value;
 
-use super::{Flag, FlagValue};
+use super::{Flag, FlagValue, vllm_config};
 use crate::{decide::Problem, workspace::Runtime};
 
 const FILE: &str = "inference_config.yaml";
 
+/// Longest file that is read. A ConfigMap holds 1 MiB at most, and no file of flags is nearly as long.
+const MOST_BYTES: usize = 256 << 10;
+
 /// Flags that the controller itself sets, or that no ConfigMap should hold.
 const RESERVED: &[&str] = &[
     "api-key",
-    "distributed-executor-backend",
-    "host",
+    "headless",
     "master",
-    "model",
-    "pipeline-parallel-size",
-    "port",
+    "master-addr",
+    "master-port",
+    "nnodes",
+    "node-rank",
     "rank",
-    "served-model-name",
-    "tensor-parallel-size",
     "weights",
     "world-size",
 ];
+/// And those that are not flags of our server.
+const RESERVED_OF_KAITO: &[&str] = &[
+    "distributed-executor-backend",
+    "host",
+    "model",
+    "pipeline-parallel-size",
+    "port",
+    "served-model-name",
+    "tensor-parallel-size",
+];
 
-pub fn flags(runtime: Runtime, data: &BTreeMap<String, String>) -> Result<Vec<Flag>, Problem> {
-    let mut flags = BTreeMap::new();
+/// What a ConfigMap says for one runtime.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ServerConfig {
+    /// The flags to hand on.
+    pub flags: Vec<Flag>,
+    /// What the controller would compute, where the ConfigMap says it.
+    pub sizes: Sizes,
+    /// What stands there and has no effect though somebody may count on it.
+    pub ignored: Vec<String>,
+    /// What stands there and is not needed.
+    pub needless: Vec<String>,
+}
+
+/// What the controller computes of vLLM's flags, as a ConfigMap has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Sizes {
+    /// GPUs that share each layer.
+    pub tensor: Option<u32>,
+    /// Groups of layers, one after the other.
+    pub pipeline: Option<u32>,
+    /// Copies of the model.
+    pub data: Option<u32>,
+    /// Longest sequence, in tokens.
+    pub context: Option<u64>,
+    /// The part of a GPU's memory that may be used.
+    pub gpu_memory_utilisation: Option<f64>,
+    /// Bytes of weights of each GPU that stay in main memory.
+    pub offloaded: u64,
+    /// Bytes of a parameter; `None` where that is for the server to say.
+    pub weight_bytes: Option<WeightBytes>,
+    /// Bytes of an element of keys and values, where it is not as wide as the weights.
+    pub kv_bytes: Option<u64>,
+    /// Whether positions are scaled beyond what the model was made for.
+    pub scales_positions: bool,
+}
+
+/// How wide weights are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightBytes {
+    /// So many bytes.
+    Known(u64),
+    /// Quantised as the server does it.
+    Unknown,
+}
+
+/// What a ConfigMap says for a runtime.
+///
+/// # Errors
+///
+/// Where the data are of another form, or set what is not the user's to set.
+pub fn read(runtime: Runtime, preset: &Preset, data: &BTreeMap<String, String>) -> Result<ServerConfig, Problem> {
+    let mut config = ServerConfig::default();
+    let mut values = BTreeMap::new();
     if let Some(text) = data.get(FILE) {
-        for (name, value) in section(runtime, text)? {
-            flags.insert(name.clone(), value_of(&name, value)?);
+        for (name, value) in section(runtime, text, &mut config)? {
+            values.insert(flag_name(&name)?, value_of(&name, value)?);
         }
     }
     for (name, text) in data.iter().filter(|(name, _)| *name != FILE) {
-        flags.insert(name.clone(), FlagValue::Text(text.trim().to_owned()));
+        values.insert(flag_name(name)?, FlagValue::Text(text.trim().to_owned()));
     }
-    flags.into_iter().map(|(name, value)| flag(name, value)).collect()
+    let is_reserved =
+        |name: &str| RESERVED.contains(&name) || runtime == Runtime::Kaito && RESERVED_OF_KAITO.contains(&name);
+    if let Some(name) = values.keys().find(|name| is_reserved(name)) {
+        return Err(invalid(format!("the flag {name} cannot be set here; the controller sets it")));
+    }
+    if runtime == Runtime::Vllm {
+        vllm_config::take(&mut values, preset, &mut config)?;
+    }
+    config.flags = values.into_iter().map(|(name, value)| Flag { name, value }).collect();
+    Ok(config)
 }
 
-fn section(runtime: Runtime, text: &str) -> Result<Vec<(String, Value)>, Problem> {
-    let document: BTreeMap<String, Value> =
+fn section(runtime: Runtime, text: &str, config: &mut ServerConfig) -> Result<Vec<(String, Value)>, Problem> {
+    if text.len() > MOST_BYTES {
+        return Err(invalid(format!("{FILE} has {} bytes, more than {MOST_BYTES}", text.len())));
+    }
+    let document: Option<BTreeMap<String, Value>> =
         serde_saphyr::from_str(text).map_err(|error| invalid(format!("{FILE} is not a mapping in YAML: {error}")))?;
-    match document.get(&runtime.to_string()) {
+    let mut document = document.unwrap_or_default();
+    let own = document.remove(&runtime.to_string());
+    for (key, value) in document {
+        match key.as_str() {
+            "kaito" | "vllm" | "transformers" if value == Value::Null => {}
+            "kaito" | "vllm" => config.ignored.push(format!(
+                "the section {key} of {FILE} is for another runtime: this workspace's is {runtime}, and the annotation \
+                 kaito.sh/runtime: {key} chooses the other"
+            )),
+            "transformers" => config.ignored.push(format!(
+                "the section {key} of {FILE} is for another runtime: this workspace's is {runtime}, whose section is \
+                 {runtime}"
+            )),
+            "max_probe_steps" => {
+                config.needless.push("max_probe_steps: the context that fits is computed, not probed for".to_owned());
+            }
+            "kv_cache_cpu_memory_utilization" => config
+                .ignored
+                .push(format!("{key} of {FILE} has no effect: keys and values are not moved to main memory")),
+            _ => {
+                let key: String = key.chars().take(100).collect();
+                config.ignored.push(format!("{key:?} of {FILE} is read by nobody"));
+            }
+        }
+    }
+    match own {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Object(section)) => Ok(section.iter().map(|(name, value)| (name.clone(), value.clone())).collect()),
-        Some(other) => Err(invalid(format!("{FILE} has {other} for {runtime}; expected a mapping of flags to values"))),
+        Some(Value::Object(section)) => Ok(section.into_iter().collect()),
+        Some(other) => {
+            let other: String = other.to_string().chars().take(100).collect();
+            Err(invalid(format!("{FILE} has {other} for {runtime}; expected a mapping of flags to values")))
+        }
     }
 }
 
@@ -75,7 +178,7 @@ fn value_of(name: &str, value: Value) -> Result<FlagValue, Problem> {
     })
 }
 
-fn flag(name: String, value: FlagValue) -> Result<Flag, Problem> {
+fn flag_name(name: &str) -> Result<String, Problem> {
     let is_name =
         !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c));
     if !is_name || name.starts_with('-') {
@@ -83,15 +186,17 @@ fn flag(name: String, value: FlagValue) -> Result<Flag, Problem> {
             "{name:?} is not a flag; flags are lower-case words with dashes, like max-batch-size"
         )));
     }
-    let name = name.replace('_', "-");
-    if RESERVED.contains(&name.as_str()) {
-        return Err(invalid(format!("the flag {name} cannot be set here; the controller sets it")));
-    }
-    Ok(Flag { name, value })
+    Ok(name.replace('_', "-"))
 }
 
-fn invalid(message: String) -> Problem {
+/// Where the ConfigMap holds what cannot be.
+pub fn invalid(message: String) -> Problem {
     Problem { reason: "ConfigInvalid", message: format!("in the ConfigMap that inference.config names: {message}") }
+}
+
+/// Where the ConfigMap asks for what the nodes or the model do not have.
+pub fn does_not_fit(message: String) -> Problem {
+    Problem { reason: "ConfigDoesNotFit", message: format!("in the ConfigMap that inference.config names: {message}") }
 }
 
 #[cfg(test)]
@@ -102,8 +207,12 @@ mod tests {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     }
 
+    fn read_for(runtime: Runtime, pairs: &[(&str, &str)]) -> Result<ServerConfig, Problem> {
+        read(runtime, kaito_presets::find("mistral-7b").unwrap(), &data(pairs))
+    }
+
     fn arguments(runtime: Runtime, pairs: &[(&str, &str)]) -> Vec<String> {
-        Flag::arguments(&flags(runtime, &data(pairs)).unwrap()).collect()
+        Flag::arguments(&read_for(runtime, pairs).unwrap().flags).collect()
     }
 
     const UPSTREAM: &str = "
@@ -131,7 +240,34 @@ vllm:
                 "--swap-space=4"
             ]
         );
+        let config = read_for(Runtime::Vllm, &[(FILE, UPSTREAM)]).unwrap();
+        assert!(config.ignored.is_empty(), "{:?}", config.ignored);
+        assert!(config.needless[0].starts_with("max_probe_steps"));
         assert!(arguments(Runtime::Kaito, &[(FILE, UPSTREAM)]).is_empty());
+    }
+
+    #[test]
+    fn what_is_for_another_runtime_or_for_nobody_is_named() {
+        for (runtime, text, parts) in [
+            (
+                Runtime::Kaito,
+                UPSTREAM,
+                &["the section vllm", "this workspace's is kaito", "kaito.sh/runtime: vllm"][..],
+            ),
+            (Runtime::Vllm, "kaito: {threads: 2}", &["the section kaito", "this workspace's is vllm"]),
+            (Runtime::Vllm, "transformers: {torch_dtype: float16}", &["the section transformers"]),
+            (Runtime::Kaito, "transformers: {torch_dtype: float16}", &["the section transformers"]),
+            (Runtime::Vllm, "kv_cache_cpu_memory_utilization: 0.5", &["kv_cache_cpu_memory_utilization"]),
+            (Runtime::Vllm, "vlm: {max-model-len: 5}", &["\"vlm\"", "read by nobody"]),
+        ] {
+            let config = read_for(runtime, &[(FILE, text)]).unwrap();
+            let [ignored] = config.ignored.as_slice() else { panic!("{text}: {:?}", config.ignored) };
+            for part in parts {
+                assert!(ignored.contains(part), "{text}: {ignored}");
+            }
+        }
+        assert_eq!(read_for(Runtime::Kaito, &[(FILE, "vllm:\nkaito:\n")]).unwrap(), ServerConfig::default());
+        assert_eq!(read_for(Runtime::Kaito, &[(FILE, "# nothing\n")]).unwrap(), ServerConfig::default());
     }
 
     #[test]
@@ -140,31 +276,45 @@ vllm:
             arguments(Runtime::Kaito, &[(FILE, "kaito: {max-batch-size: 4, threads: 2}"), ("max-batch-size", "8\n")]),
             ["--max-batch-size=8", "--threads=2"]
         );
+        assert_eq!(
+            arguments(Runtime::Kaito, &[(FILE, "kaito: {max_batch_size: 4}"), ("max-batch-size", "8")]),
+            ["--max-batch-size=8"]
+        );
     }
 
     #[test]
     fn what_is_no_flag_is_refused_by_name() {
+        let long = format!("kaito: {{}}\n# {}", "x".repeat(MOST_BYTES));
         for (pairs, part) in [
             (&[("port", "80")][..], "the flag port cannot be set here"),
             (&[("world_size", "8")], "the flag world-size cannot be set here"),
+            (&[("tensor-parallel-size", "8")], "the flag tensor-parallel-size cannot be set here"),
             (&[("api-key", "x")], "the flag api-key"),
             (&[("--threads", "1")], "\"--threads\" is not a flag"),
             (&[("a b", "1")], "\"a b\" is not a flag"),
             (&[(FILE, "kaito: [1]")], "expected a mapping"),
             (&[(FILE, "- 1")], "is not a mapping in YAML"),
             (&[(FILE, "kaito: {threads: }")], "the flag threads has no value"),
+            (&[(FILE, &long)], "bytes, more than 262144"),
         ] {
-            let problem = flags(Runtime::Kaito, &data(pairs)).unwrap_err();
+            let problem = read_for(Runtime::Kaito, pairs).unwrap_err();
             assert_eq!(problem.reason, "ConfigInvalid");
-            assert!(problem.message.contains(part), "{pairs:?}: {}", problem.message);
+            assert!(problem.message.contains(part), "{}", problem.message);
+        }
+        for name in ["api-key", "nnodes", "node-rank", "master-addr", "headless"] {
+            let problem = read_for(Runtime::Vllm, &[(FILE, &format!("vllm: {{{name}: 1}}"))]).unwrap_err();
+            assert!(problem.message.contains(&format!("the flag {name} cannot be set here")), "{}", problem.message);
         }
     }
 
     proptest::proptest! {
         #[test]
-        fn any_text_gets_an_answer(text in ".*") {
-            let _ = flags(Runtime::Kaito, &data(&[(FILE, &text)]));
-            let _ = flags(Runtime::Kaito, &data(&[("key", &text)]));
+        fn any_text_gets_an_answer(text in ".*", name in "[a-z]{1,8}(-[a-z]{1,8}){0,3}") {
+            for runtime in [Runtime::Kaito, Runtime::Vllm] {
+                let _ = read_for(runtime, &[(FILE, &text)]);
+                let _ = read_for(runtime, &[("key", &text)]);
+                let _ = read_for(runtime, &[(&name, &text)]);
+            }
         }
     }
 }

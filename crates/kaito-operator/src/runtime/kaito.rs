@@ -4,17 +4,23 @@ use k8s_openapi::api::core::v1::Container;
 
 use kaito_presets::Preset;
 
-use super::{
-    ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, RANK_PORT, Server, WEIGHTS, pod_index, probes, strings,
-    variable, vllm,
-};
+use super::{ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Server, WEIGHTS, probes, strings, variable, vllm};
 use crate::{decide::Problem, workspace::AdapterSpec};
 
-/// Said of pods with ranks while they do not answer.
-pub const NO_RANKS: &str = "kaito serve of this release computes on one node only and refuses --world-size: use one node \
-     with enough GPUs, or the annotation kaito.sh/runtime: vllm";
+/// Said of models that are to be spread over nodes.
+pub fn no_ranks() -> Problem {
+    Problem {
+        reason: "RanksUnsupported",
+        message: "kaito serve of this release computes on one node only, so nothing is started: use one node, or the annotation \
+                  kaito.sh/runtime: vllm on nodes with GPUs"
+            .to_owned(),
+    }
+}
 
-pub fn server(launch: &Launch<'_>) -> Server {
+pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
+    if launch.ranks.is_some() {
+        return Err(no_ranks());
+    }
     let mut container = Container {
         command: Some(strings(&["kaito"])),
         args: Some(arguments(launch)),
@@ -22,11 +28,8 @@ pub fn server(launch: &Launch<'_>) -> Server {
         env: Some(vec![variable("HF_HOME", "/tmp/huggingface")]),
         ..Container::default()
     };
-    if launch.ranks.is_some() {
-        container.env.get_or_insert_default().push(pod_index());
-    }
     probes(&mut container, launch.preset, &Check::Http("/healthz"));
-    Server { container, volumes: Vec::new() }
+    Ok(Server { container, volumes: Vec::new() })
 }
 
 /// What follows `kaito` on the command line. Where the weights of its own image are, the image says by its environment.
@@ -35,11 +38,7 @@ fn arguments(launch: &Launch<'_>) -> Vec<String> {
     if launch.weights.is_some() {
         arguments.extend(strings(&["--weights", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]));
     }
-    if let Some(ranks) = &launch.ranks {
-        arguments.extend(strings(&["--world-size", &ranks.pods.to_string(), "--rank", "$(POD_INDEX)", "--master"]));
-        arguments.push(format!("{}:{RANK_PORT}", ranks.master));
-    }
-    arguments.extend(Flag::arguments(launch.flags));
+    arguments.extend(Flag::arguments(&launch.config.flags));
     arguments
 }
 

@@ -3,8 +3,11 @@
 mod config;
 mod kaito;
 mod vllm;
+mod vllm_config;
 
 use std::collections::BTreeMap;
+
+pub use config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
 
 use k8s_openapi::{
     api::core::v1::{
@@ -13,10 +16,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
-use kaito_presets::{GIB, Preset};
+use kaito_presets::{GIB, Load, Precision, Preset};
 
 use crate::{
-    decide::{GPU, Hardware, Problem},
+    decide::{Division, GPU, Hardware, Problem},
     workspace::{AdapterSpec, Runtime},
 };
 
@@ -44,14 +47,18 @@ pub struct Launch<'a> {
     pub weights: Option<&'a str>,
     /// GPUs of the pod; none to compute on the node's CPUs.
     pub gpus: u32,
+    /// How GPUs share the model.
+    pub division: Division,
     /// What the pod's node has, if known.
     pub hardware: Option<Hardware>,
+    /// CPUs of the nodes that the workspace asks for, if known.
+    pub cpus: Option<u32>,
     /// The pods that serve one model together.
     pub ranks: Option<Ranks>,
     /// Adapters, which lie in [`ADAPTERS`].
     pub adapters: &'a [AdapterSpec],
-    /// Flags of the user's own, from [`flags`].
-    pub flags: &'a [Flag],
+    /// What the user's own ConfigMap says, from [`config`].
+    pub config: &'a ServerConfig,
 }
 
 /// Pods that serve one model together.
@@ -119,7 +126,7 @@ impl<'a> Images<'a> {
 /// Where this runtime cannot serve that.
 pub fn server(runtime: Runtime, launch: &Launch<'_>) -> Result<Server, Problem> {
     let mut server = match runtime {
-        Runtime::Kaito => kaito::server(launch),
+        Runtime::Kaito => kaito::server(launch)?,
         Runtime::Vllm => vllm::server(launch)?,
     };
     complete(&mut server, launch);
@@ -134,24 +141,36 @@ pub fn adapters_problem(runtime: Runtime, preset: &Preset, adapters: &[AdapterSp
     }
 }
 
-/// Why ranks cannot start, if they cannot. The pods are made all the same: an image with another server may do it.
-pub fn ranks_problem(runtime: Runtime) -> Option<&'static str> {
+/// Why several pods cannot serve one model together, if they cannot.
+pub fn ranks_problem(runtime: Runtime) -> Option<Problem> {
     match runtime {
-        Runtime::Kaito => Some(kaito::NO_RANKS),
+        Runtime::Kaito => Some(kaito::no_ranks()),
         Runtime::Vllm => None,
     }
 }
 
-/// The flags in a ConfigMap for a runtime.
+/// Whether a runtime computes on GPUs. What does not must not hold any.
+pub fn uses_gpus(runtime: Runtime) -> bool {
+    match runtime {
+        Runtime::Kaito => false,
+        Runtime::Vllm => true,
+    }
+}
+
+/// What a ConfigMap says for a runtime.
 ///
 /// # Errors
 ///
 /// Where the data are of another form, or set what is not the user's to set.
-pub fn flags(runtime: Runtime, data: &BTreeMap<String, String>) -> Result<Vec<Flag>, Problem> {
-    config::flags(runtime, data)
+pub fn config(runtime: Runtime, preset: &Preset, data: &BTreeMap<String, String>) -> Result<ServerConfig, Problem> {
+    config::read(runtime, preset, data)
 }
 
 impl Flag {
+    fn is(&self, name: &str, value: &str) -> bool {
+        self.name == name && matches!(&self.value, FlagValue::Text(text) if text.trim() == value)
+    }
+
     fn arguments(flags: &[Self]) -> impl Iterator<Item = String> {
         flags.iter().map(|flag| match &flag.value {
             FlagValue::Switch(true) => format!("--{}", flag.name),
@@ -211,13 +230,25 @@ fn resources(launch: &Launch<'_>) -> ResourceRequirements {
         // Extended resources cannot be overcommitted: requests equal limits.
         return ResourceRequirements { limits: Some(gpus.clone()), requests: Some(gpus), ..Default::default() };
     }
-    let pods = launch.ranks.as_ref().map_or(1, |ranks| u64::from(ranks.pods.max(1)));
-    let memory = launch.preset.workload.gpu_memory.div_ceil(GIB).div_ceil(pods);
-    ResourceRequirements {
-        requests: Some(BTreeMap::from([("memory".to_owned(), Quantity(format!("{memory}Gi")))])),
-        ..Default::default()
-    }
+    let flag = |name: &str| launch.config.flags.iter().find(|flag| flag.name == name).map(|flag| &flag.value);
+    let load = Load::from(launch.preset);
+    let load = match flag("quantize") {
+        Some(FlagValue::Text(bits)) if bits == "int8" => load.weights(Precision::Int8),
+        Some(FlagValue::Text(bits)) if bits == "int4" => load.weights(Precision::Int4),
+        _ => load,
+    };
+    let needs = load.on_cpus();
+    // No limits: what the node has besides makes longer texts and more of them possible, and shorter times.
+    let most = launch.cpus.map_or(CPUS_OF_UNKNOWN_NODES, |cpus| cpus / 2);
+    let requests = BTreeMap::from([
+        ("cpu".to_owned(), Quantity(needs.cpus.min(most).max(1).to_string())),
+        ("memory".to_owned(), Quantity(format!("{}Gi", needs.memory.total().div_ceil(GIB)))),
+    ]);
+    ResourceRequirements { requests: Some(requests), ..Default::default() }
 }
+
+/// CPUs that are asked of nodes of which nobody knows how many they have.
+const CPUS_OF_UNKNOWN_NODES: u32 = 4;
 
 fn mount(volume: &str, path: &str) -> VolumeMount {
     VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }

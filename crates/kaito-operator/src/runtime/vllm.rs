@@ -3,13 +3,16 @@
 use std::fmt::Write;
 
 use k8s_openapi::api::core::v1::Container;
-use kaito_presets::{DType, Family, Preset};
+use kaito_presets::{ComputeCapability, DType, Family, GIB, Preset};
 
 use super::{
-    ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Ranks, Server, WEIGHTS, field, pod_index, probes, strings,
-    variable,
+    ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Ranks, Server, WEIGHTS, WeightBytes, does_not_fit, field,
+    pod_index, probes, strings, variable,
 };
-use crate::{decide::Problem, workspace::AdapterSpec};
+use crate::{
+    decide::{Division, Problem},
+    workspace::AdapterSpec,
+};
 
 /// The part of a GPU's memory that vLLM takes unless told otherwise.
 const GPU_MEMORY_UTILISATION: f64 = 0.9;
@@ -65,70 +68,140 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
 fn arguments(launch: &Launch<'_>) -> Result<Vec<String>, Problem> {
     let preset = launch.preset;
     let pods = launch.ranks.as_ref().map_or(1, |ranks| ranks.pods);
-    let mut arguments = strings(&[
-        "serve",
-        &format!("{WEIGHTS}{IMAGE_WEIGHTS}"),
-        "--served-model-name",
-        preset.name,
-        "--port",
-        &PORT.to_string(),
-        "--dtype",
-        dtype(launch),
-        "--tensor-parallel-size",
-        &launch.gpus.to_string(),
-    ]);
+    let given = |name: &str| launch.config.flags.iter().any(|flag| flag.name == name);
+    let Division { tensor, pipeline, data } = launch.division;
+    let mut arguments = strings(&["serve", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]);
+    let mut add = |name: &str, value: &str| arguments.extend(strings(&[&format!("--{name}"), value]));
+    if !given("served-model-name") {
+        add("served-model-name", preset.name);
+    }
+    add("port", &PORT.to_string());
+    if !given("dtype") {
+        add("dtype", dtype(launch));
+    } else if launch.config.flags.iter().any(|flag| flag.is("dtype", "bfloat16")) && !has_bf16(launch) {
+        return Err(does_not_fit(format!(
+            "dtype is bfloat16, but the GPUs are of a compute capability below {}, and vLLM refuses bfloat16 on them: \
+             leave it out, and float16 is used",
+            ComputeCapability::BF16
+        )));
+    }
+    add("tensor-parallel-size", &tensor.to_string());
+    if pipeline > 1 || pods > 1 {
+        add("pipeline-parallel-size", &pipeline.to_string());
+    }
+    if data > 1 {
+        add("data-parallel-size", &data.to_string());
+    }
     if pods > 1 {
-        arguments.extend(strings(&[
-            "--pipeline-parallel-size",
-            &pods.to_string(),
-            "--distributed-executor-backend",
-            "ray",
-        ]));
+        if let Some(flag) = launch.config.flags.iter().find(|flag| flag.name == "distributed-executor-backend") {
+            if !flag.is("distributed-executor-backend", "ray") {
+                return Err(does_not_fit(format!(
+                    "distributed-executor-backend is another than ray, but {pods} pods serve {} together, over Ray",
+                    preset.name
+                )));
+            }
+        } else {
+            add("distributed-executor-backend", "ray");
+        }
     }
-    if !launch.flags.iter().any(|flag| flag.name == "max-model-len") {
-        arguments.extend(strings(&["--max-model-len", &context(launch, pods)?.to_string()]));
-    }
+    add("max-model-len", &context(launch)?.to_string());
     if !launch.adapters.is_empty() && applies_adapters(preset) {
         arguments.extend(strings(&["--enable-lora", "--lora-modules"]));
         arguments.extend(launch.adapters.iter().map(|adapter| format!("{0}={ADAPTERS}/{0}", adapter.source.name)));
     }
-    arguments.extend(Flag::arguments(launch.flags));
+    arguments.extend(Flag::arguments(&launch.config.flags));
     Ok(arguments)
+}
+
+fn has_bf16(launch: &Launch<'_>) -> bool {
+    launch.hardware.is_none_or(|hardware| hardware.has_bf16)
 }
 
 /// That of the files, unless the GPUs are too old for it: vLLM refuses bf16 on them.
 fn dtype(launch: &Launch<'_>) -> &'static str {
-    let has_bf16 = launch.hardware.is_none_or(|hardware| hardware.has_bf16);
     match launch.preset.dtype {
         DType::F32 => "float32",
-        DType::Bf16 if has_bf16 => "bfloat16",
+        DType::Bf16 if has_bf16(launch) => "bfloat16",
         DType::Bf16 | DType::F16 => "float16",
     }
 }
 
-/// The longest context that the GPUs have memory for, up to the model's own limit; vLLM refuses to start with more.
-fn context(launch: &Launch<'_>, pods: u32) -> Result<u64, Problem> {
-    let Preset { shape, dtype, name, .. } = launch.preset;
+/// The context that the user asks for, or the longest that the GPUs have memory for, up to the model's own limit; vLLM refuses
+/// to start with more.
+fn context(launch: &Launch<'_>) -> Result<u64, Problem> {
+    let Preset { shape, name, .. } = launch.preset;
+    let sizes = &launch.config.sizes;
     let limit = shape.max_position_embeddings as u64;
-    let Some(gpu_memory) = launch.hardware.map(|hardware| hardware.gpu_memory) else { return Ok(limit) };
-    let gpus = u64::from(launch.gpus) * u64::from(pods);
-    let usable = (gpu_memory as f64 * GPU_MEMORY_UTILISATION) as u64 * gpus;
-    let weights = shape.weights_bytes(*dtype);
-    let free = usable.saturating_sub(weights).saturating_sub(gpus * (1 << 30));
-    let tokens = free / shape.kv_cache_bytes_per_token(*dtype).max(1);
-    let context = limit.min(tokens - tokens % CONTEXT_STEP);
-    if context == 0 {
+    if let Some(asked) = sizes.context.filter(|asked| *asked > limit && !sizes.scales_positions) {
+        return Err(does_not_fit(format!("max-model-len is {asked}, but {name} was made for {limit} tokens at most")));
+    }
+    let wanted = sizes.context.unwrap_or(limit);
+    let Some(room) = room(launch) else { return Ok(wanted) };
+    let Room { tokens, gpus, gpu_memory, weights } = room;
+    let gib = |bytes: u64| bytes as f64 / GIB as f64;
+    let is_guess = sizes.weight_bytes == Some(WeightBytes::Unknown);
+    if let (true, Some(asked)) = (is_guess, sizes.context) {
+        // How much memory quantised weights leave, the user knows better.
+        return Ok(asked);
+    }
+    if tokens < CONTEXT_STEP && (sizes.context.is_none() || tokens == 0) {
         return Err(Problem {
             reason: "GpuMemoryTooSmall",
             message: format!(
                 "{name} has {:.1} GiB of weights, and {gpus} GPUs of {:.0} GiB leave no memory for keys and values. Use \
                  more or larger GPUs",
-                weights as f64 / (1_u64 << 30) as f64,
-                gpu_memory as f64 / (1_u64 << 30) as f64,
+                gib(weights),
+                gib(gpu_memory),
             ),
         });
     }
-    Ok(context)
+    match sizes.context {
+        Some(asked) if asked > tokens => Err(does_not_fit(format!(
+            "max-model-len is {asked}, but beside {:.1} GiB of weights {} of {:.0} GiB {} memory for {tokens} tokens. \
+             Ask for fewer, or use more or larger GPUs",
+            gib(weights),
+            if gpus == 1 { "1 GPU".to_owned() } else { format!("{gpus} GPUs") },
+            gib(gpu_memory),
+            if gpus == 1 { "has" } else { "have" },
+        ))),
+        Some(asked) => Ok(asked),
+        None => Ok(limit.min(tokens - tokens % CONTEXT_STEP)),
+    }
+}
+
+/// What the GPUs that hold one copy of the model have room for.
+struct Room {
+    tokens: u64,
+    gpus: u64,
+    gpu_memory: u64,
+    weights: u64,
+}
+
+/// The room, where all that decides about it is known.
+fn room(launch: &Launch<'_>) -> Option<Room> {
+    let Preset { shape, dtype, .. } = launch.preset;
+    let sizes = &launch.config.sizes;
+    let gpu_memory = launch.hardware?.gpu_memory;
+    let Division { tensor, pipeline, .. } = launch.division;
+    let gpus = u64::from(tensor) * u64::from(pipeline);
+    let published = shape.weights_bytes(*dtype);
+    let weights = match sizes.weight_bytes {
+        // Quantised weights take less, at any rate.
+        None | Some(WeightBytes::Known(2) | WeightBytes::Unknown) => published,
+        Some(WeightBytes::Known(bytes)) => published.saturating_mul(bytes) / 2,
+    };
+    let part = sizes.gpu_memory_utilisation.unwrap_or(GPU_MEMORY_UTILISATION);
+    let usable = ((gpu_memory as f64 * part) as u64).saturating_mul(gpus);
+    let held = weights.saturating_sub(sizes.offloaded.saturating_mul(gpus));
+    let free = usable.saturating_sub(held).saturating_sub(gpus.saturating_mul(GIB));
+    let token = shape.kv_cache_bytes_per_token(*dtype);
+    // Of elements of two bytes.
+    let token = match (sizes.kv_bytes, sizes.weight_bytes) {
+        (Some(bytes), _) => token.saturating_mul(bytes) / 2,
+        (None, Some(WeightBytes::Known(bytes))) => token.saturating_mul(bytes) / 2,
+        _ => token,
+    };
+    Some(Room { tokens: free / token.max(1), gpus, gpu_memory, weights })
 }
 
 /// The first pod leads: it starts Ray, waits until every other has joined, and serves. `$@` are the arguments.

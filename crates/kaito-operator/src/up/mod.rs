@@ -26,7 +26,7 @@ use machine::Machine;
 pub use manifest::{Manifest, ManifestError};
 use plan::{PodPlan, Process};
 use probe::{Health, probe};
-use process::{Ended, Group, LogPrefix, Running};
+use process::{Ended, Group, Log, Running};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -47,6 +47,8 @@ pub struct UpOptions<'a> {
     pub port: u16,
     /// The preset's weights, instead of a download.
     pub weights: Option<&'a Path>,
+    /// Takes each line that a process prints, after the name of workspace and container; it waits for nobody.
+    pub log: fn(&str, &str),
 }
 
 /// Runs a workspace until it ends or is interrupted.
@@ -68,7 +70,7 @@ pub async fn up(manifest: &Manifest, options: &UpOptions<'_>, terminal: impl Wri
     }
 
     let mut report = Report::begin(workspace, service, terminal)?;
-    let mut running = start(&plan.processes, workspace.name(), &mut report)?;
+    let mut running = start(&plan.processes, workspace.name(), options.log, &mut report)?;
     let groups: Vec<Group> = running.iter().map(|running| running.group).collect();
     let forwarding = tokio::spawn(forward::forward(listener, pod));
     let mut ends: FuturesUnordered<_> = running.iter_mut().map(watch).collect();
@@ -113,10 +115,16 @@ async fn listen(port: u16) -> Result<TcpListener, UpError> {
     TcpListener::bind(address).await.map_err(|source| UpError::Listen { address, source })
 }
 
-fn start(processes: &[Process], workspace: &str, report: &mut Report<impl Write>) -> Result<Vec<Running>, UpError> {
+fn start(
+    processes: &[Process],
+    workspace: &str,
+    line: fn(&str, &str),
+    report: &mut Report<impl Write>,
+) -> Result<Vec<Running>, UpError> {
     let mut running = Vec::new();
     for process in processes {
-        let started = Running::start(process, LogPrefix(format!("{workspace}/{}", process.container)))
+        let log = Log { prefix: format!("{workspace}/{}", process.container), line };
+        let started = Running::start(process, log)
             .map_err(|source| UpError::Start { program: process.program.clone(), source })?;
         report.started(process, started.group)?;
         running.push(started);

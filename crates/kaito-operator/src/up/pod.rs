@@ -63,12 +63,13 @@ fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
     }
     // No image is pulled, but a public preset has to have one.
     let options = Options { preset_registry: Some("localhost".to_owned()), ..Options::default() };
-    let (layout, template) = decide::pods(workspace, &observed, &options)
-        .map_err(|problem| UpError::NoPod { reason: problem.reason, message: problem.message })?;
-    if layout.has_ranks() && layout.pods > 1 {
-        let preset = preset(workspace).map_or("the model", |preset| preset.name).to_owned();
-        return Err(UpError::SeveralRanks { preset, ranks: layout.pods });
+    if let Some(preset) = preset(workspace)
+        && let Some(ranks) = decide::ranks(workspace, preset)
+    {
+        return Err(UpError::SeveralRanks { preset: preset.name.to_owned(), ranks });
     }
+    let (_, template) = decide::pods(workspace, &observed, &options)
+        .map_err(|problem| UpError::NoPod { reason: problem.reason, message: problem.message })?;
     Ok(template.spec.unwrap_or_default())
 }
 

@@ -2,8 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
-    io::{self, Write},
+    fmt, io,
     os::unix::process::ExitStatusExt,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -78,7 +77,7 @@ impl Running {
     /// # Errors
     ///
     /// The system's, above all where there is no such program.
-    pub fn start(process: &Process, log: LogPrefix) -> io::Result<Self> {
+    pub fn start(process: &Process, log: Log) -> io::Result<Self> {
         let kills_before = machine::out_of_memory_kills();
         let mut command = Command::new(&process.program);
         command.args(&process.args);
@@ -163,16 +162,20 @@ fn last_words(lines: &VecDeque<String>) -> Option<String> {
     lines().rfind(|line| line.starts_with("error: ")).or_else(|| lines().next_back()).map(String::from)
 }
 
-/// Goes before every line of a process.
+/// Where the lines of a process go.
 #[derive(Debug, Clone)]
-pub struct LogPrefix(pub String);
+pub struct Log {
+    /// What is said before each of them.
+    pub prefix: String,
+    /// Takes both.
+    pub line: fn(&str, &str),
+}
 
-async fn relay(from: impl AsyncRead + Unpin, prefix: LogPrefix, last_lines: Arc<Mutex<VecDeque<String>>>) {
+async fn relay(from: impl AsyncRead + Unpin, log: Log, last_lines: Arc<Mutex<VecDeque<String>>>) {
     let mut lines = BufReader::new(from).split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
         let line = String::from_utf8_lossy(&line);
-        // A closed stderr is no reason to stop the model.
-        let _ = writeln!(io::stderr().lock(), "{} | {}", prefix.0, line.trim_end());
+        (log.line)(&log.prefix, line.trim_end());
         let mut last_lines = last_lines.lock().unwrap_or_else(PoisonError::into_inner);
         if last_lines.len() == KEPT_LINES {
             last_lines.pop_front();
@@ -197,8 +200,12 @@ mod tests {
         }
     }
 
+    fn log() -> Log {
+        Log { prefix: "test".to_owned(), line: |_, _| {} }
+    }
+
     fn start(script: &str) -> Running {
-        Running::start(&shell(script), LogPrefix("test".to_owned())).unwrap()
+        Running::start(&shell(script), log()).unwrap()
     }
 
     #[tokio::test]
@@ -275,9 +282,7 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_an_error() {
         let process = Process { program: "/no/such/program".into(), ..shell("") };
-        let error = tokio::runtime::Runtime::new()
-            .unwrap()
-            .block_on(async { Running::start(&process, LogPrefix(String::new())).err() });
+        let error = tokio::runtime::Runtime::new().unwrap().block_on(async { Running::start(&process, log()).err() });
         assert_eq!(error.unwrap().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -12,9 +12,9 @@ use serde::Serialize;
 pub use shortfall::{Enough, Shortfall};
 
 use crate::{
-    InstanceType, InstanceTypes, Preset,
+    GIB, InstanceType, InstanceTypes, Preset,
     instance_types::ComputeCapability,
-    memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate},
+    memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate, estimate_on_cpus},
 };
 
 /// The least context that must fit where nobody asks for one, in tokens: what the models' documentation promises.
@@ -32,6 +32,19 @@ pub struct Load {
     weights: Precision,
     keys_and_values: Precision,
 }
+
+/// What a server that computes on CPUs needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct OnCpus {
+    /// Main memory.
+    pub memory: Estimate,
+    /// CPUs that it makes use of.
+    pub cpus: u32,
+}
+
+/// Each token reads all weights once, and a core of today's servers reads some 8 GiB a second: with a core for so many bytes
+/// a token takes a quarter of a second.
+const WEIGHTS_OF_A_CPU: u64 = 2 * GIB;
 
 /// A load that no hardware can bear.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +128,13 @@ impl Load {
 
     fn estimate(&self, context: u64, batch: u64, cut: Cut) -> Estimate {
         estimate(&self.preset.shape, self.weights, self.keys_and_values, context, batch, cut)
+    }
+
+    /// What a server that computes on CPUs needs for it.
+    pub fn on_cpus(&self) -> OnCpus {
+        let memory = estimate_on_cpus(&self.preset.shape, self.weights, self.least_context(), self.batch);
+        let cpus = memory.weights.div_ceil(WEIGHTS_OF_A_CPU).max(1);
+        OnCpus { memory, cpus: u32::try_from(cpus).unwrap_or(u32::MAX) }
     }
 
     /// The published requirement is about 16-bit weights, and says nothing of narrower ones.

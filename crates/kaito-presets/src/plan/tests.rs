@@ -309,3 +309,18 @@ fn every_preset_fits_somewhere_in_every_cloud() {
         assert!(plans[0].instance_type.gpu_memory() <= 256 * GIB);
     }
 }
+
+#[test]
+fn on_cpus_a_model_needs_its_weights_in_memory_and_a_core_for_each_two_gibibytes() {
+    for (name, gib, cpus) in [
+        ("phi-3-mini-4k-instruct", 10, 4),
+        ("falcon-7b", 15, 7),
+        ("mistral-7b", 16, 7),
+        ("llama-2-7b", 16, 7),
+        ("llama-2-70b", 132, 65),
+    ] {
+        let needs = Load::from(find(name).unwrap()).on_cpus();
+        assert_eq!((needs.memory.total().div_ceil(GIB), needs.cpus), (gib, cpus), "{name}");
+        assert!(needs.memory.weights < find(name).unwrap().workload.gpu_memory);
+    }
+}

@@ -9,7 +9,7 @@ use crate::error::ApiError;
 use crate::fields::{self, Fields};
 
 /// What a request has beside the parameters of generation.
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "prompt",
     "messages",
     "generate_kwargs",
@@ -17,6 +17,7 @@ const FIELDS: [&str; 9] = [
     "clean_up_tokenization_spaces",
     "prefix",
     "handle_long_generation",
+    "add_special_tokens",
     "stop",
     "stream",
 ];
@@ -25,7 +26,7 @@ const FIELDS: [&str; 9] = [
 pub(super) fn parse(mut body: Fields) -> Result<Request, ApiError> {
     let input = match body.take_list("messages")? {
         Some(list) => TextInput::Messages(parse_messages("messages", list)?),
-        None => TextInput::Prompt(body.take_string("prompt")?.ok_or_else(|| fields::missing("prompt", "a string"))?),
+        None => TextInput::Prompt(take_prompt(&mut body)?),
     };
     if let Some(parameters) = body.take_object("generate_kwargs")? {
         body.absorb(parameters)?;
@@ -34,13 +35,25 @@ pub(super) fn parse(mut body: Fields) -> Result<Request, ApiError> {
     let request = TextRequest {
         input,
         return_full_text: body.take_flag("return_full_text")?,
-        clean_up_tokenization_spaces: body.take_flag("clean_up_tokenization_spaces")?,
+        // Null is passed on, and means to the pipeline what its own default does.
+        clean_up_tokenization_spaces: body
+            .take_nullable_flag("clean_up_tokenization_spaces")?
+            .map(|given| given.unwrap_or(true)),
         prefix: body.take_string("prefix")?,
         handle_long_generation: body.take_string("handle_long_generation")?,
+        add_special_tokens: body.take_flag("add_special_tokens")?,
         stop: take_stop(&mut body)?,
         options: parse_options(body.into_rest())?,
     };
     Ok(Request { stream, work: Work::Text(Box::new(request)) })
+}
+
+fn take_prompt(body: &mut Fields) -> Result<String, ApiError> {
+    let prompt = body.take_string("prompt")?.ok_or_else(|| fields::missing("prompt", "a string"))?;
+    if prompt.is_empty() {
+        return Err(ApiError::bad_request("`prompt` is empty: it must hold at least one character."));
+    }
+    Ok(prompt)
 }
 
 /// `stop` is a string or a list of strings.
@@ -93,4 +106,42 @@ pub(crate) fn body(output: &TextOutput, details: bool) -> Value {
 fn score(token: &TokenScore) -> Value {
     let top: Vec<_> = token.top.iter().map(|t| json!({ "id": t.id, "text": t.text, "logprob": t.log_prob })).collect();
     json!({ "id": token.id, "text": token.text, "logprob": token.log_prob, "top": top })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Endpoint, parse};
+    use super::*;
+
+    fn request(body: &Value) -> TextRequest {
+        match parse(Endpoint::Chat, body.to_string().as_bytes()).unwrap().work {
+            Work::Text(request) => *request,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_an_explicit_null_means_the_pipelines_own_clean_up() {
+        for (body, clean_up) in [
+            (json!({"prompt": "a"}), None),
+            (json!({"prompt": "a", "clean_up_tokenization_spaces": null}), Some(true)),
+            (json!({"prompt": "a", "generate_kwargs": {"clean_up_tokenization_spaces": null}}), Some(true)),
+            (json!({"prompt": "a", "clean_up_tokenization_spaces": true}), Some(true)),
+            (json!({"prompt": "a", "clean_up_tokenization_spaces": false}), Some(false)),
+        ] {
+            assert_eq!(request(&body).clean_up_tokenization_spaces, clean_up, "{body}");
+        }
+    }
+
+    #[test]
+    fn add_special_tokens_stands_at_either_level() {
+        for (body, add) in [
+            (json!({"prompt": "a"}), None),
+            (json!({"prompt": "a", "add_special_tokens": null}), None),
+            (json!({"prompt": "a", "add_special_tokens": false}), Some(false)),
+            (json!({"prompt": "a", "generate_kwargs": {"add_special_tokens": true}}), Some(true)),
+        ] {
+            assert_eq!(request(&body).add_special_tokens, add, "{body}");
+        }
+    }
 }

@@ -1,13 +1,15 @@
 //! A live server over a tiny model, on a port of its own.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub mod raw;
+
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use kaito_engine::generate::GenerateOptions;
 use kaito_engine::{LanguageModel, LoadOptions, TextInput, TextRequest, TextStream};
-use kaito_server::{Error, Server, ServerOptions, ShutdownHandle};
+use kaito_server::{ApiKey, ApiKeys, Error, Server, ServerOptions, ShutdownHandle};
 use reqwest::{Client, Response};
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -53,6 +55,7 @@ pub fn busy_model() -> (LanguageModel, Vec<TextStream>) {
         clean_up_tokenization_spaces: None,
         prefix: None,
         handle_long_generation: None,
+        add_special_tokens: None,
         options: lengths.clone(),
         stop: Vec::new(),
     };
@@ -147,4 +150,9 @@ pub async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
         assert!(Instant::now() < limit, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// The keys of a server, as a flag has them.
+pub fn keys(text: &str) -> ApiKeys {
+    ApiKeys::new(ApiKey::parse_all(text).unwrap(), None).unwrap()
 }

@@ -37,7 +37,7 @@ pub struct BenchArgs {
     pub served_model: Option<String>,
     /// Key to show as `Authorization: Bearer KEY`; give it by the variable, for a command line can be read by every user
     /// of the machine
-    #[arg(long, env = "KAITO_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = values::not_empty, help_heading = "Server")]
+    #[arg(long, env = "KAITO_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = values::first_key, help_heading = "Server")]
     pub api_key: Option<String>,
     /// Number of token ids of an OpenAI server's model: prompts are ids below it, of exact length, instead of words
     /// [default: asked of the server]

@@ -1,7 +1,9 @@
 //! Flags of `kaito controller`.
 
+use std::{num::NonZeroU32, time::Duration};
+
 use clap::{Args, ValueEnum};
-use kaito_operator::decide::{NodeClass, Options};
+use kaito_operator::decide::{NodeClass, Options, RolloutPolicy, Window};
 
 use crate::values;
 
@@ -14,8 +16,8 @@ pub struct ControllerArgs {
     /// [default: that of the variable PRESET_REGISTRY_NAME]
     #[arg(long, env = "KAITO_PRESET_REGISTRY", value_name = "REGISTRY")]
     pub preset_registry: Option<String>,
-    /// Tag of the images of public presets
-    #[arg(long, env = "KAITO_PRESET_TAG", value_name = "TAG", value_parser = values::not_empty, default_value = env!("CARGO_PKG_VERSION"))]
+    /// Tag of the images of public presets; running models keep theirs until it is their turn, see Rollouts
+    #[arg(long, env = "KAITO_PRESET_TAG", value_name = "TAG", value_parser = values::tag, default_value = env!("CARGO_PKG_VERSION"))]
     pub preset_tag: String,
     /// Image of kaito, for workspaces whose presetOptions name a weightsImage alone
     #[arg(long, env = "KAITO_SERVER_IMAGE", value_name = "IMAGE", value_parser = values::not_empty)]
@@ -30,11 +32,30 @@ pub struct ControllerArgs {
     #[arg(long, env = "KAITO_NO_LEADER_ELECTION")]
     pub no_leader_election: bool,
     #[command(flatten)]
+    pub rollouts: RolloutArgs,
+    #[command(flatten)]
     pub nodes: NodeArgs,
     #[command(flatten)]
     pub ports: PortArgs,
     #[command(flatten)]
     pub webhook: WebhookArgs,
+}
+
+/// When running models are restarted though nobody changed their workspaces: for another tag, other images, or pods that this
+/// version makes otherwise.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Rollouts")]
+pub struct RolloutArgs {
+    /// Running models that are restarted at a time for what the controller alone changes
+    #[arg(long, env = "KAITO_MAX_ROLLOUTS", value_name = "N", default_value_t = NonZeroU32::new(RolloutPolicy::AT_ONCE).unwrap_or(NonZeroU32::MIN))]
+    pub max_rollouts: NonZeroU32,
+    /// When such a restart may begin, in UTC, like "Sat,Sun 02:00-06:00"; several by repeating the flag, or with semicolons
+    /// [default: at any time]
+    #[arg(long, env = "KAITO_MAINTENANCE_WINDOW", value_name = "WINDOW", value_delimiter = ';')]
+    pub maintenance_window: Vec<Window>,
+    /// How long a restarted model must have answered before the next one is, and the controller have led before the first
+    #[arg(long, env = "KAITO_ROLLOUT_PAUSE", value_name = "TIME", value_parser = values::duration, default_value = "60s")]
+    pub rollout_pause: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -127,7 +127,7 @@ pub struct RegistryArgs {
     /// Speak http without TLS; registries on this machine are spoken to so anyway
     #[arg(long, env = "KAITO_PLAIN_HTTP")]
     pub plain_http: bool,
-    /// Certificate authority of the registry, a PEM file; may be given more than once
+    /// Certificates of the registry or of its authority, a PEM file; may be given more than once
     #[arg(long, env = "KAITO_CA_FILE", value_name = "FILE", value_delimiter = ',')]
     pub ca_file: Vec<PathBuf>,
     /// User of the registry [default: as `docker login` keeps it]

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use kaito_operator::install::InstallOptions;
 
-use super::NodeArgs;
+use super::{NodeArgs, RolloutArgs};
+use crate::values;
 
 #[derive(Debug, Args)]
 pub struct InstallArgs {
@@ -18,6 +19,9 @@ pub struct InstallArgs {
     /// Container registry of the public presets' images [default: the same]
     #[arg(long, env = "KAITO_PRESET_REGISTRY", value_name = "REGISTRY")]
     pub preset_registry: Option<String>,
+    /// Tag of the public presets' images [default: the version of kaito]
+    #[arg(long, env = "KAITO_PRESET_TAG", value_name = "TAG", value_parser = values::tag)]
+    pub preset_tag: Option<String>,
     /// Namespace of the controller
     #[arg(long, env = "KAITO_NAMESPACE", value_name = "NAME", default_value = "kaito-system")]
     pub namespace: String,
@@ -30,6 +34,8 @@ pub struct InstallArgs {
     /// File with instance types of your own, a list or the ConfigMap's manifest
     #[arg(long, env = "KAITO_INSTANCE_TYPES", value_name = "FILE")]
     pub instance_types: Option<PathBuf>,
+    #[command(flatten)]
+    pub rollouts: RolloutArgs,
     #[command(flatten)]
     pub nodes: NodeArgs,
 }

@@ -1,5 +1,6 @@
 //! Every flag, its environment variable and its help: a file per subcommand.
 
+mod access;
 mod bench;
 mod chat;
 mod controller;
@@ -15,10 +16,11 @@ mod serve;
 mod up;
 mod validate;
 
+pub use access::AccessArgs;
 pub use bench::BenchArgs;
 pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
-pub use controller::{ControllerArgs, NodeArgs, NodeProvisioner, WebhookArgs};
+pub use controller::{ControllerArgs, NodeArgs, NodeProvisioner, RolloutArgs, WebhookArgs};
 pub use crd::CrdArgs;
 pub use image::{
     ImageArgs, ImageBuildArgs, ImageCommand, ImageInspectArgs, ImagePushArgs, ImageVerifyArgs, PushingArgs,
@@ -82,6 +84,7 @@ mod tests {
 
     use clap::{CommandFactory, error::ErrorKind};
     use kaito_engine::{DTypeChoice, KvDType, Quantization};
+    use kaito_server::HostName;
 
     use super::{model::DType, *};
 
@@ -101,6 +104,8 @@ mod tests {
     fn the_defaults_are_the_documented_ones() {
         let args = serve(&[]);
         assert_eq!((args.port, args.request_timeout, args.host), (5000, Duration::from_secs(180), None));
+        assert_eq!((args.drain_limit, args.stall_limit, args.body_limit), (None, Duration::from_secs(60), 4 << 20));
+        assert!(args.access.allowed_origin.is_empty());
         assert_eq!((args.model.dtype, args.model.max_batch_size.get(), args.model.model), (DType::Auto, 32, None));
     }
 
@@ -141,7 +146,17 @@ mod tests {
             (&["--threads", "-1"], &["-1"]),
             (&["--model-dir", "x"], &["--model-dir"]),
             (&["a", "b"], &["b"]),
-            (&["--api-key", ""], &["--api-key", "empty"]),
+            (&["--api-key", ""], &["--api-key", "no API key"]),
+            (&["--allowed-host", "example.com:80"], &["example.com:80", "without a port"]),
+            (&["--allowed-host", "*"], &["--allowed-host", "example.com"]),
+            (&["--allowed-origin", "example.com"], &["example.com", "https://example.com"]),
+            (&["--allowed-origin", "https://example.com/"], &["https://example.com/", "no path"]),
+            (&["--request-timeout", "18446744073709551615"], &["--request-timeout", "365 days"]),
+            (&["--drain-limit", "366d"], &["--drain-limit", "365 days"]),
+            (&["--stall-limit", "0"], &["--stall-limit", "more than nothing"]),
+            (&["--body-limit", "2GiB"], &["--body-limit", "1GiB"]),
+            (&["--threads", "100000"], &["--threads", "from 1 to 1024"]),
+            (&["--max-batch-size", "18446744073709551615"], &["--max-batch-size", "from 1 to 4096"]),
         ] {
             let error = Cli::try_parse_from(["kaito", "serve"].iter().chain(args)).unwrap_err();
             assert_eq!(error.exit_code(), 2);
@@ -155,6 +170,40 @@ mod tests {
             Cli::try_parse_from(["kaito"]).unwrap_err().kind(),
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         );
+    }
+
+    #[test]
+    fn keys_hosts_and_origins_may_be_several() {
+        let AccessArgs { api_key, api_key_file, allowed_host, allowed_origin } = serve(&[
+            "--api-key",
+            "old, new",
+            "--api-key",
+            "third\n",
+            "--api-key-file",
+            "keys",
+            "--allowed-host",
+            "a.example,B.example.",
+            "--allowed-host",
+            "[::2]",
+            "--allowed-origin",
+            "https://a.example",
+            "--allowed-origin",
+            "http://localhost:3000,*",
+        ])
+        .access;
+        assert_eq!(api_key.iter().map(|keys| keys.0.as_ref().unwrap().len()).sum::<usize>(), 3);
+        assert_eq!(api_key_file.as_deref(), Some(Path::new("keys")));
+        let shown = |hosts: Vec<HostName>| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(allowed_host), ["a.example", "b.example", "::2"]);
+        assert_eq!(allowed_origin, ["https://a.example", "http://localhost:3000", "*"]);
+    }
+
+    #[test]
+    fn pods_are_given_the_time_that_the_end_of_a_server_takes() {
+        // The limit for the end is the request's unless it is set, which no pod of ours does.
+        let limit = serve(&[]).request_timeout;
+        let given = Duration::from_secs(kaito_operator::decide::TERMINATION_GRACE_SECONDS.unsigned_abs());
+        assert!(given >= limit + Duration::from_secs(10), "{given:?} for {limit:?}");
     }
 
     #[test]

@@ -29,14 +29,14 @@ pub struct ModelArgs {
     /// Element type of keys and values; fewer bits hold more and longer sequences
     #[arg(long, env = "KAITO_KV_DTYPE", value_enum, default_value_t = KvElement::F32)]
     pub kv_dtype: KvElement,
-    /// Threads that compute [default: one for each core]
-    #[arg(long, env = "KAITO_THREADS", value_name = "N")]
+    /// Threads that compute, at most 1024 [default: one for each core]
+    #[arg(long, env = "KAITO_THREADS", value_name = "N", value_parser = values::count::<1024>)]
     pub threads: Option<NonZeroUsize>,
     /// Longest sequence in tokens, prompt and answer together [default: the model's own limit]
     #[arg(long, env = "KAITO_MAX_SEQ_LEN", value_name = "TOKENS")]
     pub max_seq_len: Option<NonZeroUsize>,
-    /// Sequences computed at once
-    #[arg(long, env = "KAITO_MAX_BATCH_SIZE", value_name = "N", default_value = "32")]
+    /// Sequences computed at once, at most 4096
+    #[arg(long, env = "KAITO_MAX_BATCH_SIZE", value_name = "N", value_parser = values::count::<4096>, default_value = "32")]
     pub max_batch_size: NonZeroUsize,
     /// Memory for keys and values, like 4GiB [default: what the memory of this machine allows]
     #[arg(long, env = "KAITO_KV_CACHE_MEMORY", value_name = "SIZE", value_parser = values::size)]

@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use clap::Args;
 
-use super::ModelArgs;
+use super::{AccessArgs, ModelArgs};
 use crate::values;
 
 #[derive(Debug, Args)]
@@ -23,8 +23,16 @@ pub struct ServeArgs {
     /// Requests that may wait for their turn; more are answered with 429
     #[arg(long, env = "KAITO_MAX_WAITING", value_name = "N", default_value = "256")]
     pub max_waiting: NonZeroUsize,
-    /// Key that clients must show as `Authorization: Bearer KEY`; give it by the variable, for a command line can be
-    /// read by every user of the machine
-    #[arg(long, env = "KAITO_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = values::not_empty)]
-    pub api_key: Option<String>,
+    /// How long requests that were taken may go on once the server is to end [default: --request-timeout]
+    #[arg(long, env = "KAITO_DRAIN_LIMIT", value_name = "TIME", value_parser = values::duration)]
+    pub drain_limit: Option<Duration>,
+    /// Largest body of a request, at most 1GiB; the bodies that arrive at one time may have six times that together
+    #[arg(long, env = "KAITO_BODY_LIMIT", value_name = "SIZE", value_parser = values::body_size, default_value = "4MiB")]
+    pub body_limit: usize,
+    /// How long nothing may move: a client that takes nothing of its answer loses its connection, and /healthz reports an
+    /// engine that makes no progress
+    #[arg(long, env = "KAITO_STALL_LIMIT", value_name = "TIME", value_parser = values::duration, default_value = "60s")]
+    pub stall_limit: Duration,
+    #[command(flatten)]
+    pub access: AccessArgs,
 }

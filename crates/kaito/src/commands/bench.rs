@@ -7,10 +7,11 @@ use indicatif::ProgressBar;
 use kaito_bench::{Progress, Report, ServerOptions, Subject, measure, page, tables};
 use tokio::sync::watch;
 
-use super::{Told, pretty, print};
+use super::{Told, pretty};
 use crate::{
     args::BenchArgs,
     model::ModelSource,
+    output::print,
     progress::{bars, style},
 };
 

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal},
     path::PathBuf,
 };
 
@@ -18,7 +18,12 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-use crate::{args::ChatArgs, display, model::ModelSource};
+use crate::{
+    args::ChatArgs,
+    display,
+    model::ModelSource,
+    output::{self, ReaderGone},
+};
 
 const HELP: &str = "\
 /reset          forget the conversation
@@ -120,7 +125,7 @@ impl Chat<'_> {
             Manner::Template | Manner::Dialog => "",
             Manner::Continuation => " It was not made for dialogue: it continues what you write.",
         };
-        println!("This is {name}.{manner} /help shows the commands.");
+        output::write(&format!("This is {name}.{manner} /help shows the commands.\n"))?;
         let mut editor = DefaultEditor::new().context("cannot use this terminal")?;
         let history = history_file();
         if let Some(history) = &history {
@@ -137,7 +142,7 @@ impl Chat<'_> {
                         break;
                     }
                 }
-                Err(ReadlineError::Interrupted) => println!("/quit or Ctrl-D leaves."),
+                Err(ReadlineError::Interrupted) => output::write("/quit or Ctrl-D leaves.\n")?,
                 Err(ReadlineError::Eof) => break,
                 Err(error) => return Err(error).context("cannot read from this terminal"),
             }
@@ -165,14 +170,16 @@ impl Chat<'_> {
         match parse(line) {
             Line::Nothing => {}
             Line::Quit => return Ok(false),
-            Line::Help => print!("{HELP}"),
+            Line::Help => output::write(HELP)?,
             Line::Reset => self.messages.clear(),
             Line::System("") => self.system = None,
             Line::System(text) => self.system = Some(text.to_owned()),
-            Line::Unknown(word) => eprintln!("there is no command {word}; /help shows those there are"),
+            Line::Unknown(word) => output::note(&format!("there is no command {word}; /help shows those there are\n")),
             Line::Say(text) => match self.answer(text) {
                 Ok(()) => {}
-                Err(error) if io::stdin().is_terminal() => eprint!("{}", display::error(&error)),
+                Err(error) if io::stdin().is_terminal() && !error.is::<ReaderGone>() => {
+                    output::note(&display::error(&error));
+                }
                 Err(error) => return Err(error),
             },
         }
@@ -190,7 +197,7 @@ impl Chat<'_> {
             Manner::Continuation => runtime.block_on(self.generate(TextInput::Prompt(text.to_owned())))?,
             Manner::Dialog => runtime.block_on(self.dialog(conversation))?,
         };
-        println!();
+        output::write("\n")?;
         messages.push(message("assistant", &answer));
         self.messages = messages;
         Ok(())
@@ -204,6 +211,7 @@ impl Chat<'_> {
             clean_up_tokenization_spaces: Some(false),
             prefix: None,
             handle_long_generation: None,
+            add_special_tokens: None,
             options: GenerateOptions {
                 max_new_tokens: Some(self.args.max_new_tokens.get()),
                 do_sample: Some(sampled),
@@ -221,7 +229,7 @@ impl Chat<'_> {
                 () = interrupted(&mut self.interrupts) => return stopped(answer),
             };
             match event.transpose()? {
-                Some(TextEvent::Delta { text, .. }) => self.say(&mut answer, &text)?,
+                Some(TextEvent::Delta { text, .. } | TextEvent::Rest { text, .. }) => self.say(&mut answer, &text)?,
                 Some(TextEvent::Started) => {}
                 Some(TextEvent::Finished(_)) | None => return Ok(answer),
             }
@@ -243,7 +251,7 @@ impl Chat<'_> {
                 () = interrupted(&mut self.interrupts) => return stopped(answer),
             };
             match event.transpose()? {
-                Some(MetaEvent::Delta { text, .. }) => self.say(&mut answer, &text)?,
+                Some(MetaEvent::Delta { text, .. } | MetaEvent::Rest { text, .. }) => self.say(&mut answer, &text)?,
                 Some(MetaEvent::Started) => {}
                 Some(MetaEvent::Finished { .. }) | None => return Ok(answer),
             }
@@ -254,8 +262,7 @@ impl Chat<'_> {
     fn say(&self, answer: &mut String, text: &str) -> anyhow::Result<()> {
         let text = if answer.is_empty() && self.manner != Manner::Continuation { text.trim_start() } else { text };
         answer.push_str(text);
-        let mut stdout = io::stdout();
-        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
+        output::write(text)
     }
 }
 
@@ -271,7 +278,7 @@ async fn interrupted(interrupts: &mut Option<Signal>) {
 
 /// What was said so far stays part of the conversation.
 fn stopped(answer: String) -> anyhow::Result<String> {
-    eprint!(" [stopped]");
+    output::note(" [stopped]");
     Ok(answer)
 }
 

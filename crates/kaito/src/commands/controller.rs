@@ -5,7 +5,7 @@ use std::{env, sync::Arc, time::SystemTime};
 use anyhow::{Context, bail};
 use kaito_operator::{
     controller::{self, WebhookOptions},
-    decide::{self, Provisioner},
+    decide::{self, Provisioner, RolloutPolicy},
     webhook::{CertificateOptions, Lifetimes, service_names},
 };
 use tokio::{
@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     args::{ControllerArgs, NodeProvisioner, WebhookArgs},
-    network,
+    logging, network,
 };
 
 /// Where the documents of the Kaito project have the registry.
@@ -75,6 +75,11 @@ fn options(args: &ControllerArgs, variable: &dyn Fn(&str) -> Option<String>) -> 
             server_image: args.server_image.clone(),
             vllm_image: args.vllm_image.clone(),
             provisioner,
+            rollouts: RolloutPolicy {
+                at_once: args.rollouts.max_rollouts.get(),
+                windows: args.rollouts.maintenance_window.clone(),
+                pause: args.rollouts.rollout_pause,
+            },
             ..decide::Options::default()
         },
         namespace: args.namespace.clone(),
@@ -86,6 +91,7 @@ fn options(args: &ControllerArgs, variable: &dyn Fn(&str) -> Option<String>) -> 
         instance_types: args.instance_types.clone(),
         metrics_address: address(args.ports.metrics_port)?,
         health_address: address(args.ports.health_port)?,
+        dropped_log_lines: logging::dropped_lines(),
         webhook,
     })
 }
@@ -128,6 +134,27 @@ mod tests {
         let args = ["--node-provisioner", "karpenter", "--node-class", "EC2NodeClass.karpenter.k8s.aws/default"];
         let options = options(&parsed(&args).unwrap(), &|_| None).unwrap();
         assert!(matches!(options.decide.provisioner, Provisioner::Karpenter(class) if class.kind == "EC2NodeClass"));
+    }
+
+    #[test]
+    fn restarts_are_few_at_a_time_and_in_windows() {
+        let rollouts = |args: &[&str]| options(&parsed(args).unwrap(), &|_| None).unwrap().decide.rollouts;
+        assert_eq!(rollouts(&[]), RolloutPolicy::default());
+        let windows =
+            ["--maintenance-window", "Sat 02:00-06:00", "--maintenance-window=Mon-Fri 03:00-04:00;23:00-01:00"];
+        let read = rollouts(&[&windows[..], &["--max-rollouts", "3", "--rollout-pause", "5m"]].concat());
+        let written: Vec<_> = read.windows.iter().map(ToString::to_string).collect();
+        assert_eq!(written, ["Sat 02:00-06:00", "Mon-Fri 03:00-04:00", "23:00-01:00"]);
+        assert_eq!((read.at_once, read.pause.as_secs()), (3, 300));
+        for (args, part) in [
+            (["--max-rollouts", "0"], "--max-rollouts"),
+            (["--maintenance-window", "weekends"], "is not a maintenance window"),
+            (["--preset-tag", "a b"], "expected a tag"),
+            (["--preset-tag", ""], "expected a tag"),
+        ] {
+            let error = parsed(&args).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use kaito_operator::{crd::custom_resource_definition, yaml};
 
-use super::{pretty, print};
-use crate::args::CrdArgs;
+use super::pretty;
+use crate::{args::CrdArgs, output::print};
 
 pub fn run(args: &CrdArgs) -> anyhow::Result<()> {
     let definition = custom_resource_definition();

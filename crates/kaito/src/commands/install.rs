@@ -1,17 +1,17 @@
 //! `kaito install`: what a cluster needs to run the controller.
 
-use std::{
-    fs,
-    io::{self, Write},
-};
+use std::fs;
 
 use anyhow::{Context, bail};
 use kaito_operator::{
-    decide::Provisioner,
+    decide::{Provisioner, RolloutPolicy},
     install::{InstallOptions, manifests},
 };
 
-use crate::args::{InstallArgs, NodeProvisioner};
+use crate::{
+    args::{InstallArgs, NodeProvisioner},
+    output::print,
+};
 
 pub fn run(args: InstallArgs) -> anyhow::Result<()> {
     let provisioner = match (args.nodes.node_provisioner, args.nodes.node_class) {
@@ -24,6 +24,12 @@ pub fn run(args: InstallArgs) -> anyhow::Result<()> {
         namespace: args.namespace,
         registry: args.registry,
         preset_registry: args.preset_registry,
+        preset_tag: args.preset_tag,
+        rollouts: RolloutPolicy {
+            at_once: args.rollouts.max_rollouts.get(),
+            windows: args.rollouts.maintenance_window,
+            pause: args.rollouts.rollout_pause,
+        },
         provisioner,
         vllm_image: args.vllm_image,
         instance_types: args.instance_types.as_ref().map(read).transpose()?,
@@ -35,5 +41,5 @@ pub fn run(args: InstallArgs) -> anyhow::Result<()> {
             "nothing is changed in a cluster from here; add --print, and pipe it to kubectl apply --server-side -f -"
         );
     }
-    io::stdout().write_all(manifests.as_bytes()).context("cannot write to stdout")
+    print(&manifests)
 }

@@ -3,8 +3,8 @@
 use kaito_presets::{InstanceType, InstanceTypes, Load, PRESETS};
 use serde_json::{Value, json};
 
-use super::{pretty, print};
-use crate::{args::InstanceTypesArgs, display::aligned};
+use super::pretty;
+use crate::{args::InstanceTypesArgs, display::aligned, output::print};
 
 pub fn run(args: &InstanceTypesArgs) -> anyhow::Result<()> {
     let types = super::instance_types(args.instance_types.as_deref())?;

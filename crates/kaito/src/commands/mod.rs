@@ -13,11 +13,7 @@ pub mod serve;
 pub mod up;
 pub mod validate;
 
-use std::{
-    fs,
-    io::{self, Write},
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, anyhow};
 use kaito_presets::{InstanceType, InstanceTypes, Preset};
@@ -34,14 +30,6 @@ impl std::fmt::Display for Told {
 }
 
 impl std::error::Error for Told {}
-
-/// Writes to stdout. `kaito presets | head` is no failure.
-fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context("cannot write to stdout"),
-    }
-}
 
 fn pretty(value: &impl Serialize) -> anyhow::Result<String> {
     let mut text = serde_json::to_string_pretty(value).context("cannot write it as JSON")?;

@@ -3,10 +3,11 @@
 use kaito_presets::{Cloud, Cut, InstanceType, Load, Plan, Preset, gib, gib_needed};
 use serde_json::{Value, json};
 
-use super::{Told, pretty, print};
+use super::{Told, pretty};
 use crate::{
     args::PlanArgs,
     display::{aligned, count},
+    output::print,
 };
 
 pub fn run(args: &PlanArgs) -> anyhow::Result<()> {

@@ -3,10 +3,11 @@
 use kaito_presets::{DType, ImageAccess, PRESETS, Preset, PresetKind, WorkloadKind};
 use serde_json::{Value, json};
 
-use super::{pretty, print};
+use super::pretty;
 use crate::{
     args::PresetsArgs,
     display::{aligned, bytes, count},
+    output::print,
 };
 
 pub fn run(args: &PresetsArgs) -> anyhow::Result<()> {

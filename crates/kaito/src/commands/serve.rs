@@ -1,17 +1,15 @@
 //! `kaito serve`: a model over HTTP.
 
-use std::{
-    io::{self, Write},
-    net::SocketAddr,
-};
+use std::{io::Write, net::SocketAddr};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use kaito_engine::LanguageModel;
-use kaito_server::{ApiKey, Server, ServerOptions};
+use kaito_server::{ApiKeys, HostName, Server, ServerOptions};
 
 use crate::{
-    args::{LogFormat, ServeArgs},
+    args::{AccessArgs, LogFormat, ServeArgs},
     display::{bytes, count},
+    logging::{self, escape},
     model::ModelSource,
     network,
 };
@@ -20,12 +18,17 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
     let source = ModelSource::resolve(&args.model)?;
     let options = ServerOptions {
         address: network::address(args.host.as_deref(), args.port)?,
-        api_key: args.api_key.clone().and_then(ApiKey::new),
+        api_keys: keys(&args.access)?,
+        allowed_hosts: allowed_hosts(&args),
+        allowed_origins: args.access.allowed_origin.clone(),
         request_timeout: args.request_timeout,
+        body_limit: args.body_limit,
+        drain_limit: args.drain_limit.unwrap_or(args.request_timeout),
+        stall_limit: args.stall_limit,
         model_name: source.name.clone(),
-        ..ServerOptions::default()
+        dropped_log_lines: logging::dropped_lines(),
     };
-    let open_to_all = !options.address.ip().is_loopback() && options.api_key.is_none();
+    let open_to_all = !options.address.ip().is_loopback() && !options.api_keys.are_asked_for();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads of the server")?;
     runtime.block_on(async move {
         let server = Server::bind(options).await?;
@@ -42,6 +45,20 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
             };
         server.run(loader).await.map_err(anyhow::Error::from)
     })
+}
+
+fn keys(args: &AccessArgs) -> anyhow::Result<ApiKeys> {
+    let mut given = Vec::new();
+    for keys in &args.api_key {
+        given.extend(keys.0.clone().map_err(|error| anyhow!("--api-key: {error}"))?);
+    }
+    ApiKeys::new(given, args.api_key_file.as_deref()).map_err(|error| anyhow!("--api-key-file: {error}"))
+}
+
+/// A name that the server listens by is one of its own.
+fn allowed_hosts(args: &ServeArgs) -> Vec<HostName> {
+    let own = args.host.as_deref().and_then(HostName::parse);
+    args.access.allowed_host.iter().cloned().chain(own).collect()
 }
 
 /// What is being served, and how to try it.
@@ -61,8 +78,8 @@ fn announce(source: &ModelSource, model: &LanguageModel, address: SocketAddr, lo
          \n  address     http://{address}\n\
          \nTry it:\n\n{}\n\n",
         env!("CARGO_PKG_VERSION"),
-        source.name,
-        info.directory.display(),
+        escape::line(&source.name),
+        escape::line(&info.directory.display().to_string()),
         info.family,
         count(info.parameters),
         info.precision(),
@@ -73,8 +90,8 @@ fn announce(source: &ModelSource, model: &LanguageModel, address: SocketAddr, lo
         info.kv_dtype,
         example(reachable(address), info.chat_template),
     );
-    // A closed stdout is no reason not to serve.
-    let _ = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+    // Nobody need read it. Writing into a queue does not fail.
+    let _ = logging::patient_stdout().write_all(text.as_bytes());
 }
 
 /// An address that a client on this machine can use.

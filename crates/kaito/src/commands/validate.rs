@@ -13,8 +13,8 @@ use kaito_operator::{
 };
 use serde::Serialize;
 
-use super::{Told, pretty, print};
-use crate::args::ValidateArgs;
+use super::{Told, pretty};
+use crate::{args::ValidateArgs, output::print};
 
 /// An object, and the file that it stands in.
 #[derive(Debug, Serialize)]

@@ -51,6 +51,14 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// The names below `Commands:` in a help text.
+pub fn commands(help: &str) -> Vec<String> {
+    let below = help.split_once("Commands:\n").map_or("", |(_, below)| below);
+    let lines = below.lines().take_while(|line| !line.is_empty());
+    let names = lines.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
 /// A `kaito serve` that listens on a port of the system's choice.
 pub struct Serving {
     child: Child,

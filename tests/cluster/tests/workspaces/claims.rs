@@ -130,11 +130,27 @@ pub async fn one_claim_for_the_node_that_is_missing(case: Case) {
         "accessMode": "private",
         "presetOptions": {"image": "registry.example.com/llama-2-13b-chat:1"},
     }});
-    case.apply(case.workspace("llama", 2, type_, preset)).await;
+    let mut workspace = case.workspace("llama", 2, type_, preset);
+    workspace["metadata"]["annotations"] = json!({"kaito.sh/runtime": "vllm"});
+    case.apply(workspace).await;
     case.is_ready("llama").await;
     assert_eq!(karpenter.claims(&case.namespace).await.len(), 1);
     case.delete_and_leave_nothing("llama").await;
     assert!(karpenter.claims(&case.namespace).await.is_empty());
+}
+
+pub async fn a_node_is_claimed_in_place_of_a_tainted_one(case: Case) {
+    let karpenter = case.karpenter().await;
+    karpenter.claims_of(&case.namespace, Fate::Provisioned { gpus: 1 }).await;
+    case.add_node().await;
+    let node = format!("{}-0", case.namespace);
+    case.plane.kubectl(&["taint", "node", &node, "scalesetpriority=spot:NoSchedule"]).await.stdout();
+    case.apply(case.falcon("falcon")).await;
+    let ready = case.is_ready("falcon").await;
+    let claims = karpenter.claims(&case.namespace).await;
+    let [claim] = claims.as_slice() else { panic!("{claims:?}") };
+    assert_eq!(ready.data["status"]["workerNodes"], json!([claim.name_any()]));
+    case.delete_and_leave_nothing("falcon").await;
 }
 
 pub async fn without_a_provisioner_they_are_told_of(case: Case) {

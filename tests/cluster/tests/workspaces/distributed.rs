@@ -12,12 +12,16 @@ use crate::case::Case;
 
 const TWO_V100: &str = "Standard_NC12s_v3";
 
-fn llama() -> Value {
-    json!({"preset": {
+/// Two ranks, which vLLM serves.
+fn llama(case: &Case) -> Value {
+    let preset = json!({"preset": {
         "name": "llama-2-13b-chat",
         "accessMode": "private",
         "presetOptions": {"image": "registry.example.com/llama-2-13b-chat:1", "imagePullSecrets": ["registry"]},
-    }})
+    }});
+    let mut workspace = case.workspace("llama", 2, TWO_V100, preset);
+    workspace["metadata"]["annotations"] = json!({"kaito.sh/runtime": "vllm"});
+    workspace
 }
 
 async fn two_nodes(case: &Case) {
@@ -28,7 +32,7 @@ async fn two_nodes(case: &Case) {
 
 pub async fn two_ranks_on_two_nodes(case: Case) {
     two_nodes(&case).await;
-    case.apply(case.workspace("llama", 2, TWO_V100, llama())).await;
+    case.apply(llama(&case)).await;
     case.is_ready("llama").await;
 
     let set: StatefulSet = case.exists("llama").await;
@@ -73,11 +77,26 @@ pub async fn two_ranks_on_two_nodes(case: Case) {
     case.delete_and_leave_nothing("llama").await;
 }
 
+pub async fn ranks_of_our_own_server_are_refused(case: Case) {
+    two_nodes(&case).await;
+    let mut workspace = llama(&case);
+    workspace["metadata"]["annotations"] = json!({"kaito.sh/runtime": "kaito"});
+    let printed = case.apply(workspace).await;
+    assert!(printed.contains("computes on one node only"), "{printed}");
+    let words = ["computes on one node only", "kaito.sh/runtime: vllm"];
+    case.says("llama", "InferenceReady", "False", "RanksUnsupported", &words).await;
+    case.says("llama", "ResourceReady", "True", "NodesReady", &[]).await;
+    assert_eq!(case.owned("llama").await, [""; 0]);
+    // Served otherwise, it starts.
+    case.kubectl(&["annotate", "workspace", "llama", "kaito.sh/runtime=vllm", "--overwrite"]).await.stdout();
+    case.is_ready("llama").await;
+}
+
 pub async fn one_rank_fails(case: Case) {
     two_nodes(&case).await;
     let log = "error: rank 1 has no shard";
     case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Exits { code: 2, reason: "Error", log });
-    case.apply(case.workspace("llama", 2, TWO_V100, llama())).await;
+    case.apply(llama(&case)).await;
     case.says("llama", "InferenceReady", "False", "ContainerCrashLoopBackOff", &["llama-1", log]).await;
     case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Ready);
     case.is_ready("llama").await;
@@ -85,7 +104,7 @@ pub async fn one_rank_fails(case: Case) {
 
 pub async fn one_node_of_two_is_missing(case: Case) {
     case.kubelet.add(case.node(0, TWO_V100, 2)).await;
-    case.apply(case.workspace("llama", 2, TWO_V100, llama())).await;
+    case.apply(llama(&case)).await;
     case.says("llama", "ResourceReady", "False", "NodesMissing", &["1 of 2 nodes missing"]).await;
     case.kubelet.add(case.node(1, TWO_V100, 2)).await;
     let ready = case.is_ready("llama").await;

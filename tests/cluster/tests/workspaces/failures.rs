@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kaito_cluster_tests::kubelet::Behaviour;
 use serde_json::json;
 
-use crate::case::Case;
+use crate::case::{Case, ONE_A100};
 
 pub async fn an_image_that_cannot_be_pulled(case: Case) {
     case.kubelet.pods_of(&case.namespace, Behaviour::ImageMissing);
@@ -41,15 +41,26 @@ pub async fn a_server_that_runs_out_of_memory(case: Case) {
 }
 
 pub async fn a_pod_that_no_node_takes(case: Case) {
-    // The node has the GPU, and its owner keeps others' pods off it.
+    // Too small for what a model needs in memory.
+    case.kubelet.add(case.node(0, ONE_A100, 1).memory("1Gi")).await;
+    case.apply(case.falcon("falcon")).await;
+    // The scheduler's own words.
+    let words = ["Insufficient memory"];
+    case.says("falcon", "InferenceReady", "False", "Unschedulable", &words).await;
+    case.tells("falcon", "Warning", "Unschedulable", &words).await;
+    case.kubelet.add(case.node(1, ONE_A100, 1)).await;
+    case.is_ready("falcon").await;
+}
+
+pub async fn a_node_that_others_keep_for_themselves(case: Case) {
     let node = format!("{}-0", case.namespace);
     case.add_node().await;
     case.plane.kubectl(&["taint", "node", &node, "team=other:NoSchedule"]).await.stdout();
     case.apply(case.falcon("falcon")).await;
-    // The scheduler's own words.
-    let words = ["untolerated taint(s)"];
-    case.says("falcon", "InferenceReady", "False", "Unschedulable", &words).await;
-    case.tells("falcon", "Warning", "Unschedulable", &words).await;
+    let words =
+        ["1 of 1 node missing", &node, "has the taint team=other:NoSchedule", "no pod of the workspace tolerates"];
+    case.says("falcon", "ResourceReady", "False", "NodesMissing", &words).await;
+    case.tells("falcon", "Warning", "NodesMissing", &words).await;
     case.plane.kubectl(&["taint", "node", &node, "team-"]).await.stdout();
     case.is_ready("falcon").await;
 }
@@ -58,16 +69,16 @@ pub async fn a_quota_for_pods(case: Case) {
     case.apply(json!({
         "apiVersion": "v1",
         "kind": "ResourceQuota",
-        "metadata": {"name": "no-gpus"},
-        "spec": {"hard": {"requests.nvidia.com/gpu": "0"}},
+        "metadata": {"name": "no-memory"},
+        "spec": {"hard": {"requests.memory": "1Gi"}},
     }))
     .await;
     case.add_node().await;
     case.apply(case.falcon("falcon")).await;
-    let words = ["exceeded quota: no-gpus", "requests.nvidia.com/gpu"];
+    let words = ["exceeded quota: no-memory", "requests.memory"];
     case.says("falcon", "InferenceReady", "False", "QuotaExceeded", &words).await;
     case.tells("falcon", "Warning", "QuotaExceeded", &words).await;
-    case.kubectl(&["delete", "resourcequota", "no-gpus"]).await.stdout();
+    case.kubectl(&["delete", "resourcequota", "no-memory"]).await.stdout();
     // The controller of Deployments tries again at growing intervals.
     case.is_ready("falcon").await;
 }
@@ -138,4 +149,33 @@ pub async fn flags_that_are_missing(case: Case) {
     case.is_ready("falcon").await;
     let arguments = case.pods_of("falcon").await.remove(0).spec.unwrap().containers.remove(0).args.unwrap();
     assert_eq!(arguments.last().map(String::as_str), Some("--max-batch-size=8"), "{arguments:?}");
+}
+
+/// As the Kaito project's examples have it.
+pub async fn a_configuration_of_the_kaito_project(case: Case) {
+    case.add_node().await;
+    let config = |section: &str| {
+        let text = format!("max_probe_steps: 6\nvllm:\n{section}");
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "params"},
+            "data": {"inference_config.yaml": text},
+        })
+    };
+    let mut workspace = case.falcon("falcon");
+    workspace["inference"]["config"] = json!("params");
+    case.apply(config("  tensor-parallel-size: 2\n")).await;
+    case.apply(&workspace).await;
+    case.says("falcon", "ConfigApplied", "False", "FlagsIgnored", &["the section vllm", "this workspace's is kaito"])
+        .await;
+    case.is_ready("falcon").await;
+    case.delete_and_leave_nothing("falcon").await;
+    workspace["metadata"]["annotations"] = json!({"kaito.sh/runtime": "vllm"});
+    case.apply(&workspace).await;
+    case.says("falcon", "InferenceReady", "False", "ConfigDoesNotFit", &["tensor-parallel-size is 2", "71 heads"])
+        .await;
+    case.apply(config("  gpu-memory-utilization: 0.95\n  max-model-len: 1024\n  tensor-parallel-size: 1\n")).await;
+    case.is_ready("falcon").await;
+    let arguments = case.pods_of("falcon").await.remove(0).spec.unwrap().containers.remove(0).args.unwrap();
+    assert!(arguments.windows(2).any(|pair| pair == ["--max-model-len", "1024"]), "{arguments:?}");
+    case.says("falcon", "ConfigApplied", "True", "FlagsApplied", &["3 flags", "max_probe_steps"]).await;
 }

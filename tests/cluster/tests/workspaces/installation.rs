@@ -66,6 +66,23 @@ impl Suite {
         *installed = Some(provisioner);
     }
 
+    /// Gives the controllers other flags than the chart does, until it is installed anew.
+    pub async fn install_with(&self, flags: &[&str]) {
+        let mut installed = self.installed.lock().await;
+        let mut chart = rendered(Provisioner::None).await;
+        for flag in flags {
+            let name = flag.split('=').next().unwrap();
+            let lines: Vec<&str> = chart.lines().filter(|line| !line.contains(&format!("- {name}="))).collect();
+            chart = lines
+                .join("\n")
+                .replace("            - controller\n", &format!("            - controller\n            - {flag}\n"));
+        }
+        let arguments = ["apply", "--server-side", "--filename", "-"];
+        self.plane.kubectl_with(&arguments, &chart).await.stdout();
+        self.rolled_out().await;
+        *installed = None;
+    }
+
     /// Waits until as many controllers are ready as the Deployment asks for, and admission is answered.
     pub async fn rolled_out(&self) {
         self.plane

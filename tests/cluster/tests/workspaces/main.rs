@@ -55,9 +55,11 @@ fn phases(together: usize) -> Vec<Phase> {
                 nodes: missing_nodes_are_counted_and_explained, preferred_nodes_come_first, a_node_that_fails_and_returns;
                 failures:
                     an_image_that_cannot_be_pulled, a_server_that_crashes, a_server_that_runs_out_of_memory,
-                    a_pod_that_no_node_takes, a_quota_for_pods, a_quota_for_services, a_model_that_loads,
-                    an_adapter_that_cannot_be_pulled, flags_that_are_missing;
-                distributed: two_ranks_on_two_nodes, one_rank_fails, one_node_of_two_is_missing, vllm_across_nodes;
+                    a_pod_that_no_node_takes, a_node_that_others_keep_for_themselves, a_quota_for_pods,
+                    a_quota_for_services, a_model_that_loads, an_adapter_that_cannot_be_pulled,
+                    flags_that_are_missing, a_configuration_of_the_kaito_project;
+                distributed:
+                    two_ranks_on_two_nodes, ranks_of_our_own_server_are_refused, one_rank_fails, one_node_of_two_is_missing, vllm_across_nodes;
                 lifecycle:
                     deleting_at_every_stage, deleting_the_namespace, somebody_elses_finalizer_is_left_alone,
                     drift_is_repaired, changes_within_the_rules_are_followed, a_load_balancer_on_request;
@@ -73,7 +75,8 @@ fn phases(together: usize) -> Vec<Phase> {
             cases![
                 claims:
                     nodes_are_claimed_and_given_back, a_claim_that_fails, a_cloud_without_machines,
-                    deleting_while_claims_are_pending, one_claim_for_the_node_that_is_missing;
+                    deleting_while_claims_are_pending, one_claim_for_the_node_that_is_missing,
+                    a_node_is_claimed_in_place_of_a_tainted_one;
             ],
         ),
         phase(
@@ -83,7 +86,8 @@ fn phases(together: usize) -> Vec<Phase> {
                 disruptions:
                     the_leader_dies, the_leader_is_asked_to_go, the_api_server_restarts,
                     image_volumes_are_switched_off_and_on, what_cannot_be_read_says_so,
-                    the_webhooks_certificate_is_renewed, nothing_is_admitted_unchecked;
+                    the_webhooks_certificate_is_renewed, nothing_is_admitted_unchecked,
+                    another_tag_restarts_one_model_at_a_time;
                 claims: without_a_provisioner_they_are_told_of;
                 burst: five_hundred_workspaces;
                 permissions: nothing_was_forbidden, nothing_is_granted_in_vain;

@@ -8,7 +8,9 @@ use crate::case::{Case, ONE_A100};
 
 pub async fn missing_nodes_are_counted_and_explained(case: Case) {
     let namespace = &case.namespace;
-    case.apply(case.workspace("falcon", 1, ONE_A100, json!({"preset": {"name": "falcon-7b"}}))).await;
+    let mut workspace = case.workspace("falcon", 1, ONE_A100, json!({"preset": {"name": "falcon-7b"}}));
+    workspace["metadata"]["annotations"] = json!({"kaito.sh/runtime": "vllm"});
+    case.apply(workspace).await;
     case.says(
         "falcon",
         "ResourceReady",

@@ -248,6 +248,13 @@ impl Model {
         text
     }
 
+    /// The most bytes of a text that a piece can stand for; `None` where nothing bounds it, since characters may be dropped or
+    /// a run of unknown ones become one piece.
+    pub(crate) fn bytes_per_token(&self) -> Option<usize> {
+        let bounded = self.byte_ids.is_some() && self.normalizer.keeps_all();
+        bounded.then(|| self.pieces.iter().map(|piece| piece.text.len()).max().unwrap_or(1))
+    }
+
     /// How many pieces there are; ids are smaller than that.
     pub fn size(&self) -> usize {
         self.pieces.len()

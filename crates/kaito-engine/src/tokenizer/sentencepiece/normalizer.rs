@@ -32,6 +32,11 @@ impl Normalizer {
         })
     }
 
+    /// Whether no character of a text is dropped.
+    pub(super) fn keeps_all(&self) -> bool {
+        self.charsmap.is_none() && !self.remove_extra_whitespaces
+    }
+
     /// The normalised text; pieces in `user_defined` stay as they are.
     pub(super) fn normalize(&self, text: &str, user_defined: &PrefixIndex) -> String {
         let mut rest = text;

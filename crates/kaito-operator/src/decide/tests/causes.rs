@@ -3,15 +3,16 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::fixtures::{condition, node, observed, options, pod, preset, ready_pod, settle};
+use super::fixtures::{condition, node, observed, on_gpus, options, pod, preset, ready_pod, settle};
 use crate::{
-    decide::{Observed, PodFailure, Refusal},
+    decide::{Claims, Observed, PodFailure, Refusal},
     workspace::{INFERENCE_READY, WORKSPACE_READY, Workspace, WorkspaceState},
 };
 
 /// A workspace whose workload exists, with these pods.
 fn running(preset_name: &str, count: i32, pods: Vec<Arc<Pod>>) -> (Workspace, Observed) {
-    let mut workspace = preset(preset_name, count);
+    // Ranks are for GPUs alone.
+    let mut workspace = if count > 1 { on_gpus(preset(preset_name, count)) } else { preset(preset_name, count) };
     let mut observed = observed(["a", "b"].map(node));
     settle(&mut workspace, &mut observed, &options());
     observed.pods = pods;
@@ -332,13 +333,32 @@ fn what_a_workspace_asks_for_and_cannot_have_is_said() {
     assert_eq!(condition(&workspace, INFERENCE_READY).1, "RegistryMissing");
 }
 
+/// It would end at once, again and again.
 #[test]
-fn ranks_that_our_server_cannot_start_are_told() {
-    let pods = || vec![pod("ws-0", Some("a"), container(waiting("CrashLoopBackOff", ""), ended("Error", 2, ""), 2))];
-    let (workspace, _) = running("llama-2-13b", 2, pods());
-    let (_, reason, message) = condition(&workspace, INFERENCE_READY);
-    assert_eq!(reason, "ContainerCrashLoopBackOff");
-    assert!(message.contains("kaito serve of this release computes on one node only"), "{message}");
-    let (workspace, _) = running("llama-2-13b", 1, pods());
-    assert!(!condition(&workspace, INFERENCE_READY).2.contains("one node only"));
+fn a_model_that_our_server_cannot_spread_over_nodes_is_refused_before_anything_is_started() {
+    for (name, count, is_refused) in
+        [("llama-2-13b", 2, true), ("llama-2-70b", 2, true), ("llama-2-13b", 1, false), ("falcon-7b", 2, false)]
+    {
+        for karpenter in [false, true] {
+            let options = if karpenter { super::fixtures::karpenter() } else { options() };
+            let mut workspace = preset(name, count);
+            let mut observed = observed([node("a"), node("b")]);
+            observed.claims = Claims::Present(Vec::new());
+            if karpenter {
+                observed.nodes.clear();
+            }
+            settle(&mut workspace, &mut observed, &options);
+            let (status, reason, message) = condition(&workspace, INFERENCE_READY);
+            if is_refused {
+                assert_eq!((status, reason), ("False", "RanksUnsupported"), "{name}");
+                assert!(message.contains("kaito.sh/runtime: vllm on nodes with GPUs"), "{message}");
+                assert!(observed.stateful_set.is_none() && observed.services.is_empty());
+                assert!(observed.claims.all().is_empty(), "no node is paid for");
+                assert_eq!(condition(&workspace, WORKSPACE_READY).1, "RanksUnsupported");
+            } else {
+                assert_ne!(reason, "RanksUnsupported", "{name}: {message}");
+                assert_eq!(observed.claims.all().len(), if karpenter { count as usize } else { 0 });
+            }
+        }
+    }
 }

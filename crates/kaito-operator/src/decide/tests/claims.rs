@@ -69,7 +69,10 @@ fn a_claim_is_made_for_each_missing_node_and_no_second_one_for_it() {
     settle(&mut workspace, &mut observed, &karpenter());
     assert_eq!(claims(&observed).len(), 2);
     assert_eq!(condition(&workspace, NODE_CLAIM_READY), ("True", "NodeClaimsReady", "2 claims became 2 ready nodes"));
-    assert_eq!(condition(&workspace, RESOURCE_READY), ("True", "NodesReady", "3 ready nodes: a, b, c"));
+    assert_eq!(
+        condition(&workspace, RESOURCE_READY),
+        ("True", "NodesReady", "3 ready nodes: a, b, c; the runtime kaito computes on CPUs")
+    );
 }
 
 fn observed_nodes(nodes: impl IntoIterator<Item = Value>) -> Vec<Arc<k8s_openapi::api::core::v1::Node>> {
@@ -246,4 +249,47 @@ fn names_of_claims_differ_by_namespace_name_and_place() {
         }
     }
     assert_eq!(names.len(), 16);
+}
+
+fn tainted(node: Value) -> Value {
+    with(node, "/spec", json!({"taints": [{"key": "scalesetpriority", "value": "spot", "effect": "NoSchedule"}]}))
+}
+
+#[test]
+fn a_node_is_claimed_where_taints_keep_the_pods_off_those_there_are() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([tainted(node("a"))]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(claims(&observed).len(), 1);
+    let (status, reason, message) = condition(&workspace, RESOURCE_READY);
+    assert_eq!((status, reason), ("False", "NodesMissing"));
+    assert!(message.contains("a has the taint scalesetpriority=spot:NoSchedule"), "{message}");
+}
+
+/// Somebody put it there later: the claim is kept, since nobody said that its node may go, and is no node for us.
+#[test]
+fn a_claimed_node_that_is_tainted_is_replaced_until_the_taint_goes() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    edit(&mut observed, 0, fulfilled("a"));
+    observed.nodes = super::fixtures::observed([tainted(made_for_us("a"))]).nodes;
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(claims(&observed).len(), 2, "{:?}", condition(&workspace, RESOURCE_READY));
+    observed.nodes = super::fixtures::observed([made_for_us("a")]).nodes;
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(claims(&observed).len(), 1, "one is enough again");
+    assert_eq!(condition(&workspace, RESOURCE_READY).0, "True");
+}
+
+/// A node that still starts has taints of its cluster's own.
+#[test]
+fn a_claimed_node_that_is_not_ready_as_a_claim_is_waited_for() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    edit(&mut observed, 0, json!({"nodeName": "a", "conditions": []}));
+    observed.nodes = super::fixtures::observed([tainted(made_for_us("a"))]).nodes;
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(claims(&observed).len(), 1);
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::fixtures::{
-    carry_out, claims, condition, karpenter, node, now, observed, options, preset, read, settle, with,
+    carry_out, claims, condition, karpenter, node, now, observed, on_gpus, options, preset, read, settle, with,
 };
 use crate::{
     decide::{Claims, Decision, Observed, decide, object::to_json},
@@ -28,10 +28,10 @@ fn what_a_workspace_owns_is_deleted_before_it_goes() {
     for claims in [Claims::Absent, Claims::Present(Vec::new())] {
         for (preset, count, owned) in [
             ("falcon-7b", 1, ["Deployment ws", "Service ws"].as_slice()),
-            ("llama-2-70b", 2, &["StatefulSet ws", "Service ws", "Service ws-headless"]),
+            ("llama-2-13b", 2, &["StatefulSet ws", "Service ws", "Service ws-headless"]),
         ] {
             for options in [options(), karpenter()] {
-                let mut workspace = self::preset(preset, count);
+                let mut workspace = on_gpus(self::preset(preset, count));
                 let nodes = ["a", "b"].into_iter().take(count as usize).map(node).collect::<Vec<_>>();
                 let mut observed = Observed { claims: claims.clone(), ..observed(nodes) };
                 settle(&mut workspace, &mut observed, &options);
@@ -86,7 +86,10 @@ fn claims_from_before_a_switch_to_no_provisioner_are_told_of() {
     settle(&mut workspace, &mut observed, &options());
     let left = "NodeClaim ws0123 outlives the workspace, since the controller runs with --node-provisioner none: kubectl delete \
                 nodeclaim ws0123 gives back what it costs";
-    assert_eq!(condition(&workspace, RESOURCE_READY).2, format!("1 ready node: a; {left}"));
+    assert_eq!(
+        condition(&workspace, RESOURCE_READY).2,
+        format!("1 ready node: a; the runtime kaito computes on CPUs; {left}")
+    );
     going(&mut workspace);
     let deletes = decide(&workspace, &observed, &options(), now());
     carry_out(&mut workspace, &mut observed, &deletes);

@@ -10,7 +10,7 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use crate::{
-    decide::{Change, Claims, Decision, NodeClaim, Object, Observed, Options, Provisioner, decide},
+    decide::{Change, Claims, Decision, NodeClaim, Object, Observed, Options, PodNeeds, Provisioner, decide},
     workspace::Workspace,
 };
 
@@ -60,6 +60,18 @@ pub fn preset(name: &str, count: i32) -> Workspace {
         "resource: {{count: {count}, instanceType: {TYPE}, labelSelector: {{matchLabels: {{apps: llm}}}}}}\n\
          inference: {{preset: {{name: {name}, accessMode: private, presetOptions: {{image: registry.example/mine:1}}}}}}"
     ))
+}
+
+/// What a pod asks of its node that needs so many GPUs and tolerates nothing.
+pub fn gpus(gpus: u32) -> PodNeeds {
+    PodNeeds { gpus, ..PodNeeds::default() }
+}
+
+/// The same, of a pod of the runtime vllm.
+pub fn on_gpus(mut workspace: Workspace) -> Workspace {
+    let annotations = workspace.metadata.annotations.get_or_insert_default();
+    annotations.insert("kaito.sh/runtime".to_owned(), "vllm".to_owned());
+    workspace
 }
 
 /// A ready node that [`preset`] selects.

@@ -1,9 +1,11 @@
 mod causes;
 mod claims;
+mod configs;
 mod deletion;
 mod fixtures;
 mod nodes;
 mod objects;
 mod properties;
 mod reasons;
+mod rollouts;
 mod status;

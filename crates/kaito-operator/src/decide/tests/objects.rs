@@ -15,8 +15,10 @@ fn objects(workspace: &Workspace, observed: &Observed, options: &Options) -> Str
     let decision = decide(workspace, observed, options, now());
     let documents = decision.objects.iter().map(|object| {
         let mut json = object.to_json();
-        // It changes with every field, so it would only repeat the difference.
-        json["metadata"]["annotations"].as_object_mut().unwrap().remove("kaito.sh/applied").unwrap();
+        // They change with every field, so they would only repeat the difference.
+        let annotations = json["metadata"]["annotations"].as_object_mut().unwrap();
+        annotations.remove("kaito.sh/applied").unwrap();
+        annotations.retain(|key, _| !["kaito.sh/made-from", "kaito.sh/pod-template"].contains(&key.as_str()));
         if json["metadata"]["annotations"] == json!({}) {
             json["metadata"].as_object_mut().unwrap().remove("annotations");
         }
@@ -58,13 +60,6 @@ fn every_preset_on_one_node() {
             json!({"nvidia.com/gpu": "8"}),
         );
         insta::assert_snapshot!(format!("one node {}", preset.name), objects(&workspace, &observed([big]), &options()));
-    }
-}
-
-#[test]
-fn ranks_on_two_nodes() {
-    for name in ["llama-2-7b", "llama-2-13b-chat", "llama-2-70b"] {
-        insta::assert_snapshot!(format!("two nodes {name}"), objects(&preset(name, 2), &two_nodes(), &options()));
     }
 }
 
@@ -193,11 +188,27 @@ fn claims_of_nodes() {
     workspace.resource.instance_type = Some(OTHER_TYPE.to_owned());
     insta::assert_snapshot!("claim by instance type", objects(&workspace, &missing, &karpenter()));
     workspace.resource.instance_type = None;
-    insta::assert_snapshot!("claim by gpus", objects(&workspace, &missing, &karpenter()));
+    insta::assert_snapshot!("claim by cpus", objects(&workspace, &missing, &karpenter()));
+    let on_gpus = annotated(workspace.clone(), &[VLLM]);
+    insta::assert_snapshot!("claim by gpus", objects(&on_gpus, &missing, &karpenter()));
     let azure = Options {
         provisioner: crate::decide::Provisioner::Karpenter("AKSNodeClass.karpenter.azure.com/default".parse().unwrap()),
         ..options()
     };
     workspace.resource.instance_type = Some(OTHER_TYPE.to_owned());
     insta::assert_snapshot!("claim on azure", objects(&workspace, &missing, &azure));
+}
+
+/// A configuration as it is written for the Kaito project.
+#[test]
+fn a_configuration_says_how_vllm_divides_the_model() {
+    let written = "max_probe_steps: 6\nvllm:\n  cpu-offload-gb: 0\n  gpu-memory-utilization: 0.95\n  swap-space: 4\n  \
+                   max-model-len: 16384\n  tensor-parallel-size: 2\n  pipeline-parallel-size: 2\n";
+    let mut workspace = on("Standard_NC24s_v3", annotated(preset("mistral-7b-instruct", 1), &[VLLM]));
+    workspace.inference.as_mut().unwrap().config = Some("inference-params".to_owned());
+    let observed = Observed {
+        config: Config::Data([("inference_config.yaml".to_owned(), written.to_owned())].into()),
+        ..nodes_of("Standard_NC24s_v3", "4")
+    };
+    insta::assert_snapshot!(objects(&workspace, &observed, &options()));
 }

@@ -24,10 +24,16 @@ fn any_node(name: String) -> impl Strategy<Value = Value> {
         json!({}),
     ]);
     let since = select(vec![None, Some("2026-01-01T00:09:00Z"), Some("2026-01-01T00:01:00Z")]);
-    (labels, since, 0..9_u32, any::<bool>()).prop_map(move |(labels, since, gpus, cordoned)| {
+    let taints = select(vec![
+        json!([]),
+        json!([{"key": "sku", "value": "gpu", "effect": "NoSchedule"}]),
+        json!([{"key": "spot", "effect": "NoSchedule"}]),
+        json!([{"key": "maintenance", "effect": "NoExecute"}, {"key": "spot", "effect": "PreferNoSchedule"}]),
+    ]);
+    (labels, since, 0..9_u32, any::<bool>(), taints).prop_map(move |(labels, since, gpus, cordoned, taints)| {
         let node = since.map_or_else(|| node(&name), |since| unready(&name, since));
         let node = with(node, "/metadata/labels", labels);
-        let node = with(node, "/spec", json!({"unschedulable": cordoned}));
+        let node = with(node, "/spec", json!({"unschedulable": cordoned, "taints": taints}));
         with(node, "/status/allocatable", json!({"nvidia.com/gpu": gpus.to_string()}))
     })
 }
@@ -183,7 +189,7 @@ proptest! {
     /// Neither more nodes than asked for, nor any that the rules forbid.
     #[test]
     fn chosen_nodes_obey_the_rules(workspace in any_workspace(), observed in any_cluster(), gpus in 0..5_u32) {
-        let choice = crate::decide::choose(&workspace, &observed, gpus, now());
+        let choice = crate::decide::choose(&workspace, &observed, &super::fixtures::gpus(gpus), now());
         prop_assert!(choice.chosen.len() <= usize::try_from(workspace.resource.count).unwrap());
         for node in &choice.chosen {
             let labels = node.metadata.labels.clone().unwrap_or_default();

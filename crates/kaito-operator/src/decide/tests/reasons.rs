@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Names that stand in the code and are no reasons of ours: kinds, values and reasons of Kubernetes.
-const OTHERS: &str = "AdaptersReady Alive Apply AwaitingReconciliation ClusterIP CrashLoopBackOff \
+const OTHERS: &str = "AdaptersReady ConfigApplied UpToDate NoExecute Mon Tue Wed Thu Fri Sat Sun Alive Apply AwaitingReconciliation ClusterIP CrashLoopBackOff \
     CreateContainerConfigError CreateContainerError Created Delete Deleted Deployment DoesNotExist Equal ErrImageNeverPull \
     ErrImagePull Evicted Exists Failed FallbackToLogsOnError False ImageInspectError ImagePullBackOff In Initialized \
     InvalidImageName Launched LoadBalancer Memory NoSchedule NodeClaim NodeClaimReady None OOMKilled Parallel PodScheduled \

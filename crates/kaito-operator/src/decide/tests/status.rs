@@ -3,8 +3,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::fixtures::{
-    all_ready, carry_out, condition, node, now, observed, options, preset, ready_pod, settle, time, unready, with,
-    workspace,
+    all_ready, carry_out, condition, node, now, observed, on_gpus, options, preset, ready_pod, settle, time, unready,
+    with, workspace,
 };
 use crate::{
     decide::{ADAPTERS_READY, Change, decide},
@@ -32,7 +32,10 @@ fn a_workspace_goes_from_nothing_to_ready() {
     observed.nodes = super::fixtures::observed([node("a")]).nodes;
     let decision = decide(&workspace, &observed, &options(), time("2026-01-01T00:01:00Z"));
     carry_out(&mut workspace, &mut observed, &decision);
-    assert_eq!(condition(&workspace, RESOURCE_READY), ("True", "NodesReady", "1 ready node: a"));
+    assert_eq!(
+        condition(&workspace, RESOURCE_READY),
+        ("True", "NodesReady", "1 ready node: a; the runtime kaito computes on CPUs")
+    );
     assert_eq!(condition(&workspace, INFERENCE_READY), ("False", "PodsPending", "the pods are being made"));
 
     observed.pods = vec![ready_pod("ws-1", "a")];
@@ -153,10 +156,10 @@ fn a_running_model_is_kept_when_its_node_goes() {
 
 #[test]
 fn a_device_plugin_that_goes_away_does_not_start_the_model_anew() {
-    let mut workspace = workspace(
+    let mut workspace = on_gpus(workspace(
         "resource: {labelSelector: {matchLabels: {apps: llm}}}\n\
          inference: {preset: {name: falcon-40b}}",
-    );
+    ));
     let mut observed = observed([with(node("a"), "/metadata/labels", json!({"apps": "llm"}))]);
     settle(&mut workspace, &mut observed, &options());
     let gpus = |observed: &crate::decide::Observed| {
@@ -185,10 +188,7 @@ fn nodes_without_gpus_compute_on_their_cpus_and_the_status_says_so() {
         with(with(node("a"), "/metadata/labels", json!({"apps": "llm"})), "/status/allocatable", json!({"cpu": "64"}));
     let mut observed = observed([cpu_node]);
     settle(&mut workspace, &mut observed, &options());
-    assert_eq!(
-        condition(&workspace, RESOURCE_READY).2,
-        "1 ready node: a; no node that matches offers GPUs, so CPUs compute"
-    );
+    assert_eq!(condition(&workspace, RESOURCE_READY).2, "1 ready node: a; the runtime kaito computes on CPUs");
     workspace.metadata.annotations = Some([("kaito.sh/runtime".to_owned(), "vllm".to_owned())].into());
     settle(&mut workspace, &mut observed, &options());
     assert_eq!(condition(&workspace, INFERENCE_READY).1, "GpusMissing");
@@ -233,4 +233,37 @@ fn pods_of_an_old_template_do_not_make_a_workspace_ready() {
     Arc::make_mut(observed.deployment.as_mut().unwrap()).metadata.generation = Some(9);
     settle(&mut workspace, &mut observed, &options());
     assert_eq!(condition(&workspace, INFERENCE_READY).0, "False");
+}
+
+/// Its GPUs would be kept from those who can use them.
+#[test]
+fn pods_that_compute_on_cpus_hold_no_gpus_and_ask_for_what_they_need() {
+    for (name, instance_type, cpus, memory) in [
+        ("falcon-7b", Some("Standard_NC24s_v3"), "7", "15Gi"),
+        ("llama-2-13b", Some("Standard_NC24s_v3"), "12", "29Gi"),
+        // Half of the node's 24.
+        ("falcon-40b", Some("Standard_NC24s_v3"), "12", "79Gi"),
+        ("mistral-7b", None, "4", "16Gi"),
+    ] {
+        let mut workspace = preset(name, 1);
+        workspace.resource.instance_type = instance_type.map(str::to_owned);
+        let mut observed = observed([node("a")]);
+        settle(&mut workspace, &mut observed, &options());
+        let of_deployment = observed.deployment.as_ref().map(|it| it.spec.as_ref().unwrap().template.clone());
+        let of_set = observed.stateful_set.as_ref().map(|it| it.spec.as_ref().unwrap().template.clone());
+        let pod = of_deployment.or(of_set).unwrap().spec.unwrap();
+        let resources = serde_json::to_value(&pod.containers[0].resources).unwrap();
+        assert_eq!(resources, json!({"requests": {"cpu": cpus, "memory": memory}}), "{name}");
+        assert!(pod.volumes.unwrap().iter().all(|volume| volume.name != "shm"));
+        // On any node, though others hold all of its GPUs, or it has none.
+        assert_eq!(condition(&workspace, RESOURCE_READY).0, "True");
+    }
+    let mut workspace = preset("falcon-7b", 1);
+    workspace.inference.as_mut().unwrap().config = Some("flags".to_owned());
+    let mut observed = observed([node("a")]);
+    observed.config = crate::decide::Config::Data([("quantize".to_owned(), "int4".to_owned())].into());
+    settle(&mut workspace, &mut observed, &options());
+    let template = &observed.deployment.as_ref().unwrap().spec.as_ref().unwrap().template;
+    let requests = template.spec.as_ref().unwrap().containers[0].resources.clone().unwrap().requests.unwrap();
+    assert_eq!((requests["cpu"].0.as_str(), requests["memory"].0.as_str()), ("2", "5Gi"));
 }

@@ -9,10 +9,11 @@ use kaito_image::{
     registry::{self, PushOptions, Reference},
 };
 
-use super::{Work, print, pushed};
+use super::{Work, pushed};
 use crate::{
     args::ImageBuildArgs,
     display::{aligned, bytes, count},
+    output::print,
     progress::DownloadProgress,
 };
 

@@ -5,7 +5,7 @@ mod show;
 
 use std::{
     fs,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::Path,
     sync::{
         Arc,
@@ -29,6 +29,7 @@ use crate::{
     args::{ImageArgs, ImageCommand, ImagePushArgs, PushingArgs, RegistryArgs},
     display::{aligned, bytes},
     image_progress::ImageProgress,
+    output::print,
 };
 
 pub fn run(args: &ImageArgs) -> anyhow::Result<()> {
@@ -229,11 +230,4 @@ fn sent(sent: u64, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
     let rate = if seconds > 0.0 { (sent as f64 / seconds) as u64 } else { 0 };
     format!("{} in {seconds:.1} s ({}/s)", bytes(sent), bytes(rate))
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        outcome => outcome.context("cannot write to stdout"),
-    }
 }

@@ -3,10 +3,11 @@
 use anyhow::{Context, bail};
 use kaito_image::{Expected, Inspection, Model, Platform, Verification, verify_blobs, verify_weights};
 
-use super::{Work, print};
+use super::Work;
 use crate::{
     args::{ImageInspectArgs, ImageVerifyArgs},
     display::{aligned, bytes, count},
+    output::print,
 };
 
 pub fn inspect(args: &ImageInspectArgs) -> anyhow::Result<()> {

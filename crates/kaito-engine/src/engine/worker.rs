@@ -1,0 +1,286 @@
+//! The engine's thread.
+//!
+//! All work is done on behalf of one request at a time, forward passes aside, and each piece of it is caught where it panics.
+//! What a panic leaves half done is thrown away: a request whose tokens were being chosen fails with nothing else touched;
+//! where pages are handed out and taken back, [`Scheduler::start_over`] makes new ones; a forward pass is computed again for
+//! each of its requests alone, which tells who made it fail.
+
+use std::{
+    collections::HashMap,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
+    time::Instant,
+};
+
+use super::{Closed, Command, GenerationEvent, OpenRequest, Shared};
+use crate::{
+    Error,
+    backend::Backend,
+    decoder::{Decoder, Span},
+    recycle::recycled,
+    scheduler::{Phase, RequestId, RowView, Scheduler, Step, panicked},
+};
+
+struct Request {
+    open: OpenRequest,
+    prompt_tokens: usize,
+}
+
+pub(super) struct Worker<B: Backend> {
+    decoder: Decoder<B>,
+    scheduler: Scheduler,
+    requests: HashMap<RequestId, Request>,
+    commands: mpsc::Receiver<Command>,
+    shared: Arc<Shared>,
+    /// Memory that each step uses again.
+    step: Step,
+    spans: Vec<Span<'static>>,
+    logits: Vec<f32>,
+    rows: Vec<&'static mut [f32]>,
+}
+
+impl<B: Backend> Worker<B> {
+    pub(super) fn new(
+        decoder: Decoder<B>,
+        scheduler: Scheduler,
+        commands: mpsc::Receiver<Command>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let (step_spans, step_logits) = (scheduler.limits().rows, decoder.limits().step_logits);
+        let vocab_size = decoder.config().vocab_size;
+        Self {
+            decoder,
+            scheduler,
+            requests: HashMap::new(),
+            commands,
+            shared,
+            step: Step::default(),
+            spans: Vec::with_capacity(step_spans),
+            logits: Vec::with_capacity(step_logits * vocab_size),
+            rows: Vec::with_capacity(step_logits),
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            if self.scheduler.is_idle() {
+                self.publish();
+                match self.commands.recv() {
+                    Err(_) | Ok(Command::Stop) => return,
+                    Ok(command) => self.obey(command),
+                }
+            }
+            while let Ok(command) = self.commands.try_recv() {
+                match command {
+                    Command::Stop => return,
+                    command => self.obey(command),
+                }
+            }
+            let mut step = mem::take(&mut self.step);
+            self.turn(&mut step);
+            self.step = step;
+            self.publish();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        self.attempt(|worker| match command {
+            Command::Submit { id, generation, open } => {
+                let prompt_tokens = generation.tokens(0).len();
+                worker.requests.insert(id, Request { open, prompt_tokens });
+                if generation.is_finished() {
+                    worker.scheduler.work_on(Phase::Submit, id);
+                    worker.close(id, GenerationEvent::Finished(generation.outputs()));
+                } else {
+                    worker.scheduler.submit(id, *generation);
+                }
+            }
+            Command::Cancel(id) => {
+                worker.scheduler.remove(id);
+                worker.close(id, GenerationEvent::Failed(Error::Cancelled));
+            }
+            Command::StopSequence(id, sequence) => {
+                if worker.scheduler.stop_sequence(id, sequence) == Some(true) {
+                    worker.finish(id);
+                }
+            }
+            Command::Stop => {}
+        });
+    }
+
+    /// Decides the next step and computes it.
+    fn turn(&mut self, step: &mut Step) {
+        let mut found = false;
+        let scheduled = self.attempt(|worker| found = worker.scheduler.schedule(step));
+        // Whoever has left the queue has left it, even if a panic came later.
+        let mut started = true;
+        for &id in &step.started {
+            started &= self.attempt(|worker| worker.start(id));
+        }
+        if !started {
+            return;
+        }
+        if found {
+            // Who has seen a step's tokens must find its pages in the counters.
+            self.publish();
+            self.compute(step);
+        } else if scheduled && !self.scheduler.is_idle() {
+            tracing::error!("nothing can be computed though requests run; they fail");
+            self.start_over();
+        }
+    }
+
+    fn start(&mut self, id: RequestId) {
+        self.scheduler.work_on(Phase::Start, id);
+        if let Some(request) = self.requests.get_mut(&id) {
+            self.shared.counters.prompt_tokens.fetch_add(request.prompt_tokens as u64, Relaxed);
+            request.open.start();
+        }
+    }
+
+    /// Computes a step, chooses the next tokens of the requests that have their logits now, and tells their clients.
+    fn compute(&mut self, step: &Step) {
+        let begun = Instant::now();
+        let computed = catch_unwind(AssertUnwindSafe(|| self.forward(step)));
+        self.shared.counters.steps.fetch_add(1, Relaxed);
+        if computed.is_err() {
+            return self.compute_one_by_one(step);
+        }
+        if self.attempt(|worker| worker.choose(step)) {
+            self.scheduler.observe_cost(step, begun.elapsed().as_secs_f64());
+            self.settle(step);
+        }
+    }
+
+    /// Computes a step whose forward pass panicked again, for each request alone: those whose own panics fail.
+    fn compute_one_by_one(&mut self, step: &Step) {
+        let mut ids: Vec<RequestId> = step.spans.iter().map(|span| span.request).collect();
+        ids.dedup();
+        tracing::error!(requests = ids.len(), "a forward pass panicked; its requests are computed one by one");
+        for id in ids {
+            let share = self.scheduler.share(step, id);
+            if catch_unwind(AssertUnwindSafe(|| self.forward(&share))).is_err() {
+                tracing::error!(request = id, "the forward pass of this request panics; it fails");
+                self.attempt(|worker| worker.fail(id, panicked()));
+            } else if self.attempt(|worker| worker.choose(&share)) {
+                self.settle(&share);
+            }
+        }
+    }
+
+    fn forward(&mut self, step: &Step) {
+        self.decoder.copy_pages(&step.copies);
+        let mut spans = recycled(mem::take(&mut self.spans));
+        spans.extend(step.spans.iter().filter_map(|span| {
+            let row = self.scheduler.row(span.request, span.row)?;
+            let tokens = row.tokens.get(span.start..span.start + span.count - row.draft.len())?;
+            let RowView { draft, pages, long, .. } = row;
+            Some(Span { tokens, draft, start: span.start, pages, long, logits: span.logits })
+        }));
+        self.decoder.forward(&spans, &mut self.logits);
+        self.spans = recycled(spans);
+    }
+
+    fn choose(&mut self, step: &Step) {
+        self.scheduler.computed(step);
+        let mut rows = recycled(mem::take(&mut self.rows));
+        rows.extend(self.logits.chunks_exact_mut(self.shared.limits.vocab_size));
+        self.scheduler.choose(self.decoder.host_pool(), step, &mut rows);
+        self.rows = recycled(rows);
+    }
+
+    /// Tells clients what was chosen.
+    fn settle(&mut self, step: &Step) {
+        let mut last = None;
+        for span in step.spans.iter().filter(|span| span.logits > 0) {
+            if last.replace(span.request) != Some(span.request) {
+                self.attempt(|worker| worker.settle_one(span.request));
+            }
+        }
+    }
+
+    fn settle_one(&mut self, id: RequestId) {
+        let Self { scheduler, requests, shared, .. } = self;
+        let Some(request) = requests.get(&id) else { return };
+        match scheduler.settle(id) {
+            Some(Ok(advance)) => {
+                // Beams have no chosen tokens before their end, but each live one grew by a token.
+                let generated = advance.chosen.len().max(advance.parents.len());
+                shared.counters.generated_tokens.fetch_add(generated as u64, Relaxed);
+                // The client may be gone; its cancellation is on its way.
+                if let Some(events) = request.open.events()
+                    && !advance.chosen.is_empty()
+                {
+                    events.chosen(&mut advance.chosen);
+                }
+                if advance.finished {
+                    self.finish(id);
+                }
+            }
+            Some(Err(cause)) => self.fail(id, cause),
+            None => {}
+        }
+    }
+
+    fn finish(&mut self, id: RequestId) {
+        if let Some(generation) = self.scheduler.remove(id) {
+            self.close(id, GenerationEvent::Finished(generation.outputs()));
+        }
+    }
+
+    fn fail(&mut self, id: RequestId, error: Error) {
+        self.scheduler.remove(id);
+        self.close(id, GenerationEvent::Failed(error));
+    }
+
+    /// Ends a request that the scheduler no longer holds.
+    fn close(&mut self, id: RequestId, last: GenerationEvent) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        // Published first, so that whoever saw the last event sees the pages free.
+        self.publish();
+        request.open.end(last);
+    }
+
+    /// Does a piece of work; `false` if it panicked and what it left was made whole again.
+    fn attempt(&mut self, work: impl FnOnce(&mut Self)) -> bool {
+        let done = catch_unwind(AssertUnwindSafe(|| work(self))).is_ok();
+        if !done {
+            self.start_over();
+        }
+        done
+    }
+
+    fn start_over(&mut self) {
+        let (phase, culprit) = self.scheduler.start_over().unzip();
+        let lost: Vec<RequestId> = self.requests.keys().copied().filter(|&id| !self.scheduler.holds(id)).collect();
+        tracing::error!(?phase, culprit, ?lost, "a panic: these requests fail, the others are computed again");
+        for id in lost {
+            // Not even a client's waker may end this thread.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.close(id, GenerationEvent::Failed(panicked()))));
+        }
+    }
+
+    fn publish(&self) {
+        let counters = &self.shared.counters;
+        let cache = self.scheduler.cache();
+        counters.running.store(self.scheduler.running_rows(), Relaxed);
+        counters.pages_used.store(cache.total_pages() - cache.free_pages(), Relaxed);
+        counters.pages_known.store(cache.known_free_pages(), Relaxed);
+        counters.prompt_tokens_reused.store(self.scheduler.reused_tokens(), Relaxed);
+        let (proposed, accepted) = self.scheduler.proposed_tokens();
+        counters.proposed_tokens.store(proposed, Relaxed);
+        counters.accepted_tokens.store(accepted, Relaxed);
+        counters.preemptions.store(self.scheduler.preemptions(), Relaxed);
+        self.shared.open.progressed();
+    }
+}
+
+impl<B: Backend> Drop for Worker<B> {
+    fn drop(&mut self) {
+        // The engine is gone for whatever reason: nobody waits for a request that will never end. Those that are in a command
+        // still end with the channel.
+        self.shared.open.close(Closed::Stopped);
+        self.requests.clear();
+    }
+}

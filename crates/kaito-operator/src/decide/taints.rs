@@ -1,0 +1,135 @@
+//! Which taints keep a workspace's pods off a node, by the rules of Kubernetes.
+
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
+
+use super::observed::Observed;
+
+/// Effects that keep pods away. `PreferNoSchedule` is a wish.
+const KEEPS_OFF: &[&str] = &["NoSchedule", "NoExecute"];
+/// Effect that also ends pods that are there.
+const ENDS: &str = "NoExecute";
+
+/// What the pods of a workspace tolerate: of those to be made, and of each that is there. What the cluster has added to
+/// pods as it admitted them shows in the latter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tolerations(Vec<Vec<Toleration>>);
+
+impl Default for Tolerations {
+    /// Of pods that tolerate nothing.
+    fn default() -> Self {
+        Self(vec![Vec::new()])
+    }
+}
+
+impl Tolerations {
+    /// Of pods that are to be made with these, and of the pods that are there.
+    pub fn of(wanted: &[Toleration], observed: &Observed) -> Self {
+        let there = observed.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        let there = there.filter_map(|pod| pod.spec.as_ref()?.tolerations.clone());
+        let mut all = vec![wanted.to_vec()];
+        all.extend(there);
+        all.dedup();
+        Self(all)
+    }
+
+    /// The taints that keep every pod off a node; none where one may go there. For a node that hosts a pod only what
+    /// would end it counts.
+    pub fn objections(&self, node: &Node, hosts_pod: bool) -> Vec<Taint> {
+        let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+        let counts = |taint: &Taint| if hosts_pod { taint.effect == ENDS } else { keeps_off(taint) };
+        let untolerated = |tolerations: &Vec<Toleration>| -> Vec<Taint> {
+            let taints = taints.iter().filter(|taint| counts(taint));
+            taints.filter(|taint| !tolerations.iter().any(|it| tolerates(it, taint))).cloned().collect()
+        };
+        self.0.iter().map(untolerated).min_by_key(Vec::len).unwrap_or_default()
+    }
+}
+
+fn keeps_off(taint: &Taint) -> bool {
+    KEEPS_OFF.contains(&taint.effect.as_str())
+}
+
+/// As the scheduler has it: an empty key is any key and an empty effect any effect; no operator is `Equal`.
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let given = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
+    let matches = |field: &Option<String>, value: &str| given(field).is_none_or(|field| field == value);
+    if !matches(&toleration.effect, &taint.effect) || !matches(&toleration.key, &taint.key) {
+        return false;
+    }
+    match toleration.operator.as_deref().unwrap_or_default() {
+        "" | "Equal" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+        "Exists" => true,
+        _ => false,
+    }
+}
+
+/// `sku=gpu:NoSchedule`, `maintenance:NoExecute`
+pub fn text(taint: &Taint) -> String {
+    match taint.value.as_deref().filter(|value| !value.is_empty()) {
+        Some(value) => format!("{}={value}:{}", taint.key, taint.effect),
+        None => format!("{}:{}", taint.key, taint.effect),
+    }
+}
+
+/// Whether a taint is the cluster's own sign of a node's readiness, which is put on and taken away a moment after the
+/// condition.
+pub fn follows_readiness(taint: &Taint) -> bool {
+    matches!(taint.key.as_str(), "node.kubernetes.io/not-ready" | "node.kubernetes.io/unreachable")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn objects<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    /// The table of k8s.io/component-helpers' tests of `ToleratesTaint`, and what is written of it in the documentation
+    /// of taints and tolerations.
+    #[test]
+    fn tolerations_are_those_of_kubernetes() {
+        let foo = json!({"key": "foo", "value": "bar", "effect": "NoSchedule"});
+        let bare = json!({"key": "foo", "effect": "NoExecute"});
+        for (toleration, taint, expected) in [
+            (json!({"key": "foo", "operator": "Exists", "effect": "NoSchedule"}), &foo, true),
+            (json!({"key": "foo", "operator": "Exists"}), &foo, true),
+            (json!({"operator": "Exists"}), &foo, true),
+            (json!({"operator": "Exists", "effect": "NoSchedule"}), &foo, true),
+            (json!({"operator": "Exists", "effect": "NoExecute"}), &foo, false),
+            (json!({"key": "foo", "operator": "Exists", "effect": "NoExecute"}), &foo, false),
+            (json!({"key": "other", "operator": "Exists"}), &foo, false),
+            (json!({"key": "foo", "operator": "Equal", "value": "bar", "effect": "NoSchedule"}), &foo, true),
+            (json!({"key": "foo", "operator": "Equal", "value": "bar"}), &foo, true),
+            (json!({"key": "foo", "value": "bar"}), &foo, true),
+            (json!({"key": "foo", "operator": "", "value": "bar", "effect": ""}), &foo, true),
+            (json!({"key": "foo", "value": "other"}), &foo, false),
+            (json!({"key": "foo"}), &foo, false),
+            (json!({"key": "Foo", "operator": "Exists"}), &foo, false),
+            (json!({"key": "foo"}), &bare, true),
+            (json!({"key": "foo", "value": ""}), &bare, true),
+            (json!({"key": "foo", "value": "bar"}), &bare, false),
+            (json!({"key": "foo", "operator": "Exists", "tolerationSeconds": 60}), &bare, true),
+            (json!({"key": "foo", "operator": "NotIn", "value": "bar"}), &foo, false),
+        ] {
+            assert_eq!(
+                tolerates(&objects(toleration.clone()), &objects(taint.clone())),
+                expected,
+                "{toleration} {taint}"
+            );
+        }
+    }
+
+    #[test]
+    fn taints_are_written_as_kubectl_writes_them() {
+        for (taint, written) in [
+            (json!({"key": "sku", "value": "gpu", "effect": "NoSchedule"}), "sku=gpu:NoSchedule"),
+            (json!({"key": "a.b/c", "value": "", "effect": "NoExecute"}), "a.b/c:NoExecute"),
+            (json!({"key": "a", "effect": "NoExecute"}), "a:NoExecute"),
+        ] {
+            assert_eq!(text(&objects(taint)), written);
+        }
+    }
+}
