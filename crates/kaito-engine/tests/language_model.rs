@@ -313,7 +313,9 @@ async fn a_dropped_stream_frees_its_pages() {
 
 #[tokio::test]
 async fn guessing_ahead_changes_no_text_only_the_number_of_steps() {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/llama-multi-head");
+    // Its greedy text soon repeats one token: guesses are right whenever one is made, and a busy machine, where they seldom
+    // pay, makes one in sixteen steps all the same.
+    let directory = fixture("falcon-rw-type");
     let mut outcomes = Vec::new();
     for speculate in [false, true] {
         let options = LoadOptions { speculate, threads: NonZeroUsize::new(2), ..LoadOptions::default() };
@@ -328,7 +330,6 @@ async fn guessing_ahead_changes_no_text_only_the_number_of_steps() {
     let (plain, guessed) = (&outcomes[0], &outcomes[1]);
     assert_eq!(plain.0, guessed.0);
     assert_eq!((plain.1.proposed_tokens_total, plain.1.accepted_tokens_total), (0, 0));
-    // A model of random weights soon repeats itself.
     assert!(guessed.1.accepted_tokens_total > 0, "{:?}", guessed.1);
     assert_eq!(guessed.1.steps_total, plain.1.steps_total - guessed.1.accepted_tokens_total);
 }
