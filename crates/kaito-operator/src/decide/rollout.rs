@@ -5,7 +5,7 @@
 //! controller ([`Record`]), and what they are ([`TEMPLATE`]). What the author or the nodes change is applied at once, with
 //! the images that the workload has; what the controller alone changes waits for the workload's turn.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::PodTemplateSpec,
@@ -37,8 +37,8 @@ pub const ROLLOUT: &str = "kaito.sh/rollout";
 
 /// Longest template that is kept. All annotations of an object may have 256 KiB.
 const LONGEST_TEMPLATE: usize = 200 << 10;
-/// How often a workload that waits for others looks whether they have ended.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How often a workload that waits for others looks whether they have ended: as often as one may end, within these.
+const LOOK_AGAIN: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 
 /// When running models may be restarted for what the controller alone changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -378,7 +378,7 @@ fn obstacle(
         let others = text::list(&rollouts.under_way);
         let message =
             format!("until {others} has answered for {} (at most {} at a time)", pause(policy), policy.at_once);
-        return Some((message, after(now, LOOK_AGAIN)));
+        return Some((message, after(now, policy.pause.clamp(*LOOK_AGAIN.start(), *LOOK_AGAIN.end()))));
     }
     None
 }

@@ -16,6 +16,7 @@ mod manifests;
 mod nodes;
 mod permissions;
 mod printed;
+mod rollouts;
 mod stand_ins;
 mod suite;
 
@@ -46,6 +47,8 @@ fn phases(together: usize) -> Vec<Phase> {
     vec![
         phase(None, together, cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs]),
         phase(None, 1, cases![guide: as_it_is_written]),
+        // While there are no workspaces of others, which would have their turns too.
+        phase(Some(Provisioner::None), 1, cases![rollouts: another_tag_restarts_one_model_at_a_time]),
         phase(Some(Provisioner::None), 1, cases![printed: as_in_the_documentation]),
         phase(
             Some(Provisioner::None),
@@ -86,8 +89,7 @@ fn phases(together: usize) -> Vec<Phase> {
                 disruptions:
                     the_leader_dies, the_leader_is_asked_to_go, the_api_server_restarts,
                     image_volumes_are_switched_off_and_on, what_cannot_be_read_says_so,
-                    the_webhooks_certificate_is_renewed, nothing_is_admitted_unchecked,
-                    another_tag_restarts_one_model_at_a_time;
+                    the_webhooks_certificate_is_renewed, nothing_is_admitted_unchecked;
                 claims: without_a_provisioner_they_are_told_of;
                 burst: five_hundred_workspaces;
                 permissions: nothing_was_forbidden, nothing_is_granted_in_vain;
