@@ -47,9 +47,8 @@ fn phases(together: usize) -> Vec<Phase> {
     vec![
         phase(None, together, cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs]),
         phase(None, 1, cases![guide: as_it_is_written]),
-        // While there are no workspaces of others, which would have their turns too.
-        phase(Some(Provisioner::None), 1, cases![rollouts: another_tag_restarts_one_model_at_a_time]),
         phase(Some(Provisioner::None), 1, cases![printed: as_in_the_documentation]),
+        phase(Some(Provisioner::None), 1, cases![rollouts: another_tag_restarts_one_model_at_a_time]),
         phase(
             Some(Provisioner::None),
             together,

@@ -18,6 +18,8 @@ async fn image_of(case: &Case, name: &str) -> (String, bool) {
 
 pub async fn another_tag_restarts_one_model_at_a_time(case: Case) {
     let names = ["a", "b", "c"];
+    // Those of earlier cases would have their turns too.
+    case.plane.kubectl(&["delete", "workspaces", "--all", "--all-namespaces", "--timeout=90s"]).await.stdout();
     case.add_node().await;
     for name in names {
         case.apply(case.falcon(name)).await;
