@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use crate::ast::{Args, Comparison, Expr, Node};
-use crate::budget::Buffer;
 use crate::fault::{Fault, Kind, Outcome};
 use crate::functions::CallArgs;
 use crate::render::{Renderer, Scope};
@@ -110,17 +109,8 @@ impl<'t> Renderer<'t> {
             }
             Node::Concat(parts) => {
                 let parts = self.eval_all(parts, scope)?;
-                let mut buffer = Buffer::new(&self.budget)?;
                 let markup = self.autoescape && parts.items.iter().any(Value::is_markup);
-                for part in &parts.items {
-                    if markup {
-                        self.write_escaped(&mut buffer, part)?;
-                    } else {
-                        self.write_str(&mut buffer, part)?;
-                    }
-                }
-                self.bytes(buffer.text.len())?;
-                Ok(self.budget.built(buffer, markup))
+                self.joined_text(parts.items.iter(), markup)
             }
             Node::Compare(first, rest) => {
                 let mut left = self.eval(first, scope)?;

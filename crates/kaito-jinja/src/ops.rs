@@ -314,9 +314,13 @@ impl Renderer<'_> {
 
     /// Text before text, as HTML if one of them is.
     pub(crate) fn add_text(&mut self, left: &Value, right: &Value) -> Outcome<Value> {
-        let markup = left.is_markup() || right.is_markup();
+        self.joined_text([left, right].into_iter(), left.is_markup() || right.is_markup())
+    }
+
+    /// The texts of `parts`, one after the other; with `markup`, as HTML.
+    pub(crate) fn joined_text<'v>(&mut self, parts: impl Iterator<Item = &'v Value>, markup: bool) -> Outcome<Value> {
         let mut buffer = Buffer::new(&self.budget)?;
-        for part in [left, right] {
+        for part in parts {
             if markup {
                 self.write_escaped(&mut buffer, part)?;
             } else {

@@ -6,29 +6,14 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+use common::raw::ask_and_wait;
 use common::{CHAT_MODEL, META_MODEL, TestServer, eventually, keys, model_directory, options};
 use kaito_engine::{LanguageModel, LoadOptions};
 use kaito_server::{ApiKey, ApiKeys, HostName, ServerOptions};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 async fn serving(options: ServerOptions) -> TestServer {
     TestServer::with(common::load(META_MODEL, &LoadOptions::default()), options).await
-}
-
-/// The answer to a request that no client library would send.
-async fn raw(server: &TestServer, request: &str) -> String {
-    let address = server.url.strip_prefix("http://").unwrap();
-    let mut connection = TcpStream::connect(address).await.unwrap();
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    connection.read_to_end(&mut answer).await.unwrap();
-    String::from_utf8(answer).unwrap()
-}
-
-fn status(answer: &str) -> u16 {
-    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,18 +137,19 @@ async fn a_name_that_was_rebound_to_this_machine_is_answered_on_no_route() {
             let head = format!(
                 "{method} {target}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             );
-            let answer = raw(&server, &head).await;
-            assert_eq!(status(&answer) == 403, refused, "{head}{answer}");
+            let answer = ask_and_wait(server.address(), head.as_str()).await;
+            assert_eq!(answer.status() == 403, refused, "{head}{answer:?}");
             if refused {
-                assert!(answer.contains("--allowed-host") && answer.contains("--api-key"), "{answer}");
+                assert!(answer.text.contains("--allowed-host") && answer.text.contains("--api-key"), "{answer:?}");
             }
         }
     }
     server.stop().await;
 
     let server = serving(ServerOptions { api_keys: keys("secret"), ..options() }).await;
-    let answer = raw(&server, "GET / HTTP/1.1\r\nHost: public.example\r\nConnection: close\r\n\r\n").await;
-    assert_eq!(status(&answer), 200, "whoever has the key may come by any name: {answer}");
+    let answer =
+        ask_and_wait(server.address(), "GET / HTTP/1.1\r\nHost: public.example\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(answer.status(), 200, "whoever has the key may come by any name: {answer:?}");
     server.stop().await;
 }
 
