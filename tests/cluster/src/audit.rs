@@ -62,21 +62,26 @@ fn has_no_roles_yet(event: &Value) -> bool {
     reason.contains("clusterrole.rbac.authorization.k8s.io \"system:basic-user\" not found")
 }
 
-/// How long an API server that starts may take to read all roles.
-const READING_ROLES: i64 = 10;
+/// How long after its start an API server may still be reading the roles.
+const READING_ROLES: i64 = 30;
 
-/// What no role allowed, other than for a moment: a request that had been allowed before and was again soon after was asked of
-/// an API server that was still reading the roles.
-pub fn forbidden(requests: &[Request]) -> Vec<&Request> {
+/// When the API server was started, each time.
+pub fn starts(folder: &Path) -> Vec<Timestamp> {
+    let seconds = fs::read_to_string(folder.join("api-server-starts")).unwrap_or_default();
+    seconds.lines().filter_map(|line| Timestamp::from_second(line.parse().ok()?).ok()).collect()
+}
+
+/// What no role allowed, other than for a moment: a request that had been allowed before, and was refused by an API server
+/// that had just started and was still reading the roles.
+pub fn forbidden<'a>(requests: &'a [Request], starts: &[Timestamp]) -> Vec<&'a Request> {
     let is_same = |a: &Request, b: &Request| {
         (&a.user, &a.verb, &a.group, &a.resource, &a.namespace, &a.name)
             == (&b.user, &b.verb, &b.group, &b.resource, &b.namespace, &b.name)
     };
     let is_momentary = |refused: &Request| {
-        let allowed = || requests.iter().filter(|other| !other.forbidden_by_rbac && is_same(other, refused));
-        let seconds = |other: &Request| other.at.as_second() - refused.at.as_second();
-        allowed().any(|other| other.at < refused.at)
-            && allowed().any(|other| other.at >= refused.at && seconds(other) <= READING_ROLES)
+        let after = |start: &Timestamp| refused.at.as_second() - start.as_second();
+        starts.iter().any(|start| (0..=READING_ROLES).contains(&after(start)))
+            && requests.iter().any(|other| !other.forbidden_by_rbac && other.at < refused.at && is_same(other, refused))
     };
     requests.iter().filter(|request| request.forbidden_by_rbac && !is_momentary(request)).collect()
 }
@@ -144,21 +149,19 @@ mod tests {
 
     #[test]
     fn what_is_refused_for_a_moment_is_told_from_what_no_role_allows() {
+        let starts = [0, 90].map(|second| Timestamp::from_second(second).unwrap());
         let requests = [
-            request("restart", 0, false),
+            request("restart", 50, false),
             request("restart", 100, true),
-            request("restart", 102, false),
             request("never", 100, true),
-            // Allowed only later, or only before: roles that came or went.
+            // Allowed only later: a role that came.
             request("came", 100, true),
             request("came", 102, false),
-            request("went", 0, false),
-            request("went", 100, true),
-            request("long", 0, false),
-            request("long", 100, true),
-            request("long", 111, false),
+            // Long after a start: a role that went.
+            request("went", 50, false),
+            request("went", 121, true),
         ];
-        let names: Vec<_> = forbidden(&requests).into_iter().map(|request| request.name.as_str()).collect();
-        assert_eq!(names, ["never", "came", "went", "long"]);
+        let names: Vec<_> = forbidden(&requests, &starts).into_iter().map(|request| request.name.as_str()).collect();
+        assert_eq!(names, ["never", "came", "went"]);
     }
 }

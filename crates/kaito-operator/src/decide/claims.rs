@@ -132,7 +132,7 @@ impl kube::Resource for NodeClaim {
 }
 
 impl NodeClaim {
-    /// The node that it became.
+    /// The node that it became, as far as its status says so; see [`Observed::node_of`].
     pub fn node_name(&self) -> Option<&str> {
         self.status.as_ref()?.node_name.as_deref()
     }
@@ -225,10 +225,10 @@ pub fn plan(
 
     let mut ours: Vec<_> = claims.iter().filter(|claim| claim.belongs_to(workspace)).collect();
     // Those that have come furthest are kept first.
-    ours.sort_by_key(|claim| (!claim.is_ready(), claim.node_name().is_none(), name(&claim.metadata).to_owned()));
+    ours.sort_by_key(|claim| (!claim.is_ready(), observed.node_of(claim).is_none(), name(&claim.metadata).to_owned()));
     let mut missing = wanted_nodes.saturating_sub(choice.chosen.len());
     for claim in ours.iter().filter(|claim| !is_going(&claim.metadata)) {
-        let node = claim.node_name().unwrap_or_default();
+        let node = observed.node_of(claim).unwrap_or_default();
         if is_chosen(node) || is_expected(node) || hosts.contains_key(node) {
             plan.kept.push(name(&claim.metadata).to_owned());
         } else if missing > 0 {
@@ -363,7 +363,7 @@ pub fn progress(workspace: &Workspace, observed: &Observed, plan: &ClaimPlan) ->
         let (claim, failure) = failures.find(|(failed, _)| {
             let known = claims.iter().find(|claim| name(&claim.metadata) == failed.as_str());
             known.map_or(plan.try_again_at.is_some() || names.contains(&failed.as_str()), |claim| {
-                claim.node_name().is_none()
+                observed.node_of(claim).is_none()
             })
         })?;
         Some((claim.as_str(), failure.reason.as_str(), failure.message.as_str()))

@@ -263,7 +263,7 @@ fn is_made_for(workspace: &Workspace, node: &Node) -> bool {
 }
 
 fn backs_claim(observed: &Observed, node: &str) -> bool {
-    observed.claims.all().iter().any(|claim| claim.node_name() == Some(node))
+    observed.claims.all().iter().any(|claim| observed.node_of(claim) == Some(node))
 }
 
 fn ready_condition(node: &Node) -> Option<&NodeCondition> {

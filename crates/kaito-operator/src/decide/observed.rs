@@ -5,7 +5,7 @@ use k8s_openapi::{
         apps::v1::{Deployment, StatefulSet},
         core::v1::{Node, Pod, Service},
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     jiff::Timestamp,
 };
 
@@ -42,6 +42,18 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// The node that a claim became: by the claim's status, or by the node's owner.
+    ///
+    /// Karpenter writes the node first and the claim's status after it, and the two come to us by watches of their own.
+    pub fn node_of<'a>(&'a self, claim: &'a NodeClaim) -> Option<&'a str> {
+        let is_owner =
+            |owner: &OwnerReference| owner.kind == "NodeClaim" && Some(&owner.uid) == claim.metadata.uid.as_ref();
+        claim.node_name().or_else(|| {
+            let node = self.nodes.iter().find(|node| node.metadata.owner_references.iter().flatten().any(is_owner))?;
+            Some(name(&node.metadata))
+        })
+    }
+
     /// The version of the object in the cluster that has the kind and name of `wanted`.
     pub fn version(&self, wanted: &Object) -> Option<&str> {
         let metadata = match wanted {

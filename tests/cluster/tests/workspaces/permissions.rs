@@ -22,7 +22,7 @@ pub async fn nothing_was_forbidden(case: Case) {
     let requests = audit::requests(&case.plane.folder).split_off(case.audited_from.load(Ordering::Relaxed));
     let account = format!("system:serviceaccount:{SYSTEM}:kaito");
     assert!(requests.iter().any(|request| request.user == account), "nobody asked for anything as {account}");
-    let forbidden: BTreeSet<String> = audit::forbidden(&requests)
+    let forbidden: BTreeSet<String> = audit::forbidden(&requests, &audit::starts(&case.plane.folder))
         .into_iter()
         .map(|request| format!("{} {} {}/{}", request.verb, request.resource, request.namespace, request.name))
         .collect();

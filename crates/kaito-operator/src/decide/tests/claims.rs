@@ -75,6 +75,26 @@ fn a_claim_is_made_for_each_missing_node_and_no_second_one_for_it() {
     );
 }
 
+/// Karpenter writes the node before the claim's status, and a pending claim beside enough nodes is surplus.
+#[test]
+fn a_claim_whose_status_does_not_name_its_node_yet_is_not_deleted() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    let mut claim: NodeClaim = claims(&observed)[0].clone();
+    claim.metadata.uid = Some("of-the-claim".to_owned());
+    observed.claims = Claims::Present(vec![Arc::new(claim)]);
+    let owned_by = |uid: &str| {
+        let owner = json!([{"apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "name": "any", "uid": uid}]);
+        with(made_for_us("b"), "/metadata/ownerReferences", owner)
+    };
+    for (owner, deletes) in [("of-the-claim", 0), ("of-another", 1)] {
+        observed.nodes = observed_nodes([owned_by(owner)]);
+        let decision = decide(&workspace, &observed, &karpenter(), now());
+        assert_eq!(decision.deletes.len(), deletes, "{owner}: {:?}", decision.deletes);
+    }
+}
+
 fn observed_nodes(nodes: impl IntoIterator<Item = Value>) -> Vec<Arc<k8s_openapi::api::core::v1::Node>> {
     observed(nodes).nodes
 }
