@@ -1,7 +1,7 @@
 //! A safetensors file of any bytes: an error, or tensors that lie inside it.
 #![no_main]
 
-use kaito_engine::checkpoint::safetensors;
+use kaito_model::checkpoint::safetensors;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {

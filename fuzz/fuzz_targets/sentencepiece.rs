@@ -1,7 +1,7 @@
 //! A SentencePiece model of any bytes: an error, or a model that encodes any text into its own pieces and decodes any ids.
 #![no_main]
 
-use kaito_engine::tokenizer::sentencepiece::Model;
+use kaito_model::tokenizer::sentencepiece::Model;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {

@@ -1,7 +1,7 @@
 //! A file of `torch.save` of any bytes, or the pickle in it alone: an error, or tensors that lie inside the file.
 #![no_main]
 
-use kaito_engine::checkpoint::{pickle, torch};
+use kaito_model::checkpoint::{pickle, torch};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {

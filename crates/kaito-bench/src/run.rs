@@ -3,8 +3,9 @@
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use chrono::{SecondsFormat, Utc};
-use kaito_engine::{LanguageModel, tokenizer::Special};
+use kaito_engine::LanguageModel;
 use kaito_kernels::Unit;
+use kaito_model::tokenizer::Special;
 use tokio::sync::watch;
 use url::Url;
 

@@ -4,7 +4,8 @@ use std::fs;
 
 use kaito_kernels::KvDType;
 
-use crate::{Error, config::ModelConfig};
+use crate::Error;
+use kaito_model::config::ModelConfig;
 
 /// Tokens in a page: small enough that a short answer wastes little, large enough that a page is worth a loop.
 pub const PAGE_SIZE: usize = 16;

@@ -7,10 +7,12 @@ use kaito_kernels::ThreadPool;
 
 use crate::{
     backend::{AttentionSpan, Backend, BackendError, Write},
-    config::{Mlp, ModelConfig, Positions, Residual},
     kv_cache::{PageCopy, PageId},
     recycle::recycled,
     rope::RopeTable,
+};
+use kaito_model::{
+    config::{Mlp, ModelConfig, Positions, Residual},
     weights::ModelWeights,
 };
 

@@ -2,10 +2,9 @@
 
 use crate::{
     backend::BackendError,
-    checkpoint::CheckpointError,
     generate::{GenerateError, ParameterError},
-    tokenizer::TokenizerError,
 };
+use kaito_model::{checkpoint::CheckpointError, tokenizer::TokenizerError};
 
 /// Any failure of the engine.
 #[derive(Debug, thiserror::Error)]

@@ -16,18 +16,19 @@ use crate::{
     Cancel, Error,
     backend::cpu::CpuBackend,
     capacity::{self, Capacity, PAGE_SIZE},
-    config::ModelConfig,
     decoder::{Decoder, DecoderLimits},
     engine::{Engine, EngineStats, GenerationRequest, GenerationStream},
-    family,
     generate::{GenerateOptions, PARAMETER_NAMES},
-    json,
     kv_cache::KvCache,
     meta::{ChatRequest, CompletionRequest, MetaContext, MetaStream},
     quantized::Quantize,
     rope::RopeTable,
     scheduler::{Scheduler, SchedulerLimits},
     text::{TextContext, TextRequest, TextStream},
+};
+use kaito_model::{
+    config::ModelConfig,
+    family, json,
     tokenizer::Tokenizer,
     weights::{Linear, ModelWeights, Weight},
 };

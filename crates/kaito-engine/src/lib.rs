@@ -1,4 +1,4 @@
-//! Checkpoint to tokens: decoder-only language models, served in continuous batches.
+//! Runs decoder-only language models in continuous batches: requests in, tokens out.
 //!
 //! The engine knows no HTTP, no preset names and no Kubernetes.
 #![forbid(unsafe_code)]
@@ -6,15 +6,11 @@
 pub mod backend;
 mod cancel;
 pub mod capacity;
-pub mod checkpoint;
-pub mod config;
 pub mod decoder;
 pub mod engine;
 mod error;
 mod events;
-pub mod family;
 pub mod generate;
-mod json;
 pub mod kv_cache;
 mod language_model;
 mod meta;
@@ -29,15 +25,13 @@ mod stop_strings;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod text;
-pub mod tokenizer;
-pub mod weights;
 
 pub use cancel::Cancel;
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
 pub use kaito_kernels::{FileChange, KvDType, Quantization, WhatChanged};
+pub use kaito_model::tokenizer::{ChatMessage, Tokenizer};
 pub use language_model::{DTypeChoice, LanguageModel, LoadOptions, ModelInfo, StepBudget};
 pub use meta::{ChatRequest, CompletionRequest, MetaEvent, MetaOptions, MetaOutput, MetaStream, SPECIAL_TAGS_ERROR};
 pub use stop_strings::{MAX_STOP_BYTES, MAX_STOPS};
 pub use text::{LikelyToken, TextEvent, TextInput, TextOutput, TextRequest, TextStream, TokenScore};
-pub use tokenizer::{ChatMessage, Tokenizer};

@@ -14,8 +14,8 @@ use crate::{
     generate::{Chosen, FinishReason, GenerationParams, SequenceOutput},
     prompt_bytes,
     text::PIECE,
-    tokenizer::{ChatMessage, DecodeOptions, Special, StreamingDecoder, Tokenizer},
 };
+use kaito_model::tokenizer::{ChatMessage, DecodeOptions, Special, StreamingDecoder, Tokenizer};
 
 /// The answer to a dialog that holds a special tag.
 pub const SPECIAL_TAGS_ERROR: &str = "Error: special tags are not allowed as part of the prompt.";

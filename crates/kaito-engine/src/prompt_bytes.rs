@@ -3,7 +3,8 @@
 
 use std::fmt::Display;
 
-use crate::{Error, tokenizer::Tokenizer};
+use crate::Error;
+use kaito_model::tokenizer::Tokenizer;
 
 /// How many times the longest sequence a prompt may have whose beginning is dropped (`handle_long_generation`): it need not
 /// fit, but all of it is tokenised.

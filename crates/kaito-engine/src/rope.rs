@@ -5,7 +5,7 @@
 
 use std::f64::consts::PI;
 
-use crate::config::{ModelConfig, Positions, Rope, RopeScaling};
+use kaito_model::config::{ModelConfig, Positions, Rope, RopeScaling};
 
 /// Inverse frequencies of a model, and what multiplies cos and sin.
 #[derive(Debug)]

@@ -19,11 +19,13 @@ use kaito_kernels::ThreadPool;
 use crate::{
     Error,
     backend::{AttentionSpan, Backend, BackendError, Write},
-    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual, RopePairing},
     decoder::{Decoder, DecoderLimits},
     engine::Engine,
     kv_cache::{KvCache, PageCopy},
     scheduler::{Faults, Scheduler, SchedulerLimits},
+};
+use kaito_model::{
+    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual, RopePairing},
     weights::{LayerWeights, Linear, ModelWeights, NormWeights},
 };
 

@@ -11,8 +11,8 @@ use crate::{
     generate::{Chosen, FinishReason, GenerateOptions, GenerationParams, ResolveContext},
     prompt_bytes,
     stop_strings::StopStrings,
-    tokenizer::{ChatMessage, DecodeOptions, Special, Tokenizer},
 };
+use kaito_model::tokenizer::{ChatMessage, DecodeOptions, Special, Tokenizer};
 
 /// Tokens that become text in one go, before other tasks get their turns: less than a millisecond.
 pub(crate) const PIECE: usize = 512;

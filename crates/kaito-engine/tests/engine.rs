@@ -15,11 +15,11 @@ use kaito_engine::{
     capacity::PAGE_SIZE,
     decoder::{Decoder, DecoderLimits},
     engine::{Engine, GenerationEvent, GenerationRequest, GenerationStream},
-    family,
     generate::{FinishReason, GenerateOptions, GenerationParams, ResolveContext, SequenceOutput},
     kv_cache::KvCache,
     scheduler::{Scheduler, SchedulerLimits},
 };
+use kaito_model::family;
 use serde_json::{Value, json};
 
 const MAX_WAITING: usize = 100;

@@ -468,7 +468,7 @@ async fn bad_completions_and_dialogs_are_refused_with_a_reason() {
 async fn a_prompt_of_exactly_max_seq_len_gets_an_empty_answer() {
     let model = load("meta-llama-7b-type", None);
     let prompt = "Kaito runs".to_owned();
-    let len = model.tokenizer().encode(&prompt, kaito_engine::tokenizer::Special::Add).unwrap().len();
+    let len = model.tokenizer().encode(&prompt, kaito_model::tokenizer::Special::Add).unwrap().len();
     let complete = |max_seq_len: usize| {
         let options = MetaOptions { max_seq_len: Some(max_seq_len), ..options(5) };
         model.text_completion(CompletionRequest { prompts: vec![prompt.clone()], options })

@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use case::Case;
-use kaito_engine::{DTypeChoice, LanguageModel, LoadOptions, capacity, family};
+use kaito_engine::{DTypeChoice, LanguageModel, LoadOptions, capacity};
+use kaito_model::family;
 
 /// Enough for the longest sequence of any case and for its beams, but for few requests at once.
 const FEW_PAGES: u64 = 14;

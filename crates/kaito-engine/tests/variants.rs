@@ -14,11 +14,10 @@ use std::{
 
 use kaito_engine::{
     backend::cpu::CpuBackend,
-    checkpoint::CheckpointError,
     decoder::{Decoder, DecoderLimits, Span},
-    family,
     rope::RopeTable,
 };
+use kaito_model::{checkpoint::CheckpointError, family};
 use safetensors_file::{Entry, Tensors};
 use serde_json::{Map, Value, json};
 

@@ -77,7 +77,7 @@ pub enum Error {
     },
     /// The weights can't be served.
     #[error(transparent)]
-    Model(#[from] kaito_engine::Error),
+    Model(#[from] kaito_model::Error),
     /// The weights are whole, but not those of the preset.
     #[error(
         "{} does not hold {preset}: {differences}{}", directory.display(),

@@ -8,11 +8,11 @@ use std::{
     path::Path,
 };
 
-use kaito_engine::{
-    Tokenizer,
+use kaito_model::{
     checkpoint::Checkpoint,
     config::{ModelConfig, Positions},
     family,
+    tokenizer::Tokenizer,
     weights::{Linear, ModelWeights, NormWeights},
 };
 use kaito_presets::{PRESETS, Preset};
@@ -92,12 +92,12 @@ impl Model {
     /// # Errors
     /// With the file, the tensor and the numbers.
     pub fn check(directory: &Path, expected: &Expected) -> Result<Self, Error> {
-        let checkpoint = Checkpoint::open(directory).map_err(kaito_engine::Error::from)?;
-        let (config, weights) = family::load(directory).map_err(kaito_engine::Error::from)?;
+        let checkpoint = Checkpoint::open(directory).map_err(kaito_model::Error::from)?;
+        let (config, weights) = family::load(directory).map_err(kaito_model::Error::from)?;
         if let Expected::Preset(preset) = expected {
             compare(directory, preset, &config)?;
         }
-        Tokenizer::open(directory).map_err(kaito_engine::Error::from)?;
+        Tokenizer::open(directory).map_err(kaito_model::Error::from)?;
         let read: BTreeSet<String> =
             checkpoint.files().into_iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
         let (mut holding, mut companions, mut left_out) = (Vec::new(), Vec::new(), Vec::new());

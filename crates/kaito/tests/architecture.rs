@@ -47,11 +47,12 @@ fn each_crate_knows_only_those_below_it() {
         ("kaito-hub", &[]),
         ("kaito-jinja", &[]),
         ("kaito-metrics", &[]),
-        ("kaito-engine", &["kaito-jinja", "kaito-kernels"]),
+        ("kaito-model", &["kaito-jinja", "kaito-kernels"]),
+        ("kaito-engine", &["kaito-kernels", "kaito-model"]),
         ("kaito-server", &["kaito-engine", "kaito-metrics"]),
         ("kaito-operator", &["kaito-metrics", "kaito-presets"]),
-        ("kaito-image", &["kaito-engine", "kaito-presets"]),
-        ("kaito-bench", &["kaito-engine", "kaito-kernels", "kaito-server"]),
+        ("kaito-image", &["kaito-model", "kaito-presets"]),
+        ("kaito-bench", &["kaito-engine", "kaito-kernels", "kaito-model", "kaito-server"]),
         (
             "kaito",
             &[
@@ -59,6 +60,7 @@ fn each_crate_knows_only_those_below_it() {
                 "kaito-engine",
                 "kaito-hub",
                 "kaito-image",
+                "kaito-model",
                 "kaito-operator",
                 "kaito-presets",
                 "kaito-server",
@@ -74,7 +76,7 @@ fn each_crate_knows_only_those_below_it() {
 #[test]
 fn the_engine_knows_no_http() {
     for crate_name in ["axum", "hyper", "tower", "tower-http", "reqwest", "ureq"] {
-        for name in ["kaito-engine", "kaito-kernels"] {
+        for name in ["kaito-engine", "kaito-kernels", "kaito-model"] {
             assert!(!dependencies(name).contains(crate_name), "{name} uses {crate_name}");
         }
     }

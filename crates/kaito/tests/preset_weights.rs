@@ -15,9 +15,9 @@ use std::{
 use kaito_engine::{
     KvDType,
     capacity::{PAGE_SIZE, bytes_per_token},
-    family,
 };
 use kaito_image::{Expected, Model};
+use kaito_model::family;
 use kaito_presets::{Cut, DType, PAGE_TOKENS, PRESETS, Precision, Preset, estimate};
 use serde_json::{Map, json};
 

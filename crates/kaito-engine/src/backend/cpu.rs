@@ -8,11 +8,10 @@ use kaito_kernels::{
 };
 
 use super::{AttentionSpan, Backend, BackendError, Write};
-use crate::{
+use crate::{kv_cache::PageCopy, recycle::recycled};
+use kaito_model::{
     checkpoint::Tensor,
     config::{ModelConfig, Norm, Positions, QkvLayout, RopePairing},
-    kv_cache::PageCopy,
-    recycle::recycled,
     weights::{Linear, NormWeights, Weight},
 };
 

@@ -8,9 +8,9 @@ pub mod cpu;
 
 use kaito_kernels::ThreadPool;
 
-use crate::{
+use crate::kv_cache::{PageCopy, PageId};
+use kaito_model::{
     config::{ModelConfig, Norm, QkvLayout, RopePairing},
-    kv_cache::{PageCopy, PageId},
     weights::{Linear, NormWeights},
 };
 

@@ -28,7 +28,7 @@ use std::{
 use kaito_kernels::{MappedFile, Quantization, ThreadPool};
 
 use super::{Matrix, key::KEY_BYTES};
-use crate::checkpoint::SharedBytes;
+use kaito_model::checkpoint::SharedBytes;
 
 const MAGIC: &[u8; 8] = b"KAITO-QW";
 /// Of the file and of the layout of its matrices: what an older program wrote is made again.

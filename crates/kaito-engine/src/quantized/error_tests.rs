@@ -15,6 +15,8 @@ use super::{tests::fixture, *};
 use crate::{
     backend::cpu::CpuBackend,
     decoder::{Decoder, DecoderLimits, Span},
+};
+use kaito_model::{
     family,
     tokenizer::{Special, Tokenizer},
 };

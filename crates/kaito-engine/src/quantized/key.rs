@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use super::Matrix;
-use crate::checkpoint::Tensor;
+use kaito_model::checkpoint::Tensor;
 
 pub(super) const KEY_BYTES: usize = 32;
 

@@ -11,8 +11,8 @@ use std::path::Path;
 use kaito_kernels::{self as kernels, MatrixRef, Quantization, ThreadPool};
 
 use self::cache_file::{CacheFile, Layout};
-use crate::{
-    Error,
+use crate::Error;
+use kaito_model::{
     checkpoint::{SharedBytes, Tensor},
     weights::{Linear, LinearPart, ModelWeights, QuantizedTensor, Weight},
 };

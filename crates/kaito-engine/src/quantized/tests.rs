@@ -9,7 +9,7 @@ use std::{
 use kaito_kernels::DType;
 
 use super::*;
-use crate::family;
+use kaito_model::family;
 
 pub(super) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name)

@@ -9,8 +9,8 @@ use super::{LikelyToken, TextEvent, TextOutput, TokenScore};
 use crate::{
     generate::{self, Chosen, FinishReason, SequenceOutput},
     stop_strings::StopStrings,
-    tokenizer::{DecodeOptions, Special, StreamingDecoder, Tokenizer},
 };
+use kaito_model::tokenizer::{DecodeOptions, Special, StreamingDecoder, Tokenizer};
 
 /// The text of one sequence as it grows.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use kaito_engine::tokenizer::ChatMessage;
+use kaito_model::tokenizer::ChatMessage;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 

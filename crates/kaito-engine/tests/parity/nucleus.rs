@@ -5,10 +5,10 @@ use std::path::Path;
 use kaito_engine::backend::cpu::CpuBackend;
 use kaito_engine::decoder::{Decoder, DecoderLimits};
 use kaito_engine::engine::{Engine, GenerationEvent, GenerationRequest};
-use kaito_engine::family;
 use kaito_engine::generate::GenerationParams;
 use kaito_engine::kv_cache::KvCache;
 use kaito_engine::scheduler::{Scheduler, SchedulerLimits};
+use kaito_model::family;
 use serde_json::{Map, Value};
 
 use super::case::{Case, Expectation, PromptIds, check_probabilities};

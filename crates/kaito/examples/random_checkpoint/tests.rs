@@ -3,11 +3,11 @@
 use std::{fs, path::Path};
 
 use indicatif::ProgressBar;
-use kaito_engine::{
+use kaito_image::{Expected, Model};
+use kaito_model::{
     family,
     tokenizer::{DecodeOptions, Special, Tokenizer},
 };
-use kaito_image::{Expected, Model};
 use kaito_presets::{DType, Family, PRESETS, Preset, Shape};
 
 use crate::{Format, Job, meta, plan, torch};

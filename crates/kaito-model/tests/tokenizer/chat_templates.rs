@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fs;
 
-use kaito_engine::tokenizer::{ChatMessage, Tokenizer, TokenizerError};
+use kaito_model::tokenizer::{ChatMessage, Tokenizer, TokenizerError};
 use serde_json::json;
 
 use crate::copy_of;

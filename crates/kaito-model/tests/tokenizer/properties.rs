@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use kaito_engine::tokenizer::{DecodeOptions, Flavor, Special, StreamingDecoder, Tokenizer};
+use kaito_model::tokenizer::{DecodeOptions, Flavor, Special, StreamingDecoder, Tokenizer};
 use proptest::prelude::*;
 
 use crate::{HUGGING_FACE, META, OPTIONS, fixture, open_meta, streamed};

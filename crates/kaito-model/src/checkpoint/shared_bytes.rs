@@ -4,7 +4,7 @@ use kaito_kernels::{MappedFile, ThreadPool};
 
 /// A range of a mapped file, or memory of its own; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct SharedBytes {
+pub struct SharedBytes {
     source: Source,
     range: Range<usize>,
 }
@@ -16,21 +16,29 @@ enum Source {
 }
 
 impl SharedBytes {
-    pub(crate) fn owned(bytes: Vec<u8>) -> Self {
+    /// Memory of its own.
+    pub fn owned(bytes: Vec<u8>) -> Self {
         Self { range: 0..bytes.len(), source: Source::Owned(Arc::new(bytes)) }
     }
 
     /// `None` unless `range` lies in the file.
-    pub(crate) fn mapped(file: Arc<MappedFile>, range: Range<usize>) -> Option<Self> {
+    pub fn mapped(file: Arc<MappedFile>, range: Range<usize>) -> Option<Self> {
         file.bytes().get(range.clone())?;
         Some(Self { source: Source::Mapped(file), range })
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many bytes.
+    pub fn len(&self) -> usize {
         self.range.len()
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
         match &self.source {
             Source::Mapped(file) => &file.bytes()[self.range.clone()],
             Source::Owned(bytes) => &bytes[self.range.clone()],
@@ -38,7 +46,7 @@ impl SharedBytes {
     }
 
     /// The file that the bytes lie in.
-    pub(crate) fn file(&self) -> Option<&Arc<MappedFile>> {
+    pub fn file(&self) -> Option<&Arc<MappedFile>> {
         match &self.source {
             Source::Mapped(file) => Some(file),
             Source::Owned(_) => None,
@@ -46,13 +54,13 @@ impl SharedBytes {
     }
 
     /// `range` within these bytes, which it must lie in.
-    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
+    pub fn slice(&self, range: Range<usize>) -> Self {
         debug_assert!(range.start <= range.end && range.end <= self.len());
         Self { source: self.source.clone(), range: self.range.start + range.start..self.range.start + range.end }
     }
 
     /// Brings mapped bytes into memory with all threads of `pool`, so that their first use waits for nothing.
-    pub(crate) fn populate(&self, pool: &ThreadPool) {
+    pub fn populate(&self, pool: &ThreadPool) {
         const PIECE: usize = 16 << 20;
         if let Some(file) = self.file() {
             pool.for_each(self.len().div_ceil(PIECE), &|piece| {
@@ -63,7 +71,7 @@ impl SharedBytes {
     }
 
     /// Takes mapped bytes that nobody will use soon out of this process's memory.
-    pub(crate) fn release(&self) {
+    pub fn release(&self) {
         if let Some(file) = self.file() {
             file.release(self.range.start, self.len());
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use kaito_engine::tokenizer::{ChatMessage, Flavor, Special, Tokenizer, TokenizerError, sentencepiece};
+use kaito_model::tokenizer::{ChatMessage, Flavor, Special, Tokenizer, TokenizerError, sentencepiece};
 use serde_json::{Value, json};
 
 use crate::{HUGGING_FACE, META, OPTIONS, copy_of, fixture, streamed};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use configurations::CONFIGURATIONS;
-use kaito_engine::family;
+use kaito_model::family;
 use serde_json::{Value, json};
 
 struct Case {

@@ -15,12 +15,12 @@ const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 ///
 /// # Errors
 /// For what is no JSON but for these numbers, and for JSON of another type.
-pub(crate) fn parse_object(text: &[u8]) -> serde_json::Result<Map<String, Value>> {
+pub fn parse_object(text: &[u8]) -> serde_json::Result<Map<String, Value>> {
     serde_json::from_slice(&standard(text))
 }
 
 /// `text` in standard JSON.
-pub(crate) fn standard(text: &[u8]) -> Cow<'_, [u8]> {
+pub fn standard(text: &[u8]) -> Cow<'_, [u8]> {
     let mut made = Vec::new();
     let (mut copied, mut at, mut in_string) = (0, 0, false);
     while let Some(&byte) = text.get(at) {
@@ -51,13 +51,13 @@ pub(crate) fn standard(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// `NaN`, `Infinity` or `-Infinity`, if `value` stands for it.
-pub(crate) fn non_finite(value: &Value) -> Option<&str> {
+pub fn non_finite(value: &Value) -> Option<&str> {
     let map = value.as_object().filter(|map| map.len() == 1)?;
     map.get(KEY)?.as_str()
 }
 
 /// `value` as its file has it.
-pub(crate) fn describe(value: &Value) -> String {
+pub fn describe(value: &Value) -> String {
     non_finite(value).map_or_else(|| value.to_string(), str::to_owned)
 }
 

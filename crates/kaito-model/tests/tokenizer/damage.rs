@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use kaito_engine::tokenizer::{ChatMessage, Special, Tokenizer, TokenizerError, sentencepiece};
+use kaito_model::tokenizer::{ChatMessage, Special, Tokenizer, TokenizerError, sentencepiece};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kaito_engine::{
+use kaito_model::{
     checkpoint::{Checkpoint, CheckpointError, Tensor, TensorSet},
     config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
     family,

@@ -22,7 +22,7 @@ use std::{
 pub use element::{ElementType, StoredTensor};
 pub(crate) use error::shorten;
 pub use error::{CheckpointError, FormatError};
-pub(crate) use shared_bytes::SharedBytes;
+pub use shared_bytes::SharedBytes;
 pub use tensor::Tensor;
 pub use tensor_set::TensorSet;
 

@@ -77,7 +77,7 @@ impl Tensor {
     }
 
     /// The published file that the elements lie in.
-    pub(crate) fn file(&self) -> Option<&Arc<MappedFile>> {
+    pub fn file(&self) -> Option<&Arc<MappedFile>> {
         self.data.file()
     }
 

@@ -21,7 +21,7 @@ pub struct ModelWeights {
 
 impl ModelWeights {
     /// The mapped files that matrices lie in, each once.
-    pub(crate) fn mapped_files(&self) -> Vec<Arc<MappedFile>> {
+    pub fn mapped_files(&self) -> Vec<Arc<MappedFile>> {
         let layers =
             self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.attention_output, &layer.mlp_in, &layer.mlp_out]);
         let mut files: Vec<Arc<MappedFile>> = Vec::new();
@@ -109,7 +109,7 @@ impl Weight {
     }
 
     /// The mapped file that the bytes lie in, unless they lie in memory of their own.
-    pub(crate) fn file(&self) -> Option<&Arc<MappedFile>> {
+    pub fn file(&self) -> Option<&Arc<MappedFile>> {
         match self {
             Weight::Plain(tensor) => tensor.file(),
             Weight::Quantized(tensor) => tensor.data.file(),
@@ -167,13 +167,7 @@ pub struct QuantizedTensor {
 
 impl QuantizedTensor {
     /// `None` unless `data` has the bytes of such a matrix.
-    pub(crate) fn new(
-        name: &str,
-        quantization: Quantization,
-        rows: usize,
-        cols: usize,
-        data: SharedBytes,
-    ) -> Option<Self> {
+    pub fn new(name: &str, quantization: Quantization, rows: usize, cols: usize, data: SharedBytes) -> Option<Self> {
         let fits = quantization.bytes(rows, cols) == Some(data.len());
         fits.then(|| Self { name: name.into(), quantization, rows, cols, data })
     }
@@ -194,7 +188,7 @@ impl QuantizedTensor {
     }
 
     /// A view for the kernels. `None` never comes: the length was checked.
-    pub(crate) fn matrix(&self) -> Option<QuantizedRef<'_>> {
+    pub fn matrix(&self) -> Option<QuantizedRef<'_>> {
         QuantizedRef::new(self.quantization, self.rows, self.cols, self.data.bytes()).ok()
     }
 }

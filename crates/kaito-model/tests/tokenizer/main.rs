@@ -9,7 +9,7 @@ mod references;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kaito_engine::tokenizer::{DecodeOptions, StreamingDecoder, Tokenizer, sentencepiece};
+use kaito_model::tokenizer::{DecodeOptions, StreamingDecoder, Tokenizer, sentencepiece};
 
 const HUGGING_FACE: [&str; 8] = [
     "llama2",

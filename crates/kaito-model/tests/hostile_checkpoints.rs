@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use kaito_engine::checkpoint::{Checkpoint, FormatError, StoredTensor, pickle, safetensors, torch};
+use kaito_model::checkpoint::{Checkpoint, FormatError, StoredTensor, pickle, safetensors, torch};
 use proptest::{
     collection::vec,
     prelude::*,
