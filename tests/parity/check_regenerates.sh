@@ -3,6 +3,7 @@
 # tokens and texts exactly.
 #
 #   tests/parity/check_regenerates.sh [MODEL...]     the models whose names start so; llama without
+#   tests/parity/check_regenerates.sh --prepare      makes the Python environment, and no more
 #
 # PARITY_VENV names the Python environment to use; it is made where it does not exist (some 3 GB are downloaded).
 set -euo pipefail
@@ -14,6 +15,7 @@ if ! "$environment/bin/python" -c 'import transformers, torch, sentencepiece' 2>
     "$environment/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --no-deps \
         --requirement "$here/requirements.txt"
 fi
+[ "${1:-}" != --prepare ] || exit 0
 
 only=()
 for model in "${@:-llama}"; do
