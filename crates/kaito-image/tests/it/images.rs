@@ -1,7 +1,5 @@
 //! Images of tiny models, written, read again, compared.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
 use std::{
     collections::BTreeMap,
     fs::{self, File},
@@ -14,10 +12,7 @@ use kaito_image::{
     Base, Blob, Error, Event, Executable, Expected, Image, Inspection, Job, Layout, Model, Output, Plan, Platform,
     has_server, split_path, verify_blobs, verify_weights,
 };
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name).canonicalize().unwrap()
-}
+use kaito_testing::files::{copy_of, parity_model as fixture};
 
 fn model(name: &str) -> Model {
     check(&fixture(name)).unwrap()
@@ -29,12 +24,7 @@ fn check(directory: &Path) -> Result<Model, Error> {
 
 /// A copy that a test may spoil.
 fn copy(name: &str) -> tempfile::TempDir {
-    let directory = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(fixture(name)).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
-    }
-    directory
+    copy_of(&fixture(name))
 }
 
 static NEVER: AtomicBool = AtomicBool::new(false);

@@ -6,13 +6,13 @@ use kaito_image::{
     Image, Platform,
     registry::{Access, Error, Options, PushOptions, Repository, parse_reference},
 };
+use kaito_testing::{
+    proxy::{Fault, Proxy},
+    registry::{Config, Registry},
+};
 use oci_spec::image::{Arch, Os};
 
-use crate::{
-    images::{Recorder, options, random_image},
-    proxy::{Fault, Proxy},
-    server::{Config, Registry},
-};
+use super::images::{Recorder, options, random_image};
 
 const AMD64: Platform = Platform { os: Os::Linux, architecture: Arch::Amd64 };
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use kaito_image::registry::{Access, Options, PushOptions, PushReport, Repository, parse_reference};
-
-use crate::{
-    images::{Recorder, options, random_image},
+use kaito_testing::{
     proxy::{Fault, Proxy},
+    registry::{Broken, Config, LastChunk, Located, Registry, Told},
+};
+
+use super::{
+    images::{Recorder, options, random_image},
     push::assert_there,
-    server::{Broken, Config, LastChunk, Located, Registry, Told},
 };
 
 /// Larger than a chunk three times, twice and not at all.

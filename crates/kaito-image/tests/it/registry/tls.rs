@@ -3,6 +3,7 @@
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use kaito_image::registry::{Access, Error, Options, PushOptions, Repository, parse_reference};
+use kaito_testing::registry::{Config, Located, Registry};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::{
     ServerConfig,
@@ -14,10 +15,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{
-    images::{Recorder, options, random_image},
-    server::{Config, Located, Registry},
-};
+use super::images::{Recorder, options, random_image};
 
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new([]).unwrap();
@@ -269,7 +267,7 @@ async fn a_proxy_is_tunnelled_through() {
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, authority.pem()).unwrap();
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "tls::a_proxy_is_tunnelled_through", "--nocapture"])
+        .args(["--exact", "registry::tls::a_proxy_is_tunnelled_through", "--nocapture"])
         .env(CHILD, &ca_file)
         .env("HTTPS_PROXY", format!("http://ada:secret@{proxy}"))
         .env_remove("NO_PROXY")

@@ -1,13 +1,14 @@
-//! A hub and the storage behind it, served on this machine, with faults on demand.
+//! A hub and the storage behind it, served on this machine, with faults on demand. It has one model, under every name.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    net::SocketAddr,
+    fs,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use crate::background::Background;
 use axum::{
     Json, Router,
     body::Body,
@@ -15,86 +16,121 @@ use axum::{
     http::{HeaderMap, Method, Response, StatusCode, header},
     routing::{any, get},
 };
-use kaito_hub::{Hub, HubOptions, RetryPolicy};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::runtime::Runtime;
 
+/// The commit that the hub names.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// What the hub does wrong at the next request for a file's contents.
 #[derive(Debug, Clone)]
 pub enum Fault {
+    /// It answers with this status and nothing more.
     Status(u16),
+    /// It asks for a pause of so many seconds.
     RetryAfter(u64),
+    /// It breaks the connection after so many bytes.
     BreakAfter(usize),
+    /// Its last byte is wrong.
     Corrupt,
+    /// It sends the whole file, whatever part is asked for.
     IgnoreRange,
+    /// It sends more than the file has.
     TooMuch,
 }
 
+/// A request that came.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// Whether it came to the hub; to its storage otherwise.
     pub on_hub: bool,
+    /// Its method.
     pub method: Method,
+    /// Its path.
     pub path: String,
+    /// Its `Range`.
     pub range: Option<String>,
+    /// Its `Authorization`.
     pub authorization: Option<String>,
 }
 
-#[derive(Default)]
+/// What the hub has and does.
+#[derive(Debug, Default)]
 pub struct Contents {
+    /// Contents by name.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// The names that it lists, where they are not those of the files.
     pub listed_as: Option<Vec<String>>,
+    /// The commit that it names, where that is not [`COMMIT`].
     pub commit: Option<String>,
     /// Status and `X-Error-Code` of every answer about the repository.
     pub refusal: Option<(u16, Option<&'static str>)>,
+    /// What it says of files in place of their digests.
     pub etags: HashMap<String, String>,
+    /// What it says of files in place of their sizes.
     pub sizes: HashMap<String, u64>,
+    /// The faults of files, each for one request.
     pub faults: HashMap<String, VecDeque<Fault>>,
     /// A fault that never ends.
     pub always: HashMap<String, Fault>,
+    /// All requests, in order.
     pub seen: Vec<Seen>,
-    cdn: String,
+    storage: String,
 }
 
 type Shared = Arc<Mutex<Contents>>;
 
+/// A running hub.
+#[derive(Debug)]
 pub struct TestHub {
+    /// Where it is.
     pub url: String,
-    pub contents: Shared,
-    runtime: Runtime,
+    contents: Shared,
+    background: Background,
 }
 
 impl TestHub {
-    /// Serves `test/model` with these files; those over 1 kB lie on the storage, as large files do.
+    /// Serves these files; those over 1 kB lie on the storage, as large files do.
     pub fn start(files: &[(&str, Vec<u8>)]) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone()));
+        Self::serve(files.collect())
+    }
+
+    /// Serves the files of a folder.
+    pub fn of_folder(folder: &Path) -> Self {
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+        let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        Self::serve(paths.map(|path| (name(&path), fs::read(path).unwrap())).collect())
+    }
+
+    fn serve(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let background = Background::new();
         let contents: Shared = Arc::default();
-        contents.lock().unwrap().files =
-            files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())).collect();
         let hub = Router::new()
             .route("/api/models/{org}/{name}/revision/{revision}", get(info))
             .route("/{org}/{name}/resolve/{commit}/{file}", any(resolve))
             .route("/api/resolve-cache/{file}", any(small_file))
             .with_state(contents.clone());
-        let cdn = Router::new().route("/blob/{file}", any(blob)).with_state(contents.clone());
-        let cdn_address = serve(&runtime, cdn);
-        let hub_address = serve(&runtime, hub);
-        contents.lock().unwrap().cdn = format!("http://{cdn_address}");
-        Self { url: format!("http://{hub_address}"), contents, runtime }
+        let storage = Router::new().route("/blob/{file}", any(blob)).with_state(contents.clone());
+        let storage = background.listen(|listener| async { axum::serve(listener, storage).await.unwrap() });
+        let hub = background.listen(|listener| async { axum::serve(listener, hub).await.unwrap() });
+        *contents.lock().unwrap() = Contents { files, storage: format!("http://{storage}"), ..Contents::default() };
+        Self { url: format!("http://{hub}"), contents, background }
     }
 
+    /// Changes what it has and does.
     pub fn set(&self, change: impl FnOnce(&mut Contents)) {
         change(&mut self.contents.lock().unwrap());
     }
 
+    /// Gives a file these faults, one for each of the next requests.
     pub fn fault(&self, file: &str, faults: &[Fault]) {
         self.set(|contents| {
             contents.faults.insert(file.to_owned(), faults.iter().cloned().collect());
         });
     }
 
+    /// All requests so far, in order.
     pub fn seen(&self) -> Vec<Seen> {
         self.contents.lock().unwrap().seen.clone()
     }
@@ -105,40 +141,23 @@ impl TestHub {
         self.seen().into_iter().filter(|seen| seen.method == Method::GET && seen.path == wanted).collect()
     }
 
-    pub fn client(&self, cache: &Path) -> Hub {
-        Hub::new(self.options(cache))
-    }
-
-    pub fn options(&self, cache: &Path) -> HubOptions {
-        HubOptions {
-            endpoint: self.url.clone(),
-            token: None,
-            cache: cache.to_owned(),
-            offline: false,
-            retry: RetryPolicy {
-                attempts: 3,
-                first_delay: Duration::from_millis(1),
-                max_delay: Duration::from_millis(5),
-            },
-        }
+    /// The repositories that were asked for, in order.
+    pub fn asked(&self) -> Vec<String> {
+        let repository =
+            |seen: &Seen| Some(seen.path.strip_prefix("/api/models/")?.split_once("/revision/")?.0.to_owned());
+        self.seen().iter().filter_map(repository).collect()
     }
 
     /// Ends the hub; its address answers no more.
     pub fn stop(self) -> String {
-        self.runtime.shutdown_timeout(Duration::from_secs(1));
+        self.background.stop();
         self.url
     }
 }
 
+/// The digest of `bytes`, as the hub writes it.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn serve(runtime: &Runtime, router: Router) -> SocketAddr {
-    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-    let address = listener.local_addr().unwrap();
-    runtime.spawn(async move { axum::serve(listener, router).await.unwrap() });
-    address
 }
 
 fn note(contents: &mut Contents, on_hub: bool, method: &Method, path: String, headers: &HeaderMap) {
@@ -208,7 +227,7 @@ async fn resolve(
         .status(302)
         .header("x-linked-etag", format!("\"{etag}\""))
         .header("x-linked-size", size)
-        .header("location", format!("{}/blob/{file}", contents.cdn))
+        .header("location", format!("{}/blob/{file}", contents.storage))
         .body(Body::empty())
         .unwrap()
 }

@@ -16,6 +16,7 @@ use tokio::{
 /// How long a stalled connection is held, if the client does not give it up: longer than any test waits.
 const STALL: Duration = Duration::from_secs(120);
 
+/// What becomes of a connection where it is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Both ends get a reset.
@@ -28,6 +29,7 @@ pub enum Fault {
     LostAnswer,
 }
 
+/// Of each kind.
 pub const FAULTS: [Fault; 5] = [Fault::Reset, Fault::Status(500), Fault::Status(429), Fault::Stall, Fault::LostAnswer];
 
 /// Where to break: after so many bytes on their way to the server, over all connections.
@@ -52,7 +54,10 @@ impl Plan {
     }
 }
 
+/// A running proxy.
+#[derive(Debug)]
 pub struct Proxy {
+    /// Where it listens.
     pub address: SocketAddr,
     plan: Arc<Mutex<Plan>>,
 }
@@ -65,6 +70,7 @@ impl Proxy {
         Self::start(server, (0..count).map(cut).collect()).await
     }
 
+    /// Breaks where `cuts` say: after so many bytes, over all connections.
     pub async fn start(server: SocketAddr, mut cuts: Vec<(u64, Fault)>) -> Self {
         cuts.sort_by_key(|(at, _)| *at);
         let plan = Arc::new(Mutex::new(Plan { passed: 0, cuts }));

@@ -6,12 +6,10 @@ use kaito_image::{
     Platform,
     registry::{Access as Wanted, Credentials, Error, Options, PushOptions, Repository, Secret, parse_reference},
 };
+use kaito_testing::registry::{Access, Config, Registry};
 use oci_spec::image::{Arch, Os};
 
-use crate::{
-    images::{Recorder, options, password, random_image},
-    server::{Access, Config, Registry},
-};
+use super::images::{Recorder, options, password, random_image};
 
 async fn registry(access: Access) -> std::sync::Arc<Registry> {
     Registry::start(Config { access, ..Config::default() }).await
@@ -128,7 +126,7 @@ fn helpers_are_asked_and_held_to_their_protocol() {
         helper("silent", ":");
         let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
         let status = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "auth::helpers_are_asked_and_held_to_their_protocol", "--nocapture"])
+            .args(["--exact", "registry::auth::helpers_are_asked_and_held_to_their_protocol", "--nocapture"])
             .env(CHILD, "1")
             .env("PATH", path)
             .status()

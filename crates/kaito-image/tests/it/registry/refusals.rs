@@ -7,12 +7,12 @@ use kaito_image::{
     Image, Platform,
     registry::{Access as Wanted, Delivery, Error, Options, PushOptions, PushReport, Repository, parse_reference},
 };
+use kaito_testing::registry::{Access, Config, Registry};
 use oci_spec::image::{Arch, Os};
 
-use crate::{
+use super::{
     images::{Recorder, options, password, random_image},
     push::assert_there,
-    server::{Access, Config, Registry},
 };
 
 async fn push(
@@ -97,7 +97,7 @@ async fn storage_that_refuses_head_is_no_refusal_by_the_registry() {
     // One layer that is there, one that is not.
     let new = random_image(4, &[70_000]);
     let layers = vec![old.layers[0].clone(), new.layers[0].clone()];
-    let image = crate::images::image_of("{}".to_owned(), layers);
+    let image = super::images::image_of("{}".to_owned(), layers);
     for status in [400, 401, 403, 404, 405, 500, 501, 503] {
         let (registry, storage) = with_storage(&old, &[(Method::HEAD, status)]).await;
         let what = format!("HEAD is answered with {status}");
@@ -120,7 +120,7 @@ async fn storage_that_says_nothing_at_all_stops_no_push() {
     let options = Options { credentials: password("ada", "x"), ..options() };
     let old = random_image(5, &[80_000]);
     let layers = vec![old.layers[0].clone(), random_image(6, &[70_000]).layers[0].clone()];
-    let image = crate::images::image_of("{}".to_owned(), layers);
+    let image = super::images::image_of("{}".to_owned(), layers);
     for status in [403, 500] {
         let (registry, _storage) = with_storage(&old, &[(Method::HEAD, 403), (Method::GET, status)]).await;
         // Whoever wants the tag to stay does not get it moved.

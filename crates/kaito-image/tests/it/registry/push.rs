@@ -10,13 +10,13 @@ use kaito_image::{
     Blob, BlobSource, Image,
     registry::{Access, Delivery, Error, Options, PushOptions, PushReport, Repository, parse_reference},
 };
+use kaito_testing::{
+    proxy::{Fault, Proxy},
+    registry::{Config, Registry},
+};
 use oci_spec::image::MediaType;
 
-use crate::{
-    images::{Recorder, image_of, options, random_image},
-    proxy::{Fault, Proxy},
-    server::{Config, Registry},
-};
+use super::images::{Recorder, image_of, options, random_image};
 
 /// As Harbor says it.
 const IMMUTABLE: (u16, &str, &str) = (412, "PRECONDITION", "a:1 is configured as immutable");
@@ -27,7 +27,7 @@ async fn open(registry: &Registry, path: &str, options: &Options) -> Repository 
 }
 
 async fn push(registry: &Registry, path: &str, image: &Image, options: &PushOptions) -> Result<PushReport, Error> {
-    open(registry, path, &crate::images::options()).await.push(image, options, &*Recorder::new()).await
+    open(registry, path, &super::images::options()).await.push(image, options, &*Recorder::new()).await
 }
 
 pub fn assert_there(registry: &Registry, repository: &str, tag: &str, image: &Image) {

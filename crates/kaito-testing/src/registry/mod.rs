@@ -34,6 +34,7 @@ pub enum Broken {
 /// Whom the registry lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Access {
+    /// Anybody.
     Anybody,
     /// A user's name and password.
     Basic(&'static str, &'static str),
@@ -61,7 +62,9 @@ pub enum Told {
 /// What the `Location` of an upload says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Located {
+    /// A path.
     Path,
+    /// An address with scheme and host.
     WholeAddress,
     /// Relative to the address that was asked.
     Relative,
@@ -74,7 +77,9 @@ pub enum Located {
 /// What becomes of content that comes with the request that ends an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LastChunk {
+    /// It is the end of the blob.
     Taken,
+    /// It is refused.
     Refused,
     /// Not looked at if there were chunks before.
     PassedOver,
@@ -84,16 +89,22 @@ pub enum LastChunk {
     StoredWithout,
 }
 
+/// What the registry does other than the specification's examples.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// What becomes of a chunk whose request breaks.
     pub broken: Broken,
+    /// Whom it lets in.
     pub access: Access,
+    /// Whether blobs may come in chunks.
     pub takes_chunks: bool,
     /// Further chunks are answered with 416.
     pub most_chunks: u64,
     /// Chunks are kept up to this many bytes, and the answer says so.
     pub keeps_of_chunk: usize,
+    /// What becomes of content that comes with the request that ends an upload.
     pub last_chunk: LastChunk,
+    /// What the `Range` of an upload says.
     pub tells: Told,
     /// How a chunk is answered that was taken.
     pub chunk_status: u16,
@@ -101,10 +112,13 @@ pub struct Config {
     pub end_status: u16,
     /// How it is answered when asked for the status of an upload, if it does not tell.
     pub status_refused: Option<u16>,
+    /// What the `Location` of an upload says.
     pub located: Located,
+    /// Smaller chunks are refused.
     pub min_chunk: usize,
-    /// Larger requests are refused, and how.
+    /// Larger requests are refused.
     pub max_request: Option<u64>,
+    /// How those are refused.
     pub too_large: (u16, &'static str, &'static str),
     /// How blobs are refused, if they are.
     pub upload_refusal: Option<(u16, &'static str, &'static str)>,
@@ -168,7 +182,7 @@ impl Default for Config {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Upload {
     repository: String,
     data: Vec<u8>,
@@ -180,7 +194,7 @@ struct Upload {
     finished: Option<String>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Contents {
     /// By repository and digest.
     blobs: HashMap<(String, String), Vec<u8>>,
@@ -188,7 +202,10 @@ struct Contents {
     manifests: HashMap<(String, String), (String, Vec<u8>)>,
 }
 
+/// A running registry.
+#[derive(Debug)]
 pub struct Registry {
+    /// Where it listens.
     pub address: SocketAddr,
     config: Mutex<Config>,
     contents: Mutex<Contents>,
@@ -199,10 +216,12 @@ pub struct Registry {
     pub log: Mutex<Vec<String>>,
     /// Hosts that were shown an `Authorization`.
     pub shown: Mutex<HashSet<String>>,
+    /// How many tokens it gave.
     pub tokens_given: AtomicU64,
     commits: Mutex<HashMap<(String, String), u64>>,
 }
 
+/// The digest of `bytes`, with its algorithm.
 pub fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }
@@ -223,10 +242,12 @@ fn parameters(uri: &Uri) -> HashMap<String, String> {
 }
 
 impl Registry {
+    /// Starts one on a port of the system's choice.
     pub async fn start(config: Config) -> Arc<Self> {
         Self::start_at("127.0.0.1:0", config).await
     }
 
+    /// Starts one at this address.
     pub async fn start_at(address: &str, config: Config) -> Arc<Self> {
         let listener = TcpListener::bind(address).await.unwrap();
         let registry = Arc::new(Self {
@@ -246,6 +267,7 @@ impl Registry {
         registry
     }
 
+    /// Changes what it does.
     pub fn configure(&self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config.lock().unwrap());
     }
@@ -254,10 +276,12 @@ impl Registry {
         self.config.lock().unwrap().clone()
     }
 
+    /// A blob of a repository.
     pub fn blob(&self, repository: &str, digest: &str) -> Option<Vec<u8>> {
         self.contents.lock().unwrap().blobs.get(&(repository.to_owned(), digest.to_owned())).cloned()
     }
 
+    /// Puts a blob into a repository.
     pub fn put_blob(&self, repository: &str, bytes: &[u8]) {
         self.contents.lock().unwrap().blobs.insert((repository.to_owned(), digest(bytes)), bytes.to_vec());
     }
@@ -267,10 +291,12 @@ impl Registry {
         self.contents.lock().unwrap().blobs.insert((repository.to_owned(), digest.to_owned()), bytes.to_vec());
     }
 
+    /// Media type and bytes of the manifest under a tag or digest.
     pub fn manifest(&self, repository: &str, place: &str) -> Option<(String, Vec<u8>)> {
         self.contents.lock().unwrap().manifests.get(&(repository.to_owned(), place.to_owned())).cloned()
     }
 
+    /// Puts a manifest under a tag, and under its digest.
     pub fn put_manifest(&self, repository: &str, place: &str, media_type: &str, bytes: &[u8]) {
         let mut contents = self.contents.lock().unwrap();
         for place in [place.to_owned(), digest(bytes)] {
@@ -309,6 +335,7 @@ impl Registry {
         Some((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, target)]).into_response())
     }
 
+    /// How many requests begin like this: with a method, and perhaps a path.
     pub fn requests(&self, prefix: &str) -> usize {
         self.log.lock().unwrap().iter().filter(|line| line.starts_with(prefix)).count()
     }

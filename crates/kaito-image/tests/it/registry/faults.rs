@@ -4,12 +4,12 @@ use std::{net::SocketAddr, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 use kaito_image::registry::{Access, Options, PushOptions, PushReport, Repository, parse_reference};
-
-use crate::{
-    images::{Recorder, options, random_image},
+use kaito_testing::{
     proxy::Proxy,
-    server::{Broken, Config, Registry},
+    registry::{Broken, Config, Registry},
 };
+
+use super::images::{Recorder, options, random_image};
 
 const PUSHES: u64 = 50;
 const CUTS: usize = 5;
@@ -123,7 +123,7 @@ async fn a_cut_after_the_first_byte_is_no_damage() {
         if after % 9 != 0 {
             continue;
         }
-        let proxy = Proxy::start(registry.address, vec![(after, crate::proxy::Fault::Reset)]).await;
+        let proxy = Proxy::start(registry.address, vec![(after, kaito_testing::proxy::Fault::Reset)]).await;
         let (_, _, image) = push_through(proxy.address, &cut_options(), 1000 + after, &[2]).await;
         let repository = format!("cut/{}", 1000 + after);
         for blob in image.blobs() {
