@@ -1,15 +1,8 @@
 //! Answers that come piece by piece.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use common::{CHAT_MODEL, Event, TestServer, eventually, parse_events};
-use futures_util::StreamExt;
-use kaito_engine::LoadOptions;
-use kaito_server::ServerOptions;
+use kaito_testing::server::{CHAT_MODEL, Event, TestServer, parse_events};
 use serde_json::{Value, json};
 
 async fn stream(server: &TestServer, path: &str, body: &Value) -> Vec<Event> {
@@ -133,49 +126,5 @@ async fn a_request_that_cannot_be_done_has_a_status_even_if_it_streams() {
     let response = server.post("/chat", &json!({ "prompt": "Hello", "stream": true, "num_beams": 0 })).await;
     assert_eq!(response.status(), 400);
     assert_eq!(response.headers()["content-type"], "application/json");
-    server.stop().await;
-}
-
-/// Work that no machine does in a moment: 64 sequences of up to 500 tokens.
-fn long() -> Value {
-    json!({ "prompt": "Hello", "stream": true, "num_return_sequences": 64, "max_length": 500, "min_length": 500 })
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_outlives_the_limit_ends_with_an_error() {
-    let (model, work) = common::busy_model();
-    let limit = Duration::from_secs(1);
-    let server = TestServer::with(model, ServerOptions { request_timeout: limit, ..common::options() }).await;
-    let events = stream(&server, "/chat", &json!({ "prompt": "Hello", "stream": true })).await;
-    let last = events.last().unwrap();
-    assert_eq!(last.name, "error");
-    assert_eq!(last.data, json!({ "status": 408, "detail": "The request took longer than the limit of 1 s." }));
-    drop(work);
-    server.all_pages_free().await;
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_hangs_up_frees_its_pages() {
-    let model = common::load(CHAT_MODEL, &LoadOptions { max_batch_size: 64, ..LoadOptions::default() });
-    let server = TestServer::with(model, common::options()).await;
-
-    // In the middle of a stream.
-    let mut pieces = server.post("/chat", &long()).await.bytes_stream();
-    pieces.next().await.unwrap().unwrap();
-    assert!(server.model.stats().pages_used > 0);
-    drop(pieces);
-    server.all_pages_free().await;
-
-    // While it waits for an answer in one piece.
-    let silent = fixed(long(), json!({ "stream": false }));
-    let request = server.client.post(format!("{}/chat", server.url)).json(&silent).send();
-    let waiting = tokio::spawn(request);
-    eventually("it runs", async || server.model.stats().pages_used > 0).await;
-    waiting.abort();
-    server.all_pages_free().await;
-
-    let counted = r#"kaito_requests_total{route="/chat",status="499"} 1"#;
-    eventually("it is counted", async || server.get("/metrics").await.text().await.unwrap().contains(counted)).await;
     server.stop().await;
 }

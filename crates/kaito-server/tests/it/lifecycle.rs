@@ -1,24 +1,17 @@
-//! Loading, admission, draining, keys and the routes around the work.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod common;
+//! Loading, and the routes around the work.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use common::{CHAT_MODEL, META_MODEL, TestServer, eventually, options, parse_events};
 use kaito_engine::LoadOptions;
 use kaito_server::{Error, Server, ServerOptions};
+use kaito_testing::server::{CHAT_MODEL, META_MODEL, TestServer, load, options};
+use kaito_testing::wait::eventually;
 use serde_json::{Value, json};
 
 fn detail(body: &str) -> String {
     serde_json::from_str::<Value>(body).unwrap()["detail"].as_str().unwrap().to_owned()
-}
-
-/// Many sequences of many tokens.
-fn long() -> Value {
-    json!({ "prompt": "Hello", "num_return_sequences": 32, "max_length": 500, "min_length": 500 })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -30,7 +23,7 @@ async fn while_the_model_loads_the_port_answers_503_with_the_percentage() {
     let running = tokio::spawn(server.run(move |progress| {
         progress(0.425);
         wait.recv().unwrap();
-        Ok::<_, Error>(common::load(CHAT_MODEL, &LoadOptions::default()))
+        Ok::<_, Error>(load(CHAT_MODEL, &LoadOptions::default()))
     }));
     let get = async |path: &str| reqwest::get(format!("{url}{path}")).await.unwrap();
     eventually("42 %", async || {
@@ -92,90 +85,6 @@ async fn an_address_in_use_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_outlives_the_limit_gets_408_and_frees_its_pages() {
-    let (model, work) = common::busy_model();
-    let limit = Duration::from_millis(300);
-    let server = TestServer::with(model, ServerOptions { request_timeout: limit, ..options() }).await;
-    let response = server.post("/chat", &json!({ "prompt": "Hello" })).await;
-    assert_eq!(response.status(), 408);
-    assert_eq!(detail(&response.text().await.unwrap()), "The request took longer than the limit of 0.3 s.");
-    drop(work);
-    server.all_pages_free().await;
-
-    // A client that never sends its body is no better.
-    let slow = reqwest::Body::wrap_stream(futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-    let request = server.client.post(format!("{}/chat", server.url)).header("content-type", "application/json");
-    assert_eq!(request.body(slow).send().await.unwrap().status(), 408);
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_answers_429() {
-    let load = LoadOptions { max_batch_size: 32, max_waiting: 2, ..LoadOptions::default() };
-    let server = TestServer::with(common::load(CHAT_MODEL, &load), options()).await;
-    let body = long();
-    let mut answers = futures_util::future::join_all((0..24).map(|_| server.post("/chat", &body))).await;
-    let refused = answers.extract_if(.., |answer| answer.status() == 429).collect::<Vec<_>>();
-    assert!(!refused.is_empty());
-    assert!(!answers.is_empty());
-    for answer in refused {
-        assert!(answer.headers()["retry-after"].to_str().unwrap().parse::<u32>().unwrap() > 0);
-        let body = answer.text().await.unwrap();
-        assert!(detail(&body).contains(" waiting "), "{body}");
-    }
-    for answer in answers {
-        assert_eq!(answer.status(), 200);
-    }
-    server.all_pages_free().await;
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_end_lets_running_requests_finish_and_takes_no_new_ones() {
-    let server = TestServer::start(CHAT_MODEL).await;
-    let url = server.url.clone();
-    let client = server.client.clone();
-    let running = tokio::spawn(client.post(format!("{url}/chat")).json(&long()).send());
-    eventually("it runs", async || server.model.stats().generated_tokens_total > 0).await;
-    let stopped = client.post(format!("{url}/shutdown")).send().await.unwrap();
-    assert_eq!((stopped.status().as_u16(), stopped.text().await.unwrap().as_str()), (200, "{}"));
-    // The engine may be quicker than the next request: then the port is closed already.
-    if let Ok(refused) = client.post(format!("{url}/chat")).json(&json!({ "prompt": "a" })).send().await {
-        assert_eq!(refused.status(), 503);
-        assert_eq!(detail(&refused.text().await.unwrap()), "The server is shutting down.");
-    }
-    let answer = running.await.unwrap().unwrap();
-    assert_eq!(answer.status(), 200);
-    assert!(answer.json::<Value>().await.unwrap()["Result"].is_string());
-    server.ended().await.unwrap();
-    assert!(client.get(url).send().await.is_err(), "the port is closed");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_end_breaks_off_requests_that_take_too_long() {
-    let model = common::load(CHAT_MODEL, &LoadOptions { max_batch_size: 64, ..LoadOptions::default() });
-    let limit = Duration::from_millis(1);
-    let server = TestServer::with(model, ServerOptions { drain_limit: limit, ..options() }).await;
-    let send = |body: Value| {
-        let request = server.client.post(format!("{}/chat", server.url)).json(&body);
-        tokio::spawn(async move { request.send().await.unwrap() })
-    };
-    let mut streaming = long();
-    streaming["stream"] = true.into();
-    let (whole, streamed) = (send(long()), send(streaming));
-    let response = streamed.await.unwrap();
-    eventually("the other runs too", async || server.model.stats().running > 32).await;
-    server.shut_down();
-    let whole = whole.await.unwrap();
-    assert_eq!(whole.status(), 503);
-    let said = "The server shut down before the answer was complete.";
-    assert_eq!(detail(&whole.text().await.unwrap()), said);
-    let events = parse_events(&response.text().await.unwrap());
-    assert_eq!(events.last().unwrap().data, json!({ "status": 503, "detail": said }));
-    server.ended().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_browser_gets_the_page() {
     let server = TestServer::start(CHAT_MODEL).await;
     let browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
@@ -203,7 +112,7 @@ async fn requests_have_ids() {
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_count_requests_tokens_and_pages() {
     let dropped_log_lines = Arc::new(AtomicU64::new(7));
-    let model = common::load(CHAT_MODEL, &LoadOptions::default());
+    let model = load(CHAT_MODEL, &LoadOptions::default());
     let server = TestServer::with(model, ServerOptions { dropped_log_lines, ..options() }).await;
     server.ask("/chat", &json!({ "prompt": "Hello", "max_new_tokens": 10, "min_new_tokens": 10 })).await;
     server.post("/chat", &json!({ "prompt": 5 })).await;

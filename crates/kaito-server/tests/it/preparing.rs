@@ -1,14 +1,11 @@
 //! Prompts that cannot fit, and what they leave to others.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
 
-mod common;
-
-use common::{CHAT_MODEL, META_MODEL, TestServer};
 use kaito_engine::generate::GenerateOptions;
 use kaito_engine::{
     Cancel, ChatMessage, ChatRequest, CompletionRequest, Error, LoadOptions, MetaOptions, TextInput, TextRequest,
 };
 use kaito_server::ServerOptions;
+use kaito_testing::server::{CHAT_MODEL, META_MODEL, TestServer, load, options};
 use serde_json::{Value, json};
 
 const LONG: usize = 1_000_000;
@@ -17,8 +14,8 @@ const LONG: usize = 1_000_000;
 async fn a_prompt_that_cannot_fit_is_refused_by_its_bytes() {
     for model in [CHAT_MODEL, META_MODEL, "falcon-7b-type", "phi3-window", "mistral-window"] {
         // Some characters take six bytes of JSON.
-        let options = ServerOptions { body_limit: 6 * LONG + 1000, ..common::options() };
-        let server = TestServer::with(common::load(model, &LoadOptions::default()), options).await;
+        let options = ServerOptions { body_limit: 6 * LONG + 1000, ..options() };
+        let server = TestServer::with(load(model, &LoadOptions::default()), options).await;
         for filler in [" ", "a", "é", "<|end|>", "\n"] {
             let text = filler.repeat(LONG / filler.len());
             let dialog = json!([{ "role": "user", "content": format!("a{text}b") }]);
@@ -75,7 +72,7 @@ async fn short_requests_are_answered_beside_long_ones() {
 
 #[test]
 fn a_request_for_which_nobody_waits_is_not_begun() {
-    let model = common::load(META_MODEL, &LoadOptions::default());
+    let model = load(META_MODEL, &LoadOptions::default());
     let cancel = Cancel::default();
     cancel.cancel();
     let text = TextRequest {

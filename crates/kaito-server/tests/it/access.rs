@@ -1,31 +1,30 @@
 //! Who may do what: keys, hosts, origins, the shutdown; and what is told to whoever may look.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::raw::ask_and_wait;
-use common::{CHAT_MODEL, META_MODEL, TestServer, eventually, keys, model_directory, options};
 use kaito_engine::{LanguageModel, LoadOptions};
 use kaito_server::{ApiKey, ApiKeys, HostName, ServerOptions};
+use kaito_testing::files::{copy_of, parity_model};
+use kaito_testing::http::ask_and_wait;
+use kaito_testing::server::{CHAT_MODEL, META_MODEL, TestServer, keys, load, options};
+use kaito_testing::wait::eventually;
 use serde_json::json;
 
 async fn serving(options: ServerOptions) -> TestServer {
-    TestServer::with(common::load(META_MODEL, &LoadOptions::default()), options).await
+    TestServer::with(load(META_MODEL, &LoadOptions::default()), options).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_key_protects_the_work_and_nothing_else() {
     let server = TestServer::with(
-        common::load(META_MODEL, &LoadOptions::default()),
+        load(META_MODEL, &LoadOptions::default()),
         ServerOptions { api_keys: keys("secret"), ..options() },
     )
     .await;
     for path in ["/generate", "/chat"] {
         for offered in [None, Some("wrong"), Some("secret")] {
-            let mut request = server.client.post(format!("{}{path}", server.url)).json(&json!({}));
+            let mut request = server.request(path, &json!({}));
             if let Some(offered) = offered {
                 request = request.bearer_auth(offered);
             }
@@ -161,7 +160,7 @@ async fn no_origin_may_call_unless_allowed() {
         (allowed.clone(), "http://good.example", Some("http://good.example")),
         (allowed, "http://bad.example", None),
     ] {
-        let model = common::load(META_MODEL, &LoadOptions::default());
+        let model = load(META_MODEL, &LoadOptions::default());
         let server = TestServer::with(model, ServerOptions { allowed_origins, ..options() }).await;
         let response = server.client.get(&server.url).header("origin", origin).send().await.unwrap();
         let allow = response.headers().get("access-control-allow-origin").map(|value| value.to_str().unwrap());
@@ -201,16 +200,6 @@ async fn metrics_come_in_the_format_that_is_asked_for() {
     server.stop().await;
 }
 
-/// A copy of a tiny model, to do what must not be done to one that is in use.
-fn copy_of(model: &str, folder: &Path) {
-    for entry in fs::read_dir(model_directory(model)).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn weights_that_are_changed_in_place_make_the_server_unhealthy_and_replaced_ones_do_not() {
     type Deed = fn(&Path);
@@ -225,8 +214,7 @@ async fn weights_that_are_changed_in_place_make_the_server_unhealthy_and_replace
         fs::rename(&other, file).unwrap();
     };
     for (deed, healthy) in [(longer, false), (replaced, true)] {
-        let folder = tempfile::tempdir().unwrap();
-        copy_of(CHAT_MODEL, folder.path());
+        let folder = copy_of(&parity_model(CHAT_MODEL));
         let model = LanguageModel::load(folder.path(), &LoadOptions::default(), &|_| ()).unwrap();
         let server = TestServer::with(model, options()).await;
         let file = folder.path().join("model.safetensors");

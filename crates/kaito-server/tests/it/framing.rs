@@ -1,10 +1,7 @@
 //! Messages that are framed in ways that servers and proxies disagree about: each is refused, or taken as the RFCs say.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
 
-mod common;
-
-use common::raw::{ask_and_wait, post};
-use common::{CHAT_MODEL, TestServer};
+use kaito_testing::http::{ask_and_wait, post};
+use kaito_testing::server::{CHAT_MODEL, TestServer};
 
 /// A request and the status of its answer.
 struct Case {

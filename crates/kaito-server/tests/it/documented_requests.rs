@@ -1,12 +1,9 @@
 //! Every request that the documentation prints, with its body unchanged, against a live server.
 //!
 //! The bodies stand in `documented/`, byte for byte as `curl -d` sends them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
 
-mod common;
-
-use common::{CHAT_MODEL, META_MODEL, TestServer};
 use kaito_engine::LoadOptions;
+use kaito_testing::server::{CHAT_MODEL, META_MODEL, TestServer, load, options};
 use serde_json::Value;
 
 const DOCUMENTED: &str = "Accept: application/json\nContent-Type: application/json";
@@ -116,8 +113,8 @@ async fn prompts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn prompts_to_falcon() {
     for model in ["falcon-7b-type", "falcon-40b-type-bf16"] {
-        let options = LoadOptions { max_seq_len: Some(512), ..LoadOptions::default() };
-        let server = TestServer::with(common::load(model, &options), common::options()).await;
+        let limits = LoadOptions { max_seq_len: Some(512), ..LoadOptions::default() };
+        let server = TestServer::with(load(model, &limits), options()).await;
         for file in ["prompt", "prompt_flat_parameters", "prompt_flat_parameters_2"] {
             let (_, answer) = send(&server, "/chat", file).await;
             assert!(answer["Result"].as_str().unwrap().starts_with("YOUR_PROMPT_HERE"), "{model} {file}");

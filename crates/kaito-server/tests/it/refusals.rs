@@ -1,14 +1,11 @@
 //! A client hears why it is refused, also one that sends its whole body before it listens.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod common;
 
 use std::sync::mpsc;
 
-use common::raw::{ask, post};
-use common::{META_MODEL, TestServer, options};
 use kaito_engine::LoadOptions;
 use kaito_server::{Error, Server, ServerOptions};
+use kaito_testing::http::{ask_once, post};
+use kaito_testing::server::{META_MODEL, TestServer, keys, load, options};
 
 /// Far more than the buffers of a connection hold.
 const BODY: usize = 8 << 20;
@@ -28,8 +25,8 @@ fn body(announced: bool) -> (String, Vec<u8>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_before_the_body_was_read_is_heard() {
     let key = "Authorization: Bearer secret\r\n";
-    let model = common::load(META_MODEL, &LoadOptions::default());
-    let options = ServerOptions { api_keys: common::keys("secret"), ..options() };
+    let model = load(META_MODEL, &LoadOptions::default());
+    let options = ServerOptions { api_keys: keys("secret"), ..options() };
     let server = TestServer::with(model, options).await;
     for announced in [true, false] {
         let (length, body) = body(announced);
@@ -45,7 +42,7 @@ async fn a_refusal_before_the_body_was_read_is_heard() {
             ("/chat", &format!("{key}X-A: \0\r\n"), 400),
             ("/chat", &format!("{key}X-A: {}\r\n", "a".repeat(100_000)), 431),
         ] {
-            let answer = ask(server.address(), post(path, &format!("{lines}{length}"), &body)).await;
+            let answer = ask_once(server.address(), post(path, &format!("{lines}{length}"), &body)).await;
             assert_eq!((answer.status(), answer.reset), (status, false), "{path} {lines:.60} {answer:.300?}");
             assert!(answer.text.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer:.300?}");
         }
@@ -63,7 +60,7 @@ async fn a_refusal_while_the_model_loads_is_heard() {
         Err::<_, Error>(Error::LoaderLost)
     }));
     let (length, body) = body(true);
-    let answer = ask(address, post("/chat", &length, &body)).await;
+    let answer = ask_once(address, post("/chat", &length, &body)).await;
     assert_eq!((answer.status(), answer.reset), (503, false), "{answer:?}");
     assert!(answer.body().contains("The model is loading: 0 %."), "{answer:?}");
     handle.shutdown();
@@ -72,10 +69,10 @@ async fn a_refusal_while_the_model_loads_is_heard() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_for_leave_is_refused_without_its_body() {
-    let model = common::load(META_MODEL, &LoadOptions::default());
-    let server = TestServer::with(model, ServerOptions { api_keys: common::keys("secret"), ..options() }).await;
+    let model = load(META_MODEL, &LoadOptions::default());
+    let server = TestServer::with(model, ServerOptions { api_keys: keys("secret"), ..options() }).await;
     let lines = "Expect: 100-continue\r\nContent-Length: 1000\r\n";
-    let answer = ask(server.address(), post("/chat", lines, b"")).await;
+    let answer = ask_once(server.address(), post("/chat", lines, b"")).await;
     assert_eq!(answer.status(), 401, "{answer:?}");
     server.stop().await;
 }

@@ -1,12 +1,9 @@
 //! Requests that cannot be served: each has its status and its sentence, and the server goes on serving.
 //!
 //! The statuses are the contract and stand here; the sentences stand in `snapshots/`, to be read as a client reads them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
 
-mod common;
-
-use common::{CHAT_MODEL, TestServer};
 use kaito_server::ServerOptions;
+use kaito_testing::server::{CHAT_MODEL, TestServer, load, options};
 use reqwest::Method;
 use serde_json::json;
 
@@ -213,8 +210,8 @@ fn cases() -> Vec<Case> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_bad_request_has_its_status_and_its_sentence() {
-    let model = common::load(CHAT_MODEL, &kaito_engine::LoadOptions::default());
-    let server = TestServer::with(model, ServerOptions { body_limit: BODY_LIMIT, ..common::options() }).await;
+    let model = load(CHAT_MODEL, &kaito_engine::LoadOptions::default());
+    let server = TestServer::with(model, ServerOptions { body_limit: BODY_LIMIT, ..options() }).await;
     let cases = cases();
     assert!(cases.len() >= 60);
     let (mut sentences, mut wrong) = (String::new(), String::new());
@@ -255,8 +252,8 @@ async fn a_405_says_what_is_allowed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_over_the_limit_is_refused_however_it_is_sent() {
-    let model = common::load(CHAT_MODEL, &kaito_engine::LoadOptions::default());
-    let server = TestServer::with(model, ServerOptions { body_limit: BODY_LIMIT, ..common::options() }).await;
+    let model = load(CHAT_MODEL, &kaito_engine::LoadOptions::default());
+    let server = TestServer::with(model, ServerOptions { body_limit: BODY_LIMIT, ..options() }).await;
     let piece = || Ok::<_, std::io::Error>(vec![b' '; BODY_LIMIT / 4]);
     let chunked = reqwest::Body::wrap_stream(futures_util::stream::iter((0..8).map(move |_| piece())));
     let whole = vec![b' '; 16 << 20].into();
