@@ -37,7 +37,12 @@ pub fn output(command: &mut Command) -> Output {
 
 /// Runs to the end with `input` on stdin, of which it may read as little as it likes.
 pub fn output_with_input(command: &mut Command, input: &str) -> Output {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    run_with_input(command.stdout(Stdio::piped()).stderr(Stdio::piped()), input)
+}
+
+/// The same, and what it writes goes where `command` says.
+pub fn run_with_input(command: &mut Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }

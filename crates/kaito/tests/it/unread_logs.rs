@@ -1,94 +1,40 @@
 //! Long-running commands do not wait for whoever reads their log.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod support;
-
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read},
-    net::TcpListener,
-    os::unix::process::CommandExt,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use kaito_testing::{
+    files::{copy_files, tiny_model},
+    http::Client,
+    process::{Group, free_port, output, text},
+    wait::{LIMIT, wait_for},
+};
 use serde_json::Value;
-use support::{kaito, tiny_model};
 
-/// Longer than any of this takes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
+use crate::program::kaito;
 
-/// Ends with the test, whatever it started.
-struct Group(Child);
-
-impl Group {
-    fn start(command: &mut Command) -> Self {
-        Self(command.process_group(0).spawn().unwrap())
-    }
-
-    fn terminate(&mut self) -> Option<i32> {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
-        wait_for("the end", || self.0.try_wait().unwrap()).code()
-    }
+fn client(port: u16) -> Client {
+    Client { address: format!("127.0.0.1:{port}") }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
-        let _ = self.0.wait();
-    }
+fn until_healthy(client: &Client) {
+    wait_for("a healthy server", || client.try_get("/healthz").ok().filter(|(status, _)| *status == 200));
 }
 
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not come");
-        thread::sleep(Duration::from_millis(10));
-    }
+fn chat(client: &Client) -> u16 {
+    client.post("/chat", r#"{"prompt":"a","max_new_tokens":1}"#).0
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-struct Client {
-    agent: ureq::Agent,
-    url: String,
-}
-
-impl Client {
-    fn new(port: u16) -> Self {
-        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(LIMIT));
-        Self { agent: config.build().into(), url: format!("http://127.0.0.1:{port}") }
-    }
-
-    fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut response = self.agent.get(format!("{}{path}", self.url)).call().ok()?;
-        Some((response.status().as_u16(), response.body_mut().read_to_string().ok()?))
-    }
-
-    fn healthy(&self) {
-        wait_for("a healthy server", || self.get("/healthz").filter(|(status, _)| *status == 200));
-    }
-
-    fn chat(&self) -> u16 {
-        let request = self.agent.post(format!("{}/chat", self.url)).header("content-type", "application/json");
-        request.send(r#"{"prompt":"a","max_new_tokens":1}"#).unwrap().status().as_u16()
-    }
-
-    fn dropped(&self) -> u64 {
-        let (_, metrics) = self.get("/metrics").unwrap();
-        let line = metrics.lines().find_map(|line| line.strip_prefix("kaito_log_lines_dropped_total "));
-        line.unwrap().parse().unwrap()
-    }
+fn dropped(client: &Client) -> u64 {
+    let (_, metrics) = client.get("/metrics");
+    let line = metrics.lines().find_map(|line| line.strip_prefix("kaito_log_lines_dropped_total "));
+    line.unwrap().parse().unwrap()
 }
 
 fn serve(port: u16, model: &Path) -> Command {
@@ -103,14 +49,14 @@ fn a_server_whose_log_has_no_reader_any_more_answers_and_counts() {
     let port = free_port();
     let (reader, writer) = io::pipe().unwrap();
     let mut server = Group::start(serve(port, &tiny_model()).stdout(writer.try_clone().unwrap()).stderr(writer));
-    let client = Client::new(port);
-    client.healthy();
-    assert_eq!((client.chat(), client.dropped()), (200, 0));
+    let client = client(port);
+    until_healthy(&client);
+    assert_eq!((chat(&client), dropped(&client)), (200, 0));
     drop(reader);
-    assert_eq!(client.chat(), 200);
-    wait_for("a count", || (client.chat() == 200 && client.dropped() > 0).then_some(()));
-    assert_eq!(client.get("/healthz").unwrap().0, 200);
-    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(chat(&client), 200);
+    wait_for("a count", || (chat(&client) == 200 && dropped(&client) > 0).then_some(()));
+    assert_eq!(client.get("/healthz").0, 200);
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
 /// The whole server stopped.
@@ -122,13 +68,13 @@ fn a_server_whose_log_nobody_drains_answers_and_says_later_what_was_dropped() {
     command.args(["--log", "trace"]);
     let mut server = Group::start(command.stdout(writer.try_clone().unwrap()).stderr(writer));
     drop(command);
-    let client = Client::new(port);
-    client.healthy();
+    let client = client(port);
+    until_healthy(&client);
     wait_for("a dropped line", || {
-        (0..50).for_each(|_| drop(client.get("/").unwrap()));
-        (client.dropped() > 0).then_some(())
+        (0..50).for_each(|_| drop(client.get("/")));
+        (dropped(&client) > 0).then_some(())
     });
-    assert_eq!(client.chat(), 200);
+    assert_eq!(chat(&client), 200);
     // Somebody reads again, and hears of it.
     let (sender, told) = mpsc::channel();
     thread::spawn(move || {
@@ -138,8 +84,8 @@ fn a_server_whose_log_nobody_drains_answers_and_says_later_what_was_dropped() {
     });
     let line = told.recv_timeout(LIMIT).unwrap();
     assert!(line.as_ref().is_some_and(|line| line.contains("WARN")), "{line:?}");
-    assert_eq!(client.chat(), 200);
-    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(chat(&client), 200);
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
 /// A newline in the name of a model's directory forged lines of the log.
@@ -148,12 +94,7 @@ fn a_name_from_outside_forges_no_line_of_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model\n2099-01-01T00:00:00Z ERROR forged\u{1b}[2J\rforged");
     fs::create_dir(&model).unwrap();
-    for entry in fs::read_dir(tiny_model()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_file() {
-            fs::copy(&path, model.join(path.file_name().unwrap())).unwrap();
-        }
-    }
+    copy_files(&tiny_model(), &model);
     let weights = model.join("model.safetensors");
     let bytes = fs::read(&weights).unwrap();
     for format in ["text", "json"] {
@@ -162,11 +103,11 @@ fn a_name_from_outside_forges_no_line_of_the_log() {
         let mut command = serve(port, &model);
         command.args(["--log-format", format]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut server = Group::start(&mut command);
-        let client = Client::new(port);
-        client.healthy();
+        let client = client(port);
+        until_healthy(&client);
         // What the health check says of a file has its name too.
         fs::write(&weights, [&bytes[..], &[0]].concat()).unwrap();
-        wait_for("the change", || client.get("/healthz").filter(|(status, _)| *status == 503));
+        wait_for("the change", || Some(client.get("/healthz")).filter(|(status, _)| *status == 503));
         server.terminate();
         let (mut printed, mut log) = (String::new(), String::new());
         server.0.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
@@ -183,8 +124,8 @@ fn a_name_from_outside_forges_no_line_of_the_log() {
     }
 
     let missing = folder.path().join("missing\nerror: forged");
-    let output = support::output(&mut serve(free_port(), &missing));
-    let said = support::text(&output.stderr);
+    let output = output(&mut serve(free_port(), &missing));
+    let said = text(&output.stderr);
     assert!(said.contains("missing") && !said.contains("\nerror: forged"), "{said}");
 }
 

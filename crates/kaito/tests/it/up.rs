@@ -1,9 +1,5 @@
 //! `kaito up` from outside: the real program runs a manifest, and a real client asks it.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod support;
-
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -12,15 +8,17 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
-    time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use kaito_testing::{
+    files::{repository, tiny_model},
+    process::{free_port, output, signal, text},
+    wait::LIMIT,
+};
+use rustix::process::Signal;
 use serde_json::Value;
-use support::{kaito, output, repository, text, tiny_model};
 
-/// Longer than any of this takes on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
+use crate::program::kaito;
 
 fn example(name: &str) -> PathBuf {
     repository().join("examples").join(name)
@@ -43,7 +41,7 @@ impl File {
 
 /// A template that runs a shell script; its arguments name a port, so that it does not matter who has port 5000.
 fn script(script: &str) -> File {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     File::new(&format!(
         "apiVersion: kaito.sh/v1beta1\nkind: Workspace\nmetadata: {{name: script}}\n\
          resource: {{labelSelector: {{matchLabels: {{a: b}}}}}}\n\
@@ -93,10 +91,6 @@ impl Up {
         line.split("http://").nth(1).unwrap().split(' ').next().unwrap().to_owned()
     }
 
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
     fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().unwrap();
         self.printed.extend(self.lines.iter());
@@ -134,7 +128,7 @@ fn the_demo_answers_the_documents_curl_until_it_is_interrupted() {
     assert_eq!(answer["results"].as_array().unwrap().len(), 2, "{answer}");
     assert_eq!(curl("curl http://<CLUSTERIP>:80/healthz"), r#"{"status":"Healthy"}"#);
 
-    up.signal(Signal::INT);
+    signal(&up.child, Signal::INT);
     let (status, printed) = up.ended();
     assert_eq!(status.code(), Some(0), "{printed:#?}");
     assert!(printed.iter().any(|line| line.contains("Terminating")), "{printed:#?}");
@@ -153,7 +147,7 @@ fn a_preset_is_served_with_the_arguments_of_its_pod() {
     let example = up.wait_for(&["curl", &address]);
     let output = Command::new("sh").args(["-c", &format!("{example} --silent --fail")]).output().unwrap();
     assert!(text(&output.stdout).contains("Result"), "{example}");
-    up.signal(Signal::TERM);
+    signal(&up.child, Signal::TERM);
     assert_eq!(up.ended().0.code(), Some(0));
 }
 
@@ -187,7 +181,7 @@ fn who_does_not_end_is_killed() {
     let mut up = Up::start(&mut up(&file.path()));
     up.wait_for(&["PodsStarting"]);
     // Until the shell has come to the trap, the request ends it.
-    up.signal(Signal::TERM);
+    signal(&up.child, Signal::TERM);
     let (status, printed) = up.ended();
     assert_eq!(status.code(), Some(0), "{printed:#?}");
 }

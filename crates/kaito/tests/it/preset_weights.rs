@@ -1,15 +1,12 @@
 //! Weights of the true shape of every preset, as files without contents, pass for that preset and for no other.
 
-#![allow(clippy::unwrap_used, reason = "a failing helper fails its test")]
-
-#[path = "../examples/random_checkpoint/plan.rs"]
+#[path = "../../examples/random_checkpoint/plan.rs"]
 #[allow(dead_code, reason = "the values of tensors don't matter here")]
 mod plan;
 
 use std::{
     fs::{self, File},
     io::Write,
-    path::Path,
 };
 
 use kaito_engine::{
@@ -19,6 +16,7 @@ use kaito_engine::{
 use kaito_image::{Expected, Model};
 use kaito_model::family;
 use kaito_presets::{Cut, DType, PAGE_TOKENS, PRESETS, Precision, Preset, estimate};
+use kaito_testing::files::tiny_model;
 use serde_json::{Map, json};
 
 /// A model's directory whose file of weights is nothing but a header and a hole.
@@ -39,7 +37,7 @@ fn hollow(preset: &Preset) -> tempfile::TempDir {
     file.write_all(&header).unwrap();
     file.set_len(8 + header.len() as u64 + end).unwrap();
     fs::write(at.join("config.json"), preset.config_json().to_string()).unwrap();
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/mistral-window");
+    let fixture = tiny_model();
     for name in ["tokenizer.json", "tokenizer.model", "tokenizer_config.json"] {
         if let Ok(content) = fs::read(fixture.join(name)) {
             fs::write(at.join(name), content).unwrap();

@@ -1,16 +1,14 @@
 //! The commands of docs/precision.md: the demo in fewer bits, made at the first start and mapped at the second.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod support;
-
 use std::{fs, path::PathBuf, time::SystemTime};
 
-use support::{Serving, kaito, repository};
+use kaito_testing::process::Serving;
+
+use crate::{documents, program::kaito};
 
 #[test]
 fn quantised_weights_are_made_once() {
-    let document = fs::read_to_string(repository().join("docs/precision.md")).unwrap();
+    let document = documents::read("docs/precision.md");
     let commands: Vec<&str> = document.lines().filter_map(|line| line.strip_prefix("kaito ")).collect();
     assert!(commands.len() >= 2, "{commands:?}");
     for command in commands {

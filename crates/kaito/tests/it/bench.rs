@@ -1,14 +1,9 @@
 //! `kaito bench` from outside: what it measures of an engine, of our server and of one that speaks OpenAI's API.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod support;
-
 use std::{
     collections::BTreeSet,
     convert::Infallible,
     fs,
-    net::TcpListener,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -25,8 +20,16 @@ use axum::{
     routing::{get, post},
     serve::ListenerExt,
 };
+use kaito_testing::{
+    background::Background,
+    process::{Serving, free_port, output, text},
+};
 use serde_json::{Value, json};
-use support::{Serving, kaito, output, repository, text};
+
+use crate::{
+    documents::{blocks_of, read},
+    program::kaito,
+};
 
 /// Small enough for a busy machine.
 const SMALL: [&str; 18] = [
@@ -67,7 +70,7 @@ fn keys(value: &Value) -> BTreeSet<&str> {
 
 /// The shape that docs/bench.md describes, and figures that agree with each other.
 fn check(report: &Value) {
-    let document = fs::read_to_string(repository().join("docs/bench.md")).unwrap();
+    let document = read("docs/bench.md");
     let described = |table: &str| -> BTreeSet<String> {
         let section = document.split(&format!("### `{table}`")).nth(1).unwrap_or_else(|| panic!("no section {table}"));
         let lines = section.lines().skip(1).take_while(|line| !line.starts_with('#'));
@@ -200,8 +203,7 @@ fn a_server_that_asks_for_a_key() {
 
 #[test]
 fn what_cannot_be_measured_says_why() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let nobody = format!("http://127.0.0.1:{free}");
+    let nobody = format!("http://127.0.0.1:{}", free_port());
     for (args, parts) in [
         (&["--url", &nobody][..], &[nobody.as_str(), "refused", "is the server running there?"][..]),
         (&["--prompt-lengths", "0"], &["--prompt-lengths has 0"]),
@@ -222,7 +224,7 @@ fn what_cannot_be_measured_says_why() {
 struct OpenAi {
     url: String,
     requests: Arc<AtomicUsize>,
-    _runtime: tokio::runtime::Runtime,
+    _background: Background,
 }
 
 /// What becomes of the requests after the first one, which tries the server out.
@@ -238,9 +240,6 @@ enum Manner {
 impl OpenAi {
     fn start(manner: Manner) -> Self {
         let requests = Arc::new(AtomicUsize::new(0));
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
         let counter = Arc::clone(&requests);
         let complete = move |Json(body): Json<Value>| {
             let number = counter.fetch_add(1, SeqCst);
@@ -248,10 +247,12 @@ impl OpenAi {
         };
         let models = || async { Json(json!({"data": [{"id": "tiny", "meta": {"n_vocab": 100}}]})) };
         let router = Router::new().route("/v1/completions", post(complete)).route("/v1/models", get(models));
-        // Small pieces are sent as they come.
-        let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
-        runtime.spawn(async move { axum::serve(listener, router).await });
-        Self { url, requests, _runtime: runtime }
+        let background = Background::new();
+        let address = background.listen(|listener| async {
+            // Small pieces are sent as they come.
+            axum::serve(listener.tap_io(|stream| stream.set_nodelay(true).unwrap()), router).await
+        });
+        Self { url: format!("http://{address}"), requests, _background: background }
     }
 }
 
@@ -385,11 +386,11 @@ fn a_row_ends_at_its_time_limit() {
 /// The commands of docs/bench.md, with fewer and smaller measurements by their variables.
 #[test]
 fn every_command_of_the_document_runs() {
-    let document = fs::read_to_string(repository().join("docs/bench.md")).unwrap();
+    let document = read("docs/bench.md");
     let folder = tempfile::tempdir().unwrap();
     let ours = Serving::start(&mut kaito(&["serve"]));
     let openai = OpenAi::start(Manner::Well);
-    let blocks = document.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let blocks = blocks_of(&document, "sh").into_iter();
     let lines: Vec<&str> = blocks.flat_map(str::lines).filter(|line| !line.trim().is_empty()).collect();
     assert!(lines.len() >= 4, "{lines:?}");
     for line in lines {

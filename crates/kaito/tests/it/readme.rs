@@ -4,19 +4,18 @@
 //! that follow and ended like a container. Weights come from a hub on this machine that has a tiny model under every
 //! name. What builds or tests the workspace itself cannot run inside a test: CI does.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
+use std::process::Command;
 
-mod support;
+use kaito_testing::{
+    files::{parity_model, tiny_model},
+    hub::TestHub,
+    process::{Serving, output_with_input, text},
+};
 
-use std::{fs, path::Path, process::Command};
-
-use support::{Serving, hub::OneModelHub, kaito, output_with_input, repository, text, tiny_model};
-
-/// The blocks of one language.
-fn blocks<'a>(markdown: &'a str, language: &str) -> Vec<&'a str> {
-    let opening = format!("```{language}\n");
-    markdown.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
-}
+use crate::{
+    documents::{blocks_of, read},
+    program::{kaito, path},
+};
 
 /// Lines, with those that end in a backslash joined to the next.
 fn commands(block: &str) -> Vec<String> {
@@ -25,16 +24,12 @@ fn commands(block: &str) -> Vec<String> {
 
 #[test]
 fn every_command_runs() {
-    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
-    let ci = fs::read_to_string(repository().join(".ci/run")).unwrap();
-    let hub = OneModelHub::start(&tiny_model());
+    let readme = read("README.md");
+    let ci = read(".ci/run");
+    let hub = TestHub::of_folder(&tiny_model());
     let cache = tempfile::tempdir().unwrap();
-    let meta = repository().join("tests/parity/fixtures/meta-llama-7b-type");
-    let path = format!(
-        "{}:{}",
-        Path::new(env!("CARGO_BIN_EXE_kaito")).parent().unwrap().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let meta = parity_model("meta-llama-7b-type");
+    let path = path();
     let shell = |line: &str| {
         let line = line.replace("/models/llama-2-7b-chat", meta.to_str().unwrap());
         let mut command = Command::new("sh");
@@ -46,7 +41,7 @@ fn every_command_runs() {
         command
     };
     let mut run = 0;
-    for block in blocks(&readme, "sh") {
+    for block in blocks_of(&readme, "sh") {
         let mut serving: Option<Serving> = None;
         for line in commands(block) {
             run += 1;
@@ -79,11 +74,11 @@ fn every_command_runs() {
 /// What README prints below its first request is what the demo answers.
 #[test]
 fn the_first_answer_is_a_real_one() {
-    let readme = fs::read_to_string(repository().join("README.md")).unwrap();
-    let request = commands(blocks(&readme, "sh")[0]).into_iter().find(|line| line.starts_with("curl ")).unwrap();
+    let readme = read("README.md");
+    let request = commands(blocks_of(&readme, "sh")[0]).into_iter().find(|line| line.starts_with("curl ")).unwrap();
     let body = request.split('\'').find(|part| part.starts_with('{')).unwrap();
     let serving = Serving::start(&mut kaito(&["serve"]));
     let (status, answer) = serving.post("/chat", body);
     assert_eq!(status, 200, "{answer}");
-    assert_eq!(blocks(&readme, "json")[0].trim(), answer.trim());
+    assert_eq!(blocks_of(&readme, "json")[0].trim(), answer.trim());
 }

@@ -1,9 +1,5 @@
 //! `kaito image` from outside: what it prints, what it refuses.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod support;
-
 use std::{
     fs,
     io::{Read, Write},
@@ -12,9 +8,15 @@ use std::{
     process::{Child, Output, Stdio},
 };
 
+use kaito_testing::{
+    files::{parity_model, tiny_model},
+    process::{Serving, output, output_with_input, signal, text},
+};
+use rustix::process::Signal;
 use serde_json::Value;
-use support::{Serving, kaito, output, output_with_input, repository, text, tiny_model};
 use tempfile::TempDir;
+
+use crate::program::kaito;
 
 fn succeeded(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(&output.stderr));
@@ -67,7 +69,7 @@ fn weights_become_an_image_that_can_be_looked_at_and_compared() {
 
     let verified = succeeded(&output(&mut kaito(&["image", "verify", path, "--weights", weights])));
     assert_eq!(verified, "same  configuration and tokenizer\nsame  model.safetensors\n");
-    let other = repository().join("tests/parity/fixtures/llama-multi-head");
+    let other = parity_model("llama-multi-head");
     let differs = output(&mut kaito(&["image", "verify", path, "--weights", other.to_str().unwrap()]));
     assert_eq!(differs.status.code(), Some(1));
     assert!(text(&differs.stdout).contains("differs  configuration and tokenizer"), "{}", text(&differs.stdout));
@@ -132,11 +134,6 @@ fn tiny_archive(at: &TempDir) -> String {
     path
 }
 
-fn interrupt(push: &Child) {
-    let pid = rustix::process::Pid::from_child(push);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-}
-
 #[track_caller]
 fn assert_ends_as_interrupted(push: Child) {
     let ended = push.wait_with_output().unwrap();
@@ -155,7 +152,7 @@ fn a_push_that_is_interrupted_says_what_becomes_of_what_was_sent() {
     let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (mut connection, _) = registry.accept().unwrap();
     connection.read_exact(&mut [0; 4]).unwrap();
-    interrupt(&child);
+    signal(&child, Signal::INT);
     assert_ends_as_interrupted(child);
 }
 
@@ -173,7 +170,7 @@ fn an_interrupt_before_the_first_request_is_not_lost() {
     let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // Opens when the push is about to read its credentials, and lets it go on only after the signal.
     let mut credentials = fs::OpenOptions::new().write(true).open(&authfile).unwrap();
-    interrupt(&child);
+    signal(&child, Signal::INT);
     credentials.write_all(b"{}").unwrap();
     drop(credentials);
     assert_ends_as_interrupted(child);

@@ -1,16 +1,10 @@
 //! The Dockerfiles that documents name are one text, and know every build argument that a document gives.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod support;
-
-use std::fs;
-
-use support::repository;
+use crate::documents::{blocks_of, read};
 
 #[test]
 fn the_documents_dockerfiles_are_one_text() {
-    let text = fs::read_to_string(repository().join("Dockerfile")).unwrap();
+    let text = read("Dockerfile");
     for path in [
         "docker/presets/llama-2/Dockerfile",
         "docker/presets/inference/llama-2/Dockerfile",
@@ -18,7 +12,7 @@ fn the_documents_dockerfiles_are_one_text() {
         "docker/presets/inference/mistral/Dockerfile",
         "docker/presets/inference/phi-3/Dockerfile",
     ] {
-        assert!(fs::read_to_string(repository().join(path)).unwrap() == text, "{path} is not Dockerfile");
+        assert!(read(path) == text, "{path} is not Dockerfile");
     }
     for argument in ["WEIGHTS_PATH", "MODEL_TYPE", "VERSION", "LLAMA_WEIGHTS", "SRC_DIR", "LLAMA_VERSION"] {
         assert!(text.contains(&format!("\nARG {argument}=")), "{argument}");
@@ -28,7 +22,6 @@ fn the_documents_dockerfiles_are_one_text() {
 /// Cargo refuses a workspace of which a member is not there.
 #[test]
 fn every_member_of_the_workspace_is_copied() {
-    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
     let (workspace, dockerfile, ignored) = (read("Cargo.toml"), read("Dockerfile"), read(".dockerignore"));
     let members = workspace.lines().find_map(|line| line.strip_prefix("members = [")).unwrap();
     let members: Vec<&str> = members.split('"').skip(1).step_by(2).collect();
@@ -44,12 +37,10 @@ fn every_member_of_the_workspace_is_copied() {
 /// `docker` lines are in the script word for word, `kaito image` lines are taken from the documentation by it.
 #[test]
 fn the_commands_of_the_documentation_are_tested() {
-    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
     let (documentation, dockerfiles) = (read("docs/images.md"), read("tests/image/dockerfiles"));
     assert!(read("tests/image/run").contains("grep '^kaito image ' docs/images.md"));
-    let blocks = documentation.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let mut lines = 0;
-    for line in blocks.flat_map(str::lines) {
+    for line in blocks_of(&documentation, "sh").into_iter().flat_map(str::lines) {
         lines += 1;
         assert!(line.starts_with("kaito image ") || dockerfiles.contains(line.trim()), "no test runs {line:?}");
     }

@@ -1,9 +1,5 @@
 //! The command line from outside: what it prints, how it ends.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod support;
-
 use std::{
     fs::{self, File},
     io::{Read, Write},
@@ -11,8 +7,15 @@ use std::{
     process::Stdio,
 };
 
+use kaito_testing::{
+    files::{copy_of, parity_model, tiny_model},
+    hub::TestHub,
+    process::{Serving, output, output_with_input, signal, text},
+};
+use rustix::process::Signal;
 use serde_json::Value;
-use support::{Serving, commands, hub::OneModelHub, kaito, output, output_with_input, repository, text, tiny_model};
+
+use crate::program::{commands, kaito};
 
 #[test]
 fn the_catalogue_as_a_table() {
@@ -70,11 +73,7 @@ fn help_of_every_command() {
 #[test]
 fn failures_say_what_is_wrong_and_set_the_status() {
     let empty = tempfile::tempdir().unwrap();
-    let damaged = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(tiny_model()).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, damaged.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let damaged = copy_of(&tiny_model());
     let weights = damaged.path().join("model.safetensors");
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();
@@ -182,7 +181,7 @@ fn a_model_without_a_chat_template_continues_lines() {
 
 #[test]
 fn a_preset_is_downloaded_from_the_hub_once() {
-    let hub = OneModelHub::start(&tiny_model());
+    let hub = TestHub::of_folder(&tiny_model());
     let cache = tempfile::tempdir().unwrap();
     let chat = || {
         let mut command = kaito(&["chat", "mistral-7b-instruct", "--max-new-tokens", "3", "--seed", "1"]);
@@ -215,12 +214,11 @@ fn an_interrupt_ends_the_answer_and_not_the_program() {
     let mut terminal = File::from(terminal);
 
     // By the likeliest tokens this one goes on for two thousand.
-    let model = repository().join("tests/parity/fixtures/falcon-40b-type-bf16");
+    let model = parity_model("falcon-40b-type-bf16");
     let mut command = kaito(&["chat", model.to_str().unwrap(), "--max-new-tokens", "100000", "--temperature", "0"]);
     command.env("TERM", "xterm").stdin(side.try_clone().unwrap()).stdout(side).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     drop(command);
-    let pid = rustix::process::Pid::from_child(&child);
 
     let mut screen = String::new();
     let mut wait_for = |terminal: &mut File, text: &str| {
@@ -240,7 +238,7 @@ fn an_interrupt_ends_the_answer_and_not_the_program() {
     for _ in 0..10 {
         terminal.write_all(b"once upon a time\r").unwrap();
         wait_for(&mut terminal, read);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        signal(&child, Signal::INT);
         wait_for(&mut terminal, reading);
     }
     terminal.write_all(b"/quit\r").unwrap();

@@ -1,14 +1,18 @@
 //! `kaito plan`, `kaito instance-types` and `kaito validate` from outside, and docs/hardware.md, whose commands print what it
 //! says they print.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
+use std::fs;
 
-mod support;
-
-use std::{fs, path::Path};
-
+use kaito_testing::{
+    files::repository,
+    process::{output, output_with_input, text},
+};
 use serde_json::Value;
-use support::{kaito, output, output_with_input, repository, text};
+
+use crate::{
+    documents::{blocks, read},
+    program::{kaito, path},
+};
 
 /// What a run printed, with its exit status where that is not 0.
 fn printed(args: &[&str]) -> String {
@@ -177,39 +181,23 @@ fn the_examples_are_valid() {
     assert!(valid >= 14, "{valid}");
 }
 
-/// A fenced block: its language and its text.
-fn blocks(markdown: &str) -> Vec<(String, String)> {
-    let mut blocks = Vec::new();
-    for (index, part) in markdown.split("```").enumerate() {
-        if index % 2 == 1 {
-            let (language, text) = part.split_once('\n').unwrap();
-            blocks.push((language.to_owned(), text.to_owned()));
-        }
-    }
-    blocks
-}
-
 /// Files of the documentation are written, its commands run; where a block of text follows, that is what is printed.
 #[test]
 fn the_documentation_keeps_its_word() {
-    let markdown = fs::read_to_string(repository().join("docs/hardware.md")).unwrap();
+    let markdown = read("docs/hardware.md");
     let directory = tempfile::tempdir().unwrap();
-    let path = format!(
-        "{}:{}",
-        Path::new(env!("CARGO_BIN_EXE_kaito")).parent().unwrap().display(),
-        std::env::var("PATH").unwrap()
-    );
+    let path = path();
     let blocks = blocks(&markdown);
     let mut run = 0;
     for (index, (language, block)) in blocks.iter().enumerate() {
-        if language == "yaml" {
+        if *language == "yaml" {
             let name = block.lines().next().unwrap().strip_prefix("# ").unwrap();
             fs::write(directory.path().join(name), block).unwrap();
         }
-        if language != "sh" {
+        if *language != "sh" {
             continue;
         }
-        let expected = blocks.get(index + 1).filter(|(language, _)| language == "text").map(|(_, text)| text);
+        let expected = blocks.get(index + 1).filter(|(language, _)| *language == "text").map(|(_, text)| text);
         for line in block.lines() {
             run += 1;
             let mut command = std::process::Command::new("sh");

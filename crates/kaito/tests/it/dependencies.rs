@@ -1,14 +1,10 @@
 //! Licences, sources and bans of all dependencies, as deny.toml has them: without the network, and without cargo-deny, which
 //! checks the same and the advisories beside it (`.ci/advisories`).
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod support;
-
 use std::{fs, process::Command};
 
+use kaito_testing::{files::repository, process::text};
 use serde_json::Value;
-use support::repository;
 
 /// The texts in quotes of one list of deny.toml: all of them, or those of one key of its tables.
 fn listed(section: &str, list: &str, key: Option<&str>) -> Vec<String> {
@@ -95,13 +91,13 @@ fn every_dependency_has_a_licence_that_is_accepted() {
     let accepted = listed("licenses", "allow", None);
     assert!(accepted.contains(&"MIT".to_owned()), "{accepted:?}");
     let version = Command::new("rustc").arg("-vV").output().unwrap();
-    let version = support::text(&version.stdout);
+    let version = text(&version.stdout);
     let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
     // In other places than this a package may be missing that no machine of this kind needs.
     let mut metadata = Command::new(env!("CARGO"));
     metadata.args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host]);
     let output = metadata.current_dir(repository()).output().unwrap();
-    assert!(output.status.success(), "{}", support::text(&output.stderr));
+    assert!(output.status.success(), "{}", text(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     assert!(packages.len() > 100, "{}", packages.len());

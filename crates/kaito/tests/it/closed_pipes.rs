@@ -1,32 +1,24 @@
 //! Whoever reads the output goes away, as `head` does.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod support;
-
 use std::{
     collections::BTreeSet,
     fs,
-    io::{self, BufRead, BufReader, PipeWriter, Write},
-    net::TcpListener,
-    process::{Command, Output, Stdio},
-    thread,
+    io::{self, PipeWriter},
+    process::Stdio,
 };
 
-use serde_json::Value;
-use support::{commands, kaito, output, repository, text, tiny_model};
+use kaito_testing::{
+    background::Background,
+    files::{repository, tiny_model},
+    process::{output, run_with_input, text},
+    registry::{Config, Registry},
+};
+
+use crate::program::{commands, kaito};
 
 /// A pipe that nobody reads.
 fn closed() -> PipeWriter {
     io::pipe().unwrap().1
-}
-
-/// Runs to the end with `input` on stdin.
-fn ended(command: &mut Command, input: &str) -> Output {
-    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
-    // It may end before it has read everything.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
 }
 
 /// Every command that has none below it, by what the help texts themselves list.
@@ -43,27 +35,7 @@ fn leaves() -> BTreeSet<String> {
     leaves
 }
 
-/// Has the image of this digest under every name.
-fn registry(digest: String) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    thread::spawn(move || {
-        for connection in listener.incoming() {
-            let mut connection = BufReader::new(connection.unwrap());
-            let mut line = String::new();
-            while connection.read_line(&mut line).is_ok_and(|read| read > 2) {
-                line.clear();
-            }
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nDocker-Content-Digest: {digest}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            );
-            let _ = connection.get_mut().write_all(head.as_bytes());
-        }
-    });
-    address
-}
-
-/// What runs until somebody ends it; `tests/unread_logs.rs` has these.
+/// What runs until somebody ends it; `unread_logs.rs` has these.
 const LONG_RUNNING: [&str; 3] = ["controller", "serve", "up"];
 
 /// `kaito chat` and `kaito install` ended with an error, and a closed stderr made a failure a panic.
@@ -87,9 +59,9 @@ fn a_closed_pipe_ends_every_command_quietly() {
     let again = again.to_str().unwrap();
     let rebuild = [&build[..build.len() - 1], &[again]].concat();
     assert!(output(&mut kaito(&build)).status.success());
-    let inspected: Value =
-        serde_json::from_slice(&output(&mut kaito(&["image", "inspect", "--json", image])).stdout).unwrap();
-    let reference = format!("{}/tiny:v1", registry(inspected["digest"].as_str().unwrap().to_owned()));
+    let background = Background::new();
+    let registry = background.block_on(Registry::start(Config::default()));
+    let reference = format!("{}/tiny:v1", registry.address);
     let bench = [
         "bench",
         model,
@@ -151,7 +123,7 @@ fn a_closed_pipe_ends_every_command_quietly() {
     for (args, input, status) in cases {
         // An image is built into no file that is there.
         let _ = fs::remove_file(again);
-        let unread = ended(kaito(args).stdout(closed()).stderr(Stdio::piped()), input);
+        let unread = run_with_input(kaito(args).stdout(closed()).stderr(Stdio::piped()), input);
         let said = text(&unread.stderr);
         assert_eq!(unread.status.code(), Some(status), "{args:?} says {said:?}");
         let quiet = said.lines().all(|line| line.contains(" INFO ") || line.starts_with("there is no command"));
@@ -159,7 +131,7 @@ fn a_closed_pipe_ends_every_command_quietly() {
         assert!(!said.contains("panic") && !said.contains("stdout"), "{args:?} says {said:?}");
 
         let _ = fs::remove_file(again);
-        let unheard = ended(kaito(args).stdout(Stdio::piped()).stderr(closed()), input);
+        let unheard = run_with_input(kaito(args).stdout(Stdio::piped()).stderr(closed()), input);
         assert_eq!(unheard.status.code(), Some(status), "{args:?} without a reader of stderr");
     }
 }
