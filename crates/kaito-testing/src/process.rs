@@ -108,9 +108,10 @@ impl Serving {
     /// Such an end.
     pub fn try_start(command: &mut Command) -> Result<Self, (ExitStatus, String)> {
         let mut group = Group::start(command.env("KAITO_PORT", "0").stdout(Stdio::piped()).stderr(Stdio::piped()));
-        let log = Arc::default();
+        let log = Arc::<Mutex<String>>::default();
         let reader = read_log(group.0.stderr.take().unwrap(), Arc::clone(&log));
-        let summary = read_summary(group.0.stdout.take().unwrap()).recv_timeout(LIMIT).unwrap();
+        let summary = read_summary(group.0.stdout.take().unwrap()).recv_timeout(LIMIT);
+        let summary = summary.unwrap_or_else(|_| panic!("not ready: {}", log.lock().unwrap()));
         let address = summary.split_whitespace().find_map(|word| word.strip_prefix("http://")).map(str::to_owned);
         let Some(address) = address else {
             let status = group.0.wait().unwrap();

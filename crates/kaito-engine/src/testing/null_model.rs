@@ -25,8 +25,8 @@ impl NullModel {
     ///
     /// # Errors
     /// A tokenizer that can't be read, a thread that can't be started.
-    pub fn start(directory: &Path, pages: u32, rows: usize) -> Result<Self, Error> {
-        let FakeEngine { engine, requests, device } = FakeEngine::start(pages, rows, 0)?;
+    pub fn start(directory: &Path, pages: u32, sequences: usize) -> Result<Self, Error> {
+        let FakeEngine { engine, requests, device } = FakeEngine::start(pages, sequences, 0)?;
         let tokenizer = Tokenizer::open(directory)?;
         let config = config();
         let info = ModelInfo {
@@ -45,7 +45,7 @@ impl NullModel {
             attention_window: None,
             threads: 1,
             max_seq_len: config.max_position_embeddings.min(pages as usize * PAGE_SIZE),
-            max_batch_size: rows,
+            max_batch_size: sequences,
             chat_template: tokenizer.has_chat_template(),
         };
         let model = LanguageModel::of_parts(engine.clone(), tokenizer, info);

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::http::Method;
+use http::Method;
 use kaito_image::{
     Image, Platform,
     registry::{Access as Wanted, Delivery, Error, Options, PushOptions, PushReport, Repository, parse_reference},

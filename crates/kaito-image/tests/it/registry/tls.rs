@@ -219,7 +219,7 @@ async fn a_registry_with_tls_on_this_machine_is_said_to_have_it() {
 
 #[tokio::test]
 async fn a_registry_without_tls_that_refuses_is_not_taken_for_one_with_it() {
-    let refused_methods = vec![(axum::http::Method::HEAD, 400)];
+    let refused_methods = vec![(http::Method::HEAD, 400)];
     let registry = Registry::start(Config { refused_methods, ..Config::default() }).await;
     let reference = parse_reference(&format!("{}/a:1", registry.address)).unwrap();
     let repository = Repository::open(&reference, Access::Push, &options()).await.unwrap();
