@@ -14,5 +14,4 @@ mod null_model;
 mod overload;
 mod preparing;
 mod refusals;
-mod stalls;
 mod streaming;
