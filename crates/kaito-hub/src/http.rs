@@ -3,24 +3,23 @@
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use kaito_net::{Retries, RetryPolicy, is_transient, retry_after};
 use ureq::{
     Agent, Body,
     http::{Method, Request, Response, StatusCode, Uri, header},
     tls::{Certificate, RootCerts, TlsConfig},
 };
 
-use crate::{Error, Event, HubOptions, Progress, Repo, RetryPolicy};
+use crate::{Error, Event, HubOptions, Progress, Repo};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that brings nothing for so long is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 10;
 const STOP_POLL: Duration = Duration::from_millis(100);
-/// Longest wait that a hub may ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 pub(crate) struct Http {
     agent: Agent,
@@ -126,16 +125,12 @@ impl Http {
         let id = repo.id();
         let code = answer.response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
         let not_found = || Error::RepoNotFound { repo: id.clone(), endpoint: self.endpoint.clone(), token_given };
+        if is_transient(status.as_u16()) {
+            let value = text_header(&answer.response, header::RETRY_AFTER.as_str());
+            let retry_after = value.and_then(|value| retry_after(value, SystemTime::now()));
+            return Failure::Transient { cause: format!("status {status}"), retry_after, progressed: false };
+        }
         let error = match (status.as_u16(), code) {
-            (408 | 425 | 429 | 500 | 502..=504, _) => {
-                let retry_after = answer
-                    .response
-                    .headers()
-                    .get(header::RETRY_AFTER)
-                    .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-                    .map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
-                return Failure::Transient { cause: format!("status {status}"), retry_after, progressed: false };
-            }
             // A signed address may have expired; the next attempt asks the hub for a new one.
             (401 | 403 | 404 | 410, _) if !answer.from_hub => {
                 return Failure::transient(format!("status {status} from the storage behind the hub"));
@@ -165,40 +160,36 @@ pub(crate) fn with_retries<T>(
     stop: &AtomicBool,
     mut attempt: impl FnMut() -> Result<T, Failure>,
 ) -> Result<T, Error> {
-    let mut failed = 0;
+    let mut retries = Retries::new(policy);
     loop {
         let (cause, retry_after, progressed) = match attempt() {
             Ok(value) => return Ok(value),
             Err(Failure::Fatal(error)) => return Err(error),
             Err(Failure::Transient { cause, retry_after, progressed }) => (cause, retry_after, progressed),
         };
-        failed = if progressed { 1 } else { failed + 1 };
-        if failed >= policy.attempts {
-            return Err(Error::Unreachable { url: url.to_owned(), attempts: failed, cause });
+        if progressed {
+            retries.progressed();
         }
-        let backoff = policy.first_delay.saturating_mul(1 << (failed - 1).min(16)).min(policy.max_delay);
-        let delay = retry_after.unwrap_or(backoff);
+        let delay = match retries.failed(retry_after) {
+            Ok(delay) => delay,
+            Err(attempts) => return Err(Error::Unreachable { url: url.to_owned(), attempts, cause }),
+        };
         tracing::debug!(url, cause, ?delay, "request failed, trying again");
         progress.event(Event::Retrying { cause: &cause, delay });
         let end = Instant::now() + delay;
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             if stop.load(Ordering::Relaxed) {
-                return Err(Error::Unreachable { url: url.to_owned(), attempts: failed, cause });
+                return Err(Error::Unreachable { url: url.to_owned(), attempts: retries.failures(), cause });
             }
             thread::sleep(left.min(STOP_POLL));
         }
     }
 }
 
-/// The system's certificates, so that a company's own authority counts; Mozilla's where the system has none, as in
-/// minimal containers.
+/// Whom all our clients trust.
 fn root_certs() -> RootCerts {
-    let native = rustls_native_certs::load_native_certs();
-    if native.certs.is_empty() {
-        return RootCerts::WebPki;
-    }
-    let certs: Vec<_> = native.certs.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect();
-    RootCerts::from(certs)
+    let authorities = kaito_net::authorities();
+    RootCerts::from(authorities.iter().map(|authority| Certificate::from_der(authority).to_owned()).collect::<Vec<_>>())
 }
 
 fn failure_of(error: ureq::Error, url: &str) -> Failure {

@@ -44,15 +44,17 @@ fn each_crate_knows_only_those_below_it() {
     for (name, may_know) in [
         ("kaito-kernels", &[][..]),
         ("kaito-presets", &[]),
-        ("kaito-hub", &[]),
+        ("kaito-json", &[]),
+        ("kaito-net", &[]),
+        ("kaito-hub", &["kaito-json", "kaito-net"]),
         ("kaito-jinja", &[]),
         ("kaito-metrics", &[]),
-        ("kaito-model", &["kaito-jinja", "kaito-kernels"]),
+        ("kaito-model", &["kaito-jinja", "kaito-json", "kaito-kernels"]),
         ("kaito-engine", &["kaito-kernels", "kaito-model"]),
         ("kaito-server", &["kaito-engine", "kaito-metrics"]),
         ("kaito-operator", &["kaito-metrics", "kaito-presets"]),
-        ("kaito-image", &["kaito-model", "kaito-presets"]),
-        ("kaito-bench", &["kaito-engine", "kaito-kernels", "kaito-model", "kaito-server"]),
+        ("kaito-image", &["kaito-model", "kaito-net", "kaito-presets"]),
+        ("kaito-bench", &["kaito-engine", "kaito-kernels", "kaito-model", "kaito-net", "kaito-server"]),
         (
             "kaito",
             &[

@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
+use kaito_net::RetryPolicy;
 use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 use url::{Url, form_urlencoded};
 
 use super::{
-    Error, RetryPolicy,
+    Error,
     address::{resolve, same_origin},
     body::Content,
     challenge::Challenge,

@@ -9,15 +9,16 @@ use std::{
 };
 
 use http::{Method, StatusCode, header};
+use kaito_net::{RetryPolicy, is_transient, retry_after};
 use url::Url;
 
 use super::{
-    Error, RetryPolicy,
+    Error,
     address::{resolve, same_origin},
     auth::Auth,
     body::Meter,
     refusal::Refusal,
-    retry::{Failure, Notify, Retries, retry_after},
+    retry::{Failure, Notify, Retries},
     wire::{Answer, Call, Wire},
 };
 
@@ -312,8 +313,7 @@ pub(super) fn redirects(method: &Method, status: StatusCode) -> bool {
 
 /// Answers that may be others the next time are failures. `from` says whose they are.
 pub(super) async fn passing(mut answer: Answer, from: &str) -> Result<Answer, Failure> {
-    // Those above 519 are of proxies that could not reach what is behind them.
-    if !matches!(answer.status.as_u16(), 408 | 425 | 429 | 500 | 502..=504 | 520..=530) {
+    if !is_transient(answer.status.as_u16()) {
         return Ok(answer);
     }
     let retry_after = answer.text(header::RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));

@@ -26,6 +26,7 @@ mod wire;
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
+pub use kaito_net::RetryPolicy;
 use url::Url;
 
 pub use self::{
@@ -36,6 +37,10 @@ pub use self::{
     upload::Delivery,
 };
 use self::{auth::Auth, credentials::Found, http::Http, wire::Wire};
+
+/// A push takes hours and nobody watches it, so a registry is given several minutes to come back.
+const RETRY: RetryPolicy =
+    RetryPolicy { attempts: 10, first_delay: Duration::from_millis(500), max_delay: Duration::from_secs(30) };
 
 /// What is done with a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,25 +82,8 @@ impl Default for Options {
             jobs: NonZeroUsize::MIN.saturating_add(3),
             chunk_size: 64 << 20,
             stall_timeout: Duration::from_secs(60),
-            retry: RetryPolicy::default(),
+            retry: RETRY,
         }
-    }
-}
-
-/// When to try again after a failure that may pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// Failures in a row, without progress between them, after which it is given up.
-    pub attempts: u32,
-    /// The wait after the first; it doubles with each.
-    pub first_delay: Duration,
-    /// The longest wait, unless the registry asks for a longer one.
-    pub max_delay: Duration,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self { attempts: 10, first_delay: Duration::from_millis(500), max_delay: Duration::from_secs(30) }
     }
 }
 
