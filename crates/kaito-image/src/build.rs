@@ -165,7 +165,14 @@ fn server_layer(layer: Layer, what: &str) -> Planned {
 pub(crate) fn companions(files: &[ModelFile]) -> Result<Planned, Error> {
     let mut layer = LayerBuilder::default();
     layer.directory(WEIGHTS, Access::EXECUTE)?;
+    let mut inside = "";
     for file in files {
+        // Files are in the order of their names, so those of a folder follow each other.
+        let folder = file.name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if folder != inside && !folder.is_empty() {
+            layer.directory(&format!("{WEIGHTS}/{folder}"), Access::EXECUTE)?;
+        }
+        inside = folder;
         layer.file(&format!("{WEIGHTS}/{}", file.name), Access::READ, file.file.clone())?;
     }
     let created_by = format!("kaito image build: {COMPANIONS_TITLE}");

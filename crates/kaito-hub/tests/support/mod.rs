@@ -75,8 +75,8 @@ impl TestHub {
             files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.clone())).collect();
         let hub = Router::new()
             .route("/api/models/{org}/{name}/revision/{revision}", get(info))
-            .route("/{org}/{name}/resolve/{commit}/{file}", any(resolve))
-            .route("/api/resolve-cache/{file}", any(small_file))
+            .route("/{org}/{name}/resolve/{commit}/{*file}", any(resolve))
+            .route("/api/resolve-cache/{*file}", any(small_file))
             .with_state(contents.clone());
         let cdn = Router::new().route("/blob/{file}", any(blob)).with_state(contents.clone());
         let cdn_address = serve(&runtime, cdn);
