@@ -8,7 +8,7 @@ mod support;
 use std::{fs, path::Path};
 
 use serde_json::Value;
-use support::{kaito, output, output_with_input, repository, text};
+use support::{blocks, kaito, output, output_with_input, repository, text};
 
 /// What a run printed, with its exit status where that is not 0.
 fn printed(args: &[&str]) -> String {
@@ -175,18 +175,6 @@ fn the_examples_are_valid() {
     assert!(output.status.success(), "{checked:#}");
     let valid = checked.as_array().unwrap().iter().filter(|one| one["outcome"] == "valid").count();
     assert!(valid >= 14, "{valid}");
-}
-
-/// A fenced block: its language and its text.
-fn blocks(markdown: &str) -> Vec<(String, String)> {
-    let mut blocks = Vec::new();
-    for (index, part) in markdown.split("```").enumerate() {
-        if index % 2 == 1 {
-            let (language, text) = part.split_once('\n').unwrap();
-            blocks.push((language.to_owned(), text.to_owned()));
-        }
-    }
-    blocks
 }
 
 /// Files of the documentation are written, its commands run; where a block of text follows, that is what is printed.

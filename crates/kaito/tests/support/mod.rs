@@ -51,6 +51,18 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// The fenced blocks of a document: the language of each, and its text.
+pub fn blocks(markdown: &str) -> Vec<(String, String)> {
+    let mut blocks = Vec::new();
+    for (index, part) in markdown.split("```").enumerate() {
+        if index % 2 == 1 {
+            let (language, text) = part.split_once('\n').unwrap();
+            blocks.push((language.to_owned(), text.to_owned()));
+        }
+    }
+    blocks
+}
+
 /// The names below `Commands:` in a help text.
 pub fn commands(help: &str) -> Vec<String> {
     let below = help.split_once("Commands:\n").map_or("", |(_, below)| below);
