@@ -1,6 +1,6 @@
-//! Why nothing could be measured at all.
+//! Errors that end the whole run.
 
-/// Why nothing could be measured at all. What goes wrong with single requests stands in the report.
+/// An error that ends the whole run. Failures of single requests are counted in the report.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

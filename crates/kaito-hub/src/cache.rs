@@ -131,7 +131,7 @@ impl RepoCache {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(io_error("create", parent))?;
         }
-        // Written aside and renamed: a reader sees the old commit or the new one.
+        // Written to another name and renamed, so that a reader sees the old commit or the new one and nothing between.
         static WRITERS: AtomicU64 = AtomicU64::new(0);
         let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
         let aside = path.with_extension(format!("{}-{writer}.tmp", std::process::id()));

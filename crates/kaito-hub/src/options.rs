@@ -15,7 +15,7 @@ const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 pub struct HubOptions {
     /// The hub's address, without a slash at the end.
     pub endpoint: String,
-    /// Sent to the hub, and to nobody else.
+    /// The access token. It is sent to the hub and to no other host.
     pub token: Option<String>,
     /// The cache folder that holds `models--*`.
     pub cache: PathBuf,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
 use crate::repo::is_safe_component;
 
-/// What stands beside the weights, where a repository has it.
+/// Small files beside the weights, which are fetched if a repository has them.
 const COMPANIONS: &[&str] = &[
     "added_tokens.json",
     "chat_template.jinja",
@@ -33,7 +33,7 @@ struct Format {
     shard_suffix: &'static str,
 }
 
-/// Best first.
+/// In order of preference.
 const FORMATS: &[Format] = &[
     Format {
         single: "model.safetensors",

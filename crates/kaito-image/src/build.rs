@@ -1,4 +1,4 @@
-//! From a checked model to an image: which layers there are, and what the image says of itself.
+//! Turns a checked model into an image: decides on its layers and its labels.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{
     manifest::{self, BaseImage, Contents, Hashed, MAX_CONFIG, Runs, labels},
 };
 
-/// What the weights stand on.
+/// What is below the weights.
 #[derive(Debug)]
 pub enum Base {
     /// The executable, the libraries that it loads, certificates and a user.
@@ -22,7 +22,7 @@ pub enum Base {
     Scratch(Executable),
     /// An image, with the executable on top unless it has a server already.
     Image {
-        /// What it is called, for the label that says so.
+        /// Its name, for the label that records it.
         name: String,
         /// The image itself.
         image: Box<Image>,

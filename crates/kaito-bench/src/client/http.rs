@@ -20,7 +20,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest body that is not a stream of tokens.
 const MAX_BODY: usize = 4 << 20;
 
-/// Keeps connections, so that they are made once for each request that runs beside others.
+/// A client that keeps connections open, so that a new one is made only when more requests run at the same time.
 #[derive(Clone)]
 pub(super) struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -87,7 +87,7 @@ async fn text(response: Response<Incoming>) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last cause of all, which names what happened; those before it say where.
+/// The innermost cause of an error, which says what happened; the outer ones only say where.
 pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

@@ -9,12 +9,12 @@ use std::{
 };
 
 use http::{Method, StatusCode, header};
-use kaito_net::{RetryPolicy, is_transient, retry_after};
+use kaito_net::{RetryPolicy, is_transient, retry_after, same_origin};
 use url::Url;
 
 use super::{
     Error,
-    address::{resolve, same_origin},
+    address::resolve,
     auth::Auth,
     body::Meter,
     refusal::Refusal,
@@ -23,9 +23,9 @@ use super::{
 };
 
 pub(super) const MAX_REDIRECTS: usize = 10;
-/// After which silence a registry that is asked without TLS is tried with it.
+/// After so long without an answer, a registry that is asked without TLS is tried with TLS.
 const SILENCE: Duration = Duration::from_secs(3);
-/// Attempts at another host that the registry sends to, where it can be done without an answer.
+/// Attempts at another host to which the registry redirects, for requests whose answer is not necessary.
 const ATTEMPTS_ELSEWHERE: u32 = 3;
 
 /// An attempt's outcome, and what it sent.
@@ -39,7 +39,7 @@ pub(super) struct Attempt {
     pub(super) elsewhere: bool,
 }
 
-/// What asking whether something is there brought.
+/// The outcome of asking whether something is there.
 pub(super) enum Look {
     /// What the registry answers, or the host that it sends to, if that does not refuse.
     Answer(Box<Answer>),

@@ -1,7 +1,7 @@
 //! A client of image registries, by the OCI distribution specification.
 //!
-//! A [`Repository`] is where images are pushed to and asked for. Whatever breaks on the way is tried again from where
-//! it was; a tag changes only when everything that it will name is there.
+//! A [`Repository`] is where images are pushed to and pulled from. What breaks on the way is tried again and continues where it
+//! was; a tag is changed only when everything that it will name is in the registry.
 
 mod address;
 mod auth;
@@ -54,19 +54,19 @@ pub enum Access {
 /// How a registry is reached.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Speak without TLS; registries on this machine are spoken to so anyway, unless a certificate authority is named.
+    /// Use no TLS. Registries on this machine are reached so anyway, unless a certificate authority is named.
     pub plain_http: bool,
     /// Certificate authorities beside the system's, as files of PEM.
     pub ca_files: Vec<PathBuf>,
     /// Instead of those in files.
     pub credentials: Option<Credentials>,
-    /// Where Docker and Podman keep credentials, first come first served.
+    /// The files in which Docker and Podman keep credentials; the first that has an entry is used.
     pub credential_files: Vec<PathBuf>,
-    /// Blobs that travel at once.
+    /// Blobs that are sent at the same time.
     pub jobs: NonZeroUsize,
-    /// Largest part of a blob that goes in one request.
+    /// Largest part of a blob that is sent in one request, in bytes.
     pub chunk_size: u64,
-    /// A transfer of which nothing moves for so long is given up, and tried again.
+    /// A transfer that makes no progress for so long is broken off and tried again.
     pub stall_timeout: Duration,
     /// When to try again.
     pub retry: RetryPolicy,

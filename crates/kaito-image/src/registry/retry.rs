@@ -1,4 +1,4 @@
-//! Why an attempt failed, and when the next one is made.
+//! Failures of single attempts, and the wait before the next one.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use url::Url;
 
 use super::Error;
 
-/// Attempts to connect to a registry that never answered: its name may be wrong, and somebody waits to be told.
+/// Attempts to connect to a registry that has never answered: its name may be wrong, and the user wants to know soon.
 const FIRST_CONNECTS: u32 = 5;
 
 /// Why an attempt failed.
@@ -16,12 +16,12 @@ pub(super) enum Failure {
     /// It may work next time.
     Transient {
         cause: String,
-        /// The registry asks to wait so long.
+        /// How long the registry asks to wait.
         retry_after: Option<Duration>,
         /// Whether it was answered, with a status that may pass.
         answered: bool,
     },
-    /// Nobody is there, or cannot be found; that may change.
+    /// No connection could be made, which may change.
     NotConnected(String),
     /// It will not.
     Fatal(Error),
@@ -47,14 +47,14 @@ impl From<Error> for Failure {
     }
 }
 
-/// Told why an attempt failed, and after which time it is made again.
+/// Called with the cause of a failed attempt and the wait before the next one.
 pub(super) type Notify<'a> = &'a (dyn Fn(&str, Duration) + Sync);
 
 /// Counts failures in a row, and waits a growing time after each.
 #[derive(Debug)]
 pub(super) struct Retries {
     counted: kaito_net::Retries,
-    /// Whether nobody ever answered there.
+    /// Whether the registry has never answered.
     unknown: bool,
 }
 
@@ -63,7 +63,7 @@ impl Retries {
         Self { counted: kaito_net::Retries::new(policy), unknown }
     }
 
-    /// For what can be done without: fewer attempts.
+    /// Fewer attempts, for requests whose answer is not necessary.
     pub(super) fn at_most(mut self, attempts: u32) -> Self {
         self.counted = self.counted.at_most(attempts);
         self
