@@ -118,20 +118,36 @@ fn the_page_about_the_api_keeps_its_word() {
     assert!(run > 8, "only {run} commands were found");
 }
 
+/// What stands in backticks in the first column of the table of docs/api.md below `header`.
+fn first_column(header: &str) -> BTreeSet<String> {
+    let markdown = fs::read_to_string(repository().join("docs/api.md")).unwrap();
+    let (_, table) = markdown.split_once(header).unwrap();
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)).map(String::from).collect()
+}
+
 /// A null stands for a parameter's default; an unknown parameter is refused.
 #[test]
 fn every_parameter_of_the_page_about_the_api_exists() {
-    let markdown = fs::read_to_string(repository().join("docs/api.md")).unwrap();
-    let (_, table) = markdown.split_once("| parameter | default | meaning |").unwrap();
-    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
-    let names = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
-    let names: BTreeSet<&str> = names.collect();
+    let names = first_column("| parameter | default | meaning |");
     assert!(names.len() > 30 && names.contains("num_beams"), "{names:?}");
-    let mut body: Map<String, Value> = names.iter().map(|name| ((*name).to_owned(), Value::Null)).collect();
+    let mut body: Map<String, Value> = names.into_iter().map(|name| (name, Value::Null)).collect();
     body.insert("prompt".to_owned(), json!("What is a node?"));
     body.insert("max_length".to_owned(), json!(20));
     let serving = Serving::start(&mut kaito(&["serve"]));
     let (status, answer) = serving.post("/chat", &Value::from(body).to_string());
     assert_eq!(status, 200, "{answer}");
+    assert!(serving.terminate().success());
+}
+
+#[test]
+fn the_page_about_the_api_has_every_metric_and_no_other() {
+    let serving = Serving::start(&mut kaito(&["serve"]));
+    assert_eq!(serving.post("/chat", r#"{"prompt":"What is a node?","max_new_tokens":2}"#).0, 200);
+    let (_, metrics) = serving.get("/metrics");
+    let families = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE kaito_")?.split(' ').next());
+    let families: BTreeSet<String> =
+        families.map(|name| name.strip_suffix("_total").unwrap_or(name).to_owned()).collect();
+    assert_eq!(first_column("| metric | what it is |"), families);
     assert!(serving.terminate().success());
 }
