@@ -1,4 +1,4 @@
-//! A request for tokens and when they came.
+//! One request to the target of a measurement, and the times at which its tokens arrived.
 
 use std::time::Instant;
 
@@ -14,15 +14,15 @@ pub(crate) struct Ask {
     pub(crate) seed: u64,
 }
 
-/// When the tokens of an answer came.
+/// The times at which the tokens of an answer arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) started: Instant,
-    /// One for each event that brought something: a token, as a rule.
+    /// One time for each event that brought something, which as a rule is one token.
     pub(crate) events: Vec<Instant>,
-    /// Tokens of the prompt, where somebody counted them.
+    /// Tokens of the prompt, if the target counted them.
     pub(crate) prompt_tokens: Option<usize>,
-    /// Tokens of the answer, where somebody counted them.
+    /// Tokens of the answer, if the target counted them.
     pub(crate) output_tokens: Option<usize>,
     pub(crate) ended: Instant,
 }
@@ -41,7 +41,7 @@ impl Answer {
         })
     }
 
-    /// Tokens of the answer; events where nobody counted.
+    /// Tokens of the answer, or the number of events if the target did not count.
     pub(crate) fn tokens(&self) -> usize {
         self.output_tokens.unwrap_or(self.events.len())
     }

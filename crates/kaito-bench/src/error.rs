@@ -1,6 +1,6 @@
-//! Why nothing could be measured at all.
+//! Errors that end the whole run.
 
-/// Why nothing could be measured at all. What goes wrong with single requests stands in the report.
+/// An error that ends the whole run. Failures of single requests are counted in the report.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -23,9 +23,9 @@ pub enum Error {
     /// The server in this process is gone.
     #[error("the server to be measured ended before its time: {0}")]
     OwnServerEnded(String),
-    /// No connections can be made.
-    #[error("no encrypted connection can be made: {0}")]
-    Tls(String),
+    /// No encrypted connections can be made.
+    #[error(transparent)]
+    Tls(#[from] kaito_net::Error),
     /// The report could not be put together.
     #[error("the report could not be written")]
     Page(#[from] minijinja::Error),

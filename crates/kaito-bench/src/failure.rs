@@ -1,8 +1,8 @@
-//! Why a request gave no measurement.
+//! Failures of single requests.
 
 use serde::Serialize;
 
-/// Why a request gave no measurement.
+/// Why a request gave no measurement. The report counts these by cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// No connection.
@@ -28,13 +28,13 @@ pub enum Failure {
     /// An answer that is no stream of events of the API.
     #[error("not a stream of this API: {0}")]
     NotAStream(String),
-    /// A whole answer without a token.
+    /// A complete answer without any token.
     #[error("an answer without a token")]
     Empty,
     /// The engine refused or failed.
     #[error("the engine: {0}")]
     Engine(String),
-    /// Broken off by the time limit.
+    /// Cut off by the time limit.
     #[error("not done within the time limit of {0}")]
     Timeout(String),
 }

@@ -1,8 +1,8 @@
 //! Measures models and servers: prompts, decoding, latencies under load, next to the limits of the machine.
 //!
-//! [`measure`] asks for tokens, either of an engine in this process or of a server, and notes when they come. What is
-//! asked for and when is decided beforehand by a seed. What was measured is a [`Report`]: data, [`tables`] for a terminal
-//! and a [`page`] for a browser.
+//! [`measure`] sends requests to an engine in this process or to a server, and records when the tokens arrive. A seed decides
+//! beforehand what is requested and when. The result is a [`Report`]: data, from which [`tables`] are made for a terminal and a
+//! [`page`] for a browser.
 #![forbid(unsafe_code)]
 
 mod answer;

@@ -1,4 +1,5 @@
-//! The limits of this machine, measured between the rows of the report.
+//! The limits of this machine, the two sides of a roofline: how fast memory can be read, and how fast the arithmetic of a
+//! precision can be done. They are measured between the rows of the report.
 
 use std::{io, num::NonZeroUsize, sync::Arc};
 
@@ -7,23 +8,23 @@ use serde::Serialize;
 
 use crate::machine::largest_cache;
 
-/// Memory that is read, at least and at most.
+/// Bytes of memory that are read to measure its bandwidth, at least and at most.
 const LEAST_MEMORY: u64 = 256 << 20;
 const MOST_MEMORY: u64 = 2 << 30;
-/// How much more than the largest cache is read, so that what it keeps from one round to the next does not count.
+/// Several times the largest cache is read, so that bytes which it still holds from the round before do not count.
 const TIMES_THE_CACHE: u64 = 4;
 const ROUNDS: usize = 2;
 
-/// The fastest that was seen.
+/// The best values that were measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limits {
-    /// Threads that reached it.
+    /// Threads that reached them.
     pub threads: usize,
     /// Bytes of memory read in a second.
     pub read_bytes_per_second: f64,
-    /// Operations in a second, two for each product.
+    /// Operations in a second; a multiply-add counts as two.
     pub operations_per_second: f64,
-    /// What computes them.
+    /// The unit of the processor that computes them.
     #[serde(serialize_with = "as_text")]
     pub unit: Unit,
 }
@@ -32,7 +33,7 @@ fn as_text<S: serde::Serializer>(unit: &Unit, serializer: S) -> Result<S::Ok, S:
     serializer.collect_str(unit)
 }
 
-/// Measures the limits, again and again.
+/// Measures the limits once per row and keeps the best values, since other processes slow single rounds down.
 pub(crate) struct Prober {
     inner: Arc<Inner>,
     best: Limits,
@@ -49,7 +50,7 @@ impl Prober {
     /// If the system refuses the memory that would be read.
     pub(crate) fn new(threads: usize, unit: Unit) -> io::Result<Self> {
         let bytes = largest_cache().unwrap_or(0).saturating_mul(TIMES_THE_CACHE).clamp(LEAST_MEMORY, MOST_MEMORY);
-        // Never so much that the model would have to leave memory.
+        // Never so much that the model would be pushed out of memory.
         let bytes = bytes.min((kaito_engine::capacity::available_memory() / 4).max(LEAST_MEMORY));
         let pool = ThreadPool::new(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN));
         let best = Limits { threads: pool.threads(), read_bytes_per_second: 0.0, operations_per_second: 0.0, unit };

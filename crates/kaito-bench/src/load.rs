@@ -1,4 +1,4 @@
-//! Many requests to a server: at a rate, or by clients that wait for their answers.
+//! Many requests to a server: at a given rate, or by clients that each wait for an answer before the next request.
 
 use std::{
     sync::Arc,
@@ -74,7 +74,7 @@ impl LoadSamples {
         self.last_end = self.last_end.max(Some(answer.ended));
     }
 
-    /// Requests that the time limit broke off.
+    /// Counts the requests that the time limit cut off.
     pub(crate) fn give_up(&mut self, limit: Duration) {
         let failed: usize = self.failures.iter().map(|failure| failure.count).sum();
         for _ in 0..self.requests.saturating_sub(self.completed + failed) {
@@ -107,8 +107,8 @@ fn ask(prompts: &mut PromptMaker, settings: &Settings) -> Ask {
     Ask { prompt: prompts.prompt(input_tokens), output, temperature, seed }
 }
 
-/// Times after the beginning at which requests arrive, as those of many people who know nothing of each other do. There
-/// is one at least.
+/// Times after the beginning at which requests arrive: a Poisson process, as the requests of many independent clients are.
+/// There is at least one.
 fn arrivals(rate: f64, duration: Duration, mut rng: impl Rng) -> Vec<Duration> {
     let mut times = Vec::new();
     let mut time = 0.0;
@@ -127,7 +127,7 @@ fn arrivals(rate: f64, duration: Duration, mut rng: impl Rng) -> Vec<Duration> {
     times
 }
 
-/// Sends requests at a rate, whatever becomes of those before.
+/// Sends requests at a rate, whether or not earlier ones were answered.
 pub(crate) async fn at_rate(
     server: &Arc<ServerClient>,
     prompts: &mut PromptMaker,
@@ -143,12 +143,12 @@ pub(crate) async fn at_rate(
     samples.begun = Instant::now();
     let (sent, mut sending) = mpsc::unbounded_channel();
     for (time, ask) in times.into_iter().zip(asks) {
-        // Late or not, a request counts from the moment it was due.
+        // Latency counts from the moment a request was due, also if it was sent late.
         let due = samples.begun + time;
         let (server, sent, asked_input) = (Arc::clone(server), sent.clone(), settings.input_tokens);
         running.spawn(async move {
             tokio::time::sleep_until(due.into()).await;
-            // Whoever counts outlives this.
+            // The receiver outlives this task.
             let _ = sent.send(());
             Outcome { due, asked_input, result: server.ask(&ask).await }
         });
@@ -170,7 +170,7 @@ pub(crate) async fn at_rate(
     }
 }
 
-/// Clients that ask again as soon as they have their answer.
+/// Clients that send their next request as soon as they have their answer.
 pub(crate) async fn by_clients(
     server: &Arc<ServerClient>,
     prompts: &mut PromptMaker,

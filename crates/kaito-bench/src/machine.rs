@@ -1,4 +1,4 @@
-//! This machine: what it is, and who uses it meanwhile.
+//! This machine: what it is, and how much of it other processes use during a measurement.
 
 use std::{fs, path::Path, thread};
 
@@ -12,7 +12,7 @@ pub struct Machine {
     pub cpu: Option<String>,
     /// Cores that this process may use.
     pub cores: usize,
-    /// What our kernels use of it.
+    /// The instruction set that our kernels use on it.
     pub instruction_set: &'static str,
 }
 
@@ -55,10 +55,10 @@ struct CoreTime {
     busy: u64,
 }
 
-/// How much of the cores processes use that have nothing to do with a measurement.
+/// How much of the cores is used by processes that have nothing to do with a measurement.
 #[derive(Debug, Clone)]
 pub(crate) struct OthersWatch {
-    /// `None` where not all processes of the measurement are known.
+    /// `None` if not all processes of the measurement are known.
     processes: Option<Vec<u32>>,
 }
 
@@ -78,7 +78,7 @@ impl OthersWatch {
         Self { processes: server.map(|server| vec![std::process::id(), server]) }
     }
 
-    /// Nothing is known of the cores of another machine.
+    /// For a target on another machine, whose processes cannot be seen.
     pub(crate) fn blind() -> Self {
         Self { processes: None }
     }

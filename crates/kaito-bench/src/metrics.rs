@@ -1,4 +1,4 @@
-//! What the metrics of a server of ours say about its model.
+//! What the metrics of a kaito server say about its model.
 
 use crate::report::Model;
 

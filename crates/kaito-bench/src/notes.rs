@@ -1,4 +1,4 @@
-//! What one should know before believing a figure.
+//! Notes below the tables: what a reader should know before trusting a figure.
 
 use std::io;
 
@@ -8,10 +8,10 @@ use crate::{
     statistics::median,
 };
 
-/// Below this share of the cores other processes are not worth a word.
+/// Below this share of the cores, other processes are not mentioned.
 const BUSY: f64 = 0.05;
 
-/// Rows that a model has no room for.
+/// The note about rows that were left out because the model has no room for them.
 pub(crate) fn left_out(what: &str, rows: &[usize], model: Option<&Model>, max_batch_size: Option<usize>) -> String {
     let rows = rows.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
     let room = match (model, max_batch_size) {
@@ -24,7 +24,7 @@ pub(crate) fn left_out(what: &str, rows: &[usize], model: Option<&Model>, max_ba
     format!("Left out: {what} {rows}; there is room for {room}.")
 }
 
-/// Sequences of which some had ended before others began.
+/// The note about sequences that never all ran at the same time.
 pub(crate) fn apart(batch_size: usize, repetitions: usize) -> String {
     format!(
         "In {repetitions} repetitions the {batch_size} sequences never ran all at the same time: the server computes \
@@ -34,7 +34,7 @@ pub(crate) fn apart(batch_size: usize, repetitions: usize) -> String {
 
 const EVENTS: &str = "tokens an event";
 
-/// A server that does not send every token by itself.
+/// The note about a server that does not send each token in an event of its own.
 pub(crate) fn tokens_per_event(samples: &[f64]) -> Option<String> {
     let median = median(samples)?;
     (!(0.99..=1.01).contains(&median))
@@ -45,12 +45,12 @@ pub(crate) fn is_of_events(note: &str) -> bool {
     note.contains(EVENTS)
 }
 
-/// Without the machine's limits there are no fractions of them.
+/// The note about a run without the machine's limits, which has no fractions of them.
 pub(crate) fn without_limits(error: &io::Error) -> String {
     format!("The limits of this machine were not measured: no memory to read ({error}).")
 }
 
-/// What the finished report makes necessary to say.
+/// The notes that the finished report needs.
 pub(crate) fn about(report: &Report) -> Vec<String> {
     let mut notes = Vec::new();
     let loads = report.rates.iter().map(|row| &row.load).chain(report.clients.iter().map(|row| &row.load));
@@ -82,7 +82,7 @@ pub(crate) fn about(report: &Report) -> Vec<String> {
                 cache >> 20
             ),
             None if report.settings.speculate == Some(true) => {
-                "More than 100% of the bandwidth: where tokens are guessed ahead, one step gives several.".to_owned()
+                "More than 100% of the bandwidth: with speculative decoding one step gives several tokens.".to_owned()
             }
             None => "More than 100% of the bandwidth: others had a part of it whenever the limit was measured, or the \
                      loop that measures it keeps fewer loads in flight than the kernels do."

@@ -1,4 +1,4 @@
-//! A server of ours in this process, for as long as it is measured.
+//! A kaito server in this process, started for the tables of rates and clients.
 
 use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
@@ -9,10 +9,10 @@ use url::Url;
 
 use crate::Error;
 
-/// Longer than any row is measured.
+/// Longer than any row takes, so that the server's limit never ends a measured request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// A server of ours in this process.
+/// A kaito server in this process.
 pub(crate) struct OwnServer {
     pub(crate) url: Url,
     shutdown: ShutdownHandle,

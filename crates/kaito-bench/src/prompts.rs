@@ -1,4 +1,4 @@
-//! Prompts that no cache has seen: random, and another one for every request.
+//! Random prompts, a different one for each request, so that no prefix cache holds them.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -53,7 +53,7 @@ impl Source {
     }
 }
 
-/// What random numbers are for. Each purpose has numbers of its own, whatever the seed.
+/// What random numbers are used for. Each purpose has a stream of its own, so that prompts of different tables never agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Calibration,

@@ -1,4 +1,4 @@
-//! Row after row of the report.
+//! Runs the measurements, one row of the report after the other.
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ const MANY_WORDS: usize = 2000;
 
 /// What is measured.
 pub enum Subject {
-    /// A model in this process: its engine alone for prompts and decoding, then a server of ours with it.
+    /// A model in this process: its engine alone for prompts and decoding, then a kaito server with it for the load.
     Model {
         /// The model.
         model: LanguageModel,
@@ -42,7 +42,7 @@ pub enum Subject {
     Server(ServerOptions),
 }
 
-/// How far it is.
+/// How far the measurements are.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
     /// From 0 to 1.
@@ -103,7 +103,7 @@ pub async fn measure(
 struct Ready {
     target: Target,
     server: Arc<ServerClient>,
-    /// Lives as long as it is measured.
+    /// Kept alive while it is measured.
     own_server: Option<OwnServer>,
     model: Option<Model>,
     max_batch_size: Option<usize>,
@@ -224,10 +224,10 @@ fn measured_words(model: &LanguageModel, seed: u64) -> Result<Source, Error> {
     Ok(Source::measured_words(tokens(FEW_WORDS)?, tokens(MANY_WORDS)?))
 }
 
-/// Whether an address is this machine's own for certain.
+/// Whether an address certainly is this machine's own.
 fn is_here(url: &Url) -> bool {
     match url.host() {
-        // What no address names is this machine too.
+        // 0.0.0.0 and :: reach this machine too.
         Some(url::Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
         Some(url::Host::Ipv6(address)) => address.is_loopback() || address.is_unspecified(),
         Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
@@ -247,7 +247,7 @@ enum Ending {
 async fn bounded(limit: Duration, interrupt: &mut watch::Receiver<bool>, work: impl Future<Output = ()>) -> Ending {
     let interrupted = async {
         if interrupt.wait_for(|interrupted| *interrupted).await.is_err() {
-            // Nobody is left who could interrupt.
+            // The sender is gone, so nothing can interrupt any more.
             std::future::pending::<()>().await;
         }
     };
@@ -327,22 +327,32 @@ impl Run<'_> {
         }
     }
 
+    /// Measures a row of prompts or decoding. Returns how it ended, and the share of the cores that other processes used.
+    async fn row(
+        &mut self,
+        what: &str,
+        settings: &Settings,
+        measuring: impl AsyncFnOnce(Bench<'_>),
+    ) -> (Ending, Option<f64>) {
+        self.tell(0.0, what);
+        self.probe().await;
+        let before = self.ready.watch.mark();
+        let ending = {
+            let (tell, interrupt, ready) = self.split(what, settings.repetitions);
+            bounded(settings.time_limit, interrupt, measuring(ready.bench(settings, &tell))).await
+        };
+        self.done += 1;
+        (ending, self.ready.watch.share_since(before))
+    }
+
     async fn prefill(&mut self, tokens: usize, settings: &Settings) {
         if self.is_interrupted() {
             return;
         }
         let what = format!("prompts of {tokens} tokens");
-        self.tell(0.0, &what);
-        self.probe().await;
         let mut samples = PrefillSamples::default();
-        let before = self.ready.watch.mark();
-        let ending = {
-            let (tell, interrupt, ready) = self.split(&what, settings.repetitions);
-            let bench = ready.bench(settings, &tell);
-            bounded(settings.time_limit, interrupt, bench.prefill(tokens, &mut samples)).await
-        };
-        let others = self.ready.watch.share_since(before);
-        self.done += 1;
+        let measuring = async |bench: Bench<'_>| bench.prefill(tokens, &mut samples).await;
+        let (ending, others) = self.row(&what, settings, measuring).await;
         self.end_row(ending, &what, samples.seconds.len(), &mut samples.failures);
         if ending == Ending::Interrupted && samples.seconds.is_empty() {
             return;
@@ -365,17 +375,9 @@ impl Run<'_> {
             return;
         }
         let what = format!("decoding of {batch_size}");
-        self.tell(0.0, &what);
-        self.probe().await;
         let mut samples = DecodeSamples::default();
-        let before = self.ready.watch.mark();
-        let ending = {
-            let (tell, interrupt, ready) = self.split(&what, settings.repetitions);
-            let bench = ready.bench(settings, &tell);
-            bounded(settings.time_limit, interrupt, bench.decode(batch_size, &mut samples)).await
-        };
-        let others = self.ready.watch.share_since(before);
-        self.done += 1;
+        let measuring = async |bench: Bench<'_>| bench.decode(batch_size, &mut samples).await;
+        let (ending, others) = self.row(&what, settings, measuring).await;
         self.end_row(ending, &what, samples.tokens_per_second.len(), &mut samples.failures);
         if ending == Ending::Interrupted && samples.tokens_per_second.is_empty() {
             return;
@@ -444,7 +446,7 @@ impl Run<'_> {
         (self.progress)(Progress { fraction: (self.done as f64 + part) / self.total.max(1) as f64, what });
     }
 
-    /// What telling of repetitions takes, beside the parts that measuring borrows.
+    /// Borrows apart: a function that reports repetitions as progress, and what a measurement needs mutably.
     fn split<'s>(
         &'s mut self,
         what: &'s str,
@@ -480,7 +482,7 @@ impl Run<'_> {
     }
 }
 
-/// Two operations for each parameter and token, by those that the machine could do.
+/// A prompt's operations, two for each parameter and token, divided by those that the machine could do in that time.
 fn fraction_of_peak(row: &PrefillRow, model: Option<&Model>, limits: Option<&Limits>) -> Option<f64> {
     Some(2.0 * model?.parameters as f64 * row.tokens_per_second? / limits?.operations_per_second)
 }
@@ -503,7 +505,7 @@ impl Ready {
 }
 
 impl Run<'_> {
-    /// Tells of a row that the limit ended: as a failure where it has no sample at all, in a note where it has some.
+    /// Records that the time limit ended a row: as a failure if the row has no sample, else as a note.
     fn end_row(&mut self, ending: Ending, what: &str, samples: usize, failures: &mut Vec<FailureCount>) {
         let Settings { time_limit, repetitions, .. } = self.report.settings;
         if ending == Ending::Late && samples == 0 {

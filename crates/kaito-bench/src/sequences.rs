@@ -1,4 +1,4 @@
-//! Prompts and decoding: what an engine does with sequences when it has nothing else to do.
+//! The tables of prompts (prefill) and decoding: sequences that have the target for themselves.
 
 use std::cell::{Cell, RefCell};
 
@@ -18,13 +18,13 @@ const MOST_FAILURES: usize = 3;
 /// How often answers are made longer until all sequences run at the same time for long enough.
 const MOST_DOUBLINGS: usize = 5;
 
-/// What measuring takes.
+/// What a measurement needs.
 pub(crate) struct Bench<'a> {
     pub(crate) target: &'a Target,
     pub(crate) prompts: RefCell<&'a mut PromptMaker>,
     pub(crate) settings: &'a Settings,
     pub(crate) model: Option<&'a Model>,
-    /// Told how many repetitions are done.
+    /// Called with the number of repetitions that are done.
     pub(crate) progress: &'a dyn Fn(usize),
 }
 
@@ -157,7 +157,7 @@ impl Meeting {
         Self { wanted, missing: Cell::new(sequences), since: RefCell::new(vec![0; sequences]) }
     }
 
-    /// Notes a token of a sequence, the how manieth it is of its own. Returns whether it is time to end.
+    /// Records a token of a sequence, of which it is number `own`. Returns whether it is time to end.
     fn token(&self, sequence: usize, own: usize) -> bool {
         if own == 1 {
             self.missing.set(self.missing.get().saturating_sub(1));

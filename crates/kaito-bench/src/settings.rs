@@ -12,7 +12,7 @@ use crate::Error;
 pub enum Table {
     /// Prompts, by their length.
     Prefill,
-    /// Tokens one after the other, by the number of sequences.
+    /// Decoding, by the number of sequences.
     Decode,
     /// Latencies at given rates of requests.
     Rates,
@@ -33,7 +33,7 @@ pub struct Settings {
     pub context: usize,
     /// Tokens of each sequence that a repetition of the decode table counts.
     pub decode_tokens: usize,
-    /// Rows of the table of rates, in requests a second.
+    /// Rows of the table of rates, in requests per second.
     pub request_rates: Vec<f64>,
     /// How long requests arrive at a rate.
     #[serde(serialize_with = "seconds")]
@@ -42,11 +42,11 @@ pub struct Settings {
     pub clients: Vec<usize>,
     /// Requests of each client, one after the other.
     pub requests_per_client: usize,
-    /// Tokens of the prompts of rates and clients.
+    /// Tokens of each prompt in the tables of rates and clients.
     pub input_tokens: usize,
-    /// Tokens of their answers.
+    /// Tokens of each answer there.
     pub output_tokens: usize,
-    /// How often each row of prefill and decode is measured, after once that does not count.
+    /// How often each row of prefill and decode is measured, after one warm-up that does not count.
     pub repetitions: usize,
     /// Longest time of a row.
     #[serde(serialize_with = "seconds")]
@@ -55,7 +55,7 @@ pub struct Settings {
     pub seed: u64,
     /// Temperature that requests ask for.
     pub temperature: f64,
-    /// Whether the engine guesses tokens ahead; `None` where the server decides.
+    /// Whether the engine uses speculative decoding; `None` if the server decides.
     pub speculate: Option<bool>,
 }
 
@@ -63,7 +63,7 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
-/// More than anyone would ask a server for, and few enough to keep in memory.
+/// Bound of the requests of a row: more than anybody needs, and few enough to keep in memory.
 const MAX_REQUESTS: f64 = 100_000.0;
 const MAX_SEQUENCES: usize = 4096;
 const MAX_TOKENS: usize = 1 << 20;

@@ -1,4 +1,4 @@
-//! What many samples come to.
+//! Summaries of samples.
 
 use serde::Serialize;
 

@@ -101,7 +101,15 @@ impl RepoCache {
     /// Makes the snapshot's file a relative link to the blob, so that the cache can be moved as a whole.
     pub(crate) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), Error> {
         let link = self.snapshot(commit).join(file);
-        let target = Path::new("../../blobs").join(etag);
+        // A file in a folder of the repository is one level deeper.
+        let mut target = PathBuf::from("../../blobs");
+        for _ in file.matches('/') {
+            target = Path::new("..").join(target);
+        }
+        target.push(etag);
+        if let Some(folder) = link.parent() {
+            fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+        }
         match fs::read_link(&link) {
             Ok(current) if current == target => return Ok(()),
             Ok(_) => fs::remove_file(&link).map_err(io_error("replace", &link))?,
@@ -123,7 +131,7 @@ impl RepoCache {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(io_error("create", parent))?;
         }
-        // Written aside and renamed: a reader sees the old commit or the new one.
+        // Written to another name and renamed, so that a reader sees the old commit or the new one and nothing between.
         static WRITERS: AtomicU64 = AtomicU64::new(0);
         let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
         let aside = path.with_extension(format!("{}-{writer}.tmp", std::process::id()));

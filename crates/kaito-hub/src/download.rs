@@ -22,13 +22,13 @@ use crate::{
     select,
 };
 
-/// Files fetched at once: enough to fill a line that one connection does not.
+/// Files fetched at the same time: one connection often does not use the whole bandwidth, several do.
 const PARALLEL_FILES: usize = 4;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Longest answer about a repository.
 const MAX_INFO_BYTES: u64 = 16 << 20;
 
-/// A hub and the cache of what came from it.
+/// A hub, and the cache of what was downloaded from it.
 pub struct Hub {
     options: HubOptions,
     http: Http,
@@ -64,7 +64,7 @@ struct RemoteFile {
     sha256: Option<String>,
 }
 
-/// What one download has to hand at every step.
+/// What every step of one download needs.
 struct Job<'a> {
     repo: &'a Repo,
     cache: RepoCache,
@@ -75,15 +75,15 @@ struct Job<'a> {
 }
 
 impl Hub {
-    /// Reaches out to nobody yet.
+    /// Prepares a client; nothing is sent yet.
     pub fn new(options: HubOptions) -> Self {
         Self { http: Http::new(&options), options }
     }
 
-    /// Brings the model files of a repository into the cache, as far as they are not there, and says where they are.
+    /// Downloads those model files of a repository that the cache does not have, and returns where all of them are.
     ///
-    /// A break costs nothing: what has arrived is kept, and the next call goes on from there. If the hub cannot be
-    /// reached but the cache holds a whole model of that revision, that one is used.
+    /// After a broken connection, or in a later call, a download continues where it ended. If the hub cannot be reached but
+    /// the cache holds a complete model of that revision, that one is used.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Hub {
             return Ok(snapshot);
         }
         let patience = RetryPolicy {
-            // With a copy at hand nobody should wait for a hub that is away.
+            // With a copy in the cache, nobody should have to wait for a hub that does not answer.
             attempts: if cached.is_ok() { 1 } else { self.options.retry.attempts },
             ..self.options.retry
         };
@@ -287,12 +287,12 @@ impl Hub {
     }
 }
 
-/// The beginning of a file, as far as it has arrived.
+/// A file that is being downloaded: its beginning, as far as it has arrived.
 struct Partial {
     path: PathBuf,
     file: File,
     len: u64,
-    /// The greatest length it ever had: only what goes beyond is progress.
+    /// The greatest length it ever had: only bytes beyond it count as progress.
     reached: u64,
     hasher: Sha256,
 }
@@ -345,7 +345,7 @@ impl Partial {
         self.hasher.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// On the disk first, in its place then: a crash leaves no blob with holes.
+    /// Written to the disk before it is renamed into place, so that a crash leaves no blob with holes.
     fn complete(self, blob: &Path) -> Result<(), Error> {
         self.file.sync_data().map_err(io_error("write", &self.path))?;
         fs::rename(&self.path, blob).map_err(io_error("create", blob))
@@ -368,12 +368,12 @@ fn check_room(job: &Job<'_>, files: &[RemoteFile]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Never seen outside: the failure that set the flag is the one reported.
+/// Ends a thread because another file failed. It is never returned: the other failure is.
 fn stopped(file: &RemoteFile) -> Error {
     Error::Protocol { url: file.url.clone(), what: "stopped because another file failed".to_owned() }
 }
 
-/// `W/"abc"` without its marks.
+/// The bare tag of an ETag header: `abc` for `W/"abc"`.
 fn bare_etag(etag: &str) -> &str {
     etag.trim().trim_start_matches("W/").trim_matches('"')
 }

@@ -71,7 +71,7 @@ pub enum Error {
         /// 401 or 403.
         status: u16,
     },
-    /// An answer that makes no sense, or an unexpected refusal.
+    /// An answer that breaks the protocol, or an unexpected refusal.
     #[error("{url}: {what}")]
     Protocol {
         /// What was asked for.
@@ -102,7 +102,7 @@ pub enum Error {
         /// The digest of what came.
         actual: String,
     },
-    /// Offline, and the cache has it not or not whole.
+    /// Downloads are forbidden, and the cache does not hold the complete model.
     #[error(
         "{repo} is not in the cache at {cache}: {why}; HF_HUB_OFFLINE forbids downloads: run once without it, or give \
          the model's directory"

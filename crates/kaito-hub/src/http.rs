@@ -3,24 +3,24 @@
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
+use kaito_net::{Retries, RetryPolicy, is_transient, retry_after, same_origin};
 use ureq::{
     Agent, Body,
-    http::{Method, Request, Response, StatusCode, Uri, header},
+    http::{Method, Request, Response, StatusCode, header},
     tls::{Certificate, RootCerts, TlsConfig},
 };
+use url::Url;
 
-use crate::{Error, Event, HubOptions, Progress, Repo, RetryPolicy};
+use crate::{Error, Event, HubOptions, Progress, Repo};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that brings nothing for so long is given up.
+/// A connection on which nothing arrives for so long is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 10;
 const STOP_POLL: Duration = Duration::from_millis(100);
-/// Longest wait that a hub may ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 pub(crate) struct Http {
     agent: Agent,
@@ -42,7 +42,7 @@ pub(crate) enum Failure {
     /// It may work next time.
     Transient {
         cause: String,
-        /// The hub asks to wait so long.
+        /// How long the hub asks to wait.
         retry_after: Option<Duration>,
         /// Bytes came before it failed, so the count of attempts begins anew.
         progressed: bool,
@@ -88,7 +88,7 @@ impl Http {
     pub(crate) fn send(&self, method: Method, url: &str, from: Option<u64>, follow: Follow) -> Result<Answer, Failure> {
         let mut url = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
-            let from_hub = same_origin(&url, &self.endpoint);
+            let from_hub = self.is_on_hub(&url);
             // Compressed bytes could be neither counted nor resumed.
             let mut request =
                 Request::builder().method(method.clone()).uri(&url).header(header::ACCEPT_ENCODING, "identity");
@@ -111,12 +111,17 @@ impl Http {
                 .ok()
                 .and_then(|location| redirect_target(&url, location))
                 .ok_or_else(|| protocol(format!("redirects to {location:?}, which is no URL")))?;
-            if follow == Follow::OnHub && !same_origin(&next, &self.endpoint) {
+            if follow == Follow::OnHub && !self.is_on_hub(&next) {
                 return Ok(Answer { response, from_hub });
             }
             url = next;
         }
         Err(Failure::Fatal(Error::Protocol { url, what: format!("more than {MAX_REDIRECTS} redirects") }))
+    }
+
+    /// Whether an address is the hub's own, where the token may go.
+    fn is_on_hub(&self, url: &str) -> bool {
+        matches!((Url::parse(url), Url::parse(&self.endpoint)), (Ok(url), Ok(hub)) if same_origin(&url, &hub))
     }
 
     /// What an answer without success means for a request about `repo`.
@@ -126,16 +131,12 @@ impl Http {
         let id = repo.id();
         let code = answer.response.headers().get("x-error-code").and_then(|code| code.to_str().ok());
         let not_found = || Error::RepoNotFound { repo: id.clone(), endpoint: self.endpoint.clone(), token_given };
+        if is_transient(status.as_u16()) {
+            let value = text_header(&answer.response, header::RETRY_AFTER.as_str());
+            let retry_after = value.and_then(|value| retry_after(value, SystemTime::now()));
+            return Failure::Transient { cause: format!("status {status}"), retry_after, progressed: false };
+        }
         let error = match (status.as_u16(), code) {
-            (408 | 425 | 429 | 500 | 502..=504, _) => {
-                let retry_after = answer
-                    .response
-                    .headers()
-                    .get(header::RETRY_AFTER)
-                    .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-                    .map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
-                return Failure::Transient { cause: format!("status {status}"), retry_after, progressed: false };
-            }
             // A signed address may have expired; the next attempt asks the hub for a new one.
             (401 | 403 | 404 | 410, _) if !answer.from_hub => {
                 return Failure::transient(format!("status {status} from the storage behind the hub"));
@@ -156,8 +157,8 @@ impl Http {
     }
 }
 
-/// Makes an attempt again, after growing waits, until it succeeds, fails for good, has failed too often in a row, or
-/// `stop` says that nobody wants it any more.
+/// Repeats an attempt, with growing waits between, until it succeeds, fails for good or has failed too often in a row, or until
+/// `stop` says that the result is no longer needed.
 pub(crate) fn with_retries<T>(
     policy: RetryPolicy,
     url: &str,
@@ -165,40 +166,36 @@ pub(crate) fn with_retries<T>(
     stop: &AtomicBool,
     mut attempt: impl FnMut() -> Result<T, Failure>,
 ) -> Result<T, Error> {
-    let mut failed = 0;
+    let mut retries = Retries::new(policy);
     loop {
         let (cause, retry_after, progressed) = match attempt() {
             Ok(value) => return Ok(value),
             Err(Failure::Fatal(error)) => return Err(error),
             Err(Failure::Transient { cause, retry_after, progressed }) => (cause, retry_after, progressed),
         };
-        failed = if progressed { 1 } else { failed + 1 };
-        if failed >= policy.attempts {
-            return Err(Error::Unreachable { url: url.to_owned(), attempts: failed, cause });
+        if progressed {
+            retries.progressed();
         }
-        let backoff = policy.first_delay.saturating_mul(1 << (failed - 1).min(16)).min(policy.max_delay);
-        let delay = retry_after.unwrap_or(backoff);
+        let delay = match retries.failed(retry_after) {
+            Ok(delay) => delay,
+            Err(attempts) => return Err(Error::Unreachable { url: url.to_owned(), attempts, cause }),
+        };
         tracing::debug!(url, cause, ?delay, "request failed, trying again");
         progress.event(Event::Retrying { cause: &cause, delay });
         let end = Instant::now() + delay;
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             if stop.load(Ordering::Relaxed) {
-                return Err(Error::Unreachable { url: url.to_owned(), attempts: failed, cause });
+                return Err(Error::Unreachable { url: url.to_owned(), attempts: retries.failures(), cause });
             }
             thread::sleep(left.min(STOP_POLL));
         }
     }
 }
 
-/// The system's certificates, so that a company's own authority counts; Mozilla's where the system has none, as in
-/// minimal containers.
+/// The certificate authorities that all our clients trust.
 fn root_certs() -> RootCerts {
-    let native = rustls_native_certs::load_native_certs();
-    if native.certs.is_empty() {
-        return RootCerts::WebPki;
-    }
-    let certs: Vec<_> = native.certs.iter().map(|cert| Certificate::from_der(cert).to_owned()).collect();
-    RootCerts::from(certs)
+    let authorities = kaito_net::authorities();
+    RootCerts::from(authorities.iter().map(|authority| Certificate::from_der(authority).to_owned()).collect::<Vec<_>>())
 }
 
 fn failure_of(error: ureq::Error, url: &str) -> Failure {
@@ -212,29 +209,10 @@ fn failure_of(error: ureq::Error, url: &str) -> Failure {
     }
 }
 
-fn same_origin(a: &str, b: &str) -> bool {
-    let origin = |url: &str| {
-        let uri: Uri = url.parse().ok()?;
-        let scheme = uri.scheme_str()?.to_ascii_lowercase();
-        let port = uri.port_u16().unwrap_or(if scheme == "https" { 443 } else { 80 });
-        Some((scheme, uri.host()?.to_ascii_lowercase(), port))
-    };
-    matches!((origin(a), origin(b)), (Some(a), Some(b)) if a == b)
-}
-
 /// A `Location` header, resolved against the URL that answered with it.
 fn redirect_target(base: &str, location: &str) -> Option<String> {
-    if location.starts_with("http://") || location.starts_with("https://") {
-        return Some(location.to_owned());
-    }
-    let base: Uri = base.parse().ok()?;
-    let scheme = base.scheme_str()?;
-    if location.starts_with("//") {
-        return Some(format!("{scheme}:{location}"));
-    }
-    let folder = base.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-    let path = if location.starts_with('/') { location.to_owned() } else { format!("{folder}/{location}") };
-    Some(format!("{scheme}://{}{path}", base.authority()?))
+    let target = Url::parse(base).ok()?.join(location).ok()?;
+    matches!(target.scheme(), "http" | "https").then(|| target.into())
 }
 
 /// A header as text.
@@ -252,21 +230,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_token_stays_on_its_origin() {
-        for (a, b, same) in [
-            ("https://hub.test/a", "https://hub.test:443/b?c", true),
-            ("https://HUB.test/a", "https://hub.test", true),
-            ("http://hub.test/a", "https://hub.test/a", false),
-            ("https://hub.test/a", "https://cdn.hub.test/a", false),
-            ("https://hub.test/a", "https://hub.test.evil/a", false),
-            ("http://127.0.0.1:80/a", "http://127.0.0.1:81/a", false),
-            ("nonsense", "nonsense", false),
-        ] {
-            assert_eq!(same_origin(a, b), same, "{a} {b}");
-        }
-    }
-
-    #[test]
     fn redirects_are_resolved() {
         let base = "https://hub.test/a/b/resolve/main/file.json?x=1";
         for (location, target) in [
@@ -276,6 +239,9 @@ mod tests {
             ("other.json", "https://hub.test/a/b/resolve/main/other.json"),
         ] {
             assert_eq!(redirect_target(base, location).as_deref(), Some(target));
+        }
+        for location in ["ftp://cdn.test/x", "file:///etc/passwd", "http://", "https://["] {
+            assert_eq!(redirect_target(base, location), None, "{location}");
         }
     }
 }

@@ -24,6 +24,7 @@ mod select;
 
 pub use download::{Hub, Snapshot};
 pub use error::Error;
-pub use options::{HubOptions, RetryPolicy};
+pub use kaito_net::RetryPolicy;
+pub use options::HubOptions;
 pub use progress::{Event, PlannedFile, Progress};
 pub use repo::Repo;

@@ -4,16 +4,18 @@ use std::{
     time::Duration,
 };
 
+use kaito_net::RetryPolicy;
+
 use crate::Error;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// Where models come from and where they are kept.
+/// Where models come from, and where they are kept.
 #[derive(Clone)]
 pub struct HubOptions {
     /// The hub's address, without a slash at the end.
     pub endpoint: String,
-    /// Sent to the hub, and to nobody else.
+    /// The access token. It is sent to the hub and to no other host.
     pub token: Option<String>,
     /// The cache folder that holds `models--*`.
     pub cache: PathBuf,
@@ -23,22 +25,9 @@ pub struct HubOptions {
     pub retry: RetryPolicy,
 }
 
-/// When a request is made again.
-#[derive(Debug, Clone, Copy)]
-pub struct RetryPolicy {
-    /// Attempts in a row without a byte received.
-    pub attempts: u32,
-    /// Wait after the first failure; doubles with each further one.
-    pub first_delay: Duration,
-    /// Longest wait.
-    pub max_delay: Duration,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self { attempts: 6, first_delay: Duration::from_millis(500), max_delay: Duration::from_secs(10) }
-    }
-}
+/// Somebody waits for a download at a terminal, so it is not given up at once, but not tried for long either.
+const RETRY: RetryPolicy =
+    RetryPolicy { attempts: 6, first_delay: Duration::from_millis(500), max_delay: Duration::from_secs(10) };
 
 impl HubOptions {
     /// As the hub's own client reads its environment: `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_CACHE`,
@@ -97,7 +86,7 @@ impl HubOptions {
 
         let offline = get("HF_HUB_OFFLINE")
             .is_some_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"));
-        Ok(Self { endpoint, token, cache, offline, retry: RetryPolicy::default() })
+        Ok(Self { endpoint, token, cache, offline, retry: RETRY })
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
-/// What stands beside the weights, where a repository has it.
+use crate::repo::is_safe_component;
+
+/// Small files beside the weights, which are fetched if a repository has them.
 const COMPANIONS: &[&str] = &[
     "added_tokens.json",
     "chat_template.jinja",
@@ -17,6 +19,9 @@ const COMPANIONS: &[&str] = &[
     "vocab.json",
 ];
 
+/// The folder of further chat templates, each a file `NAME.jinja`, which stands beside chat_template.jinja.
+const TEMPLATES: &str = "additional_chat_templates";
+
 /// An index of shards is read up to this length. The largest published ones have some 100 kB.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
@@ -28,7 +33,7 @@ struct Format {
     shard_suffix: &'static str,
 }
 
-/// Best first.
+/// In order of preference.
 const FORMATS: &[Format] = &[
     Format {
         single: "model.safetensors",
@@ -71,7 +76,8 @@ pub(crate) fn needed<'a>(files: &[&'a str]) -> Result<Vec<&'a str>, String> {
     if !present.contains(config) {
         return Err(format!("it has weights, but no {config}"));
     }
-    let beside = present.iter().copied().filter(|name| *name == config || COMPANIONS.contains(name));
+    let is_beside = |name: &&str| *name == config || COMPANIONS.contains(name) || is_template(name);
+    let beside = present.iter().copied().filter(is_beside);
     let needed: BTreeSet<&str> = beside.chain(weights).collect();
     Ok(needed.into_iter().collect())
 }
@@ -85,6 +91,12 @@ fn weights_of<'a>(format: &Format, present: &BTreeSet<&'a str>) -> Vec<&'a str> 
     }
     let is_part = |name: &&str| *name == format.index || is_shard(format, name);
     present.iter().copied().filter(is_part).collect()
+}
+
+/// `additional_chat_templates/tool_use.jinja`.
+fn is_template(name: &str) -> bool {
+    let file = name.strip_prefix(TEMPLATES).and_then(|name| name.strip_prefix('/'));
+    file.is_some_and(|file| is_safe_component(file) && file.ends_with(".jinja"))
 }
 
 /// `model-00001-of-00003.safetensors`.
@@ -147,12 +159,13 @@ struct Index {
 
 fn shards_of(index: &Path) -> Result<BTreeSet<String>, String> {
     let read = || {
-        let mut text = String::new();
-        fs::File::open(index)?.take(MAX_INDEX_BYTES).read_to_string(&mut text)?;
+        let mut text = Vec::new();
+        fs::File::open(index)?.take(MAX_INDEX_BYTES).read_to_end(&mut text)?;
         Ok::<_, std::io::Error>(text)
     };
     let text = read().map_err(|error| format!("{}: {error}", index.display()))?;
-    let index: Index = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", index.display()))?;
+    let text = kaito_json::standard(&text);
+    let index: Index = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", index.display()))?;
     Ok(index.weight_map.into_values().collect())
 }
 
@@ -206,6 +219,28 @@ mod tests {
                 &["config.json", "pytorch_model.bin", "tokenizer.json"],
             ),
             (
+                "named chat templates, and files that only look like them",
+                &[
+                    "additional_chat_templates/../config.json",
+                    "additional_chat_templates/.hidden.jinja",
+                    "additional_chat_templates/README.md",
+                    "additional_chat_templates/rag.jinja",
+                    "additional_chat_templates/tool_use.jinja",
+                    "additional_chat_templates/x/y.jinja",
+                    "chat_template.jinja",
+                    "config.json",
+                    "model.safetensors",
+                    "other/tool_use.jinja",
+                ],
+                &[
+                    "additional_chat_templates/rag.jinja",
+                    "additional_chat_templates/tool_use.jinja",
+                    "chat_template.jinja",
+                    "config.json",
+                    "model.safetensors",
+                ],
+            ),
+            (
                 "Meta's own",
                 &[
                     "LICENSE.txt",
@@ -245,7 +280,7 @@ mod tests {
         write("config.json", "{}");
         write(
             "model.safetensors.index.json",
-            r#"{"metadata":{},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#,
+            r#"{"metadata":{"total_size":NaN},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#,
         );
         write("model-00001-of-00002.safetensors", "");
         assert_eq!(check_complete(snapshot.path()), Err("model-00002-of-00002.safetensors is missing".to_owned()));

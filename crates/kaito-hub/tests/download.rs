@@ -120,6 +120,23 @@ fn a_sharded_repository_lands_in_the_usual_layout_and_is_not_fetched_again() {
 }
 
 #[test]
+fn named_chat_templates_come_along_in_their_folder() {
+    const NAME: &str = "additional_chat_templates/tool_use.jinja";
+    let mut files = sharded();
+    files.extend([(NAME, b"{{ messages }}".to_vec()), ("additional_chat_templates/notes.txt", b"none".to_vec())]);
+    let hub = TestHub::start(&files);
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = download(&client(&hub, cache.path())).unwrap();
+    assert_same(&snapshot.directory, &files, &[NAME, "config.json", SHARD_1]);
+    assert_eq!(fs::read_dir(snapshot.directory.join("additional_chat_templates")).unwrap().count(), 1);
+    let link = fs::read_link(snapshot.directory.join(NAME)).unwrap();
+    assert!(link.starts_with("../../../blobs"), "{}", link.display());
+    let before = hub.seen().len();
+    assert_eq!(download(&client(&hub, cache.path())).unwrap(), snapshot);
+    assert_eq!(hub.seen().len(), before + 1, "nothing is fetched again");
+}
+
+#[test]
 fn the_token_goes_to_the_hub_and_to_nobody_else() {
     let hub = TestHub::start(&sharded());
     let cache = tempfile::tempdir().unwrap();

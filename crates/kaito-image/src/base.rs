@@ -1,5 +1,5 @@
-//! What lies below the weights: an image that somebody else built, nothing at all, or a base of our own, which is the
-//! executable and just the libraries that it loads, certificates, and a user without privileges.
+//! The base of an image, below the weights: an image that somebody else built, nothing at all, or a base of our own, which is
+//! this executable with exactly the libraries that it loads, certificates, and a user without privileges.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -153,7 +153,7 @@ fn ancestors(path: &str) -> impl Iterator<Item = String> + '_ {
     path.match_indices('/').filter_map(|(end, _)| path.get(..end)).map(str::to_owned)
 }
 
-/// What matters of an ELF file.
+/// The facts of an ELF file that matter here.
 struct Object {
     architecture: Arch,
     loader: Option<String>,

@@ -1,7 +1,7 @@
-//! The pieces of an image, each known by its digest, wherever their bytes lie.
+//! Blobs: the pieces of an image, each named by its digest, wherever their bytes are.
 //!
-//! A layer of weights is as large as its file, so nothing here holds one: a [`Blob`] knows how to read its bytes again,
-//! from any place on, which is also what an upload that broke needs.
+//! A layer of weights is as large as its file, so no layer is held in memory: a [`Blob`] can read its bytes again, from any
+//! offset on, which is also what resuming a broken upload needs.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! From a checked model to an image: which layers there are, and what the image says of itself.
+//! Turns a checked model into an image: decides on its layers and its labels.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -13,7 +13,7 @@ use crate::{
     manifest::{self, BaseImage, Contents, Hashed, MAX_CONFIG, Runs, labels},
 };
 
-/// What the weights stand on.
+/// What is below the weights.
 #[derive(Debug)]
 pub enum Base {
     /// The executable, the libraries that it loads, certificates and a user.
@@ -22,7 +22,7 @@ pub enum Base {
     Scratch(Executable),
     /// An image, with the executable on top unless it has a server already.
     Image {
-        /// What it is called, for the label that says so.
+        /// Its name, for the label that records it.
         name: String,
         /// The image itself.
         image: Box<Image>,
@@ -165,7 +165,14 @@ fn server_layer(layer: Layer, what: &str) -> Planned {
 pub(crate) fn companions(files: &[ModelFile]) -> Result<Planned, Error> {
     let mut layer = LayerBuilder::default();
     layer.directory(WEIGHTS, Access::EXECUTE)?;
+    let mut inside = "";
     for file in files {
+        // Files are in the order of their names, so those of a folder follow each other.
+        let folder = file.name.rsplit_once('/').map_or("", |(folder, _)| folder);
+        if folder != inside && !folder.is_empty() {
+            layer.directory(&format!("{WEIGHTS}/{folder}"), Access::EXECUTE)?;
+        }
+        inside = folder;
         layer.file(&format!("{WEIGHTS}/{}", file.name), Access::READ, file.file.clone())?;
     }
     let created_by = format!("kaito image build: {COMPANIONS_TITLE}");

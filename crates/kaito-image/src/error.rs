@@ -200,7 +200,7 @@ pub enum Error {
         /// The length that it should have.
         expected: u64,
     },
-    /// An image that says nothing of weights.
+    /// An image without the label that says where its weights are.
     #[error("the image {digest} does not say where its weights are: it has no label io.kaito.weights")]
     NoWeightsLabel {
         /// The image.
@@ -248,7 +248,7 @@ pub enum Error {
     /// An own document lacks a field.
     #[error("cannot describe the image: {0}")]
     Describe(#[from] OciSpecError),
-    /// Somebody said stop.
+    /// The job was cancelled.
     #[error("interrupted; nothing was left behind")]
     Interrupted,
 }

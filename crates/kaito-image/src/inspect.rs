@@ -1,4 +1,4 @@
-//! What an image is, from its manifest and configuration alone.
+//! Describes an image from its manifest and configuration alone.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,4 +1,4 @@
-//! Long work on many blobs: several at once, with progress, until somebody says stop.
+//! Long work on many blobs: several at the same time, with progress, and cancellable.
 
 use std::{
     io::{Read, Write},
@@ -19,12 +19,12 @@ use crate::{
     progress::{Event, Item, Progress},
 };
 
-/// Bytes that are read at a time: with as many again for each thread, all the memory that hashing and writing take.
+/// Bytes that are read at a time. Hashing and writing need one such buffer for each thread, and no other memory to speak of.
 const PIECE: usize = 1 << 20;
-/// More readers than this make no disk faster.
+/// Most files that are read at the same time: more readers make no disk faster.
 const MAX_THREADS: usize = 8;
 
-/// Who watches long work, and who may end it.
+/// How long work reports its progress, and how it is cancelled.
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
     /// Told how far it is.

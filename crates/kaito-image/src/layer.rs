@@ -1,8 +1,8 @@
-//! Layers: tar archives that are never held, only described.
+//! Layers: tar archives that are described instead of being held in memory or on disk.
 //!
-//! A layer is a list of segments: headers and padding in memory, contents where they lie. The same files give the same
-//! bytes whenever and wherever they are read, since nothing of a file but its contents gets in: times are zero, owner,
-//! mode and order are chosen here.
+//! A layer is a list of segments: headers and padding are in memory, contents stay in their files. The same contents give the
+//! same bytes whenever and wherever they are packed, since nothing else of a file is used: times are zero, and owner, mode and
+//! order are chosen here.
 
 use std::{
     fs::{self, File},
@@ -19,7 +19,7 @@ use crate::{BlobSource, Error};
 /// A tar archive consists of blocks of this size; two empty ones end it.
 const BLOCK: u64 = 512;
 
-/// A file's place and the signs by which a change of it is noticed.
+/// Where a file is, and what shows that it was changed: its length and its time of modification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFile {
     /// Where it is.

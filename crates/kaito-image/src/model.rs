@@ -43,6 +43,9 @@ const COMPANIONS: &[&str] = &[
     "vocab.json",
 ];
 
+/// The folder of further chat templates, each a file `NAME.jinja`, which stands beside chat_template.jinja.
+pub(crate) const TEMPLATES: &str = "additional_chat_templates";
+
 /// Most files a model's directory may hold; published ones have some dozens.
 const MAX_FILES: usize = 100_000;
 
@@ -105,7 +108,7 @@ impl Model {
             match file.name.as_str() {
                 name if read.contains(name) && name.ends_with(".index.json") => companions.push(file),
                 name if read.contains(name) => holding.push(file),
-                name if COMPANIONS.contains(&name) => companions.push(file),
+                name if COMPANIONS.contains(&name) || is_template(name) => companions.push(file),
                 _ => left_out.push(file),
             }
         }
@@ -134,19 +137,18 @@ impl Model {
     }
 }
 
-/// Regular files of `directory`, links to such included, by name. Folders and whatever begins with a dot don't count.
+fn is_template(name: &str) -> bool {
+    name.strip_prefix(TEMPLATES).is_some_and(|name| name.starts_with('/') && name.ends_with(".jinja"))
+}
+
+/// Regular files of `directory` and of its folder of chat templates, links to such included, by name. Other folders and
+/// whatever begins with a dot don't count.
 fn files(directory: &Path) -> Result<Vec<ModelFile>, Error> {
-    let read = |source| Error::Read { path: directory.to_owned(), source };
     let mut found = BTreeMap::new();
-    for entry in fs::read_dir(directory).map_err(read)? {
-        let path = entry.map_err(read)?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
-        if !name.starts_with('.') && path.is_file() {
-            found.insert(name, SourceFile::new(path)?);
-        }
-        if found.len() > MAX_FILES {
-            return Err(Error::TooManyFiles { directory: directory.to_owned(), limit: MAX_FILES });
-        }
+    list(directory, "", &mut found)?;
+    let templates = directory.join(TEMPLATES);
+    if templates.is_dir() {
+        list(&templates, &format!("{TEMPLATES}/"), &mut found)?;
     }
     // Meta's script puts the tokenizer beside the directories of the sizes, and the engine looks for it there.
     if found.contains_key("params.json")
@@ -158,6 +160,22 @@ fn files(directory: &Path) -> Result<Vec<ModelFile>, Error> {
         found.insert("tokenizer.model".to_owned(), SourceFile::new(above.join("tokenizer.model"))?);
     }
     Ok(found.into_iter().map(|(name, file)| ModelFile { name, file }).collect())
+}
+
+/// Adds the regular files of one folder, `prefix` before their names.
+fn list(folder: &Path, prefix: &str, found: &mut BTreeMap<String, SourceFile>) -> Result<(), Error> {
+    let read = |source| Error::Read { path: folder.to_owned(), source };
+    for entry in fs::read_dir(folder).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
+        if !name.starts_with('.') && path.is_file() {
+            found.insert(format!("{prefix}{name}"), SourceFile::new(path)?);
+        }
+        if found.len() > MAX_FILES {
+            return Err(Error::TooManyFiles { directory: folder.to_owned(), limit: MAX_FILES });
+        }
+    }
+    Ok(())
 }
 
 /// A number that tells one model from another.

@@ -1,5 +1,5 @@
-//! Images written as OCI layouts: weights are hashed while they are written, several files at once. Whatever fails leaves
-//! nothing behind: files get their names when they are whole.
+//! Writes images as OCI layouts. Weights are hashed while they are written, several files at the same time. Files get their
+//! names only when they are complete, so that a failure leaves nothing behind.
 
 use std::{
     collections::BTreeSet,

@@ -13,6 +13,7 @@ use crate::{
     Blob, Error, Image, Inspection, Item, Job, Model, ModelFile,
     build::{COMPANIONS_TITLE, Planned, companions, weights},
     inspect::title,
+    model::TEMPLATES,
     output::short,
 };
 
@@ -128,9 +129,12 @@ fn by_contents(image: &Image, model: &Model, directory: &str, job: Job<'_>) -> R
         Some(layer) => contents(item, layer, directory, job),
         None => Ok(BTreeMap::new()),
     })?;
-    // An upper layer's file hides a lower one's, and a whiteout takes it away.
+    // An upper layer's file hides a lower one's, and a whiteout takes it away, or a folder with all that is in it.
     let mut found: BTreeMap<String, Option<Digest>> = BTreeMap::new();
     for layer in layers {
+        for removed in layer.iter().filter(|(_, digest)| digest.is_none()).map(|(name, _)| format!("{name}/")) {
+            found.retain(|name, _| !name.starts_with(&removed));
+        }
         found.extend(layer);
     }
     // Files that serving does not need may be in the image as they may be in the directory.
@@ -167,13 +171,58 @@ fn contents(
             "" => Some(path),
             _ => path.strip_prefix(directory).and_then(|rest| rest.strip_prefix('/')),
         };
-        let Some(name) = name.filter(|name| !name.is_empty() && !name.contains('/')) else { continue };
-        if let Some(removed) = name.strip_prefix(".wh.") {
-            found.insert(removed.to_owned(), None);
+        let Some(name) = name.filter(|name| !name.is_empty()) else { continue };
+        let (folder, file) = match name.split_once('/') {
+            Some((TEMPLATES, file)) if !file.is_empty() && !file.contains('/') => (&name[..=TEMPLATES.len()], file),
+            Some(_) => continue,
+            None => ("", name),
+        };
+        if let Some(removed) = file.strip_prefix(".wh.") {
+            found.insert(format!("{folder}{removed}"), None);
         } else if entry.header().entry_type().is_file() {
             let name = name.to_owned();
             found.insert(name, Some(job.hash(item, entry, unreadable, |_| Ok(()))?.0));
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use oci_spec::image::MediaType;
+
+    use super::*;
+
+    #[test]
+    fn the_files_of_a_model_are_found_in_any_layer() {
+        let mut archive = tar::Builder::new(Vec::new());
+        for path in [
+            "./weights/config.json",
+            "weights/additional_chat_templates/rag.jinja",
+            "weights/additional_chat_templates/.wh.tool_use.jinja",
+            "weights/additional_chat_templates/x/y.jinja",
+            "weights/.wh.tokenizer.json",
+            "weights/other/config.json",
+            "elsewhere/config.json",
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(path.len() as u64);
+            archive.append_data(&mut header, path, path.as_bytes()).unwrap();
+        }
+        let layer = Blob::from_bytes(MediaType::ImageLayer, archive.into_inner().unwrap());
+        let job = Job { progress: &|_: crate::Event<'_>| {}, cancelled: &AtomicBool::new(false) };
+        let found = contents(0, &layer, "weights", job).unwrap();
+        let found: Vec<_> = found.iter().map(|(name, digest)| (&name[..], digest.is_some())).collect();
+        assert_eq!(
+            found,
+            [
+                ("additional_chat_templates/rag.jinja", true),
+                ("additional_chat_templates/tool_use.jinja", false),
+                ("config.json", true),
+                ("tokenizer.json", false),
+            ]
+        );
+    }
 }

@@ -1,4 +1,4 @@
-//! What Prometheus reads, in the format that it asks for: for the server as for the controller.
+//! Metrics for Prometheus, in the format that it asks for, as the server and the controller publish them.
 #![forbid(unsafe_code)]
 
 mod accept;

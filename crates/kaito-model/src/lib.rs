@@ -7,8 +7,8 @@ pub mod checkpoint;
 pub mod config;
 mod error;
 pub mod family;
-pub mod json;
 pub mod tokenizer;
 pub mod weights;
 
 pub use error::Error;
+pub use kaito_json as json;

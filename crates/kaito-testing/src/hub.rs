@@ -108,8 +108,8 @@ impl TestHub {
         let contents: Shared = Arc::default();
         let hub = Router::new()
             .route("/api/models/{org}/{name}/revision/{revision}", get(info))
-            .route("/{org}/{name}/resolve/{commit}/{file}", any(resolve))
-            .route("/api/resolve-cache/{file}", any(small_file))
+            .route("/{org}/{name}/resolve/{commit}/{*file}", any(resolve))
+            .route("/api/resolve-cache/{*file}", any(small_file))
             .with_state(contents.clone());
         let storage = Router::new().route("/blob/{file}", any(blob)).with_state(contents.clone());
         let storage = background.listen(|listener| async { axum::serve(listener, storage).await.unwrap() });

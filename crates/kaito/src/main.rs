@@ -1,4 +1,4 @@
-//! The `kaito` command line: a file per subcommand, no logic of its own.
+//! The `kaito` command line: one file per subcommand, which calls the library that does the work.
 #![forbid(unsafe_code)]
 
 mod args;

@@ -1,10 +1,10 @@
-//! What commands print. `kaito presets | head` is no failure, of no command.
+//! What commands print. A reader that goes away early, as in `kaito presets | head`, is no failure of any command.
 
 use std::io::{self, Write};
 
 use anyhow::Context;
 
-/// Whoever read the output is gone, and with it the reason to go on.
+/// The reader of the output has closed it, so there is no reason to go on.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads the output any more")]
 pub struct ReaderGone;

@@ -22,7 +22,7 @@ pub fn body_size(text: &str) -> Result<usize, String> {
     usize::try_from(bytes).ok().filter(|_| bytes <= MAX_BODY).ok_or_else(|| "expected at most 1GiB".to_owned())
 }
 
-/// The longest time: more is as good as none, and too much cannot be added to the clock.
+/// The longest time that a flag may ask for. More is as good as no limit, and too much cannot be added to the clock.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// `180s`, `3m`, `1m 30s`; a bare number is seconds.

@@ -1,6 +1,6 @@
 //! Connections to the server that is measured.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
@@ -11,7 +11,6 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
 use super::dialect;
@@ -21,7 +20,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest body that is not a stream of tokens.
 const MAX_BODY: usize = 4 << 20;
 
-/// Keeps connections, so that they are made once for each request that runs beside others.
+/// A client that keeps connections open, so that a new one is made only when more requests run at the same time.
 #[derive(Clone)]
 pub(super) struct Http {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -88,7 +87,7 @@ async fn text(response: Response<Incoming>) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last cause of all, which names what happened; those before it say where.
+/// The innermost cause of an error, which says what happened; the outer ones only say where.
 pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -97,17 +96,7 @@ pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// TLS with the system's authorities; where it has none, with those that browsers trust.
-fn tls() -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    if native.certs.is_empty() {
-        roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
-    }
-    roots.add_parsable_certificates(native.certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Tls(error.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+/// TLS that trusts whom all our clients trust.
+fn tls() -> Result<rustls::ClientConfig, Error> {
+    Ok(kaito_net::tls_config()?.0.with_root_certificates(kaito_net::root_store()).with_no_client_auth())
 }

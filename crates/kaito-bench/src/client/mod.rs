@@ -63,22 +63,22 @@ pub(crate) struct Calibration {
     pub(crate) counts: TokenCounts,
 }
 
-/// Who counted the tokens of prompts.
+/// How the number of tokens of a prompt is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum TokenCounts {
     /// Prompts are token ids.
     #[serde(rename = "exact")]
     Exact,
-    /// The server did, for each request.
+    /// The server counted them, for each request.
     #[serde(rename = "as the server reports")]
     Reported,
-    /// Nobody: the length is what two other texts let expect.
+    /// Estimated from the token counts of two other texts.
     #[serde(rename = "estimated")]
     Estimated,
 }
 
 impl ServerClient {
-    /// Finds the server and what it speaks.
+    /// Connects to the server and finds out its API.
     pub(crate) async fn connect(options: ServerOptions) -> Result<Self, Error> {
         let http = Http::new(options.api_key.as_deref())?;
         let base = options.url.as_str().trim_end_matches('/').trim_end_matches("/v1").to_owned();
@@ -102,7 +102,7 @@ impl ServerClient {
         Ok(client)
     }
 
-    /// Asks for what is good to know; a server that does not tell is measured all the same.
+    /// Asks the server about its model. A server that does not answer is measured all the same.
     async fn describe(&mut self) {
         if self.api == Api::OpenAi {
             let Ok(text) = self.http.get(&format!("{}/v1/models", self.base)).await else { return };
@@ -128,7 +128,7 @@ impl ServerClient {
         &self.options.url
     }
 
-    /// Whether a server of ours has its model.
+    /// Whether a kaito server has loaded its model.
     pub(crate) async fn is_healthy(&self) -> bool {
         self.http.get(&format!("{}/healthz", self.base)).await.is_ok()
     }

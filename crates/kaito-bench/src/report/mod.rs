@@ -43,7 +43,7 @@ pub struct Report {
     pub rates: Vec<RateRow>,
     /// Throughput by number of clients.
     pub clients: Vec<ClientsRow>,
-    /// What one should know before believing a figure.
+    /// What a reader should know before trusting a figure.
     pub notes: Vec<String>,
 }
 
@@ -77,14 +77,14 @@ pub enum TargetKind {
     Server,
 }
 
-/// What of a model decides its limits.
+/// The facts of a model from which its limits are computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Model {
     /// Name of the family.
     pub family: String,
     /// Number of parameters.
     pub parameters: u64,
-    /// What most weights are held in.
+    /// The precision of most weights.
     pub precision: String,
     /// Bytes of the weights.
     pub weights_bytes: u64,
@@ -107,15 +107,15 @@ pub struct Model {
 pub struct PrefillRow {
     /// Tokens that were asked for.
     pub prompt_tokens: usize,
-    /// Tokens that there were: the median.
+    /// Tokens that the prompts really had: the median.
     pub measured_tokens: Option<f64>,
     /// Median of the repetitions.
     pub tokens_per_second: Option<f64>,
-    /// Tokens a second of each repetition.
+    /// Tokens per second of each repetition.
     pub samples: Vec<f64>,
     /// Seconds to the first token.
     pub seconds: Option<Summary>,
-    /// Operations of the prompt by those that the machine could do.
+    /// The prompt's operations, divided by those that the machine could do in that time.
     pub fraction_of_peak: Option<f64>,
     /// Share of all cores that other processes used.
     pub others: Option<f64>,
@@ -136,7 +136,7 @@ pub struct DecodeRow {
     pub samples: Vec<f64>,
     /// Seconds from one token of a sequence to the next.
     pub between_tokens: Option<Summary>,
-    /// Bytes that steps read by those that the machine could read.
+    /// Bytes that the steps read, divided by those that the machine could read in that time.
     pub fraction_of_bandwidth: Option<f64>,
     /// Share of all cores that other processes used.
     pub others: Option<f64>,
@@ -181,11 +181,11 @@ pub struct Load {
     pub tokens_per_second: Option<f64>,
     /// Tokens of answers in a second.
     pub output_tokens_per_second: Option<f64>,
-    /// Seconds from a request's time to its first token.
+    /// Seconds from the moment a request was due to its first token.
     pub time_to_first_token: Option<Summary>,
     /// Seconds from one token of a request to the next.
     pub between_tokens: Option<Summary>,
-    /// Seconds from a request's time to the end of its answer.
+    /// Seconds from the moment a request was due to the end of its answer.
     pub request_seconds: Option<Summary>,
     /// Share of all cores that other processes used.
     pub others: Option<f64>,

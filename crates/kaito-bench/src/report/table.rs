@@ -3,7 +3,7 @@
 use super::{Load, Report};
 use crate::{client::TokenCounts, failure::FailureCount, statistics::Summary};
 
-/// All tables, one below the other, with what one should know before believing them.
+/// All tables, one below the other, then the notes.
 pub fn tables(report: &Report) -> String {
     let mut text = heading(report);
     for section in sections(report) {

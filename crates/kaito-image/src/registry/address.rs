@@ -126,11 +126,6 @@ pub(super) fn is_this_machine(url: &Url) -> bool {
     }
 }
 
-/// Whether two addresses are on the same host, by the same scheme and port: only there credentials are shown.
-pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
-    a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
-}
-
 /// A `Location`, resolved against the address that answered with it. Query parameters stay as they are: they may
 /// hold the state of an upload.
 pub(super) fn resolve(base: &Url, location: &str) -> Result<Url, Error> {
@@ -290,20 +285,6 @@ mod tests {
         }
         let upload = with_query(&"https://r.test/u?_state=a%3D%2Fb".parse().unwrap(), "digest", DIGEST);
         assert_eq!(upload.as_str(), format!("https://r.test/u?_state=a%3D%2Fb&digest={}", DIGEST.replace(':', "%3A")));
-    }
-
-    #[test]
-    fn an_origin_is_scheme_host_and_port() {
-        for (a, b, same) in [
-            ("https://r.test/a", "https://r.test:443/b?c", true),
-            ("https://R.test/a", "https://r.test", true),
-            ("http://r.test/a", "https://r.test/a", false),
-            ("https://r.test/a", "https://cdn.r.test/a", false),
-            ("http://127.0.0.1:80/a", "http://127.0.0.1:81/a", false),
-            ("http://[::1]:5000/a", "http://[0:0::1]:5000/b", true),
-        ] {
-            assert_eq!(same_origin(&a.parse().unwrap(), &b.parse().unwrap()), same, "{a} {b}");
-        }
     }
 
     proptest! {

@@ -1,17 +1,18 @@
-//! Who asks: nobody, a user with a password, or whoever holds a token, which ends and is fetched again.
+//! Authentication: anonymous, by user and password, or by tokens, which expire and are fetched again.
 
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
+use kaito_net::{RetryPolicy, same_origin};
 use serde::Deserialize;
 use tokio::{sync::Mutex, time::Instant};
 use url::{Url, form_urlencoded};
 
 use super::{
-    Error, RetryPolicy,
-    address::{resolve, same_origin},
+    Error,
+    address::resolve,
     body::Content,
     challenge::Challenge,
     credentials::{Credentials, Found},
@@ -21,16 +22,16 @@ use super::{
 };
 
 const MAX_TOKEN_BODY: usize = 1 << 20;
-/// What a token lasts whose service does not say, by the token specification.
+/// How long a token is valid if its service does not say, by the token specification.
 const DEFAULT_EXPIRY: Duration = Duration::from_secs(60);
 const MAX_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
-/// The part of its life in which a token is used; the rest is for the way to the registry.
+/// The share of its validity for which a token is used; the rest is a margin for the way to the registry.
 const USED_LIFE: f32 = 0.8;
 
-/// How often a token is asked for that allows more than is needed.
+/// Attempts to get a token that allows more than is necessary.
 const ATTEMPTS_FOR_MORE: u32 = 3;
 
-/// Makes requests known to a registry.
+/// Authenticates requests to a registry.
 #[derive(Debug)]
 pub(super) struct Auth {
     registry: String,
@@ -264,7 +265,7 @@ impl Auth {
         Ok(Token { header, until: asked.checked_add(life).unwrap_or(asked) })
     }
 
-    /// Neither with the credentials that there are nor without any.
+    /// The error for a registry that refuses the credentials, or that wants some when there are none.
     pub(super) fn refused(&self, status: u16, message: &str) -> Error {
         let registry = &self.registry;
         let login = format!("`docker login {registry}`, or give --username and --password");
@@ -283,7 +284,7 @@ impl Auth {
         Error::Unauthorized { registry: registry.clone(), cause }
     }
 
-    /// Whose view of the registry it is, for messages.
+    /// As whom the registry is seen, for messages.
     pub(super) fn viewer(&self) -> String {
         match &self.found {
             None => "to anybody".to_owned(),

@@ -1,4 +1,4 @@
-//! What requests carry and answers bring, a piece at a time.
+//! Bodies of requests and answers, which are streamed.
 
 use std::{
     io::{self, Read},

@@ -1,4 +1,4 @@
-//! What a registry asks for when it refuses whoever it does not know.
+//! Challenges: which kind of authentication a registry asks for (`WWW-Authenticate`).
 
 use http_auth::parser::ChallengeParser;
 

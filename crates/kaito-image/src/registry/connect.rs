@@ -1,4 +1,4 @@
-//! Connections, directly or by proxies.
+//! Connections, direct or through a proxy.
 
 use std::{
     error::Error as StdError,

@@ -1,4 +1,4 @@
-//! User names and passwords where Docker and Podman keep them.
+//! Finds user names and passwords where Docker and Podman keep them.
 
 use std::{
     collections::BTreeMap,

@@ -123,6 +123,9 @@ pub enum Error {
         /// Why not.
         cause: String,
     },
+    /// There can be no encrypted connection, whatever the registry.
+    #[error(transparent)]
+    NoTls(#[from] kaito_net::Error),
     /// The registry can't be trusted, or speaks no TLS.
     #[error("{url}: {cause}; {hint}")]
     Tls {

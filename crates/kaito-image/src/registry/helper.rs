@@ -1,4 +1,4 @@
-//! Credential helpers: programs that know passwords, by Docker's protocol.
+//! Credential helpers: programs that return passwords, by Docker's protocol.
 
 use std::{io, process::Stdio, time::Duration};
 

@@ -9,22 +9,23 @@ use std::{
 };
 
 use http::{Method, StatusCode, header};
+use kaito_net::{RetryPolicy, is_transient, retry_after, same_origin};
 use url::Url;
 
 use super::{
-    Error, RetryPolicy,
-    address::{resolve, same_origin},
+    Error,
+    address::resolve,
     auth::Auth,
     body::Meter,
     refusal::Refusal,
-    retry::{Failure, Notify, Retries, retry_after},
+    retry::{Failure, Notify, Retries},
     wire::{Answer, Call, Wire},
 };
 
 pub(super) const MAX_REDIRECTS: usize = 10;
-/// After which silence a registry that is asked without TLS is tried with it.
+/// After so long without an answer, a registry that is asked without TLS is tried with TLS.
 const SILENCE: Duration = Duration::from_secs(3);
-/// Attempts at another host that the registry sends to, where it can be done without an answer.
+/// Attempts at another host to which the registry redirects, for requests whose answer is not necessary.
 const ATTEMPTS_ELSEWHERE: u32 = 3;
 
 /// An attempt's outcome, and what it sent.
@@ -38,7 +39,7 @@ pub(super) struct Attempt {
     pub(super) elsewhere: bool,
 }
 
-/// What asking whether something is there brought.
+/// The outcome of asking whether something is there.
 pub(super) enum Look {
     /// What the registry answers, or the host that it sends to, if that does not refuse.
     Answer(Box<Answer>),
@@ -312,8 +313,7 @@ pub(super) fn redirects(method: &Method, status: StatusCode) -> bool {
 
 /// Answers that may be others the next time are failures. `from` says whose they are.
 pub(super) async fn passing(mut answer: Answer, from: &str) -> Result<Answer, Failure> {
-    // Those above 519 are of proxies that could not reach what is behind them.
-    if !matches!(answer.status.as_u16(), 408 | 425 | 429 | 500 | 502..=504 | 520..=530) {
+    if !is_transient(answer.status.as_u16()) {
         return Ok(answer);
     }
     let retry_after = answer.text(header::RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));

@@ -1,4 +1,4 @@
-//! What a registry has shown of itself while blobs travel to it, which all uploads go by from then on.
+//! What a registry was seen to do during uploads, which all further uploads of the push respect.
 
 use super::{
     Error,

@@ -1,7 +1,7 @@
 //! A client of image registries, by the OCI distribution specification.
 //!
-//! A [`Repository`] is where images are pushed to and asked for. Whatever breaks on the way is tried again from where
-//! it was; a tag changes only when everything that it will name is there.
+//! A [`Repository`] is where images are pushed to and pulled from. What breaks on the way is tried again and continues where it
+//! was; a tag is changed only when everything that it will name is in the registry.
 
 mod address;
 mod auth;
@@ -26,6 +26,7 @@ mod wire;
 
 use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
+pub use kaito_net::RetryPolicy;
 use url::Url;
 
 pub use self::{
@@ -36,6 +37,10 @@ pub use self::{
     upload::Delivery,
 };
 use self::{auth::Auth, credentials::Found, http::Http, wire::Wire};
+
+/// A push takes hours and nobody watches it, so a registry is given several minutes to come back.
+const RETRY: RetryPolicy =
+    RetryPolicy { attempts: 10, first_delay: Duration::from_millis(500), max_delay: Duration::from_secs(30) };
 
 /// What is done with a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,19 +54,19 @@ pub enum Access {
 /// How a registry is reached.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Speak without TLS; registries on this machine are spoken to so anyway, unless a certificate authority is named.
+    /// Use no TLS. Registries on this machine are reached so anyway, unless a certificate authority is named.
     pub plain_http: bool,
     /// Certificate authorities beside the system's, as files of PEM.
     pub ca_files: Vec<PathBuf>,
     /// Instead of those in files.
     pub credentials: Option<Credentials>,
-    /// Where Docker and Podman keep credentials, first come first served.
+    /// The files in which Docker and Podman keep credentials; the first that has an entry is used.
     pub credential_files: Vec<PathBuf>,
-    /// Blobs that travel at once.
+    /// Blobs that are sent at the same time.
     pub jobs: NonZeroUsize,
-    /// Largest part of a blob that goes in one request.
+    /// Largest part of a blob that is sent in one request, in bytes.
     pub chunk_size: u64,
-    /// A transfer of which nothing moves for so long is given up, and tried again.
+    /// A transfer that makes no progress for so long is broken off and tried again.
     pub stall_timeout: Duration,
     /// When to try again.
     pub retry: RetryPolicy,
@@ -77,25 +82,8 @@ impl Default for Options {
             jobs: NonZeroUsize::MIN.saturating_add(3),
             chunk_size: 64 << 20,
             stall_timeout: Duration::from_secs(60),
-            retry: RetryPolicy::default(),
+            retry: RETRY,
         }
-    }
-}
-
-/// When to try again after a failure that may pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetryPolicy {
-    /// Failures in a row, without progress between them, after which it is given up.
-    pub attempts: u32,
-    /// The wait after the first; it doubles with each.
-    pub first_delay: Duration,
-    /// The longest wait, unless the registry asks for a longer one.
-    pub max_delay: Duration,
-}
-
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self { attempts: 10, first_delay: Duration::from_millis(500), max_delay: Duration::from_secs(30) }
     }
 }
 

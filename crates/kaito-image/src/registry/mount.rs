@@ -1,4 +1,4 @@
-//! Blobs that another repository of the registry has: they need not travel, if the registry allows it.
+//! Mounting blobs that another repository of the registry has, so that they need not be sent.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

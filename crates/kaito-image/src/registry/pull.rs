@@ -1,4 +1,4 @@
-//! What a registry has: manifests, the image of an index that fits a platform, blobs as streams that are checked.
+//! Reads from a registry: manifests, the image of an index that is for a platform, and blobs as streams that are checked.
 
 use std::{
     fmt,

@@ -1,5 +1,5 @@
-//! A whole image on its way to a registry: its blobs, several at once, and then the manifest, so that the tag never
-//! names an image that is not complete.
+//! Pushes an image: its blobs, several at the same time, and then the manifest, so that the tag never names an image that is
+//! not complete.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! How far the registry says it is.
+//! Reads how many bytes of an upload the registry says it has.
 
 /// How many bytes of an upload the registry has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What a registry says when it refuses, and what it means by that.
+//! The refusals of registries, and what they mean.
 //!
 //! Registries use the same status and often the same code for different things; what tells them apart is what they write
 //! for people.

@@ -1,15 +1,14 @@
-//! Why an attempt failed, and when the next one is made.
+//! Failures of single attempts, and the wait before the next one.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use kaito_net::RetryPolicy;
 use url::Url;
 
-use super::{Error, RetryPolicy};
+use super::Error;
 
-/// Attempts to connect to a registry that never answered: its name may be wrong, and somebody waits to be told.
+/// Attempts to connect to a registry that has never answered: its name may be wrong, and the user wants to know soon.
 const FIRST_CONNECTS: u32 = 5;
-/// The longest wait that a registry may ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -17,12 +16,12 @@ pub(super) enum Failure {
     /// It may work next time.
     Transient {
         cause: String,
-        /// The registry asks to wait so long.
+        /// How long the registry asks to wait.
         retry_after: Option<Duration>,
         /// Whether it was answered, with a status that may pass.
         answered: bool,
     },
-    /// Nobody is there, or cannot be found; that may change.
+    /// No connection could be made, which may change.
     NotConnected(String),
     /// It will not.
     Fatal(Error),
@@ -48,62 +47,50 @@ impl From<Error> for Failure {
     }
 }
 
-/// Seconds, or a date.
-pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    let delay = match value.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default(),
-    };
-    Some(delay.min(MAX_RETRY_AFTER))
-}
-
-/// Told why an attempt failed, and after which time it is made again.
+/// Called with the cause of a failed attempt and the wait before the next one.
 pub(super) type Notify<'a> = &'a (dyn Fn(&str, Duration) + Sync);
 
 /// Counts failures in a row, and waits a growing time after each.
 #[derive(Debug)]
 pub(super) struct Retries {
-    policy: RetryPolicy,
-    failed: u32,
-    /// Whether nobody ever answered there.
+    counted: kaito_net::Retries,
+    /// Whether the registry has never answered.
     unknown: bool,
 }
 
 impl Retries {
     pub(super) fn new(policy: RetryPolicy, unknown: bool) -> Self {
-        Self { policy, failed: 0, unknown }
+        Self { counted: kaito_net::Retries::new(policy), unknown }
     }
 
-    /// For what can be done without: fewer attempts.
+    /// Fewer attempts, for requests whose answer is not necessary.
     pub(super) fn at_most(mut self, attempts: u32) -> Self {
-        self.policy.attempts = self.policy.attempts.min(attempts);
+        self.counted = self.counted.at_most(attempts);
         self
     }
 
     /// Something went well: failures are counted anew.
     pub(super) fn progressed(&mut self) {
-        self.failed = 0;
+        self.counted.progressed();
     }
 
     /// Waits before the next attempt, or says that there is none.
     pub(super) async fn wait(&mut self, failure: Failure, url: &Url, notify: Notify<'_>) -> Result<(), Error> {
-        let attempts = self.policy.attempts;
         let (cause, retry_after, attempts) = match failure {
             Failure::Fatal(error) => return Err(error),
-            Failure::Transient { cause, retry_after, .. } => (cause, retry_after, attempts),
-            Failure::NotConnected(cause) if self.unknown => (cause, None, attempts.min(FIRST_CONNECTS)),
-            Failure::NotConnected(cause) => (cause, None, attempts),
+            Failure::Transient { cause, retry_after, .. } => (cause, retry_after, u32::MAX),
+            Failure::NotConnected(cause) if self.unknown => (cause, None, FIRST_CONNECTS),
+            Failure::NotConnected(cause) => (cause, None, u32::MAX),
         };
-        self.failed += 1;
-        if self.failed >= attempts {
-            // Its parameters may be as good as a password.
-            let mut url = url.clone();
-            url.set_query(None);
-            return Err(Error::Unreachable { url: url.to_string(), attempts: self.failed, cause });
-        }
-        let doubled = self.policy.first_delay.saturating_mul(1 << (self.failed - 1).min(16));
-        let delay = retry_after.unwrap_or(doubled.min(self.policy.max_delay));
+        let delay = match self.counted.failed_of(attempts, retry_after) {
+            Ok(delay) => delay,
+            Err(attempts) => {
+                // Its parameters may be as good as a password.
+                let mut url = url.clone();
+                url.set_query(None);
+                return Err(Error::Unreachable { url: url.to_string(), attempts, cause });
+            }
+        };
         tracing::debug!(host = url.host_str(), cause, ?delay, "request failed, trying again");
         notify(&cause, delay);
         tokio::time::sleep(delay).await;
@@ -113,35 +100,7 @@ impl Retries {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    #[test]
-    fn a_wait_is_seconds_or_a_date() {
-        // The date is RFC 9110's own example, 784111777 seconds after the epoch.
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 37);
-        for (value, delay) in [
-            ("120", Some(120)),
-            (" 0 ", Some(0)),
-            ("999999", Some(300)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(37)),
-            ("Tue, 06 Nov 1990 08:49:37 GMT", Some(0)),
-            ("-1", None),
-            ("soon", None),
-            ("", None),
-        ] {
-            assert_eq!(retry_after(value, now), delay.map(Duration::from_secs), "{value}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_wait_is_read_or_passed_over(value in "[ -~]{0,40}") {
-            let delay = retry_after(&value, SystemTime::UNIX_EPOCH);
-            prop_assert!(delay.is_none_or(|delay| delay <= MAX_RETRY_AFTER));
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn failures_in_a_row_wait_longer_and_end() {

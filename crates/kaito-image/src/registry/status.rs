@@ -1,4 +1,4 @@
-//! How much of an upload the registry has, after a break. Some do not say, and some say what was long ago.
+//! Asks after a break how much of an upload the registry has. Some registries do not say, and some give outdated answers.
 
 use http::{Method, header};
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -27,16 +27,7 @@ const DER_SEQUENCE: u8 = 0x30;
 
 /// TLS that trusts the system's authorities and the certificates in `ca_files`.
 pub(super) fn tls(ca_files: &[PathBuf]) -> Result<ClientConfig, Error> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    for error in &native.errors {
-        tracing::debug!(%error, "a certificate of the system was left out");
-    }
-    if native.certs.is_empty() {
-        // Minimal containers have none; then those that browsers trust count.
-        roots.add_parsable_certificates(webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned());
-    }
-    roots.add_parsable_certificates(native.certs);
+    let mut roots = kaito_net::root_store();
     let mut named = Vec::new();
     for path in ca_files {
         for certificate in certificates(path)? {
@@ -46,14 +37,10 @@ pub(super) fn tls(ca_files: &[PathBuf]) -> Result<ClientConfig, Error> {
             named.push(certificate);
         }
     }
-    let internal = |cause: String| Error::Certificates { path: PathBuf::new(), cause };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let by_authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+    let (builder, provider) = kaito_net::tls_config()?;
+    let by_authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
-        .map_err(|cause| internal(cause.to_string()))?;
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|cause| internal(cause.to_string()))?;
+        .map_err(kaito_net::Error::from)?;
     // "Dangerous" is what rustls calls every verifier that is not its own; this one asks that first.
     let verifier = Arc::new(ByAuthorityOrName { by_authority, named });
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())

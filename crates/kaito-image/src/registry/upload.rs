@@ -1,4 +1,4 @@
-//! One blob on its way to a registry.
+//! Uploads one blob.
 //!
 //! A blob goes in chunks, each a `PATCH`, and the last with the `PUT` that ends the upload. After a failure the
 //! registry is asked how much it has, and the upload goes on from there. The last chunk goes with the `PUT` so that an
@@ -77,7 +77,7 @@ impl Uploads<'_> {
         let before = *manners;
         change(&mut manners);
         if *manners != before {
-            tracing::debug!(registry = self.http.registry, manners = ?*manners, "the registry wants blobs otherwise");
+            tracing::debug!(registry = self.http.registry, manners = ?*manners, "the registry needs uploads of another form");
         }
     }
 }

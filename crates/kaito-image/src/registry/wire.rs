@@ -1,4 +1,4 @@
-//! A request on the wire, and its answer.
+//! Sends one request and reads its answer.
 
 use std::{
     error::Error as StdError,

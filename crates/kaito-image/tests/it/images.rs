@@ -236,6 +236,33 @@ fn an_image_is_compared_with_a_directory() {
 }
 
 #[test]
+fn named_chat_templates_are_packed_in_their_folder() {
+    let directory = copy("mistral-window");
+    let templates = directory.path().join("additional_chat_templates");
+    fs::create_dir(&templates).unwrap();
+    for (name, content) in [("rag.jinja", "rag"), ("tool_use.jinja", "tools"), ("notes.txt", "none")] {
+        fs::write(templates.join(name), content).unwrap();
+    }
+    let model = check(directory.path()).unwrap();
+    assert!(model.left_out.iter().any(|file| file.name == "additional_chat_templates/notes.txt"));
+    let image = Plan::new(&model, Base::WeightsOnly, &Platform::of_this_machine()).unwrap().hash(job()).unwrap();
+    let mut files = unpack(&image);
+    files.retain(|name, _| name.contains("additional_chat_templates"));
+    let files: Vec<_> = files.iter().map(|(name, (mode, content))| (&name[..], *mode, &content[..])).collect();
+    assert_eq!(
+        files,
+        [
+            ("weights/additional_chat_templates/", 0o755, &b""[..]),
+            ("weights/additional_chat_templates/rag.jinja", 0o644, b"rag"),
+            ("weights/additional_chat_templates/tool_use.jinja", 0o644, b"tools"),
+        ]
+    );
+    assert!(verify_weights(&image, &model, job()).unwrap().holds());
+    fs::write(templates.join("rag.jinja"), "other").unwrap();
+    assert!(!verify_weights(&image, &check(directory.path()).unwrap(), job()).unwrap().holds());
+}
+
+#[test]
 fn damage_of_a_layout_is_found() {
     let at = tempfile::tempdir().unwrap();
     let platform = Platform::of_this_machine();

@@ -9,18 +9,19 @@ use url::Url;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Access")]
 pub struct AccessArgs {
-    /// Key that clients must show as `Authorization: Bearer KEY`; of several, given with commas between them or by several
-    /// flags, each will do. Give it by the variable or by a file, for a command line can be read by every user of the machine
+    /// Key that clients must send as `Authorization: Bearer KEY`. Of several keys, separated by commas or given by repeating
+    /// the flag, each is accepted. Prefer the variable or a file: every user of this machine can read a command line
     #[arg(long, env = "KAITO_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = keys)]
     pub api_key: Vec<Keys>,
-    /// File of further keys, one a line; it is read again when it changes
+    /// File of further keys, one per line; it is read again whenever it changes
     #[arg(long, env = "KAITO_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
-    /// Further host that requests may be for; a server without a key on a loopback address answers only for localhost,
-    /// loopback addresses and its own host name, lest web pages reach it by names of their own
+    /// Further host name that requests may be addressed to. Without a key, a server on a loopback address answers only for
+    /// localhost, loopback addresses and its own host name, so that web pages cannot reach it by host names of their own
+    /// (DNS rebinding)
     #[arg(long, env = "KAITO_ALLOWED_HOST", value_name = "HOST", value_delimiter = ',', value_parser = host)]
     pub allowed_host: Vec<HostName>,
-    /// Web origin whose pages may call the API from a browser, like https://example.com; * stands for all
+    /// Web origin whose pages may call the API from a browser, like https://example.com; * allows all
     #[arg(long, env = "KAITO_ALLOWED_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub allowed_origin: Vec<HeaderValue>,
 }

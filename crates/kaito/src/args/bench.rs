@@ -17,9 +17,9 @@ use super::ModelArgs;
 use crate::values;
 
 const AFTER_HELP: &str = "\
-Exit status: 0 where everything was measured, 1 after a failure, failed requests or Ctrl-C, 2 after
-wrong usage. Ctrl-C ends it with what there is.
-Tokens are not guessed ahead here unless --speculate asks for it.";
+Exit status: 0 if everything was measured, 1 after a failure, failed requests or Ctrl-C, 2 after
+wrong usage. Ctrl-C ends the run and prints what was measured so far.
+Speculative decoding is off here unless --speculate turns it on.";
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP, mut_arg("speculate", |arg| arg.default_value("false")))]
@@ -29,21 +29,20 @@ pub struct BenchArgs {
     /// Measure the server at this address, from outside, instead of a model in this process
     #[arg(long, env = "KAITO_URL", value_name = "URL", value_parser = url, conflicts_with_all = ["model", "weights"], help_heading = "Server")]
     pub url: Option<Url>,
-    /// API of the server
+    /// API that the server speaks
     #[arg(long, env = "KAITO_API", value_enum, default_value_t = ApiName::Auto, help_heading = "Server")]
     pub api: ApiName,
     /// The model's name in requests to an OpenAI server
     #[arg(long, env = "KAITO_SERVED_MODEL", value_name = "NAME", requires = "url", help_heading = "Server")]
     pub served_model: Option<String>,
-    /// Key to show as `Authorization: Bearer KEY`; give it by the variable, for a command line can be read by every user
-    /// of the machine
+    /// Key to send as `Authorization: Bearer KEY`. Prefer the variable: every user of this machine can read a command line
     #[arg(long, env = "KAITO_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = values::first_key, help_heading = "Server")]
     pub api_key: Option<String>,
-    /// Number of token ids of an OpenAI server's model: prompts are ids below it, of exact length, instead of words
-    /// [default: asked of the server]
+    /// Size of the vocabulary of an OpenAI server's model. Prompts are then random token ids, of exact length, instead of
+    /// words [default: what the server says, if it does]
     #[arg(long, env = "KAITO_VOCAB_SIZE", value_name = "N", requires = "url", help_heading = "Server")]
     pub vocab_size: Option<NonZeroU32>,
-    /// Fields of the body of each request, as a JSON object; null removes one
+    /// Fields to add to the body of each request, as a JSON object; null removes a field
     #[arg(long, env = "KAITO_BODY", value_name = "JSON", value_parser = object, requires = "url", help_heading = "Server")]
     pub body: Option<Map<String, Value>>,
     /// What to measure
@@ -59,7 +58,7 @@ pub struct BenchArgs {
         help_heading = "Measurements"
     )]
     pub prompt_lengths: Vec<usize>,
-    /// Numbers of sequences that are decoded at once
+    /// Numbers of sequences that are decoded at the same time
     #[arg(
         long,
         env = "KAITO_BATCH_SIZES",
@@ -69,10 +68,10 @@ pub struct BenchArgs {
         help_heading = "Measurements"
     )]
     pub batch_sizes: Vec<usize>,
-    /// Tokens of the prompt of each sequence that is decoded
+    /// Tokens of each sequence's prompt when decoding is measured
     #[arg(long, env = "KAITO_CONTEXT", value_name = "TOKENS", default_value_t = 128, help_heading = "Measurements")]
     pub context: usize,
-    /// Tokens of each sequence that count when decoding is measured once
+    /// New tokens of each sequence that one measurement of decoding counts
     #[arg(
         long,
         env = "KAITO_DECODE_TOKENS",
@@ -81,10 +80,10 @@ pub struct BenchArgs {
         help_heading = "Measurements"
     )]
     pub decode_tokens: usize,
-    /// How often prompts and decoding are measured, after once that does not count
+    /// How often prompts and decoding are measured, after one warm-up that does not count
     #[arg(long, env = "KAITO_REPETITIONS", value_name = "N", default_value_t = 5, help_heading = "Measurements")]
     pub repetitions: usize,
-    /// Rates at which requests arrive at the server, in requests a second
+    /// Rates at which requests arrive at the server, in requests per second
     #[arg(
         long,
         env = "KAITO_REQUEST_RATES",
@@ -94,10 +93,10 @@ pub struct BenchArgs {
         help_heading = "Measurements"
     )]
     pub request_rates: Vec<f64>,
-    /// How long requests arrive at a rate
+    /// How long requests arrive at each rate
     #[arg(long, env = "KAITO_RATE_DURATION", value_name = "TIME", value_parser = values::duration, default_value = "20s", help_heading = "Measurements")]
     pub rate_duration: Duration,
-    /// Numbers of clients that wait for an answer before they ask again
+    /// Numbers of clients, each of which waits for an answer before it sends the next request
     #[arg(
         long,
         env = "KAITO_CLIENTS",
@@ -107,7 +106,7 @@ pub struct BenchArgs {
         help_heading = "Measurements"
     )]
     pub clients: Vec<usize>,
-    /// Requests of each of these clients
+    /// Requests that each of these clients sends
     #[arg(
         long,
         env = "KAITO_REQUESTS_PER_CLIENT",
@@ -116,7 +115,7 @@ pub struct BenchArgs {
         help_heading = "Measurements"
     )]
     pub requests_per_client: usize,
-    /// Tokens of the prompts at rates and of clients
+    /// Tokens of each prompt when rates and clients are measured
     #[arg(
         long,
         env = "KAITO_INPUT_TOKENS",
@@ -125,7 +124,7 @@ pub struct BenchArgs {
         help_heading = "Measurements"
     )]
     pub input_tokens: usize,
-    /// Tokens of their answers
+    /// Tokens of each answer when rates and clients are measured
     #[arg(
         long,
         env = "KAITO_OUTPUT_TOKENS",
@@ -134,32 +133,32 @@ pub struct BenchArgs {
         help_heading = "Measurements"
     )]
     pub output_tokens: usize,
-    /// Temperature of all requests; 0 takes the likeliest tokens
+    /// Temperature of all requests; 0 always takes the likeliest token
     #[arg(long, env = "KAITO_TEMPERATURE", value_parser = values::temperature, default_value_t = 0.0, help_heading = "Measurements")]
     pub temperature: f32,
-    /// Seed of prompts and arrivals [default: 0; with --url another one each time, so that no cache knows the prompts]
+    /// Seed of prompts and arrivals [default: 0; with --url a new one each time, so that no prefix cache knows the prompts]
     #[arg(long, env = "KAITO_SEED", help_heading = "Measurements")]
     pub seed: Option<u64>,
-    /// Longest time of each row of the tables; what is not done by then is broken off
+    /// Longest time for each row of the tables; what is not done by then is cut off
     #[arg(long, env = "KAITO_TIME_LIMIT", value_name = "TIME", value_parser = values::duration, default_value = "2m", help_heading = "Measurements")]
     pub time_limit: Duration,
-    /// Write everything as JSON to a file, or to stdout instead of the tables with -
+    /// Write everything as JSON to a file or, with -, to stdout instead of the tables
     #[arg(long = "json", env = "KAITO_JSON_FILE", value_name = "FILE", help_heading = "Report")]
     pub json_file: Option<PathBuf>,
-    /// Write a page with tables and plots
+    /// Write an HTML page with tables and plots to a file
     #[arg(long = "html", env = "KAITO_HTML_FILE", value_name = "FILE", help_heading = "Report")]
     pub html_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ApiName {
-    /// OpenAI's where the server has it, else that of kaito
+    /// OpenAI's if the server has it, else kaito's
     Auto,
-    /// /chat of kaito
+    /// kaito's /chat
     Kaito,
-    /// /generate of kaito, whose answers may end early
+    /// kaito's /generate, whose answers may end early
     Generate,
-    /// /v1/completions
+    /// OpenAI's /v1/completions
     #[value(name = "openai")]
     OpenAi,
 }
@@ -168,7 +167,7 @@ pub enum ApiName {
 pub enum TableName {
     /// Prompts, by length
     Prefill,
-    /// Tokens one after the other, by number of sequences
+    /// Decoding, by number of sequences
     Decode,
     /// Latencies, by rate of requests
     Rates,
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn guessing_ahead_is_off_unless_it_is_asked_for() {
+    fn speculative_decoding_is_off_unless_it_is_asked_for() {
         assert_eq!(bench(&[]).unwrap().settings().speculate, Some(false));
         assert_eq!(bench(&["--speculate", "true"]).unwrap().settings().speculate, Some(true));
         assert_eq!(bench(&["--url", "http://localhost"]).unwrap().settings().speculate, None);
@@ -273,7 +272,7 @@ mod tests {
         assert_eq!(bench(&[]).unwrap().settings().measure.len(), 4);
     }
 
-    /// A second run against the same server found its prompts in the cache of prefixes.
+    /// A second run against the same server found its prompts in the prefix cache.
     #[test]
     fn prompts_for_a_server_differ_from_run_to_run() {
         let seed = |args: &[&str]| bench(args).unwrap().settings().seed;

@@ -11,16 +11,16 @@ use crate::values;
 pub struct ChatArgs {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Instructions that stand before the conversation
+    /// System prompt: instructions that come before the conversation
     #[arg(long, env = "KAITO_SYSTEM", value_name = "TEXT")]
     pub system: Option<String>,
-    /// Longest answer in tokens
+    /// Longest answer, in tokens
     #[arg(long, env = "KAITO_MAX_NEW_TOKENS", value_name = "TOKENS", default_value = "512")]
     pub max_new_tokens: NonZeroUsize,
     /// Randomness of the answers; 0 always takes the likeliest token
     #[arg(long, env = "KAITO_TEMPERATURE", value_name = "T", value_parser = values::temperature, default_value = "0.6")]
     pub temperature: f32,
-    /// Seed of the random numbers, to have the same answers again
+    /// Seed of the random numbers; the same seed gives the same answers again
     #[arg(long, env = "KAITO_SEED", value_name = "N")]
     pub seed: Option<u64>,
 }

@@ -9,14 +9,14 @@ use crate::values;
 
 #[derive(Debug, Args)]
 pub struct ControllerArgs {
-    /// Look after the workspaces of this namespace only [default: of all namespaces]
+    /// Reconcile the workspaces of this namespace only [default: of all namespaces]
     #[arg(long, env = "KAITO_NAMESPACE", value_name = "NAMESPACE", value_parser = values::not_empty)]
     pub namespace: Option<String>,
-    /// Registry, and folder in it, of the images of public presets: REGISTRY/kaito-PRESET:TAG
+    /// Registry, with a folder in it if need be, of the public presets' images REGISTRY/kaito-PRESET:TAG
     /// [default: that of the variable PRESET_REGISTRY_NAME]
     #[arg(long, env = "KAITO_PRESET_REGISTRY", value_name = "REGISTRY")]
     pub preset_registry: Option<String>,
-    /// Tag of the images of public presets; running models keep theirs until it is their turn, see Rollouts
+    /// Tag of the public presets' images; running models keep theirs until their rollout, see Rollouts
     #[arg(long, env = "KAITO_PRESET_TAG", value_name = "TAG", value_parser = values::tag, default_value = env!("CARGO_PKG_VERSION"))]
     pub preset_tag: String,
     /// Image of kaito, for workspaces whose presetOptions name a weightsImage alone
@@ -28,7 +28,7 @@ pub struct ControllerArgs {
     /// Name of a ConfigMap, in the controller's namespace, that describes further instance types
     #[arg(long, env = "KAITO_INSTANCE_TYPES", value_name = "NAME", value_parser = values::not_empty)]
     pub instance_types: Option<String>,
-    /// Lead without asking whether another replica does
+    /// Act without asking whether another replica leads
     #[arg(long, env = "KAITO_NO_LEADER_ELECTION")]
     pub no_leader_election: bool,
     #[command(flatten)]
@@ -41,19 +41,20 @@ pub struct ControllerArgs {
     pub webhook: WebhookArgs,
 }
 
-/// When running models are restarted though nobody changed their workspaces: for another tag, other images, or pods that this
-/// version makes otherwise.
+/// When running models are restarted although nobody changed their workspaces: for another tag, other images, or pods that
+/// this version makes differently.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Rollouts")]
 pub struct RolloutArgs {
-    /// Running models that are restarted at a time for what the controller alone changes
+    /// Most models that are restarted at the same time for a change of the controller or its flags alone (a rollout)
     #[arg(long, env = "KAITO_MAX_ROLLOUTS", value_name = "N", default_value_t = NonZeroU32::new(RolloutPolicy::AT_ONCE).unwrap_or(NonZeroU32::MIN))]
     pub max_rollouts: NonZeroU32,
-    /// When such a restart may begin, in UTC, like "Sat,Sun 02:00-06:00"; several by repeating the flag, or with semicolons
-    /// [default: at any time]
+    /// When a rollout may begin, in UTC, like "Sat,Sun 02:00-06:00"; several by repeating the flag, or with semicolons
+    /// between them [default: at any time]
     #[arg(long, env = "KAITO_MAINTENANCE_WINDOW", value_name = "WINDOW", value_delimiter = ';')]
     pub maintenance_window: Vec<Window>,
-    /// How long a restarted model must have answered before the next one is, and the controller have led before the first
+    /// How long a restarted model must have answered before the next rollout begins; before the first one, how long the
+    /// controller must have led
     #[arg(long, env = "KAITO_ROLLOUT_PAUSE", value_name = "TIME", value_parser = values::duration, default_value = "60s")]
     pub rollout_pause: Duration,
 }
@@ -61,7 +62,7 @@ pub struct RolloutArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Nodes")]
 pub struct NodeArgs {
-    /// Who makes nodes that a workspace lacks
+    /// Who makes the nodes that a workspace lacks
     #[arg(long, env = "KAITO_NODE_PROVISIONER", value_enum, default_value_t = NodeProvisioner::None)]
     pub node_provisioner: NodeProvisioner,
     /// Node class of the nodes that Karpenter makes, like EC2NodeClass.karpenter.k8s.aws/default
@@ -78,7 +79,7 @@ pub struct NodeArgs {
 pub enum NodeProvisioner {
     /// Nobody: a workspace waits until its nodes are there
     None,
-    /// Karpenter, for a NodeClaim each
+    /// Karpenter, by one NodeClaim for each node
     Karpenter,
 }
 
@@ -105,7 +106,7 @@ pub struct WebhookArgs {
     /// Port of the webhook
     #[arg(long, env = "KAITO_WEBHOOK_PORT", value_name = "PORT", default_value_t = 9443)]
     pub webhook_port: u16,
-    /// Service by which the API server reaches the webhook; the webhook configurations have its name too
+    /// Service through which the API server reaches the webhook; the webhook configurations have this name too
     #[arg(long, env = "KAITO_WEBHOOK_SERVICE", value_name = "NAME", value_parser = values::not_empty, default_value = "kaito-webhook")]
     pub webhook_service: String,
     /// Secret that keeps the webhook's certificates

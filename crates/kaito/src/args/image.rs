@@ -34,23 +34,23 @@ pub struct ImageBuildArgs {
     /// Directory of the weights [default: the preset's download from the hub]
     #[arg(long, env = "KAITO_WEIGHTS", value_name = "DIR")]
     pub weights: Option<PathBuf>,
-    /// PRESET is no preset but a name of your own: check the weights against their own configuration alone
+    /// PRESET is a name of your own and no preset: check the weights against their own configuration only
     #[arg(long, env = "KAITO_NO_PRESET", requires = "weights")]
     pub no_preset: bool,
     /// Name of the image, registry/repository:tag
     #[arg(long, short, env = "KAITO_TAG", value_name = "REF", value_parser = values::not_empty)]
     pub tag: Option<String>,
-    /// Write an OCI layout: a directory or, if it ends in .tar, a file
+    /// Write an OCI layout: a directory or, if PATH ends in .tar, a file
     #[arg(long, short, env = "KAITO_OUTPUT", value_name = "PATH")]
     pub output: Option<PathBuf>,
     /// Push the image to the registry of --tag; without --output nothing is written to this machine's disk
     #[arg(long, env = "KAITO_PUSH", requires = "tag")]
     pub push: bool,
-    /// The image below: its name in a registry, an OCI layout, or scratch for none
-    /// [default: this executable and the libraries it needs, certificates, a user without privileges]
+    /// Base image: its name in a registry, an OCI layout, or scratch for none
+    /// [default: this executable with the libraries it needs, certificates, and a user without privileges]
     #[arg(long, env = "KAITO_BASE", value_name = "REF", conflicts_with = "weights_only")]
     pub base: Option<String>,
-    /// Pack the weights alone, to be mounted as an image volume beside a server
+    /// Pack only the weights, to be mounted as an image volume beside a server
     #[arg(long, env = "KAITO_WEIGHTS_ONLY")]
     pub weights_only: bool,
     /// The platform that the image is for [default: this machine's]
@@ -112,10 +112,10 @@ pub struct ImageVerifyArgs {
 /// What a push may do.
 #[derive(Debug, Args)]
 pub struct PushingArgs {
-    /// Refuse to move a tag that names another image already
+    /// Refuse to move a tag that already names another image
     #[arg(long, env = "KAITO_KEEP_TAG")]
     pub keep_tag: bool,
-    /// Another repository of the same registry that has some of the layers: they are not sent but mounted from there
+    /// Another repository of the same registry that has some of the layers: they are mounted from there instead of sent
     #[arg(long, env = "KAITO_MOUNT_FROM", value_name = "REPOSITORY", value_parser = values::not_empty)]
     pub mount_from: Option<String>,
 }
@@ -124,16 +124,16 @@ pub struct PushingArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Registry")]
 pub struct RegistryArgs {
-    /// Speak http without TLS; registries on this machine are spoken to so anyway
+    /// Use HTTP without TLS, as is done for registries on this machine anyway
     #[arg(long, env = "KAITO_PLAIN_HTTP")]
     pub plain_http: bool,
     /// Certificates of the registry or of its authority, a PEM file; may be given more than once
     #[arg(long, env = "KAITO_CA_FILE", value_name = "FILE", value_delimiter = ',')]
     pub ca_file: Vec<PathBuf>,
-    /// User of the registry [default: as `docker login` keeps it]
+    /// User of the registry [default: the one of `docker login`]
     #[arg(long, env = "KAITO_USERNAME", value_name = "NAME", value_parser = values::not_empty)]
     pub username: Option<String>,
-    /// Password or token of that user; better in the variable, where no list of processes shows it
+    /// Password or token of that user. Prefer the variable: every user of this machine can read a command line
     #[arg(long, env = "KAITO_PASSWORD", hide_env_values = true, requires = "username", value_parser = values::not_empty)]
     pub password: Option<String>,
     /// Read the password from standard input

@@ -13,7 +13,7 @@ pub struct InstallArgs {
     /// Print the manifests, for kubectl apply --server-side -f -
     #[arg(long, env = "KAITO_PRINT")]
     pub print: bool,
-    /// Container registry that kaito's image is in, like registry.example.com/team
+    /// Container registry that holds kaito's image, like registry.example.com/team
     #[arg(long, env = "KAITO_REGISTRY", value_name = "REGISTRY")]
     pub registry: String,
     /// Container registry of the public presets' images [default: the same]
@@ -25,7 +25,7 @@ pub struct InstallArgs {
     /// Namespace of the controller
     #[arg(long, env = "KAITO_NAMESPACE", value_name = "NAME", default_value = "kaito-system")]
     pub namespace: String,
-    /// How many controllers run: one leads, all answer admission
+    /// Replicas of the controller: one leads, all answer admission requests
     #[arg(long, env = "KAITO_REPLICAS", value_name = "N", default_value_t = InstallOptions::DEFAULT_REPLICAS, value_parser = clap::value_parser!(u32).range(1..))]
     pub replicas: u32,
     /// Image for workspaces with the annotation kaito.sh/runtime: vllm [default: the one of kaito controller]

@@ -7,10 +7,10 @@ use kaito_presets::Cloud;
 
 #[derive(Debug, Args)]
 pub struct InstanceTypesArgs {
-    /// Show this one in full, and which presets fit on it
+    /// Show this type in full, and which presets fit on it
     #[arg(env = "KAITO_INSTANCE_TYPE", value_name = "NAME")]
     pub instance_type: Option<String>,
-    /// List only those of this cloud
+    /// List only the types of this cloud
     #[arg(long, env = "KAITO_CLOUD", value_enum)]
     pub cloud: Option<CloudName>,
     /// File with types of your own, a list or the ConfigMap's manifest

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging", next_display_order = 900)]
 pub struct LoggingArgs {
-    /// Form of the log on stderr
+    /// Format of the log on stderr
     #[arg(long, global = true, env = "KAITO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What is logged: a level (error, warn, info, debug, trace), or levels by module
@@ -18,6 +18,6 @@ pub struct LoggingArgs {
 pub enum LogFormat {
     /// Lines for people
     Text,
-    /// A JSON object a line
+    /// One JSON object per line
     Json,
 }

@@ -56,11 +56,11 @@ pub enum Command {
     Serve(ServeArgs),
     /// Talk to a model in the terminal
     Chat(ChatArgs),
-    /// List the models that have a name here
+    /// List the presets, the models that kaito knows by name
     Presets(PresetsArgs),
     /// Print the definition of the Workspace resource, for `kubectl apply`
     Crd(CrdArgs),
-    /// Run models on Kubernetes: look after the cluster's workspaces
+    /// Run models on Kubernetes: reconcile the cluster's workspaces
     Controller(ControllerArgs),
     /// Print what a cluster needs to run workspaces, for `kubectl apply`
     Install(InstallArgs),
@@ -68,13 +68,13 @@ pub enum Command {
     Up(UpArgs),
     /// Put models into container images
     Image(ImageArgs),
-    /// List the machines with GPUs that the clouds have
+    /// List the clouds' machines with GPUs
     InstanceTypes(InstanceTypesArgs),
-    /// Say what a model needs, which machines it fits on, how many, and why not
+    /// Show what a model needs and which machines it fits on, or why it does not fit
     Plan(PlanArgs),
-    /// Check the manifests of workspaces without a cluster
+    /// Check manifests of workspaces, without a cluster
     Validate(ValidateArgs),
-    /// Measure a model on this machine, or a server
+    /// Measure the speed of a model on this machine, or of a server
     Bench(Box<BenchArgs>),
 }
 

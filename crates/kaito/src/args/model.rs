@@ -20,29 +20,29 @@ pub struct ModelArgs {
     /// Element type of the weights in memory; auto keeps that of the files
     #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = DType::Auto)]
     pub dtype: DType,
-    /// Fewer bits for the weights of the layers: made when a model is first loaded so, and kept in a file for the next time
+    /// Store the layers' weights in fewer bits: quantised at the first start, and kept in a file that later starts map
     #[arg(long, env = "KAITO_QUANTIZE", value_enum, default_value_t = Quantize::None)]
     pub quantize: Quantize,
-    /// Folder of the files of quantised weights [default: kaito/quantized in the user's cache folder]
+    /// Folder for the files of quantised weights [default: kaito/quantized in the user's cache folder]
     #[arg(long, env = "KAITO_QUANTIZE_CACHE", value_name = "DIR")]
     pub quantize_cache: Option<PathBuf>,
-    /// Element type of keys and values; fewer bits hold more and longer sequences
+    /// Element type of the KV cache (keys and values); fewer bits leave room for more and longer sequences
     #[arg(long, env = "KAITO_KV_DTYPE", value_enum, default_value_t = KvElement::F32)]
     pub kv_dtype: KvElement,
-    /// Threads that compute, at most 1024 [default: one for each core]
+    /// Worker threads that compute, at most 1024 [default: one per core]
     #[arg(long, env = "KAITO_THREADS", value_name = "N", value_parser = values::count::<1024>)]
     pub threads: Option<NonZeroUsize>,
-    /// Longest sequence in tokens, prompt and answer together [default: the model's own limit]
+    /// Longest sequence, prompt and answer together, in tokens [default: the model's own limit]
     #[arg(long, env = "KAITO_MAX_SEQ_LEN", value_name = "TOKENS")]
     pub max_seq_len: Option<NonZeroUsize>,
-    /// Sequences computed at once, at most 4096
+    /// Most sequences that are computed at the same time, at most 4096
     #[arg(long, env = "KAITO_MAX_BATCH_SIZE", value_name = "N", value_parser = values::count::<4096>, default_value = "32")]
     pub max_batch_size: NonZeroUsize,
-    /// Memory for keys and values, like 4GiB [default: what the memory of this machine allows]
+    /// Memory for the KV cache (keys and values), like 4GiB [default: what the memory of this machine allows]
     #[arg(long, env = "KAITO_KV_CACHE_MEMORY", value_name = "SIZE", value_parser = values::size)]
     pub kv_cache_memory: Option<u64>,
-    /// Whether to guess several tokens ahead where a text repeats itself, and verify them at once: the same text,
-    /// sooner. Switches itself off where it does not pay
+    /// Speculative decoding (n-gram): where a text repeats itself, propose the next tokens and verify them in one step. The
+    /// text stays the same and takes fewer steps. It switches itself off while it does not pay
     #[arg(long, env = "KAITO_SPECULATE", value_name = "true|false", action = ArgAction::Set, default_value_t = true)]
     pub speculate: bool,
 }
@@ -66,9 +66,9 @@ pub enum DType {
 pub enum Quantize {
     /// As --dtype says
     None,
-    /// 8.25 bits a weight
+    /// 8.25 bits per weight
     Int8,
-    /// 4.25 bits a weight
+    /// 4.25 bits per weight
     Int4,
 }
 

@@ -8,16 +8,16 @@ use kaito_presets::Precision;
 use super::CloudName;
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 where the model fits, 1 where it does not or after a failure, 2 after wrong usage.
+Exit status: 0 if the model fits, 1 if it does not or after a failure, 2 after wrong usage.
 Memory is that of GPUs; docs/hardware.md has the formula.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_STATUS)]
 pub struct PlanArgs {
-    /// A model of `kaito presets`
+    /// A preset (see `kaito presets`)
     #[arg(env = "KAITO_PRESET")]
     pub preset: String,
-    /// Type of the nodes, of `kaito instance-types`; without it, all that the model fits on, the smallest first
+    /// Instance type of the nodes (see `kaito instance-types`); without it, all types that the model fits on, smallest first
     #[arg(long, env = "KAITO_INSTANCE_TYPE", value_name = "NAME")]
     pub instance_type: Option<String>,
     /// Number of nodes [default: as many as it takes]
@@ -26,16 +26,16 @@ pub struct PlanArgs {
     /// Tokens of each sequence, prompt and answer together [default: 2048]
     #[arg(long, env = "KAITO_CONTEXT", value_name = "TOKENS")]
     pub context: Option<u64>,
-    /// Sequences at once
+    /// Sequences at the same time
     #[arg(long, env = "KAITO_BATCH", value_name = "N", default_value_t = 1)]
     pub batch: u64,
-    /// How the weights are held; auto is as they are published
+    /// Precision of the weights; auto: as they are published
     #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = PlanDType::Auto)]
     pub dtype: PlanDType,
-    /// How keys and values are held; auto is like weights of 16 or 32 bits, 16 bits beside narrower ones
+    /// Precision of the KV cache (keys and values); auto: that of the weights, or 16 bits if they have fewer
     #[arg(long, env = "KAITO_KV_DTYPE", value_enum, default_value_t = PlanDType::Auto)]
     pub kv_dtype: PlanDType,
-    /// Look only at machines of this cloud
+    /// Only machines of this cloud
     #[arg(long, env = "KAITO_CLOUD", value_enum, conflicts_with = "instance_type")]
     pub cloud: Option<CloudName>,
     /// File with instance types of your own, a list or the ConfigMap's manifest

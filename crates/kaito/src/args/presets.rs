@@ -4,7 +4,7 @@ use clap::Args;
 
 #[derive(Debug, Args)]
 pub struct PresetsArgs {
-    /// Show this one in full
+    /// Show this preset in full
     #[arg(env = "KAITO_PRESET")]
     pub name: Option<String>,
     /// Print JSON

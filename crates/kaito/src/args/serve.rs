@@ -17,20 +17,20 @@ pub struct ServeArgs {
     /// Port to listen on; 0 takes any that is free
     #[arg(long, env = "KAITO_PORT", default_value_t = 5000)]
     pub port: u16,
-    /// Longest time that a request may take, like 90s or 5m
+    /// Longest time that a request may take, like 90s or 5m; then it is answered with 408
     #[arg(long, env = "KAITO_REQUEST_TIMEOUT", value_name = "TIME", value_parser = values::duration, default_value = "180s")]
     pub request_timeout: Duration,
-    /// Requests that may wait for their turn; more are answered with 429
+    /// Requests that may wait for their turn; further ones are answered with 429
     #[arg(long, env = "KAITO_MAX_WAITING", value_name = "N", default_value = "256")]
     pub max_waiting: NonZeroUsize,
-    /// How long requests that were taken may go on once the server is to end [default: --request-timeout]
+    /// How long running requests may go on once the server is shutting down [default: --request-timeout]
     #[arg(long, env = "KAITO_DRAIN_LIMIT", value_name = "TIME", value_parser = values::duration)]
     pub drain_limit: Option<Duration>,
-    /// Largest body of a request, at most 1GiB; the bodies that arrive at one time may have six times that together
+    /// Largest body of a request, at most 1GiB. All bodies that arrive at the same time may take six times that together
     #[arg(long, env = "KAITO_BODY_LIMIT", value_name = "SIZE", value_parser = values::body_size, default_value = "4MiB")]
     pub body_limit: usize,
-    /// How long nothing may move: a client that takes nothing of its answer loses its connection, and /healthz reports an
-    /// engine that makes no progress
+    /// How long nothing may move: a client that reads nothing of its answer for so long loses its connection, and /healthz
+    /// reports an engine that made no progress for so long
     #[arg(long, env = "KAITO_STALL_LIMIT", value_name = "TIME", value_parser = values::duration, default_value = "60s")]
     pub stall_limit: Duration,
     #[command(flatten)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 where every workspace would be let into the cluster, 1 where one is refused, a file cannot be read or \
+Exit status: 0 if every workspace would be admitted to the cluster, 1 if one is refused, a file cannot be read or \
 there is no workspace, 2 after wrong usage.";
 
 #[derive(Debug, Args)]

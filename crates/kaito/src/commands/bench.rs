@@ -62,7 +62,7 @@ async fn interrupts(interrupt: watch::Sender<bool>) {
 
 fn write(report: &Report, args: &BenchArgs) -> anyhow::Result<()> {
     let to_stdout = args.json_file.as_deref() == Some(Path::new("-"));
-    // The tables first: a file that cannot be written must not cost what took minutes to measure.
+    // The tables are printed first: if a file cannot be written, minutes of measuring are not lost.
     print(&if to_stdout { pretty(report)? } else { tables(report) })?;
     let write =
         |path: &Path, text: String| fs::write(path, text).with_context(|| format!("cannot write {}", path.display()));

@@ -1,4 +1,4 @@
-//! A file per subcommand.
+//! The subcommands, a file for each.
 
 pub mod bench;
 pub mod chat;
@@ -19,7 +19,7 @@ use anyhow::{Context, anyhow};
 use kaito_presets::{InstanceType, InstanceTypes, Preset};
 use serde::Serialize;
 
-/// The answer was no, and the output says why.
+/// The command has printed a negative answer and its reasons; the exit status says so too.
 #[derive(Debug)]
 pub struct Told;
 
@@ -54,7 +54,7 @@ fn instance_type<'a>(types: &'a InstanceTypes, name: &str) -> anyhow::Result<&'a
     types.find(name).map_err(|unknown| anyhow!("{unknown}{} `kaito instance-types` lists all", next(&unknown)))
 }
 
-/// What stands between a message, which may be a question, and the next step.
+/// Separates a message from the hint that follows it; a message may be a question.
 fn next(message: &impl ToString) -> &'static str {
     if message.to_string().ends_with('?') { "" } else { ";" }
 }

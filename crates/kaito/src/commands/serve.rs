@@ -35,7 +35,7 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
         let address = server.local_addr();
         tracing::info!(%address, model = source.name, "listening, loading the model");
         if open_to_all {
-            tracing::warn!("whoever can reach this address can use the model; --api-key asks for a key");
+            tracing::warn!("everybody who can reach this address can use the model; --api-key sets a key");
         }
         let loader =
             move |report: &(dyn Fn(f32) + Sync)| -> Result<LanguageModel, Box<dyn std::error::Error + Send + Sync>> {
@@ -55,7 +55,7 @@ fn keys(args: &AccessArgs) -> anyhow::Result<ApiKeys> {
     ApiKeys::new(given, args.api_key_file.as_deref()).map_err(|error| anyhow!("--api-key-file: {error}"))
 }
 
-/// A name that the server listens by is one of its own.
+/// Besides those that the user allows, the name that the server listens on is a host of its own.
 fn allowed_hosts(args: &ServeArgs) -> Vec<HostName> {
     let own = args.host.as_deref().and_then(HostName::parse);
     args.access.allowed_host.iter().cloned().chain(own).collect()
@@ -90,7 +90,7 @@ fn announce(source: &ModelSource, model: &LanguageModel, address: SocketAddr, lo
         info.kv_dtype,
         example(reachable(address), info.chat_template),
     );
-    // Nobody need read it. Writing into a queue does not fail.
+    // The summary goes into a queue, so that a stdout that nobody reads neither blocks nor fails.
     let _ = logging::patient_stdout().write_all(text.as_bytes());
 }
 

@@ -1,4 +1,4 @@
-//! Names from outside may hold what a terminal obeys and what looks like the end of a line.
+//! Escapes text from outside, which may hold control sequences for the terminal or line ends that would forge log lines.
 
 use std::{borrow::Cow, fmt::Write};
 

@@ -1,4 +1,4 @@
-//! The log on stderr, and what long-running commands print beside it: nobody who works waits for a reader.
+//! The log on stderr, and what long-running commands print beside it. No thread that does work waits for a reader.
 
 pub mod escape;
 mod queue;
@@ -151,7 +151,7 @@ impl Write for ToStdout {
     }
 }
 
-/// A panic is an event as others are: the usual hook would wait for whoever reads stderr.
+/// Panics go into the log as other events do; the default hook would wait until somebody reads stderr.
 fn log_panic(info: &PanicHookInfo<'_>) {
     let message = message(info.payload());
     let location = info.location().map(ToString::to_string).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A writer that nobody waits for: what is written lies in a bounded queue until a thread of its own has passed it on.
+//! A writer that never blocks: lines go into a bounded queue, from which a thread writes them out.
 
 use std::{
     collections::VecDeque,

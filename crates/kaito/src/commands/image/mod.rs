@@ -67,7 +67,7 @@ impl Work {
         let cancelled = Arc::new(AtomicBool::new(false));
         let flag = cancelled.clone();
         let (interrupt, interrupted) = watch::channel(false);
-        // The only listener, from before there is work: one that began with a piece of work would miss a signal before it.
+        // There is one listener, which starts before any work: a listener per piece of work would miss a signal between two.
         let mut signals = Signals::listen(&runtime).context("cannot listen for Ctrl-C")?;
         runtime.spawn(async move {
             signals.recv().await;
@@ -177,7 +177,7 @@ fn options(args: &RegistryArgs) -> anyhow::Result<registry::Options> {
         ..registry::Options::default()
     };
     if let Some(file) = &args.authfile {
-        // One that is not there would otherwise be no credentials, silently.
+        // A file that does not exist would otherwise silently mean that there are no credentials.
         fs::metadata(file).with_context(|| format!("cannot read --authfile {}", file.display()))?;
         options.credential_files = vec![file.clone()];
     }

@@ -2,6 +2,7 @@
 //!
 //! Each becomes an object with one key of its own. So a field that nobody asks for does no harm, and one that counts is of a
 //! wrong type to whoever reads it.
+#![forbid(unsafe_code)]
 
 use std::borrow::Cow;
 
