@@ -29,10 +29,11 @@ use self::{
 };
 use crate::{
     Error,
-    backend::Backend,
-    decoder::Decoder,
+    device::DeviceError,
     events::{self, EventReceiver},
+    executor::Executor,
     generate::{Chosen, Generation, GenerationParams, SequenceOutput, Strategy},
+    parallel::Parallel,
     scheduler::{RequestId, Scheduler},
 };
 
@@ -63,6 +64,8 @@ pub enum GenerationEvent {
 pub struct EngineStats {
     /// Whether the engine's thread is gone, so that no request can end any more.
     pub stopped: bool,
+    /// How the device was lost, if it was; no request can succeed any more.
+    pub device_lost: Option<DeviceError>,
     /// Requests in the queue.
     pub waiting: usize,
     /// Sequences that run.
@@ -216,8 +219,17 @@ impl Drop for StopOnDrop {
 }
 
 impl Engine {
-    /// Starts the engine thread. At most `max_waiting` requests queue.
-    pub fn start<B: Backend>(decoder: Decoder<B>, scheduler: Scheduler, max_waiting: usize) -> Result<Self, Error> {
+    /// Starts the engine's thread over `executor`; tokens are chosen on the threads of `host`. At most `max_waiting` requests
+    /// queue.
+    ///
+    /// # Errors
+    /// A thread that the system does not give.
+    pub fn start(
+        executor: Box<dyn Executor>,
+        host: Arc<dyn Parallel>,
+        scheduler: Scheduler,
+        max_waiting: usize,
+    ) -> Result<Self, Error> {
         let (commands, receiver) = mpsc::channel();
         let shared = Arc::new(Shared {
             commands: commands.clone(),
@@ -227,12 +239,12 @@ impl Engine {
                 page_size: scheduler.cache().page_size(),
                 rows: scheduler.limits().rows,
                 waiting: max_waiting,
-                vocab_size: decoder.config().vocab_size,
+                vocab_size: executor.vocab_size(),
             },
             next_id: AtomicU64::new(0),
             open: Arc::default(),
         });
-        let worker = Worker::new(decoder, scheduler, receiver, shared.clone());
+        let worker = Worker::new(executor, host, scheduler, receiver, shared.clone());
         thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || worker.run())
@@ -243,8 +255,8 @@ impl Engine {
     /// Queues a request.
     ///
     /// # Errors
-    /// [`Error::TooBusy`] where the queue is full, [`Error::ShuttingDown`] after [`Engine::stop_accepting`], and
-    /// [`Error::InvalidRequest`] where the request could never run here.
+    /// [`Error::TooBusy`] where the queue is full, [`Error::ShuttingDown`] after [`Engine::stop_accepting`], [`Error::Device`]
+    /// where the device is lost, and [`Error::InvalidRequest`] where the request could never run here.
     pub fn submit(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
         let shared = &self.shared;
         let limits = &shared.limits;
@@ -285,6 +297,7 @@ impl Engine {
         let open = self.shared.open.counts();
         EngineStats {
             stopped: open.stopped,
+            device_lost: open.device_lost,
             waiting: open.waiting,
             running: counters.running.load(Relaxed),
             pages_total: self.shared.limits.pages,
