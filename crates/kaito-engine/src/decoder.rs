@@ -2,7 +2,7 @@
 //! its own, in one pass over the weights.
 
 use crate::{
-    device::{DeviceError, DeviceErrorKind, Epilogue, Operations},
+    device::{BufferKind, DeviceError, DeviceErrorKind, Epilogue, Operations},
     executor::{Executor, ExecutorLimits, HostMemory, StepInput, StepOutput, Ticket},
     rope::RopeTable,
 };
@@ -76,16 +76,20 @@ impl<O: Operations> Decoder<O> {
                 })
             })
             .collect::<Result<Vec<_>, DeviceError>>()?;
-        let mut rows = |width: usize| operations.buffer(limits.step_tokens * width);
+        let ExecutorLimits { step_tokens, step_logits, .. } = limits;
+        let mut buffer = |rows: usize, width: usize, kind: BufferKind| operations.buffer(rows, width, kind);
+        let has_two_norms = config.residual == Residual::Parallel;
         let workspace = Workspace {
-            residual: rows(config.hidden_size)?,
-            normed: rows(config.hidden_size)?,
-            mlp_normed: (config.residual == Residual::Parallel).then(|| rows(config.hidden_size)).transpose()?,
-            qkv: rows(config.qkv_layout.width)?,
-            attended: rows(config.num_heads * config.head_dim)?,
-            mlp_inner: rows(config.intermediate_size)?,
-            last: operations.buffer(limits.step_logits * config.hidden_size)?,
-            logits: operations.buffer(limits.step_logits * config.vocab_size)?,
+            residual: buffer(step_tokens, config.hidden_size, BufferKind::Exact)?,
+            normed: buffer(step_tokens, config.hidden_size, BufferKind::Operand)?,
+            mlp_normed: has_two_norms
+                .then(|| buffer(step_tokens, config.hidden_size, BufferKind::Operand))
+                .transpose()?,
+            qkv: buffer(step_tokens, config.qkv_layout.width, BufferKind::Exact)?,
+            attended: buffer(step_tokens, config.num_heads * config.head_dim, BufferKind::Operand)?,
+            mlp_inner: buffer(step_tokens, config.intermediate_size, BufferKind::Operand)?,
+            last: buffer(step_logits, config.hidden_size, BufferKind::Exact)?,
+            logits: buffer(step_logits, config.vocab_size, BufferKind::Logits)?,
         };
         operations.reserve(&config, &limits)?;
         Ok(Self {

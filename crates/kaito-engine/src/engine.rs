@@ -1,11 +1,12 @@
-//! The thread that turns steps, and the handle that others hold.
+//! The thread that runs steps one after the other, and the handle that others hold.
 //!
-//! A step is `schedule -> forward -> advance -> emit`. The handle is cheap to clone; a request's events come through a
-//! channel of its own, and dropping the receiving end cancels the request and frees its pages before the next step.
+//! A step is `schedule -> forward -> choose -> emit`, for all running sequences together (continuous batching). The handle is
+//! cheap to clone. A request's events come through a queue of its own; dropping the receiving end cancels the request and
+//! frees its pages before the next step.
 //!
 //! Invariant: nothing that a request holds can end this thread, nor another request. A request that cannot go on fails
 //! alone; where the work for one request panics, that request fails, and what others had computed is computed again if it
-//! cannot be trusted.
+//! cannot be trusted. Where the device fails in a step, the step's requests fail; where the device is lost, all do.
 
 mod open;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use crate::{
     executor::Executor,
     generate::{Chosen, Generation, GenerationParams, SequenceOutput, Strategy},
     parallel::Parallel,
-    scheduler::{RequestId, Scheduler},
+    scheduler::{RequestId, Scheduler, pages_needed},
 };
 
 /// One request for tokens.
@@ -70,23 +71,23 @@ pub struct EngineStats {
     pub waiting: usize,
     /// Sequences that run.
     pub running: usize,
-    /// Pages of keys and values, all of them.
+    /// Pages of the KV cache, all of them.
     pub pages_total: usize,
-    /// Pages that hold something.
+    /// Pages that running sequences hold.
     pub pages_used: usize,
-    /// Free pages that still hold texts, for requests that begin like them.
+    /// Free pages that are in the prefix cache: they still hold texts, for requests that begin like them.
     pub pages_known: usize,
     /// Prompt tokens of requests that started.
     pub prompt_tokens_total: u64,
-    /// Those of them that were not computed, since an earlier text began alike.
+    /// Those of them that were found in the prefix cache, and not computed.
     pub prompt_tokens_reused_total: u64,
     /// Tokens that were generated.
     pub generated_tokens_total: u64,
-    /// Tokens that were proposed, to be verified several at once.
+    /// Draft tokens of speculative decoding: proposed, and verified several at once.
     pub proposed_tokens_total: u64,
-    /// Proposed tokens that were right.
+    /// Draft tokens that were right.
     pub accepted_tokens_total: u64,
-    /// Requests that gave their pages to older ones and were computed again.
+    /// How often a request was preempted: it lost its pages to an older one, and was computed again.
     pub preemptions_total: u64,
     /// Steps since the start.
     pub steps_total: u64,
@@ -163,42 +164,43 @@ struct Shared {
 struct EngineLimits {
     pages: usize,
     page_size: usize,
-    rows: usize,
+    sequences: usize,
     waiting: usize,
     vocab_size: usize,
 }
 
 impl EngineLimits {
-    /// How many rows of a request run at the same time. Beams all do; sequences that know nothing of each other run as many
-    /// at a time as there is room for.
+    /// How many sequences of a request run at the same time. Beams all do; independent samples run as many at a time as there
+    /// is room for.
     ///
     /// # Errors
     /// A request that could never run here.
-    fn rows_for(&self, params: &GenerationParams, prompt: usize) -> Result<usize, Error> {
+    fn sequences_for(&self, params: &GenerationParams, prompt: usize) -> Result<usize, Error> {
         let total = params.max_total_len.max(prompt);
-        let pages_needed = |rows: usize| crate::scheduler::pages_needed(self.page_size, prompt, total, rows);
-        let mut rows = params.max_rows();
+        let pages_needed = |sequences: usize| pages_needed(self.page_size, prompt, total, sequences);
+        let mut sequences = params.max_rows();
         if matches!(params.strategy, Strategy::Beams(_)) {
-            if rows > self.rows {
+            if sequences > self.sequences {
                 return Err(Error::InvalidRequest(format!(
-                    "the request asks for {rows} beams, but at most {} run here (--max-batch-size)",
-                    self.rows
+                    "the request asks for {sequences} beams, but at most {} run here (--max-batch-size)",
+                    self.sequences
                 )));
             }
         } else {
             let shared = prompt / self.page_size;
             let of_one = (pages_needed(1) - shared).max(1);
-            rows = rows.min(self.rows).min(self.pages.saturating_sub(shared) / of_one).max(1);
+            let room = self.pages.saturating_sub(shared) / of_one;
+            sequences = sequences.min(self.sequences).min(room).max(1);
         }
-        let pages = pages_needed(rows);
+        let pages = pages_needed(sequences);
         if pages > self.pages {
             return Err(Error::InvalidRequest(format!(
-                "{rows} sequences of up to {total} tokens need {pages} pages of keys and values, but there are {} \
+                "{sequences} sequences of up to {total} tokens need {pages} pages of keys and values, but there are {} \
                  (--kv-cache-memory)",
                 self.pages
             )));
         }
-        Ok(rows)
+        Ok(sequences)
     }
 }
 
@@ -237,7 +239,7 @@ impl Engine {
             limits: EngineLimits {
                 pages: scheduler.cache().total_pages(),
                 page_size: scheduler.cache().page_size(),
-                rows: scheduler.limits().rows,
+                sequences: scheduler.limits().rows,
                 waiting: max_waiting,
                 vocab_size: executor.vocab_size(),
             },
@@ -270,12 +272,12 @@ impl Engine {
                 limits.vocab_size - 1
             )));
         }
-        let rows = limits.rows_for(&params, prompt.len())?;
+        let sequences = limits.sequences_for(&params, prompt.len())?;
         let new = params.max_total_len.saturating_sub(prompt.len());
-        let (sender, events) = events::queue(rows.saturating_mul(new));
+        let (sender, events) = events::queue(sequences.saturating_mul(new));
         let open = shared.open.open(limits.waiting, sender)?;
         let id = shared.next_id.fetch_add(1, Relaxed);
-        let generation = Box::new(Generation::within(prompt, params, rows));
+        let generation = Box::new(Generation::within(prompt, params, sequences));
         // A command that nobody takes closes its request.
         shared.commands.send(Command::Submit { id, generation, open }).map_err(|_| Error::EngineStopped)?;
         Ok(GenerationStream { id, events, commands: shared.commands.clone(), ended: false })

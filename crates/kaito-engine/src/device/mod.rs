@@ -18,7 +18,7 @@ use kaito_model::{config::ModelConfig, weights::ModelWeights};
 use self::cpu::CpuDevice;
 pub use self::{
     error::{DeviceError, DeviceErrorKind},
-    operations::{Epilogue, Operations},
+    operations::{BufferKind, Epilogue, Operations},
 };
 use crate::{
     Error,

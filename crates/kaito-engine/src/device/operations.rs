@@ -14,6 +14,17 @@ use kaito_model::{
     weights::{Linear, NormWeights},
 };
 
+/// What a buffer of activations is for, which decides in what form a device holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BufferKind {
+    /// Sums, and what attention reads: f32.
+    Exact,
+    /// The input of a linear map: in whatever form the device multiplies.
+    Operand,
+    /// Logits: f32, and read by the host.
+    Logits,
+}
+
 /// What becomes of the result of a linear map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
@@ -41,8 +52,8 @@ pub trait Operations: Send + 'static {
     /// The KV cache: keys and values of all layers.
     type KvPool: Send;
 
-    /// Memory for `len` numbers on the device.
-    fn buffer(&mut self, len: usize) -> Result<Self::Buffer, DeviceError>;
+    /// Memory on the device for `rows` rows of `width` numbers.
+    fn buffer(&mut self, rows: usize, width: usize, kind: BufferKind) -> Result<Self::Buffer, DeviceError>;
     /// Memory for `len` numbers on the host, where [`Self::finish`] can write.
     fn host_memory(&mut self, len: usize) -> Result<HostMemory, DeviceError>;
     /// Makes a linear map usable; on a CPU it stays where the file is mapped.

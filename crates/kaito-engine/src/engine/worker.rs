@@ -1,9 +1,10 @@
 //! The engine's thread.
 //!
-//! All work is done on behalf of one request at a time, forward passes aside, and each piece of it is caught where it panics.
+//! Forward passes aside, all work is done on behalf of one request at a time, and a panic in it is caught.
 //! What a panic leaves half done is thrown away: a request whose tokens were being chosen fails with nothing else touched;
 //! where pages are handed out and taken back, [`Scheduler::start_over`] makes new ones; a forward pass is computed again for
-//! each of its requests alone, which tells who made it fail.
+//! each of its requests alone, which tells who made it fail. A failure that the device reports is not tried again: the step's
+//! requests fail with the device's words, or all requests where the device is lost.
 
 use std::{
     collections::HashMap,
@@ -188,6 +189,7 @@ impl Worker {
         }
     }
 
+    /// Computes a step and waits for its logits.
     fn forward(&mut self, step: &Step) -> Result<StepOutput, DeviceError> {
         let input = self.input.take().unwrap_or_else(|| StepInput::with_room_for(self.executor.limits()));
         let input = self.fill(input, step);
@@ -195,7 +197,7 @@ impl Worker {
         self.executor.collect(ticket)
     }
 
-    /// What the executor is to compute of a step.
+    /// Gathers what the executor needs of a step: tokens and page tables of its sequences.
     fn fill(&self, mut input: StepInput, step: &Step) -> StepInput {
         input.copies.extend_from_slice(&step.copies);
         for span in &step.spans {

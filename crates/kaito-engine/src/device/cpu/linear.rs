@@ -165,3 +165,45 @@ pub(super) fn rows_mut(data: &mut [f32], stride: usize, offset: usize) -> RowsMu
 pub(super) fn unsupported(cause: String) -> DeviceError {
     DeviceError::new(DeviceErrorKind::Unsupported, NAME, cause)
 }
+
+#[cfg(test)]
+mod tests {
+    use kaito_kernels::{DType, Quantization};
+    use kaito_model::checkpoint::SharedBytes;
+
+    use super::*;
+
+    fn plain(shape: &[usize]) -> Weight {
+        let bytes = vec![0; shape.iter().product::<usize>() * 4];
+        Tensor::from_bytes("w", DType::F32, shape.to_vec(), bytes).unwrap().into()
+    }
+
+    fn quantized(rows: usize, cols: usize) -> Weight {
+        let bytes = vec![0; Quantization::Int8.bytes(rows, cols).unwrap()];
+        let tensor = QuantizedTensor::new("w", Quantization::Int8, rows, cols, SharedBytes::owned(bytes));
+        Weight::Quantized(tensor.unwrap())
+    }
+
+    fn load(weight: Weight, output_offset: usize, input_offset: usize) -> Result<(), String> {
+        let parts = vec![LinearPart { weight, output_offset, input_offset }];
+        let linear = Linear { out_features: 6, in_features: 4, parts, bias: None };
+        CpuLinear::new(linear).map(drop).map_err(|error| {
+            assert_eq!(error.kind, DeviceErrorKind::Unsupported);
+            error.to_string()
+        })
+    }
+
+    #[test]
+    fn what_is_no_matrix_or_does_not_fit_its_map_is_refused_by_name() {
+        assert_eq!(load(plain(&[6, 4]), 0, 0), Ok(()));
+        assert_eq!(load(quantized(2, 3), 4, 1), Ok(()));
+        for (weight, offsets, refusal) in [
+            (plain(&[24]), (0, 0), "cpu: w of shape [24] is no matrix"),
+            (plain(&[6, 2, 2]), (0, 0), "cpu: w of shape [6, 2, 2] is no matrix"),
+            (plain(&[6, 4]), (1, 0), "cpu: w of shape [6, 4] does not fit a map of 4 to 6"),
+            (quantized(2, 4), (0, 1), "cpu: w of shape [2, 4] does not fit a map of 4 to 6"),
+        ] {
+            assert_eq!(load(weight, offsets.0, offsets.1), Err(refusal.to_owned()));
+        }
+    }
+}

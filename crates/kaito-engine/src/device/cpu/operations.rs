@@ -12,7 +12,7 @@ use super::{
     linear::{CpuLinear, CpuMatrix, Products, rows, rows_mut, unsupported},
 };
 use crate::{
-    device::{DeviceError, DeviceErrorKind, Epilogue, Operations},
+    device::{BufferKind, DeviceError, DeviceErrorKind, Epilogue, Operations},
     executor::{ExecutorLimits, HostMemory, StepInput},
     recycle::recycled,
 };
@@ -99,8 +99,8 @@ impl Operations for CpuOperations {
     type Norm = CpuNorm;
     type KvPool = CpuKvPool;
 
-    fn buffer(&mut self, len: usize) -> Result<Vec<f32>, DeviceError> {
-        zeros(len)
+    fn buffer(&mut self, rows: usize, width: usize, _: BufferKind) -> Result<Vec<f32>, DeviceError> {
+        zeros(rows * width)
     }
 
     fn host_memory(&mut self, len: usize) -> Result<HostMemory, DeviceError> {
@@ -291,5 +291,43 @@ impl Operations for CpuOperations {
             None => Ok(mem::take(&mut self.step)),
             Some(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use kaito_kernels::Quantization;
+    use kaito_model::{
+        checkpoint::SharedBytes,
+        weights::{LinearPart, QuantizedTensor, Weight},
+    };
+
+    use super::*;
+    use crate::executor::Span;
+
+    /// A step goes on after a failure, and gives the first one at its end; the next step knows nothing of it.
+    #[test]
+    fn a_failure_in_a_step_comes_at_its_end() {
+        let mut operations = CpuOperations::new(Arc::new(ThreadPool::new(NonZeroUsize::MIN)), KvDType::F32);
+        let bytes = vec![0; Quantization::Int4.bytes(2, 4).unwrap()];
+        let tensor = QuantizedTensor::new("e", Quantization::Int4, 2, 4, SharedBytes::owned(bytes)).unwrap();
+        let parts = vec![LinearPart { weight: Weight::Quantized(tensor), output_offset: 0, input_offset: 0 }];
+        let table = operations.load_linear(Linear { out_features: 2, in_features: 4, parts, bias: None }).unwrap();
+        let step = || {
+            let mut step = StepInput::default();
+            step.push(&Span { tokens: &[1], draft: &[], start: 0, pages: &[0], long: false, logits: 1 });
+            step
+        };
+        let (logits, mut output) = (vec![1.0; 4], [0.0; 2]);
+        operations.begin(step()).unwrap();
+        operations.embed(&table, &mut vec![0.0; 4]);
+        let error = operations.finish(&logits, &mut output).unwrap_err();
+        assert_eq!(error.kind, DeviceErrorKind::Unsupported);
+        assert_eq!(error.to_string(), "cpu: QuantizedTensor(e int4 [2, 4]): a quantised embedding");
+        operations.begin(step()).unwrap();
+        assert_eq!(operations.finish(&logits, &mut output).unwrap().tokens, [1]);
+        assert_eq!(output, [1.0; 2]);
     }
 }

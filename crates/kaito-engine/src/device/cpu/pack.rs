@@ -117,3 +117,37 @@ fn bring_near(
     }
     Packed { dtype, mapped_bytes }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroUsize, path::Path, sync::Mutex};
+
+    use kaito_kernels::Quantization;
+    use kaito_model::family;
+
+    use super::*;
+
+    fn packed(dtype: DTypeChoice, quantization: Option<Quantization>) -> (Packed, WeightCount) {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/mistral-window");
+        let (config, mut weights) = family::load(&directory).unwrap();
+        let packing = Packing { dtype, quantization, cache: None, family: config.family };
+        let heard = Mutex::new(Vec::new());
+        let progress = |part| heard.lock().unwrap().push(part);
+        let threads = ThreadPool::new(NonZeroUsize::MIN);
+        let packed = pack(&mut weights, &packing, &threads, u64::MAX, &progress).unwrap();
+        let heard = heard.into_inner().unwrap();
+        assert!(heard.is_sorted() && heard.last() == Some(&1.0), "{heard:?}");
+        (packed, WeightCount::of(&weights))
+    }
+
+    #[test]
+    fn what_is_mapped_or_quantised_counts_as_taken() {
+        let (plain, published) = packed(DTypeChoice::Auto, None);
+        assert_eq!((plain.dtype, plain.mapped_bytes), (DType::F32, published.bytes));
+        let (narrow, count) = packed(DTypeChoice::Bf16, None);
+        assert_eq!((narrow.dtype, narrow.mapped_bytes, count.bytes), (DType::Bf16, 0, published.bytes / 2));
+        let (quantized, count) = packed(DTypeChoice::Auto, Some(Quantization::Int8));
+        assert_eq!((quantized.dtype, quantized.mapped_bytes), (DType::F32, count.bytes));
+        assert!(count.bytes < published.bytes && count.parameters == published.parameters);
+    }
+}
