@@ -174,7 +174,7 @@ impl EngineLimits {
     fn rows_for(&self, params: &GenerationParams, prompt: usize) -> Result<usize, Error> {
         let total = params.max_total_len.max(prompt);
         let pages_needed = |rows: usize| crate::scheduler::pages_needed(self.page_size, prompt, total, rows);
-        let mut rows = params.max_rows();
+        let mut rows = params.max_sequences();
         if matches!(params.strategy, Strategy::Beams(_)) {
             if rows > self.rows {
                 return Err(Error::InvalidRequest(format!(
@@ -225,7 +225,7 @@ impl Engine {
             limits: EngineLimits {
                 pages: scheduler.cache().total_pages(),
                 page_size: scheduler.cache().page_size(),
-                rows: scheduler.limits().rows,
+                rows: scheduler.limits().sequences,
                 waiting: max_waiting,
                 vocab_size: decoder.config().vocab_size,
             },

@@ -385,7 +385,7 @@ fn start_engine(
     let step_tokens = budget.tokens.max(rows);
     let step_drafts = if options.speculate { budget.drafts } else { 0 };
     let limits = SchedulerLimits {
-        rows,
+        sequences: rows,
         step_tokens,
         step_tokens_beside_streams: budget.tokens_beside_streams.clamp(rows, step_tokens),
         step_drafts,

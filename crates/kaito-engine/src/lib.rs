@@ -25,6 +25,7 @@ mod stop_strings;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod text;
+mod token_choice;
 
 pub use cancel::Cancel;
 pub use engine::EngineStats;

@@ -119,7 +119,7 @@ impl FakeEngine {
             DecoderLimits { pages: pages as usize, page_size: PAGE_SIZE, step_tokens: 32, step_logits: rows + drafts };
         let decoder = Decoder::new(FakeBackend::new(device.clone()), config(), weights(), limits)?;
         let limits = SchedulerLimits {
-            rows,
+            sequences: rows,
             step_tokens: 32,
             step_tokens_beside_streams: rows.clamp(9, 32),
             step_drafts: drafts,

@@ -29,8 +29,13 @@ fn engine(pages: usize) -> Engine {
     let (config, weights) = family::load(&dir).unwrap();
     let limits = DecoderLimits { pages, page_size: PAGE_SIZE, step_tokens: 32, step_logits: 32 };
     let decoder = Decoder::new(CpuBackend::new(NonZeroUsize::MIN), config, weights, limits).unwrap();
-    let limits =
-        SchedulerLimits { rows: 16, step_tokens: 32, step_tokens_beside_streams: 8, step_drafts: 0, long_above: None };
+    let limits = SchedulerLimits {
+        sequences: 16,
+        step_tokens: 32,
+        step_tokens_beside_streams: 8,
+        step_drafts: 0,
+        long_above: None,
+    };
     let scheduler = Scheduler::new(limits, KvCache::new(u32::try_from(pages).unwrap(), PAGE_SIZE));
     Engine::start(decoder, scheduler, MAX_WAITING).unwrap()
 }

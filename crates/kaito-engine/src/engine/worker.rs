@@ -18,8 +18,10 @@ use crate::{
     Error,
     backend::Backend,
     decoder::{Decoder, Span},
+    generate::Generation,
     recycle::recycled,
-    scheduler::{Phase, RequestId, RowView, Scheduler, Step, panicked},
+    scheduler::{Phase, RequestId, Scheduler, SequenceView, Step, StepSpan, panicked},
+    token_choice::TokenChoice,
 };
 
 struct Request {
@@ -30,6 +32,7 @@ struct Request {
 pub(super) struct Worker<B: Backend> {
     decoder: Decoder<B>,
     scheduler: Scheduler,
+    token_choice: TokenChoice,
     requests: HashMap<RequestId, Request>,
     commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
@@ -47,11 +50,12 @@ impl<B: Backend> Worker<B> {
         commands: mpsc::Receiver<Command>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (step_spans, step_logits) = (scheduler.limits().rows, decoder.limits().step_logits);
+        let (step_spans, step_logits) = (scheduler.limits().sequences, decoder.limits().step_logits);
         let vocab_size = decoder.config().vocab_size;
         Self {
             decoder,
             scheduler,
+            token_choice: TokenChoice::with_capacity(step_spans),
             requests: HashMap::new(),
             commands,
             shared,
@@ -102,7 +106,8 @@ impl<B: Backend> Worker<B> {
             }
             Command::StopSequence(id, sequence) => {
                 if worker.scheduler.stop_sequence(id, sequence) == Some(true) {
-                    worker.finish(id);
+                    let generation = worker.scheduler.remove(id);
+                    worker.finish(id, generation);
                 }
             }
             Command::Stop => {}
@@ -155,11 +160,11 @@ impl<B: Backend> Worker<B> {
 
     /// Computes a step whose forward pass panicked again, for each request alone: those whose own panics fail.
     fn compute_one_by_one(&mut self, step: &Step) {
-        let mut ids: Vec<RequestId> = step.spans.iter().map(|span| span.request).collect();
-        ids.dedup();
-        tracing::error!(requests = ids.len(), "a forward pass panicked; its requests are computed one by one");
-        for id in ids {
-            let share = self.scheduler.share(step, id);
+        let requests = step.requests().count();
+        tracing::error!(requests, "a forward pass panicked; its requests are computed one by one");
+        for spans in step.requests() {
+            let Some(&StepSpan { request: id, .. }) = spans.first() else { continue };
+            let share = self.scheduler.share(step, spans);
             if catch_unwind(AssertUnwindSafe(|| self.forward(&share))).is_err() {
                 tracing::error!(request = id, "the forward pass of this request panics; it fails");
                 self.attempt(|worker| worker.fail(id, panicked()));
@@ -173,10 +178,9 @@ impl<B: Backend> Worker<B> {
         self.decoder.copy_pages(&step.copies);
         let mut spans = recycled(mem::take(&mut self.spans));
         spans.extend(step.spans.iter().filter_map(|span| {
-            let row = self.scheduler.row(span.request, span.row)?;
-            let tokens = row.tokens.get(span.start..span.start + span.count - row.draft.len())?;
-            let RowView { draft, pages, long, .. } = row;
-            Some(Span { tokens, draft, start: span.start, pages, long, logits: span.logits })
+            let SequenceView { tokens, draft, pages, variant } = self.scheduler.sequence(span)?;
+            let tokens = tokens.get(span.start..span.start + span.count - draft.len())?;
+            Some(Span { tokens, draft, start: span.start, pages, long: variant.long, logits: span.logits })
         }));
         self.decoder.forward(&spans, &mut self.logits);
         self.spans = recycled(spans);
@@ -186,24 +190,22 @@ impl<B: Backend> Worker<B> {
         self.scheduler.computed(step);
         let mut rows = recycled(mem::take(&mut self.rows));
         rows.extend(self.logits.chunks_exact_mut(self.shared.limits.vocab_size));
-        self.scheduler.choose(self.decoder.host_pool(), step, &mut rows);
+        self.token_choice.choose(self.decoder.host_pool(), &mut self.scheduler, step, &mut rows);
         self.rows = recycled(rows);
     }
 
     /// Tells clients what was chosen.
     fn settle(&mut self, step: &Step) {
-        let mut last = None;
-        for span in step.spans.iter().filter(|span| span.logits > 0) {
-            if last.replace(span.request) != Some(span.request) {
-                self.attempt(|worker| worker.settle_one(span.request));
-            }
+        for (span, _) in step.choosing() {
+            self.attempt(|worker| worker.settle_one(span));
         }
     }
 
-    fn settle_one(&mut self, id: RequestId) {
+    fn settle_one(&mut self, span: &StepSpan) {
         let Self { scheduler, requests, shared, .. } = self;
+        let id = span.request;
         let Some(request) = requests.get(&id) else { return };
-        match scheduler.settle(id) {
+        match scheduler.settle(span) {
             Some(Ok(advance)) => {
                 // Beams have no chosen tokens before their end, but each live one grew by a token.
                 let generated = advance.chosen.len().max(advance.parents.len());
@@ -215,16 +217,20 @@ impl<B: Backend> Worker<B> {
                     events.chosen(&mut advance.chosen);
                 }
                 if advance.finished {
-                    self.finish(id);
+                    let generation = self.scheduler.remove_settled(span);
+                    self.finish(id, generation);
                 }
             }
-            Some(Err(cause)) => self.fail(id, cause),
+            Some(Err(cause)) => {
+                self.scheduler.remove_settled(span);
+                self.close(id, GenerationEvent::Failed(cause));
+            }
             None => {}
         }
     }
 
-    fn finish(&mut self, id: RequestId) {
-        if let Some(generation) = self.scheduler.remove(id) {
+    fn finish(&mut self, id: RequestId, generation: Option<Generation>) {
+        if let Some(generation) = generation {
             self.close(id, GenerationEvent::Finished(generation.outputs()));
         }
     }
@@ -264,7 +270,7 @@ impl<B: Backend> Worker<B> {
     fn publish(&self) {
         let counters = &self.shared.counters;
         let cache = self.scheduler.cache();
-        counters.running.store(self.scheduler.running_rows(), Relaxed);
+        counters.running.store(self.scheduler.running_sequences(), Relaxed);
         counters.pages_used.store(cache.total_pages() - cache.free_pages(), Relaxed);
         counters.pages_known.store(cache.known_free_pages(), Relaxed);
         counters.prompt_tokens_reused.store(self.scheduler.reused_tokens(), Relaxed);

@@ -28,7 +28,7 @@ pub fn engine(directory: &Path) -> Engine {
     let limits = DecoderLimits { pages: PAGES, page_size: PAGE_SIZE, step_tokens: 32, step_logits: ROWS };
     let decoder = Decoder::new(backend, config, weights, limits).unwrap();
     let limits = SchedulerLimits {
-        rows: ROWS,
+        sequences: ROWS,
         step_tokens: 32,
         step_tokens_beside_streams: 8,
         step_drafts: 0,
