@@ -1,4 +1,7 @@
-//! Generation as a state machine: scores go in, chosen tokens come out. No model, no I/O.
+//! Generation as a state machine: scores (logits) go in, chosen tokens come out. No model, no I/O.
+//!
+//! A sequence's scores pass through the request's logits processors, then its constraint, then for sampling the warpers,
+//! before a token is chosen: the likeliest one, one drawn at random, or those of a beam search.
 //!
 //! The semantics are those of transformers 4.46.3 (`GenerationMixin.generate`) and of Meta's Llama 2 code.
 

@@ -1,4 +1,5 @@
-//! Logits processors: what a request's parameters do to the scores before a token is chosen, in transformers' order.
+//! Logits processors: what a request's parameters do to the scores before a token is chosen, in transformers' order, and its
+//! constraint behind them.
 
 use super::{Constraint, GenerateError, GenerationParams, Scratch, constraint::constrain};
 

@@ -65,16 +65,16 @@ fn run(table: &[Vec<f32>], prompt: &[u32], params: GenerationParams) -> Vec<Sequ
     assert_eq!((generation.live_sequences(), generation.tokens(0)), (1, prompt));
     loop {
         let before: Vec<Vec<u32>> =
-            (0..generation.live_sequences()).map(|row| generation.tokens(row).to_vec()).collect();
+            (0..generation.live_sequences()).map(|live| generation.tokens(live).to_vec()).collect();
         let mut scores: Vec<Vec<f32>> = before.iter().map(|tokens| table_row(table, tokens)).collect();
         let mut rows: Vec<&mut [f32]> = scores.iter_mut().map(Vec::as_mut_slice).collect();
         let mut advance = Advance::default();
         generation.advance(&mut rows, &mut advance).unwrap();
         assert_eq!(advance.parents.len(), generation.live_sequences());
         assert!(generation.live_sequences() <= generation.max_sequences());
-        for (row, &parent) in advance.parents.iter().enumerate() {
-            let (_, start) = generation.tokens(row).split_last().unwrap();
-            assert_eq!(start, before[parent], "a row extends its parent by one token");
+        for (live, &parent) in advance.parents.iter().enumerate() {
+            let (_, start) = generation.tokens(live).split_last().unwrap();
+            assert_eq!(start, before[parent], "a sequence extends its parent by one token");
         }
         for chosen in advance.chosen {
             streamed.entry(chosen.sequence).or_default().push(chosen.token);

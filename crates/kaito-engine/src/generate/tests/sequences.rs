@@ -18,7 +18,7 @@ fn what_a_sequence_draws_does_not_depend_on_when_another_is_stopped() {
             assert_eq!(generation.live_sequences(), 2);
         }
         let mut scores: Vec<Vec<f32>> =
-            (0..generation.live_sequences()).map(|row| table_row(&tables["flat"], generation.tokens(row))).collect();
+            (0..generation.live_sequences()).map(|live| table_row(&tables["flat"], generation.tokens(live))).collect();
         let mut rows: Vec<&mut [f32]> = scores.iter_mut().map(Vec::as_mut_slice).collect();
         let mut advance = Advance::default();
         generation.advance(&mut rows, &mut advance).unwrap();
@@ -36,7 +36,7 @@ fn what_a_sequence_draws_does_not_depend_on_when_another_is_stopped() {
 fn stopping_the_last_sequence_finishes_even_before_the_first_step() {
     let params = json!({"do_sample": true, "num_return_sequences": 2, "max_new_tokens": 5});
     let mut generation = Generation::new(vec![1], resolve(params.as_object().unwrap(), 1, 24));
-    assert_eq!(generation.stop_sequence(0), Stopped::None, "the row is still the other's");
+    assert_eq!(generation.stop_sequence(0), Stopped::None, "the prompt is still the other's");
     assert_eq!((generation.live_sequences(), generation.is_finished()), (1, false));
     assert_eq!(generation.stop_sequence(1), Stopped::Live(0));
     assert!(generation.is_finished());
