@@ -104,7 +104,7 @@ impl Scheduler {
             limits,
             cache,
             waiting: VecDeque::new(),
-            running: Running::with_capacity(limits.sequences),
+            running: Running::default(),
             preemptions: 0,
             reused_tokens: 0,
             cost: StepCost::default(),

@@ -41,6 +41,12 @@ pub fn generation(prompt: &[u32], options: &Value, sequences: usize) -> Generati
 
 /// The same with a constraint.
 pub fn constrained(prompt: &[u32], options: &Value, sequences: usize, example: Option<Example>) -> Generation {
+    let constraint = example.map(Example::constraint);
+    Generation::within(prompt.to_vec(), GenerationParams { constraint, ..params(prompt, options) }, sequences)
+}
+
+/// What the options of a request come to.
+pub fn params(prompt: &[u32], options: &Value) -> GenerationParams {
     let options = GenerateOptions::from_json(options.as_object().unwrap()).unwrap();
     let context = ResolveContext {
         prompt_len: prompt.len(),
@@ -50,9 +56,7 @@ pub fn constrained(prompt: &[u32], options: &Value, sequences: usize, example: O
         eos_token_ids: &[],
         pad_token_id: None,
     };
-    let mut params = GenerationParams::resolve(&options, &context).unwrap();
-    params.constraint = example.map(Example::constraint);
-    Generation::within(prompt.to_vec(), params, sequences)
+    GenerationParams::resolve(&options, &context).unwrap()
 }
 
 /// A token's key: with other rotary factors it is another one.

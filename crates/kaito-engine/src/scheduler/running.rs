@@ -22,11 +22,6 @@ pub struct Running {
 }
 
 impl Running {
-    /// Nobody, with room for `requests` requests.
-    pub fn with_capacity(requests: usize) -> Self {
-        Self { slots: Vec::with_capacity(requests), ..Self::default() }
-    }
-
     fn visit(&self, _slots: usize) {
         #[cfg(test)]
         self.visits.set(self.visits.get() + _slots);

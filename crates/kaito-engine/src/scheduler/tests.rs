@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{
-    machine::{Machine, SEQUENCES, VOCAB, constrained, generation},
+    machine::{Machine, SEQUENCES, VOCAB, constrained, generation, params},
     *,
 };
-use crate::generate::example_constraints::Example;
+use crate::generate::{Constraint, GenerationParams, TokenMask, example_constraints::Example};
 
 #[test]
 fn younger_requests_are_preempted_for_older_ones_and_all_of_them_end() {
@@ -175,6 +175,56 @@ fn nothing_is_computed_of_a_draft_that_the_constraint_refuses() {
     }
 }
 
+/// Allows everything, and panics when it has accepted so many tokens.
+#[derive(Debug)]
+struct Panicking(usize);
+
+impl Constraint for Panicking {
+    fn mask(&mut self, allowed: &mut TokenMask) {
+        assert!(self.0 > 0, "as asked for");
+        allowed.words_mut().fill(u64::MAX);
+    }
+
+    fn accept(&mut self, _: u32) -> bool {
+        self.0 -= 1;
+        true
+    }
+
+    fn rollback(&mut self, tokens: usize) {
+        self.0 += tokens;
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(Self(self.0))
+    }
+
+    fn may_end(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_constraint_that_panics_fails_its_request_alone() {
+    for options in [
+        json!({"do_sample": false, "max_new_tokens": 9}),
+        json!({"do_sample": true, "seed": 5, "num_return_sequences": 3, "max_new_tokens": 9}),
+        json!({"do_sample": false, "num_beams": 2, "max_new_tokens": 9}),
+    ] {
+        let mut machine = Machine::new(60, None);
+        for id in 0..3 {
+            let prompt = [id as u32, 4];
+            let constraint: Option<Box<dyn Constraint>> = if id == 1 { Some(Box::new(Panicking(5))) } else { None };
+            let params = GenerationParams { constraint, ..params(&prompt, &options) };
+            machine.scheduler.submit(id, Generation::within(prompt.to_vec(), params, 2));
+        }
+        machine.drain();
+        assert_eq!(machine.outputs.remove(&1), Some(Vec::new()), "{options}");
+        for id in [0, 2] {
+            assert_eq!(machine.outputs[&id], alone(&[id as u32, 4], &options, None), "{options}");
+        }
+    }
+}
+
 #[test]
 fn a_span_of_a_request_that_left_names_nobody() {
     let options = json!({"do_sample": false, "max_new_tokens": 6});
@@ -203,35 +253,39 @@ fn a_span_of_a_request_that_left_names_nobody() {
     }
 }
 
-/// Counted in looks at running requests: each step has a number of them for each request, however many run.
+/// How often the step of a run that does so most often looks at a running request, where `requests` requests run together.
+fn most_looks(requests: usize, pages_each: usize, step_drafts: usize) -> usize {
+    let limits = SchedulerLimits {
+        sequences: requests,
+        step_tokens: 2 * requests,
+        step_tokens_beside_streams: 2 * requests,
+        step_drafts,
+        long_above: Some(30),
+    };
+    let options = json!({"do_sample": false, "max_new_tokens": 6});
+    let mut machine = Machine::limited((pages_each * requests) as u32, 2, limits);
+    for id in 0..requests {
+        machine.scheduler.submit(id as RequestId, generation(&[id as u32 % VOCAB as u32, 3], &options, 1));
+    }
+    let (mut most, mut together) = (0, 0);
+    loop {
+        let before = machine.scheduler.running.visits.get();
+        let Some(step) = machine.schedule() else { break };
+        together = together.max(step.requests().count());
+        machine.compute(&step);
+        most = most.max(machine.scheduler.running.visits.get() - before);
+    }
+    assert_eq!((together, machine.outputs.len()), (requests, requests));
+    assert_eq!(machine.scheduler.preemptions() > 0, pages_each == 1);
+    most
+}
+
 #[test]
 fn no_step_is_quadratic_in_the_requests_that_run() {
-    const REQUESTS: usize = 2_000;
-    let options = json!({"do_sample": false, "max_new_tokens": 6});
-    // Pages for all, and for all but their fifth tokens, which half of them are preempted for.
-    for (pages, step_drafts) in [(3 * REQUESTS, 0), (3 * REQUESTS, 64), (REQUESTS, 0)] {
-        let limits = SchedulerLimits {
-            sequences: REQUESTS,
-            step_tokens: 2 * REQUESTS,
-            step_tokens_beside_streams: 2 * REQUESTS,
-            step_drafts,
-            long_above: Some(30),
-        };
-        let mut machine = Machine::limited(pages as u32, 2, limits);
-        for id in 0..REQUESTS {
-            machine.scheduler.submit(id as RequestId, generation(&[id as u32 % VOCAB as u32, 3], &options, 1));
-        }
-        let (mut most, mut together) = (0, 0);
-        loop {
-            let before = machine.scheduler.running.visits.get();
-            let Some(step) = machine.schedule() else { break };
-            together = together.max(step.requests().count());
-            machine.compute(&step);
-            most = most.max(machine.scheduler.running.visits.get() - before);
-        }
-        assert_eq!((together, machine.outputs.len()), (REQUESTS, REQUESTS));
-        assert_eq!(machine.scheduler.preemptions() > 0, pages == REQUESTS);
-        // Some of them are this test's own.
-        assert!(most <= 40 * REQUESTS, "{most} looks");
+    // Pages for all, without drafts and with them, and pages for less than half of the requests once they have five tokens:
+    // the others are preempted then, all in one step. With enough pages all of them end in one step.
+    for (pages_each, step_drafts) in [(3, 0), (3, 64), (1, 0)] {
+        let (few, many) = (most_looks(500, pages_each, step_drafts), most_looks(2_000, pages_each, step_drafts));
+        assert!(many < 5 * few, "{few} looks at 500 requests, {many} at 2,000");
     }
 }
