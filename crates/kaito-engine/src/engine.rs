@@ -178,7 +178,7 @@ impl EngineLimits {
     fn sequences_for(&self, params: &GenerationParams, prompt: usize) -> Result<usize, Error> {
         let total = params.max_total_len.max(prompt);
         let pages_needed = |sequences: usize| pages_needed(self.page_size, prompt, total, sequences);
-        let mut sequences = params.max_rows();
+        let mut sequences = params.max_sequences();
         if matches!(params.strategy, Strategy::Beams(_)) {
             if sequences > self.sequences {
                 return Err(Error::InvalidRequest(format!(
@@ -239,7 +239,7 @@ impl Engine {
             limits: EngineLimits {
                 pages: scheduler.cache().total_pages(),
                 page_size: scheduler.cache().page_size(),
-                sequences: scheduler.limits().rows,
+                sequences: scheduler.limits().sequences,
                 waiting: max_waiting,
                 vocab_size: executor.vocab_size(),
             },

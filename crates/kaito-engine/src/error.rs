@@ -71,6 +71,7 @@ impl Error {
     /// What this failure means to whoever asked.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Self::Generate(GenerateError::ConstraintBroken { .. }) => ErrorKind::Internal,
             Self::InvalidRequest(_) | Self::Parameter(_) | Self::Generate(_) => ErrorKind::InvalidRequest,
             Self::Tokenizer(
                 TokenizerError::Encode { .. } | TokenizerError::NoChatTemplate | TokenizerError::ChatRefused { .. },

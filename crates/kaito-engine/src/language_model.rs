@@ -239,7 +239,7 @@ fn start_engine(
     let step_tokens = budget.tokens.max(sequences);
     let step_drafts = if options.speculate { budget.drafts } else { 0 };
     let scheduler_limits = SchedulerLimits {
-        rows: sequences,
+        sequences,
         step_tokens,
         step_tokens_beside_streams: budget.tokens_beside_streams.clamp(sequences, step_tokens),
         step_drafts,

@@ -27,6 +27,7 @@ mod stop_strings;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod text;
+mod token_choice;
 mod weight_count;
 
 pub use cancel::Cancel;

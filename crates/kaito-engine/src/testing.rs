@@ -147,7 +147,7 @@ impl FakeEngine {
         };
         let executor = Box::new(FakeExecutor::new(limits, device.clone()));
         let limits = SchedulerLimits {
-            rows,
+            sequences: rows,
             step_tokens: 32,
             step_tokens_beside_streams: rows.clamp(9, 32),
             step_drafts: drafts,

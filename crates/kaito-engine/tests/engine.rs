@@ -39,8 +39,13 @@ fn engine(pages: usize) -> Engine {
     };
     let operations = CpuOperations::new(threads.clone(), KvDType::F32);
     let decoder = Decoder::new(operations, config, weights, limits).unwrap();
-    let limits =
-        SchedulerLimits { rows: 16, step_tokens: 32, step_tokens_beside_streams: 8, step_drafts: 0, long_above: None };
+    let limits = SchedulerLimits {
+        sequences: 16,
+        step_tokens: 32,
+        step_tokens_beside_streams: 8,
+        step_drafts: 0,
+        long_above: None,
+    };
     let scheduler = Scheduler::new(limits, KvCache::new(u32::try_from(pages).unwrap(), PAGE_SIZE));
     Engine::start(Box::new(decoder), threads, scheduler, MAX_WAITING).unwrap()
 }

@@ -19,9 +19,11 @@ use crate::{
     Error,
     device::{DeviceError, DeviceErrorKind},
     executor::{Executor, Span, StepInput, StepOutput},
+    generate::Generation,
     parallel::Parallel,
     recycle::recycled,
-    scheduler::{Phase, RequestId, RowView, Scheduler, Step, panicked},
+    scheduler::{Phase, RequestId, Scheduler, SequenceView, Step, StepSpan, panicked},
+    token_choice::TokenChoice,
 };
 
 struct Request {
@@ -34,6 +36,7 @@ pub(super) struct Worker {
     /// Threads of the host, which tokens are chosen on.
     host: Arc<dyn Parallel>,
     scheduler: Scheduler,
+    token_choice: TokenChoice,
     requests: HashMap<RequestId, Request>,
     commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
@@ -53,14 +56,15 @@ impl Worker {
         commands: mpsc::Receiver<Command>,
         shared: Arc<Shared>,
     ) -> Self {
-        let limits = executor.limits();
+        let limits = *executor.limits();
         Self {
             step: Step::default(),
-            input: Some(StepInput::with_room_for(limits)),
+            input: Some(StepInput::with_room_for(&limits)),
             logits: Vec::with_capacity(limits.step_logits),
             executor,
             host,
             scheduler,
+            token_choice: TokenChoice::with_capacity(limits.sequences),
             requests: HashMap::new(),
             commands,
             shared,
@@ -111,7 +115,8 @@ impl Worker {
             }
             Command::StopSequence(id, sequence) => {
                 if worker.scheduler.stop_sequence(id, sequence) == Some(true) {
-                    worker.finish(id);
+                    let generation = worker.scheduler.remove(id);
+                    worker.finish(id, generation);
                 }
             }
             Command::Stop => {}
@@ -167,13 +172,14 @@ impl Worker {
 
     /// Computes a step whose forward pass panicked again, for each request alone: those whose own panics fail.
     fn compute_one_by_one(&mut self, step: &Step) {
-        let ids = requests_of(step);
-        tracing::error!(requests = ids.len(), "a forward pass panicked; its requests are computed one by one");
-        for id in ids {
+        let requests = step.requests().count();
+        tracing::error!(requests, "a forward pass panicked; its requests are computed one by one");
+        for spans in step.requests() {
+            let Some(&StepSpan { request: id, .. }) = spans.first() else { continue };
             if self.lost.is_some() {
                 return;
             }
-            let share = self.scheduler.share(step, id);
+            let share = self.scheduler.share(step, spans);
             match catch_unwind(AssertUnwindSafe(|| self.forward(&share))) {
                 Ok(Ok(output)) => {
                     if self.choose(&share, output) {
@@ -201,10 +207,10 @@ impl Worker {
     fn fill(&self, mut input: StepInput, step: &Step) -> StepInput {
         input.copies.extend_from_slice(&step.copies);
         for span in &step.spans {
-            let Some(row) = self.scheduler.row(span.request, span.row) else { continue };
-            let RowView { tokens, draft, pages, long } = row;
+            let Some(sequence) = self.scheduler.sequence(span) else { continue };
+            let SequenceView { tokens, draft, pages, variant } = sequence;
             let Some(tokens) = tokens.get(span.start..span.start + span.count - draft.len()) else { continue };
-            input.push(&Span { tokens, draft, start: span.start, pages, long, logits: span.logits });
+            input.push(&Span { tokens, draft, start: span.start, pages, long: variant.long, logits: span.logits });
         }
         input
     }
@@ -215,7 +221,7 @@ impl Worker {
             worker.scheduler.computed(step);
             let mut logits = recycled(mem::take(&mut worker.logits));
             logits.extend(output.logits().chunks_exact_mut(worker.shared.limits.vocab_size));
-            worker.scheduler.choose(&*worker.host, step, &mut logits);
+            worker.token_choice.choose(&*worker.host, &mut worker.scheduler, step, &mut logits);
             worker.logits = recycled(logits);
         });
         self.input = Some(self.executor.recycle(output));
@@ -231,7 +237,7 @@ impl Worker {
             self.lost = Some(error.clone());
             self.requests.keys().copied().collect()
         } else {
-            let ids = requests_of(step);
+            let ids: Vec<RequestId> = step.requests().filter_map(|spans| Some(spans.first()?.request)).collect();
             tracing::error!(%error, requests = ids.len(), "the device failed in a step: its requests fail");
             ids
         };
@@ -242,18 +248,16 @@ impl Worker {
 
     /// Tells clients what was chosen.
     fn settle(&mut self, step: &Step) {
-        let mut last = None;
-        for span in step.spans.iter().filter(|span| span.logits > 0) {
-            if last.replace(span.request) != Some(span.request) {
-                self.attempt(|worker| worker.settle_one(span.request));
-            }
+        for (span, _) in step.choosing() {
+            self.attempt(|worker| worker.settle_one(span));
         }
     }
 
-    fn settle_one(&mut self, id: RequestId) {
+    fn settle_one(&mut self, span: &StepSpan) {
         let Self { scheduler, requests, shared, .. } = self;
+        let id = span.request;
         let Some(request) = requests.get(&id) else { return };
-        match scheduler.settle(id) {
+        match scheduler.settle(span) {
             Some(Ok(advance)) => {
                 // Beams have no chosen tokens before their end, but each live one grew by a token.
                 let generated = advance.chosen.len().max(advance.parents.len());
@@ -265,16 +269,20 @@ impl Worker {
                     events.chosen(&mut advance.chosen);
                 }
                 if advance.finished {
-                    self.finish(id);
+                    let generation = self.scheduler.remove_settled(span);
+                    self.finish(id, generation);
                 }
             }
-            Some(Err(cause)) => self.fail(id, cause),
+            Some(Err(cause)) => {
+                self.scheduler.remove_settled(span);
+                self.close(id, GenerationEvent::Failed(cause));
+            }
             None => {}
         }
     }
 
-    fn finish(&mut self, id: RequestId) {
-        if let Some(generation) = self.scheduler.remove(id) {
+    fn finish(&mut self, id: RequestId, generation: Option<Generation>) {
+        if let Some(generation) = generation {
             self.close(id, GenerationEvent::Finished(generation.outputs()));
         }
     }
@@ -314,7 +322,7 @@ impl Worker {
     fn publish(&self) {
         let counters = &self.shared.counters;
         let cache = self.scheduler.cache();
-        counters.running.store(self.scheduler.running_rows(), Relaxed);
+        counters.running.store(self.scheduler.running_sequences(), Relaxed);
         counters.pages_used.store(cache.total_pages() - cache.free_pages(), Relaxed);
         counters.pages_known.store(cache.known_free_pages(), Relaxed);
         counters.prompt_tokens_reused.store(self.scheduler.reused_tokens(), Relaxed);
@@ -333,11 +341,4 @@ impl Drop for Worker {
         self.shared.open.close(Closed::Stopped);
         self.requests.clear();
     }
-}
-
-/// The requests that a step computes for, each once.
-fn requests_of(step: &Step) -> Vec<RequestId> {
-    let mut ids: Vec<RequestId> = step.spans.iter().map(|span| span.request).collect();
-    ids.dedup();
-    ids
 }

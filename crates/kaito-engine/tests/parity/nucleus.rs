@@ -39,7 +39,7 @@ pub fn engine(directory: &Path) -> Engine {
     let operations = CpuOperations::new(threads.clone(), KvDType::F32);
     let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let limits = SchedulerLimits {
-        rows: ROWS,
+        sequences: ROWS,
         step_tokens: 32,
         step_tokens_beside_streams: 8,
         step_drafts: 0,
