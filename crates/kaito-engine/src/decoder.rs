@@ -12,7 +12,7 @@ use crate::{
     rope::RopeTable,
 };
 use kaito_model::{
-    config::{Mlp, ModelConfig, Positions, Residual},
+    config::{Mlp, ModelConfig, Positions, QkvLayout, Residual},
     weights::ModelWeights,
 };
 
@@ -67,6 +67,7 @@ struct Workspace<B: Backend> {
 pub struct Decoder<B: Backend> {
     backend: B,
     config: ModelConfig,
+    qkv_layout: QkvLayout,
     limits: DecoderLimits,
     rope: Option<RopeTable>,
     embedding: B::Linear,
@@ -109,14 +110,14 @@ impl<B: Backend> Decoder<B> {
         weights: ModelWeights,
         limits: DecoderLimits,
     ) -> Result<Self, BackendError> {
-        let norm = config.norm;
+        let spec = config.layer;
         let layers = weights
             .layers
             .into_iter()
             .map(|layer| {
                 Ok(Layer {
-                    attention_norm: backend.load_norm(layer.attention_norm, norm)?,
-                    mlp_norm: layer.mlp_norm.map(|weights| backend.load_norm(weights, norm)).transpose()?,
+                    attention_norm: backend.load_norm(layer.attention_norm, spec.norm)?,
+                    mlp_norm: layer.mlp_norm.map(|weights| backend.load_norm(weights, spec.norm)).transpose()?,
                     qkv: backend.load_linear(layer.qkv)?,
                     attention_output: backend.load_linear(layer.attention_output)?,
                     mlp_in: backend.load_linear(layer.mlp_in)?,
@@ -128,16 +129,17 @@ impl<B: Backend> Decoder<B> {
         let workspace = Workspace {
             residual: rows(config.hidden_size)?,
             normed: rows(config.hidden_size)?,
-            mlp_normed: (config.residual == Residual::Parallel).then(|| rows(config.hidden_size)).transpose()?,
-            qkv: rows(config.qkv_layout.width)?,
-            attended: rows(config.num_heads * config.head_dim)?,
-            mlp_in: rows(config.mlp_in_width())?,
-            mlp_inner: rows(config.intermediate_size)?,
+            mlp_normed: (spec.residual == Residual::Parallel).then(|| rows(config.hidden_size)).transpose()?,
+            qkv: rows(spec.attention.qkv_width())?,
+            attended: rows(spec.attention.query_width())?,
+            mlp_in: rows(spec.mlp.in_width())?,
+            mlp_inner: rows(spec.mlp.width)?,
             last: backend.buffer(limits.step_logits * config.hidden_size)?,
             logits: backend.buffer(limits.step_logits * config.vocab_size)?,
         };
         backend.reserve(&config, limits.step_tokens);
-        let angles = limits.step_tokens * config.head_dim / 2;
+        let rope = RopeTable::of(&config);
+        let angles = limits.step_tokens * rope.as_ref().map_or(0, RopeTable::angles);
         let batch = Batch {
             ids: Vec::with_capacity(limits.step_tokens),
             cos: Vec::with_capacity(angles),
@@ -146,10 +148,11 @@ impl<B: Backend> Decoder<B> {
             wanted: Vec::with_capacity(limits.step_logits),
         };
         Ok(Self {
-            rope: RopeTable::of(&config),
+            rope,
+            qkv_layout: QkvLayout::of(&spec.attention),
             embedding: backend.load_linear(weights.embedding)?,
             layers,
-            final_norm: backend.load_norm(weights.final_norm, norm)?,
+            final_norm: backend.load_norm(weights.final_norm, config.final_norm)?,
             head: backend.load_linear(weights.head)?,
             pool: backend.kv_pool(&config, limits.pages, limits.page_size)?,
             workspace,
@@ -186,9 +189,21 @@ impl<B: Backend> Decoder<B> {
     /// they are wanted after, in order.
     pub fn forward(&mut self, spans: &[Span], logits: &mut Vec<f32>) {
         let attention_spans = self.place(spans);
-        let Self { backend, config, embedding, layers, final_norm, head, pool, workspace: w, batch, .. } = self;
+        let Self {
+            backend,
+            config,
+            qkv_layout: layout,
+            embedding,
+            layers,
+            final_norm,
+            head,
+            pool,
+            workspace: w,
+            batch,
+            ..
+        } = self;
         let Batch { ids, cos, sin, wanted, .. } = batch;
-        let (layout, rows) = (&config.qkv_layout, ids.len());
+        let (spec, rows) = (&config.layer, ids.len());
 
         backend.embed(embedding, ids, &mut w.residual);
         for (index, layer) in layers.iter().enumerate() {
@@ -205,7 +220,7 @@ impl<B: Backend> Decoder<B> {
             backend.attention(pool, index, &w.qkv, layout, &attention_spans, &mut w.attended);
             backend.linear(&layer.attention_output, rows, &w.attended, &mut w.residual, Write::Add);
 
-            let mlp_input = match (config.residual, &layer.mlp_norm) {
+            let mlp_input = match (spec.residual, &layer.mlp_norm) {
                 (Residual::Sequential, Some(norm)) => {
                     backend.norm(norm, rows, &w.residual, &mut w.normed);
                     &w.normed
@@ -214,13 +229,13 @@ impl<B: Backend> Decoder<B> {
                 _ => &w.normed,
             };
             backend.linear(&layer.mlp_in, rows, mlp_input, &mut w.mlp_in, Write::Set);
-            let inner = match config.mlp {
+            let inner = match spec.mlp.kind {
                 Mlp::SwiGlu => {
-                    backend.swiglu(rows, &w.mlp_in, config.intermediate_size, &mut w.mlp_inner);
+                    backend.swiglu(rows, &w.mlp_in, spec.mlp.width, &mut w.mlp_inner);
                     &w.mlp_inner
                 }
                 Mlp::Gelu => {
-                    backend.gelu(rows, config.intermediate_size, &mut w.mlp_in);
+                    backend.gelu(rows, spec.mlp.width, &mut w.mlp_in);
                     &w.mlp_in
                 }
             };

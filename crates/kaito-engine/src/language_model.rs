@@ -27,10 +27,10 @@ use crate::{
     text::{TextContext, TextRequest, TextStream},
 };
 use kaito_model::{
-    config::ModelConfig,
+    config::{DialogFormat, LinearKind, ModelConfig},
     family, json,
     tokenizer::Tokenizer,
-    weights::{Linear, ModelWeights, Weight},
+    weights::{ModelWeights, Weight},
 };
 
 /// How far the load is when configuration and tokenizer are read, when weights are quantised, and when they are in memory.
@@ -148,6 +148,8 @@ pub struct ModelInfo {
     pub kv_bytes_per_token: u64,
     /// How many tokens back a token looks, where that is bounded.
     pub attention_window: Option<usize>,
+    /// How a conversation is written where the model comes without a chat template.
+    pub dialog_format: Option<DialogFormat>,
     /// Threads that compute.
     pub threads: usize,
     /// Longest sequence, in tokens.
@@ -208,7 +210,7 @@ impl LanguageModel {
                 cache: options.quantized_cache.as_deref(),
                 family: config.family,
                 pool: &pool,
-                fits: Quantize::bytes(quantization, &mut weights) <= available,
+                fits: Quantize::bytes(quantization, &weights) <= available,
                 progress: &|part| progress(LOADED_CONFIGURATION + part * (QUANTIZED - LOADED_CONFIGURATION)),
             };
             quantize.apply(&mut weights)?;
@@ -216,7 +218,7 @@ impl LanguageModel {
         }
         let progress_from = |part: f32| progress(done + part * (LOADED_WEIGHTS - done));
         let (dtype, mapped_bytes) = prepare_weights(&mut weights, options.dtype, &pool, available, &progress_from);
-        let counted = count(&weights);
+        let counted = weights.count();
         let available = available.saturating_sub(mapped_bytes);
         let capacity = Capacity::plan(
             &config,
@@ -240,7 +242,8 @@ impl LanguageModel {
             num_layers: config.num_layers,
             step_bytes: counted.step_bytes,
             kv_bytes_per_token: capacity::bytes_per_token(&config, options.kv_dtype),
-            attention_window: config.sliding_window,
+            attention_window: config.layer.attention.sliding_window,
+            dialog_format: config.dialog_format,
             threads: threads.get(),
             max_seq_len: capacity.max_seq_len,
             max_batch_size: rows,
@@ -399,14 +402,6 @@ fn start_engine(
     Engine::start(decoder, Scheduler::new(limits, KvCache::new(pages, PAGE_SIZE)), options.max_waiting)
 }
 
-fn linears(weights: &mut ModelWeights) -> impl Iterator<Item = &mut Linear> {
-    let layers = weights
-        .layers
-        .iter_mut()
-        .flat_map(|layer| [&mut layer.qkv, &mut layer.attention_output, &mut layer.mlp_in, &mut layer.mlp_out]);
-    [&mut weights.embedding, &mut weights.head].into_iter().chain(layers)
-}
-
 /// Gives all matrices the type that is asked for, and brings those that stay mapped into memory where `available` bytes are
 /// enough for it. Returns that type and the bytes that stay mapped or are quantised.
 fn prepare_weights(
@@ -416,7 +411,7 @@ fn prepare_weights(
     available: u64,
     progress: &dyn Fn(f32),
 ) -> (DType, u64) {
-    let needed = count(weights).bytes;
+    let needed = weights.count().bytes;
     if needed > available {
         tracing::warn!(
             weights_mib = needed >> 20,
@@ -435,12 +430,12 @@ fn prepare_weights(
         DTypeChoice::Bf16 => DType::Bf16,
         DTypeChoice::F16 => DType::F16,
     };
-    let tied = is_tied(weights);
-    let total = linears(weights).count();
+    let tied = weights.is_tied();
+    let total = weights.linears().count();
     let (mut copied, mut mapped) = (0u64, 0u64);
-    for (done, linear) in linears(weights).enumerate() {
-        // A tied head, which comes second, is the embedding once more.
-        let parts = if tied && done == 1 { &mut [] } else { linear.parts.as_mut_slice() };
+    for (done, (kind, linear)) in weights.linears_mut().enumerate() {
+        // A tied head is the embedding once more.
+        let parts = if tied && kind == LinearKind::Head { &mut [] } else { linear.parts.as_mut_slice() };
         for part in parts {
             let tensor = match &mut part.weight {
                 Weight::Plain(tensor) => tensor,
@@ -478,43 +473,6 @@ fn prepare_weights(
         );
     }
     (dtype, mapped)
-}
-
-/// Whether the output head is the embedding.
-fn is_tied(weights: &ModelWeights) -> bool {
-    let place = |linear: &Linear| linear.parts.iter().map(|part| part.weight.bytes().as_ptr()).collect::<Vec<_>>();
-    place(&weights.embedding) == place(&weights.head)
-}
-
-struct Count {
-    parameters: u64,
-    bytes: u64,
-    step_bytes: u64,
-}
-
-fn count(weights: &ModelWeights) -> Count {
-    let mut count = Count { parameters: 0, bytes: 0, step_bytes: 0 };
-    let mut add = |linear: &Linear| {
-        for part in &linear.parts {
-            count.parameters += part.weight.elements() as u64;
-            count.bytes += part.weight.bytes().len() as u64;
-        }
-        count.parameters += linear.bias.as_ref().map_or(0, Vec::len) as u64;
-    };
-    add(&weights.embedding);
-    if !is_tied(weights) {
-        add(&weights.head);
-    }
-    for layer in &weights.layers {
-        [&layer.qkv, &layer.attention_output, &layer.mlp_in, &layer.mlp_out].into_iter().for_each(&mut add);
-    }
-    let norms = weights.layers.iter().flat_map(|layer| [Some(&layer.attention_norm), layer.mlp_norm.as_ref()]);
-    for norm in norms.flatten().chain([&weights.final_norm]) {
-        count.parameters += (norm.weight.len() + norm.bias.as_ref().map_or(0, Vec::len)) as u64;
-    }
-    let embedding: u64 = weights.embedding.parts.iter().map(|part| part.weight.bytes().len() as u64).sum();
-    count.step_bytes = count.bytes - if is_tied(weights) { 0 } else { embedding };
-    count
 }
 
 /// Fields of `generation_config.json` in whose place the documented defaults of a request always stand.

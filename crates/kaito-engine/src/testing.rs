@@ -25,7 +25,7 @@ use crate::{
     scheduler::{Faults, Scheduler, SchedulerLimits},
 };
 use kaito_model::{
-    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual, RopePairing},
+    config::{AttentionSpec, LayerSpec, Mlp, MlpSpec, ModelConfig, Norm, Positions, QkvLayout, Residual, RopePairing},
     weights::{LayerWeights, Linear, ModelWeights, NormWeights},
 };
 
@@ -132,22 +132,22 @@ impl FakeEngine {
 }
 
 fn config() -> ModelConfig {
+    let norm = Norm::Rms { eps: 1e-5 };
     ModelConfig {
         family: "fake",
         vocab_size: VOCAB,
         hidden_size: 1,
         num_layers: 1,
-        num_heads: 1,
-        num_kv_heads: 1,
-        head_dim: 2,
-        intermediate_size: 1,
-        max_position_embeddings: 1024,
-        norm: Norm::Rms { eps: 1e-5 },
-        mlp: Mlp::Gelu,
-        residual: Residual::ParallelSharedNorm,
+        layer: LayerSpec {
+            attention: AttentionSpec::new(1, 1, 2),
+            mlp: MlpSpec { kind: Mlp::Gelu, width: 1, bias: false },
+            norm,
+            residual: Residual::ParallelSharedNorm,
+        },
+        final_norm: norm,
         positions: Positions::Alibi,
-        qkv_layout: QkvLayout::blocks(1, 1, 2),
-        sliding_window: None,
+        max_position_embeddings: 1024,
+        dialog_format: None,
     }
 }
 

@@ -12,9 +12,10 @@
 
 use std::fmt;
 
+use kaito_spec::DType;
 use serde::Serialize;
 
-use crate::shape::{DType, Shape};
+use crate::shape::Shape;
 
 /// Tokens in a page of keys and values; a sequence has whole pages. vLLM's blocks are of this size too.
 pub const PAGE_TOKENS: u64 = 16;
@@ -170,20 +171,21 @@ pub fn estimate_on_cpus(shape: &Shape, weights: Precision, context: u64, batch: 
 fn weights_bytes(shape: &Shape, precision: Precision, cut: Cut) -> u64 {
     let layers = shape.num_layers as u64;
     let plain = precision.unquantised();
-    let matrices = precision.matrix_bytes(shape.layer_matrix_parameters());
-    let layer_norms = plain.bytes(shape.layer_norm_parameters());
-    let final_norm = plain.bytes(shape.final_norm_parameters());
+    let (layer, hidden) = (shape.layer(), shape.hidden_size);
+    let matrices = precision.matrix_bytes(layer.matrix_parameters(hidden));
+    let vectors = plain.bytes(layer.vector_parameters(hidden));
+    let final_norm = plain.bytes(shape.norm().parameters(hidden));
     let embedding = plain.bytes(shape.embedding_parameters());
     let head = if shape.tied_embeddings { 0 } else { embedding };
     match cut {
-        // Every rank has all norms, for they are not cut.
+        // Every tensor-parallel rank has all norms, for they are not cut.
         Cut::Ranks(_) => {
             let cut_up = (layers * matrices + embedding + head).div_ceil(cut.gpus().into());
-            cut_up + layers * layer_norms + final_norm
+            cut_up + layers * vectors + final_norm
         }
-        Cut::Layers(_) if cut.gpus() == 1 => layers * (matrices + layer_norms) + final_norm + embedding + head,
+        Cut::Layers(_) if cut.gpus() == 1 => layers * (matrices + vectors) + final_norm + embedding + head,
         // The first has the embedding, the last the head: the fullest has one of them.
-        Cut::Layers(_) => layers.div_ceil(cut.gpus().into()) * (matrices + layer_norms) + final_norm + embedding,
+        Cut::Layers(_) => layers.div_ceil(cut.gpus().into()) * (matrices + vectors) + final_norm + embedding,
     }
 }
 
@@ -209,7 +211,7 @@ fn activation_bytes(shape: &Shape, weights: Precision, context: u64, batch: u64,
     // Queries and what attention gives for them, keys, values, and the MLP's inner vectors.
     let queries_and_outputs = 2 * shape.num_heads as u64 * head_dim;
     let keys_and_values = 2 * shape.num_kv_heads as u64 * head_dim;
-    let inner = shape.mlp_matrices() * shape.intermediate_size as u64;
+    let inner = (shape.family.mlp.matrices() * shape.intermediate_size) as u64;
     let token = whole + (queries_and_outputs + keys_and_values + inner).div_ceil(ranks);
     let tokens = context.saturating_mul(batch).min(STEP_TOKENS);
     let element = if weights == Precision::F32 { 4 } else { 2 };

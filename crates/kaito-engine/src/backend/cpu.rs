@@ -11,7 +11,7 @@ use super::{AttentionSpan, Backend, BackendError, Write};
 use crate::{kv_cache::PageCopy, recycle::recycled};
 use kaito_model::{
     checkpoint::Tensor,
-    config::{ModelConfig, Norm, Positions, QkvLayout, RopePairing},
+    config::{AttentionSpec, ModelConfig, Norm, Positions, QkvLayout, RopePairing},
     weights::{Linear, NormWeights, Weight},
 };
 
@@ -60,8 +60,7 @@ pub struct CpuKvPool {
     keys: Vec<KvBuffer>,
     values: Vec<KvBuffer>,
     layout: KvLayout,
-    head_dim: usize,
-    window: Option<usize>,
+    attention: AttentionSpec,
     alibi_slopes: Vec<f32>,
 }
 
@@ -149,7 +148,8 @@ impl Backend for CpuBackend {
     }
 
     fn kv_pool(&self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<CpuKvPool, BackendError> {
-        let layout = KvLayout { num_kv_heads: config.num_kv_heads, pages, page_size };
+        let attention = config.layer.attention;
+        let layout = KvLayout { num_kv_heads: attention.num_kv_heads, pages, page_size };
         if !layout.is_supported() {
             return Err(BackendError {
                 device: "cpu".to_owned(),
@@ -166,20 +166,20 @@ impl Backend for CpuBackend {
             })
         };
         Ok(CpuKvPool {
-            keys: layers(&|slots| KvBuffer::keys(self.kv_dtype, slots, config.head_dim, page_size))?,
-            values: layers(&|slots| KvBuffer::values(self.kv_dtype, slots, config.head_dim))?,
+            keys: layers(&|slots| KvBuffer::keys(self.kv_dtype, slots, attention.head_dim, page_size))?,
+            values: layers(&|slots| KvBuffer::values(self.kv_dtype, slots, attention.head_dim))?,
             layout,
-            head_dim: config.head_dim,
-            window: config.sliding_window,
+            attention,
             alibi_slopes: match config.positions {
                 Positions::Rotary(_) => Vec::new(),
-                Positions::Alibi => kernels::alibi_slopes(config.num_heads),
+                Positions::Alibi => kernels::alibi_slopes(attention.num_heads),
             },
         })
     }
 
     fn reserve(&mut self, config: &ModelConfig, rows: usize) {
-        let widest = config.hidden_size.max(config.intermediate_size).max(config.num_heads * config.head_dim);
+        let inputs = config.layer.linears(config.hidden_size).map(|linear| linear.in_features);
+        let widest = inputs.into_iter().max().unwrap_or(config.hidden_size);
         self.tiled_input.reserve(rows, widest);
         self.quantized_input.reserve(rows, widest);
         self.sequences.reserve(rows);
@@ -258,10 +258,6 @@ impl Backend for CpuBackend {
         cos: &[f32],
         sin: &[f32],
     ) {
-        let pairing = match pairing {
-            RopePairing::Halves => kernels::RopePairing::Halves,
-            RopePairing::Interleaved => kernels::RopePairing::Interleaved,
-        };
         for heads in [&layout.query, &layout.key] {
             kernels::rope(&self.pool, count, rows_mut(qkv, layout.width, 0), heads, pairing, cos, sin);
         }
@@ -275,7 +271,7 @@ impl Backend for CpuBackend {
         layout: &QkvLayout,
         spans: &[AttentionSpan],
     ) {
-        let CpuKvPool { layout: kv_layout, head_dim, .. } = *pool;
+        let (kv_layout, head_dim) = (pool.layout, pool.attention.head_dim);
         for span in spans {
             // Head by head, since a page of one head stays in the cache while its tokens are written.
             for head in 0..kv_layout.num_kv_heads {
@@ -305,9 +301,9 @@ impl Backend for CpuBackend {
         let shape = AttentionShape {
             query_offsets: &layout.query,
             layout: pool.layout,
-            head_dim: pool.head_dim,
-            scale: 1.0 / (pool.head_dim as f32).sqrt(),
-            window: pool.window,
+            head_dim: pool.attention.head_dim,
+            scale: pool.attention.scale,
+            window: pool.attention.sliding_window,
             alibi_slopes: &pool.alibi_slopes,
         };
         let mut sequences = recycled(mem::take(&mut self.sequences));
@@ -317,7 +313,7 @@ impl Backend for CpuBackend {
             context: span.context,
             pages: span.pages,
         }));
-        let (queries, width) = (rows(qkv, layout.width, 0), layout.query.len() * pool.head_dim);
+        let (queries, width) = (rows(qkv, layout.width, 0), pool.attention.query_width());
         let output = rows_mut(output, width, 0);
         kernels::paged_attention(
             &self.pool,

@@ -1,4 +1,4 @@
-//! Rotary positions as configurations give them: in `rope_scaling` and beside it until transformers 4, in
+//! Rotary position embedding (RoPE) as configurations give it: in `rope_scaling` and beside it until transformers 4, in
 //! `rope_parameters` since transformers 5.
 
 use serde_json::Value;
@@ -85,7 +85,7 @@ impl<'a> Rotary<'a> {
             (Some(fields), "longrope") => self.long_rope(fields, head_dim, max_positions)?,
             _ => RopeScaling::None,
         };
-        Ok((Rope { theta: self.theta, pairing: RopePairing::Halves, scaling }, longest))
+        Ok((Rope { theta: self.theta, width: head_dim, pairing: RopePairing::Halves, scaling }, longest))
     }
 
     fn yarn(&self, fields: &ConfigFile, max_positions: usize) -> Result<RopeScaling, CheckpointError> {

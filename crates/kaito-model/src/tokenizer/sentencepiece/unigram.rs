@@ -1,7 +1,7 @@
 //! The unigram language model: the cut of a text whose pieces have the highest sum of scores.
 
 use super::Model;
-use super::prefix_index::PrefixIndex;
+use super::common_prefix_search::CommonPrefixSearch;
 use super::proto::{Piece, PieceKind};
 
 /// How much worse an unknown character is than the least likely piece.
@@ -10,7 +10,7 @@ const UNKNOWN_PENALTY: f32 = 10.0;
 /// What encoding needs besides the pieces themselves.
 #[derive(Debug, Clone)]
 pub(super) struct Unigram {
-    pieces: PrefixIndex,
+    pieces: CommonPrefixSearch,
     unknown_score: f32,
     max_score: f32,
 }
@@ -31,7 +31,7 @@ impl Unigram {
             .zip(0..)
             .filter(|(piece, _)| matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined));
         Self {
-            pieces: PrefixIndex::new(matchable.map(|(piece, id)| (piece.text.as_str(), id))),
+            pieces: CommonPrefixSearch::new(matchable.map(|(piece, id)| (piece.text.as_str(), id))),
             unknown_score: normal().fold(f32::MAX, f32::min) - UNKNOWN_PENALTY,
             // The reference starts from the smallest positive number, so scores that are all negative do not count.
             max_score: normal().fold(f32::MIN_POSITIVE, f32::max),
