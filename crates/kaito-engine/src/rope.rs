@@ -133,3 +133,24 @@ impl Llama3 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kaito_model::config::RopePairing;
+
+    use super::*;
+
+    /// Of a head whose first four components are turned: inverse frequencies are 1 and 10000^(-1/2).
+    #[test]
+    fn as_many_components_are_turned_as_the_specification_says() {
+        let (pairing, scaling) = (RopePairing::Halves, RopeScaling::None);
+        let table = RopeTable::new(&Rope { theta: 1e4, width: 4, pairing, scaling });
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        table.push_angles(3, false, &mut cos, &mut sin);
+        assert_eq!(table.angles(), 2);
+        for (found, expected) in cos.iter().chain(&sin).zip([3f64.cos(), 0.03f64.cos(), 3f64.sin(), 0.03f64.sin()]) {
+            assert!((f64::from(*found) - expected).abs() < 1e-7, "{found}, expected {expected}");
+        }
+        assert_eq!((cos.len(), sin.len()), (2, 2));
+    }
+}

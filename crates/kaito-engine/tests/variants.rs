@@ -17,7 +17,7 @@ use kaito_engine::{
     decoder::{Decoder, DecoderLimits, Span},
     rope::RopeTable,
 };
-use kaito_model::{checkpoint::CheckpointError, family};
+use kaito_model::{checkpoint::CheckpointError, config::ModelConfig, family, weights::ModelWeights};
 use safetensors_file::{Entry, Tensors};
 use serde_json::{Map, Value, json};
 
@@ -63,6 +63,10 @@ fn edit_config(dir: &Path, edit: impl FnOnce(&mut Map<String, Value>)) {
 /// The logits after a prompt, computed in one step.
 fn logits(dir: &Path, length: usize) -> Result<Vec<f32>, CheckpointError> {
     let (config, weights) = family::load(dir)?;
+    Ok(logits_of(config, weights, length))
+}
+
+fn logits_of(config: ModelConfig, weights: ModelWeights, length: usize) -> Vec<f32> {
     assert!(length <= config.max_position_embeddings);
     let tokens: Vec<u32> = (0..length).map(|i| ((7 * i + 3) % config.vocab_size) as u32).collect();
     let long = RopeTable::of(&config).and_then(|rope| rope.long_above()).is_some_and(|above| length > above);
@@ -73,7 +77,7 @@ fn logits(dir: &Path, length: usize) -> Result<Vec<f32>, CheckpointError> {
     let span = Span { tokens: &tokens, draft: &[], start: 0, pages: &pages, long, logits: 1 };
     let mut logits = Vec::new();
     decoder.forward(&[span], &mut logits);
-    Ok(logits)
+    logits
 }
 
 fn difference(one: &[f32], other: &[f32]) -> f32 {
@@ -558,4 +562,28 @@ fn dynamic_positions_end_at_the_trained_length() {
     assert_eq!(family::load(dir.path()).unwrap().0.max_position_embeddings, 48);
     let plain = cases().into_iter().find(|case| case.name == "llama").unwrap();
     assert!(difference(&logits(dir.path(), LENGTH).unwrap(), &plain.logits) <= TOLERANCE);
+}
+
+/// A factor of the scores is a factor of the queries: with a power of two, to the bit.
+#[test]
+fn the_specification_scales_the_scores() {
+    let dir = copy_of("llama");
+    let (mut config, weights) = family::load(dir.path()).unwrap();
+    config.layer.attention.scale *= 4.0;
+    let scaled = logits_of(config, weights, LENGTH);
+    let is_query = |name: &str| name.ends_with("q_proj.weight");
+    edit(dir.path(), |tensors| {
+        for tensor in tensors.0.iter_mut().filter(|tensor| is_query(&tensor.name)) {
+            assert_eq!(tensor.dtype, "BF16");
+            // The upper half of an f32.
+            let times_four = |bytes: &[u8; 2]| {
+                let [_, _, upper @ ..] = (4.0 * f32::from_le_bytes([0, 0, bytes[0], bytes[1]])).to_le_bytes();
+                upper
+            };
+            tensor.bytes = tensor.bytes.as_chunks().0.iter().flat_map(times_four).collect();
+        }
+    });
+    assert_eq!(scaled, logits(dir.path(), LENGTH).unwrap());
+    let plain = cases().into_iter().find(|case| case.name == "llama").unwrap();
+    assert!(difference(&scaled, &plain.logits) > TOLERANCE);
 }

@@ -71,37 +71,37 @@ pub enum RopeScaling {
         /// The factor.
         factor: f64,
     },
-    /// Llama 3.1: long waves are stretched by `factor`, short ones stay, and those between the two bounds are blended.
+    /// Llama 3.1: long wavelengths are stretched by `factor`, short ones stay, and those between the two bounds are interpolated.
     Llama3 {
-        /// How much long waves are stretched.
+        /// How much long wavelengths are stretched.
         factor: f64,
-        /// Waves longer than the original length divided by this are long.
+        /// Wavelengths longer than the original length divided by this are long.
         low_freq_factor: f64,
-        /// Waves shorter than the original length divided by this are short.
+        /// Wavelengths shorter than the original length divided by this are short.
         high_freq_factor: f64,
         /// Length that the model was pre-trained on.
         original_max_position_embeddings: usize,
     },
-    /// YaRN (Peng et al. 2023): as above, with bounds by how often a wave turns within the trained length. cos and sin are
+    /// YaRN (Peng et al. 2023): as above, with bounds by how many times a pair turns within the trained length. cos and sin are
     /// multiplied by `attention_factor`.
     Yarn {
-        /// How much long waves are stretched.
+        /// How much long wavelengths are stretched.
         factor: f64,
-        /// Waves that turn more often than this within the trained length stay.
+        /// Pairs that turn more often than this within the trained length stay.
         beta_fast: f64,
-        /// Waves that turn less often than this are stretched.
+        /// Pairs that turn less often than this are stretched.
         beta_slow: f64,
         /// The trained length.
         max_position_embeddings: usize,
         /// Factor of cos and sin.
         attention_factor: f64,
     },
-    /// Phi-3's long-rope: each frequency is divided by a factor of its own; the long factors apply to a sequence iff
+    /// LongRoPE (Phi-3): each frequency is divided by a factor of its own; the long factors apply to a sequence iff
     /// its total length exceeds `original_max_position_embeddings`. cos and sin are multiplied by `attention_factor`.
     LongRope {
-        /// `head_dim / 2` factors for short sequences.
+        /// A factor for each pair, for short sequences.
         short_factor: Vec<f64>,
-        /// `head_dim / 2` factors for long sequences.
+        /// A factor for each pair, for long sequences.
         long_factor: Vec<f64>,
         /// Length above which the long factors apply.
         original_max_position_embeddings: usize,

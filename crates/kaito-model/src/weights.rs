@@ -12,7 +12,7 @@ use crate::{
 /// The weights of a whole model.
 #[derive(Debug, Clone)]
 pub struct ModelWeights {
-    /// `vocab_size` rows of `hidden_size`; Meta's shards cut it by columns.
+    /// `vocab_size` rows of `hidden_size`; Meta's shards divide it by columns.
     pub embedding: Linear,
     /// One entry a layer, first layer first.
     pub layers: Vec<LayerWeights>,
@@ -138,7 +138,7 @@ impl LayerWeights {
     }
 }
 
-/// Weight and bias of a normalisation, in f32.
+/// Weight and bias of a normalisation (RMS norm or layer norm), in f32.
 #[derive(Debug, Clone)]
 pub struct NormWeights {
     /// `hidden_size` factors.

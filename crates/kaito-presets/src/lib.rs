@@ -1,5 +1,5 @@
-//! The catalogue of models and machines, as data: names, published shapes, instance types, and the arithmetic of what
-//! fits where.
+//! The catalogue of models and machines, as data: names, published shapes, instance types, and the arithmetic of how much
+//! memory a model needs and which machines have it.
 //!
 //! Pure: nothing here reads a file, the network or the clock. A server takes a model's truth from the model's own
 //! `config.json`; this table serves the command line, planning and tests.

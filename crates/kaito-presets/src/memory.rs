@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! weights          matrices of the layers in their precision, and embedding, head and norms in 16 bits at least
-//! keys and values  2 x layers x key-value heads x head width x element, for each token of each sequence, in whole pages
+//! KV cache         2 x layers x key-value heads x head width x element, for each token of each sequence, in whole pages
 //! activations      the vectors of one step's tokens that are alive at once, and the logits of each sequence, twice in f32
 //! runtime          640 MiB: the CUDA context, the libraries' workspaces, what the allocator cannot use
 //! ```
@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::shape::Shape;
 
-/// Tokens in a page of keys and values; a sequence has whole pages. vLLM's blocks are of this size too.
+/// Tokens in a page of the KV cache; a sequence has whole pages. vLLM's blocks are of this size too.
 pub const PAGE_TOKENS: u64 = 16;
 
 /// Most tokens that one step computes.
@@ -26,7 +26,7 @@ const STEP_TOKENS: u64 = 2048;
 /// Bytes that the runtime takes of each GPU, whatever the model.
 const RUNTIME: u64 = 640 << 20;
 
-/// Parameters that share a scale of 16 bits in a matrix of integers, as the kernels hold it. Published GPTQ and AWQ
+/// Parameters of a quantisation group: they share a scale of 16 bits, as the kernels hold it. Published GPTQ and AWQ
 /// checkpoints share one among 128, with a zero of the element's width: a little less.
 const QUANTISATION_GROUP: u64 = 64;
 
@@ -42,9 +42,9 @@ pub enum Precision {
     F16,
     /// 8-bit floats.
     Fp8,
-    /// 8-bit integers, with a scale for each group.
+    /// 8-bit integers, with a scale for each quantisation group.
     Int8,
-    /// 4-bit integers, with a scale for each group.
+    /// 4-bit integers, with a scale for each quantisation group.
     Int4,
 }
 
@@ -106,9 +106,9 @@ impl fmt::Display for Precision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "by", content = "gpus", rename_all = "lowercase")]
 pub enum Cut {
-    /// A slice of every matrix on each GPU: tensor parallel.
+    /// A slice of every matrix on each GPU: tensor parallelism, with so many ranks.
     Ranks(u32),
-    /// Whole layers on each GPU.
+    /// Whole layers on each GPU: pipeline parallelism.
     Layers(u32),
 }
 
@@ -126,9 +126,9 @@ impl Cut {
 pub struct Estimate {
     /// Its part of the weights.
     pub weights: u64,
-    /// Its part of the keys and values.
+    /// Its part of the KV cache: keys and values of all tokens.
     pub keys_and_values: u64,
-    /// What a step computes in between.
+    /// Activations of a step.
     pub activations: u64,
     /// What the runtime takes for itself.
     pub runtime: u64,

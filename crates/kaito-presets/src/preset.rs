@@ -69,7 +69,7 @@ pub struct Workload {
     pub gpus: u32,
     /// GPU memory, all GPUs together.
     pub gpu_memory: u64,
-    /// GPU memory that every single GPU must have; `None` where layers may be spread unevenly.
+    /// GPU memory that every single GPU must have; `None` where layers may be divided unevenly.
     pub gpu_memory_each: Option<u64>,
     /// Tensor-parallel ranks: the number of shards in which Meta publishes the checkpoint, else 1.
     pub ranks: u32,
@@ -87,7 +87,7 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 pub enum WorkloadKind {
     /// One pod stands for all: no rank needs a stable name.
     Deployment,
-    /// Ranks address each other by pod name.
+    /// Tensor-parallel ranks address each other by pod name.
     StatefulSet,
 }
 

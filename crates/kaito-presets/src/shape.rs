@@ -16,7 +16,7 @@ pub struct Shape {
     pub num_layers: usize,
     /// Query heads.
     pub num_heads: usize,
-    /// Key and value heads.
+    /// Key and value heads: fewer than query heads in grouped-query attention, one in multi-query attention.
     pub num_kv_heads: usize,
     /// Width of one head.
     pub head_dim: usize,
@@ -26,7 +26,7 @@ pub struct Shape {
     pub vocab_size: usize,
     /// Longest sequence the model was made for, in tokens.
     pub max_position_embeddings: usize,
-    /// A query sees this many positions, its own included; `None`: all before it.
+    /// Sliding-window attention: a query sees this many positions, its own included; `None`: all before it.
     pub sliding_window: Option<usize>,
     /// Rotary position embedding.
     pub rope: Rope,
@@ -63,7 +63,7 @@ pub struct Rope {
     pub long: Option<LongRope>,
 }
 
-/// Phi-3's factors for long contexts, one for each pair of components of a head.
+/// LongRoPE: Phi-3's factors for long contexts, one for each pair of components of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LongRope {
     /// Length above which the long factors apply.
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(falcon.weights_bytes(DType::Bf16), 13_843_441_408);
     }
 
-    /// Llama 2 7B in 16 bits keeps half a mebibyte a token; grouped queries divide that by queries per group.
+    /// Llama 2 7B in 16 bits keeps half a mebibyte a token; grouped-query attention divides that by the queries of a group.
     #[test]
     fn keys_and_values_of_one_token() {
         for (name, dtype, bytes) in [

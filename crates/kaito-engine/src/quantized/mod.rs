@@ -1,7 +1,8 @@
 //! Quantisation of a model's weights while it loads, once: the result is kept in a file, which the next start maps.
 //!
-//! The matrices of the layers get the precision that is asked for. The output head gets 8 bits: it is a few percent of
-//! a model, and its errors go into the logits as they are. Embeddings, norms and biases stay: a step reads little of them.
+//! The matrices of the layers get the precision that is asked for, with a scale for each quantisation group of 64 weights. The
+//! output head gets 8 bits: it is a few percent of a model, and its errors go into the logits as they are. Embeddings, norms and
+//! biases stay: a step reads little of them.
 
 mod cache_file;
 mod key;

@@ -57,7 +57,8 @@ pub(super) struct Defaults {
     pub rope_kinds: &'static [&'static str],
 }
 
-/// The keys that Llama, Mistral and Phi-3 share. Without window and biases.
+/// The keys that Llama, Mistral and Phi-3 share: grouped-query attention with RoPE, SwiGLU, RMS norms. Without sliding window and
+/// biases.
 pub(super) fn base(file: &ConfigFile, defaults: Defaults) -> Result<ModelConfig, CheckpointError> {
     const HEADS: &[&str] = &["num_attention_heads"];
     const KV_HEADS: &[&str] = &["num_key_value_heads"];

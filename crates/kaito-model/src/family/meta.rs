@@ -1,5 +1,5 @@
 //! Llama 2 as Meta publishes it: `params.json`, and `consolidated.NN.pth` with one slice of every tensor for each
-//! model-parallel rank.
+//! tensor-parallel rank (Meta says model-parallel).
 
 use serde_json::Value;
 
@@ -154,7 +154,7 @@ impl Ranks<'_> {
         })
     }
 
-    /// Matrices (name, rows) one above the other, each cut among the ranks by its rows.
+    /// Matrices (name, rows) one above the other, each divided among the ranks by its rows.
     fn by_rows(&self, matrices: &[(String, usize)]) -> Result<Linear, CheckpointError> {
         let mut linear = Linear { out_features: 0, in_features: self.hidden, parts: Vec::new(), bias: None };
         for (name, rows) in matrices {
@@ -168,7 +168,7 @@ impl Ranks<'_> {
         Ok(linear)
     }
 
-    /// A matrix that is cut among the ranks by its columns.
+    /// A matrix that is divided among the ranks by its columns.
     fn by_columns(&self, name: &str, rows: usize, cols: usize) -> Result<Linear, CheckpointError> {
         let slice = cols / self.sets.len();
         let part = |(rank, weight): (usize, Result<Tensor, _>)| {

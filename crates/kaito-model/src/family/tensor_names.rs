@@ -6,8 +6,8 @@ use crate::{
 
 /// Tensor names of a family of Hugging Face models, without `.weight` and `.bias`.
 ///
-/// Embedding, layers and final norm lie under `base`. Some programs that save leave it out, and some put a prefix of their own
-/// before all names.
+/// Embedding, layers and final norm lie under `base`. Some programs leave it out when they save, and some put a prefix of their
+/// own before all names.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TensorNames {
     pub base: &'static str,
@@ -42,7 +42,7 @@ impl TensorNames {
         let (embedding_name, head_name) = (format!("{base}{}", self.embedding), self.found_head(tensors, base));
         let stored = |name: &str| tensors.shape(&format!("{name}.weight")).is_some();
         let (embedding, head) = match (tied, stored(&embedding_name), stored(&head_name)) {
-            // Of one matrix with two names, programs that save keep either name or both.
+            // Tied embeddings are one matrix with two names: a saved file has either name or both.
             (true, false, true) => (matrix(&head_name)?, None),
             (true, true, true) => {
                 let (embedding, head) = (matrix(&embedding_name)?, matrix(&head_name)?);

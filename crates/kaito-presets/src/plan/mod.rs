@@ -111,7 +111,7 @@ impl Load {
         Self { weights, keys_and_values, ..self }
     }
 
-    /// With keys and values in this precision.
+    /// With keys and values (the KV cache) in this precision.
     #[must_use]
     pub fn keys_and_values(self, keys_and_values: Precision) -> Self {
         Self { keys_and_values, ..self }

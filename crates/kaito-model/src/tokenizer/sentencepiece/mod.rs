@@ -1,4 +1,5 @@
-//! SentencePiece models, as Google's library reads, applies and reverses them: the tokenizer of Meta's downloads.
+//! SentencePiece models (BPE and unigram), as Google's library reads, applies and reverses them: the tokenizer of Meta's
+//! downloads.
 
 mod bpe;
 mod common_prefix_search;
@@ -270,12 +271,12 @@ impl Model {
         self.special.eos
     }
 
-    /// The token that fills up a batch; Llama has none.
+    /// The padding token; Llama has none.
     pub fn pad(&self) -> Option<u32> {
         self.special.pad
     }
 
-    /// The token for what is not in the vocabulary.
+    /// The token for unknown text.
     pub fn unk(&self) -> u32 {
         self.unk_id
     }

@@ -1,4 +1,4 @@
-//! What SentencePiece does to a text before it cuts it: character replacements and white space.
+//! What SentencePiece does to a text before it segments it: character replacements and white space.
 
 use super::ModelError;
 use super::common_prefix_search::CommonPrefixSearch;

@@ -1,4 +1,4 @@
-//! The unigram language model: the cut of a text whose pieces have the highest sum of scores.
+//! The unigram language model: the segmentation of a text whose pieces have the highest sum of scores (Viterbi).
 
 use super::Model;
 use super::common_prefix_search::CommonPrefixSearch;
@@ -15,7 +15,7 @@ pub(super) struct Unigram {
     max_score: f32,
 }
 
-/// The best cut that ends at some byte of the text.
+/// The best segmentation of the text up to some byte.
 #[derive(Clone, Copy)]
 struct BestPath {
     id: u32,
@@ -38,7 +38,7 @@ impl Unigram {
         }
     }
 
-    /// Cuts a normalised text into pieces: `(text of the piece, id)`.
+    /// Segments a normalised text into pieces: `(text of the piece, id)`.
     pub(super) fn encode<'a>(&self, model: &Model, text: &'a str) -> Vec<(&'a str, u32)> {
         let mut best: Vec<Option<BestPath>> = vec![None; text.len() + 1];
         for (start, character) in text.char_indices() {
