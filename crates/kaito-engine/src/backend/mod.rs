@@ -78,7 +78,7 @@ pub trait Backend: Send + 'static {
         output: &mut Self::Buffer,
         write: Write,
     );
-    /// Rotates query and key heads in place. `cos` and `sin` hold `rows` rows of half the turned width.
+    /// Rotates query and key heads in place. `cos` and `sin` hold `rows` rows of half the rotated width.
     fn rope(
         &mut self,
         qkv: &mut Self::Buffer,
