@@ -20,8 +20,9 @@ pub struct Capacity {
 
 /// Bytes of the keys and values of one token in all layers.
 pub fn bytes_per_token(config: &ModelConfig, kv_dtype: KvDType) -> u64 {
-    let heads = 2 * config.num_layers * config.num_kv_heads;
-    (heads * kv_dtype.head_bytes(config.head_dim)) as u64
+    let attention = &config.layer.attention;
+    let heads = 2 * config.num_layers * attention.num_kv_heads;
+    (heads * kv_dtype.head_bytes(attention.head_dim)) as u64
 }
 
 impl Capacity {

@@ -7,7 +7,7 @@ use crate::{
     rope::RopeTable,
 };
 use kaito_model::{
-    config::{Mlp, ModelConfig, Positions, Residual},
+    config::{Mlp, ModelConfig, Positions, QkvLayout, Residual},
     weights::ModelWeights,
 };
 
@@ -37,6 +37,7 @@ struct Workspace<O: Operations> {
 pub struct Decoder<O: Operations> {
     operations: O,
     config: ModelConfig,
+    qkv_layout: QkvLayout,
     limits: ExecutorLimits,
     rope: Option<RopeTable>,
     embedding: O::Linear,
@@ -61,14 +62,14 @@ impl<O: Operations> Decoder<O> {
         weights: ModelWeights,
         limits: ExecutorLimits,
     ) -> Result<Self, DeviceError> {
-        let norm = config.norm;
+        let spec = config.layer;
         let layers = weights
             .layers
             .into_iter()
             .map(|layer| {
                 Ok(Layer {
-                    attention_norm: operations.load_norm(layer.attention_norm, norm)?,
-                    mlp_norm: layer.mlp_norm.map(|weights| operations.load_norm(weights, norm)).transpose()?,
+                    attention_norm: operations.load_norm(layer.attention_norm, spec.norm)?,
+                    mlp_norm: layer.mlp_norm.map(|weights| operations.load_norm(weights, spec.norm)).transpose()?,
                     qkv: operations.load_linear(layer.qkv)?,
                     attention_output: operations.load_linear(layer.attention_output)?,
                     mlp_in: operations.load_linear(layer.mlp_in)?,
@@ -78,25 +79,26 @@ impl<O: Operations> Decoder<O> {
             .collect::<Result<Vec<_>, DeviceError>>()?;
         let ExecutorLimits { step_tokens, step_logits, .. } = limits;
         let mut buffer = |rows: usize, width: usize, kind: BufferKind| operations.buffer(rows, width, kind);
-        let has_two_norms = config.residual == Residual::Parallel;
+        let has_two_norms = spec.residual == Residual::Parallel;
         let workspace = Workspace {
             residual: buffer(step_tokens, config.hidden_size, BufferKind::Exact)?,
             normed: buffer(step_tokens, config.hidden_size, BufferKind::Operand)?,
             mlp_normed: has_two_norms
                 .then(|| buffer(step_tokens, config.hidden_size, BufferKind::Operand))
                 .transpose()?,
-            qkv: buffer(step_tokens, config.qkv_layout.width, BufferKind::Exact)?,
-            attended: buffer(step_tokens, config.num_heads * config.head_dim, BufferKind::Operand)?,
-            mlp_inner: buffer(step_tokens, config.intermediate_size, BufferKind::Operand)?,
+            qkv: buffer(step_tokens, spec.attention.qkv_width(), BufferKind::Exact)?,
+            attended: buffer(step_tokens, spec.attention.query_width(), BufferKind::Operand)?,
+            mlp_inner: buffer(step_tokens, spec.mlp.width, BufferKind::Operand)?,
             last: buffer(step_logits, config.hidden_size, BufferKind::Exact)?,
             logits: buffer(step_logits, config.vocab_size, BufferKind::Logits)?,
         };
         operations.reserve(&config, &limits)?;
         Ok(Self {
             rope: RopeTable::of(&config),
+            qkv_layout: QkvLayout::of(&spec.attention),
             embedding: operations.load_linear(weights.embedding)?,
             layers,
-            final_norm: operations.load_norm(weights.final_norm, norm)?,
+            final_norm: operations.load_norm(weights.final_norm, config.final_norm)?,
             head: operations.load_linear(weights.head)?,
             pool: operations.kv_pool(&config, limits.pages, limits.page_size)?,
             workspace,
@@ -111,13 +113,24 @@ impl<O: Operations> Decoder<O> {
 
     /// Computes a step as far as its logits, which stay on the device.
     fn forward(&mut self, step: StepInput) -> Result<(), DeviceError> {
-        let Self { operations, config, embedding, layers, final_norm, head, pool, workspace: w, .. } = self;
-        let (layout, rows, wanted) = (&config.qkv_layout, step.rows(), step.wanted.len());
+        let Self {
+            operations,
+            config,
+            qkv_layout: layout,
+            embedding,
+            layers,
+            final_norm,
+            head,
+            pool,
+            workspace: w,
+            ..
+        } = self;
+        let (spec, rows, wanted) = (&config.layer, step.rows(), step.wanted.len());
         let rotation = match &config.positions {
             Positions::Rotary(rope) => Some(rope.pairing),
             Positions::Alibi => None,
         };
-        let activation = match config.mlp {
+        let activation = match spec.mlp.kind {
             Mlp::SwiGlu => Epilogue::SwiGlu,
             Mlp::Gelu => Epilogue::Gelu,
         };
@@ -136,7 +149,7 @@ impl<O: Operations> Decoder<O> {
             operations.attention(pool, index, &w.qkv, layout, &mut w.attended);
             operations.linear(&layer.attention_output, rows, &w.attended, &mut w.residual, Epilogue::Add);
 
-            let mlp_input = match (config.residual, &layer.mlp_norm) {
+            let mlp_input = match (spec.residual, &layer.mlp_norm) {
                 (Residual::Sequential, Some(norm)) => {
                     operations.norm(norm, rows, &w.residual, &mut w.normed);
                     &w.normed
@@ -159,7 +172,7 @@ impl<O: Operations> Decoder<O> {
     fn add_angles(&self, step: &mut StepInput) {
         let Some(rope) = &self.rope else { return };
         let StepInput { spans, cos, sin, .. } = step;
-        let angles = self.limits.step_tokens * self.config.head_dim / 2;
+        let angles = self.limits.step_tokens * rope.angles();
         for part in [&mut *cos, &mut *sin] {
             part.clear();
             part.reserve(angles);

@@ -22,7 +22,6 @@ use crate::{
     rope::RopeTable,
     scheduler::{Scheduler, SchedulerLimits},
     text::{TextContext, TextRequest, TextStream},
-    weight_count::WeightCount,
 };
 use kaito_model::{config::ModelConfig, family, tokenizer::Tokenizer, weights::ModelWeights};
 
@@ -72,7 +71,7 @@ impl LanguageModel {
         let dtype = device.pack(&mut weights, &packing, &|part| {
             progress(LOADED_CONFIGURATION + part * (LOADED_WEIGHTS - LOADED_CONFIGURATION));
         })?;
-        let counted = WeightCount::of(&weights);
+        let counted = weights.count();
         let capacity = Capacity::plan(
             &config,
             options.kv_dtype,
@@ -94,7 +93,8 @@ impl LanguageModel {
             num_layers: config.num_layers,
             step_bytes: counted.step_bytes,
             kv_bytes_per_token: capacity::bytes_per_token(&config, options.kv_dtype),
-            attention_window: config.sliding_window,
+            attention_window: config.layer.attention.sliding_window,
+            dialog_format: config.dialog_format,
             threads: device.properties().threads,
             max_seq_len: capacity.max_seq_len,
             max_batch_size: options.max_batch_size,

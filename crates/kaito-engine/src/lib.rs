@@ -28,14 +28,16 @@ mod stop_strings;
 pub mod testing;
 mod text;
 mod token_choice;
-mod weight_count;
 
 pub use cancel::Cancel;
 pub use device::{DTypeChoice, DeviceChoice, StepBudget};
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
 pub use kaito_kernels::{FileChange, KvDType, Quantization, WhatChanged};
-pub use kaito_model::tokenizer::{ChatMessage, Tokenizer};
+pub use kaito_model::{
+    config::DialogFormat,
+    tokenizer::{ChatMessage, Tokenizer},
+};
 pub use language_model::{LanguageModel, LoadOptions, ModelInfo};
 pub use meta::{ChatRequest, CompletionRequest, MetaEvent, MetaOptions, MetaOutput, MetaStream, SPECIAL_TAGS_ERROR};
 pub use stop_strings::{MAX_STOP_BYTES, MAX_STOPS};

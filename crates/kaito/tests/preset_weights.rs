@@ -27,7 +27,7 @@ fn hollow(preset: &Preset) -> tempfile::TempDir {
     let dtype = if preset.dtype == DType::F16 { "F16" } else { "BF16" };
     for tensor in plan::hugging_face(&preset.shape) {
         let start = end;
-        end += tensor.elements() as u64 * preset.dtype.size();
+        end += (tensor.elements() * preset.dtype.size()) as u64;
         header.insert(tensor.name, json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end] }));
     }
     let header = serde_json::to_vec(&header).unwrap();

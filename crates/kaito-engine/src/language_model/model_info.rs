@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use kaito_kernels::{DType, KvDType, Quantization};
+use kaito_model::config::DialogFormat;
 
 /// What a loaded model is.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +34,8 @@ pub struct ModelInfo {
     pub kv_bytes_per_token: u64,
     /// How many tokens back a token looks, where that is bounded.
     pub attention_window: Option<usize>,
+    /// How a conversation is written where the model comes without a chat template.
+    pub dialog_format: Option<DialogFormat>,
     /// Threads that compute.
     pub threads: usize,
     /// Longest sequence, in tokens.

@@ -186,7 +186,7 @@ fn the_demo_model_on_running_text() {
 
 /// Adds noise to the matrices that quantisation changes, of a root mean square that is a part of theirs.
 fn disturb(weights: &mut ModelWeights, part: f32, rng: &mut impl Rng) {
-    for linear_part in parts_mut(weights) {
+    for linear_part in parts_mut(Quantization::Int8, weights) {
         let Weight::Plain(tensor) = &linear_part.weight else { continue };
         let mut values = tensor.to_f32();
         let mean_square = values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32;

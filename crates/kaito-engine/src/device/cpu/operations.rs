@@ -17,7 +17,7 @@ use crate::{
     recycle::recycled,
 };
 use kaito_model::{
-    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, RopePairing},
+    config::{AttentionSpec, Mlp, ModelConfig, Norm, Positions, QkvLayout, RopePairing},
     weights::{Linear, NormWeights},
 };
 
@@ -47,7 +47,7 @@ impl CpuOperations {
 
     /// Writes the rows' keys and values of `layer` into the pages of their sequences.
     fn store(&self, pool: &mut CpuKvPool, layer: usize, qkv: &[f32], layout: &QkvLayout) {
-        let CpuKvPool { layout: kv_layout, head_dim, .. } = *pool;
+        let (kv_layout, head_dim) = (pool.layout, pool.attention.head_dim);
         for span in &self.step.spans {
             let pages = self.step.pages_of(span);
             // Head by head, since a page of one head stays in the cache while its tokens are written.
@@ -78,8 +78,7 @@ pub struct CpuKvPool {
     keys: Vec<KvBuffer>,
     values: Vec<KvBuffer>,
     layout: KvLayout,
-    head_dim: usize,
-    window: Option<usize>,
+    attention: AttentionSpec,
     alibi_slopes: Vec<f32>,
 }
 
@@ -116,7 +115,8 @@ impl Operations for CpuOperations {
     }
 
     fn kv_pool(&mut self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<CpuKvPool, DeviceError> {
-        let layout = KvLayout { num_kv_heads: config.num_kv_heads, pages, page_size };
+        let attention = config.layer.attention;
+        let layout = KvLayout { num_kv_heads: attention.num_kv_heads, pages, page_size };
         if !layout.is_supported() {
             return Err(unsupported(format!(
                 "pages of {page_size} tokens are not a multiple of {PAGE_TOKENS} of up to {MAX_PAGE_TOKENS}"
@@ -129,25 +129,25 @@ impl Operations for CpuOperations {
             })
         };
         Ok(CpuKvPool {
-            keys: layers(&|slots| KvBuffer::keys(self.kv_dtype, slots, config.head_dim, page_size))?,
-            values: layers(&|slots| KvBuffer::values(self.kv_dtype, slots, config.head_dim))?,
+            keys: layers(&|slots| KvBuffer::keys(self.kv_dtype, slots, attention.head_dim, page_size))?,
+            values: layers(&|slots| KvBuffer::values(self.kv_dtype, slots, attention.head_dim))?,
             layout,
-            head_dim: config.head_dim,
-            window: config.sliding_window,
+            attention,
             alibi_slopes: match config.positions {
                 Positions::Rotary(_) => Vec::new(),
-                Positions::Alibi => kernels::alibi_slopes(config.num_heads),
+                Positions::Alibi => kernels::alibi_slopes(attention.num_heads),
             },
         })
     }
 
     fn reserve(&mut self, config: &ModelConfig, limits: &ExecutorLimits) -> Result<(), DeviceError> {
         let rows = limits.step_tokens;
-        let widest = config.hidden_size.max(config.intermediate_size).max(config.num_heads * config.head_dim);
+        let inputs = config.layer.linears(config.hidden_size).map(|linear| linear.in_features);
+        let widest = inputs.into_iter().max().unwrap_or(config.hidden_size);
         self.products.reserve(rows, widest);
         self.sequences.reserve(limits.sequences);
-        if config.mlp == Mlp::SwiGlu {
-            self.gate_up = zeros(rows * config.mlp_in_width())?;
+        if config.layer.mlp.kind == Mlp::SwiGlu {
+            self.gate_up = zeros(rows * config.layer.mlp.in_width())?;
         }
         Ok(())
     }
@@ -235,10 +235,6 @@ impl Operations for CpuOperations {
         rotation: Option<RopePairing>,
     ) {
         if let Some(pairing) = rotation {
-            let pairing = match pairing {
-                RopePairing::Halves => kernels::RopePairing::Halves,
-                RopePairing::Interleaved => kernels::RopePairing::Interleaved,
-            };
             let step = &self.step;
             for heads in [&layout.query, &layout.key] {
                 let qkv = rows_mut(qkv, layout.width, 0);
@@ -252,9 +248,9 @@ impl Operations for CpuOperations {
         let shape = AttentionShape {
             query_offsets: &layout.query,
             layout: pool.layout,
-            head_dim: pool.head_dim,
-            scale: 1.0 / (pool.head_dim as f32).sqrt(),
-            window: pool.window,
+            head_dim: pool.attention.head_dim,
+            scale: pool.attention.scale,
+            window: pool.attention.sliding_window,
             alibi_slopes: &pool.alibi_slopes,
         };
         let step = &self.step;
@@ -265,7 +261,7 @@ impl Operations for CpuOperations {
             context: span.context,
             pages: step.pages_of(span),
         }));
-        let (queries, width) = (rows(qkv, layout.width, 0), layout.query.len() * pool.head_dim);
+        let (queries, width) = (rows(qkv, layout.width, 0), pool.attention.query_width());
         let output = rows_mut(output, width, 0);
         kernels::paged_attention(
             &self.products.threads,

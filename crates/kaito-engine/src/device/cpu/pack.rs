@@ -6,9 +6,11 @@ use crate::{
     Error,
     device::{DTypeChoice, Packing},
     quantized::Quantize,
-    weight_count::{WeightCount, is_tied},
 };
-use kaito_model::weights::{Linear, ModelWeights, Weight};
+use kaito_model::{
+    config::LinearKind,
+    weights::{ModelWeights, Weight},
+};
 
 /// Share of the work that quantising takes where it is done.
 const QUANTIZED: f32 = 0.94;
@@ -45,14 +47,6 @@ pub(super) fn pack(
     Ok(bring_near(weights, packing.dtype, threads, available, &|part| progress(done + part * (1.0 - done))))
 }
 
-fn linears(weights: &mut ModelWeights) -> impl Iterator<Item = &mut Linear> {
-    let layers = weights
-        .layers
-        .iter_mut()
-        .flat_map(|layer| [&mut layer.qkv, &mut layer.attention_output, &mut layer.mlp_in, &mut layer.mlp_out]);
-    [&mut weights.embedding, &mut weights.head].into_iter().chain(layers)
-}
-
 /// Gives all matrices the type that is asked for, and brings those that stay mapped into memory where `available` bytes are
 /// enough for it.
 fn bring_near(
@@ -62,7 +56,7 @@ fn bring_near(
     available: u64,
     progress: &dyn Fn(f32),
 ) -> Packed {
-    let needed = WeightCount::of(weights).bytes;
+    let needed = weights.count().bytes;
     if needed > available {
         tracing::warn!(
             weights_mib = needed >> 20,
@@ -73,12 +67,12 @@ fn bring_near(
     let stored = weights.embedding.parts.iter().find_map(|part| Some(part.weight.plain()?.dtype()));
     let stored = stored.unwrap_or(DType::F32);
     let dtype = choice.dtype().unwrap_or(stored);
-    let tied = is_tied(weights);
-    let total = linears(weights).count();
+    let tied = weights.is_tied();
+    let total = weights.linears().count();
     let (mut copied_bytes, mut mapped_bytes) = (0u64, 0u64);
-    for (done, linear) in linears(weights).enumerate() {
-        // A tied head, which comes second, is the embedding once more.
-        let parts = if tied && done == 1 { &mut [] } else { linear.parts.as_mut_slice() };
+    for (done, (kind, linear)) in weights.linears_mut().enumerate() {
+        // A tied head is the embedding once more.
+        let parts = if tied && kind == LinearKind::Head { &mut [] } else { linear.parts.as_mut_slice() };
         for part in parts {
             let tensor = match &mut part.weight {
                 Weight::Plain(tensor) => tensor,
@@ -123,7 +117,7 @@ mod tests {
     use std::{num::NonZeroUsize, path::Path, sync::Mutex};
 
     use kaito_kernels::Quantization;
-    use kaito_model::family;
+    use kaito_model::{family, weights::WeightCount};
 
     use super::*;
 
@@ -137,7 +131,7 @@ mod tests {
         let packed = pack(&mut weights, &packing, &threads, u64::MAX, &progress).unwrap();
         let heard = heard.into_inner().unwrap();
         assert!(heard.is_sorted() && heard.last() == Some(&1.0), "{heard:?}");
-        (packed, WeightCount::of(&weights))
+        (packed, weights.count())
     }
 
     #[test]
