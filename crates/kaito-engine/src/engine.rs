@@ -293,6 +293,12 @@ impl Engine {
         self.shared.open.drained().await;
     }
 
+    /// Ends the thread while handles are there.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn kill(&self) {
+        let _ = self.shared.commands.send(Command::Stop);
+    }
+
     /// A snapshot of the counters.
     pub fn stats(&self) -> EngineStats {
         let counters = &self.shared.counters;

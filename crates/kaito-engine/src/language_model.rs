@@ -114,6 +114,14 @@ impl LanguageModel {
         Ok(Self(Arc::new(Inner { engine, tokenizer, info, defaults, bos_token_id, end_tokens, mapped_files })))
     }
 
+    /// A model of parts that a test puts together.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn of_parts(engine: Engine, tokenizer: Tokenizer, info: ModelInfo) -> Self {
+        let end_tokens = tokenizer.eos_token_id().into_iter().collect();
+        let (defaults, mapped_files) = (GenerateOptions::default(), Vec::new());
+        Self(Arc::new(Inner { engine, tokenizer, info, defaults, bos_token_id: None, end_tokens, mapped_files }))
+    }
+
     /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.0.info

@@ -5,6 +5,10 @@
 
 #![allow(clippy::panic, reason = "that is what it is for")]
 
+mod null_model;
+
+pub use null_model::NullModel;
+
 use std::{
     num::NonZeroUsize,
     sync::{

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
 
-mod support;
-
 use std::{
     fs::{self, File},
     path::Path,
@@ -15,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kaito_hub::{Error, Event, Hub, HubOptions, Repo, Snapshot};
-use support::{COMMIT, Fault, TestHub, sha256};
+use kaito_hub::{Error, Event, Hub, HubOptions, Repo, RetryPolicy, Snapshot};
+use kaito_testing::hub::{COMMIT, Fault, TestHub, sha256};
 
 const SHARD_1: &str = "model-00001-of-00002.safetensors";
 const SHARD_2: &str = "model-00002-of-00002.safetensors";
@@ -48,6 +46,21 @@ fn repo() -> Repo {
     "test/model".parse().unwrap()
 }
 
+/// A client that fails fast.
+fn client(hub: &TestHub, cache: &Path) -> Hub {
+    Hub::new(options(hub, cache))
+}
+
+fn options(hub: &TestHub, cache: &Path) -> HubOptions {
+    HubOptions {
+        endpoint: hub.url.clone(),
+        token: None,
+        cache: cache.to_owned(),
+        offline: false,
+        retry: RetryPolicy { attempts: 3, first_delay: Duration::from_millis(1), max_delay: Duration::from_millis(5) },
+    }
+}
+
 fn quiet(_: Event<'_>) {}
 
 fn download(hub: &Hub) -> Result<Snapshot, Error> {
@@ -67,8 +80,7 @@ fn a_sharded_repository_lands_in_the_usual_layout_and_is_not_fetched_again() {
     let hub = TestHub::start(&files);
     let cache = tempfile::tempdir().unwrap();
     let finished = Mutex::new(Vec::new());
-    let snapshot = hub
-        .client(cache.path())
+    let snapshot = client(&hub, cache.path())
         .download(&repo(), &|event: Event<'_>| match event {
             Event::Planned { files } => {
                 let planned: Vec<_> = files.iter().map(|file| (file.name.as_str(), file.size)).collect();
@@ -102,7 +114,7 @@ fn a_sharded_repository_lands_in_the_usual_layout_and_is_not_fetched_again() {
     assert_eq!(finished, [0, 1, 2, 3, 4]);
 
     let before = hub.seen().len();
-    assert_eq!(download(&hub.client(cache.path())).unwrap(), snapshot);
+    assert_eq!(download(&client(&hub, cache.path())).unwrap(), snapshot);
     let again: Vec<_> = hub.seen().drain(before..).map(|seen| seen.path).collect();
     assert_eq!(again, ["/api/models/test/model/revision/main"]);
 }
@@ -111,7 +123,7 @@ fn a_sharded_repository_lands_in_the_usual_layout_and_is_not_fetched_again() {
 fn the_token_goes_to_the_hub_and_to_nobody_else() {
     let hub = TestHub::start(&sharded());
     let cache = tempfile::tempdir().unwrap();
-    let options = HubOptions { token: Some("hf_secret".to_owned()), ..hub.options(cache.path()) };
+    let options = HubOptions { token: Some("hf_secret".to_owned()), ..options(&hub, cache.path()) };
     download(&Hub::new(options)).unwrap();
     let seen = hub.seen();
     assert!(seen.iter().any(|seen| !seen.on_hub), "the storage was asked");
@@ -127,7 +139,7 @@ fn a_broken_connection_is_resumed_where_it_broke() {
     let hub = TestHub::start(&files);
     hub.fault(SHARD_1, &[Fault::BreakAfter(300_000), Fault::BreakAfter(200_000)]);
     let cache = tempfile::tempdir().unwrap();
-    let snapshot = download(&hub.client(cache.path())).unwrap();
+    let snapshot = download(&client(&hub, cache.path())).unwrap();
     assert_same(&snapshot.directory, &files, &[SHARD_1, SHARD_2]);
     let ranges: Vec<_> = hub.fetches(SHARD_1).into_iter().map(|seen| seen.range).collect();
     // Not one byte is sent twice.
@@ -141,7 +153,7 @@ fn a_later_download_goes_on_where_an_earlier_one_gave_up() {
     let hub = TestHub::start(&files);
     hub.fault(SHARD_1, &[Fault::BreakAfter(400_000)]);
     let cache = tempfile::tempdir().unwrap();
-    let mut options = hub.options(cache.path());
+    let mut options = options(&hub, cache.path());
     options.retry.attempts = 1;
     let error = download(&Hub::new(options)).unwrap_err();
     assert!(matches!(error, Error::Unreachable { attempts: 1, .. }), "{error}");
@@ -155,7 +167,7 @@ fn a_later_download_goes_on_where_an_earlier_one_gave_up() {
             positions.lock().unwrap().push(bytes);
         }
     };
-    let snapshot = hub.client(cache.path()).download(&repo(), &progress).unwrap();
+    let snapshot = client(&hub, cache.path()).download(&repo(), &progress).unwrap();
     assert_same(&snapshot.directory, &files, &[SHARD_1]);
     assert!(positions.into_inner().unwrap().contains(&400_000), "progress begins at what was there");
     assert_eq!(hub.fetches(SHARD_1).last().unwrap().range.as_deref(), Some("bytes=400000-"));
@@ -168,7 +180,7 @@ fn a_server_that_ignores_the_range_sends_the_file_anew() {
     let hub = TestHub::start(&files);
     hub.fault(SHARD_1, &[Fault::BreakAfter(100_000), Fault::IgnoreRange]);
     let cache = tempfile::tempdir().unwrap();
-    let snapshot = download(&hub.client(cache.path())).unwrap();
+    let snapshot = download(&client(&hub, cache.path())).unwrap();
     assert_same(&snapshot.directory, &files, &[SHARD_1]);
 }
 
@@ -180,7 +192,7 @@ fn a_leftover_that_is_too_long_is_thrown_away() {
     let blobs = cache.path().join("models--test--model/blobs");
     fs::create_dir_all(&blobs).unwrap();
     fs::write(blobs.join(format!("{}.incomplete", sha256(&files[4].1))), vec![0; 800_000]).unwrap();
-    let snapshot = download(&hub.client(cache.path())).unwrap();
+    let snapshot = download(&client(&hub, cache.path())).unwrap();
     assert_same(&snapshot.directory, &files, &[SHARD_1]);
 }
 
@@ -192,7 +204,7 @@ fn damaged_contents_are_fetched_again_and_refused_the_second_time() {
     hub.set(|contents| {
         contents.always.insert(SHARD_2.to_owned(), Fault::Corrupt);
     });
-    let error = download(&hub.client(cache.path())).unwrap_err();
+    let error = download(&client(&hub, cache.path())).unwrap_err();
     let Error::Damaged { file, expected, actual, .. } = &error else { panic!("{error}") };
     assert_eq!((file.as_str(), expected), (SHARD_2, &sha256(&files[5].1)));
     assert_ne!(actual, expected);
@@ -202,7 +214,7 @@ fn damaged_contents_are_fetched_again_and_refused_the_second_time() {
 
     hub.set(|contents| contents.always.clear());
     hub.fault(SHARD_2, &[Fault::Corrupt]);
-    let snapshot = download(&hub.client(cache.path())).unwrap();
+    let snapshot = download(&client(&hub, cache.path())).unwrap();
     assert_same(&snapshot.directory, &files, &[SHARD_2]);
 }
 
@@ -214,7 +226,7 @@ fn passing_refusals_are_waited_out() {
     hub.fault(SHARD_2, &[Fault::RetryAfter(1), Fault::Status(403), Fault::TooMuch]);
     let cache = tempfile::tempdir().unwrap();
     let began = Instant::now();
-    let mut options = hub.options(cache.path());
+    let mut options = options(&hub, cache.path());
     options.retry.attempts = 4;
     let snapshot = Hub::new(options).download(&repo(), &quiet).unwrap();
     assert_same(&snapshot.directory, &files, &[SHARD_1, SHARD_2]);
@@ -229,7 +241,7 @@ fn a_refusal_that_does_not_pass_ends_after_the_attempts() {
         contents.always.insert(SHARD_1.to_owned(), Fault::Status(503));
     });
     let cache = tempfile::tempdir().unwrap();
-    let error = download(&hub.client(cache.path())).unwrap_err().to_string();
+    let error = download(&client(&hub, cache.path())).unwrap_err().to_string();
     assert!(error.contains("in 3 attempts: status 503"), "{error}");
     assert_eq!(hub.fetches(SHARD_1).len(), 3);
 }
@@ -243,7 +255,7 @@ fn a_failure_does_not_wait_for_the_patience_of_other_files() {
     });
     let cache = tempfile::tempdir().unwrap();
     let began = Instant::now();
-    let error = download(&hub.client(cache.path())).unwrap_err().to_string();
+    let error = download(&client(&hub, cache.path())).unwrap_err().to_string();
     assert!(error.contains("status 418"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(60));
 }
@@ -255,7 +267,7 @@ fn a_file_that_breaks_at_the_same_place_every_time_ends_after_the_attempts() {
     let faults: Vec<Fault> = (0..20).flat_map(|_| [Fault::BreakAfter(300_000), Fault::Status(416)]).collect();
     hub.fault(SHARD_1, &faults);
     let cache = tempfile::tempdir().unwrap();
-    let error = download(&hub.client(cache.path())).unwrap_err();
+    let error = download(&client(&hub, cache.path())).unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert!(hub.fetches(SHARD_1).len() < 8, "{:?}", hub.fetches(SHARD_1));
 }
@@ -276,7 +288,7 @@ fn refusals_are_explained() {
         hub.set(|contents| contents.refusal = Some((status, code)));
         let cache = tempfile::tempdir().unwrap();
         let token = token.then(|| "hf_secret".to_owned());
-        let error = download(&Hub::new(HubOptions { token, ..hub.options(cache.path()) })).unwrap_err().to_string();
+        let error = download(&Hub::new(HubOptions { token, ..options(&hub, cache.path()) })).unwrap_err().to_string();
         for part in parts {
             assert!(error.contains(part), "{status} {code:?}: {error}");
         }
@@ -290,14 +302,14 @@ fn without_the_hub_the_cache_serves() {
     let files = sharded();
     let hub = TestHub::start(&files);
     let cache = tempfile::tempdir().unwrap();
-    let offline = Hub::new(HubOptions { offline: true, ..hub.options(cache.path()) });
+    let offline = Hub::new(HubOptions { offline: true, ..options(&hub, cache.path()) });
     let error = download(&offline).unwrap_err().to_string();
     assert!(error.contains("test/model is not in the cache") && error.contains("HF_HUB_OFFLINE"), "{error}");
     assert!(hub.seen().is_empty(), "offline asks nobody");
 
-    let snapshot = download(&hub.client(cache.path())).unwrap();
+    let snapshot = download(&client(&hub, cache.path())).unwrap();
     assert_eq!(download(&offline).unwrap(), snapshot);
-    let client = hub.client(cache.path());
+    let client = client(&hub, cache.path());
     hub.stop();
     assert_eq!(download(&client).unwrap(), snapshot, "a hub that is away is no obstacle");
 
@@ -313,7 +325,7 @@ fn a_commit_that_is_in_the_cache_needs_no_hub() {
     let hub = TestHub::start(&sharded());
     let cache = tempfile::tempdir().unwrap();
     let repo: Repo = format!("test/model@{COMMIT}").parse().unwrap();
-    let client = hub.client(cache.path());
+    let client = client(&hub, cache.path());
     let snapshot = client.download(&repo, &quiet).unwrap();
     let before = hub.seen().len();
     assert_eq!(client.download(&repo, &quiet).unwrap(), snapshot);
@@ -327,7 +339,7 @@ fn two_processes_do_not_fetch_the_same_file_twice() {
     let hub = TestHub::start(&files);
     let cache = tempfile::tempdir().unwrap();
     let snapshots: Vec<Snapshot> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| download(&hub.client(cache.path())).unwrap())).collect();
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| download(&client(&hub, cache.path())).unwrap())).collect();
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     for snapshot in snapshots {
@@ -353,7 +365,7 @@ fn a_file_locked_by_another_process_is_waited_for() {
                     waits.fetch_add(1, Ordering::SeqCst);
                 }
             };
-            hub.client(cache.path()).download(&repo(), &progress).unwrap();
+            client(&hub, cache.path()).download(&repo(), &progress).unwrap();
         });
         let deadline = Instant::now() + Duration::from_secs(20);
         while waits.load(Ordering::SeqCst) == 0 && Instant::now() < deadline {
@@ -372,7 +384,7 @@ fn a_disk_too_small_is_seen_before_anything_is_fetched() {
         contents.sizes.insert(SHARD_1.to_owned(), 1 << 60);
     });
     let cache = tempfile::tempdir().unwrap();
-    let error = download(&hub.client(cache.path())).unwrap_err();
+    let error = download(&client(&hub, cache.path())).unwrap_err();
     let Error::DiskFull { needed, available, .. } = error else { panic!("{error}") };
     assert!(needed > 1 << 60 && available < 1 << 60);
     assert!(hub.fetches(SHARD_1).is_empty() && hub.fetches(SHARD_2).is_empty());
@@ -384,7 +396,7 @@ fn names_from_the_hub_cannot_leave_the_cache() {
     let attempt = |change: &dyn Fn(&TestHub)| {
         let hub = TestHub::start(&sharded());
         change(&hub);
-        download(&hub.client(cache.path())).unwrap_err().to_string()
+        download(&client(&hub, cache.path())).unwrap_err().to_string()
     };
     let error = attempt(&|hub| {
         hub.set(|contents| {
@@ -410,6 +422,6 @@ fn names_from_the_hub_cannot_leave_the_cache() {
 fn a_repository_of_something_else_is_named_with_what_it_has() {
     let hub = TestHub::start(&[("README.md", b"#".to_vec()), ("model.Q4_0.gguf", bytes(9, 2_000))]);
     let cache = tempfile::tempdir().unwrap();
-    let error = download(&hub.client(cache.path())).unwrap_err().to_string();
+    let error = download(&client(&hub, cache.path())).unwrap_err().to_string();
     assert!(error.contains("model.Q4_0.gguf"), "{error}");
 }

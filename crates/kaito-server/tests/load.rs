@@ -1,19 +1,17 @@
 //! Many clients at once on the demo model, a third of whom hang up midway.
 //!
-//! Runs for `KAITO_LOAD_SECONDS` seconds, 5 by default.
+//! Runs for `KAITO_LOAD_SECONDS` seconds, 5 by default. It has a process of its own, so that nothing runs beside it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
 
-mod common;
-
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::TestServer;
 use futures_util::StreamExt;
 use kaito_engine::{LanguageModel, LoadOptions};
+use kaito_testing::files::repository;
+use kaito_testing::server::{TestServer, options};
 use serde_json::{Value, json};
 
 const CLIENTS: usize = 64;
@@ -48,9 +46,9 @@ fn request(kind: usize) -> (&'static str, Value) {
 async fn many_clients_of_whom_a_third_hang_up() {
     let seconds = std::env::var("KAITO_LOAD_SECONDS").map_or(5, |text| text.parse().expect("a number of seconds"));
     let load = LoadOptions { max_waiting: 32, ..LoadOptions::default() };
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/demo");
+    let demo = repository().join("models/demo");
     let model = LanguageModel::load(&demo, &load, &|_| ()).expect("the demo model loads");
-    let server = TestServer::with(model, common::options()).await;
+    let server = TestServer::with(model, options()).await;
     let end = Instant::now() + Duration::from_secs(seconds);
     let statuses = Arc::new(Mutex::new(BTreeMap::<u16, usize>::new()));
     let hung_up = Arc::new(AtomicUsize::new(0));

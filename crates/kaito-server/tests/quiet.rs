@@ -1,14 +1,13 @@
 //! What is not worth a warning. The log is the process's, so this test has a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
 
-mod common;
-
 use std::io;
 use std::sync::{Arc, Mutex, mpsc};
 
-use common::{CHAT_MODEL, eventually, options};
 use kaito_engine::LoadOptions;
 use kaito_server::{Error, Server};
+use kaito_testing::server::{CHAT_MODEL, load, options};
+use kaito_testing::wait::eventually;
 use serde_json::json;
 
 #[derive(Clone, Default)]
@@ -36,7 +35,7 @@ async fn probes_and_early_requests_while_the_model_loads_are_no_warnings() {
     let (go, wait) = mpsc::channel::<()>();
     let running = tokio::spawn(server.run(move |_| {
         wait.recv().unwrap();
-        Ok::<_, Error>(common::load(CHAT_MODEL, &LoadOptions::default()))
+        Ok::<_, Error>(load(CHAT_MODEL, &LoadOptions::default()))
     }));
     for _ in 0..20 {
         assert_eq!(reqwest::get(format!("{url}/healthz")).await.unwrap().status(), 503);

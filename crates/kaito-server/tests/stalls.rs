@@ -1,16 +1,16 @@
-//! Clients that take nothing of their answers, and bodies that do not arrive.
+//! Clients that take nothing of their answers, and bodies that do not arrive. Their limits of time are real, so that no other
+//! tests run in this process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
-
-mod common;
 
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use common::raw::{blocking, connect, post, read_all};
-use common::{CHAT_MODEL, TestServer, eventually, options};
 use kaito_engine::LoadOptions;
 use kaito_server::ServerOptions;
+use kaito_testing::http::{blocking, connect, post, read_all};
+use kaito_testing::server::{CHAT_MODEL, TestServer, load, options};
+use kaito_testing::wait::eventually;
 use serde_json::json;
 
 /// A client with little room for what it does not read.
@@ -24,9 +24,9 @@ fn deaf_client(server: &TestServer) -> TcpStream {
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_nobody_reads_give_their_places_to_others() {
     const STREAMS: usize = 8;
-    let load = LoadOptions { max_batch_size: STREAMS, speculate: false, ..LoadOptions::default() };
+    let limits = LoadOptions { max_batch_size: STREAMS, speculate: false, ..LoadOptions::default() };
     let stall_limit = Duration::from_millis(500);
-    let server = TestServer::with(common::load(CHAT_MODEL, &load), ServerOptions { stall_limit, ..options() }).await;
+    let server = TestServer::with(load(CHAT_MODEL, &limits), ServerOptions { stall_limit, ..options() }).await;
     // Some 200 KB of events, twice what the buffers of a connection hold.
     let body = json!({
         "prompt": "Hello", "stream": true, "num_return_sequences": STREAMS, "max_length": 500, "min_length": 500,
@@ -57,8 +57,7 @@ async fn streams_that_nobody_reads_give_their_places_to_others() {
 async fn a_client_that_reads_slowly_hears_everything() {
     let stall_limit = Duration::from_millis(500);
     let server =
-        TestServer::with(common::load(CHAT_MODEL, &LoadOptions::default()), ServerOptions { stall_limit, ..options() })
-            .await;
+        TestServer::with(load(CHAT_MODEL, &LoadOptions::default()), ServerOptions { stall_limit, ..options() }).await;
     let body =
         json!({ "prompt": "Hello", "stream": true, "num_return_sequences": 8, "max_length": 400, "min_length": 400 })
             .to_string();
@@ -84,16 +83,14 @@ async fn a_client_that_reads_slowly_hears_everything() {
 async fn unfinished_bodies_keep_neither_small_nor_large_ones_out() {
     // The bodies of twelve clients are more than all bodies together may have, 8 MiB.
     const BODY: usize = 1 << 20;
-    let server = TestServer::with(
-        common::load(CHAT_MODEL, &LoadOptions::default()),
-        ServerOptions { body_limit: BODY, ..options() },
-    )
-    .await;
+    let server =
+        TestServer::with(load(CHAT_MODEL, &LoadOptions::default()), ServerOptions { body_limit: BODY, ..options() })
+            .await;
     let address = server.address();
     let stuck: Vec<_> = (0..12)
         .map(|_| {
             std::thread::spawn(move || {
-                let mut client = connect(address);
+                let mut client = connect(address).unwrap();
                 let rest = vec![b' '; BODY - 1];
                 // Those for which there is no room are not read to the end.
                 let _ = client.write_all(&post("/chat", &format!("Content-Length: {BODY}\r\n"), &rest));

@@ -405,7 +405,7 @@ async fn an_engine_whose_thread_is_gone_closes_every_request() {
     let fake = fake();
     fake.device.allow(0);
     let running = fake.engine.submit(request(vec![1; 9], &json!({"do_sample": false, "max_new_tokens": 150}))).unwrap();
-    fake.engine.shared.commands.send(Command::Stop).unwrap();
+    fake.engine.kill();
     let waiting = fake.engine.submit(request(vec![2], &json!({"do_sample": false, "max_new_tokens": 1}))).unwrap();
     fake.device.release();
     for stream in [running, waiting] {

@@ -3,10 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
 
-#[path = "../registry/images.rs"]
+#[path = "../it/registry/images.rs"]
 mod images;
-#[path = "../registry/proxy.rs"]
-mod proxy;
 
 use std::{
     env, fs,
@@ -21,13 +19,11 @@ use kaito_image::{
     Blob, BlobSource, Image, Platform,
     registry::{Access, Delivery, Options, PushOptions, PushReport, Repository, parse_reference},
 };
+use kaito_testing::proxy::Proxy;
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use sha2::{Digest as _, Sha256};
 
-use crate::{
-    images::{Recorder, image_of, options, password, random_image},
-    proxy::Proxy,
-};
+use crate::images::{Recorder, image_of, options, password, random_image};
 
 const PUSHES: u64 = 50;
 const CUTS: usize = 4;

@@ -1,0 +1,118 @@
+//! The invariants of ARCHITECTURE.md that a look at the sources can check.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn crates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// What a crate may use, by its manifest; what its tests use does not count.
+fn dependencies(name: &str) -> BTreeSet<String> {
+    let manifest = fs::read_to_string(crates().join(name).join("Cargo.toml")).unwrap();
+    let section = manifest.split("\n[").find(|section| section.starts_with("dependencies]")).unwrap_or_default();
+    section
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(String::from)
+        .collect()
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn each_crate_knows_only_those_below_it() {
+    for (name, may_know) in [
+        ("kaito-spec", &[][..]),
+        ("kaito-kernels", &["kaito-spec"]),
+        ("kaito-presets", &["kaito-spec"]),
+        ("kaito-hub", &[]),
+        ("kaito-jinja", &[]),
+        ("kaito-metrics", &[]),
+        ("kaito-model", &["kaito-jinja", "kaito-kernels", "kaito-spec"]),
+        ("kaito-engine", &["kaito-kernels", "kaito-model"]),
+        ("kaito-server", &["kaito-engine", "kaito-metrics"]),
+        ("kaito-operator", &["kaito-metrics", "kaito-presets"]),
+        ("kaito-image", &["kaito-model", "kaito-presets"]),
+        ("kaito-bench", &["kaito-engine", "kaito-kernels", "kaito-model", "kaito-server"]),
+        ("kaito-testing", &["kaito-engine", "kaito-server"]),
+        (
+            "kaito",
+            &[
+                "kaito-bench",
+                "kaito-engine",
+                "kaito-hub",
+                "kaito-image",
+                "kaito-model",
+                "kaito-operator",
+                "kaito-presets",
+                "kaito-server",
+            ],
+        ),
+    ] {
+        for known in dependencies(name).iter().filter(|known| known.starts_with("kaito")) {
+            assert!(may_know.contains(&known.as_str()), "{name} must not know {known}");
+        }
+    }
+}
+
+#[test]
+fn no_program_is_built_with_what_tests_share() {
+    let all: Vec<_> = fs::read_dir(crates()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(all.iter().any(|name| name == "kaito-testing"), "{all:?}");
+    for name in all {
+        let name = name.to_str().unwrap();
+        assert!(!dependencies(name).contains("kaito-testing"), "{name} uses it outside its tests");
+    }
+}
+
+#[test]
+fn the_engine_knows_no_http() {
+    for crate_name in ["axum", "hyper", "tower", "tower-http", "reqwest", "ureq"] {
+        for name in ["kaito-engine", "kaito-kernels", "kaito-model"] {
+            assert!(!dependencies(name).contains(crate_name), "{name} uses {crate_name}");
+        }
+    }
+}
+
+#[test]
+fn the_catalogue_does_no_input_or_output() {
+    for file in ["kaito-presets", "kaito-spec"].map(|name| sources(&crates().join(name).join("src"))).concat() {
+        let text = fs::read_to_string(&file).unwrap();
+        for module in ["std::fs", "std::net", "std::env", "std::process", "SystemTime", "Instant", "println!"] {
+            assert!(!text.contains(module), "{} uses {module}", file.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_forbidden_outside_the_kernels() {
+    for entry in fs::read_dir(crates()).unwrap() {
+        let folder = entry.unwrap().path();
+        if folder.ends_with("kaito-kernels") {
+            continue;
+        }
+        for root in ["src/lib.rs", "src/main.rs"].map(|root| folder.join(root)) {
+            if let Ok(text) = fs::read_to_string(&root) {
+                assert!(text.contains("\n#![forbid(unsafe_code)]\n"), "{}", root.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The program from outside, and what the repository promises of itself.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
+
+mod architecture;
+mod bench;
+mod cli;
+mod closed_pipes;
+mod dependencies;
+mod dockerfiles;
+mod documents;
+mod hardware;
+mod images;
+mod limits;
+mod precision;
+mod preset_weights;
+mod program;
+mod readme;
+mod unread_logs;
+mod up;
