@@ -1,11 +1,13 @@
-//! Pages of keys and values: who holds which, and copy on write. Bookkeeping only; the numbers live in the backend.
+//! The KV cache's pages, as paged attention reads them: which page tables name which page, and copy on write. Bookkeeping
+//! only; the keys and values themselves live on the device.
 //!
-//! A page that was computed to its end stays known after the last page table has let it go, until its memory is needed:
-//! a later text with the same beginning takes it up again.
+//! A page that was computed to its end stays in the prefix cache after the last page table has released it, until its
+//! memory is needed: a later text with the same beginning uses it again.
 //!
 //! Invariant: a page's reference count equals the number of page tables that name it; a page is free iff that count is
 //! zero; a page is written only while exactly one page table names it, and is not known while it is written.
 
+pub use crate::prefix_index::VariantKey;
 use crate::prefix_index::{NodeId, PrefixIndex};
 
 /// Index of a page in every layer's pool.
@@ -55,7 +57,7 @@ impl PageTable {
 pub struct KvCache {
     page_size: usize,
     references: Vec<u32>,
-    /// Free pages that hold nothing of use; others are in the index.
+    /// Free pages whose contents are not known; the other free ones are in the index.
     free: Vec<PageId>,
     index: PrefixIndex,
 }
@@ -96,7 +98,7 @@ impl KvCache {
         self.free.len() + self.index.unheld()
     }
 
-    /// Free pages that a text with the right beginning would take up again.
+    /// Free pages that a text with the right beginning would use again.
     pub fn known_free_pages(&self) -> usize {
         self.index.unheld()
     }
@@ -145,41 +147,46 @@ impl KvCache {
         Ok(())
     }
 
-    /// What is known of the beginning of `tokens`, a text below `root`, in whole pages.
-    pub fn known_prefix(&self, root: NodeId, tokens: &[u32]) -> KnownPrefix {
+    /// Whether no page table names `page`.
+    pub fn is_free(&self, page: PageId) -> bool {
+        self.references.get(page as usize).is_none_or(|&references| references == 0)
+    }
+
+    /// What is known of the beginning of `tokens`, a text of `variant`, in whole pages.
+    pub fn known_prefix(&self, variant: VariantKey, tokens: &[u32]) -> KnownPrefix {
         let mut known = KnownPrefix::default();
-        for (page, _) in self.walk(root, tokens) {
+        for (page, _) in self.walk(variant, tokens) {
             known.pages += 1;
             known.held += usize::from(self.references[page as usize] > 0);
         }
         known
     }
 
-    /// A table of the known pages that `tokens` begins with.
-    pub fn reuse(&mut self, root: NodeId, tokens: &[u32]) -> PageTable {
-        let (pages, nodes): (Vec<_>, Vec<_>) = self.walk(root, tokens).unzip();
+    /// A table of the known pages that `tokens`, a text of `variant`, begins with.
+    pub fn reuse(&mut self, variant: VariantKey, tokens: &[u32]) -> PageTable {
+        let (pages, nodes): (Vec<_>, Vec<_>) = self.walk(variant, tokens).unzip();
         for &page in &pages {
             if self.references[page as usize] == 0 {
-                self.index.take_up(page);
+                self.index.hold(page);
             }
             self.references[page as usize] += 1;
         }
         PageTable { pages, nodes }
     }
 
-    fn walk<'a>(&'a self, root: NodeId, tokens: &'a [u32]) -> impl Iterator<Item = (PageId, NodeId)> + 'a {
-        tokens.chunks_exact(self.page_size).scan(root, |parent, tokens| {
+    fn walk<'a>(&'a self, variant: VariantKey, tokens: &'a [u32]) -> impl Iterator<Item = (PageId, NodeId)> + 'a {
+        tokens.chunks_exact(self.page_size).scan(NodeId::Root(variant), |parent, tokens| {
             let (page, node) = self.index.find(*parent, tokens)?;
             *parent = node;
             Some((page, node))
         })
     }
 
-    /// Makes known which pages of `table` hold the text `tokens` below `root`, all of it computed.
-    pub fn make_known(&mut self, table: &mut PageTable, root: NodeId, tokens: &[u32]) {
+    /// Makes known which pages of `table` hold `tokens`, a text of `variant` that is computed to its end.
+    pub fn make_known(&mut self, table: &mut PageTable, variant: VariantKey, tokens: &[u32]) {
         let unknown = table.nodes.len();
         for (&page, tokens) in table.pages.iter().zip(tokens.chunks_exact(self.page_size)).skip(unknown) {
-            let parent = table.nodes.last().copied().unwrap_or(root);
+            let parent = table.nodes.last().copied().unwrap_or(NodeId::Root(variant));
             table.nodes.push(self.index.insert(page, parent, tokens));
         }
     }
@@ -198,10 +205,10 @@ impl KvCache {
         fork
     }
 
-    /// Gives up all pages of `table`.
+    /// Releases all pages of `table`.
     pub fn release(&mut self, table: &mut PageTable) {
         table.nodes.clear();
-        // The last page first: it is of use only after those before it, so it should be evicted before them.
+        // The last page first: without those before it nobody can use it again, so it should be evicted before them.
         while let Some(page) = table.pages.pop() {
             self.release_page(page);
         }
@@ -216,7 +223,7 @@ impl KvCache {
     fn release_page(&mut self, page: PageId) {
         let references = &mut self.references[page as usize];
         *references -= 1;
-        if *references == 0 && !self.index.give_up(page) {
+        if *references == 0 && !self.index.release(page) {
             self.free.push(page);
         }
     }
@@ -244,12 +251,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The model alone.
+    const MODEL: VariantKey = VariantKey { long: false, adapter: None };
+
+    /// Variants of which each differs from another one in a single field.
+    const VARIANTS: [VariantKey; 5] = [
+        MODEL,
+        VariantKey { long: true, adapter: None },
+        VariantKey { long: false, adapter: Some(0) },
+        VariantKey { long: true, adapter: Some(0) },
+        VariantKey { long: false, adapter: Some(1) },
+    ];
+
     #[derive(Debug, Clone)]
     enum Op {
         Write { table: usize, tokens: usize },
         Fork { table: usize, tokens: usize },
         Release { table: usize },
-        Reuse { table: usize, stem: usize, tokens: usize },
+        Reuse { table: usize, variant: usize, stem: usize, tokens: usize },
     }
 
     /// Token `at` of one of a few texts, so that many begin alike.
@@ -262,23 +281,22 @@ mod tests {
             3 => (0..8usize, 1..20usize).prop_map(|(table, tokens)| Op::Write { table, tokens }),
             2 => (0..8usize, 0..40usize).prop_map(|(table, tokens)| Op::Fork { table, tokens }),
             1 => (0..8usize).prop_map(|table| Op::Release { table }),
-            2 => (0..8usize, 0..3usize, 0..60usize).prop_map(|(table, stem, tokens)| Op::Reuse { table, stem, tokens }),
+            2 => (0..8usize, 0..VARIANTS.len(), 0..3usize, 0..60usize)
+                .prop_map(|(table, variant, stem, tokens)| Op::Reuse { table, variant, stem, tokens }),
         ];
         prop::collection::vec(op, 1..120)
     }
 
     fn known(cache: &mut KvCache, text: &[u32]) -> PageTable {
-        let root = NodeId::root(false);
-        let mut table = cache.reuse(root, text);
+        let mut table = cache.reuse(MODEL, text);
         let start = table.pages().len() * cache.page_size();
         cache.prepare_write(&mut table, start, text.len(), &mut Vec::new()).unwrap();
-        cache.make_known(&mut table, root, text);
+        cache.make_known(&mut table, MODEL, text);
         table
     }
 
     #[test]
-    fn the_page_that_was_of_no_use_for_longest_is_evicted_first_and_the_end_of_a_text_before_its_beginning() {
-        let root = NodeId::root(false);
+    fn the_page_that_was_released_first_is_evicted_first_and_the_end_of_a_text_before_its_beginning() {
         let mut cache = KvCache::new(4, 2);
         let (old, new) = ([1, 2, 3, 4], [1, 2, 5, 6, 7, 8]);
         let mut first = known(&mut cache, &old);
@@ -290,33 +308,32 @@ mod tests {
         let mut other = PageTable::default();
         for taken in 1..=4 {
             cache.prepare_write(&mut other, 2 * (taken - 1), 2 * taken, &mut Vec::new()).unwrap();
-            left.push([&old[..], &new].map(|text| cache.known_prefix(root, text).pages));
+            left.push([&old[..], &new].map(|text| cache.known_prefix(MODEL, text).pages));
         }
         assert_eq!(left, [[1, 3], [1, 2], [1, 1], [0, 0]]);
     }
 
     #[test]
     fn a_known_page_that_is_written_again_is_not_known_any_more() {
-        let root = NodeId::root(false);
         let mut cache = KvCache::new(4, 2);
         let mut table = known(&mut cache, &[1, 2, 3, 4]);
         cache.prepare_write(&mut table, 2, 4, &mut Vec::new()).unwrap();
-        assert_eq!(cache.known_prefix(root, &[1, 2, 3, 4]), KnownPrefix { pages: 1, held: 1 });
-        cache.make_known(&mut table, root, &[1, 2, 9, 9]);
-        assert_eq!(cache.known_prefix(root, &[1, 2, 9, 9]).pages, 2);
+        assert_eq!(cache.known_prefix(MODEL, &[1, 2, 3, 4]), KnownPrefix { pages: 1, held: 1 });
+        cache.make_known(&mut table, MODEL, &[1, 2, 9, 9]);
+        assert_eq!(cache.known_prefix(MODEL, &[1, 2, 9, 9]).pages, 2);
     }
 
     proptest! {
-        /// Each table's tokens read back as written, whatever is forked, overwritten and released beside it.
+        /// Each table's tokens read back as written, whatever is forked, overwritten and released beside it. The keys of one
+        /// token differ between variants, so a page that two variants shared would read back wrongly for one of them.
         #[test]
-        fn pages_keep_every_tables_tokens(ops in ops()) {
+        fn pages_keep_every_tables_tokens_and_variants_share_none(ops in ops()) {
             const PAGE: usize = 4;
             let mut cache = KvCache::new(24, PAGE);
             let mut memory = vec![0u32; 24 * PAGE];
             let mut tables: Vec<(PageTable, Vec<u32>)> = (0..8).map(|_| Default::default()).collect();
             // No token of a text is that large.
             let mut stamp = 1_000_000;
-            let root = NodeId::root(false);
             for op in ops {
                 match op {
                     Op::Write { table, tokens } => {
@@ -349,25 +366,33 @@ mod tests {
                             tables[to] = (pages, tables[table].1[..tokens].to_vec());
                         }
                     }
-                    Op::Reuse { table, stem, tokens } => {
+                    Op::Reuse { table, variant, stem, tokens } => {
                         let (pages, written) = &mut tables[table];
                         if pages.pages().is_empty() {
                             let text: Vec<u32> = (0..tokens).map(|at| token(stem, at)).collect();
-                            let known = cache.known_prefix(root, &text);
-                            *pages = cache.reuse(root, &text);
+                            let keys: Vec<u32> = text.iter().map(|token| token + 10_000 * variant as u32).collect();
+                            let variant = VARIANTS[variant];
+                            let known_to = |cache: &KvCache| VARIANTS.map(|variant| cache.known_prefix(variant, &text).pages);
+                            let before = known_to(&cache);
+                            let known = cache.known_prefix(variant, &text);
+                            *pages = cache.reuse(variant, &text);
                             prop_assert_eq!(pages.pages().len(), known.pages);
                             let reused = known.pages * PAGE;
-                            *written = text[..reused].to_vec();
+                            *written = keys[..reused].to_vec();
                             let mut copies = Vec::new();
                             if cache.prepare_write(pages, reused, tokens, &mut copies).is_ok() {
                                 prop_assert_eq!(copies, []);
-                                for (at, &token) in text.iter().enumerate().skip(reused) {
-                                    memory[pages.pages()[at / PAGE] as usize * PAGE + at % PAGE] = token;
-                                    written.push(token);
+                                for (at, &key) in keys.iter().enumerate().skip(reused) {
+                                    memory[pages.pages()[at / PAGE] as usize * PAGE + at % PAGE] = key;
+                                    written.push(key);
                                 }
-                                cache.make_known(pages, root, &text);
-                                prop_assert_eq!(cache.known_prefix(root, &text).pages, tokens / PAGE);
-                                prop_assert_eq!(cache.known_prefix(NodeId::root(true), &text).pages, 0);
+                                cache.make_known(pages, variant, &text);
+                                for (at, (before, after)) in before.into_iter().zip(known_to(&cache)).enumerate() {
+                                    // Others may have lost pages, to make room; only this variant knows more than before.
+                                    let most = if VARIANTS[at] == variant { tokens / PAGE } else { before };
+                                    prop_assert!(after <= most, "{:?}", VARIANTS[at]);
+                                }
+                                prop_assert_eq!(cache.known_prefix(variant, &text).pages, tokens / PAGE);
                             }
                         }
                     }

@@ -1,8 +1,9 @@
-//! Which pages hold which beginnings of texts, so that a prompt that begins like an earlier one need not be computed again.
+//! The prefix cache's index: which pages of the KV cache hold which beginnings of texts, so that a prompt that begins like
+//! an earlier text need not be computed again (prefix caching).
 //!
-//! Full pages form a tree: a page's node stands below the node of the page before it. A page is found by a hash of its
-//! parent's node and its own tokens, and both are compared before it is used, so that two texts with the same hash are
-//! never mistaken for each other.
+//! Full pages form a tree: a page's node stands below the node of the page before it, and the first pages of texts stand
+//! below the root of their variant. A page is found by a hash of its parent's node and its own tokens, and both are
+//! compared before it is used, so that two texts with the same hash are never mistaken for each other.
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -11,19 +12,24 @@ use std::{
 
 use crate::kv_cache::PageId;
 
-/// Names the text that ends with a page. A name is never given twice, so it stays true when its page is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct NodeId(u64);
-
-impl NodeId {
-    /// What the first pages of texts stand below: texts of different `kind`s share nothing.
-    pub fn root(kind: bool) -> Self {
-        Self(u64::from(kind))
-    }
+/// What keys and values depend on besides the tokens. Texts of different variants share no pages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct VariantKey {
+    /// Whether the long rotary factors of long-rope apply.
+    pub long: bool,
+    /// Number of the adapter that the model runs with; `None` for the model alone.
+    pub adapter: Option<u32>,
 }
 
-/// Number of roots.
-const ROOTS: u64 = 2;
+/// Names a text that ends with a full page, or the empty text of a variant. A name is never given twice, so it stays true
+/// when its page is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NodeId {
+    /// What the first pages of a variant's texts stand below.
+    Root(VariantKey),
+    /// The text up to the end of a page.
+    Text(u64),
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Known {
@@ -32,7 +38,7 @@ struct Known {
     hash: u64,
 }
 
-/// The known pages, and in which order those that nobody holds are given up.
+/// The known pages, and in which order those that no page table names are evicted.
 #[derive(Debug)]
 pub struct PrefixIndex {
     page_size: usize,
@@ -42,9 +48,9 @@ pub struct PrefixIndex {
     /// `page_size` tokens for each page; they mean something only where the page is known.
     tokens: Vec<u32>,
     next_node: u64,
-    /// Known pages that nobody holds, by when they were given up.
+    /// Known pages that no page table names, by when they were released.
     unheld: BTreeMap<u64, PageId>,
-    given_up: Vec<u64>,
+    released: Vec<u64>,
     clock: u64,
 }
 
@@ -54,13 +60,13 @@ impl PrefixIndex {
         Self {
             page_size,
             hasher: RandomState::new(),
-            // Twice the entries it can have: a table that is half empty is tidied up where it lies, and never grows.
+            // Twice the entries it can have: a hash table that is half empty is rehashed in place, and never grows.
             by_hash: HashMap::with_capacity(2 * pages),
             known: vec![None; pages],
             tokens: vec![0; pages * page_size],
-            next_node: ROOTS,
+            next_node: 0,
             unheld: BTreeMap::new(),
-            given_up: vec![0; pages],
+            released: vec![0; pages],
             clock: 0,
         }
     }
@@ -78,7 +84,7 @@ impl PrefixIndex {
         if let Some((_, node)) = self.find(parent, tokens) {
             return node;
         }
-        let node = NodeId(self.next_node);
+        let node = NodeId::Text(self.next_node);
         self.next_node += 1;
         let hash = self.hash(parent, tokens);
         // Another text with the same hash keeps its place: this one is merely not found again.
@@ -98,28 +104,28 @@ impl PrefixIndex {
         }
     }
 
-    /// Notes that nobody holds `page` any more. Returns whether it is worth keeping.
-    pub fn give_up(&mut self, page: PageId) -> bool {
+    /// Notes that no page table names `page` any more. Returns whether its contents are known and so worth keeping.
+    pub fn release(&mut self, page: PageId) -> bool {
         let known = self.known[page as usize].is_some();
         if known {
             self.clock += 1;
-            self.given_up[page as usize] = self.clock;
+            self.released[page as usize] = self.clock;
             self.unheld.insert(self.clock, page);
         }
         known
     }
 
-    /// Notes that somebody holds `page` again.
-    pub fn take_up(&mut self, page: PageId) {
-        self.unheld.remove(&self.given_up[page as usize]);
+    /// Notes that a page table names `page` again.
+    pub fn hold(&mut self, page: PageId) {
+        self.unheld.remove(&self.released[page as usize]);
     }
 
-    /// Known pages that nobody holds.
+    /// Known pages that no page table names.
     pub fn unheld(&self) -> usize {
         self.unheld.len()
     }
 
-    /// The page that has been of no use for longest, for another use.
+    /// Forgets the page that was released first of those that no page table names, and returns it for another use.
     pub fn evict(&mut self) -> Option<PageId> {
         let (_, page) = self.unheld.pop_first()?;
         self.forget(page);

@@ -1,4 +1,4 @@
-//! Angles of the rotary position embedding.
+//! Angles of the rotary position embedding (RoPE).
 //!
 //! Computed as the reference does: inverse frequencies and angles in f32, because at long positions the rounding of an
 //! f32 product is larger than anything later in the model.
@@ -25,17 +25,18 @@ impl RopeTable {
     /// The table of a model; none where positions are told otherwise.
     pub fn of(config: &ModelConfig) -> Option<Self> {
         match &config.positions {
-            Positions::Rotary(rope) => Some(Self::new(rope, config.head_dim)),
+            Positions::Rotary(rope) => Some(Self::new(rope)),
             Positions::Alibi => None,
         }
     }
 
-    /// The table for heads of `head_dim` components.
-    pub fn new(rope: &Rope, head_dim: usize) -> Self {
+    /// The table of a rotary position embedding.
+    pub fn new(rope: &Rope) -> Self {
+        let width = rope.width;
         let inverse = |factor: &dyn Fn(usize) -> f32| -> Vec<f32> {
-            (0..head_dim / 2)
+            (0..width / 2)
                 .map(|i| {
-                    let exponent = (2 * i) as f32 / head_dim as f32;
+                    let exponent = (2 * i) as f32 / width as f32;
                     let base = rope.theta.powf(f64::from(exponent)) as f32;
                     1.0 / (factor(i) * base)
                 })
@@ -59,15 +60,15 @@ impl RopeTable {
             &RopeScaling::Yarn { factor, beta_fast, beta_slow, max_position_embeddings, attention_factor } => {
                 let pair = |turns: f64| {
                     let waves = max_position_embeddings as f64 / (turns * 2.0 * PI);
-                    head_dim as f64 * waves.ln() / (2.0 * rope.theta.ln())
+                    width as f64 * waves.ln() / (2.0 * rope.theta.ln())
                 };
                 let low = pair(beta_fast).floor().max(0.0);
-                let high = pair(beta_slow).ceil().min(head_dim as f64 - 1.0);
+                let high = pair(beta_slow).ceil().min(width as f64 - 1.0);
                 // The reference keeps from dividing by zero so.
-                let width = if low == high { 0.001 } else { high - low };
+                let blended = if low == high { 0.001 } else { high - low };
                 let stretched = inverse(&|_| factor as f32);
                 let blend = |(i, (kept, stretched)): (usize, (f32, f32))| {
-                    let ramp = ((i as f32 - low as f32) / width as f32).clamp(0.0, 1.0);
+                    let ramp = ((i as f32 - low as f32) / blended as f32).clamp(0.0, 1.0);
                     stretched * (1.0 - (1.0 - ramp)) + kept * (1.0 - ramp)
                 };
                 let kept = inverse(&|_| 1.0);
@@ -92,7 +93,12 @@ impl RopeTable {
         self.long.as_ref().map(|long| long.above)
     }
 
-    /// Appends cos and sin of the `head_dim / 2` angles at `position` of a sequence; `long` selects the long factors.
+    /// Number of angles at each position: half the rotated width.
+    pub fn angles(&self) -> usize {
+        self.short.len()
+    }
+
+    /// Appends cos and sin of the [`Self::angles`] angles at `position` of a sequence; `long` selects the long factors.
     pub fn push_angles(&self, position: usize, long: bool, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
         let frequencies = match &self.long {
             Some(table) if long => &table.inverse_frequencies,
@@ -125,5 +131,26 @@ impl Llama3 {
             let smooth = (self.original / wave - self.low) / (self.high - self.low);
             (1.0 - smooth) * frequency / self.factor + smooth * frequency
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kaito_model::config::RopePairing;
+
+    use super::*;
+
+    /// Of a head whose first four components are rotated: inverse frequencies are 1 and 10000^(-1/2).
+    #[test]
+    fn as_many_components_are_rotated_as_the_specification_says() {
+        let (pairing, scaling) = (RopePairing::Halves, RopeScaling::None);
+        let table = RopeTable::new(&Rope { theta: 1e4, width: 4, pairing, scaling });
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        table.push_angles(3, false, &mut cos, &mut sin);
+        assert_eq!(table.angles(), 2);
+        for (found, expected) in cos.iter().chain(&sin).zip([3f64.cos(), 0.03f64.cos(), 3f64.sin(), 0.03f64.sin()]) {
+            assert!((f64::from(*found) - expected).abs() < 1e-7, "{found}, expected {expected}");
+        }
+        assert_eq!((cos.len(), sin.len()), (2, 2));
     }
 }

@@ -1,55 +1,57 @@
-//! Tokens that are guessed and then verified, several in one pass over the weights.
+//! Speculative decoding with n-gram drafts (prompt lookup decoding): several tokens of a sequence are proposed, then verified
+//! in one pass over the weights.
 //!
-//! Texts repeat themselves: what followed the last few tokens where they stood before is proposed to follow again. The
-//! model computes all proposed tokens in one step, and each next token is chosen just as it would have been alone; what
-//! was proposed behind the first token that came out differently is dropped. So a guess changes neither the tokens nor
-//! the random numbers they are drawn with, only how many steps they take.
+//! Texts repeat themselves: what followed the last few tokens where they stood before is proposed to follow again. That is
+//! the draft. The model computes all of it in one step, and each next token is chosen just as it would have been without
+//! it; what the draft has behind the first token that came out differently is dropped. So a draft changes neither the
+//! tokens nor the random numbers that they are drawn with, only how many steps they take.
 //!
-//! A guess costs time, too, and how much depends on the machine and on how many sequences run. Both sides are measured
-//! while the engine runs, and a guess is made where it is expected to pay.
+//! Computing a draft costs time, and how much depends on the machine and on how many sequences run. Both the cost and the
+//! gain are measured while the engine runs, and a draft is made as long as it is expected to pay.
 
-/// Most tokens proposed for one sequence.
+/// Most tokens of a draft.
 pub const LONGEST_DRAFT: usize = 8;
-/// Tokens that must have stood together before; as many as the longest are preferred.
+/// Sizes of the n-grams that are looked for; the longest that is found decides.
 const NGRAM: std::ops::RangeInclusive<usize> = 2..=4;
 
-/// Where each n-gram of a growing text stood last. A token takes constant time, to take note of it and to propose what
-/// follows it, however long the text is.
+/// Where each n-gram of a growing text stood last. A token takes constant time, to note it and to propose what follows it,
+/// however long the text is.
 ///
-/// A table of places: where an n-gram hashes to, or a few places behind that. Tokens are compared before a place is believed,
-/// so that two n-grams with the same hash are never mistaken for each other; where there is no room near its place, an n-gram
-/// is not found again, which costs a guess and nothing else.
+/// A hash table with open addressing: an n-gram's entry lies where its hash says or a few places behind that. The tokens
+/// themselves are compared before an entry is used, so that two n-grams with the same hash are never mistaken for each
+/// other. Where there is no room near its place, an n-gram is not found again, which costs a draft and nothing else.
 #[derive(Debug, Default)]
 pub struct NgramIndex {
-    /// Each where an n-gram ends, times [`SIZES`], and its size above the least; 0 is empty. A power of two of them.
-    places: Vec<u32>,
-    /// Tokens that were taken note of.
+    /// One entry for each n-gram: the index behind its last token, times [`SIZES`], plus its size less the smallest size. 0
+    /// is an empty entry. Their number is a power of two.
+    entries: Vec<u32>,
+    /// Tokens that were noted.
     len: usize,
 }
 
-/// Sizes that a place can tell.
+/// Sizes that an entry can tell apart.
 const SIZES: usize = 4;
-/// How far from where it hashes to an n-gram is looked for.
+/// How many entries from the one that its hash names on an n-gram is looked for in.
 const PROBES: usize = 16;
 
 impl NgramIndex {
     /// Makes room for a text of `tokens` tokens: some forty bytes for each.
     pub fn reserve(&mut self, tokens: usize) {
         let ngrams = tokens * NGRAM.count();
-        self.places.resize((2 * ngrams).next_power_of_two(), 0);
+        self.entries.resize((2 * ngrams).next_power_of_two(), 0);
     }
 
-    /// Forgets the text, for one with another end.
+    /// Forgets the text, for one that goes on differently.
     pub fn clear(&mut self) {
-        self.places.fill(0);
+        self.entries.fill(0);
         self.len = 0;
     }
 
-    /// What followed the last tokens of `tokens` where they stood before, up to `limit` tokens. Where the text has repeated
-    /// itself up to its end, the repetition goes on. `tokens` is what it was the last time, and more.
+    /// Puts into `draft` what followed the last tokens of `tokens` where they stood before, up to `limit` tokens. Where that
+    /// reaches the end of the text, it goes on with its own beginning. `tokens` must begin with what it was the last time.
     pub fn propose(&mut self, tokens: &[u32], limit: usize, draft: &mut Vec<u32>) {
         draft.clear();
-        // The last n-grams are not taken note of before they were looked for: they would be found where they are.
+        // The last n-grams are noted only after they were looked for: else they would find themselves.
         while self.len + 1 < tokens.len() {
             self.len += 1;
             NGRAM.for_each(|size| self.note(tokens, self.len, size));
@@ -59,28 +61,28 @@ impl NgramIndex {
         draft.extend(followed.iter().cycle().take(limit));
     }
 
-    /// Where the last `size` tokens ended when they stood together before.
+    /// The index behind the last `size` tokens where they stood before.
     fn find(&self, tokens: &[u32], size: usize) -> Option<usize> {
         let ngram = tokens.get(tokens.len().checked_sub(size)?..)?;
-        let place = self.place(tokens, ngram)?;
-        ended(*self.places.get(place)?, size)
+        let entry = self.entry(tokens, ngram)?;
+        ended(*self.entries.get(entry)?, size)
     }
 
-    /// Takes note that `size` tokens end at `end`, unless so many do not.
+    /// Notes the n-gram of `size` tokens before index `end`, if there are so many.
     fn note(&mut self, tokens: &[u32], end: usize, size: usize) {
         let ngram = end.checked_sub(size).and_then(|start| tokens.get(start..end));
-        if let Some(place) = ngram.and_then(|ngram| self.place(tokens, ngram))
-            && let Some(place) = self.places.get_mut(place)
+        if let Some(entry) = ngram.and_then(|ngram| self.entry(tokens, ngram))
+            && let Some(entry) = self.entries.get_mut(entry)
         {
-            *place = (end * SIZES + size - NGRAM.start()) as u32;
+            *entry = (end * SIZES + size - NGRAM.start()) as u32;
         }
     }
 
-    /// The place of an n-gram: where it is, or an empty one for it.
-    fn place(&self, tokens: &[u32], ngram: &[u32]) -> Option<usize> {
-        let mask = self.places.len().checked_sub(1)?;
-        let is_its = |&place: &usize| {
-            let at = self.places.get(place).copied().unwrap_or_default();
+    /// The entry of an n-gram: the one that it has, or an empty one for it.
+    fn entry(&self, tokens: &[u32], ngram: &[u32]) -> Option<usize> {
+        let mask = self.entries.len().checked_sub(1)?;
+        let is_its = |&entry: &usize| {
+            let at = self.entries.get(entry).copied().unwrap_or_default();
             at == 0
                 || ended(at, ngram.len())
                     .is_some_and(|end| tokens.get(end.saturating_sub(ngram.len())..end) == Some(ngram))
@@ -90,9 +92,9 @@ impl NgramIndex {
     }
 }
 
-/// Where an n-gram of `size` tokens ends by what its place says; `None` for one of another size and for none.
-fn ended(place: u32, size: usize) -> Option<usize> {
-    let (end, above) = (place as usize / SIZES, place as usize % SIZES);
+/// The index behind an n-gram of `size` tokens, by its entry; `None` where the entry is empty or of another size.
+fn ended(entry: u32, size: usize) -> Option<usize> {
+    let (end, above) = (entry as usize / SIZES, entry as usize % SIZES);
     (end > 0 && above + NGRAM.start() == size).then_some(end)
 }
 
@@ -103,7 +105,7 @@ fn hash(ngram: &[u32]) -> usize {
     (hash ^ (hash >> 32)) as usize
 }
 
-/// What a step costs, by the number of its tokens: a part for reading the weights, and a part for each token.
+/// What a step costs: a fixed part for reading the weights, and a part for each of its tokens.
 #[derive(Debug, Default)]
 pub struct StepCost {
     weight: f64,
@@ -114,14 +116,14 @@ pub struct StepCost {
 }
 
 impl StepCost {
-    /// Steps with more tokens are bound by arithmetic: they say nothing about those with few.
+    /// Steps with more tokens are bound by arithmetic and not by memory: they say nothing about those with few.
     const MOST_TOKENS: usize = 48;
-    /// Weight of a step against the one after it.
+    /// Weight of a step relative to the one after it.
     const MEMORY: f64 = 0.98;
-    /// The part for a token against the part for the weights, until both were measured.
-    const FIRST_GUESS: f64 = 1.0 / 8.0;
+    /// A token's part relative to the fixed part, until both were measured.
+    const INITIAL_SLOPE: f64 = 1.0 / 8.0;
 
-    /// Takes note of a step.
+    /// Notes what a step cost.
     pub fn observe(&mut self, tokens: usize, seconds: f64) {
         if tokens > Self::MOST_TOKENS {
             return;
@@ -138,37 +140,38 @@ impl StepCost {
         }
     }
 
-    /// The part for a token against the part for the weights: a line through the steps, by least squares.
+    /// A token's part relative to the fixed part: the slope of a line through the steps, by least squares, over its value for
+    /// no token.
     fn slope(&self) -> f64 {
         let weight = self.weight.max(1.0);
         let (mean_tokens, mean_seconds) = (self.tokens / weight, self.seconds / weight);
         let variance = self.tokens_squared / weight - mean_tokens * mean_tokens;
         if self.weight < 8.0 || variance < 0.25 || mean_seconds <= 0.0 {
-            return Self::FIRST_GUESS;
+            return Self::INITIAL_SLOPE;
         }
         let per_token = (self.tokens_seconds / weight - mean_tokens * mean_seconds) / variance;
         let fixed = mean_seconds - per_token * mean_tokens;
         if fixed <= 0.0 {
             return f64::INFINITY;
         }
-        // Never free: noise must not make every guess look good.
+        // A token is never free: noise must not make every draft look good.
         (per_token / fixed).max(0.01)
     }
 
-    /// How likely a guess must be to pay in a step that computes `tokens` tokens and is expected to yield `yielded`: one
-    /// more token has to bring more tokens a second than there are without it.
+    /// How likely a proposed token must be, to pay in a step that computes `tokens` tokens without it and is expected to
+    /// yield `yielded`: with it there must be more tokens a second than without it.
     pub fn break_even(&self, tokens: usize, yielded: f64) -> f64 {
         let slope = self.slope();
         if slope.is_infinite() { 1.0 } else { slope * yielded / (1.0 + slope * tokens as f64) }
     }
 }
 
-/// How well the guesses for one sequence do.
+/// How well the drafts of one sequence do.
 #[derive(Debug)]
 pub struct Speculator {
     /// How likely a proposed token is to be right, given that those before it were.
     likelihood: f64,
-    /// Proposals passed over since the last one.
+    /// Drafts that were expected not to pay.
     passed_over: u32,
 }
 
@@ -179,12 +182,12 @@ impl Default for Speculator {
 }
 
 impl Speculator {
-    /// Weight of what was learned against a token that is verified.
+    /// Weight of what was learned before; a token that is verified has the rest of 1.
     const MEMORY: f64 = 0.8;
-    /// A sequence whose guesses do not pay is tried again after so many.
+    /// Every so many drafts that are expected not to pay, one is made all the same.
     const PATIENCE: u32 = 16;
 
-    /// How many tokens to propose in a step of `tokens` tokens that is expected to yield `yielded`.
+    /// How many tokens to propose in a step that computes `tokens` tokens without them and is expected to yield `yielded`.
     pub fn length(&mut self, cost: &StepCost, tokens: usize, yielded: f64) -> usize {
         let mut right = 1.0;
         let mut gained = 0.0;
@@ -198,13 +201,13 @@ impl Speculator {
         LONGEST_DRAFT
     }
 
-    /// Whether a proposal that does not pay is made all the same, to see whether that has changed.
+    /// Whether a draft that is expected not to pay is made all the same, to see whether that has changed.
     pub fn try_again(&mut self) -> bool {
         self.passed_over += 1;
         self.passed_over.is_multiple_of(Self::PATIENCE)
     }
 
-    /// Takes note that `right` of `proposed` tokens came out as proposed.
+    /// Notes that `right` of `proposed` tokens came out as proposed.
     pub fn observe(&mut self, proposed: usize, right: usize) {
         let wrong = usize::from(right < proposed);
         for outcome in std::iter::repeat_n(1.0, right).chain(std::iter::repeat_n(0.0, wrong)) {
@@ -231,7 +234,7 @@ mod tests {
         draft
     }
 
-    /// What is meant, by looking at the whole text.
+    /// What is to be proposed, by a search of the whole text.
     fn defined(tokens: &[u32], limit: usize) -> Vec<u32> {
         let mut best = (0, 0);
         for end in (*NGRAM.start()..tokens.len()).rev() {
@@ -249,9 +252,9 @@ mod tests {
     }
 
     proptest! {
-        /// However many tokens come between two proposals, and after a text was taken back.
+        /// However many tokens come between two drafts, and after the text was forgotten.
         #[test]
-        fn proposals_are_those_of_a_look_at_the_whole_text(
+        fn drafts_are_those_of_a_search_of_the_whole_text(
             texts in prop::collection::vec(prop::collection::vec((0..6u32, any::<bool>()), 1..200), 1..3),
         ) {
             let mut index = index(200);
@@ -270,7 +273,7 @@ mod tests {
         }
     }
 
-    /// An index without room, and one with too little, lose guesses and nothing else.
+    /// An index without room, and one with too little, lose drafts and nothing else.
     #[test]
     fn an_index_that_is_full_takes_constant_time_and_proposes_what_it_knows() {
         let mut draft = Vec::new();
@@ -318,17 +321,17 @@ mod tests {
     #[test]
     fn the_cost_of_a_step_is_learned_from_steps() {
         assert!((measured(0.080, 0.004).slope() - 0.05).abs() < 1e-9);
-        assert_eq!(StepCost::default().slope(), StepCost::FIRST_GUESS);
+        assert_eq!(StepCost::default().slope(), StepCost::INITIAL_SLOPE);
         let mut same = StepCost::default();
         (0..100).for_each(|_| same.observe(1, 0.1));
-        assert_eq!(same.slope(), StepCost::FIRST_GUESS, "equal steps tell no slope");
+        assert_eq!(same.slope(), StepCost::INITIAL_SLOPE, "equal steps tell no slope");
         // One more token in a step of one that yields one: (1 + p) / (f + 2 t) > 1 / (f + t) iff p > t / (f + t).
         let break_even = measured(0.080, 0.004).break_even(1, 1.0);
         assert!((break_even - 4.0 / 84.0).abs() < 1e-9, "{break_even}");
     }
 
     #[test]
-    fn guesses_end_where_they_do_not_pay() {
+    fn drafts_end_where_they_do_not_pay() {
         let (cheap, dear) = (measured(0.080, 0.004), measured(0.001, 0.020));
         let mut good = Speculator::default();
         (0..10).for_each(|_| good.observe(4, 4));
@@ -336,7 +339,7 @@ mod tests {
         let mut fair = Speculator::default();
         (0..10).for_each(|_| fair.observe(4, 3));
         assert!(fair.length(&cheap, 1, 1.0) > 0);
-        // Where each token costs what the others do, only a guess that is surely right loses nothing.
+        // Where each token costs what the others do, only a draft that is surely right loses nothing.
         assert_eq!(fair.length(&dear, 16, 16.0), 0);
         let mut bad = Speculator::default();
         (0..30).for_each(|_| bad.observe(4, 0));
@@ -344,6 +347,6 @@ mod tests {
         assert_eq!((0..32).filter(|_| bad.try_again()).count(), 2);
         bad.observe(1, 1);
         (0..3).for_each(|_| bad.observe(4, 4));
-        assert!(bad.length(&cheap, 1, 1.0) > 0, "a text that begins to repeat itself is guessed again");
+        assert!(bad.length(&cheap, 1, 1.0) > 0, "a text that begins to repeat itself has drafts again");
     }
 }

@@ -1,10 +1,11 @@
 //! The engine's thread asks for no memory while it generates.
 //!
 //! Steady state is every step between the second token of the request that was admitted last and the first one that ends:
-//! pages are filled, taken from the free ones and from those of earlier texts; tokens are proposed, accepted and refused;
-//! tokens are chosen, counted and handed to their clients. Memory is taken where a request is submitted (by the thread
-//! that submits it), where it is admitted, where it ends, where its next wave of sequences begins, and where a client is more than a thousand tokens behind. Beams,
-//! which are copied at every step, and `output_scores`, whose clients are handed vectors, are not steady in this sense.
+//! pages of the KV cache are filled, taken from the free ones and evicted from the prefix cache; drafts are proposed, accepted
+//! and rejected; tokens are chosen, counted and handed to their clients. Memory is taken where a request is submitted (by the
+//! thread that submits it), where it is admitted, where it ends, where its next wave of sequences begins, and where a client
+//! is more than a thousand tokens behind. Beams, which are copied at every step, constraints, which bring code of their own,
+//! and `output_scores`, whose clients are handed vectors, are not steady in this sense.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "the lints spare test functions, but not their helpers")]
 
@@ -79,8 +80,8 @@ const PAGE: usize = 16;
 /// Much longer than anything takes; without an end a deadlock would hang the test.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Wakes the client and keeps the engine's thread, which calls it, until the client has taken all there is. So the client
-/// knows what the engine had asked for at each token.
+/// Wakes the client, and blocks the engine's thread, which calls it, until the client has taken all there is. So the client
+/// knows how often the engine had asked for memory at each token.
 #[derive(Default)]
 struct Rendezvous {
     /// Whether the engine waits in [`Wake::wake`]; `None` when the client has left.
@@ -135,8 +136,8 @@ impl Client {
 }
 
 fn prompt(request: usize) -> String {
-    // Some two pages that all have in common, and an end of its own: short, since whoever is first goes on generating while
-    // the others' prompts are computed.
+    // Some two pages that all prompts begin with, and an end of its own. Short, since the first request goes on generating
+    // while the others' prompts are computed.
     format!("Over the lazy dog, and over it once more: {request}")
 }
 
@@ -165,7 +166,7 @@ fn load(directory: &Path, options: &LoadOptions) -> LanguageModel {
 /// that a client saw there.
 fn steady_counts(model: &LanguageModel, requests: usize, options: &Value) -> Vec<u64> {
     let stats = model.stats();
-    assert!(stats.pages_known > stats.pages_total / 2, "pages of earlier texts are there to be taken: {stats:?}");
+    assert!(stats.pages_known > stats.pages_total / 2, "most pages are in the prefix cache: {stats:?}");
     let rendezvous = Arc::new(Rendezvous { engine_waits: Mutex::new(Some(false)), ..Rendezvous::default() });
     let waker = Waker::from(rendezvous.clone());
     let mut context = Context::from_waker(&waker);
@@ -215,7 +216,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name)
 }
 
-/// A model with pages for `requests` and few more, all of which hold the end of some earlier text.
+/// A model with pages for `requests` requests and few more, most of which are in the prefix cache.
 fn used_model(directory: &Path, requests: usize, options: LoadOptions) -> LanguageModel {
     let options = LoadOptions {
         threads: NonZeroUsize::new(2),

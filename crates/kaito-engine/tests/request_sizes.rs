@@ -77,7 +77,7 @@ static ALLOCATOR: Watching = Watching;
 /// What is held is all that this process holds.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Runs `work` and checks what it asks for.
+/// Runs `work` and checks how much memory it asks for.
 async fn watched<T>(what: &str, work: impl Future<Output = T>) -> T {
     let before = HELD.load(Relaxed);
     MOST.store(before, Relaxed);
@@ -214,7 +214,7 @@ async fn no_parameter_of_text_generation_decides_how_much_memory_is_asked_for() 
         }
     }
     assert!(served > 500, "{served} were served");
-    // Several at a time, taken by a generator of no importance.
+    // Several at a time, drawn by a linear congruential generator.
     let mut state = 7u64;
     let mut draw = |below: usize| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

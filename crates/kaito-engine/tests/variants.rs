@@ -10,14 +10,18 @@ use std::{
     fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use kaito_engine::{
-    backend::cpu::CpuBackend,
-    decoder::{Decoder, DecoderLimits, Span},
+    KvDType,
+    decoder::Decoder,
+    device::cpu::CpuOperations,
+    executor::{Executor, ExecutorLimits, Span, StepInput},
     rope::RopeTable,
 };
-use kaito_model::{checkpoint::CheckpointError, family};
+use kaito_kernels::ThreadPool;
+use kaito_model::{checkpoint::CheckpointError, config::ModelConfig, family, weights::ModelWeights};
 use safetensors_file::{Entry, Tensors};
 use serde_json::{Map, Value, json};
 
@@ -63,17 +67,29 @@ fn edit_config(dir: &Path, edit: impl FnOnce(&mut Map<String, Value>)) {
 /// The logits after a prompt, computed in one step.
 fn logits(dir: &Path, length: usize) -> Result<Vec<f32>, CheckpointError> {
     let (config, weights) = family::load(dir)?;
+    Ok(logits_of(config, weights, length))
+}
+
+fn logits_of(config: ModelConfig, weights: ModelWeights, length: usize) -> Vec<f32> {
     assert!(length <= config.max_position_embeddings);
     let tokens: Vec<u32> = (0..length).map(|i| ((7 * i + 3) % config.vocab_size) as u32).collect();
     let long = RopeTable::of(&config).and_then(|rope| rope.long_above()).is_some_and(|above| length > above);
     let pages = length.div_ceil(16);
-    let limits = DecoderLimits { pages, page_size: 16, step_tokens: length, step_logits: 1 };
-    let mut decoder = Decoder::new(CpuBackend::new(NonZeroUsize::MIN), config, weights, limits).unwrap();
+    let limits = ExecutorLimits {
+        pages,
+        page_size: 16,
+        step_tokens: length,
+        step_logits: 1,
+        sequences: 1,
+        sequence_pages: pages,
+    };
+    let operations = CpuOperations::new(Arc::new(ThreadPool::new(NonZeroUsize::MIN)), KvDType::F32);
+    let mut decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let pages: Vec<u32> = (0..pages as u32).collect();
-    let span = Span { tokens: &tokens, draft: &[], start: 0, pages: &pages, long, logits: 1 };
-    let mut logits = Vec::new();
-    decoder.forward(&[span], &mut logits);
-    Ok(logits)
+    let mut step = StepInput::with_room_for(&limits);
+    step.push(&Span { tokens: &tokens, draft: &[], start: 0, pages: &pages, long, logits: 1 });
+    let ticket = decoder.submit(step).unwrap();
+    decoder.collect(ticket).unwrap().logits().to_vec()
 }
 
 fn difference(one: &[f32], other: &[f32]) -> f32 {
@@ -558,4 +574,28 @@ fn dynamic_positions_end_at_the_trained_length() {
     assert_eq!(family::load(dir.path()).unwrap().0.max_position_embeddings, 48);
     let plain = cases().into_iter().find(|case| case.name == "llama").unwrap();
     assert!(difference(&logits(dir.path(), LENGTH).unwrap(), &plain.logits) <= TOLERANCE);
+}
+
+/// A factor of the scores is a factor of the queries: with a power of two, to the bit.
+#[test]
+fn the_specification_scales_the_scores() {
+    let dir = copy_of("llama");
+    let (mut config, weights) = family::load(dir.path()).unwrap();
+    config.layer.attention.scale *= 4.0;
+    let scaled = logits_of(config, weights, LENGTH);
+    let is_query = |name: &str| name.ends_with("q_proj.weight");
+    edit(dir.path(), |tensors| {
+        for tensor in tensors.0.iter_mut().filter(|tensor| is_query(&tensor.name)) {
+            assert_eq!(tensor.dtype, "BF16");
+            // The upper half of an f32.
+            let times_four = |bytes: &[u8; 2]| {
+                let [_, _, upper @ ..] = (4.0 * f32::from_le_bytes([0, 0, bytes[0], bytes[1]])).to_le_bytes();
+                upper
+            };
+            tensor.bytes = tensor.bytes.as_chunks().0.iter().flat_map(times_four).collect();
+        }
+    });
+    assert_eq!(scaled, logits(dir.path(), LENGTH).unwrap());
+    let plain = cases().into_iter().find(|case| case.name == "llama").unwrap();
+    assert!(difference(&scaled, &plain.logits) > TOLERANCE);
 }

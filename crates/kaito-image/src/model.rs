@@ -13,7 +13,6 @@ use kaito_model::{
     config::{ModelConfig, Positions},
     family,
     tokenizer::Tokenizer,
-    weights::{Linear, ModelWeights, NormWeights},
 };
 use kaito_presets::{PRESETS, Preset};
 
@@ -112,7 +111,6 @@ impl Model {
                 _ => left_out.push(file),
             }
         }
-        let counted = Counted::of(&weights);
         Ok(Self {
             name: match expected {
                 Expected::Preset(preset) => preset.name.to_owned(),
@@ -123,8 +121,8 @@ impl Model {
                 Expected::Any(_) => None,
             },
             family: config.family,
-            dtype: counted.dtypes.into_iter().collect::<Vec<_>>().join("+"),
-            parameters: counted.parameters,
+            dtype: weights.precisions().into_iter().collect::<Vec<_>>().join("+"),
+            parameters: weights.count().parameters,
             weights: holding,
             companions,
             left_out,
@@ -194,18 +192,19 @@ impl fmt::Display for Difference {
 
 fn differences(preset: &Preset, config: &ModelConfig) -> Vec<Difference> {
     let shape = &preset.shape;
+    let (attention, mlp) = (&config.layer.attention, &config.layer.mlp);
     let numbers = [
         ("hidden_size", config.hidden_size, shape.hidden_size),
         ("the number of layers", config.num_layers, shape.num_layers),
-        ("the number of heads", config.num_heads, shape.num_heads),
-        ("the number of key-value heads", config.num_kv_heads, shape.num_kv_heads),
-        ("the width of a head", config.head_dim, shape.head_dim),
-        ("the inner width", config.intermediate_size, shape.intermediate_size),
+        ("the number of heads", attention.num_heads, shape.num_heads),
+        ("the number of key-value heads", attention.num_kv_heads, shape.num_kv_heads),
+        ("the width of a head", attention.head_dim, shape.head_dim),
+        ("the inner width", mlp.width, shape.intermediate_size),
         ("the vocabulary", config.vocab_size, shape.vocab_size),
         ("the context", config.max_position_embeddings, shape.max_position_embeddings),
     ]
     .map(|(what, found, expected)| (what, found.to_string(), expected.to_string()));
-    let family = ("the family", config.family.to_owned(), shape.family.model_type().to_owned());
+    let family = ("the family", config.family.to_owned(), shape.family.model_type.to_owned());
     let theta = match &config.positions {
         Positions::Rotary(rope) => rope.theta.to_string(),
         Positions::Alibi => "none".to_owned(),
@@ -232,44 +231,4 @@ fn compare(directory: &Path, preset: &'static Preset, config: &ModelConfig) -> R
         differences: differences.iter().map(Difference::to_string).collect::<Vec<_>>().join(", "),
         like: like.collect::<Vec<_>>().join(" or "),
     })
-}
-
-#[derive(Default)]
-struct Counted {
-    dtypes: BTreeSet<String>,
-    parameters: u64,
-}
-
-impl Counted {
-    fn of(weights: &ModelWeights) -> Self {
-        let mut counted = Self::default();
-        let name = |linear: &Linear| linear.parts.first().map(|part| part.weight.name().to_owned());
-        counted.linear(&weights.embedding);
-        if name(&weights.head) != name(&weights.embedding) {
-            counted.linear(&weights.head);
-        }
-        counted.norm(&weights.final_norm);
-        for layer in &weights.layers {
-            [&layer.qkv, &layer.attention_output, &layer.mlp_in, &layer.mlp_out]
-                .into_iter()
-                .for_each(|linear| counted.linear(linear));
-            [Some(&layer.attention_norm), layer.mlp_norm.as_ref()]
-                .into_iter()
-                .flatten()
-                .for_each(|norm| counted.norm(norm));
-        }
-        counted
-    }
-
-    fn linear(&mut self, linear: &Linear) {
-        for part in &linear.parts {
-            self.dtypes.insert(part.weight.precision());
-            self.parameters += part.weight.elements() as u64;
-        }
-        self.parameters += linear.bias.as_ref().map_or(0, Vec::len) as u64;
-    }
-
-    fn norm(&mut self, norm: &NormWeights) {
-        self.parameters += (norm.weight.len() + norm.bias.as_ref().map_or(0, Vec::len)) as u64;
-    }
 }

@@ -19,20 +19,20 @@ impl Budget {
         Self(Rc::new(Ledger { used: Cell::new(0), limit }))
     }
 
-    /// Takes bytes, which come back when the charge is dropped. To be asked for before the memory is.
+    /// Reserves bytes, which are given back when the charge is dropped. Call it before the memory is allocated.
     pub(crate) fn charge(&self, bytes: usize) -> Outcome<Charge> {
         let mut charge = Charge { ledger: self.0.clone(), bytes: 0 };
         charge.grow(bytes)?;
         Ok(charge)
     }
 
-    /// Fails if that many bytes can't be had now.
+    /// Fails if that many bytes aren't left.
     pub(crate) fn room(&self, bytes: usize) -> Outcome<()> {
         self.charge(bytes).map(drop)
     }
 }
 
-/// Bytes that something alive stands for.
+/// Bytes that a living value is charged for.
 pub(crate) struct Charge {
     ledger: Rc<Ledger>,
     bytes: usize,

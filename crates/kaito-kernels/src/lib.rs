@@ -7,7 +7,6 @@
 mod activation;
 mod attention;
 mod convert;
-mod dtype;
 mod gather;
 mod kv;
 mod kv_layout;
@@ -27,8 +26,8 @@ pub use attention::{
     AttentionSequence, AttentionShape, MAX_PAGE_TOKENS, PAGE_TOKENS, alibi_bias, alibi_slopes, paged_attention,
 };
 pub use convert::{convert, narrow, widen};
-pub use dtype::DType;
 pub use gather::gather_rows;
+pub use kaito_spec::{DType, RopePairing};
 pub use kv::{KvBuffer, KvDType};
 pub use kv_layout::KvLayout;
 pub use mapped_file::{FileChange, MappedFile, WhatChanged};
@@ -37,7 +36,7 @@ pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
 pub use norm::{layer_norm, rms_norm};
 pub use peak::{Arithmetic, ReadMemory, Unit};
 pub use quantized::{Quantization, QuantizedInput, QuantizedLengthError, QuantizedRef, quantize, quantized_matmul};
-pub use rope::{RopePairing, rope};
+pub use rope::rope;
 pub use simd::instruction_set;
 pub use thread_pool::ThreadPool;
 pub use zeros::{ZeroBits, zeros};

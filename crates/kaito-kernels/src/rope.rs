@@ -1,15 +1,8 @@
 //! Rotary position embedding (Su et al. 2021).
 
-use crate::{RowsMut, ThreadPool};
+use kaito_spec::RopePairing;
 
-/// Which two elements of a head are rotated together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopePairing {
-    /// `i` and `i + rotary_dim / 2`, as checkpoints of Hugging Face have them.
-    Halves,
-    /// `2 i` and `2 i + 1`, as Meta's checkpoints have them.
-    Interleaved,
-}
+use crate::{RowsMut, ThreadPool};
 
 /// Rotates heads in place. A head begins at each of `head_offsets` of each of `tokens` rows; pair `i` of it is turned
 /// by the angle whose cosine and sine are `cos[t * n + i]` and `sin[t * n + i]`, where `n = cos.len() / tokens` is half

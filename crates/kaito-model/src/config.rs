@@ -1,12 +1,16 @@
-//! What a decoder-only transformer is, as data.
+//! What a model is, as data.
 //!
 //! A family translates its published `config.json` (or Meta's `params.json`) into a [`ModelConfig`]; nothing after
 //! that point knows which family a model belongs to.
 
-/// Everything the forward pass must know of a model, besides its weights.
+pub use kaito_spec::{
+    AttentionSpec, LayerSpec, LinearKind, LinearSpec, Mlp, MlpSpec, Norm, QkvOrder, Residual, RopePairing,
+};
+
+/// Everything the forward pass of a decoder-only transformer must know, besides the weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// Name of the family, for logs and `kaito presets` (`llama`, `falcon`, `mistral`, `phi3`).
+    /// Name of the family, for logs, labels and file names alone (`llama`, `falcon`, `mistral`, `phi3`).
     pub family: &'static str,
     /// Rows of the embedding and of the output head.
     pub vocab_size: usize,
@@ -14,71 +18,33 @@ pub struct ModelConfig {
     pub hidden_size: usize,
     /// Number of transformer layers.
     pub num_layers: usize,
-    /// Query heads.
-    pub num_heads: usize,
-    /// Key and value heads; divides `num_heads`.
-    pub num_kv_heads: usize,
-    /// Width of one head.
-    pub head_dim: usize,
-    /// Inner width of the MLP.
-    pub intermediate_size: usize,
+    /// What each of the layers is. The decoder has one specification for all of them; models whose layers differ (Gemma 2
+    /// alternates between two windows) would make it a list of as many as there are layers.
+    pub layer: LayerSpec,
+    /// Normalisation before the output head.
+    pub final_norm: Norm,
+    /// How a token's place is told, in all layers: a step makes one table of angles.
+    pub positions: Positions,
     /// Longest sequence the model was made for, in tokens.
     pub max_position_embeddings: usize,
-    /// Normalisation before attention, before the MLP and at the end.
-    pub norm: Norm,
-    /// Form of the MLP.
-    pub mlp: Mlp,
-    /// How attention and MLP are added to the residual stream.
-    pub residual: Residual,
-    /// How a token's place is told.
-    pub positions: Positions,
-    /// Where each head lies in a row of the fused query-key-value projection.
-    pub qkv_layout: QkvLayout,
-    /// With a window of `W`, key `j` is visible to query `i` iff `i - W < j <= i`.
-    pub sliding_window: Option<usize>,
+    /// How a conversation is written where the model comes without a chat template.
+    pub dialog_format: Option<DialogFormat>,
 }
 
-/// Kind of normalisation and its epsilon.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Norm {
-    /// `x / sqrt(mean(x^2) + eps) * weight`.
-    Rms {
-        /// Added to the mean square.
-        eps: f32,
-    },
-    /// `(x - mean) / sqrt(var + eps) * weight + bias`.
-    Layer {
-        /// Added to the variance.
-        eps: f32,
-    },
-}
-
-/// Form of the MLP.
+/// How a conversation is written where a model comes without a chat template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mlp {
-    /// `down(silu(gate(x)) * up(x))`; the first projection's rows are `[gate | up]`.
-    SwiGlu,
-    /// `down(gelu(up(x)))` with the exact (erf) GELU.
-    Gelu,
-}
-
-/// How a layer adds to the residual stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Residual {
-    /// `x += attention(norm1(x)); x += mlp(norm2(x))`.
-    Sequential,
-    /// `x += attention(norm1(x)) + mlp(norm1(x))`: Falcon 7B.
-    ParallelSharedNorm,
-    /// `x += attention(norm1(x)) + mlp(norm2(x))`: Falcon 40B.
-    Parallel,
+pub enum DialogFormat {
+    /// Llama 2's: `[INST] <<SYS>> ... <</SYS>> ... [/INST]`.
+    Llama2,
 }
 
 /// How a token's place in its sequence is told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Positions {
-    /// Queries and keys are turned by an angle that grows with the position.
+    /// Rotary position embedding (RoPE): queries and keys are rotated by an angle that grows with the position.
     Rotary(Rope),
-    /// Scores gain by the position of the key, with a slope of its own for each query head (ALiBi): the first Falcons.
+    /// Attention with linear biases (ALiBi): scores gain by the position of the key, with a slope of its own for each query head.
+    /// The first Falcons.
     Alibi,
 }
 
@@ -87,19 +53,12 @@ pub enum Positions {
 pub struct Rope {
     /// Base of the geometric progression of wavelengths.
     pub theta: f64,
-    /// Which components of a head form a rotated pair.
+    /// Components of a head that are rotated, the first ones; even.
+    pub width: usize,
+    /// Which of them form a rotated pair.
     pub pairing: RopePairing,
     /// How frequencies are changed for contexts beyond those of pre-training.
     pub scaling: RopeScaling,
-}
-
-/// Which components of a head form a rotated pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RopePairing {
-    /// Component `i` with `i + head_dim / 2`: Hugging Face checkpoints.
-    Halves,
-    /// Component `2 i` with `2 i + 1`: Meta's checkpoints.
-    Interleaved,
 }
 
 /// How rotary frequencies are changed for long contexts.
@@ -112,37 +71,37 @@ pub enum RopeScaling {
         /// The factor.
         factor: f64,
     },
-    /// Llama 3.1: long waves are stretched by `factor`, short ones stay, and those between the two bounds are blended.
+    /// Llama 3.1: long wavelengths are stretched by `factor`, short ones stay, and those between the two bounds are interpolated.
     Llama3 {
-        /// How much long waves are stretched.
+        /// How much long wavelengths are stretched.
         factor: f64,
-        /// Waves longer than the original length divided by this are long.
+        /// Wavelengths longer than the original length divided by this are long.
         low_freq_factor: f64,
-        /// Waves shorter than the original length divided by this are short.
+        /// Wavelengths shorter than the original length divided by this are short.
         high_freq_factor: f64,
         /// Length that the model was pre-trained on.
         original_max_position_embeddings: usize,
     },
-    /// YaRN (Peng et al. 2023): as above, with bounds by how often a wave turns within the trained length. cos and sin are
-    /// multiplied by `attention_factor`.
+    /// YaRN (Peng et al. 2023): as above, with bounds by how many full rotations a pair makes within the trained length. cos and
+    /// sin are multiplied by `attention_factor`.
     Yarn {
-        /// How much long waves are stretched.
+        /// How much long wavelengths are stretched.
         factor: f64,
-        /// Waves that turn more often than this within the trained length stay.
+        /// Pairs that rotate more often than this within the trained length stay.
         beta_fast: f64,
-        /// Waves that turn less often than this are stretched.
+        /// Pairs that rotate less often than this are stretched.
         beta_slow: f64,
         /// The trained length.
         max_position_embeddings: usize,
         /// Factor of cos and sin.
         attention_factor: f64,
     },
-    /// Phi-3's long-rope: each frequency is divided by a factor of its own; the long factors apply to a sequence iff
+    /// LongRoPE (Phi-3): each frequency is divided by a factor of its own; the long factors apply to a sequence iff
     /// its total length exceeds `original_max_position_embeddings`. cos and sin are multiplied by `attention_factor`.
     LongRope {
-        /// `head_dim / 2` factors for short sequences.
+        /// A factor for each pair, for short sequences.
         short_factor: Vec<f64>,
-        /// `head_dim / 2` factors for long sequences.
+        /// A factor for each pair, for long sequences.
         long_factor: Vec<f64>,
         /// Length above which the long factors apply.
         original_max_position_embeddings: usize,
@@ -165,36 +124,44 @@ pub struct QkvLayout {
 }
 
 impl QkvLayout {
-    /// `[all queries | all keys | all values]`: Llama, Mistral, Phi-3, Falcon 7B.
-    pub fn blocks(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
-        let heads = |start: usize, count: usize| (start..start + count).map(|h| h * head_dim).collect();
+    /// The layout of a specification's projection.
+    pub fn of(attention: &AttentionSpec) -> Self {
+        let AttentionSpec { num_heads, num_kv_heads, head_dim, .. } = *attention;
+        let group = num_heads / num_kv_heads;
+        // Where the `i`-th query, key and value head lie, in heads.
+        let query = |i: usize| match attention.qkv_order {
+            QkvOrder::Blocks => i,
+            QkvOrder::Groups => i / group * (group + 2) + i % group,
+        };
+        let key = |i: usize| match attention.qkv_order {
+            QkvOrder::Blocks => num_heads + i,
+            QkvOrder::Groups => i * (group + 2) + group,
+        };
+        let value = |i: usize| match attention.qkv_order {
+            QkvOrder::Blocks => num_heads + num_kv_heads + i,
+            QkvOrder::Groups => key(i) + 1,
+        };
         Self {
-            width: (num_heads + 2 * num_kv_heads) * head_dim,
-            query: heads(0, num_heads),
-            key: heads(num_heads, num_kv_heads),
-            value: heads(num_heads + num_kv_heads, num_kv_heads),
-        }
-    }
-
-    /// For each key-value head `[its queries... | its key | its value]`: Falcon 40B.
-    pub fn groups(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
-        let queries = num_heads / num_kv_heads;
-        let group = |g: usize| g * (queries + 2);
-        Self {
-            width: (num_heads + 2 * num_kv_heads) * head_dim,
-            query: (0..num_heads).map(|h| (group(h / queries) + h % queries) * head_dim).collect(),
-            key: (0..num_kv_heads).map(|g| (group(g) + queries) * head_dim).collect(),
-            value: (0..num_kv_heads).map(|g| (group(g) + queries + 1) * head_dim).collect(),
+            width: attention.qkv_width(),
+            query: (0..num_heads).map(|i| query(i) * head_dim).collect(),
+            key: (0..num_kv_heads).map(|i| key(i) * head_dim).collect(),
+            value: (0..num_kv_heads).map(|i| value(i) * head_dim).collect(),
         }
     }
 }
 
-impl ModelConfig {
-    /// Rows of the first MLP projection: twice the inner width where a gate comes with it.
-    pub fn mlp_in_width(&self) -> usize {
-        match self.mlp {
-            Mlp::SwiGlu => 2 * self.intermediate_size,
-            Mlp::Gelu => self.intermediate_size,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four query heads of width 2 on two key-value heads.
+    #[test]
+    fn heads_lie_in_blocks_or_in_groups() {
+        let attention = AttentionSpec::new(4, 2, 2);
+        let blocks = QkvLayout { width: 16, query: vec![0, 2, 4, 6], key: vec![8, 10], value: vec![12, 14] };
+        assert_eq!(QkvLayout::of(&attention), blocks);
+        // q q k v | q q k v
+        let groups = QkvLayout { width: 16, query: vec![0, 2, 8, 10], key: vec![4, 12], value: vec![6, 14] };
+        assert_eq!(QkvLayout::of(&AttentionSpec { qkv_order: QkvOrder::Groups, ..attention }), groups);
     }
 }

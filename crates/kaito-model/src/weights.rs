@@ -1,15 +1,18 @@
 //! A model's weights, each a view of the mapped checkpoint or of a file of quantised weights.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use kaito_kernels::{MappedFile, Quantization, QuantizedRef};
 
-use crate::checkpoint::{SharedBytes, Tensor};
+use crate::{
+    checkpoint::{SharedBytes, Tensor},
+    config::LinearKind,
+};
 
 /// The weights of a whole model.
 #[derive(Debug, Clone)]
 pub struct ModelWeights {
-    /// `vocab_size` rows of `hidden_size`; Meta's shards cut it by columns.
+    /// `vocab_size` rows of `hidden_size`; Meta's shards divide it by columns.
     pub embedding: Linear,
     /// One entry a layer, first layer first.
     pub layers: Vec<LayerWeights>,
@@ -19,13 +22,83 @@ pub struct ModelWeights {
     pub head: Linear,
 }
 
+/// A layer's linear maps in the order of [`crate::config::LayerSpec::linears`], by shared or mutable reference as the layer is given.
+macro_rules! layer_linears {
+    ($layer:expr) => {{
+        let LayerWeights { qkv, attention_output, mlp_in, mlp_out, attention_norm: _, mlp_norm: _ } = $layer;
+        [
+            (LinearKind::Qkv, qkv),
+            (LinearKind::AttentionOutput, attention_output),
+            (LinearKind::MlpIn, mlp_in),
+            (LinearKind::MlpOut, mlp_out),
+        ]
+    }};
+}
+
+/// What the weights of a model amount to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WeightCount {
+    /// Parameters, tied ones once.
+    pub parameters: u64,
+    /// Bytes of the matrices, tied ones once.
+    pub bytes: u64,
+    /// Bytes of the matrices that every step reads: all but the embedding, of which it takes rows.
+    pub step_bytes: u64,
+}
+
 impl ModelWeights {
+    /// All linear maps: the embedding, those of each layer, and the head, be it the embedding once more.
+    pub fn linears(&self) -> impl Iterator<Item = (LinearKind, &Linear)> {
+        let layers = self.layers.iter().flat_map(LayerWeights::linears);
+        [(LinearKind::Embedding, &self.embedding)].into_iter().chain(layers).chain([(LinearKind::Head, &self.head)])
+    }
+
+    /// The same, to change them.
+    pub fn linears_mut(&mut self) -> impl Iterator<Item = (LinearKind, &mut Linear)> {
+        let layers = self.layers.iter_mut().flat_map(LayerWeights::linears_mut);
+        let (embedding, head) = (&mut self.embedding, &mut self.head);
+        [(LinearKind::Embedding, embedding)].into_iter().chain(layers).chain([(LinearKind::Head, head)])
+    }
+
+    /// All linear maps, a head that is the embedding once.
+    fn distinct_linears(&self) -> impl Iterator<Item = (LinearKind, &Linear)> {
+        let is_tied = self.is_tied();
+        self.linears().filter(move |(kind, _)| !(is_tied && *kind == LinearKind::Head))
+    }
+
+    /// All normalisations.
+    pub fn norms(&self) -> impl Iterator<Item = &NormWeights> {
+        let layers = self.layers.iter().flat_map(|layer| [Some(&layer.attention_norm), layer.mlp_norm.as_ref()]);
+        layers.flatten().chain([&self.final_norm])
+    }
+
+    /// Whether embedding and output head are tied: one matrix, at one place in memory.
+    pub fn is_tied(&self) -> bool {
+        let places = |linear: &Linear| linear.parts.iter().map(|part| part.weight.bytes().as_ptr()).collect::<Vec<_>>();
+        places(&self.embedding) == places(&self.head)
+    }
+
+    /// Counts parameters and bytes.
+    pub fn count(&self) -> WeightCount {
+        let mut count = WeightCount::default();
+        for (_, linear) in self.distinct_linears() {
+            count.parameters += linear.parameters();
+            count.bytes += linear.bytes();
+        }
+        count.parameters += self.norms().map(NormWeights::parameters).sum::<u64>();
+        count.step_bytes = count.bytes - if self.is_tied() { 0 } else { self.embedding.bytes() };
+        count
+    }
+
+    /// What the matrices are held in, for people: `bf16` or `int4`, say.
+    pub fn precisions(&self) -> BTreeSet<String> {
+        self.linears().flat_map(|(_, linear)| &linear.parts).map(|part| part.weight.precision()).collect()
+    }
+
     /// The mapped files that matrices lie in, each once.
     pub fn mapped_files(&self) -> Vec<Arc<MappedFile>> {
-        let layers =
-            self.layers.iter().flat_map(|layer| [&layer.qkv, &layer.attention_output, &layer.mlp_in, &layer.mlp_out]);
         let mut files: Vec<Arc<MappedFile>> = Vec::new();
-        for part in [&self.embedding, &self.head].into_iter().chain(layers).flat_map(|linear| &linear.parts) {
+        for part in self.linears().flat_map(|(_, linear)| &linear.parts) {
             if let Some(file) = part.weight.file()
                 && !files.iter().any(|known| Arc::ptr_eq(known, file))
             {
@@ -53,13 +126,32 @@ pub struct LayerWeights {
     pub mlp_out: Linear,
 }
 
-/// Weight and bias of a normalisation, in f32.
+impl LayerWeights {
+    /// The linear maps, in the order in which a forward pass uses them.
+    pub fn linears(&self) -> [(LinearKind, &Linear); 4] {
+        layer_linears!(self)
+    }
+
+    /// The same, to change them.
+    pub fn linears_mut(&mut self) -> [(LinearKind, &mut Linear); 4] {
+        layer_linears!(self)
+    }
+}
+
+/// Weight and bias of a normalisation (RMS norm or layer norm), in f32.
 #[derive(Debug, Clone)]
 pub struct NormWeights {
     /// `hidden_size` factors.
     pub weight: Vec<f32>,
     /// `hidden_size` terms, for layer norm.
     pub bias: Option<Vec<f32>>,
+}
+
+impl NormWeights {
+    /// Number of parameters.
+    pub fn parameters(&self) -> u64 {
+        (self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)) as u64
+    }
 }
 
 /// A linear map made of one or more matrices that lie where the checkpoint has them.
@@ -77,6 +169,19 @@ pub struct Linear {
     pub parts: Vec<LinearPart>,
     /// `out_features` terms, where the model has them.
     pub bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// Number of parameters, the bias included.
+    pub fn parameters(&self) -> u64 {
+        let matrices: usize = self.parts.iter().map(|part| part.weight.elements()).sum();
+        (matrices + self.bias.as_ref().map_or(0, Vec::len)) as u64
+    }
+
+    /// Bytes of the matrices.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.weight.bytes().len() as u64).sum()
+    }
 }
 
 /// One matrix of a [`Linear`].

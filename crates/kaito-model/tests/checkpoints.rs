@@ -8,7 +8,10 @@ use std::{
 
 use kaito_model::{
     checkpoint::{Checkpoint, CheckpointError, Tensor, TensorSet},
-    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
+    config::{
+        AttentionSpec, DialogFormat, LayerSpec, Mlp, MlpSpec, ModelConfig, Norm, Positions, QkvOrder, Residual, Rope,
+        RopePairing, RopeScaling,
+    },
     family,
     weights::{Linear, ModelWeights, NormWeights},
 };
@@ -139,7 +142,7 @@ const FALCON: LayerNames = LayerNames {
 };
 
 fn rope(theta: f64, pairing: RopePairing, scaling: RopeScaling) -> Positions {
-    Positions::Rotary(Rope { theta, pairing, scaling })
+    Positions::Rotary(Rope { theta, width: 4, pairing, scaling })
 }
 
 fn base() -> ModelConfig {
@@ -148,31 +151,57 @@ fn base() -> ModelConfig {
         vocab_size: 24,
         hidden_size: 16,
         num_layers: 2,
-        num_heads: 4,
-        num_kv_heads: 2,
-        head_dim: 4,
-        intermediate_size: 20,
-        max_position_embeddings: 64,
-        norm: Norm::Rms { eps: 1e-5 },
-        mlp: Mlp::SwiGlu,
-        residual: Residual::Sequential,
+        layer: LayerSpec {
+            attention: AttentionSpec {
+                num_heads: 4,
+                num_kv_heads: 2,
+                head_dim: 4,
+                scale: 0.5,
+                sliding_window: None,
+                qkv_order: QkvOrder::Blocks,
+                qkv_bias: false,
+                output_bias: false,
+            },
+            mlp: MlpSpec { kind: Mlp::SwiGlu, width: 20, bias: false },
+            norm: Norm::Rms { eps: 1e-5 },
+            residual: Residual::Sequential,
+        },
+        final_norm: Norm::Rms { eps: 1e-5 },
         positions: rope(1e4, RopePairing::Halves, RopeScaling::None),
-        qkv_layout: QkvLayout::blocks(4, 2, 4),
-        sliding_window: None,
+        max_position_embeddings: 64,
+        dialog_format: Some(DialogFormat::Llama2),
     }
 }
 
-fn falcon() -> ModelConfig {
-    ModelConfig {
-        family: "falcon",
-        num_kv_heads: 1,
-        intermediate_size: 64,
-        norm: Norm::Layer { eps: 1e-5 },
-        mlp: Mlp::Gelu,
-        residual: Residual::ParallelSharedNorm,
-        qkv_layout: QkvLayout::blocks(4, 1, 4),
-        ..base()
-    }
+/// With all its norms of another kind.
+fn with_norm(config: ModelConfig, norm: Norm) -> ModelConfig {
+    ModelConfig { layer: LayerSpec { norm, ..config.layer }, final_norm: norm, ..config }
+}
+
+/// With another number of key-value heads.
+fn with_kv_heads(config: ModelConfig, num_kv_heads: usize, qkv_order: QkvOrder) -> ModelConfig {
+    let attention = AttentionSpec { num_kv_heads, qkv_order, ..config.layer.attention };
+    ModelConfig { layer: LayerSpec { attention, ..config.layer }, ..config }
+}
+
+/// Another family that keeps to Llama's form.
+fn llama_like(family: &'static str) -> ModelConfig {
+    ModelConfig { family, dialog_format: None, ..base() }
+}
+
+/// With a bias in each linear map of its layers.
+fn with_biases(mut config: ModelConfig) -> ModelConfig {
+    config.layer.attention.qkv_bias = true;
+    config.layer.attention.output_bias = true;
+    config.layer.mlp.bias = true;
+    config
+}
+
+fn falcon(residual: Residual, mlp_width: usize) -> ModelConfig {
+    let attention = AttentionSpec { num_kv_heads: 1, ..base().layer.attention };
+    let mlp = MlpSpec { kind: Mlp::Gelu, width: mlp_width, bias: false };
+    let layer = LayerSpec { attention, mlp, residual, ..base().layer };
+    with_norm(ModelConfig { layer, ..llama_like("falcon") }, Norm::Layer { eps: 1e-5 })
 }
 
 #[test]
@@ -184,65 +213,52 @@ fn families_as_transformers_saves_them() {
     let cases = [
         (
             "llama",
-            ModelConfig { positions: rope(1e4, RopeScaling::Linear { factor: 2.0 }), ..base() },
+            ModelConfig { positions: rope(1e4, RopeScaling::Linear { factor: 2.0 }), ..with_biases(base()) },
             LLAMA,
             llama_outside,
         ),
         (
             "llama-tied",
-            ModelConfig {
-                num_kv_heads: 4,
-                head_dim: 6,
-                norm: Norm::Rms { eps: 1e-6 },
-                qkv_layout: QkvLayout::blocks(4, 4, 6),
-                ..base()
+            {
+                let mut config = with_norm(with_kv_heads(base(), 4, QkvOrder::Blocks), Norm::Rms { eps: 1e-6 });
+                config.layer.attention.head_dim = 6;
+                config.layer.attention.scale = 1.0 / 6f32.sqrt();
+                let pairing = RopePairing::Halves;
+                config.positions =
+                    Positions::Rotary(Rope { theta: 1e4, width: 6, pairing, scaling: RopeScaling::None });
+                config
             },
             LLAMA,
             llama_tied,
         ),
         (
             "mistral",
-            ModelConfig {
-                family: "mistral",
-                norm: Norm::Rms { eps: 1e-6 },
-                positions: rope(1e6, RopeScaling::None),
-                ..base()
-            },
+            with_norm(
+                ModelConfig { positions: rope(1e6, RopeScaling::None), ..llama_like("mistral") },
+                Norm::Rms { eps: 1e-6 },
+            ),
             LLAMA,
             llama_outside,
         ),
-        ("falcon-7b", falcon(), FALCON, falcon_tied),
+        ("falcon-7b", falcon(Residual::ParallelSharedNorm, 64), FALCON, falcon_tied),
         (
             "falcon-40b",
-            ModelConfig {
-                num_kv_heads: 2,
-                intermediate_size: 24,
-                residual: Residual::Parallel,
-                qkv_layout: QkvLayout::groups(4, 2, 4),
-                ..falcon()
-            },
+            with_kv_heads(falcon(Residual::Parallel, 24), 2, QkvOrder::Groups),
             LayerNames { norms: &["ln_attn", "ln_mlp"], ..FALCON },
             falcon_tied,
         ),
         (
             "falcon-heads",
-            ModelConfig {
-                num_kv_heads: 4,
-                residual: Residual::Sequential,
-                qkv_layout: QkvLayout::groups(4, 4, 4),
-                ..falcon()
-            },
+            with_biases(with_kv_heads(falcon(Residual::Sequential, 64), 4, QkvOrder::Groups)),
             LayerNames { norms: &["input_layernorm", "post_attention_layernorm"], ..FALCON },
             falcon_tied,
         ),
         (
             "phi3",
-            ModelConfig {
-                family: "phi3",
-                num_kv_heads: 4,
-                sliding_window: Some(7),
-                qkv_layout: QkvLayout::blocks(4, 4, 4),
-                ..base()
+            {
+                let mut config = with_kv_heads(llama_like("phi3"), 4, QkvOrder::Blocks);
+                config.layer.attention.sliding_window = Some(7);
+                config
             },
             PHI3,
             llama_outside,
@@ -250,8 +266,6 @@ fn families_as_transformers_saves_them() {
         (
             "phi3-long",
             ModelConfig {
-                family: "phi3",
-                num_kv_heads: 4,
                 positions: rope(
                     1e4,
                     RopeScaling::LongRope {
@@ -262,8 +276,7 @@ fn families_as_transformers_saves_them() {
                         attention_factor: 1.5f64.sqrt(),
                     },
                 ),
-                qkv_layout: QkvLayout::blocks(4, 4, 4),
-                ..base()
+                ..with_kv_heads(llama_like("phi3"), 4, QkvOrder::Blocks)
             },
             PHI3,
             llama_outside,
@@ -298,7 +311,8 @@ fn metas_shards_add_up_to_the_whole_model() {
         let (config, weights) = family::load(&fixture(name)).unwrap();
         let positions = rope(theta, RopePairing::Interleaved, RopeScaling::None);
         // The inner width is int(2 * 4 * 16 / 3) = 42, rounded up to a multiple of 16.
-        let expected = ModelConfig { intermediate_size: 48, max_position_embeddings: 4096, positions, ..base() };
+        let mut expected = ModelConfig { max_position_embeddings: 4096, positions, ..base() };
+        expected.layer.mlp.width = 48;
         assert_eq!(config, expected, "{name}");
         let whole = whole(name);
         let matrix = |names: &[&str]| -> Vec<f32> { names.iter().flat_map(|name| whole(name)).collect() };

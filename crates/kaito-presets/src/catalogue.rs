@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use kaito_spec::{DType, QkvOrder, Residual};
+
 use crate::{
+    family::{FALCON, LLAMA, MISTRAL, PHI_3},
     preset::{GIB, ImageAccess, Preset, PresetKind, Workload, WorkloadKind},
-    shape::{DType, Family, LongRope, Residual, Rope, Shape},
+    shape::{LongRope, Rope, Shape},
 };
 
 /// Every model of the catalogue, by family and size.
@@ -167,7 +170,7 @@ const fn public(disk: u64, gpus: u32, memory: u64) -> Workload {
 }
 
 const LLAMA_2_7B: Shape = Shape {
-    family: Family::Llama,
+    family: &LLAMA,
     hidden_size: 4096,
     num_layers: 32,
     num_heads: 32,
@@ -180,6 +183,7 @@ const LLAMA_2_7B: Shape = Shape {
     rope: Rope { theta: 1e4, long: None },
     norm_eps: 1e-5,
     residual: Residual::Sequential,
+    qkv_order: QkvOrder::Blocks,
     tied_embeddings: false,
     bos_token_id: 1,
     eos_token_ids: &[2],
@@ -199,7 +203,7 @@ const LLAMA_2_70B: Shape =
     Shape { hidden_size: 8192, num_layers: 80, num_heads: 64, num_kv_heads: 8, intermediate_size: 28672, ..LLAMA_2_7B };
 
 const FALCON_7B: Shape = Shape {
-    family: Family::Falcon,
+    family: &FALCON,
     hidden_size: 4544,
     num_layers: 32,
     num_heads: 71,
@@ -212,6 +216,7 @@ const FALCON_7B: Shape = Shape {
     rope: Rope { theta: 1e4, long: None },
     norm_eps: 1e-5,
     residual: Residual::ParallelSharedNorm,
+    qkv_order: QkvOrder::Blocks,
     tied_embeddings: true,
     bos_token_id: 11,
     eos_token_ids: &[11],
@@ -225,11 +230,12 @@ const FALCON_40B: Shape = Shape {
     num_kv_heads: 8,
     intermediate_size: 32768,
     residual: Residual::Parallel,
+    qkv_order: QkvOrder::Groups,
     ..FALCON_7B
 };
 
 const MISTRAL_7B: Shape = Shape {
-    family: Family::Mistral,
+    family: &MISTRAL,
     num_kv_heads: 8,
     intermediate_size: 14336,
     max_position_embeddings: 32768,
@@ -240,7 +246,7 @@ const MISTRAL_7B: Shape = Shape {
 const MISTRAL_7B_INSTRUCT: Shape = Shape { sliding_window: None, rope: Rope { theta: 1e6, long: None }, ..MISTRAL_7B };
 
 const PHI_3_MINI_4K: Shape = Shape {
-    family: Family::Phi3,
+    family: &PHI_3,
     hidden_size: 3072,
     head_dim: 96,
     intermediate_size: 8192,

@@ -1,30 +1,135 @@
+//! The files that the hub publishes beside the weights, as far as they decide what a model computes.
+
+use kaito_spec::{DType, QkvOrder};
 use serde_json::{Map, Value, json};
 
 use crate::{
     preset::Preset,
-    shape::{DType, Family, Residual, Shape},
+    shape::{LongRope, Shape},
 };
+
+/// A value in a published `config.json`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fact {
+    /// The same for all models of a family.
+    Text(&'static str),
+    /// The same for all models of a family.
+    Flag(bool),
+    Hidden,
+    Layers,
+    Heads,
+    KvHeads,
+    /// Left out where the heads are not grouped.
+    GroupedKvHeads,
+    /// Left out where the heads are grouped.
+    MultiQuery,
+    /// Whether heads are grouped in the fused projection.
+    IsGrouped,
+    InnerWidth,
+    Vocabulary,
+    Positions,
+    PositionsBeforeScaling,
+    Window,
+    NormEpsilon,
+    RopeTheta,
+    RopeScaling,
+    IsTied,
+    Bos,
+    Eos,
+    /// Left out where there is no such token.
+    Pad,
+}
+
+/// Keys with what stands under them.
+pub(crate) type Keys = &'static [(&'static str, Fact)];
+
+const COMMON_KEYS: Keys = &[
+    ("vocab_size", Fact::Vocabulary),
+    ("hidden_size", Fact::Hidden),
+    ("num_hidden_layers", Fact::Layers),
+    ("num_attention_heads", Fact::Heads),
+    ("bos_token_id", Fact::Bos),
+    ("eos_token_id", Fact::Eos),
+    ("pad_token_id", Fact::Pad),
+];
+
+pub(crate) const LLAMA_KEYS: Keys = &[
+    ("hidden_act", Fact::Text("silu")),
+    ("intermediate_size", Fact::InnerWidth),
+    ("num_key_value_heads", Fact::KvHeads),
+    ("max_position_embeddings", Fact::Positions),
+    ("rms_norm_eps", Fact::NormEpsilon),
+    ("rope_theta", Fact::RopeTheta),
+    ("rope_scaling", Fact::RopeScaling),
+    ("tie_word_embeddings", Fact::IsTied),
+];
+
+pub(crate) const WINDOW_KEYS: Keys = &[("sliding_window", Fact::Window)];
+
+pub(crate) const LONG_ROPE_KEYS: Keys = &[("original_max_position_embeddings", Fact::PositionsBeforeScaling)];
+
+/// Falcon's files name neither the head's tying, nor the rotary base, nor the inner width: those are the defaults.
+pub(crate) const FALCON_KEYS: Keys = &[
+    ("alibi", Fact::Flag(false)),
+    ("bias", Fact::Flag(false)),
+    ("apply_residual_connection_post_layernorm", Fact::Flag(false)),
+    ("layer_norm_epsilon", Fact::NormEpsilon),
+    ("new_decoder_architecture", Fact::IsGrouped),
+    ("parallel_attn", Fact::Flag(true)),
+    ("num_kv_heads", Fact::GroupedKvHeads),
+    ("multi_query", Fact::MultiQuery),
+];
+
+impl Fact {
+    /// What the file of a model of this shape says; `None` where it leaves the key out.
+    fn of(self, shape: &Shape) -> Option<Value> {
+        let is_grouped = shape.qkv_order == QkvOrder::Groups;
+        Some(match self {
+            Fact::Text(text) => json!(text),
+            Fact::Flag(flag) => json!(flag),
+            Fact::Hidden => json!(shape.hidden_size),
+            Fact::Layers => json!(shape.num_layers),
+            Fact::Heads => json!(shape.num_heads),
+            Fact::KvHeads => json!(shape.num_kv_heads),
+            Fact::GroupedKvHeads if is_grouped => json!(shape.num_kv_heads),
+            Fact::MultiQuery if !is_grouped => json!(true),
+            Fact::GroupedKvHeads | Fact::MultiQuery => return None,
+            Fact::IsGrouped => json!(is_grouped),
+            Fact::InnerWidth => json!(shape.intermediate_size),
+            Fact::Vocabulary => json!(shape.vocab_size),
+            Fact::Positions => json!(shape.max_position_embeddings),
+            Fact::PositionsBeforeScaling => match shape.rope.long {
+                Some(long) => json!(long.original_max_position_embeddings),
+                None => json!(shape.max_position_embeddings),
+            },
+            Fact::Window => json!(shape.sliding_window),
+            Fact::NormEpsilon => json!(shape.norm_eps),
+            Fact::RopeTheta => json!(shape.rope.theta),
+            Fact::RopeScaling => match shape.rope.long {
+                Some(LongRope { short_factor, long_factor, .. }) => {
+                    json!({"type": "longrope", "short_factor": short_factor, "long_factor": long_factor})
+                }
+                None => Value::Null,
+            },
+            Fact::IsTied => json!(shape.tied_embeddings),
+            Fact::Bos => json!(shape.bos_token_id),
+            Fact::Eos => json!(shape.eos_token_ids.first()),
+            Fact::Pad => json!(shape.pad_token_id?),
+        })
+    }
+}
 
 impl Preset {
     /// The `config.json` that the hub publishes with this model: the fields that decide what the model computes,
     /// under their published names.
     pub fn config_json(&self) -> Value {
-        let shape = &self.shape;
-        let mut config = match shape.family {
-            Family::Falcon => falcon(shape),
-            Family::Llama | Family::Mistral | Family::Phi3 => llama_like(shape),
-        };
-        config.insert("model_type".into(), json!(shape.family.model_type()));
-        config.insert("vocab_size".into(), json!(shape.vocab_size));
-        config.insert("hidden_size".into(), json!(shape.hidden_size));
-        config.insert("num_hidden_layers".into(), json!(shape.num_layers));
-        config.insert("num_attention_heads".into(), json!(shape.num_heads));
-        config.insert("bos_token_id".into(), json!(shape.bos_token_id));
-        config.insert("eos_token_id".into(), json!(shape.eos_token_ids.first()));
+        let (shape, family) = (&self.shape, self.shape.family);
+        let mut config = Map::new();
+        config.insert("architectures".into(), json!([family.architecture]));
+        config.insert("model_type".into(), json!(family.model_type));
         config.insert("torch_dtype".into(), json!(torch_dtype(self.dtype)));
-        if let Some(pad) = shape.pad_token_id {
-            config.insert("pad_token_id".into(), json!(pad));
-        }
+        let facts = family.config.iter().copied().flatten().chain(COMMON_KEYS);
+        config.extend(facts.filter_map(|(key, fact)| Some(((*key).to_owned(), fact.of(shape)?))));
         Value::Object(config)
     }
 
@@ -45,56 +150,6 @@ impl Preset {
         }
         Value::Object(config)
     }
-}
-
-fn llama_like(shape: &Shape) -> Map<String, Value> {
-    let architecture = match shape.family {
-        Family::Mistral => "MistralForCausalLM",
-        Family::Phi3 => "Phi3ForCausalLM",
-        Family::Llama | Family::Falcon => "LlamaForCausalLM",
-    };
-    let mut config = Map::new();
-    config.insert("architectures".into(), json!([architecture]));
-    config.insert("hidden_act".into(), json!("silu"));
-    config.insert("intermediate_size".into(), json!(shape.intermediate_size));
-    config.insert("num_key_value_heads".into(), json!(shape.num_kv_heads));
-    config.insert("max_position_embeddings".into(), json!(shape.max_position_embeddings));
-    config.insert("rms_norm_eps".into(), json!(shape.norm_eps));
-    config.insert("rope_theta".into(), json!(shape.rope.theta));
-    config.insert("tie_word_embeddings".into(), json!(shape.tied_embeddings));
-    if shape.family != Family::Llama {
-        config.insert("sliding_window".into(), json!(shape.sliding_window));
-    }
-    if shape.family == Family::Phi3 {
-        let original =
-            shape.rope.long.map_or(shape.max_position_embeddings, |long| long.original_max_position_embeddings);
-        config.insert("original_max_position_embeddings".into(), json!(original));
-    }
-    let scaling = shape
-        .rope
-        .long
-        .map(|long| json!({"type": "longrope", "short_factor": long.short_factor, "long_factor": long.long_factor}));
-    config.insert("rope_scaling".into(), json!(scaling));
-    config
-}
-
-/// Falcon's files name neither the head's tying, nor the rotary base, nor the inner width: those are the defaults.
-fn falcon(shape: &Shape) -> Map<String, Value> {
-    let new_decoder_architecture = shape.residual == Residual::Parallel;
-    let mut config = Map::new();
-    config.insert("architectures".into(), json!(["FalconForCausalLM"]));
-    config.insert("alibi".into(), json!(false));
-    config.insert("bias".into(), json!(false));
-    config.insert("apply_residual_connection_post_layernorm".into(), json!(false));
-    config.insert("layer_norm_epsilon".into(), json!(shape.norm_eps));
-    config.insert("new_decoder_architecture".into(), json!(new_decoder_architecture));
-    config.insert("parallel_attn".into(), json!(true));
-    if new_decoder_architecture {
-        config.insert("num_kv_heads".into(), json!(shape.num_kv_heads));
-    } else {
-        config.insert("multi_query".into(), json!(true));
-    }
-    config
 }
 
 fn torch_dtype(dtype: DType) -> &'static str {

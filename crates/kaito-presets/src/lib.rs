@@ -1,5 +1,5 @@
-//! The catalogue of models and machines, as data: names, published shapes, instance types, and the arithmetic of what
-//! fits where.
+//! The catalogue of models and machines, as data: names, published shapes, instance types, and the arithmetic of how much
+//! memory a model needs and which machines have it.
 //!
 //! Pure: nothing here reads a file, the network or the clock. A server takes a model's truth from the model's own
 //! `config.json`; this table serves the command line, planning and tests.
@@ -7,6 +7,7 @@
 
 mod catalogue;
 mod config_json;
+mod family;
 mod find;
 mod instance_types;
 mod memory;
@@ -16,13 +17,15 @@ mod shape;
 mod size;
 
 pub use catalogue::PRESETS;
+pub use family::{Dialect, Family};
 pub use find::{UnknownPreset, find};
 pub use instance_types::{
     Cloud, ComputeCapability, CustomInstanceType, Gpu, InstanceType, InstanceTypes, InvalidInstanceType,
     UnknownInstanceType, find_instance_type,
 };
+pub use kaito_spec::{DType, Residual};
 pub use memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate, estimate_on_cpus};
 pub use plan::{Capacity, Enough, Load, LoadError, MIN_CONTEXT, OnCpus, Plan, Shortfall};
 pub use preset::{GIB, ImageAccess, Preset, PresetKind, Workload, WorkloadKind};
-pub use shape::{DType, Family, LongRope, Residual, Rope, Shape};
+pub use shape::{LongRope, Rope, Shape};
 pub use size::{gib, gib_needed};

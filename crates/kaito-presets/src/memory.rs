@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! weights          matrices of the layers in their precision, and embedding, head and norms in 16 bits at least
-//! keys and values  2 x layers x key-value heads x head width x element, for each token of each sequence, in whole pages
+//! KV cache         2 x layers x key-value heads x head width x element, for each token of each sequence, in whole pages
 //! activations      the vectors of one step's tokens that are alive at once, and the logits of each sequence, twice in f32
 //! runtime          640 MiB: the CUDA context, the libraries' workspaces, what the allocator cannot use
 //! ```
@@ -12,11 +12,12 @@
 
 use std::fmt;
 
+use kaito_spec::DType;
 use serde::Serialize;
 
-use crate::shape::{DType, Shape};
+use crate::shape::Shape;
 
-/// Tokens in a page of keys and values; a sequence has whole pages. vLLM's blocks are of this size too.
+/// Tokens in a page of the KV cache; a sequence has whole pages. vLLM's blocks are of this size too.
 pub const PAGE_TOKENS: u64 = 16;
 
 /// Most tokens that one step computes.
@@ -25,7 +26,7 @@ const STEP_TOKENS: u64 = 2048;
 /// Bytes that the runtime takes of each GPU, whatever the model.
 const RUNTIME: u64 = 640 << 20;
 
-/// Parameters that share a scale of 16 bits in a matrix of integers, as the kernels hold it. Published GPTQ and AWQ
+/// Parameters of a quantisation group: they share a scale of 16 bits, as the kernels hold it. Published GPTQ and AWQ
 /// checkpoints share one among 128, with a zero of the element's width: a little less.
 const QUANTISATION_GROUP: u64 = 64;
 
@@ -41,9 +42,9 @@ pub enum Precision {
     F16,
     /// 8-bit floats.
     Fp8,
-    /// 8-bit integers, with a scale for each group.
+    /// 8-bit integers, with a scale for each quantisation group.
     Int8,
-    /// 4-bit integers, with a scale for each group.
+    /// 4-bit integers, with a scale for each quantisation group.
     Int4,
 }
 
@@ -105,9 +106,9 @@ impl fmt::Display for Precision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "by", content = "gpus", rename_all = "lowercase")]
 pub enum Cut {
-    /// A slice of every matrix on each GPU: tensor parallel.
+    /// A slice of every matrix on each GPU: tensor parallelism, with so many ranks.
     Ranks(u32),
-    /// Whole layers on each GPU.
+    /// Whole layers on each GPU: pipeline parallelism.
     Layers(u32),
 }
 
@@ -125,9 +126,9 @@ impl Cut {
 pub struct Estimate {
     /// Its part of the weights.
     pub weights: u64,
-    /// Its part of the keys and values.
+    /// Its part of the KV cache: keys and values of all tokens.
     pub keys_and_values: u64,
-    /// What a step computes in between.
+    /// Activations of a step.
     pub activations: u64,
     /// What the runtime takes for itself.
     pub runtime: u64,
@@ -170,20 +171,21 @@ pub fn estimate_on_cpus(shape: &Shape, weights: Precision, context: u64, batch: 
 fn weights_bytes(shape: &Shape, precision: Precision, cut: Cut) -> u64 {
     let layers = shape.num_layers as u64;
     let plain = precision.unquantised();
-    let matrices = precision.matrix_bytes(shape.layer_matrix_parameters());
-    let layer_norms = plain.bytes(shape.layer_norm_parameters());
-    let final_norm = plain.bytes(shape.final_norm_parameters());
+    let (layer, hidden) = (shape.layer(), shape.hidden_size);
+    let matrices = precision.matrix_bytes(layer.matrix_parameters(hidden));
+    let vectors = plain.bytes(layer.vector_parameters(hidden));
+    let final_norm = plain.bytes(shape.norm().parameters(hidden));
     let embedding = plain.bytes(shape.embedding_parameters());
     let head = if shape.tied_embeddings { 0 } else { embedding };
     match cut {
-        // Every rank has all norms, for they are not cut.
+        // Every tensor-parallel rank has all norms, for they are not cut.
         Cut::Ranks(_) => {
             let cut_up = (layers * matrices + embedding + head).div_ceil(cut.gpus().into());
-            cut_up + layers * layer_norms + final_norm
+            cut_up + layers * vectors + final_norm
         }
-        Cut::Layers(_) if cut.gpus() == 1 => layers * (matrices + layer_norms) + final_norm + embedding + head,
+        Cut::Layers(_) if cut.gpus() == 1 => layers * (matrices + vectors) + final_norm + embedding + head,
         // The first has the embedding, the last the head: the fullest has one of them.
-        Cut::Layers(_) => layers.div_ceil(cut.gpus().into()) * (matrices + layer_norms) + final_norm + embedding,
+        Cut::Layers(_) => layers.div_ceil(cut.gpus().into()) * (matrices + vectors) + final_norm + embedding,
     }
 }
 
@@ -209,7 +211,7 @@ fn activation_bytes(shape: &Shape, weights: Precision, context: u64, batch: u64,
     // Queries and what attention gives for them, keys, values, and the MLP's inner vectors.
     let queries_and_outputs = 2 * shape.num_heads as u64 * head_dim;
     let keys_and_values = 2 * shape.num_kv_heads as u64 * head_dim;
-    let inner = shape.mlp_matrices() * shape.intermediate_size as u64;
+    let inner = (shape.family.mlp.matrices() * shape.intermediate_size) as u64;
     let token = whole + (queries_and_outputs + keys_and_values + inner).div_ceil(ranks);
     let tokens = context.saturating_mul(batch).min(STEP_TOKENS);
     let element = if weights == Precision::F32 { 4 } else { 2 };

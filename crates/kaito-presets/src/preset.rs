@@ -1,8 +1,12 @@
 use std::time::Duration;
 
+use kaito_spec::DType;
 use serde::{Serialize, Serializer};
 
-use crate::shape::{DType, Family, Shape};
+use crate::{
+    family::Dialect,
+    shape::{Shape, text},
+};
 
 /// Bytes of one gibibyte.
 pub const GIB: u64 = 1 << 30;
@@ -19,6 +23,7 @@ pub struct Preset {
     /// What the model was tuned for.
     pub kind: PresetKind,
     /// Element type in which the weights are published.
+    #[serde(serialize_with = "text")]
     pub dtype: DType,
     /// The published dimensions.
     pub shape: Shape,
@@ -27,14 +32,17 @@ pub struct Preset {
 }
 
 impl Preset {
-    /// Path of the HTTP route that the model's documentation names for it.
-    ///
-    /// Llama 2 speaks two dialects on two routes; every other model takes text generation on `/chat`.
-    pub fn endpoint(&self) -> &'static str {
-        match (self.shape.family, self.kind) {
-            (Family::Llama, PresetKind::Completion) => "/generate",
-            _ => "/chat",
+    /// In which form the model's documentation sends requests to it.
+    pub fn dialect(&self) -> Dialect {
+        match self.kind {
+            PresetKind::Completion => self.shape.family.completion_dialect,
+            PresetKind::Chat => self.shape.family.chat_dialect,
         }
+    }
+
+    /// Path of the HTTP route that the model's documentation names for it.
+    pub fn endpoint(&self) -> &'static str {
+        self.dialect().endpoint()
     }
 }
 
@@ -61,7 +69,7 @@ pub struct Workload {
     pub gpus: u32,
     /// GPU memory, all GPUs together.
     pub gpu_memory: u64,
-    /// GPU memory that every single GPU must have; `None` where layers may be spread unevenly.
+    /// GPU memory that every single GPU must have; `None` where layers may be divided unevenly.
     pub gpu_memory_each: Option<u64>,
     /// Tensor-parallel ranks: the number of shards in which Meta publishes the checkpoint, else 1.
     pub ranks: u32,
@@ -79,7 +87,7 @@ fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S
 pub enum WorkloadKind {
     /// One pod stands for all: no rank needs a stable name.
     Deployment,
-    /// Ranks address each other by pod name.
+    /// Tensor-parallel ranks address each other by pod name.
     StatefulSet,
 }
 

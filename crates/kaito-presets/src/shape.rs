@@ -1,100 +1,22 @@
 use std::fmt;
 
-use serde::Serialize;
+use kaito_spec::{AttentionSpec, DType, LayerSpec, MlpSpec, Norm, QkvOrder, Residual};
+use serde::{Serialize, Serializer};
 
-/// Element type of weights or of cached keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DType {
-    /// IEEE 754 binary32.
-    F32,
-    /// The upper half of a binary32.
-    Bf16,
-    /// IEEE 754 binary16.
-    F16,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub fn size(self) -> u64 {
-        match self {
-            DType::F32 => 4,
-            DType::Bf16 | DType::F16 => 2,
-        }
-    }
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            DType::F32 => "f32",
-            DType::Bf16 => "bf16",
-            DType::F16 => "f16",
-        })
-    }
-}
-
-/// Line of published models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    /// Llama 2.
-    Llama,
-    /// Falcon.
-    Falcon,
-    /// Mistral.
-    Mistral,
-    /// Phi-3.
-    Phi3,
-}
-
-impl Family {
-    /// `model_type` in a published `config.json`.
-    pub fn model_type(self) -> &'static str {
-        match self {
-            Family::Llama => "llama",
-            Family::Falcon => "falcon",
-            Family::Mistral => "mistral",
-            Family::Phi3 => "phi3",
-        }
-    }
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Family::Llama => "Llama 2",
-            Family::Falcon => "Falcon",
-            Family::Mistral => "Mistral",
-            Family::Phi3 => "Phi-3",
-        })
-    }
-}
-
-/// How a layer adds to the residual stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Residual {
-    /// Attention, then the MLP, each behind a norm of its own.
-    Sequential,
-    /// Attention and MLP side by side behind one norm: Falcon 7B.
-    ParallelSharedNorm,
-    /// Attention and MLP side by side, each behind a norm of its own: Falcon 40B.
-    Parallel,
-}
+use crate::Family;
 
 /// The dimensions of a published decoder-only transformer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Shape {
     /// Line of models it belongs to.
-    pub family: Family,
+    pub family: &'static Family,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Number of layers.
     pub num_layers: usize,
     /// Query heads.
     pub num_heads: usize,
-    /// Key and value heads.
+    /// Key and value heads: fewer than query heads in grouped-query attention, one in multi-query attention.
     pub num_kv_heads: usize,
     /// Width of one head.
     pub head_dim: usize,
@@ -104,14 +26,18 @@ pub struct Shape {
     pub vocab_size: usize,
     /// Longest sequence the model was made for, in tokens.
     pub max_position_embeddings: usize,
-    /// A query sees this many positions, its own included; `None`: all before it.
+    /// Sliding-window attention: a query sees this many positions, its own included; `None`: all before it.
     pub sliding_window: Option<usize>,
     /// Rotary position embedding.
     pub rope: Rope,
     /// Epsilon of the RMS norm or, for Falcon, of the layer norm.
     pub norm_eps: f64,
     /// How a layer adds to the residual stream.
+    #[serde(serialize_with = "text")]
     pub residual: Residual,
+    /// Order of the heads in the fused query-key-value projection.
+    #[serde(skip)]
+    pub qkv_order: QkvOrder,
     /// Whether the output head is the embedding. The published files hold a copy of it all the same.
     pub tied_embeddings: bool,
     /// Token that begins a sequence.
@@ -122,7 +48,12 @@ pub struct Shape {
     pub pad_token_id: Option<u32>,
 }
 
-/// Rotary position embedding.
+/// Serialises what has a name for people under that name.
+pub(crate) fn text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+/// Rotary position embedding (RoPE).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rope {
     /// Base of the geometric progression of wavelengths.
@@ -132,7 +63,7 @@ pub struct Rope {
     pub long: Option<LongRope>,
 }
 
-/// Phi-3's factors for long contexts, one for each pair of components of a head.
+/// LongRoPE: Phi-3's factors for long contexts, one for each pair of components of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LongRope {
     /// Length above which the long factors apply.
@@ -144,51 +75,33 @@ pub struct LongRope {
 }
 
 impl Shape {
+    /// What each of its layers is.
+    pub fn layer(&self) -> LayerSpec {
+        LayerSpec {
+            attention: AttentionSpec {
+                sliding_window: self.sliding_window,
+                qkv_order: self.qkv_order,
+                ..AttentionSpec::new(self.num_heads, self.num_kv_heads, self.head_dim)
+            },
+            mlp: MlpSpec { kind: self.family.mlp, width: self.intermediate_size, bias: false },
+            norm: self.norm(),
+            residual: self.residual,
+        }
+    }
+
+    /// Every norm of the model.
+    pub(crate) fn norm(&self) -> Norm {
+        let eps = self.norm_eps as f32;
+        if self.family.layer_norm { Norm::Layer { eps } } else { Norm::Rms { eps } }
+    }
+
     /// Parameters of the model; an output head that is the embedding counts once.
     pub fn parameters(&self) -> u64 {
+        let (layer, hidden) = (self.layer(), self.hidden_size);
         let embeddings = if self.tied_embeddings { 1 } else { 2 };
-        let layer = self.layer_matrix_parameters() + self.layer_norm_parameters();
-        embeddings * self.embedding_parameters() + self.num_layers as u64 * layer + self.final_norm_parameters()
-    }
-
-    /// Parameters of the matrices of one layer.
-    pub(crate) fn layer_matrix_parameters(&self) -> u64 {
-        let hidden = self.hidden_size as u64;
-        let heads = self.num_heads as u64;
-        let kv_heads = self.num_kv_heads as u64;
-        let head_dim = self.head_dim as u64;
-        let attention = hidden * (heads + 2 * kv_heads) * head_dim + heads * head_dim * hidden;
-        attention + self.mlp_matrices() * hidden * self.intermediate_size as u64
-    }
-
-    /// Parameters of the norms of one layer.
-    pub(crate) fn layer_norm_parameters(&self) -> u64 {
-        let norms = match self.residual {
-            Residual::ParallelSharedNorm => 1,
-            Residual::Sequential | Residual::Parallel => 2,
-        };
-        norms * self.final_norm_parameters()
-    }
-
-    /// Parameters of the norm before the output head.
-    pub(crate) fn final_norm_parameters(&self) -> u64 {
-        let vectors = match self.family {
-            // Weight and bias.
-            Family::Falcon => 2,
-            // Weight.
-            Family::Llama | Family::Mistral | Family::Phi3 => 1,
-        };
-        vectors * self.hidden_size as u64
-    }
-
-    /// Matrices of a layer's MLP, which is also how many of its inner vectors are alive at once.
-    pub(crate) fn mlp_matrices(&self) -> u64 {
-        match self.family {
-            // Up and down.
-            Family::Falcon => 2,
-            // Gate, up and down.
-            Family::Llama | Family::Mistral | Family::Phi3 => 3,
-        }
+        embeddings * self.embedding_parameters()
+            + self.num_layers as u64 * (layer.matrix_parameters(hidden) + layer.vector_parameters(hidden))
+            + self.norm().parameters(hidden)
     }
 
     /// Parameters in the published files, which hold an output head even where it is the embedding.
@@ -198,12 +111,12 @@ impl Shape {
 
     /// Bytes of all weights in memory.
     pub fn weights_bytes(&self, dtype: DType) -> u64 {
-        self.parameters() * dtype.size()
+        self.parameters() * dtype.size() as u64
     }
 
     /// Bytes of the keys and values of one token, all layers together.
     pub fn kv_cache_bytes_per_token(&self, dtype: DType) -> u64 {
-        2 * self.num_layers as u64 * self.num_kv_heads as u64 * self.head_dim as u64 * dtype.size()
+        2 * self.num_layers as u64 * self.num_kv_heads as u64 * self.head_dim as u64 * dtype.size() as u64
     }
 
     /// Parameters of the embedding, and of the output head.
@@ -247,7 +160,7 @@ mod tests {
         assert_eq!(falcon.weights_bytes(DType::Bf16), 13_843_441_408);
     }
 
-    /// Llama 2 7B in 16 bits keeps half a mebibyte a token; grouped queries divide that by queries per group.
+    /// Llama 2 7B in 16 bits keeps half a mebibyte a token; grouped-query attention divides that by the queries of a group.
     #[test]
     fn keys_and_values_of_one_token() {
         for (name, dtype, bytes) in [

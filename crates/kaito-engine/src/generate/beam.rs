@@ -4,7 +4,9 @@ use super::hypotheses::{Hypotheses, Hypothesis};
 use super::numeric::{self, Candidate};
 use super::params::{BeamParams, GenerationParams};
 use super::sampler::{self, Sampler};
-use super::{Advance, FinishReason, GenerateError, Scratch, SequenceOutput, TokenScore, processors};
+use super::{
+    Advance, Constraint, FinishReason, GenerateError, Scratch, SequenceOutput, TokenScore, constraint, processors,
+};
 
 /// The score that keeps all beams but a group's first out of the first step, when they are all the same.
 const NOT_YET: f32 = -1e9;
@@ -12,6 +14,7 @@ const NOT_YET: f32 = -1e9;
 #[derive(Debug, Clone)]
 struct Beam {
     tokens: Vec<u32>,
+    constraint: Option<Box<dyn Constraint>>,
     sum_log_probs: f32,
     trace: Option<usize>,
 }
@@ -59,7 +62,7 @@ pub struct BeamSearch {
     groups: Vec<Group>,
     sampler: Sampler,
     trace: Vec<TraceEntry>,
-    /// Before the first step all beams share one row.
+    /// Before the first step all beams are the prompt, and that is the only live sequence.
     started: bool,
     finished: bool,
 }
@@ -72,6 +75,7 @@ impl BeamSearch {
         let max_new_tokens = params.max_total_len.saturating_sub(prompt_len);
         let beam = |index: usize| Beam {
             tokens: prompt.clone(),
+            constraint: params.constraint.clone(),
             sum_log_probs: if index == 0 { 0.0 } else { NOT_YET },
             trace: None,
         };
@@ -102,16 +106,27 @@ impl BeamSearch {
         self.groups.iter().filter(|group| !group.done).flat_map(|group| &group.beams)
     }
 
-    pub fn rows(&self) -> usize {
+    pub fn live_sequences(&self) -> usize {
         match (self.finished, self.started) {
             (true, _) => 0,
             (false, false) => 1,
-            (false, true) => self.live_beams().count(),
+            (false, true) => self.groups.iter().filter(|group| !group.done).map(|group| group.beams.len()).sum(),
         }
     }
 
-    pub fn tokens(&self, row: usize) -> &[u32] {
-        self.live_beams().nth(row).filter(|_| row < self.rows()).map_or(&[], |beam| &beam.tokens)
+    pub fn tokens(&self, live: usize) -> &[u32] {
+        if live >= self.live_sequences() {
+            return &[];
+        }
+        // From group to group, not from beam to beam: a step asks for every beam.
+        let mut before = 0;
+        for group in self.groups.iter().filter(|group| !group.done) {
+            if let Some(beam) = group.beams.get(live - before) {
+                return &beam.tokens;
+            }
+            before += group.beams.len();
+        }
+        &[]
     }
 
     pub fn advance(&mut self, rows: &mut [&mut [f32]]) -> Result<Advance, GenerateError> {
@@ -137,7 +152,7 @@ impl BeamSearch {
                 let mut row = rows.first().map(|row| row.to_vec()).unwrap_or_default();
                 self.step(index, &mut [&mut row], &chosen)?
             };
-            let sources = self.extend(index, &step);
+            let sources = self.extend(index, &step)?;
             let Some(group) = self.groups.get(index) else { break };
             chosen.extend(group.beams.iter().filter_map(|beam| beam.tokens.last()));
             if !group.done {
@@ -157,18 +172,17 @@ impl BeamSearch {
     /// The candidates of a group, best first: enough that as many beams remain when all end tokens are taken away.
     /// `rows` are log-probabilities, one row a beam or a single one for all.
     fn step(&mut self, group: usize, rows: &mut [&mut [f32]], chosen: &[u32]) -> Result<Step, GenerateError> {
-        let Some(Group { beams, size, .. }) = self.groups.get(group) else {
+        let Some(Group { beams, size, .. }) = self.groups.get_mut(group) else {
             return Ok(Step { continuations: Vec::new(), tops: Vec::new() });
         };
         let position = beams.first().map_or(0, |beam| beam.tokens.len());
-        let count = (1 + self.params.end_tokens.len()).max(2) * size;
+        let count = (1 + self.params.end_tokens.len()).max(2) * *size;
         let mut warped: Vec<Vec<Candidate>> = Vec::new();
         let mut scratch = Scratch::default();
-        for (row, beam) in rows.iter_mut().zip(beams) {
-            self.params.processors.apply(row, &beam.tokens, self.prompt_len, chosen, &mut scratch);
-            if !processors::is_valid(row) {
-                return Err(GenerateError::InvalidScores { position });
-            }
+        for (row, beam) in rows.iter_mut().zip(beams.iter_mut()) {
+            let Beam { tokens, constraint, .. } = beam;
+            let constraint = constraint.as_deref_mut();
+            processors::process(&self.params, tokens, self.prompt_len, chosen, constraint, row, &mut scratch)?;
             if self.beams.sample {
                 self.params.warpers.apply(row, &mut scratch);
                 warped.push(scratch.candidates.clone());
@@ -231,9 +245,9 @@ impl BeamSearch {
     }
 
     /// Makes a group's next beams and hypotheses; returns the old beam of each new one.
-    fn extend(&mut self, index: usize, step: &Step) -> Vec<usize> {
+    fn extend(&mut self, index: usize, step: &Step) -> Result<Vec<usize>, GenerateError> {
         let mut sources = Vec::new();
-        let Some(group) = self.groups.get_mut(index) else { return sources };
+        let Some(group) = self.groups.get_mut(index) else { return Ok(sources) };
         let old = std::mem::take(&mut group.beams);
         let new_tokens = old.first().map_or(0, |beam| beam.tokens.len() + 1 - self.prompt_len);
         for (rank, continuation) in step.continuations.iter().enumerate() {
@@ -242,7 +256,10 @@ impl BeamSearch {
             }
             let Some(beam) = old.get(continuation.beam) else { continue };
             let is_end = self.params.end_tokens.contains(&continuation.token);
-            if is_end && rank >= group.size {
+            let mut constraint = beam.constraint.clone().filter(|_| !is_end);
+            let position = beam.tokens.len();
+            let nothing_follows = constraint::follow(constraint.as_deref_mut(), continuation.token, position)?;
+            if (is_end || nothing_follows) && rank >= group.size {
                 continue;
             }
             let trace = step.tops.get(continuation.beam).map(|top| {
@@ -252,24 +269,24 @@ impl BeamSearch {
             });
             let mut tokens = Vec::with_capacity(beam.tokens.len() + 1);
             tokens.extend_from_slice(&beam.tokens);
-            if is_end {
-                // The reference closes every hypothesis with the first end token, whichever was chosen.
-                tokens.extend(self.params.end_tokens.first());
+            // The reference closes every hypothesis with the first end token, whichever was chosen.
+            let last = self.params.end_tokens.first().copied().filter(|_| is_end).unwrap_or(continuation.token);
+            tokens.push(last);
+            if is_end || nothing_follows {
                 group.hypotheses.add(Hypothesis {
                     score: group.hypotheses.score(continuation.sum_log_probs, new_tokens),
                     tokens,
                     trace,
-                    finish_reason: FinishReason::EndToken,
+                    finish_reason: if is_end { FinishReason::EndToken } else { FinishReason::Stop },
                 });
             } else {
-                tokens.push(continuation.token);
-                group.beams.push(Beam { tokens, sum_log_probs: continuation.sum_log_probs, trace });
+                group.beams.push(Beam { tokens, constraint, sum_log_probs: continuation.sum_log_probs, trace });
                 sources.push(continuation.beam);
             }
         }
         let best = step.continuations.first().map_or(f32::NEG_INFINITY, |best| best.sum_log_probs);
         group.done = group.beams.is_empty() || group.hypotheses.is_done(best, new_tokens);
-        sources
+        Ok(sources)
     }
 
     /// Lets the beams that are still open compete with the hypotheses.

@@ -3,11 +3,15 @@
 use super::numeric;
 use super::params::{GenerationParams, Strategy};
 use super::sampler::{self, Sampler};
-use super::{Advance, Chosen, FinishReason, GenerateError, Scratch, SequenceOutput, Stopped, TokenScore, processors};
+use super::{
+    Advance, Chosen, Constraint, FinishReason, GenerateError, Scratch, SequenceOutput, Stopped, TokenScore, constraint,
+    processors,
+};
 
 #[derive(Debug, Clone)]
 struct Sequence {
     tokens: Vec<u32>,
+    constraint: Option<Box<dyn Constraint>>,
     sampler: Sampler,
     scores: Vec<TokenScore>,
     finished: Option<FinishReason>,
@@ -29,9 +33,9 @@ pub struct Independent {
     sequences: Vec<Sequence>,
     /// Those that were stopped before they began.
     skipped: Vec<usize>,
-    /// The unfinished sequences of this wave; row `i` is `live[i]`'s once started.
+    /// The unfinished sequences of this wave: once started, the live sequence `i` is `live[i]`.
     live: Vec<usize>,
-    /// Before its first step all sequences of a wave share one row.
+    /// Before its first step all sequences of a wave are the prompt, and that is the only live one.
     started: bool,
     /// Whether room is made for all that sequences can become.
     reserved: bool,
@@ -78,19 +82,20 @@ impl Independent {
             let mut tokens = Vec::with_capacity(room.max(self.prompt.len()));
             tokens.extend_from_slice(&self.prompt);
             let sampler = Sampler::new(self.seed, index as u64);
-            self.sequences.push(Sequence { tokens, sampler, scores: Vec::new(), finished });
+            let constraint = self.params.constraint.clone();
+            self.sequences.push(Sequence { tokens, constraint, sampler, scores: Vec::new(), finished });
             if finished.is_none() {
                 self.live.push(index);
             }
         }
     }
 
-    pub fn rows(&self) -> usize {
+    pub fn live_sequences(&self) -> usize {
         if self.started { self.live.len() } else { self.live.len().min(1) }
     }
 
-    pub fn tokens(&self, row: usize) -> &[u32] {
-        self.live.get(row).and_then(|&sequence| self.sequences.get(sequence)).map_or(&[], |sequence| &sequence.tokens)
+    pub fn tokens(&self, live: usize) -> &[u32] {
+        self.live.get(live).and_then(|&sequence| self.sequences.get(sequence)).map_or(&[], |sequence| &sequence.tokens)
     }
 
     pub fn reserve(&mut self) {
@@ -113,10 +118,11 @@ impl Independent {
             for (nth, &index) in sequences.iter().enumerate() {
                 let Some(sequence) = self.sequences.get_mut(index) else { continue };
                 if nth == 0 {
-                    choices(&self.params, self.sample, self.prompt.len(), &sequence.tokens, scores, &mut self.scratch)?;
+                    choices(&self.params, self.sample, self.prompt.len(), sequence, scores, &mut self.scratch)?;
                 }
                 let candidates = &self.scratch.candidates;
-                let nothing = || GenerateError::NothingAllowed { position: sequence.tokens.len() };
+                let position = sequence.tokens.len();
+                let nothing = || GenerateError::NothingAllowed { position };
                 let chosen = match (self.sample, candidates.first()) {
                     (true, _) => sequence.sampler.draw(candidates).ok_or_else(nothing)?,
                     (false, best) => *best.ok_or_else(nothing)?,
@@ -132,6 +138,8 @@ impl Independent {
                 sequence.scores.extend(score.clone());
                 sequence.finished = if self.params.end_tokens.contains(&chosen.token) {
                     Some(FinishReason::EndToken)
+                } else if constraint::follow(sequence.constraint.as_deref_mut(), chosen.token, position)? {
+                    Some(FinishReason::Stop)
                 } else if sequence.tokens.len() >= self.params.max_total_len {
                     Some(FinishReason::Length)
                 } else {
@@ -154,29 +162,38 @@ impl Independent {
         Ok(())
     }
 
+    /// How many tokens of a draft behind the first live sequence its constraint lets follow.
+    pub fn allowed(&mut self, draft: &[u32]) -> usize {
+        let first = self.live.first().and_then(|&index| self.sequences.get_mut(index));
+        match first.and_then(|sequence| sequence.constraint.as_deref_mut()) {
+            Some(constraint) => constraint::allowed(constraint, &self.params.end_tokens, draft),
+            None => draft.len(),
+        }
+    }
+
     pub fn stop(&mut self, index: usize) -> Stopped {
         match self.sequences.get_mut(index) {
             Some(sequence) => sequence.finished.get_or_insert(FinishReason::Stop),
-            None if self.skipped.contains(&index) || index >= self.count => return Stopped::NoRow,
+            None if self.skipped.contains(&index) || index >= self.count => return Stopped::None,
             None => {
                 self.skipped.push(index);
-                return Stopped::NoRow;
+                return Stopped::None;
             }
         };
-        let Some(row) = self.live.iter().position(|&live| live == index) else { return Stopped::NoRow };
-        self.live.remove(row);
+        let Some(at) = self.live.iter().position(|&live| live == index) else { return Stopped::None };
+        self.live.remove(at);
         let started = self.started;
         if self.live.is_empty() {
             self.begin_wave();
             if !self.live.is_empty() {
-                // A wave that has not started left its row as the next one needs it.
-                return if started { Stopped::AllRows } else { Stopped::NoRow };
+                // A wave that has not started left the prompt as the next one needs it.
+                return if started { Stopped::All } else { Stopped::None };
             }
         }
         match (started, self.live.is_empty()) {
-            (true, _) => Stopped::Row(row),
-            (false, true) => Stopped::Row(0),
-            (false, false) => Stopped::NoRow,
+            (true, _) => Stopped::Live(at),
+            (false, true) => Stopped::Live(0),
+            (false, false) => Stopped::None,
         }
     }
 
@@ -191,20 +208,17 @@ impl Independent {
     }
 }
 
-/// Leaves in `scratch` what the next token is chosen from: the tokens that can be drawn, or the likeliest alone.
+/// Leaves in `scratch` what the next token of a sequence is chosen from: the tokens that can be drawn, or the likeliest alone.
 fn choices(
     params: &GenerationParams,
     sample: bool,
     prompt_len: usize,
-    tokens: &[u32],
+    sequence: &mut Sequence,
     scores: &mut [f32],
     scratch: &mut Scratch,
 ) -> Result<(), GenerateError> {
-    let position = tokens.len();
-    params.processors.apply(scores, tokens, prompt_len, &[], scratch);
-    if !processors::is_valid(scores) {
-        return Err(GenerateError::InvalidScores { position });
-    }
+    let Sequence { tokens, constraint, .. } = sequence;
+    processors::process(params, tokens, prompt_len, &[], constraint.as_deref_mut(), scores, scratch)?;
     if sample {
         params.warpers.apply(scores, scratch);
     } else {
@@ -213,7 +227,7 @@ fn choices(
         scratch.candidates.extend(best.filter(|best| best.score > f32::NEG_INFINITY));
     }
     if scratch.candidates.is_empty() {
-        return Err(GenerateError::NothingAllowed { position });
+        return Err(GenerateError::NothingAllowed { position: tokens.len() });
     }
     Ok(())
 }

@@ -1,8 +1,14 @@
-//! Generation as a state machine: scores go in, chosen tokens come out. No model, no I/O.
+//! Generation as a state machine: scores (logits) go in, chosen tokens come out. No model, no I/O.
+//!
+//! A sequence's scores pass through the request's logits processors, then its constraint, then for sampling the warpers,
+//! before a token is chosen: the likeliest one, one drawn at random, or those of a beam search.
 //!
 //! The semantics are those of transformers 4.46.3 (`GenerationMixin.generate`) and of Meta's Llama 2 code.
 
 mod beam;
+mod constraint;
+#[cfg(test)]
+pub(crate) mod example_constraints;
 mod hypotheses;
 mod independent;
 mod numeric;
@@ -15,6 +21,7 @@ mod tests;
 mod warpers;
 
 use beam::BeamSearch;
+pub use constraint::{Constraint, TokenMask};
 use independent::Independent;
 pub use options::{
     EarlyStopping, GenerateOptions, MAX_BAD_WORD_IDS, MAX_BEAMS, MAX_END_TOKENS, MAX_SEQUENCES, PARAMETER_NAMES,
@@ -39,16 +46,22 @@ pub enum GenerateError {
         /// Index of the token that was to be chosen.
         position: usize,
     },
-    /// The parameters rule out every token.
+    /// The parameters, or the constraint, rule out every token.
     #[error("the parameters of the request rule out every token at position {position}")]
     NothingAllowed {
         /// Index of the token that was to be chosen.
         position: usize,
     },
-    /// The caller passed another number of rows than there are.
+    /// The request's constraint does not let a token follow that its own mask allowed.
+    #[error("the constraint of the request refused the token at position {position}, which it had allowed")]
+    ConstraintBroken {
+        /// Index of the token.
+        position: usize,
+    },
+    /// The caller passed another number of rows of scores than there are live sequences.
     #[error("{got} rows of scores were passed for {expected} live sequences")]
     WrongRows {
-        /// Live rows.
+        /// Live sequences.
         expected: usize,
         /// Rows passed.
         got: usize,
@@ -77,7 +90,7 @@ pub enum FinishReason {
     EndToken,
     /// The longest allowed length is reached.
     Length,
-    /// It was stopped from outside.
+    /// It was stopped from outside, or its constraint lets nothing follow.
     Stop,
 }
 
@@ -102,32 +115,34 @@ pub struct Scratch {
     seen: Vec<u64>,
     /// For each beginning of an n-gram, the length of its longest proper end that is a beginning, too.
     borders: Vec<usize>,
+    /// What a constraint allows; empty where there is none.
+    mask: TokenMask,
 }
 
 /// What a step did.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Advance {
-    /// For each row that is live now, the index of the row it extends; its new token is the last of
-    /// [`Generation::tokens`].
+    /// For each sequence that is live now, the place among the live ones before of the sequence that it extends; its new
+    /// token is the last of [`Generation::tokens`].
     pub parents: Vec<usize>,
     /// The tokens chosen, end tokens included, in the order of the sequences. Empty for beams, whose tokens are not
     /// settled before the end.
     pub chosen: Vec<Chosen>,
-    /// Whether all rows are gone and the generation is back at its prompt, for sequences that have not run yet.
+    /// Whether no live sequence is left and the generation is back at its prompt, for sequences that have not run yet.
     pub restarted: bool,
     /// Whether this was the last step.
     pub finished: bool,
 }
 
-/// What becomes of the rows when a sequence is stopped.
+/// What becomes of the live sequences when one of the request's is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
     /// They stay as they are.
-    NoRow,
-    /// This one is gone, and later ones move up.
-    Row(usize),
+    None,
+    /// The one at this place among them is gone, and later ones move up.
+    Live(usize),
     /// All are gone, and the generation is back at its prompt, for sequences that have not run yet.
-    AllRows,
+    All,
 }
 
 /// A finished sequence.
@@ -147,7 +162,7 @@ pub struct SequenceOutput {
 #[derive(Debug, Clone)]
 pub struct Generation {
     search: Search,
-    max_rows: usize,
+    max_sequences: usize,
     max_total_len: usize,
 }
 
@@ -163,42 +178,42 @@ impl Generation {
         Self::within(prompt, params, usize::MAX)
     }
 
-    /// The same in at most `rows` rows at a time: sequences beyond those wait for their turn. Beams need all their rows.
-    pub fn within(prompt: Vec<u32>, params: GenerationParams, rows: usize) -> Self {
+    /// The same with at most `sequences` live sequences: those beyond that wait for their turn. Beams need all of theirs.
+    pub fn within(prompt: Vec<u32>, params: GenerationParams, sequences: usize) -> Self {
         let max_total_len = params.max_total_len.max(prompt.len());
         match params.strategy {
             Strategy::Greedy | Strategy::Sample { .. } => {
-                let max_rows = params.max_rows().min(rows.max(1));
-                let search = Independent::new(prompt, params, max_rows);
-                Self { search: Search::Independent(Box::new(search)), max_rows, max_total_len }
+                let max_sequences = params.max_sequences().min(sequences.max(1));
+                let search = Independent::new(prompt, params, max_sequences);
+                Self { search: Search::Independent(Box::new(search)), max_sequences, max_total_len }
             }
             Strategy::Beams(beams) => {
                 let search = Box::new(BeamSearch::new(prompt, params, beams));
-                Self { search: Search::Beams(search), max_rows: beams.num_beams, max_total_len }
+                Self { search: Search::Beams(search), max_sequences: beams.num_beams, max_total_len }
             }
         }
     }
 
-    /// Live rows: sequences whose next scores are needed. At first a single one, the prompt, however many sequences
-    /// or beams will come of it.
-    pub fn rows(&self) -> usize {
+    /// Live sequences: those whose next scores are needed. At first a single one, the prompt, however many samples or beams
+    /// will come of it.
+    pub fn live_sequences(&self) -> usize {
         match &self.search {
-            Search::Independent(search) => search.rows(),
-            Search::Beams(search) => search.rows(),
+            Search::Independent(search) => search.live_sequences(),
+            Search::Beams(search) => search.live_sequences(),
         }
     }
 
-    /// All tokens of a live row, prompt included; none for a row that does not exist.
-    pub fn tokens(&self, row: usize) -> &[u32] {
+    /// All tokens of the sequence at a place among the live ones, prompt included; none where there is no such place.
+    pub fn tokens(&self, live: usize) -> &[u32] {
         match &self.search {
-            Search::Independent(search) => search.tokens(row),
-            Search::Beams(search) => search.tokens(row),
+            Search::Independent(search) => search.tokens(live),
+            Search::Beams(search) => search.tokens(live),
         }
     }
 
-    /// Most rows that can be live at once.
-    pub fn max_rows(&self) -> usize {
-        self.max_rows
+    /// Most sequences that can be live at once.
+    pub fn max_sequences(&self) -> usize {
+        self.max_sequences
     }
 
     /// Longest that a sequence can become, prompt included.
@@ -208,7 +223,7 @@ impl Generation {
 
     /// Whether there is nothing left to do.
     pub fn is_finished(&self) -> bool {
-        self.rows() == 0
+        self.live_sequences() == 0
     }
 
     /// Makes room for the longest that the sequences can become, so that they grow without asking for memory. Beams are
@@ -219,14 +234,14 @@ impl Generation {
         }
     }
 
-    /// Chooses the next token of every row. `scores` holds one slice of vocabulary size for each live row: the model's
-    /// raw scores (logits) for what follows the row's last token. They may be overwritten. The chosen tokens are added to
-    /// those in `advance`; the rest of it is replaced.
+    /// Chooses the next token of every live sequence. `scores` holds a row of vocabulary size for each: the model's raw
+    /// scores (logits) for what follows its last token. They may be overwritten. The chosen tokens are added to those in
+    /// `advance`; the rest of it is replaced.
     ///
     /// # Errors
     /// Scores that can't be chosen from. The generation is of no further use then.
     pub fn advance(&mut self, scores: &mut [&mut [f32]], advance: &mut Advance) -> Result<(), GenerateError> {
-        let (expected, got) = (self.rows(), scores.len());
+        let (expected, got) = (self.live_sequences(), scores.len());
         if expected != got {
             return Err(GenerateError::WrongRows { expected, got });
         }
@@ -236,11 +251,21 @@ impl Generation {
         }
     }
 
-    /// Ends one sequence where it is, for a stop string say. Beams can't be stopped.
+    /// How many tokens of a draft, from its first one on, the constraint of the only live sequence lets follow: all where
+    /// there is no constraint.
+    pub fn allowed(&mut self, draft: &[u32]) -> usize {
+        match &mut self.search {
+            Search::Independent(search) => search.allowed(draft),
+            // Nothing is proposed for beams, which change places at every token.
+            Search::Beams(_) => 0,
+        }
+    }
+
+    /// Ends one sequence of the request where it is, for a stop string say. Beams can't be stopped.
     pub fn stop_sequence(&mut self, sequence: usize) -> Stopped {
         match &mut self.search {
             Search::Independent(search) => search.stop(sequence),
-            Search::Beams(_) => Stopped::NoRow,
+            Search::Beams(_) => Stopped::None,
         }
     }
 

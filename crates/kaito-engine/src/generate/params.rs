@@ -1,5 +1,6 @@
 //! What a request's options come to for one prompt and one model, or why they can't be.
 
+use super::Constraint;
 use super::options::{EarlyStopping, GenerateOptions, ParameterError};
 use super::processors::{ForcedEos, Processors};
 use super::warpers::{Warper, Warpers};
@@ -16,7 +17,7 @@ pub struct ResolveContext<'a> {
     pub prompt_len: usize,
     /// Tokens of the prefix alone, by which `max_length` and `min_length` grow.
     pub prefix_len: usize,
-    /// Rows of the model's output head.
+    /// Tokens that the model's output head scores.
     pub vocab_size: usize,
     /// Longest sequence that the model can hold.
     pub max_seq_len: usize,
@@ -60,7 +61,7 @@ pub struct BeamParams {
 }
 
 /// Everything that decides a generation, checked and complete.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct GenerationParams {
     /// How tokens are chosen.
     pub strategy: Strategy,
@@ -76,6 +77,8 @@ pub struct GenerationParams {
     pub seed: Option<u64>,
     /// Whether to note the log-probabilities of chosen tokens.
     pub output_scores: bool,
+    /// What the sequences may be, as it is before their first token; each goes on with a fork of its own.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 impl GenerationParams {
@@ -120,6 +123,7 @@ impl GenerationParams {
             max_total_len: max_total_len.min(context.max_seq_len),
             seed: options.seed,
             output_scores: options.output_scores.unwrap_or(false),
+            constraint: None,
         })
     }
 
@@ -138,11 +142,12 @@ impl GenerationParams {
             max_total_len,
             seed,
             output_scores: false,
+            constraint: None,
         }
     }
 
     /// Most sequences that run at the same time.
-    pub fn max_rows(&self) -> usize {
+    pub fn max_sequences(&self) -> usize {
         match self.strategy {
             Strategy::Greedy => 1,
             Strategy::Sample { sequences } => sequences,
@@ -197,17 +202,17 @@ fn check_strategy(options: &GenerateOptions, do_sample: bool, num_beams: usize) 
 
 /// Bounds what all sequences or beams together take.
 fn check_size(options: &GenerateOptions, num_beams: usize, prompt: usize, total: usize) -> Result<(), ParameterError> {
-    let (name, rows) = match num_beams {
+    let (name, count) = match num_beams {
         1 => ("num_return_sequences", options.num_return_sequences.unwrap_or(1)),
         beams => ("num_beams", beams),
     };
-    if rows > 1 && rows.saturating_mul(total) > MAX_ANSWER_TOKENS {
+    if count > 1 && count.saturating_mul(total) > MAX_ANSWER_TOKENS {
         return Err(ParameterError::Conflict(format!(
-            "`{name}` is {rows}: with up to {total} tokens in each of them, it must be at most {}",
+            "`{name}` is {count}: with up to {total} tokens in each of them, it must be at most {}",
             (MAX_ANSWER_TOKENS / total.max(1)).max(1)
         )));
     }
-    let scored = rows.saturating_mul(total.saturating_sub(prompt));
+    let scored = count.saturating_mul(total.saturating_sub(prompt));
     if options.output_scores == Some(true) && scored > MAX_SCORED_TOKENS {
         return Err(ParameterError::Conflict(format!(
             "`output_scores` is true: with it, the request may ask for at most {MAX_SCORED_TOKENS} new tokens, but it asks \

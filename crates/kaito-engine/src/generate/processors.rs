@@ -1,6 +1,7 @@
-//! Logits processors: what a request's parameters do to the scores before a token is chosen, in transformers' order.
+//! Logits processors: what a request's parameters do to the scores before a token is chosen, in transformers' order, and its
+//! constraint behind them.
 
-use super::Scratch;
+use super::{Constraint, GenerateError, GenerationParams, Scratch, constraint::constrain};
 
 /// N-grams longer than that are looked for in a way that takes no longer for longer ones.
 const LONG_NGRAM: usize = 8;
@@ -190,8 +191,32 @@ fn remove_invalid(scores: &mut [f32]) {
     }
 }
 
+/// Makes of a model's scores what the next token of a sequence is chosen by, warpers aside: the sequence is `tokens` so far,
+/// of which the first `prompt_len` are the prompt. `chosen_by_earlier_groups` is as for [`Processors::apply`].
+///
+/// # Errors
+/// Scores that can't be chosen from.
+pub fn process(
+    params: &GenerationParams,
+    tokens: &[u32],
+    prompt_len: usize,
+    chosen_by_earlier_groups: &[u32],
+    constraint: Option<&mut (dyn Constraint + 'static)>,
+    scores: &mut [f32],
+    scratch: &mut Scratch,
+) -> Result<(), GenerateError> {
+    params.processors.apply(scores, tokens, prompt_len, chosen_by_earlier_groups, scratch);
+    if !is_valid(scores) {
+        return Err(GenerateError::InvalidScores { position: tokens.len() });
+    }
+    if let Some(constraint) = constraint {
+        constrain(constraint, &params.end_tokens, scores, &mut scratch.mask);
+    }
+    Ok(())
+}
+
 /// Whether a row can be chosen from: nothing in it that is not a number, and no positive infinity.
-pub fn is_valid(scores: &[f32]) -> bool {
+fn is_valid(scores: &[f32]) -> bool {
     // To the end in any case, which is faster than a branch at each score.
     scores.iter().fold(true, |valid, &score| valid & (score < f32::INFINITY))
 }

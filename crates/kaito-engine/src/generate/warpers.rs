@@ -109,7 +109,7 @@ fn typical(candidates: &mut Vec<Candidate>, at_least: usize, mass: f64) {
 }
 
 /// Sorts from the front for as long as `accept` says so, and returns how many it accepted. Most calls accept a few of
-/// very many, so the order is made in growing pieces.
+/// very many, so growing pieces are sorted one after another.
 fn take_sorted(
     candidates: &mut [Candidate],
     order: impl Fn(&Candidate, &Candidate) -> Ordering,

@@ -1,7 +1,8 @@
 //! Quantisation of a model's weights while it loads, once: the result is kept in a file, which the next start maps.
 //!
-//! The matrices of the layers get the precision that is asked for. The output head gets 8 bits: it is a few percent of
-//! a model, and its errors go into the logits as they are. Embeddings, norms and biases stay: a step reads little of them.
+//! The matrices of the layers get the precision that is asked for, with a scale for each quantisation group of 64 weights. The
+//! output head gets 8 bits: it is a few percent of a model, and its errors go into the logits as they are. Embeddings, norms and
+//! biases stay: a step reads little of them.
 
 mod cache_file;
 mod key;
@@ -14,6 +15,7 @@ use self::cache_file::{CacheFile, Layout};
 use crate::Error;
 use kaito_model::{
     checkpoint::{SharedBytes, Tensor},
+    config::LinearKind,
     weights::{Linear, LinearPart, ModelWeights, QuantizedTensor, Weight},
 };
 
@@ -49,33 +51,31 @@ impl Quantize<'_> {
     pub(crate) fn apply(&self, weights: &mut ModelWeights) -> Result<(), Error> {
         let matrices = self.plan(weights)?;
         let tensors = self.find_or_make(&matrices);
-        for (part, tensor) in parts_mut(weights).zip(tensors) {
+        for (part, tensor) in parts_mut(self.quantization, weights).zip(tensors) {
             part.weight = Weight::Quantized(tensor);
         }
         Ok(())
     }
 
     /// Bytes of `weights` when they are quantised.
-    pub(crate) fn bytes(quantization: Quantization, weights: &mut ModelWeights) -> u64 {
-        let layers = weights.layers.len();
-        let count = |(i, linear): (usize, &mut Linear)| -> u64 {
-            let quantization = of_linear(quantization, i, layers);
+    pub(crate) fn bytes(quantization: Quantization, weights: &ModelWeights) -> u64 {
+        let count = |(kind, linear): (LinearKind, &Linear)| -> u64 {
+            let Some(quantization) = of_linear(quantization, kind) else { return 0 };
             let parts = linear.parts.iter().filter_map(|part| match &part.weight {
                 Weight::Plain(tensor) => dims(tensor).and_then(|(rows, cols)| quantization.bytes(rows, cols)),
                 Weight::Quantized(tensor) => quantization.bytes(tensor.rows(), tensor.cols()),
             });
             parts.map(|bytes| bytes as u64).sum()
         };
-        linears_mut(weights).enumerate().map(count).sum()
+        weights.linears().map(count).sum()
     }
 
-    fn plan(&self, weights: &mut ModelWeights) -> Result<Vec<Matrix>, Error> {
-        let layers = weights.layers.len();
+    fn plan(&self, weights: &ModelWeights) -> Result<Vec<Matrix>, Error> {
         let mut matrices = Vec::new();
-        for (i, linear) in linears_mut(weights).enumerate() {
+        for (kind, linear) in weights.linears() {
+            let Some(quantization) = of_linear(self.quantization, kind) else { continue };
             for part in &linear.parts {
                 let Weight::Plain(source) = &part.weight else { continue };
-                let quantization = of_linear(self.quantization, i, layers);
                 let (rows, cols, bytes) = dims(source)
                     .and_then(|(rows, cols)| Some((rows, cols, quantization.bytes(rows, cols)?)))
                     .ok_or_else(|| Error::Load(format!("{source:?} is no matrix, so it can't be quantised")))?;
@@ -161,22 +161,20 @@ fn dims(tensor: &Tensor) -> Option<(usize, usize)> {
     }
 }
 
-/// What is quantised: the layers' linear maps, four in each, and the head at the end.
-fn linears_mut(weights: &mut ModelWeights) -> impl Iterator<Item = &mut Linear> {
-    let layers = weights
-        .layers
-        .iter_mut()
-        .flat_map(|layer| [&mut layer.qkv, &mut layer.attention_output, &mut layer.mlp_in, &mut layer.mlp_out]);
-    layers.chain([&mut weights.head])
+/// How a linear map is quantised where `quantization` is asked for; `None` where it is not.
+fn of_linear(quantization: Quantization, kind: LinearKind) -> Option<Quantization> {
+    match kind {
+        LinearKind::Embedding => None,
+        LinearKind::Qkv | LinearKind::AttentionOutput | LinearKind::MlpIn | LinearKind::MlpOut => Some(quantization),
+        LinearKind::Head => Some(Quantization::Int8),
+    }
 }
 
-fn of_linear(quantization: Quantization, i: usize, layers: usize) -> Quantization {
-    if i < 4 * layers { quantization } else { Quantization::Int8 }
-}
-
-/// The parts of [`linears_mut`] that are not quantised yet.
-fn parts_mut(weights: &mut ModelWeights) -> impl Iterator<Item = &mut LinearPart> {
-    linears_mut(weights).flat_map(|linear| &mut linear.parts).filter(|part| matches!(part.weight, Weight::Plain(_)))
+/// The matrices that are quantised where `quantization` is asked for and are not quantised yet, in the order of
+/// [`ModelWeights::linears`].
+fn parts_mut(quantization: Quantization, weights: &mut ModelWeights) -> impl Iterator<Item = &mut LinearPart> {
+    let linears = weights.linears_mut().filter(move |(kind, _)| of_linear(quantization, *kind).is_some());
+    linears.flat_map(|(_, linear)| &mut linear.parts).filter(|part| matches!(part.weight, Weight::Plain(_)))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ impl Faults {
     /// Panics where `id` is to panic in `phase`.
     #[cfg(any(test, feature = "testing"))]
     #[allow(clippy::panic, reason = "that is what it is for")]
-    pub(super) fn strike(&self, phase: Phase, id: RequestId) {
+    pub(crate) fn strike(&self, phase: Phase, id: RequestId) {
         let struck = {
             let mut armed = self.armed();
             let found = armed.iter().position(|&fault| fault == (phase, id));
@@ -43,5 +43,5 @@ impl Faults {
 
     #[cfg(not(any(test, feature = "testing")))]
     #[allow(clippy::unused_self, reason = "the same with and without the feature")]
-    pub(super) fn strike(&self, _: Phase, _: RequestId) {}
+    pub(crate) fn strike(&self, _: Phase, _: RequestId) {}
 }

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use kaito_kernels::{DType, KvDType};
 
-use super::{DeviceFaults, FakeEngine, PAGE_SIZE, VOCAB, config};
+use super::{DeviceFaults, FakeEngine, PAGE_SIZE, VOCAB};
 use crate::{Error, LanguageModel, ModelInfo, Tokenizer, engine::Engine, scheduler::Faults};
+
+/// Tokens of the longest sequence, where there are pages for it.
+const LONGEST: usize = 1024;
 
 /// A running [`LanguageModel`] whose tokens are computed from those before them and from no weights, with faults on demand.
 /// Its queue takes 100 requests.
@@ -28,9 +31,8 @@ impl NullModel {
     pub fn start(directory: &Path, pages: u32, sequences: usize) -> Result<Self, Error> {
         let FakeEngine { engine, requests, device } = FakeEngine::start(pages, sequences, 0)?;
         let tokenizer = Tokenizer::open(directory)?;
-        let config = config();
         let info = ModelInfo {
-            family: config.family,
+            family: "fake",
             directory: directory.to_owned(),
             parameters: 0,
             weights_bytes: 0,
@@ -38,13 +40,14 @@ impl NullModel {
             quantization: None,
             kv_dtype: KvDType::F32,
             vocab_size: VOCAB,
-            hidden_size: config.hidden_size,
-            num_layers: config.num_layers,
+            hidden_size: 1,
+            num_layers: 1,
             step_bytes: 0,
             kv_bytes_per_token: size_of::<f32>() as u64,
             attention_window: None,
+            dialog_format: None,
             threads: 1,
-            max_seq_len: config.max_position_embeddings.min(pages as usize * PAGE_SIZE),
+            max_seq_len: LONGEST.min(pages as usize * PAGE_SIZE),
             max_batch_size: sequences,
             chat_template: tokenizer.has_chat_template(),
         };

@@ -84,7 +84,7 @@ pub enum CheckpointError {
         /// Name of the embedding.
         embedding: String,
     },
-    /// A gap in the numbering of Meta's model-parallel shards.
+    /// A gap in the numbering of Meta's tensor-parallel shards.
     #[error("{dir} holds {found} consolidated.NN.pth files, but not {missing}")]
     MissingRank {
         /// The model directory.

@@ -33,7 +33,7 @@ use tensor_set::{Reader, WeightFile};
 pub enum Checkpoint {
     /// Hugging Face's layout: every tensor whole, in one or more files.
     HuggingFace(TensorSet),
-    /// Meta's layout: `consolidated.NN.pth`, one file for each model-parallel rank, each with its slice of every
+    /// Meta's layout: `consolidated.NN.pth`, one file for each tensor-parallel rank, each with its slice of every
     /// tensor.
     Meta(Vec<TensorSet>),
 }

@@ -50,7 +50,7 @@ impl WeightFile {
 pub struct TensorSet {
     /// The file that stands for all of them in messages: the only one, or the index.
     path: PathBuf,
-    /// All files that were opened, also those of whose tensors none counts.
+    /// All files that were opened, also those none of whose tensors is used.
     files: BTreeSet<Arc<Path>>,
     tensors: HashMap<String, Located>,
     /// Tensors that the index lists and no file holds, with the file where it places them.
@@ -82,9 +82,9 @@ impl TensorSet {
         Self::of_files(file.path.clone(), vec![(String::new(), file)], BTreeMap::new())
     }
 
-    /// Puts the tensors of `files`, which come with the names by which the index at `path` knows them, under one roof.
-    /// `weight_map` is the index: a tensor's name and the name of its file. It decides which of several tensors of one name
-    /// counts. One that lies in another file than it says is found there, as the reference finds it.
+    /// Merges the tensors of `files`, each given with its name in the index at `path`. `weight_map` is the index: from a
+    /// tensor's name to the name of its file. It decides which of several tensors of one name counts. A tensor that lies in
+    /// another file than the index says is found there, as the reference finds it.
     pub(crate) fn of_files(
         path: PathBuf,
         files: Vec<(String, WeightFile)>,
@@ -204,15 +204,15 @@ impl TensorSet {
     }
 }
 
-/// Copies a tensor with arbitrary `strides` (in elements) out of `span` in row-major order.
-fn gather(name: &str, dtype: DType, shape: &[usize], strides: &[usize], span: &[u8]) -> Option<Tensor> {
+/// Copies a tensor with arbitrary `strides` (in elements) out of `stored`, its first to its last byte, into row-major order.
+fn gather(name: &str, dtype: DType, shape: &[usize], strides: &[usize], stored: &[u8]) -> Option<Tensor> {
     let size = dtype.size();
     let total = byte_len(shape, size)?;
     let mut bytes = Vec::with_capacity(total);
     let mut position = vec![0; shape.len()];
     while bytes.len() < total {
         let element: usize = position.iter().zip(strides).map(|(index, stride)| index * stride).sum();
-        bytes.extend_from_slice(span.get(element * size..(element + 1) * size)?);
+        bytes.extend_from_slice(stored.get(element * size..(element + 1) * size)?);
         for (index, dim) in position.iter_mut().zip(shape).rev() {
             *index += 1;
             if *index < *dim {

@@ -92,7 +92,8 @@ fn locate(name: String, view: TensorView, storage: &Range<usize>) -> Result<Stor
         ));
     }
     let elements = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
-    let span = if shape.contains(&0) {
+    // Elements from the first to the last that the view reaches.
+    let extent = if shape.contains(&0) {
         Some(0)
     } else {
         let last = shape
@@ -101,7 +102,7 @@ fn locate(name: String, view: TensorView, storage: &Range<usize>) -> Result<Stor
             .try_fold(0usize, |sum, (&dim, &stride)| sum.checked_add((dim - 1).checked_mul(stride)?));
         last.and_then(|last| last.checked_add(1))
     };
-    let end = span.and_then(|span| offset.checked_add(span)).filter(|&end| end <= storage_len);
+    let end = extent.and_then(|extent| offset.checked_add(extent)).filter(|&end| end <= storage_len);
     let (Some(elements), Some(end)) = (elements, end) else {
         return refuse(format!(
             "shape {shape:?} with strides {strides:?} at offset {offset} leaves its storage of {storage_len} elements"
@@ -112,7 +113,7 @@ fn locate(name: String, view: TensorView, storage: &Range<usize>) -> Result<Stor
         return refuse(format!("shape {shape:?} with strides {strides:?} repeats elements of its storage"));
     }
     let place = |element_index: usize| storage.start + element_index * element.size;
-    let range = place(end - span.unwrap_or(0))..place(end);
+    let range = place(end - extent.unwrap_or(0))..place(end);
     let strides = (!is_row_major(&shape, &strides)).then_some(strides);
     Ok(StoredTensor { name, element, shape, strides, range })
 }

@@ -1,6 +1,6 @@
-//! Falcon: 7B (multi-query, one norm a layer), 40B (new decoder architecture, two), the RW models (attention biases for
-//! positions, biases, one residual after the other), and their configurations of before and after the model entered
-//! transformers.
+//! Falcon: 7B (multi-query attention, one norm a layer), 40B (grouped-query attention, two norms a layer: "new decoder
+//! architecture"), the RW models (ALiBi for positions, biases, attention and MLP one after the other), and their configurations of
+//! before and after the model entered transformers.
 
 use super::{
     Description, Family,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     checkpoint::CheckpointError,
-    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual},
+    config::{AttentionSpec, LayerSpec, Mlp, MlpSpec, ModelConfig, Norm, Positions, QkvOrder, Residual},
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -33,8 +33,6 @@ const NAMES: TensorNames = TensorNames {
     mlp_out: "mlp.dense_4h_to_h",
     final_norm: "ln_f",
     head: "lm_head",
-    attention_bias: false,
-    mlp_bias: false,
 };
 
 const HEADS: &[&str] = &["num_attention_heads", "n_head"];
@@ -49,10 +47,10 @@ fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
         && file.flag(&["parallel_attn"], true)?
         && !file.flag(&["alibi"], false)?;
     let grouped = file.flag(&["new_decoder_architecture"], old_40b)?;
-    let Heads { queries: num_heads, key_values: num_kv_heads, dim: head_dim } = heads(file, hidden_size, grouped)?;
+    let heads = heads(file, hidden_size, grouped)?;
     let (residual, attention_norm, mlp_norm) = residual(file, grouped)?;
     let bias = file.flag(&["bias"], false)?;
-    let multi_query = !grouped && num_kv_heads == 1;
+    let multi_query = !grouped && heads.key_values == 1;
     let max_positions = file.count(&["max_position_embeddings"], Some(2048), limits::POSITIONS)?;
     foreign::same_window_in_all_layers(file, None, max_positions)?;
     let rotary = Rotary::read(file, llama::ROPE_KINDS)?;
@@ -60,33 +58,38 @@ fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
         rotary.refuse_scaling("alibi is true, so positions are attention biases")?;
         (Positions::Alibi, max_positions)
     } else {
-        let (rope, longest) = rotary.rope(head_dim, max_positions)?;
+        let (rope, longest) = rotary.rope(heads.dim, max_positions)?;
         (Positions::Rotary(rope), longest)
     };
+    let norm = Norm::Layer { eps: file.epsilon(&["layer_norm_epsilon"], Some(1e-5))? };
     Ok(Description {
         config: ModelConfig {
             family: "falcon",
             vocab_size: file.count(&["vocab_size"], None, limits::VOCABULARY)?,
             hidden_size,
             num_layers: file.count(&["num_hidden_layers", "n_layer"], None, limits::LAYERS)?,
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            intermediate_size: file.count(&["ffn_hidden_size"], Some(4 * hidden_size), 4 * limits::WIDTH)?,
-            max_position_embeddings,
-            norm: Norm::Layer { eps: file.epsilon(&["layer_norm_epsilon"], Some(1e-5))? },
-            mlp: Mlp::Gelu,
-            residual,
-            positions,
-            // One group for every key-value head; without grouping each head has its own [query, key, value].
-            qkv_layout: if multi_query {
-                QkvLayout::blocks(num_heads, 1, head_dim)
-            } else {
-                QkvLayout::groups(num_heads, num_kv_heads, head_dim)
+            layer: LayerSpec {
+                attention: AttentionSpec {
+                    // One group for every key-value head; without grouping each head has its own [query, key, value].
+                    qkv_order: if multi_query { QkvOrder::Blocks } else { QkvOrder::Groups },
+                    qkv_bias: bias,
+                    output_bias: bias,
+                    ..AttentionSpec::new(heads.queries, heads.key_values, heads.dim)
+                },
+                mlp: MlpSpec {
+                    kind: Mlp::Gelu,
+                    width: file.count(&["ffn_hidden_size"], Some(4 * hidden_size), 4 * limits::WIDTH)?,
+                    bias,
+                },
+                norm,
+                residual,
             },
-            sliding_window: None,
+            final_norm: norm,
+            positions,
+            max_position_embeddings,
+            dialog_format: None,
         },
-        names: TensorNames { attention_norm, mlp_norm, attention_bias: bias, mlp_bias: bias, ..NAMES },
+        names: TensorNames { attention_norm, mlp_norm, ..NAMES },
         tied: file.flag(&["tie_word_embeddings"], true)?,
     })
 }

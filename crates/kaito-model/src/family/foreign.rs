@@ -1,5 +1,6 @@
-//! Fields that change what a model computes and that no family here has. A checkpoint that carries one was made for another
-//! program, and would give other tokens where it is passed over.
+//! Fields that change what a model computes and that no family here has: a soft cap of the scores, norms on queries and keys,
+//! experts. A checkpoint that carries one was made for another program; if the field were ignored, the model would give other
+//! tokens, so it is refused.
 
 use serde_json::{Value, json};
 

@@ -2,14 +2,14 @@
 
 use super::{
     Description, Family,
-    config_file::{ConfigFile, Heads, limits},
+    config_file::{ConfigFile, limits},
     foreign,
     rotary::Rotary,
     tensor_names::TensorNames,
 };
 use crate::{
     checkpoint::CheckpointError,
-    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual},
+    config::{AttentionSpec, DialogFormat, LayerSpec, Mlp, MlpSpec, ModelConfig, Norm, Positions, Residual},
 };
 
 pub(super) const FAMILY: Family =
@@ -31,21 +31,19 @@ pub(super) const NAMES: TensorNames = TensorNames {
     mlp_out: "mlp.down_proj",
     final_norm: "norm",
     head: "lm_head",
-    attention_bias: false,
-    mlp_bias: false,
 };
 
 fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
     let defaults =
         Defaults { family: "llama", max_positions: 2048, rms_norm_eps: 1e-6, kv_heads: None, rope_kinds: ROPE_KINDS };
-    let config = base(file, defaults)?;
+    let mut config = base(file, defaults)?;
     foreign::same_window_in_all_layers(file, None, config.max_position_embeddings)?;
-    let names = TensorNames {
-        attention_bias: file.flag(&["attention_bias"], false)?,
-        mlp_bias: file.flag(&["mlp_bias"], false)?,
-        ..NAMES
-    };
-    Ok(Description { config, names, tied: file.flag(&["tie_word_embeddings"], false)? })
+    let attention_bias = file.flag(&["attention_bias"], false)?;
+    config.layer.attention.qkv_bias = attention_bias;
+    config.layer.attention.output_bias = attention_bias;
+    config.layer.mlp.bias = file.flag(&["mlp_bias"], false)?;
+    config.dialog_format = Some(DialogFormat::Llama2);
+    Ok(Description { config, names: NAMES, tied: file.flag(&["tie_word_embeddings"], false)? })
 }
 
 /// What a family assumes where its configuration is silent.
@@ -59,7 +57,8 @@ pub(super) struct Defaults {
     pub rope_kinds: &'static [&'static str],
 }
 
-/// The keys that Llama, Mistral and Phi-3 share. Without a window.
+/// The keys that Llama, Mistral and Phi-3 share: grouped-query attention with RoPE, SwiGLU, RMS norms. Without sliding window and
+/// biases.
 pub(super) fn base(file: &ConfigFile, defaults: Defaults) -> Result<ModelConfig, CheckpointError> {
     const HEADS: &[&str] = &["num_attention_heads"];
     const KV_HEADS: &[&str] = &["num_key_value_heads"];
@@ -73,25 +72,28 @@ pub(super) fn base(file: &ConfigFile, defaults: Defaults) -> Result<ModelConfig,
         None => None,
     };
     let heads = file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), head_dim)?;
-    let Heads { queries: num_heads, key_values: num_kv_heads, dim: head_dim } = heads;
     let max_positions = file.count(&["max_position_embeddings"], Some(defaults.max_positions), limits::POSITIONS)?;
-    let (rope, max_position_embeddings) = Rotary::read(file, defaults.rope_kinds)?.rope(head_dim, max_positions)?;
+    let (rope, max_position_embeddings) = Rotary::read(file, defaults.rope_kinds)?.rope(heads.dim, max_positions)?;
+    let norm = Norm::Rms { eps: file.epsilon(&["rms_norm_eps"], Some(defaults.rms_norm_eps))? };
     Ok(ModelConfig {
         family: defaults.family,
         vocab_size: file.count(&["vocab_size"], None, limits::VOCABULARY)?,
         hidden_size,
         num_layers: file.count(&["num_hidden_layers"], None, limits::LAYERS)?,
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        intermediate_size: file.count(&["intermediate_size"], None, limits::WIDTH)?,
-        max_position_embeddings,
-        norm: Norm::Rms { eps: file.epsilon(&["rms_norm_eps"], Some(defaults.rms_norm_eps))? },
-        mlp: Mlp::SwiGlu,
-        residual: Residual::Sequential,
+        layer: LayerSpec {
+            attention: AttentionSpec::new(heads.queries, heads.key_values, heads.dim),
+            mlp: MlpSpec {
+                kind: Mlp::SwiGlu,
+                width: file.count(&["intermediate_size"], None, limits::WIDTH)?,
+                bias: false,
+            },
+            norm,
+            residual: Residual::Sequential,
+        },
+        final_norm: norm,
         positions: Positions::Rotary(rope),
-        qkv_layout: QkvLayout::blocks(num_heads, num_kv_heads, head_dim),
-        sliding_window: None,
+        max_position_embeddings,
+        dialog_format: None,
     })
 }
 

@@ -1,12 +1,15 @@
 //! Llama 2 as Meta publishes it: `params.json`, and `consolidated.NN.pth` with one slice of every tensor for each
-//! model-parallel rank.
+//! tensor-parallel rank (Meta says model-parallel).
 
 use serde_json::Value;
 
-use super::config_file::{ConfigFile, Heads, limits};
+use super::config_file::{ConfigFile, limits};
 use crate::{
     checkpoint::{CheckpointError, Tensor, TensorSet},
-    config::{Mlp, ModelConfig, Norm, Positions, QkvLayout, Residual, Rope, RopePairing, RopeScaling},
+    config::{
+        AttentionSpec, DialogFormat, LayerSpec, Mlp, MlpSpec, ModelConfig, Norm, Positions, Residual, Rope,
+        RopePairing, RopeScaling,
+    },
     weights::{LayerWeights, Linear, LinearPart, ModelWeights, NormWeights},
 };
 
@@ -46,15 +49,14 @@ fn describe(file: &ConfigFile, ranks: &[TensorSet]) -> Result<ModelConfig, Check
     let hidden_size = file.count(&["dim"], None, limits::WIDTH)?;
     let queries = file.count(HEADS, None, limits::HEADS)?;
     let key_values = file.count(KV_HEADS, Some(queries), limits::HEADS)?;
-    let Heads { queries: num_heads, key_values: num_kv_heads, dim: head_dim } =
-        file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), None)?;
+    let heads = file.heads(hidden_size, (HEADS, queries), (KV_HEADS, key_values), None)?;
     let intermediate_size = intermediate_size(file, hidden_size)?;
     check_rank_count(hidden_size, ranks)?;
     let vocab_size = vocab_size(file, ranks)?;
     for (keys, value) in [
         (&["dim"] as &[&str], hidden_size),
-        (HEADS, num_heads),
-        (KV_HEADS, num_kv_heads),
+        (HEADS, queries),
+        (KV_HEADS, key_values),
         (&["multiple_of"], intermediate_size),
         (VOCAB_SIZE, vocab_size),
     ] {
@@ -62,26 +64,27 @@ fn describe(file: &ConfigFile, ranks: &[TensorSet]) -> Result<ModelConfig, Check
             return Err(file.wrong(keys, format!("what {} shards can divide ({value} comes of it)", ranks.len())));
         }
     }
+    let norm = Norm::Rms { eps: file.epsilon(&["norm_eps"], Some(1e-5))? };
     Ok(ModelConfig {
         family: "llama",
         vocab_size,
         hidden_size,
         num_layers: file.count(&["n_layers"], None, limits::LAYERS)?,
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        intermediate_size,
-        max_position_embeddings: MAX_POSITIONS,
-        norm: Norm::Rms { eps: file.epsilon(&["norm_eps"], Some(1e-5))? },
-        mlp: Mlp::SwiGlu,
-        residual: Residual::Sequential,
+        layer: LayerSpec {
+            attention: AttentionSpec::new(heads.queries, heads.key_values, heads.dim),
+            mlp: MlpSpec { kind: Mlp::SwiGlu, width: intermediate_size, bias: false },
+            norm,
+            residual: Residual::Sequential,
+        },
+        final_norm: norm,
         positions: Positions::Rotary(Rope {
             theta: file.rope_theta()?,
+            width: heads.dim,
             pairing: RopePairing::Interleaved,
             scaling: RopeScaling::None,
         }),
-        qkv_layout: QkvLayout::blocks(num_heads, num_kv_heads, head_dim),
-        sliding_window: None,
+        max_position_embeddings: MAX_POSITIONS,
+        dialog_format: Some(DialogFormat::Llama2),
     })
 }
 
@@ -125,8 +128,8 @@ struct Ranks<'a> {
 
 impl Ranks<'_> {
     fn collect(&self, config: &ModelConfig) -> Result<ModelWeights, CheckpointError> {
-        let inner = config.intermediate_size;
-        let (query_width, key_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
+        let LayerSpec { attention, mlp: MlpSpec { width: inner, .. }, .. } = config.layer;
+        let (query_width, key_width) = (attention.query_width(), attention.kv_width());
         let layer = |layer: usize| {
             let name = |name: &str| format!("layers.{layer}.{name}.weight");
             Ok(LayerWeights {
@@ -151,7 +154,7 @@ impl Ranks<'_> {
         })
     }
 
-    /// Matrices (name, rows) one above the other, each cut among the ranks by its rows.
+    /// Matrices (name, rows) one above the other, each divided among the ranks by its rows.
     fn by_rows(&self, matrices: &[(String, usize)]) -> Result<Linear, CheckpointError> {
         let mut linear = Linear { out_features: 0, in_features: self.hidden, parts: Vec::new(), bias: None };
         for (name, rows) in matrices {
@@ -165,7 +168,7 @@ impl Ranks<'_> {
         Ok(linear)
     }
 
-    /// A matrix that is cut among the ranks by its columns.
+    /// A matrix that is divided among the ranks by its columns.
     fn by_columns(&self, name: &str, rows: usize, cols: usize) -> Result<Linear, CheckpointError> {
         let slice = cols / self.sets.len();
         let part = |(rank, weight): (usize, Result<Tensor, _>)| {

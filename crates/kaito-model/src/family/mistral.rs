@@ -1,11 +1,11 @@
-//! Mistral 7B: Llama with grouped heads and, in its first version, a sliding window.
+//! Mistral 7B: Llama with grouped-query attention and, in its first version, a sliding window.
 
 use super::{
     Description, Family,
     config_file::{ConfigFile, limits},
     foreign, llama,
 };
-use crate::{checkpoint::CheckpointError, config::ModelConfig};
+use crate::checkpoint::CheckpointError;
 
 pub(super) const FAMILY: Family =
     Family { architectures: &["MistralForCausalLM"], base: &["MistralModel"], model_types: &["mistral"], describe };
@@ -19,7 +19,8 @@ fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
         rope_kinds: &["default"],
     };
     let window = sliding_window(file, Some(4096))?;
-    let config = ModelConfig { sliding_window: window, ..llama::base(file, defaults)? };
+    let mut config = llama::base(file, defaults)?;
+    config.layer.attention.sliding_window = window;
     llama::refuse_biases(file)?;
     foreign::same_window_in_all_layers(file, window, config.max_position_embeddings)?;
     Ok(Description { config, names: llama::NAMES, tied: file.flag(&["tie_word_embeddings"], false)? })

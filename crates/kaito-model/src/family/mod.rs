@@ -1,7 +1,20 @@
 //! Families of models: a published configuration and its tensor names, translated into [`ModelConfig`] and
 //! [`ModelWeights`].
 //!
-//! A family is one file: its configuration's keys, and a table of tensor names. It has no forward pass of its own.
+//! A family is one file: the keys of its configuration, and a table of tensor names. It has no forward pass of its own: the
+//! decoder computes what the [`LayerSpec`](crate::config::LayerSpec) says.
+//!
+//! # What a new family touches
+//!
+//! - one file here: a `FAMILY` with its published names, a function that reads its `config.json` (most families begin with
+//!   `llama::base` and change what differs), and its `TensorNames` where they differ from Llama's;
+//! - one line in `FAMILIES`, and its `mod`;
+//! - fixtures: a small checkpoint saved by transformers in `crates/kaito-model/tests/fixtures/checkpoint`, with a case in
+//!   `tests/checkpoints.rs`, and one with the reference's answers in `tests/parity/fixtures`, which `parity.rs` finds by itself.
+//!
+//! Only where the family brings something that no other has, there is more: an operation that the decoder does not have (a field
+//! of the specification and its place in the decoder), a field that `foreign.rs` refuses in all families, or a tokenizer class that
+//! `tokenizer/class.rs` does not know. To be in the catalogue, it needs an entry in `kaito-presets` (`family.rs`, `catalogue.rs`).
 
 mod config_file;
 mod falcon;

@@ -1,7 +1,7 @@
-//! Phi-3 mini: fused projections; 4k with a window, 128k with long-rope.
+//! Phi-3 mini: fused projections; 4k with a sliding window, 128k with LongRoPE.
 
 use super::{Description, Family, config_file::ConfigFile, foreign, llama, mistral, tensor_names::TensorNames};
-use crate::{checkpoint::CheckpointError, config::ModelConfig};
+use crate::checkpoint::CheckpointError;
 
 pub(super) const FAMILY: Family =
     Family { architectures: &["Phi3ForCausalLM"], base: &["Phi3Model"], model_types: &["phi3"], describe };
@@ -17,7 +17,8 @@ fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
         rope_kinds: &["default", "longrope"],
     };
     let window = mistral::sliding_window(file, None)?;
-    let config = ModelConfig { sliding_window: window, ..llama::base(file, defaults)? };
+    let mut config = llama::base(file, defaults)?;
+    config.layer.attention.sliding_window = window;
     llama::refuse_biases(file)?;
     foreign::same_window_in_all_layers(file, window, config.max_position_embeddings)?;
     Ok(Description { config, names: NAMES, tied: file.flag(&["tie_word_embeddings"], false)? })

@@ -1,13 +1,13 @@
 use crate::{
     checkpoint::{CheckpointError, TensorSet},
-    config::{Mlp, ModelConfig, Norm, Residual},
+    config::{LinearSpec, ModelConfig, Residual},
     weights::{LayerWeights, Linear, LinearPart, ModelWeights, NormWeights},
 };
 
 /// Tensor names of a family of Hugging Face models, without `.weight` and `.bias`.
 ///
-/// Embedding, layers and final norm lie under `base`. Some programs that save leave it out, and some put a prefix of their own
-/// before all names.
+/// Embedding, layers and final norm lie under `base`. Some programs leave it out when they save, and some put a prefix of their
+/// own before all names.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TensorNames {
     pub base: &'static str,
@@ -25,8 +25,6 @@ pub(super) struct TensorNames {
     pub final_norm: &'static str,
     /// Beside `base`.
     pub head: &'static str,
-    pub attention_bias: bool,
-    pub mlp_bias: bool,
 }
 
 impl TensorNames {
@@ -38,13 +36,13 @@ impl TensorNames {
         tensors: &TensorSet,
     ) -> Result<ModelWeights, CheckpointError> {
         let base = self.found_base(tensors);
-        let source = Source { tensors, norm_bias: matches!(config.norm, Norm::Layer { .. }) };
+        let source = Source { tensors, norm_bias: config.layer.norm.has_bias() };
         let hidden = config.hidden_size;
         let matrix = |name: &str| source.linear(&[(name.to_owned(), config.vocab_size)], hidden, false);
         let (embedding_name, head_name) = (format!("{base}{}", self.embedding), self.found_head(tensors, base));
         let stored = |name: &str| tensors.shape(&format!("{name}.weight")).is_some();
         let (embedding, head) = match (tied, stored(&embedding_name), stored(&head_name)) {
-            // Of one matrix with two names, programs that save keep either name or both.
+            // Tied embeddings are one matrix with two names: a saved file has either name or both.
             (true, false, true) => (matrix(&head_name)?, None),
             (true, true, true) => {
                 let (embedding, head) = (matrix(&embedding_name)?, matrix(&head_name)?);
@@ -93,29 +91,25 @@ impl TensorNames {
 
     fn layer(&self, prefix: &str, config: &ModelConfig, source: &Source) -> Result<LayerWeights, CheckpointError> {
         let hidden = config.hidden_size;
-        let (query_width, key_width) = (config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim);
-        let qkv_rows =
-            if self.qkv.len() == 1 { vec![config.qkv_layout.width] } else { vec![query_width, key_width, key_width] };
-        let mlp_rows = match (config.mlp, self.mlp_in.len()) {
-            (Mlp::SwiGlu, 2) => vec![config.intermediate_size; 2],
-            _ => vec![config.mlp_in_width()],
-        };
+        let attention = &config.layer.attention;
         let name = |name: &str| format!("{prefix}{name}");
-        let parts = |names: &[&str], rows: Vec<usize>| -> Vec<_> { names.iter().map(|n| name(n)).zip(rows).collect() };
+        let [qkv, attention_output, mlp_in, mlp_out] = config.layer.linears(hidden);
+        // A map is stored as one matrix, or as several of so many rows.
+        let linear = |spec: LinearSpec, names: &[&str], rows: &[usize]| {
+            let rows = if names.len() == 1 { &[spec.out_features] } else { rows };
+            let matrices: Vec<_> = names.iter().map(|suffix| name(suffix)).zip(rows.iter().copied()).collect();
+            source.linear(&matrices, spec.in_features, spec.bias)
+        };
         Ok(LayerWeights {
             attention_norm: source.norm(&name(self.attention_norm), hidden)?,
-            mlp_norm: match config.residual {
+            mlp_norm: match config.layer.residual {
                 Residual::ParallelSharedNorm => None,
                 Residual::Sequential | Residual::Parallel => Some(source.norm(&name(self.mlp_norm), hidden)?),
             },
-            qkv: source.linear(&parts(self.qkv, qkv_rows), hidden, self.attention_bias)?,
-            attention_output: source.linear(
-                &[(name(self.attention_output), hidden)],
-                query_width,
-                self.attention_bias,
-            )?,
-            mlp_in: source.linear(&parts(self.mlp_in, mlp_rows), hidden, self.mlp_bias)?,
-            mlp_out: source.linear(&[(name(self.mlp_out), hidden)], config.intermediate_size, self.mlp_bias)?,
+            qkv: linear(qkv, self.qkv, &[attention.query_width(), attention.kv_width(), attention.kv_width()])?,
+            attention_output: linear(attention_output, &[self.attention_output], &[])?,
+            mlp_in: linear(mlp_in, self.mlp_in, &[config.layer.mlp.width; 2])?,
+            mlp_out: linear(mlp_out, &[self.mlp_out], &[])?,
         })
     }
 }

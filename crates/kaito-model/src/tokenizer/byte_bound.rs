@@ -1,8 +1,8 @@
-//! How few tokens a text can have, told from its bytes alone.
+//! A lower bound of the number of a text's tokens, from the number of its bytes alone.
 //!
-//! A token stands for at most as many bytes of a text as the longest entry of the vocabulary has, provided that nothing on
-//! the way drops characters or makes one token of a run of unknown ones. The steps of the tokenizers that the published
-//! models have are known to keep that; for others a generous number is assumed.
+//! A token stands for at most as many bytes of a text as the longest entry of the vocabulary has, provided that no step of the
+//! tokenizer (normaliser, pre-tokenizer, model) drops characters or makes one token of a run of unknown ones. The steps that
+//! published tokenizers have are known; for others a generous number is assumed.
 
 use serde_json::Value;
 use tokenizers::{Model as _, ModelWrapper, Tokenizer};
@@ -17,7 +17,7 @@ const NORMAL_FORM: usize = 16;
 /// How much shorter lower case can be: the Kelvin sign has three bytes, its lower case one.
 const LOWER_CASE: usize = 4;
 
-/// The most bytes that a token can stand for, and the white space that none need stand for.
+/// The most bytes that a token can stand for, and the white space that special tokens may remove.
 #[derive(Debug)]
 pub(super) struct ByteBound {
     bytes_per_token: usize,
@@ -61,7 +61,7 @@ impl ByteBound {
         Self { bytes_per_token, swallowing: Vec::new(), any_space: false }
     }
 
-    /// A number of tokens that `text` has at least.
+    /// A lower bound of the number of tokens of `text`.
     pub(super) fn min_tokens(&self, text: &str) -> usize {
         let counted = if self.any_space {
             text.chars().filter(|character| !character.is_whitespace()).map(char::len_utf8).sum()

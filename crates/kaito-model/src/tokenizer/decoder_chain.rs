@@ -1,8 +1,8 @@
 //! The decoders of tokenizer.json, one token at a time.
 //!
 //! The `tokenizers` crate defines a decoder as a function of the whole list of tokens. Here the same functions are state
-//! machines that put out text as soon as no later token can change it, so that decoding a whole list and following a
-//! generation are one thing. A chain is stages that map tokens to tokens, then a join, then filters on the joined text.
+//! machines that put out text as soon as no later token can change it, so that decoding a whole list and streaming a
+//! generation are the same code. A chain is stages that map tokens to tokens, then a join, then filters on the joined text.
 
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ enum Join {
     Concatenate,
     /// The rule for a tokenizer without decoder; holds whether a token has come.
     WithSpaces(bool),
-    /// ByteLevel: the characters stand for bytes, whose invalid sequences become U+FFFD.
+    /// Byte-level BPE (`ByteLevel`): the characters stand for bytes, whose invalid sequences become U+FFFD.
     Bytes(Vec<u8>),
 }
 

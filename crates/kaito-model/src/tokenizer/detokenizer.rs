@@ -3,7 +3,7 @@
 use super::decoder_chain::DecoderChain;
 use super::sentencepiece;
 use super::text_filter::TextFilter;
-use super::{Backend, DecodeOptions, Tokenizer};
+use super::{DecodeOptions, Implementation, Tokenizer};
 
 /// The state of decoding between two ids.
 #[derive(Debug, Clone)]
@@ -20,12 +20,12 @@ enum State {
 }
 
 impl Detokenizer {
-    pub(super) fn new(backend: &Backend, options: DecodeOptions) -> Self {
-        let (state, mut filters) = match backend {
-            Backend::HuggingFace(backend) => {
-                (State::HuggingFace(backend.decoder().clone()), backend.decoder().filters().to_vec())
+    pub(super) fn new(implementation: &Implementation, options: DecodeOptions) -> Self {
+        let (state, mut filters) = match implementation {
+            Implementation::HuggingFace(implementation) => {
+                (State::HuggingFace(implementation.decoder().clone()), implementation.decoder().filters().to_vec())
             }
-            Backend::SentencePiece(_) => (State::SentencePiece(sentencepiece::Decoder::default()), Vec::new()),
+            Implementation::SentencePiece(_) => (State::SentencePiece(sentencepiece::Decoder::default()), Vec::new()),
         };
         if options.clean_up_tokenization_spaces {
             filters.extend(TextFilter::clean_up());
@@ -34,19 +34,21 @@ impl Detokenizer {
     }
 
     /// Takes an id and gives the text that is certain now.
-    pub(super) fn push(&mut self, backend: &Backend, id: u32) -> String {
+    pub(super) fn push(&mut self, implementation: &Implementation, id: u32) -> String {
         let mut text = String::new();
-        match (&mut self.state, backend) {
-            (State::HuggingFace(chain), Backend::HuggingFace(backend)) => {
-                let token = backend.token(id).filter(|token| !self.skip_special_tokens || !backend.is_special(token));
+        match (&mut self.state, implementation) {
+            (State::HuggingFace(chain), Implementation::HuggingFace(implementation)) => {
+                let token = implementation
+                    .token(id)
+                    .filter(|token| !self.skip_special_tokens || !implementation.is_special(token));
                 if let Some(token) = token {
                     chain.push(token, &mut text);
                 }
             }
-            (State::SentencePiece(decoder), Backend::SentencePiece(model)) => decoder.push(model, id, &mut text),
+            (State::SentencePiece(decoder), Implementation::SentencePiece(model)) => decoder.push(model, id, &mut text),
             // A state is made for its tokenizer.
-            (State::HuggingFace(_), Backend::SentencePiece(_)) | (State::SentencePiece(_), Backend::HuggingFace(_)) => {
-            }
+            (State::HuggingFace(_), Implementation::SentencePiece(_))
+            | (State::SentencePiece(_), Implementation::HuggingFace(_)) => {}
         }
         self.filters.iter_mut().fold(text, |text, filter| if text.is_empty() { text } else { filter.push(&text) })
     }
@@ -81,10 +83,10 @@ pub struct StreamingDecoder {
 impl StreamingDecoder {
     /// Begins after a prompt, which may be empty.
     pub fn new(tokenizer: &Tokenizer, prompt_ids: &[u32], options: DecodeOptions) -> Self {
-        let backend = tokenizer.backend();
-        let mut detokenizer = Detokenizer::new(backend, options);
+        let implementation = tokenizer.implementation();
+        let mut detokenizer = Detokenizer::new(implementation, options);
         for &id in prompt_ids {
-            detokenizer.push(backend, id);
+            detokenizer.push(implementation, id);
         }
         // The prompt's own text ends with what is held back now, as if nothing followed.
         let skip = detokenizer.clone().finish().chars().count();
@@ -93,7 +95,7 @@ impl StreamingDecoder {
 
     /// Takes the next token and gives the text that is certain now, often "" while a character is incomplete.
     pub fn push(&mut self, id: u32) -> String {
-        let text = self.detokenizer.push(self.tokenizer.backend(), id);
+        let text = self.detokenizer.push(self.tokenizer.implementation(), id);
         self.without_prompt(text)
     }
 

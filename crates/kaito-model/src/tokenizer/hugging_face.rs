@@ -183,8 +183,8 @@ impl HuggingFace {
     }
 }
 
-/// Where a setting asks for a tokenizer made of the tokenizer.model that is not there: it may ask for just what tokenizer.json
-/// does.
+/// Checks a setting for which transformers would make the tokenizer anew of a tokenizer.model, where there is none: it is fine
+/// if tokenizer.json does what the setting asks for.
 fn check_conversion(
     directory: &Path,
     config: &TokenizerConfig,

@@ -1,4 +1,4 @@
-//! From a SentencePiece model to the tokenizer that transformers makes of it where a directory has no tokenizer.json
+//! Converts a SentencePiece model (unigram or BPE) as transformers does where a directory has no tokenizer.json
 //! (`LlamaConverter` in transformers 4.46).
 
 use std::cmp::Reverse;

@@ -62,7 +62,7 @@ pub struct Tokenizer(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    backend: Backend,
+    implementation: Implementation,
     special: SpecialIds,
     special_ids: Vec<u32>,
     model_max_length: Option<usize>,
@@ -71,8 +71,9 @@ struct Inner {
     byte_bound: ByteBound,
 }
 
+/// What encodes and decodes.
 #[derive(Debug)]
-enum Backend {
+enum Implementation {
     // Boxed, for it is many times the size of the other.
     HuggingFace(Box<HuggingFace>),
     SentencePiece(Box<sentencepiece::Model>),
@@ -96,8 +97,9 @@ impl Tokenizer {
             return Self::open_meta(directory);
         }
         let opened = HuggingFace::open(directory)?;
-        let (backend, config) = opened.ok_or_else(|| TokenizerError::Missing { directory: directory.to_owned() })?;
-        let id = |name| backend.special_id(&config, name);
+        let (implementation, config) =
+            opened.ok_or_else(|| TokenizerError::Missing { directory: directory.to_owned() })?;
+        let id = |name| implementation.special_id(&config, name);
         let special =
             SpecialIds { bos: id("bos_token"), eos: id("eos_token"), pad: id("pad_token"), unk: id("unk_token") };
         let chat_template = ChatTemplate::open(directory, &config)?;
@@ -106,12 +108,12 @@ impl Tokenizer {
         }
         Ok(Self(Arc::new(Inner {
             special,
-            special_ids: backend.special_ids(),
+            special_ids: implementation.special_ids(),
             model_max_length: config.model_max_length,
             clean_up_tokenization_spaces: config.clean_up_tokenization_spaces,
             chat_template,
-            byte_bound: ByteBound::of_hugging_face(backend.library()),
-            backend: Backend::HuggingFace(Box::new(backend)),
+            byte_bound: ByteBound::of_hugging_face(implementation.library()),
+            implementation: Implementation::HuggingFace(Box::new(implementation)),
         })))
     }
 
@@ -136,32 +138,32 @@ impl Tokenizer {
             clean_up_tokenization_spaces: false,
             chat_template: None,
             byte_bound: ByteBound::of_sentencepiece(&model),
-            backend: Backend::SentencePiece(Box::new(model)),
+            implementation: Implementation::SentencePiece(Box::new(model)),
         }))
     }
 
     /// Whose semantics this tokenizer follows.
     pub fn flavor(&self) -> Flavor {
-        match &self.0.backend {
-            Backend::HuggingFace(_) => Flavor::HuggingFace,
-            Backend::SentencePiece(_) => Flavor::Meta,
+        match &self.0.implementation {
+            Implementation::HuggingFace(_) => Flavor::HuggingFace,
+            Implementation::SentencePiece(_) => Flavor::Meta,
         }
     }
 
     /// The ids of a text. With [`Special::Add`], as `tokenizer(text)` of transformers or, for Meta's, with the begin
     /// token and without the end token.
     pub fn encode(&self, text: &str, special: Special) -> Result<Vec<u32>, TokenizerError> {
-        match &self.0.backend {
-            Backend::HuggingFace(backend) => backend.encode(text, special == Special::Add),
-            Backend::SentencePiece(model) => {
+        match &self.0.implementation {
+            Implementation::HuggingFace(implementation) => implementation.encode(text, special == Special::Add),
+            Implementation::SentencePiece(model) => {
                 let bos = model.bos().filter(|_| special == Special::Add);
                 Ok(bos.into_iter().chain(model.encode(text)).collect())
             }
         }
     }
 
-    /// A number of tokens that `text` has at least, told from its bytes in no time. Tokenizers that may drop characters give
-    /// no exact bound; a kibibyte for a token is assumed of them.
+    /// A lower bound of the number of tokens of `text`, computed from the number of its bytes without encoding it. Tokenizers that
+    /// may drop characters give no exact bound; at most a kibibyte for each token is assumed of them.
     pub fn min_tokens(&self, text: &str) -> usize {
         self.0.byte_bound.min_tokens(text)
     }
@@ -169,10 +171,10 @@ impl Tokenizer {
     /// The text of a sequence of ids, as `tokenizer.decode` of transformers or SentencePiece's `decode` gives it. Ids
     /// beyond the vocabulary are dropped.
     pub fn decode(&self, ids: &[u32], options: DecodeOptions) -> String {
-        let mut detokenizer = Detokenizer::new(&self.0.backend, options);
+        let mut detokenizer = Detokenizer::new(&self.0.implementation, options);
         let mut text = String::new();
         for &id in ids {
-            text.push_str(&detokenizer.push(&self.0.backend, id));
+            text.push_str(&detokenizer.push(&self.0.implementation, id));
         }
         text.push_str(&detokenizer.finish());
         text
@@ -180,17 +182,17 @@ impl Tokenizer {
 
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
-        match &self.0.backend {
-            Backend::HuggingFace(backend) => backend.vocab_size(),
-            Backend::SentencePiece(model) => model.size(),
+        match &self.0.implementation {
+            Implementation::HuggingFace(implementation) => implementation.vocab_size(),
+            Implementation::SentencePiece(model) => model.size(),
         }
     }
 
-    /// A token as the vocabulary has it, with the marks that stand for spaces and bytes.
+    /// A token as the vocabulary has it: U+2581 or a byte-level character for a space, `<0x0A>` or such a character for a byte.
     pub fn token_text(&self, id: u32) -> Option<String> {
-        match &self.0.backend {
-            Backend::HuggingFace(backend) => backend.token(id),
-            Backend::SentencePiece(model) => model.piece(id).map(str::to_owned),
+        match &self.0.implementation {
+            Implementation::HuggingFace(implementation) => implementation.token(id),
+            Implementation::SentencePiece(model) => model.piece(id).map(str::to_owned),
         }
     }
 
@@ -204,12 +206,12 @@ impl Tokenizer {
         self.0.special.eos
     }
 
-    /// The token that fills up a batch.
+    /// The padding token.
     pub fn pad_token_id(&self) -> Option<u32> {
         self.0.special.pad
     }
 
-    /// The token for what is not in the vocabulary.
+    /// The token for unknown text.
     pub fn unk_token_id(&self) -> Option<u32> {
         self.0.special.unk
     }
@@ -234,7 +236,7 @@ impl Tokenizer {
         matches!(self.0.chat_template, Some(Ok(_)))
     }
 
-    /// A conversation as the model's chat template writes it, its special tokens included: encode it with
+    /// A conversation as the model's chat template renders it, its special tokens included: encode it with
     /// [`Special::Skip`].
     pub fn apply_chat_template(
         &self,
@@ -259,7 +261,7 @@ impl Tokenizer {
         }
     }
 
-    fn backend(&self) -> &Backend {
-        &self.0.backend
+    fn implementation(&self) -> &Implementation {
+        &self.0.implementation
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// What the file does, if it can be told: a word mark put before the text, or a space in byte-level form.
+/// What the file does, if that can be seen in it: a word mark (U+2581) before the text, or a space in byte-level form.
 pub(super) fn of_tokenizer_json(json: &Map<String, Value>) -> Option<bool> {
     let parts = |name: &str, list: &str| match json.get(name) {
         None | Some(Value::Null) => Vec::new(),

@@ -6,7 +6,7 @@ use k8s_openapi::{
     api::core::v1::{PodSpec, PodTemplateSpec},
     apimachinery::pkg::api::resource::Quantity,
 };
-use kaito_presets::{Family, Preset, WorkloadKind};
+use kaito_presets::{Preset, WorkloadKind};
 
 use super::{
     Problem,
@@ -43,7 +43,7 @@ impl Layout {
 
     /// What makes the pods of a preset on so many nodes: checkpoints of Meta's are cut for several.
     pub fn kind_of(preset: &Preset, pods: u32) -> WorkloadKind {
-        let is_shardable = preset.shape.family == Family::Llama;
+        let is_shardable = preset.shape.family.published_by_meta;
         if is_shardable && pods > 1 { WorkloadKind::StatefulSet } else { preset.workload.kind }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use k8s_openapi::api::core::v1::Container;
-use kaito_presets::{ComputeCapability, DType, Family, GIB, Preset};
+use kaito_presets::{ComputeCapability, DType, GIB, Preset};
 
 use super::{
     ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Ranks, Server, WEIGHTS, WeightBytes, does_not_fit, field,
@@ -245,9 +245,9 @@ fn slow_probes(container: &mut Container) {
     }
 }
 
-/// Its class for Falcon cannot take any, and a server that is told to refuses to start.
+/// Whether vLLM can apply adapters to the model: not to each family.
 pub fn applies_adapters(preset: &Preset) -> bool {
-    preset.shape.family != Family::Falcon
+    preset.shape.family.vllm_applies_adapters
 }
 
 pub fn adapters_problem(preset: &Preset, adapters: &[AdapterSpec]) -> Option<Problem> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use k8s_openapi::api::core::v1::PodSpec;
-use kaito_presets::{Family, Preset, PresetKind};
+use kaito_presets::{Dialect, Preset};
 
 use super::{
     Manifest, UpError, UpOptions, free_address,
@@ -86,14 +86,14 @@ fn replace_images(pod: &mut PodSpec) {
 /// A request to try, where the dialect is known.
 pub fn example(workspace: &Workspace, service: SocketAddr) -> Option<String> {
     let preset = preset(workspace)?;
-    let body = match (preset.shape.family, preset.kind) {
-        (Family::Llama, PresetKind::Completion) => {
+    let body = match preset.dialect() {
+        Dialect::MetaCompletion => {
             r#"{"prompts":["I believe the meaning of life is"],"parameters":{"max_gen_len":64}}"#
         }
-        (Family::Llama, PresetKind::Chat) => {
+        Dialect::MetaChat => {
             r#"{"input_data":{"input_string":[[{"role":"user","content":"what is the recipe of mayonnaise?"}]]}}"#
         }
-        _ => r#"{"prompt":"I believe the meaning of life is"}"#,
+        Dialect::TextGeneration => r#"{"prompt":"I believe the meaning of life is"}"#,
     };
     let endpoint = preset.endpoint();
     Some(format!("  curl http://{service}{endpoint} -H 'Content-Type: application/json' -d '{body}'"))

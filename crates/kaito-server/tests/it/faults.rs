@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kaito_engine::scheduler::Phase;
+use kaito_engine::{device::DeviceErrorKind, scheduler::Phase, testing::At};
 use kaito_server::ServerOptions;
 use kaito_testing::{
     server::{options, parse_events},
@@ -14,6 +14,7 @@ use crate::null_model::{detail, serve, stream, tokens};
 
 const PANICKED: &str = "The computation of this request panicked; see the log.";
 const STOPPED: &str = "The engine has stopped.";
+const DEVICE_FAILED: &str = "Fake: a failure, as asked for.";
 
 /// The token of a colon.
 const COLON: u32 = 63;
@@ -83,6 +84,43 @@ async fn a_pass_that_panics_fails_the_request_that_makes_it_and_no_other() {
     assert_eq!(other.await.unwrap().unwrap().json::<Value>().await.unwrap(), expected);
     server.all_pages_free().await;
     assert_eq!(server.get("/healthz").await.status(), 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_the_device_has_no_memory_for_fails_its_requests_and_the_next_ones_get_their_answers() {
+    let (server, null) = serve(8, options()).await;
+    let expected = server.ask("/chat", &prompt("Hello")).await;
+    for at in [At::Submit, At::Collect] {
+        null.device.fail_next(DeviceErrorKind::OutOfMemory, at);
+        let failed = server.post("/chat", &prompt("Hello")).await;
+        assert_eq!((failed.status().as_u16(), detail(failed).await.as_str()), (500, DEVICE_FAILED), "{at:?}");
+        server.all_pages_free().await;
+        assert_eq!(server.get("/healthz").await.status(), 200);
+        assert_eq!(server.ask("/chat", &prompt("Hello")).await, expected);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_device_fails_everybody_and_the_server_says_how_it_was_lost() {
+    let (server, null) = serve(1, options()).await;
+    null.device.allow(0);
+    let running = tokio::spawn(server.request("/chat", &tokens(2)).send());
+    null.device.waits().await;
+    let waiting = tokio::spawn(server.request("/chat", &tokens(2)).send());
+    eventually("it waits", async || server.model.stats().waiting == 1).await;
+    null.device.fail_next(DeviceErrorKind::Lost, At::Collect);
+    null.device.release();
+    for answer in [running.await, waiting.await] {
+        let answer = answer.unwrap().unwrap();
+        assert_eq!((answer.status().as_u16(), detail(answer).await.as_str()), (503, DEVICE_FAILED));
+    }
+    let health = server.get("/healthz").await;
+    let said = "The device is lost (fake: a failure, as asked for); restart the server.";
+    assert_eq!((health.status().as_u16(), detail(health).await.as_str()), (503, said));
+    let late = server.post("/chat", &tokens(2)).await;
+    assert_eq!((late.status().as_u16(), detail(late).await.as_str()), (503, DEVICE_FAILED));
     server.stop().await;
 }
 

@@ -20,7 +20,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use kaito_presets::{DType, Family, Preset, Shape};
+use kaito_presets::{DType, Preset, Shape};
 use serde_json::{Value, json};
 
 /// Writes a checkpoint of random weights in the true shape of a preset.
@@ -126,7 +126,7 @@ fn tokenizer_config(shape: &Shape) -> Value {
         "model_max_length": shape.max_position_embeddings,
         "tokenizer_class": "PreTrainedTokenizerFast",
     });
-    if shape.family != Family::Falcon {
+    if shape.family.adds_bos {
         config["add_bos_token"] = json!(true);
     }
     config

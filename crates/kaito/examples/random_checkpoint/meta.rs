@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, ensure};
-use kaito_presets::{Family, Shape};
+use kaito_presets::Shape;
 use serde_json::{Value, json};
 
 use crate::{Job, plan, tokenizer, torch};
@@ -14,7 +14,7 @@ pub fn write(job: &Job) -> anyhow::Result<()> {
     let ranks = job.preset.workload.ranks as usize;
     let tensors = plan::meta(shape, ranks);
     let elements: usize = tensors.iter().map(plan::Planned::elements).sum();
-    job.progress.set_length((ranks * elements) as u64 * job.preset.dtype.size());
+    job.progress.set_length((ranks * elements * job.preset.dtype.size()) as u64);
     for rank in 0..ranks {
         let stem = format!("consolidated.{rank:02}");
         // Each rank draws numbers of its own, but all of them the same norms.
@@ -30,7 +30,7 @@ pub fn write(job: &Job) -> anyhow::Result<()> {
 /// What stands beside the weights.
 pub fn write_beside(job: &Job) -> anyhow::Result<()> {
     let shape = &job.preset.shape;
-    ensure!(shape.family == Family::Llama, "--format meta: {} was never published by Meta", job.preset.name);
+    ensure!(shape.family.published_by_meta, "--format meta: {} was never published by Meta", job.preset.name);
     job.write_json("params.json", &params(shape)?)?;
     let path = job.dir.join("tokenizer.model");
     fs::write(&path, tokenizer::sentencepiece(shape)).with_context(|| path.display().to_string())

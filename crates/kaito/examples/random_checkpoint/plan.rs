@@ -1,6 +1,6 @@
 //! Which tensors a published checkpoint of a shape holds, in the order of its layers.
 
-use kaito_presets::{Family, Residual, Shape};
+use kaito_presets::{Residual, Shape};
 
 /// A tensor to write.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,15 +33,25 @@ impl Planned {
     }
 }
 
-/// The tensors of a Hugging Face checkpoint. A tied head is left out, as transformers does when it saves.
+/// How the layers of a family are stored: by its `model_type`.
+type Layout = fn(&Shape) -> Vec<Planned>;
+
+const LAYOUTS: [(&str, Layout); 4] = [
+    ("llama", |shape| llama_like(shape, false)),
+    ("mistral", |shape| llama_like(shape, false)),
+    ("phi3", |shape| llama_like(shape, true)),
+    ("falcon", falcon),
+];
+
+/// The tensors of a Hugging Face checkpoint. A tied head is left out, as transformers does when it saves. None of a family
+/// whose layout isn't known here.
 pub fn hugging_face(shape: &Shape) -> Vec<Planned> {
-    match shape.family {
-        Family::Falcon => falcon(shape),
-        Family::Llama | Family::Mistral | Family::Phi3 => llama_like(shape),
-    }
+    let layout = LAYOUTS.iter().find(|(model_type, _)| *model_type == shape.family.model_type);
+    layout.map(|(_, tensors)| tensors(shape)).unwrap_or_default()
 }
 
-fn llama_like(shape: &Shape) -> Vec<Planned> {
+/// `fused`: whether queries, keys and values are one matrix, and gate and up another.
+fn llama_like(shape: &Shape, fused: bool) -> Vec<Planned> {
     let Shape { hidden_size: hidden, intermediate_size: inner, vocab_size: vocab, head_dim, .. } = *shape;
     let (queries, keys) = (shape.num_heads * head_dim, shape.num_kv_heads * head_dim);
     let mut tensors = vec![Planned::embedding("model.embed_tokens.weight", vocab, hidden)];
@@ -49,7 +59,7 @@ fn llama_like(shape: &Shape) -> Vec<Planned> {
         let name = |name: &str| format!("model.layers.{layer}.{name}.weight");
         let matrix = |suffix: &str, rows, cols| Planned::matrix(name(suffix), rows, cols);
         tensors.push(Planned::vector(name("input_layernorm"), hidden, 1.0));
-        if shape.family == Family::Phi3 {
+        if fused {
             tensors.push(matrix("self_attn.qkv_proj", queries + 2 * keys, hidden));
         } else {
             tensors.push(matrix("self_attn.q_proj", queries, hidden));
@@ -58,7 +68,7 @@ fn llama_like(shape: &Shape) -> Vec<Planned> {
         }
         tensors.push(matrix("self_attn.o_proj", hidden, queries));
         tensors.push(Planned::vector(name("post_attention_layernorm"), hidden, 1.0));
-        if shape.family == Family::Phi3 {
+        if fused {
             tensors.push(matrix("mlp.gate_up_proj", 2 * inner, hidden));
         } else {
             tensors.push(matrix("mlp.gate_proj", inner, hidden));

@@ -25,7 +25,7 @@ pub fn write(
     seed: u64,
     progress: &ProgressBar,
 ) -> io::Result<()> {
-    let size = dtype.size() as usize;
+    let size = dtype.size();
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let stream = tensor.name.bytes().fold(mix(seed), |state, byte| mix(state ^ u64::from(byte)));
     let total = tensor.elements();

@@ -17,7 +17,7 @@ const MAX_SHARD: u64 = 5_000_000_000;
 const ALIGNMENT: usize = 8;
 
 pub fn write(job: &Job, tensors: &[Planned]) -> anyhow::Result<()> {
-    let bytes = |tensor: &Planned| tensor.elements() as u64 * job.preset.dtype.size();
+    let bytes = |tensor: &Planned| (tensor.elements() * job.preset.dtype.size()) as u64;
     let shards = split(tensors, bytes);
     let total: u64 = tensors.iter().map(bytes).sum();
     job.progress.set_length(total);
@@ -63,7 +63,7 @@ fn write_shard(job: &Job, name: &str, tensors: &[Planned]) -> anyhow::Result<()>
     let mut end = 0;
     for tensor in tensors {
         let begin = end;
-        end += tensor.elements() as u64 * dtype.size();
+        end += (tensor.elements() * dtype.size()) as u64;
         let entry = json!({ "dtype": type_name, "shape": tensor.shape, "data_offsets": [begin, end] });
         header.insert(tensor.name.clone(), entry);
     }

@@ -8,7 +8,7 @@ use kaito_model::{
     family,
     tokenizer::{DecodeOptions, Special, Tokenizer},
 };
-use kaito_presets::{DType, Family, PRESETS, Preset, Shape};
+use kaito_presets::{DType, PRESETS, Preset, Shape};
 
 use crate::{Format, Job, meta, plan, torch};
 
@@ -20,10 +20,10 @@ fn small(preset: &Preset) -> Preset {
     let num_kv_heads = if shape.num_kv_heads == 1 { 1 } else { 2 * ranks };
     let head_dim = if shape.rope.long.is_some() { shape.head_dim } else { 16 };
     let hidden_size = group * num_kv_heads * head_dim;
-    let intermediate_size = match (shape.family, ranks) {
+    let intermediate_size = match (shape.family.model_type, ranks) {
         // Falcon's files leave it to be assumed; Meta's give a rule, that of 70B with a multiplier.
-        (Family::Falcon, _) => 4 * hidden_size,
-        (Family::Llama, 8) => 4096,
+        ("falcon", _) => 4 * hidden_size,
+        ("llama", 8) => 4096,
         _ => (8 * hidden_size / 3).next_multiple_of(256),
     };
     let num_heads = group * num_kv_heads;
@@ -46,8 +46,8 @@ fn every_preset_loads_in_its_published_layout() {
         let (config, weights) = family::load(dir.path()).unwrap();
         let shape = small.shape;
         assert_eq!(
-            (config.hidden_size, config.num_layers, config.num_heads, config.num_kv_heads, config.vocab_size),
-            (shape.hidden_size, shape.num_layers, shape.num_heads, shape.num_kv_heads, shape.vocab_size),
+            (config.hidden_size, config.num_layers, config.vocab_size, config.layer),
+            (shape.hidden_size, shape.num_layers, shape.vocab_size, shape.layer()),
             "{}",
             preset.name
         );
@@ -66,7 +66,7 @@ fn metas_layout_loads_in_as_many_shards_as_published() {
         let dir = tempfile::tempdir().unwrap();
         write(&small, dir.path(), Format::Meta, 1);
         let (config, weights) = family::load(dir.path()).unwrap();
-        assert_eq!(config.intermediate_size, small.shape.intermediate_size, "{name}");
+        assert_eq!(config.layer.mlp.width, small.shape.intermediate_size, "{name}");
         assert_eq!(weights.embedding.parts.len(), ranks, "{name}");
         assert_eq!(weights.final_norm.weight.len(), small.shape.hidden_size, "{name}");
         let [first, .., last] = weights.layers[0].qkv.parts.as_slice() else { unreachable!() };
@@ -87,7 +87,7 @@ fn metas_layout_passes_for_its_preset_in_its_true_size() {
         meta::write_beside(&job).unwrap();
         for rank in 0..weights {
             let tensors = plan::meta(&preset.shape, weights);
-            let size = |tensor: &plan::Planned| tensor.elements() as u64 * preset.dtype.size();
+            let size = |tensor: &plan::Planned| (tensor.elements() * preset.dtype.size()) as u64;
             let stem = format!("consolidated.{rank:02}");
             torch::write_with(&job, &stem, &tensors, |out, tensor| out.leave_hole(size(tensor))).unwrap();
         }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use kaito_presets::{Family, Shape};
+use kaito_presets::Shape;
 use serde_json::{Value, json};
 
 pub const UNKNOWN: &str = "<unk>";
@@ -79,7 +79,7 @@ pub fn hugging_face(shape: &Shape) -> Value {
     }
     let bos = special_text(shape, shape.bos_token_id);
     let mut single = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })];
-    if shape.family != Family::Falcon {
+    if shape.family.adds_bos {
         single.insert(0, json!({ "SpecialToken": { "id": bos, "type_id": 0 } }));
     }
     json!({

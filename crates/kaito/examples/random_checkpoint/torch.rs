@@ -41,7 +41,7 @@ pub fn write_with(
         archive.entry(&format!("{stem}/byteorder"), 6, |out| out.write_all(b"little"))?;
         for (number, tensor) in tensors.iter().enumerate() {
             let name = format!("{stem}/data/{number}");
-            let size = tensor.elements() as u64 * dtype.size();
+            let size = (tensor.elements() * dtype.size()) as u64;
             archive.entry(&name, size, |out| fill(out, tensor))?;
         }
         archive.entry(&format!("{stem}/version"), 2, |out| out.write_all(b"3\n"))?;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 use kaito_engine::{
-    ChatMessage, ChatRequest, LanguageModel, MetaEvent, MetaOptions, TextEvent, TextInput, TextRequest,
+    ChatMessage, ChatRequest, DialogFormat, LanguageModel, MetaEvent, MetaOptions, TextEvent, TextInput, TextRequest,
     generate::GenerateOptions,
 };
 use kaito_presets::PresetKind;
@@ -74,7 +74,7 @@ impl Manner {
             Manner::Continuation
         } else if info.chat_template {
             Manner::Template
-        } else if info.family == "llama" {
+        } else if info.dialog_format == Some(DialogFormat::Llama2) {
             Manner::Dialog
         } else {
             Manner::Continuation

@@ -9,10 +9,7 @@ use std::{
     io::Write,
 };
 
-use kaito_engine::{
-    KvDType,
-    capacity::{PAGE_SIZE, bytes_per_token},
-};
+use kaito_engine::{KvDType, capacity::bytes_per_token, device::cpu::PAGE_SIZE};
 use kaito_image::{Expected, Model};
 use kaito_model::family;
 use kaito_presets::{Cut, DType, PAGE_TOKENS, PRESETS, Precision, Preset, estimate};
@@ -28,7 +25,7 @@ fn hollow(preset: &Preset) -> tempfile::TempDir {
     let dtype = if preset.dtype == DType::F16 { "F16" } else { "BF16" };
     for tensor in plan::hugging_face(&preset.shape) {
         let start = end;
-        end += tensor.elements() as u64 * preset.dtype.size();
+        end += (tensor.elements() * preset.dtype.size()) as u64;
         header.insert(tensor.name, json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end] }));
     }
     let header = serde_json::to_vec(&header).unwrap();

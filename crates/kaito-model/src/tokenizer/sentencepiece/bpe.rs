@@ -1,4 +1,4 @@
-//! Byte-pair encoding as SentencePiece does it: merges ordered by the score of the piece that they make.
+//! Byte-pair encoding (BPE) as SentencePiece does it: merges ordered by the score of the piece that they make.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
@@ -8,7 +8,7 @@ use super::proto::PieceKind;
 
 const NONE: usize = usize::MAX;
 
-/// A stretch of the text, linked to its neighbours; an empty one was merged into its left neighbour.
+/// A part of the text, linked to its neighbours; an empty one was merged into its left neighbour.
 struct Symbol {
     start: usize,
     len: usize,
@@ -57,7 +57,7 @@ struct Merger<'a> {
     unused: HashMap<&'a str, usize>,
 }
 
-/// Cuts a normalised text into pieces: `(text of the piece, id)`. Takes n log n time.
+/// Segments a normalised text into pieces: `(text of the piece, id)`. Takes n log n time.
 pub(super) fn encode<'a>(model: &'a Model, text: &'a str) -> Vec<(&'a str, u32)> {
     let mut merger =
         Merger { model, text, symbols: symbols(model, text), agenda: BinaryHeap::new(), unused: HashMap::new() };

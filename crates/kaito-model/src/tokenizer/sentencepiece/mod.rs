@@ -1,17 +1,18 @@
-//! SentencePiece models, as Google's library reads, applies and reverses them: the tokenizer of Meta's downloads.
+//! SentencePiece models (BPE and unigram), as Google's library reads, applies and reverses them: the tokenizer of Meta's
+//! downloads.
 
 mod bpe;
+mod common_prefix_search;
 mod decode;
 mod normalizer;
-mod prefix_index;
 mod proto;
 mod protobuf;
 mod unigram;
 
 use std::collections::HashMap;
 
+use common_prefix_search::CommonPrefixSearch;
 use normalizer::{Normalizer, SPACE_SYMBOL};
-use prefix_index::PrefixIndex;
 use proto::{Algorithm, Piece};
 use unigram::Unigram;
 
@@ -126,7 +127,7 @@ pub struct Model {
     ids: HashMap<Box<str>, u32>,
     /// Control, unknown and byte pieces: never found in a text.
     reserved: HashMap<Box<str>, u32>,
-    user_defined: PrefixIndex,
+    user_defined: CommonPrefixSearch,
     normalizer: Normalizer,
     /// `None` for byte-pair encoding.
     unigram: Option<Unigram>,
@@ -198,7 +199,7 @@ impl Model {
         };
         let user_defined = pieces.iter().zip(0..).filter(|(piece, _)| piece.kind == PieceKind::UserDefined);
         Ok(Self {
-            user_defined: PrefixIndex::new(user_defined.map(|(piece, id)| (piece.text.as_str(), id))),
+            user_defined: CommonPrefixSearch::new(user_defined.map(|(piece, id)| (piece.text.as_str(), id))),
             normalizer: Normalizer::new(&normalizer, &trainer)?,
             unigram: (trainer.algorithm == Algorithm::Unigram).then(|| Unigram::new(&pieces)),
             byte_ids,
@@ -270,12 +271,12 @@ impl Model {
         self.special.eos
     }
 
-    /// The token that fills up a batch; Llama has none.
+    /// The padding token; Llama has none.
     pub fn pad(&self) -> Option<u32> {
         self.special.pad
     }
 
-    /// The token for what is not in the vocabulary.
+    /// The token for unknown text.
     pub fn unk(&self) -> u32 {
         self.unk_id
     }

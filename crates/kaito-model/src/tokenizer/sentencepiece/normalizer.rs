@@ -1,7 +1,7 @@
-//! What SentencePiece does to a text before it cuts it: character replacements and white space.
+//! What SentencePiece does to a text before it segments it: character replacements and white space.
 
 use super::ModelError;
-use super::prefix_index::PrefixIndex;
+use super::common_prefix_search::CommonPrefixSearch;
 use super::proto::{NormalizerSpec, TrainerSpec};
 
 /// Stands for a space inside pieces.
@@ -38,7 +38,7 @@ impl Normalizer {
     }
 
     /// The normalised text; pieces in `user_defined` stay as they are.
-    pub(super) fn normalize(&self, text: &str, user_defined: &PrefixIndex) -> String {
+    pub(super) fn normalize(&self, text: &str, user_defined: &CommonPrefixSearch) -> String {
         let mut rest = text;
         if self.remove_extra_whitespaces {
             while let Some((" ", consumed)) = self.next_unit(rest, user_defined) {
@@ -71,7 +71,7 @@ impl Normalizer {
     }
 
     /// The replacement for the beginning of `rest`, and how many of its bytes that stands for; at least one character.
-    fn next_unit<'a>(&'a self, rest: &'a str, user_defined: &PrefixIndex) -> Option<(&'a str, usize)> {
+    fn next_unit<'a>(&'a self, rest: &'a str, user_defined: &CommonPrefixSearch) -> Option<(&'a str, usize)> {
         let character = rest.chars().next()?;
         let (mut unit, mut consumed) = (None, 0);
         if let Some(length) = user_defined.longest(rest) {

@@ -1,7 +1,7 @@
-//! The unigram language model: the cut of a text whose pieces have the highest sum of scores.
+//! The unigram language model: the segmentation of a text whose pieces have the highest sum of scores (Viterbi).
 
 use super::Model;
-use super::prefix_index::PrefixIndex;
+use super::common_prefix_search::CommonPrefixSearch;
 use super::proto::{Piece, PieceKind};
 
 /// How much worse an unknown character is than the least likely piece.
@@ -10,12 +10,12 @@ const UNKNOWN_PENALTY: f32 = 10.0;
 /// What encoding needs besides the pieces themselves.
 #[derive(Debug, Clone)]
 pub(super) struct Unigram {
-    pieces: PrefixIndex,
+    pieces: CommonPrefixSearch,
     unknown_score: f32,
     max_score: f32,
 }
 
-/// The best cut that ends at some byte of the text.
+/// The best segmentation of the text up to some byte.
 #[derive(Clone, Copy)]
 struct BestPath {
     id: u32,
@@ -31,14 +31,14 @@ impl Unigram {
             .zip(0..)
             .filter(|(piece, _)| matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined));
         Self {
-            pieces: PrefixIndex::new(matchable.map(|(piece, id)| (piece.text.as_str(), id))),
+            pieces: CommonPrefixSearch::new(matchable.map(|(piece, id)| (piece.text.as_str(), id))),
             unknown_score: normal().fold(f32::MAX, f32::min) - UNKNOWN_PENALTY,
             // The reference starts from the smallest positive number, so scores that are all negative do not count.
             max_score: normal().fold(f32::MIN_POSITIVE, f32::max),
         }
     }
 
-    /// Cuts a normalised text into pieces: `(text of the piece, id)`.
+    /// Segments a normalised text into pieces: `(text of the piece, id)`.
     pub(super) fn encode<'a>(&self, model: &Model, text: &'a str) -> Vec<(&'a str, u32)> {
         let mut best: Vec<Option<BestPath>> = vec![None; text.len() + 1];
         for (start, character) in text.char_indices() {

@@ -1,12 +1,12 @@
-//! All entries of a dictionary that a text starts with.
+//! Common prefix search: all entries of a dictionary that a text starts with.
 
-/// Texts in byte order, each with an id.
+/// A dictionary: texts in byte order, each with an id.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PrefixIndex {
+pub(super) struct CommonPrefixSearch {
     sorted: Vec<(Box<[u8]>, u32)>,
 }
 
-impl PrefixIndex {
+impl CommonPrefixSearch {
     pub(super) fn new<'a>(entries: impl Iterator<Item = (&'a str, u32)>) -> Self {
         let mut sorted: Vec<(Box<[u8]>, u32)> = entries.map(|(text, id)| (text.as_bytes().into(), id)).collect();
         sorted.sort_unstable();
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn finds_every_prefix() {
-        let index = PrefixIndex::new([("a", 0), ("ab", 1), ("abcd", 2), ("b", 3), ("é", 4)].into_iter());
+        let index = CommonPrefixSearch::new([("a", 0), ("ab", 1), ("abcd", 2), ("b", 3), ("é", 4)].into_iter());
         let found = |text| index.matches(text).collect::<Vec<_>>();
         assert_eq!(found("abcdx"), [(1, 0), (2, 1), (4, 2)]);
         assert_eq!(found("abc"), [(1, 0), (2, 1)]);

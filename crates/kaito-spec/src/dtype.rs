@@ -5,7 +5,7 @@ use std::fmt;
 pub enum DType {
     /// IEEE 754 binary32.
     F32,
-    /// The upper half of a binary32.
+    /// bfloat16: the upper half of a binary32.
     Bf16,
     /// IEEE 754 binary16.
     F16,
@@ -23,7 +23,7 @@ impl DType {
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             DType::F32 => "f32",
             DType::Bf16 => "bf16",
             DType::F16 => "f16",
