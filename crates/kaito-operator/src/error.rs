@@ -1,3 +1,5 @@
+//! What can fail in this crate.
+
 use std::{io, net::SocketAddr};
 
 /// What can fail here.
@@ -12,7 +14,7 @@ pub enum Error {
     /// A certificate cannot be made.
     #[error("cannot make a certificate for the webhook: {0}")]
     MakeCertificate(String),
-    /// Others were first in writing an object, every time.
+    /// Every attempt at writing an object met a newer version.
     #[error("cannot write {object}: others came first {attempts} times in a row")]
     Contended {
         /// The object.

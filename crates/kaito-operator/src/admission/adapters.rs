@@ -103,7 +103,7 @@ fn check_strength(adapter: &AdapterSpec, path: &str, verdict: &mut Verdict) {
     }
 }
 
-/// A number in digits: `NaN` and `inf`, which Rust would read too, are none.
+/// A number in digits. Rust would also read `NaN` and `inf`, which are refused.
 fn number(text: &str) -> Option<f64> {
     let is_digits = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
     text.parse().ok().filter(|_| is_digits)

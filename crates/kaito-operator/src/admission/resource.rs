@@ -3,10 +3,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::{ANEW, Verdict, immutable, quoted, syntax};
-use crate::workspace::{MOST_NODES, ResourceSpec};
-
-/// What a node's type is called, as a label.
-const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+use crate::workspace::{LABEL_INSTANCE_TYPE, MOST_NODES, ResourceSpec};
 
 pub fn check(resource: &ResourceSpec, verdict: &mut Verdict) {
     let count = resource.count;
@@ -20,7 +17,10 @@ pub fn check(resource: &ResourceSpec, verdict: &mut Verdict) {
     {
         verdict.refuse(
             "resource.instanceType",
-            format!("is {name:?}, but it must be the value of the label {INSTANCE_TYPE}: {}", syntax::A_LABEL_VALUE),
+            format!(
+                "is {name:?}, but it must be the value of the label {LABEL_INSTANCE_TYPE}: {}",
+                syntax::A_LABEL_VALUE
+            ),
         );
     }
     check_selector(&resource.label_selector, verdict);
@@ -81,7 +81,7 @@ fn check_selector(selector: &LabelSelector, verdict: &mut Verdict) {
     }
 }
 
-/// Terms of which no node can fulfil both.
+/// Refuses terms that no node can fulfil together.
 fn check_contradictions(resource: &ResourceSpec, verdict: &mut Verdict) {
     let selector = &resource.label_selector;
     let labels = selector.match_labels.iter().flatten();
@@ -102,13 +102,13 @@ fn check_contradictions(resource: &ResourceSpec, verdict: &mut Verdict) {
                 format!("no node can match: the label {key} must be {} and {}", one_of(other), one_of(values)),
             );
         }
-        if let (INSTANCE_TYPE, Some(asked)) = (*key, resource.instance_type.as_deref())
+        if let (LABEL_INSTANCE_TYPE, Some(asked)) = (*key, resource.instance_type.as_deref())
             && !values.contains(asked)
         {
             verdict.refuse(
                 "resource.labelSelector",
                 format!(
-                    "no node can match: the label {INSTANCE_TYPE} must be {}, but resource.instanceType is {asked:?}",
+                    "no node can match: the label {LABEL_INSTANCE_TYPE} must be {}, but resource.instanceType is {asked:?}",
                     one_of(values)
                 ),
             );

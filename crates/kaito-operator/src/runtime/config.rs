@@ -1,13 +1,13 @@
 //! Flags of a server from a ConfigMap.
 //!
-//! Two forms, which may stand beside each other. A key of its own for each flag:
+//! There are two forms, which may be mixed. One key for each flag:
 //!
 //! ```yaml
 //! data:
 //!   max-batch-size: "8"
 //! ```
 //!
-//! and the Kaito project's file with a section for each runtime:
+//! and the Kaito project's file, with a section for each runtime:
 //!
 //! ```yaml
 //! data:
@@ -22,11 +22,14 @@ use kaito_presets::Preset;
 use serde_json::Value;
 
 use super::{Flag, FlagValue, vllm_config};
-use crate::{decide::Problem, workspace::Runtime};
+use crate::{
+    reason::{Problem, Reason},
+    workspace::Runtime,
+};
 
 const FILE: &str = "inference_config.yaml";
 
-/// Longest file that is read. A ConfigMap holds 1 MiB at most, and no file of flags is nearly as long.
+/// Longest file that is read. A ConfigMap can hold 1 MiB, but no list of flags is nearly that long.
 const MOST_BYTES: usize = 256 << 10;
 
 /// Flags that the controller itself sets, or that no ConfigMap should hold.
@@ -42,7 +45,7 @@ const RESERVED: &[&str] = &[
     "weights",
     "world-size",
 ];
-/// And those that are not flags of our server.
+/// Further reserved names for the runtime `kaito`: flags that the controller sets, or that its server does not have.
 const RESERVED_OF_KAITO: &[&str] = &[
     "distributed-executor-backend",
     "host",
@@ -56,24 +59,24 @@ const RESERVED_OF_KAITO: &[&str] = &[
 /// What a ConfigMap says for one runtime.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ServerConfig {
-    /// The flags to hand on.
+    /// The flags to pass on to the server.
     pub flags: Vec<Flag>,
     /// What the controller would compute, where the ConfigMap says it.
     pub sizes: Sizes,
-    /// What stands there and has no effect though somebody may count on it.
+    /// Settings without an effect, though the user may count on one; each with the reason.
     pub ignored: Vec<String>,
-    /// What stands there and is not needed.
+    /// Settings that are not needed; each with the reason.
     pub needless: Vec<String>,
 }
 
-/// What the controller computes of vLLM's flags, as a ConfigMap has it.
+/// The values that a ConfigMap gives for those of vLLM's flags that the controller computes otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Sizes {
-    /// GPUs that share each layer.
+    /// Tensor parallelism: GPUs that share each layer.
     pub tensor: Option<u32>,
-    /// Groups of layers, one after the other.
+    /// Pipeline parallelism: groups of layers, one after the other.
     pub pipeline: Option<u32>,
-    /// Copies of the model.
+    /// Data parallelism: copies of the model.
     pub data: Option<u32>,
     /// Longest sequence, in tokens.
     pub context: Option<u64>,
@@ -81,20 +84,20 @@ pub struct Sizes {
     pub gpu_memory_utilisation: Option<f64>,
     /// Bytes of weights of each GPU that stay in main memory.
     pub offloaded: u64,
-    /// Bytes of a parameter; `None` where that is for the server to say.
+    /// Bytes of a parameter; `None` where the ConfigMap does not say it.
     pub weight_bytes: Option<WeightBytes>,
-    /// Bytes of an element of keys and values, where it is not as wide as the weights.
+    /// Bytes of an element of the KV cache, where it differs from the weights.
     pub kv_bytes: Option<u64>,
-    /// Whether positions are scaled beyond what the model was made for.
+    /// Whether positions are scaled beyond the model's own limit.
     pub scales_positions: bool,
 }
 
-/// How wide weights are held.
+/// How many bytes a weight takes on the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightBytes {
-    /// So many bytes.
+    /// This many.
     Known(u64),
-    /// Quantised as the server does it.
+    /// Quantised by the server.
     Unknown,
 }
 
@@ -172,7 +175,7 @@ fn value_of(name: &str, value: Value) -> Result<FlagValue, Problem> {
         Value::Bool(switch) => FlagValue::Switch(switch),
         Value::String(text) => FlagValue::Text(text),
         Value::Number(number) => FlagValue::Text(number.to_string()),
-        // vLLM takes JSON for what has parts.
+        // vLLM's flags take lists and mappings as JSON.
         Value::Array(_) | Value::Object(_) => FlagValue::Text(value.to_string()),
         Value::Null => return Err(invalid(format!("the flag {name} has no value"))),
     })
@@ -189,14 +192,20 @@ fn flag_name(name: &str) -> Result<String, Problem> {
     Ok(name.replace('_', "-"))
 }
 
-/// Where the ConfigMap holds what cannot be.
+/// The ConfigMap cannot be read, or sets what is not the user's to set.
 pub fn invalid(message: String) -> Problem {
-    Problem { reason: "ConfigInvalid", message: format!("in the ConfigMap that inference.config names: {message}") }
+    Problem {
+        reason: Reason::ConfigInvalid,
+        message: format!("in the ConfigMap that inference.config names: {message}"),
+    }
 }
 
-/// Where the ConfigMap asks for what the nodes or the model do not have.
+/// The ConfigMap asks for what the nodes or the model do not have.
 pub fn does_not_fit(message: String) -> Problem {
-    Problem { reason: "ConfigDoesNotFit", message: format!("in the ConfigMap that inference.config names: {message}") }
+    Problem {
+        reason: Reason::ConfigDoesNotFit,
+        message: format!("in the ConfigMap that inference.config names: {message}"),
+    }
 }
 
 #[cfg(test)]
@@ -298,7 +307,7 @@ vllm:
             (&[(FILE, &long)], "bytes, more than 262144"),
         ] {
             let problem = read_for(Runtime::Kaito, pairs).unwrap_err();
-            assert_eq!(problem.reason, "ConfigInvalid");
+            assert_eq!(problem.reason.as_str(), "ConfigInvalid");
             assert!(problem.message.contains(part), "{}", problem.message);
         }
         for name in ["api-key", "nnodes", "node-rank", "master-addr", "headless"] {
