@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 /// What can fail here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A text is no YAML.
+    /// A text is not YAML.
     #[error("not YAML: {0}")]
     ReadYaml(String),
     /// A value cannot be written as YAML.

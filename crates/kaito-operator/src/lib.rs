@@ -9,8 +9,8 @@
 //! | module | what it is | uses |
 //! | --- | --- | --- |
 //! | `controller` | watches, reconciles, leader election, metrics | `webhook`, `decide`, `layout`, `instance_types`, `karpenter`, `reason`, `workspace`, `error` |
-//! | `up` | `kaito up`: a workspace's pod as processes of this machine | `decide`, `admission`, `layout`, `reason`, `workspace`, `yaml`, `error` |
-//! | `webhook` | the admission webhook and its certificates | `admission`, `workspace`, `yaml`, `error` |
+//! | `up` | `kaito up`: a workspace's pod as processes of this machine | `decide`, `admission`, `runtime`, `layout`, `reason`, `workspace`, `yaml`, `error` |
+//! | `webhook` | the admission webhook and its certificates | `admission`, `workspace`, `error` |
 //! | `install` | the manifests of the controller itself | `decide`, `admission`, `crd`, `instance_types`, `yaml`, `error` |
 //! | `manifests` | `kaito validate`: manifests in files | `admission`, `workspace`, `yaml` |
 //! | `decide` | what is to be done for a workspace, as a pure function | `runtime`, `layout`, `karpenter`, `reason`, `workspace`, `text`, `named` |

@@ -38,7 +38,7 @@ named! {
         ModelLoading,
         /// Every pod answers its health check.
         InferenceReady,
-        /// A server that was ready is no longer.
+        /// A server that was ready no longer is.
         ServerUnhealthy,
         /// An image cannot be pulled.
         ImagePullError,
@@ -87,7 +87,7 @@ named! {
         GpusMissing,
         /// The weights leave no GPU memory for a KV cache.
         GpuMemoryTooSmall,
-        /// A field holds what it cannot.
+        /// A field has the wrong type, or is missing.
         ManifestUnreadable,
 
         /// The server loads the adapters.
@@ -100,7 +100,7 @@ named! {
         FlagsApplied,
         /// Some of the ConfigMap has no effect.
         FlagsIgnored,
-        /// The pods are to change for the installation's sake, and wait for their rollout.
+        /// The pods are to be replaced because the installation changed, and wait for their rollout.
         RolloutDue,
         /// That rollout is under way.
         RolloutUnderWay,

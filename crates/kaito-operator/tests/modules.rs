@@ -79,7 +79,8 @@ fn uses(folder: &Path, main: &str, prefix: &str) -> Uses {
     let of = |module: &String| {
         let file = folder.join(format!("{module}.rs"));
         let code = if file.is_file() { code(&file) } else { code(&folder.join(module)) };
-        let mut used = words_after(&code, prefix);
+        // A file in a folder of its own reaches the others by one more `super`.
+        let mut used = words_after(&code.replace("super::super::", "super::"), prefix);
         // The error of the crate is exported at its root.
         if used.remove("Error") {
             used.insert("error".to_owned());

@@ -89,7 +89,7 @@ impl Default for Metrics {
             );
             registry.register_with_unit(
                 "reconcile_duration",
-                "From a reconcile's begin to its end",
+                "How long a reconcile takes",
                 Unit::Seconds,
                 metrics.durations.clone(),
             );
@@ -102,7 +102,7 @@ impl Default for Metrics {
             registry.register("workspaces", "Workspaces by phase", metrics.workspaces.clone());
             registry.register(
                 "rollouts",
-                "Workspaces whose pods are to change for what the installation alone changes, due or under way",
+                "Workspaces with a rollout that is due or under way",
                 metrics.rollouts.clone(),
             );
         });

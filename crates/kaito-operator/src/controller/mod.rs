@@ -98,7 +98,7 @@ pub enum Error {
 
 /// How long running reconciles may take to end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
-/// Reconciles at once. They wait for the API server nearly all their time.
+/// Most reconciles at a time. They wait for the API server nearly all the time.
 const CONCURRENCY: u16 = 32;
 /// Events of one workspace within this time cause one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -107,7 +107,7 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 ///
-/// [`Error`]. An API server that does not answer is no reason to end.
+/// [`Error`]. An API server that does not answer is not an error: requests are repeated.
 pub async fn run(client: Client, mut options: Options, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
     let metrics = Metrics::default();
     let dropped_log_lines = Arc::clone(&options.dropped_log_lines);
@@ -179,12 +179,12 @@ async fn lead(
             acquired = lease.acquire() => acquired,
             () = ended(shutdown.clone()) => return,
         };
-        tracing::info!(identity = options.identity, "leading");
+        tracing::info!(identity = options.identity, "elected leader");
         metrics.leader.set(1);
         tokio::select! {
             biased;
             // Dropping the other branch ends it at once, requests in flight included: another replica may be the leader now.
-            () = lease.keep(acquired) => tracing::warn!(identity = options.identity, "lost the lease, leading no longer"),
+            () = lease.keep(acquired) => tracing::warn!(identity = options.identity, "lost the lease, no longer the leader"),
             () = reconciling() => {}
         }
         metrics.leader.set(0);

@@ -16,7 +16,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use crate::workspace::{ApiVersion, ConditionType, GROUP, KIND, PLURAL};
+use crate::workspace::{
+    ApiVersion,
+    ConditionType::{self, InferenceReady, ResourceReady, WorkspaceReady},
+    GROUP, KIND, PLURAL,
+};
 
 /// The definition of the kind [`Workspace`](crate::workspace::Workspace).
 pub fn custom_resource_definition() -> CustomResourceDefinition {
@@ -69,38 +73,14 @@ fn columns() -> Vec<CustomResourceColumnDefinition> {
         };
     vec![
         column("Instance", "string", 0, ".resource.instanceType".to_owned(), "Instance type of the nodes"),
-        column(
-            "ResourceReady",
-            "string",
-            0,
-            condition(ConditionType::ResourceReady, "status"),
-            "Whether the nodes are there",
-        ),
-        column(
-            "InferenceReady",
-            "string",
-            0,
-            condition(ConditionType::InferenceReady, "status"),
-            "Whether the model answers",
-        ),
-        column(
-            "WorkspaceReady",
-            "string",
-            0,
-            condition(ConditionType::WorkspaceReady, "status"),
-            "Whether all is ready",
-        ),
+        column("ResourceReady", "string", 0, condition(ResourceReady, "status"), "Whether the nodes are there"),
+        column("InferenceReady", "string", 0, condition(InferenceReady, "status"), "Whether the model answers"),
+        column("WorkspaceReady", "string", 0, condition(WorkspaceReady, "status"), "Whether all is ready"),
         column("State", "string", 0, ".status.state".to_owned(), "The conditions in one word"),
         column("Age", "date", 0, ".metadata.creationTimestamp".to_owned(), "Time since the workspace was created"),
         column("Preset", "string", 1, ".inference.preset.name".to_owned(), "The model"),
         column("Nodes", "integer", 1, ".resource.count".to_owned(), "How many nodes are asked for"),
-        column(
-            "Message",
-            "string",
-            1,
-            condition(ConditionType::WorkspaceReady, "message"),
-            "Why the workspace is in its state",
-        ),
+        column("Message", "string", 1, condition(WorkspaceReady, "message"), "Why the workspace is in its state"),
     ]
 }
 

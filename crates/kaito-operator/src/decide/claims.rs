@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
-    api::core::v1::Taint,
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
     jiff::Timestamp,
 };
@@ -13,6 +12,7 @@ use super::{
     nodes::{Choice, TurnedDown, hosts},
     observed::{Claims, Observed, is_going, name},
     options::NodeClass,
+    taints,
 };
 use crate::{
     karpenter::{NodeClaim, NodeClaimSpec, NodeClassRef, Requirement, Resources},
@@ -77,7 +77,7 @@ pub fn plan(
     let wanted_nodes = usize::try_from(workspace.resource.count).unwrap_or(0);
     let is_chosen = |node: &str| choice.chosen.iter().any(|chosen| name(&chosen.metadata) == node);
     let is_expected = |node: &str| choice.expected_back.iter().any(|expected| name(&expected.metadata) == node);
-    // The node is ready, but a taint keeps pods off it, nobody knows for how long.
+    // The node is ready, but a taint keeps pods off it for an unknown time.
     let is_tainted =
         |node: &str| choice.turned_down.iter().any(|(name, why)| name == node && matches!(why, TurnedDown::Tainted(_)));
     let hosts = hosts(observed);
@@ -171,12 +171,7 @@ fn desired(workspace: &Workspace, claim: &str, class: &NodeClass, need: &Need) -
         spec: NodeClaimSpec {
             requirements,
             resources: Resources { requests },
-            taints: vec![Taint {
-                key: "sku".to_owned(),
-                value: Some("gpu".to_owned()),
-                effect: "NoSchedule".to_owned(),
-                time_added: None,
-            }],
+            taints: vec![taints::gpu_taint()],
             node_class_ref: NodeClassRef {
                 group: class.group.clone(),
                 kind: class.kind.clone(),
@@ -283,7 +278,7 @@ fn cause(reason: &str, message: &str) -> (Reason, &'static str) {
     } else if says(&["insufficient capacity", "insufficientcapacity", "out of capacity", "skunotavailable"]) {
         (
             Reason::InsufficientCapacity,
-            "The cloud has none of these instances now; it is tried again. Another instance type may be had",
+            "The cloud has none of these instances now; it is tried again. Another instance type may be available",
         )
     } else if says(&["nodeclass"]) {
         (Reason::NodeClassNotReady, "See the node class that the controller's --node-class names")

@@ -27,8 +27,7 @@ pub struct Decision {
     pub notices: Vec<Notice>,
     /// When to reconcile again though nothing happens.
     pub requeue: Option<Duration>,
-    /// Whether this starts the rollout of a running model. Whoever carries it out must decide again while nobody else can start
-    /// one.
+    /// Whether this starts the rollout of a running model. The caller must then decide again while no other rollout can start.
     pub starts_rollout: bool,
 }
 

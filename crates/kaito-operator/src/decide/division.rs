@@ -72,10 +72,10 @@ fn check_model(preset: &Preset, division: Division) -> Result<(), Problem> {
         let most = u32::try_from(num_heads).unwrap_or(u32::MAX);
         let can: Vec<_> = (1..=most).filter(|gpus| can_share(preset, *gpus)).map(|gpus| gpus.to_string()).collect();
         return Err(does_not_fit(format!(
-            "tensor-parallel-size is {tensor}, but each layer of {} has {num_heads} heads, {} of keys and values and {} inner \
-             rows, which {tensor} GPUs cannot share evenly; {} can",
+            "tensor-parallel-size is {tensor}, but each layer of {} has {num_heads} attention heads, {} and an MLP \
+             of width {}, which {tensor} GPUs cannot share evenly; {} can",
             preset.name,
-            preset.shape.num_kv_heads,
+            text::count(preset.shape.num_kv_heads, "KV head"),
             preset.shape.intermediate_size,
             text::list(&can)
         )));
@@ -172,15 +172,15 @@ mod tests {
                 "falcon-7b",
                 (2, 0, 0),
                 (1, 1, 4),
-                "tensor-parallel-size is 2, but each layer of falcon-7b has 71 heads, 1 of keys and values and 18176 inner \
-                 rows, which 2 GPUs cannot share evenly; 1, 71 can",
+                "tensor-parallel-size is 2, but each layer of falcon-7b has 71 attention heads, 1 KV head and an MLP of \
+                 width 18176, which 2 GPUs cannot share evenly; 1, 71 can",
             ),
             (
                 "llama-2-13b",
                 (3, 0, 0),
                 (1, 2, 4),
-                "tensor-parallel-size is 3, but each layer of llama-2-13b has 40 heads, 40 of keys and values and 13824 inner \
-                 rows, which 3 GPUs cannot share evenly; 1, 2, 4, 8 can",
+                "tensor-parallel-size is 3, but each layer of llama-2-13b has 40 attention heads, 40 KV heads and an MLP of \
+                 width 13824, which 3 GPUs cannot share evenly; 1, 2, 4, 8 can",
             ),
             ("mistral-7b", (1, 33, 0), (1, 1, 64), "pipeline-parallel-size is 33, but mistral-7b has 32 layers"),
             (

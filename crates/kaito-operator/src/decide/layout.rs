@@ -71,9 +71,9 @@ fn of_preset(
         (WorkloadKind::Deployment, Some(offered)) => offered.min(needed),
         (WorkloadKind::Deployment, None) => needed,
     };
-    // That nodes have no GPUs at all, the runtime says.
+    // Nodes without any GPU are refused later, by the runtime.
     let offered = offered.filter(|offered| *offered > 0);
-    // What is wrong with the ConfigMap, whoever makes the pods says.
+    // A wrong ConfigMap counts as an empty one here; the workload is refused for it later.
     let sizes = model.config.as_ref().map(|config| config.sizes).unwrap_or_default();
     let (division, gpus) = divide(preset, &sizes, Among { pods: together, usual, offered })?;
     Ok(Layout { kind, pods, gpus, division, hardware: nodes.hardware })
@@ -152,7 +152,7 @@ mod tests {
             ("llama-2-70b", 4, 3, 2),
             ("llama-2-70b", 3, u32::MAX, 4),
             ("llama-2-70b", 1, 0, 0),
-            // 40 heads, but 13824 inner rows.
+            // 40 heads, but an MLP of width 13824.
             ("llama-2-13b", 2, 8, 2),
             ("llama-2-13b", 5, 7, 4),
             ("llama-2-7b", 1, 1, 1),

@@ -30,8 +30,8 @@ pub fn note(workspace: &Workspace, observed: &Observed, options: &Options) -> Op
     }
     claims.sort_unstable();
     Some(format!(
-        "NodeClaim {} outlives the workspace, since the controller runs with --node-provisioner none: kubectl delete nodeclaim \
-         {} gives back what it costs",
+        "NodeClaim {} is not deleted with the workspace, since the controller runs with --node-provisioner none. Its node costs \
+         money until you run kubectl delete nodeclaim {}",
         text::list(&claims),
         claims.join(" ")
     ))

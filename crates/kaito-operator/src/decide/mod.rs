@@ -167,7 +167,7 @@ fn noted<T>(result: Result<T, Problem>, problem: &mut Option<Problem>) -> Option
     result.map_err(|found| *problem = Some(found)).ok()
 }
 
-/// When to reconcile again for a ConfigMap that is missing or wrong: ConfigMaps are not watched, and somebody waits.
+/// When to reconcile again for a ConfigMap that is missing or wrong: ConfigMaps are not watched, and its author waits.
 fn awaited(problem: Option<&Problem>) -> Option<Duration> {
     const CONFIG: Duration = Duration::from_secs(10);
     let is_of_config = |problem: &&Problem| {

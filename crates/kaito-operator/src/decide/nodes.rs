@@ -271,7 +271,7 @@ fn unready(node: &Node) -> Option<String> {
             }
             None => condition.reason.clone().unwrap_or_else(|| "Unknown".to_owned()),
         }),
-        None => Some("it has not said so yet".to_owned()),
+        None => Some("it has no condition Ready yet".to_owned()),
     }
 }
 

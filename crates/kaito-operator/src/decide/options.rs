@@ -18,7 +18,7 @@ pub struct Options {
     pub server_image: Option<String>,
     /// The image that serves models with vLLM.
     pub vllm_image: String,
-    /// Who provisions missing nodes.
+    /// What provisions missing nodes.
     pub provisioner: Provisioner,
     /// The instance types that are known.
     pub instance_types: InstanceTypes,
@@ -61,10 +61,10 @@ impl Default for Options {
     }
 }
 
-/// Who provisions nodes that a workspace lacks.
+/// What provisions nodes that a workspace lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Provisioner {
-    /// Nobody: a workspace waits for the nodes it lacks.
+    /// Nothing: a workspace waits until somebody adds nodes.
     #[default]
     None,
     /// Karpenter, by one `NodeClaim` a node, with nodes of this class.

@@ -8,8 +8,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 
+use super::taints::gpu_tolerations;
 use crate::{
-    layout::{GPU, Layout},
+    layout::Layout,
     workspace::{InferenceSpec, LABEL_INSTANCE_TYPE, Workspace},
 };
 
@@ -58,7 +59,7 @@ pub fn spread(template: &mut PodTemplateSpec, workspace: &Workspace, layout: &La
 }
 
 fn tolerate_gpu_nodes(tolerations: &mut Vec<Toleration>) {
-    for toleration in tolerations_of_gpu_nodes() {
+    for toleration in gpu_tolerations() {
         if !tolerations.contains(&toleration) {
             tolerations.push(toleration);
         }
@@ -134,17 +135,4 @@ fn preferred_nodes(workspace: &Workspace) -> Option<PreferredSchedulingTerm> {
             match_fields: None,
         },
     })
-}
-
-fn tolerations_of_gpu_nodes() -> [Toleration; 2] {
-    [
-        Toleration { key: Some(GPU.to_owned()), operator: Some("Exists".to_owned()), ..Toleration::default() },
-        Toleration {
-            key: Some("sku".to_owned()),
-            operator: Some("Equal".to_owned()),
-            value: Some("gpu".to_owned()),
-            effect: Some("NoSchedule".to_owned()),
-            ..Toleration::default()
-        },
-    ]
 }

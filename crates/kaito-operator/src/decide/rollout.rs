@@ -330,7 +330,11 @@ fn obstacle(
     }
     let begins = rollouts.leading_since.and_then(|since| after(since, policy.pause)).filter(|begins| *begins > now);
     if let Some(begins) = begins {
-        let message = format!("until {}, {} after the controller began to lead", text::time(begins), pause(policy));
+        let message = format!(
+            "until {}, {} after this replica of the controller was elected leader",
+            text::time(begins),
+            pause(policy)
+        );
         return Some((message, Some(begins)));
     }
     if !health.fails && rollouts.under_way.len() >= policy.at_once as usize {

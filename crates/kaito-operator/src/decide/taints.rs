@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 
 use super::observed::Observed;
+use crate::layout::GPU;
 
 /// Effects that keep pods off a node. `PreferNoSchedule` is only a preference.
 const KEEPS_OFF: &[&str] = &["NoSchedule", "NoExecute"];
@@ -43,6 +44,26 @@ impl Tolerations {
         };
         self.0.iter().map(untolerated).min_by_key(Vec::len).unwrap_or_default()
     }
+}
+
+/// `sku=gpu:NoSchedule`: the taint of nodes that are claimed for workspaces, so that no other pods go there.
+pub fn gpu_taint() -> Taint {
+    Taint { key: "sku".to_owned(), value: Some("gpu".to_owned()), effect: "NoSchedule".to_owned(), time_added: None }
+}
+
+/// What the pods of every workspace tolerate: any taint for GPUs, and [`gpu_taint`].
+pub fn gpu_tolerations() -> [Toleration; 2] {
+    let Taint { key, value, effect, .. } = gpu_taint();
+    [
+        Toleration { key: Some(GPU.to_owned()), operator: Some("Exists".to_owned()), ..Toleration::default() },
+        Toleration {
+            key: Some(key),
+            operator: Some("Equal".to_owned()),
+            value,
+            effect: Some(effect),
+            ..Toleration::default()
+        },
+    ]
 }
 
 fn keeps_off(taint: &Taint) -> bool {

@@ -1,4 +1,4 @@
-//! Workspaces that cannot be read: a field holds what it cannot. The API server stores them where the schema is open
+//! Workspaces that cannot be read: a field has the wrong type. The API server stores them where the schema is open
 //! (`inference.template`) and the admission webhook did not check.
 
 use k8s_openapi::{
@@ -19,7 +19,7 @@ use crate::{
 pub fn unreadable(metadata: &ObjectMeta, error: &ReadError, now: Timestamp) -> (WorkspaceStatus, Notice) {
     let (type_, reason) = (ConditionType::WorkspaceReady, Reason::ManifestUnreadable);
     let message = truncated(&format!(
-        "{error}. Nothing is done for the workspace before that is corrected; what it runs is left as it is"
+        "{error}. Nothing is done for the workspace until that is corrected; its pods are left as they are"
     ));
     let status = WorkspaceStatus {
         conditions: vec![Condition {

@@ -32,7 +32,7 @@ use crate::{
     workspace::{AccessMode, AdapterSpec, PresetOptions, PresetSpec, Runtime, Workspace},
 };
 
-/// The user and group of pods: nobody's on any common image.
+/// The user and group of pods, which no common image uses.
 const USER: i64 = 65532;
 /// How long a pod may take to end: the server gives running requests 180 s, and then needs time to break off the rest.
 pub const TERMINATION_GRACE_SECONDS: i64 = 200;

@@ -22,7 +22,7 @@ pub struct InstallOptions {
     pub preset_tag: Option<String>,
     /// When running models may be restarted for changes of the installation alone.
     pub rollouts: RolloutPolicy,
-    /// Who provisions missing nodes.
+    /// What provisions missing nodes.
     pub provisioner: Provisioner,
     /// The image of the runtime vllm, where it is not the one that this version was written for.
     pub vllm_image: Option<String>,

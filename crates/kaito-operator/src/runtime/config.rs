@@ -21,11 +21,12 @@ use std::collections::BTreeMap;
 use kaito_presets::Preset;
 use serde_json::Value;
 
-use super::{Flag, FlagValue, vllm_config};
-use crate::{
-    reason::{Problem, Reason},
-    workspace::Runtime,
+use super::{
+    Flag, FlagValue,
+    server_config::{ServerConfig, invalid},
+    vllm_config,
 };
+use crate::{reason::Problem, workspace::Runtime};
 
 const FILE: &str = "inference_config.yaml";
 
@@ -55,51 +56,6 @@ const RESERVED_OF_KAITO: &[&str] = &[
     "served-model-name",
     "tensor-parallel-size",
 ];
-
-/// What a ConfigMap says for one runtime.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ServerConfig {
-    /// The flags to pass on to the server.
-    pub flags: Vec<Flag>,
-    /// What the controller would compute, where the ConfigMap says it.
-    pub sizes: Sizes,
-    /// Settings without an effect, though the user may count on one; each with the reason.
-    pub ignored: Vec<String>,
-    /// Settings that are not needed; each with the reason.
-    pub needless: Vec<String>,
-}
-
-/// The values that a ConfigMap gives for those of vLLM's flags that the controller computes otherwise.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Sizes {
-    /// Tensor parallelism: GPUs that share each layer.
-    pub tensor: Option<u32>,
-    /// Pipeline parallelism: groups of layers, one after the other.
-    pub pipeline: Option<u32>,
-    /// Data parallelism: copies of the model.
-    pub data: Option<u32>,
-    /// Longest sequence, in tokens.
-    pub context: Option<u64>,
-    /// The part of a GPU's memory that may be used.
-    pub gpu_memory_utilisation: Option<f64>,
-    /// Bytes of weights of each GPU that stay in main memory.
-    pub offloaded: u64,
-    /// Bytes of a parameter; `None` where the ConfigMap does not say it.
-    pub weight_bytes: Option<WeightBytes>,
-    /// Bytes of an element of the KV cache, where it differs from the weights.
-    pub kv_bytes: Option<u64>,
-    /// Whether positions are scaled beyond the model's own limit.
-    pub scales_positions: bool,
-}
-
-/// How many bytes a weight takes on the GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WeightBytes {
-    /// This many.
-    Known(u64),
-    /// Quantised by the server.
-    Unknown,
-}
 
 /// What a ConfigMap says for a runtime.
 ///
@@ -151,12 +107,12 @@ fn section(runtime: Runtime, text: &str, config: &mut ServerConfig) -> Result<Ve
             "max_probe_steps" => {
                 config.needless.push("max_probe_steps: the context that fits is computed, not probed for".to_owned());
             }
-            "kv_cache_cpu_memory_utilization" => config
-                .ignored
-                .push(format!("{key} of {FILE} has no effect: keys and values are not moved to main memory")),
+            "kv_cache_cpu_memory_utilization" => {
+                config.ignored.push(format!("{key} of {FILE} has no effect: the KV cache is not moved to main memory"))
+            }
             _ => {
                 let key: String = key.chars().take(100).collect();
-                config.ignored.push(format!("{key:?} of {FILE} is read by nobody"));
+                config.ignored.push(format!("{key:?} of {FILE} is unknown and has no effect"));
             }
         }
     }
@@ -190,22 +146,6 @@ fn flag_name(name: &str) -> Result<String, Problem> {
         )));
     }
     Ok(name.replace('_', "-"))
-}
-
-/// The ConfigMap cannot be read, or sets what is not the user's to set.
-pub fn invalid(message: String) -> Problem {
-    Problem {
-        reason: Reason::ConfigInvalid,
-        message: format!("in the ConfigMap that inference.config names: {message}"),
-    }
-}
-
-/// The ConfigMap asks for what the nodes or the model do not have.
-pub fn does_not_fit(message: String) -> Problem {
-    Problem {
-        reason: Reason::ConfigDoesNotFit,
-        message: format!("in the ConfigMap that inference.config names: {message}"),
-    }
 }
 
 #[cfg(test)]
@@ -267,7 +207,7 @@ vllm:
             (Runtime::Vllm, "transformers: {torch_dtype: float16}", &["the section transformers"]),
             (Runtime::Kaito, "transformers: {torch_dtype: float16}", &["the section transformers"]),
             (Runtime::Vllm, "kv_cache_cpu_memory_utilization: 0.5", &["kv_cache_cpu_memory_utilization"]),
-            (Runtime::Vllm, "vlm: {max-model-len: 5}", &["\"vlm\"", "read by nobody"]),
+            (Runtime::Vllm, "vlm: {max-model-len: 5}", &["\"vlm\"", "is unknown and has no effect"]),
         ] {
             let config = read_for(runtime, &[(FILE, text)]).unwrap();
             let [ignored] = config.ignored.as_slice() else { panic!("{text}: {:?}", config.ignored) };

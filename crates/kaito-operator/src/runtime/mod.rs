@@ -2,12 +2,13 @@
 
 mod config;
 mod kaito;
+mod server_config;
 mod vllm;
 mod vllm_config;
 
 use std::collections::BTreeMap;
 
-pub use config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
+pub use server_config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
 
 use k8s_openapi::{
     api::core::v1::{

@@ -150,7 +150,7 @@ fn context(launch: &Launch<'_>) -> Result<u64, Problem> {
         return Err(Problem {
             reason: Reason::GpuMemoryTooSmall,
             message: format!(
-                "{name} has {:.1} GiB of weights, and {gpus} GPUs of {:.0} GiB leave no memory for keys and values. Use \
+                "{name} has {:.1} GiB of weights, and {gpus} GPUs of {:.0} GiB leave no memory for the KV cache. Use \
                  more or larger GPUs",
                 gib(weights),
                 gib(gpu_memory),

@@ -6,7 +6,7 @@ use kaito_presets::{GIB, Preset};
 
 use super::{
     FlagValue, PORT,
-    config::{ServerConfig, WeightBytes, does_not_fit, invalid},
+    server_config::{ServerConfig, WeightBytes, does_not_fit, invalid},
 };
 use crate::reason::Problem;
 
@@ -69,7 +69,7 @@ pub fn take(values: &mut Values, preset: &Preset, config: &mut ServerConfig) -> 
     Ok(())
 }
 
-/// Refuses other values of the flags that the pod and its Service depend on; the value that is set anyway is let in.
+/// Refuses other values of the flags that the pod and its Service depend on; the one value that they have anyway is accepted.
 fn check_identity(values: &mut Values, preset: &Preset) -> Result<(), Problem> {
     if let Some(value) = values.remove("port").map(|value| text(&value))
         && value != PORT.to_string()

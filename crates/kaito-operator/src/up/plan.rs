@@ -13,9 +13,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Probe, Volume};
 
 use super::{UpError, expand::expand};
-
-/// The pods' port that the service forwards to.
-const SERVED_PORT: u16 = 5000;
+use crate::runtime::PORT;
 
 /// What Kubernetes waits between asking a pod to end and killing it, unless the pod says otherwise.
 const DEFAULT_GRACE_PERIOD: i64 = 30;
@@ -79,9 +77,8 @@ pub fn plan(pod: &PodSpec, local: &Local<'_>) -> Result<PodPlan, UpError> {
     }
     let mut processes =
         pod.containers.iter().map(|container| process(container, local)).collect::<Result<Vec<_>, _>>()?;
-    let serves = |container: &Container| {
-        container.ports.iter().flatten().any(|port| port.container_port == i32::from(SERVED_PORT))
-    };
+    let serves =
+        |container: &Container| container.ports.iter().flatten().any(|port| port.container_port == i32::from(PORT));
     let serving = pod.containers.iter().position(serves).unwrap_or_default();
     let (container, process) =
         pod.containers.get(serving).zip(processes.get_mut(serving)).ok_or(UpError::NoContainers)?;
@@ -95,7 +92,7 @@ pub fn plan(pod: &PodSpec, local: &Local<'_>) -> Result<PodPlan, UpError> {
         }
         address
     } else {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(SERVED_PORT)))
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(PORT)))
     };
     let health_path =
         container.readiness_probe.as_ref().and_then(path).or_else(|| is_kaito.then(|| "/healthz".to_owned()));

@@ -77,7 +77,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// The system's, above all where there is no such program.
+    /// Those of the system, for example where there is no such program.
     pub fn start(process: &Process, log: Log) -> io::Result<Self> {
         let kills_before = machine::out_of_memory_kills();
         let mut command = Command::new(&process.program);
@@ -254,7 +254,7 @@ mod tests {
         };
         running.group.terminate();
         assert_eq!(running.ended().await.unwrap(), Ended::Signal(15));
-        // Whoever adopts it reaps it; until then it is a zombie, which has ended too.
+        // Its new parent reaps it. Until then it is a zombie, which has ended too.
         let ended = || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", grandchild.as_raw_nonzero()));
             stat.map_or(true, |stat| stat.contains(") Z "))

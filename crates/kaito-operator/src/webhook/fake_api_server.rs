@@ -71,7 +71,7 @@ impl FakeApiServer {
         state.version += 1;
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
         state.objects.insert(path.to_owned(), object.clone());
-        // Nobody may be watching.
+        // There may be no watch.
         let _ = self.events.send(json!({"path": path, "type": "MODIFIED", "object": object.clone()}));
         object
     }

@@ -102,7 +102,7 @@ async fn serve_apart(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener).map_err(failed)?;
-            // Also when whoever waits for this is dropped.
+            // It also ends when the future of this function is dropped.
             server::serve(listener, tls, reviewer, async { drop(ended.await) }).await;
             Ok(())
         })

@@ -161,7 +161,7 @@ pub async fn without_a_provisioner_they_are_told_of(case: Case) {
     case.is_ready("falcon").await;
     let claim = karpenter.claims(&case.namespace).await[0].name_any();
     case.install(Provisioner::None).await;
-    let words = ["outlives the workspace", &format!("kubectl delete nodeclaim {claim}")];
+    let words = ["is not deleted with the workspace", &format!("kubectl delete nodeclaim {claim}")];
     case.says("falcon", "ResourceReady", "True", "NodesReady", &words).await;
     case.delete_and_leave_nothing("falcon").await;
     case.tells("falcon", "Warning", "NodeClaimsLeft", &words).await;

@@ -122,9 +122,7 @@ impl Findings<'_> {
         });
         if !expected_back.is_empty() {
             let grace = text::duration(i64::try_from(GRACE.as_secs()).unwrap_or_default());
-            message.push_str(&format!(
-                ". Another is taken for a node that was in use when it has been unready for {grace}"
-            ));
+            message.push_str(&format!(". A node that was in use is replaced once it has been unready for {grace}"));
             return Verdict::waiting(ResourceReady, Reason::NodesMissing, message);
         }
         match (&self.options.provisioner, self.claims) {
@@ -253,7 +251,7 @@ impl Findings<'_> {
             State::UnderWay { since, .. } => {
                 let pause = text::duration(i64::try_from(self.options.rollouts.pause.as_secs()).unwrap_or(i64::MAX));
                 let message = format!(
-                    "the pods change since {}; when they have answered for {pause}, the next workspace's may",
+                    "the pods are being replaced since {}; the rollout ends when they have answered for {pause}",
                     text::time(*since)
                 );
                 Some(Verdict::waiting(UpToDate, Reason::RolloutUnderWay, message))

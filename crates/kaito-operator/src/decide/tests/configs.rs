@@ -8,7 +8,7 @@ use crate::{
     workspace::{ConditionType, Workspace},
 };
 
-/// A workspace on so many nodes of a type, with the Kaito project's file.
+/// A workspace on `count` nodes of a type, with the Kaito project's file.
 fn with_file(name: &str, count: i32, (instance_type, gpus): (&str, u32), file: &str) -> (Workspace, Observed) {
     let mut workspace = preset(name, count);
     workspace.resource.instance_type = Some(instance_type.to_owned());
@@ -99,7 +99,7 @@ fn what_does_not_fit_is_said_with_numbers_and_nothing_is_started() {
             "ConfigDoesNotFit",
             &["tensor-parallel-size 8 need 8 GPUs of each node, but the nodes have 4"][..],
         ),
-        ("falcon-7b", 1, A100, "tensor-parallel-size: 2", "ConfigDoesNotFit", &["71 heads", "1, 71 can"]),
+        ("falcon-7b", 1, A100, "tensor-parallel-size: 2", "ConfigDoesNotFit", &["71 attention heads", "1, 71 can"]),
         (
             "llama-2-70b",
             2,

@@ -84,8 +84,8 @@ fn claims_from_before_a_switch_to_no_provisioner_are_named() {
     let mut workspace = preset("falcon-7b", 1);
     let mut observed = observed([claimed]);
     settle(&mut workspace, &mut observed, &options());
-    let left = "NodeClaim ws0123 outlives the workspace, since the controller runs with --node-provisioner none: kubectl delete \
-                nodeclaim ws0123 gives back what it costs";
+    let left = "NodeClaim ws0123 is not deleted with the workspace, since the controller runs with --node-provisioner none. Its \
+                node costs money until you run kubectl delete nodeclaim ws0123";
     assert_eq!(
         condition(&workspace, ConditionType::ResourceReady).2,
         format!("1 ready node: a; the runtime kaito computes on CPUs; {left}")

@@ -29,7 +29,7 @@ fn every_rule_turns_down_a_node_and_says_so() {
             unready("a", "2026-01-01T00:01:00Z"),
             "is not ready (NodeStatusUnknown since 2026-01-01T00:01:00Z)",
         ),
-        ("new", with(node("a"), "/status/conditions", json!([])), "is not ready (it has not said so yet)"),
+        ("new", with(node("a"), "/status/conditions", json!([])), "is not ready (it has no condition Ready yet)"),
         ("cordoned", with(node("a"), "/spec", json!({"unschedulable": true})), "is cordoned"),
         ("other type", with(node("a"), TYPE_LABEL, json!("Standard_NC6s_v3")), "is a Standard_NC6s_v3"),
         (

@@ -149,7 +149,7 @@ fn a_rollout_starts_when_windows_nodes_and_the_leaders_age_allow_it() {
             "00:59:30",
             0,
             "01:00:00",
-            "it waits until 2026-01-01T01:00:30Z, 1m after the controller began to lead",
+            "it waits until 2026-01-01T01:00:30Z, 1m after this replica of the controller was elected leader",
             31,
         ),
         (RolloutPolicy::default(), "00:59:00", 0, "01:00:00", "", 0),

@@ -74,7 +74,7 @@ fn params(
     latest: Option<SystemTime>,
 ) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::new(names).map_err(made)?;
-    // A common name of more than 64 characters is not allowed; nobody reads it beside the alternative names.
+    // A common name may have 64 characters at most; clients read only the alternative names.
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name.chars().take(64).collect::<String>());
     let end = latest.unwrap_or(now + lifetime).min(now + lifetime);
