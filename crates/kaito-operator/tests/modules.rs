@@ -72,7 +72,9 @@ fn uses(folder: &Path, main: &str, prefix: &str) -> Uses {
     let declarations = fs::read_to_string(folder.join(main)).unwrap();
     let modules: BTreeSet<String> = declarations
         .lines()
-        .filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'))
+        .filter_map(|line| {
+            line.trim_start_matches("pub(crate) ").trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';')
+        })
         .filter(|module| *module != "tests")
         .map(String::from)
         .collect();

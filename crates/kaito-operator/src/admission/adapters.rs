@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::{Verdict, image, inference::check_secrets, syntax};
+use super::{Verdict, image, names, syntax};
 use crate::workspace::{AdapterSource, AdapterSpec};
 
 /// Most adapters of a workspace.
@@ -79,7 +79,7 @@ fn check_source(source: &AdapterSource, path: &str, verdict: &mut Verdict) {
             Ok(_) => {}
         }
     }
-    check_secrets(&source.image_pull_secrets, &format!("{path}.imagePullSecrets"), verdict);
+    names::check(&source.image_pull_secrets, &format!("{path}.imagePullSecrets"), "a Secret", verdict);
     if source.image.is_none() && !source.image_pull_secrets.is_empty() {
         verdict.warn(format!("{path}.imagePullSecrets"), "are not used, for there is no image to pull");
     }

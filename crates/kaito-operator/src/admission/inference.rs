@@ -1,8 +1,6 @@
-use std::collections::BTreeSet;
-
 use kaito_presets::{ImageAccess, Preset};
 
-use super::{ANEW, Verdict, adapters, image, immutable, quoted, syntax, template};
+use super::{ANEW, Verdict, adapters, image, immutable, names, quoted, syntax, template};
 use crate::{
     layout, runtime,
     workspace::{AccessMode, InferenceSpec, PresetSpec, Workspace},
@@ -141,7 +139,8 @@ fn check_preset(spec: &PresetSpec, verdict: &mut Verdict) {
             }
         }
     }
-    check_secrets(&options.image_pull_secrets, "inference.preset.presetOptions.imagePullSecrets", verdict);
+    let path = "inference.preset.presetOptions.imagePullSecrets";
+    names::check(&options.image_pull_secrets, path, "a Secret", verdict);
 }
 
 fn private_only(preset: &Preset) -> String {
@@ -160,18 +159,6 @@ fn check_image(text: &str, path: &str, verdict: &mut Verdict) {
             verdict.warn(path, format!("{text:?} has no tag, so that latest is pulled, which may change under you"));
         }
         Ok(_) => {}
-    }
-}
-
-pub fn check_secrets(names: &[String], path: &str, verdict: &mut Verdict) {
-    let mut seen = BTreeSet::new();
-    for (index, name) in names.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        if !syntax::is_object_name(name) {
-            verdict.refuse(path, format!("{name:?} is not the name of a Secret: {}", syntax::AN_OBJECT_NAME));
-        } else if !seen.insert(name) {
-            verdict.warn(path, format!("{name:?} stands there already"));
-        }
     }
 }
 

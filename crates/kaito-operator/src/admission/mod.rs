@@ -9,6 +9,7 @@ mod hardware;
 pub(crate) mod image;
 mod inference;
 mod metadata;
+mod names;
 mod resource;
 mod syntax;
 mod template;

@@ -2,8 +2,10 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::{ANEW, Verdict, immutable, quoted, syntax};
+use super::{ANEW, Verdict, immutable, names, quoted, syntax};
 use crate::workspace::{LABEL_INSTANCE_TYPE, MOST_NODES, ResourceSpec};
+
+const PREFERRED_NODES: &str = "resource.preferredNodes";
 
 pub fn check(resource: &ResourceSpec, verdict: &mut Verdict) {
     let count = resource.count;
@@ -25,7 +27,7 @@ pub fn check(resource: &ResourceSpec, verdict: &mut Verdict) {
     }
     check_selector(&resource.label_selector, verdict);
     check_contradictions(resource, verdict);
-    check_preferred_nodes(&resource.preferred_nodes, verdict);
+    names::check(&resource.preferred_nodes, PREFERRED_NODES, "a node", verdict);
 }
 
 pub fn check_update(old: &ResourceSpec, new: &ResourceSpec, verdict: &mut Verdict) {
@@ -41,7 +43,7 @@ pub fn check_update(old: &ResourceSpec, new: &ResourceSpec, verdict: &mut Verdic
         verdict.refuse("resource.labelSelector", message);
     }
     if old.preferred_nodes != new.preferred_nodes {
-        check_preferred_nodes(&new.preferred_nodes, verdict);
+        names::check(&new.preferred_nodes, PREFERRED_NODES, "a node", verdict);
     }
 }
 
@@ -119,16 +121,4 @@ fn check_contradictions(resource: &ResourceSpec, verdict: &mut Verdict) {
 fn one_of(values: &BTreeSet<&str>) -> String {
     let values: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
     values.join(" or ")
-}
-
-fn check_preferred_nodes(names: &[String], verdict: &mut Verdict) {
-    let mut seen = BTreeSet::new();
-    for (index, name) in names.iter().enumerate() {
-        let path = format!("resource.preferredNodes[{index}]");
-        if !syntax::is_object_name(name) {
-            verdict.refuse(&path, format!("{name:?} is not the name of a node: {}", syntax::AN_OBJECT_NAME));
-        } else if !seen.insert(name) {
-            verdict.warn(&path, format!("{name:?} stands there already"));
-        }
-    }
 }

@@ -16,7 +16,7 @@ use super::{reconcile::Context, watches::Watches};
 use crate::{
     decide::{
         ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Rollouts, Taken, claim_names, gpus_of_pod,
-        under_way_since,
+        has_ended, under_way_since,
     },
     workspace::{LABEL_WORKSPACE, Workspace},
 };
@@ -83,10 +83,9 @@ fn rollouts(caches: &Watches, namespace: &str, name: &str) -> Vec<String> {
 fn taken(pods: &[Arc<Pod>]) -> BTreeMap<String, Vec<Taken>> {
     let mut taken: BTreeMap<String, Vec<Taken>> = BTreeMap::new();
     for pod in pods {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         let gpus = gpus_of_pod(pod);
-        if let (Some(node), false, 1..) = (node, matches!(phase, Some("Succeeded" | "Failed")), gpus) {
+        if let (Some(node), false, 1..) = (node, has_ended(pod), gpus) {
             let workspace = pod.labels().get(LABEL_WORKSPACE).cloned().unwrap_or_default();
             let workspace = format!("{}/{workspace}", pod.namespace().unwrap_or_default());
             taken.entry(node).or_default().push(Taken { workspace, gpus });

@@ -10,7 +10,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::observed::{Observed, is_going, name};
+use super::observed::{Observed, has_ended, is_going, name};
 use crate::{reason::Reason, runtime::CONTAINER, text};
 
 /// Why the model does not answer.
@@ -126,12 +126,12 @@ pub fn worst(observed: &Observed, wanted: usize, limit: Duration) -> (Cause, usi
     let mut pods: Vec<&Pod> = observed.pods.iter().map(AsRef::as_ref).filter(|pod| !is_going(&pod.metadata)).collect();
     pods.sort_by(|a, b| name(&a.metadata).cmp(name(&b.metadata)));
     // A pod that has ended matters only until another pod takes its place.
-    let alive = pods.iter().filter(|pod| phase(pod) != "Failed" && phase(pod) != "Succeeded").count();
+    let alive = pods.iter().filter(|pod| !has_ended(pod)).count();
     if alive < wanted {
         // Once all pods exist, earlier failures to create them no longer matter.
         causes.extend(refused_pods(observed));
     }
-    let told = pods.iter().filter(|pod| alive == 0 || !matches!(phase(pod), "Failed" | "Succeeded"));
+    let told = pods.iter().filter(|pod| alive == 0 || !has_ended(pod));
     causes.extend(told.filter_map(|pod| of_pod(pod, limit)));
     let worst = causes.iter().min_by_key(|cause| cause.kind).cloned().unwrap_or(Cause {
         kind: CauseKind::PodsPending,

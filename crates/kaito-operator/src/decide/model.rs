@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Model<'a> {
     /// A preset of the catalogue.
-    Preset(PresetModel<'a>),
+    Preset(Box<PresetModel<'a>>),
     /// Pods of the user's own.
     Template(&'a PodTemplateSpec),
 }
@@ -59,13 +59,14 @@ impl<'a> Model<'a> {
             .runtime()
             .map_err(|unknown| Problem { reason: Reason::RuntimeUnknown, message: unknown.to_string() });
         let config = runtime.clone().and_then(|runtime| config(workspace, inference, runtime, preset, observed));
-        Ok(Self::Preset(PresetModel { preset, spec, adapters: &inference.adapters, runtime, config }))
+        let adapters = &inference.adapters;
+        Ok(Self::Preset(Box::new(PresetModel { preset, spec, adapters, runtime, config })))
     }
 
     /// The preset, if it is one.
     pub fn as_preset(&self) -> Option<&PresetModel<'a>> {
         match self {
-            Self::Preset(model) => Some(model),
+            Self::Preset(model) => Some(model.as_ref()),
             Self::Template(_) => None,
         }
     }

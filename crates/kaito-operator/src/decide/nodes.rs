@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    observed::{Observed, Taken, is_going, label, name},
+    observed::{Observed, Taken, has_ended, is_going, label, name},
     taints::{self, Tolerations},
 };
 use crate::{
@@ -197,9 +197,7 @@ pub fn choose<'a>(workspace: &Workspace, observed: &'a Observed, needs: &PodNeed
 pub fn hosts(observed: &Observed) -> BTreeMap<&str, usize> {
     let mut hosts = BTreeMap::new();
     for pod in &observed.pods {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let has_ended = matches!(phase, Some("Succeeded" | "Failed"));
-        if let (false, Some(node)) = (has_ended, pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref())) {
+        if let (false, Some(node)) = (has_ended(pod), pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref())) {
             *hosts.entry(node).or_default() += 1;
         }
     }

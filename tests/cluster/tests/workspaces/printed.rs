@@ -17,8 +17,8 @@ const DOCUMENT: &str = "docs/kubernetes-outputs.md";
 const HEAD: &str = "\
 # What kubectl shows
 
-As kubectl 1.34 prints it, with a falcon that serves, a phi whose image the registry does not have, and a mistral without a
-node. Times, and the parts of names that a cluster makes up, are written as `...`.
+The output of kubectl 1.34 for three workspaces: `falcon` serves, the image of `phi` is not in the registry, and `mistral` has no
+node. Times, and the random parts of names, are replaced by `...`.
 ";
 const COMMANDS: [&[&str]; 6] = [
     &["explain", "workspace.inference.preset"],

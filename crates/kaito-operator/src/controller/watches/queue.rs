@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::super::{cache::Cache, metrics::Metrics};
 use crate::{
+    decide::has_ended,
     karpenter::NodeClaim,
     layout::GPU,
     workspace::{ConditionType, LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace},
@@ -77,10 +78,7 @@ pub fn pod_event(queue: &Queue, event: &Event<Pod>) {
     objects(event).for_each(|pod| queue.push_owner(pod));
     let frees = match event {
         Event::Delete(_) => true,
-        Event::Apply(pod) => {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            matches!(phase, Some("Succeeded" | "Failed"))
-        }
+        Event::Apply(pod) => has_ended(pod),
         _ => false,
     };
     if frees {

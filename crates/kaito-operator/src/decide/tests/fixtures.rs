@@ -236,7 +236,7 @@ pub fn all_ready(observed: &mut Observed, pods: i32) {
     }
 }
 
-pub fn condition<'a>(workspace: &'a Workspace, type_: ConditionType) -> (&'a str, &'a str, &'a str) {
+pub fn condition(workspace: &Workspace, type_: ConditionType) -> (&str, &str, &str) {
     let status = workspace.status.as_ref().unwrap();
     let condition = status.condition(type_).unwrap_or_else(|| panic!("no {type_} in {status:#?}"));
     (&condition.status, &condition.reason, &condition.message)
