@@ -1,9 +1,11 @@
+//! What can fail in this crate.
+
 use std::{io, net::SocketAddr};
 
 /// What can fail here.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A text is no YAML.
+    /// A text is not YAML.
     #[error("not YAML: {0}")]
     ReadYaml(String),
     /// A value cannot be written as YAML.
@@ -12,7 +14,7 @@ pub enum Error {
     /// A certificate cannot be made.
     #[error("cannot make a certificate for the webhook: {0}")]
     MakeCertificate(String),
-    /// Others were first in writing an object, every time.
+    /// Every attempt at writing an object met a newer version.
     #[error("cannot write {object}: others came first {attempts} times in a row")]
     Contended {
         /// The object.

@@ -1,4 +1,4 @@
-//! Instance types that users describe: node pools that no cloud's table has.
+//! Instance types that users describe: node pools that are not in the built-in table.
 //!
 //! They stand in a ConfigMap, under the key [`KEY`], as a list in YAML or JSON:
 //!
@@ -29,7 +29,7 @@ pub enum Error {
     /// Not YAML, or not such a list.
     #[error("{KEY} cannot be read: {0}")]
     Syntax(String),
-    /// An instance type that cannot be.
+    /// An instance type with an impossible field.
     #[error("{KEY}: {0}")]
     Invalid(#[from] InvalidInstanceType),
     /// A ConfigMap without the key.

@@ -1,5 +1,5 @@
-//! Manifests as people keep them: files of several objects, of which some are workspaces. What the webhook would say of each,
-//! without a cluster.
+//! `kaito validate`: checks files of several objects, of which some are workspaces, as the admission webhook would; without a
+//! cluster.
 
 use kaito_presets::InstanceTypes;
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::{
 /// Largest file that is read.
 const MOST_BYTES: usize = 16 << 20;
 
-/// One object of a file, or a part of the file that is none.
+/// One object of a file, or a document that is no object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Checked {
     /// Number of the document in the file, from 1.
@@ -25,25 +25,25 @@ pub struct Checked {
     pub kind: String,
     /// The object's name; empty where it has none.
     pub name: String,
-    /// What is said of it.
+    /// The result.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
 
-/// What is said of an object.
+/// The result of checking an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 pub enum Outcome {
-    /// A workspace that would be let in.
+    /// A workspace that would be admitted.
     Valid {
-        /// What its author should know.
+        /// Warnings for its author.
         warnings: Vec<String>,
     },
     /// A workspace that would be refused, or no object at all.
     Refused {
         /// Why.
         errors: Vec<FieldError>,
-        /// What its author should know besides.
+        /// Warnings for its author.
         warnings: Vec<String>,
     },
     /// An object of another kind.
@@ -129,7 +129,8 @@ fn check_workspace(value: &Value, instance_types: &InstanceTypes) -> Outcome {
     }
 }
 
-/// The documents of a stream, each with the number of its first line. YAML lets no line begin with the marker otherwise.
+/// The documents of a stream, each with the number of its first line. In YAML, a line that begins with `---` always starts a
+/// document.
 fn documents(text: &str) -> Vec<(usize, String)> {
     let mut documents = Vec::new();
     let mut current = (1, String::new());
@@ -155,7 +156,7 @@ fn documents(text: &str) -> Vec<(usize, String)> {
         .collect()
 }
 
-/// Comments and empty lines before a document are not where it begins.
+/// The line of a document's first word, after comments and empty lines.
 fn first_line(line: usize, text: &str) -> usize {
     line + text.lines().take_while(|line| is_idle(line)).count()
 }

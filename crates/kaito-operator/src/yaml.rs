@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use crate::Error;
 
-/// Writes one document, as `kubectl get --output yaml` would: lists not indented. Long lines
-/// stay whole: folded, an expression would break in the middle of a regular expression.
+/// Writes one document, as `kubectl get --output yaml` would: lists not indented. Long lines are not folded, since that would
+/// break the expressions of the CRD in the middle of regular expressions.
 ///
 /// # Errors
 ///
@@ -28,7 +28,7 @@ pub fn documents(text: &str) -> Result<Vec<Value>, Error> {
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
-/// Without what only programmers can do about it.
+/// Without advice that only programmers can follow.
 fn for_authors(message: &str) -> String {
     message.replace(", set DuplicateKeyPolicy in Options if acceptable", "")
 }

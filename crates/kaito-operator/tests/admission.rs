@@ -118,7 +118,7 @@ fn there_are_cases_enough() {
     assert!(create.len() + update.len() >= 120, "{} + {}", create.len(), update.len());
 }
 
-/// What the rules let in as it is needs no other default than an adapter's strength.
+/// The only default of an admitted workspace is an adapter's strength.
 #[test]
 fn defaulting() {
     let bases: BTreeMap<String, Value> = read("bases.yaml");

@@ -16,7 +16,7 @@ fn the_chart_has_the_crd_that_kaito_crd_prints() {
     assert_eq!(chart("files/crd.yaml"), printed, "run: kaito crd > charts/kaito/files/crd.yaml");
 }
 
-/// `helm show values` is the documentation: a comment goes before every value that is no mapping of further ones.
+/// `helm show values` is the documentation: every value has a comment, except mappings, whose values have theirs.
 #[test]
 fn every_value_is_explained() {
     let values = chart("values.yaml");

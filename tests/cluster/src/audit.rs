@@ -1,4 +1,4 @@
-//! What the controller asked of the API server, by the API server's own record.
+//! The controller's requests, from the API server's audit log.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 /// One request that was answered.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Who asked.
+    /// The user.
     pub user: String,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`.
     pub verb: String,
@@ -16,22 +16,22 @@ pub struct Request {
     pub group: String,
     /// The resource, as rules of RBAC write it: `workspaces/status`.
     pub resource: String,
-    /// The object's namespace; empty where it has none, or where it was asked for all.
+    /// The object's namespace; empty where it has none, or where the request was for all namespaces.
     pub namespace: String,
-    /// The object's name; empty where several were asked for.
+    /// The object's name; empty where the request was for several objects.
     pub name: String,
     /// The answer's HTTP status.
     pub code: u64,
     /// Whether no role allowed it. Other answers of 403 come from admission, as for a quota.
     pub forbidden_by_rbac: bool,
-    /// When it was asked.
+    /// When the request was made.
     pub at: Timestamp,
 }
 
 /// All requests so far.
 pub fn requests(folder: &Path) -> Vec<Request> {
     let log = fs::read_to_string(folder.join("audit.log")).unwrap_or_default();
-    // The last line may be in the writing.
+    // The last line may not be complete yet.
     log.lines().filter_map(|line| serde_json::from_str(line).ok()).map(|event: Value| request(&event)).collect()
 }
 
@@ -56,7 +56,7 @@ fn request(event: &Value) -> Request {
     }
 }
 
-/// Whether the API server had just started and not read the roles yet: not even those that are its own.
+/// Whether the API server had just started and had not read the roles yet, not even its own.
 fn has_no_roles_yet(event: &Value) -> bool {
     let reason = event["annotations"]["authorization.k8s.io/reason"].as_str().unwrap_or_default();
     reason.contains("clusterrole.rbac.authorization.k8s.io \"system:basic-user\" not found")
@@ -71,8 +71,8 @@ pub fn starts(folder: &Path) -> Vec<Timestamp> {
     seconds.lines().filter_map(|line| Timestamp::from_second(line.parse().ok()?).ok()).collect()
 }
 
-/// What no role allowed, other than for a moment: a request that had been allowed before, and was refused by an API server
-/// that had just started and was still reading the roles.
+/// Requests that no role allows. Not among them are those that were allowed before, and refused once by an API server that had
+/// just started and was still reading the roles.
 pub fn forbidden<'a>(requests: &'a [Request], starts: &[Timestamp]) -> Vec<&'a Request> {
     let is_same = |a: &Request, b: &Request| {
         (&a.user, &a.verb, &a.group, &a.resource, &a.namespace, &a.name)
@@ -110,12 +110,12 @@ pub fn permissions(role: &Value) -> BTreeSet<String> {
 }
 
 impl Request {
-    /// Whether it changes anything, other than the lease of a leader that goes on.
+    /// Whether it changes anything, except that a leader renews its lease.
     pub fn writes(&self) -> bool {
         !matches!(self.verb.as_str(), "get" | "list" | "watch") && self.resource != "leases"
     }
 
-    /// The permissions that it needs, each for its name and for all names. To apply what is not there yet is to create it.
+    /// The permissions that it needs, each for its name and for all names. Applying an object that does not exist needs `create`.
     pub fn needs(&self) -> Vec<String> {
         let created = self.verb == "patch" && self.code == 201;
         let verbs = [self.verb.as_str()].into_iter().chain(created.then_some("create"));
@@ -154,10 +154,10 @@ mod tests {
             request("restart", 50, false),
             request("restart", 100, true),
             request("never", 100, true),
-            // Allowed only later: a role that came.
+            // Allowed only later, by a new role.
             request("came", 100, true),
             request("came", 102, false),
-            // Long after a start: a role that went.
+            // Long after a start: a role was deleted.
             request("went", 50, false),
             request("went", 121, true),
         ];

@@ -19,7 +19,7 @@ use tokio::{
 /// Where the control plane is, and an administrator's client of it.
 #[derive(Clone)]
 pub struct ControlPlane {
-    /// Of an administrator.
+    /// A client with an administrator's rights.
     pub client: Client,
     /// Logs, process ids, the audit log.
     pub folder: PathBuf,
@@ -53,7 +53,7 @@ impl Printed {
 }
 
 impl ControlPlane {
-    /// The one whose folder and kubeconfig stand in the environment.
+    /// The one whose folder and kubeconfig the environment names.
     pub async fn from_environment() -> Self {
         let folder = env::var_os("KAITO_CLUSTER").expect("run by tests/cluster/run, which sets KAITO_CLUSTER");
         let folder = PathBuf::from(folder);
@@ -65,7 +65,7 @@ impl ControlPlane {
         plane
     }
 
-    /// Lets the script `run` end this process, should this one not.
+    /// Notes the process's id, so that the script `run` ends it if this program does not.
     pub fn note(&self, name: &str, pid: u32) {
         fs::write(self.folder.join("pids").join(name), pid.to_string()).unwrap();
     }
@@ -114,7 +114,7 @@ pub async fn printed(command: &mut Command, input: &str) -> Printed {
     }
 }
 
-/// Starts a program that ends with whoever holds it.
+/// Starts a program that ends when its handle is dropped.
 pub fn spawn(command: &mut Command) -> Child {
     let name = command.as_std().get_program().to_owned();
     command.kill_on_drop(true).spawn().unwrap_or_else(|error| panic!("{}: {error}", name.display()))

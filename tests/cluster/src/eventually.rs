@@ -1,4 +1,4 @@
-//! Waiting for a state, never for a time.
+//! Waits for a state, never for a fixed time.
 
 use std::{
     fmt::Display,
@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Far above what any state takes on a busy machine.
+/// Far longer than any state takes on a busy machine.
 pub const LIMIT: Duration = Duration::from_secs(90);
 
-/// What `look` finds once it finds it. `Err` says what there is instead, for the failure's message.
+/// The result of `look` once it is `Ok`. Its `Err` says what there is instead, for the failure's message.
 pub async fn eventually<T, E: Display, F: Future<Output = Result<T, E>>>(what: &str, look: impl FnMut() -> F) -> T {
     within(LIMIT, what, look).await
 }

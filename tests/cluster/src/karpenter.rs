@@ -1,4 +1,4 @@
-//! A stand-in for Karpenter: its kinds as it defines them, and nodes for claims, or the failures that a test asks for.
+//! Simulates Karpenter: its kinds as it defines them, and nodes for node claims, or the failures that a test asks for.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -26,10 +26,10 @@ use crate::{
     kubelet::{Kubelet, Node},
 };
 
-/// What becomes of a claim.
+/// What Karpenter does with a node claim.
 #[derive(Debug, Clone)]
 pub enum Fate {
-    /// A machine comes.
+    /// A node is provisioned.
     Provisioned {
         /// How many GPUs it has.
         gpus: u32,
@@ -44,11 +44,11 @@ pub enum Fate {
         /// The cloud's words.
         message: &'static str,
     },
-    /// Nothing comes of it.
+    /// It stays pending.
     Pending,
 }
 
-/// Karpenter's place in the cluster.
+/// The simulated Karpenter.
 #[derive(Clone)]
 pub struct Karpenter(Arc<Inner>);
 
@@ -61,13 +61,13 @@ struct Inner {
 
 const FINALIZER: &str = "karpenter.sh/termination";
 
-/// The kind of claims.
+/// The kind NodeClaim.
 pub fn node_claims() -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("karpenter.sh", "v1", "NodeClaim"), "nodeclaims")
 }
 
 impl Karpenter {
-    /// Installs the kinds and begins to look after claims.
+    /// Installs the kinds and begins to fulfil node claims.
     pub async fn install(plane: &ControlPlane, kubelet: &Kubelet) -> Self {
         let crds = Api::<CustomResourceDefinition>::all(plane.client.clone());
         let crd = definition();
@@ -84,7 +84,7 @@ impl Karpenter {
         karpenter
     }
 
-    /// From now on, what becomes of claims for workspaces of a namespace; without it they stay pending.
+    /// Sets what Karpenter does with node claims for workspaces of a namespace; until then they stay pending.
     pub async fn claims_of(&self, namespace: &str, fate: Fate) {
         self.0.fates.lock().unwrap().insert(namespace.to_owned(), fate);
         for claim in &self.api().list(&kube::api::ListParams::default()).await.unwrap() {
@@ -92,7 +92,7 @@ impl Karpenter {
         }
     }
 
-    /// The claims for workspaces of a namespace.
+    /// The node claims for workspaces of a namespace.
     pub async fn claims(&self, namespace: &str) -> Vec<DynamicObject> {
         let label = format!("kaito.sh/workspacenamespace={namespace}");
         self.api().list(&kube::api::ListParams::default().labels(&label)).await.unwrap().items
@@ -141,7 +141,7 @@ impl Karpenter {
         }
     }
 
-    /// An event about a claim.
+    /// An event about a node claim.
     async fn tell(&self, claim: &DynamicObject, reason: &str, message: &str) {
         let name = claim.name_any();
         let now = crate::kubelet::now();

@@ -1,4 +1,4 @@
-//! What stands around a control plane, for tests on a real one: nodes, the network of services, a provisioner of nodes.
+//! What a real control plane needs around it in tests: simulated nodes, network of services, and Karpenter.
 //!
 //! The API server, etcd, the controller manager and the scheduler are the real programs (the script `run` starts them);
 //! nodes are simulated by [`kubelet::Kubelet`], which writes what a kubelet writes, in the states that a test asks for.

@@ -1,4 +1,4 @@
-//! A stand-in for the network of services: the API server reaches webhooks through it, by the address of their Service.
+//! Simulates the network of services: through it the API server reaches webhooks by the address of their Service.
 
 use std::{fmt::Debug, future::ready, sync::Arc};
 
@@ -45,7 +45,7 @@ struct Network {
     slices: Store<EndpointSlice>,
 }
 
-/// As a node's proxy does, so that a connection costs the API server nothing.
+/// Endpoints are watched, as a node's kube-proxy does, so that a connection needs no request to the API server.
 fn watched<K>(api: Api<K>) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! Workspaces as a user sees them: objects of the API, by nothing of ours.
+//! Workspaces as a user sees them: untyped objects of the API, read without the crate under test.
 
 use kube::{
     Api, Client,
@@ -21,11 +21,11 @@ pub fn api(client: &Client, namespace: &str) -> Api<DynamicObject> {
 pub struct Condition {
     /// `True`, `False` or `Unknown`.
     pub status: String,
-    /// One word for the cause.
+    /// The cause, for programs.
     pub reason: String,
     /// The cause, for people.
     pub message: String,
-    /// Of which generation it speaks.
+    /// The generation of the object that it is about.
     pub observed_generation: Option<i64>,
 }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::{Verdict, image, inference::check_secrets, syntax};
+use super::{Verdict, image, names, syntax};
 use crate::workspace::{AdapterSource, AdapterSpec};
 
 /// Most adapters of a workspace.
@@ -79,7 +79,7 @@ fn check_source(source: &AdapterSource, path: &str, verdict: &mut Verdict) {
             Ok(_) => {}
         }
     }
-    check_secrets(&source.image_pull_secrets, &format!("{path}.imagePullSecrets"), verdict);
+    names::check(&source.image_pull_secrets, &format!("{path}.imagePullSecrets"), "a Secret", verdict);
     if source.image.is_none() && !source.image_pull_secrets.is_empty() {
         verdict.warn(format!("{path}.imagePullSecrets"), "are not used, for there is no image to pull");
     }
@@ -103,7 +103,7 @@ fn check_strength(adapter: &AdapterSpec, path: &str, verdict: &mut Verdict) {
     }
 }
 
-/// A number in digits: `NaN` and `inf`, which Rust would read too, are none.
+/// A number in digits. Rust would also read `NaN` and `inf`, which are refused.
 fn number(text: &str) -> Option<f64> {
     let is_digits = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
     text.parse().ok().filter(|_| is_digits)

@@ -4,7 +4,7 @@ use kaito_presets::{InstanceTypes, Load, Shortfall, gib, gib_needed};
 
 use super::{Verdict, syntax};
 use crate::{
-    decide,
+    layout,
     workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, MOST_NODES, Runtime, Workspace},
 };
 
@@ -13,7 +13,7 @@ const PATH: &str = "resource.instanceType";
 /// Whether a preset fits on the nodes that are asked for, where both are known.
 pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mut Verdict) {
     let resource = &workspace.resource;
-    // What is no name of a type at all is refused elsewhere.
+    // A value that cannot be a label is refused by the checks of `resource`.
     let Some(name) = resource.instance_type.as_deref().filter(|name| syntax::is_label_value(name)) else { return };
     let instance_type = match instance_types.find(name) {
         Ok(instance_type) => instance_type,
@@ -42,8 +42,8 @@ pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mu
     }
     match (workspace.runtime(), plan.precision_problem(), instance_type.memory) {
         (Ok(Runtime::Vllm), Some(note), _) => verdict.warn(PATH, note),
-        // Ranks are refused anyway.
-        (Ok(Runtime::Kaito), _, Some(memory)) if decide::ranks(workspace, preset).is_none() => {
+        // With several ranks the runtime kaito does not serve, which is said elsewhere.
+        (Ok(Runtime::Kaito), _, Some(memory)) if layout::ranks(workspace, preset).is_none() => {
             let needed = Load::from(preset).on_cpus().memory.total();
             if needed > memory {
                 verdict.warn(
@@ -62,7 +62,7 @@ pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mu
     }
 }
 
-/// The published requirement is met, and there is room for sequences, if shorter ones than the documents promise.
+/// Whether the model runs, but not with the context length that it was published with.
 fn runs_all_the_same(shortfall: &Shortfall) -> bool {
     matches!(shortfall, Shortfall::UsableGpuMemory { longest, .. } if *longest > 0)
 }

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 /// A reference that a kubelet can pull.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reference {
-    /// Whether it says which of the repository's images it means.
+    /// Whether it has a tag or a digest.
     pub is_precise: bool,
 }
 
@@ -77,7 +77,7 @@ pub fn is_registry(text: &str) -> bool {
     let is_port =
         |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
     if let Some((address, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        // What container runtimes read in brackets has no zone and no dotted end.
+        // Container runtimes read neither a zone nor a dotted IPv4 part in brackets.
         let is_address = address.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
         return is_address
             && address.parse::<Ipv6Addr>().is_ok()

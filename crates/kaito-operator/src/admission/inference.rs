@@ -1,10 +1,8 @@
-use std::collections::BTreeSet;
-
 use kaito_presets::{ImageAccess, Preset};
 
-use super::{ANEW, Verdict, adapters, image, immutable, quoted, syntax, template};
+use super::{ANEW, Verdict, adapters, image, immutable, names, quoted, syntax, template};
 use crate::{
-    decide, runtime,
+    layout, runtime,
     workspace::{AccessMode, InferenceSpec, PresetSpec, Workspace},
 };
 
@@ -49,8 +47,7 @@ pub fn check_update(old: &Workspace, new: &Workspace, verdict: &mut Verdict) {
     }
 }
 
-/// Warns of what the runtime cannot do. Pods are made all the same, so it is no reason to refuse: a private image may hold
-/// another server.
+/// Warns of what the runtime cannot do. That is no reason to refuse the workspace: a private image may hold another server.
 pub fn check_runtime(workspace: &Workspace, verdict: &mut Verdict) {
     let (Some(inference), Ok(runtime)) = (&workspace.inference, workspace.runtime()) else { return };
     let preset = inference.preset.as_ref().and_then(|preset| kaito_presets::find(&preset.name).ok());
@@ -58,7 +55,7 @@ pub fn check_runtime(workspace: &Workspace, verdict: &mut Verdict) {
     if let Some(problem) = runtime::adapters_problem(runtime, preset, &inference.adapters) {
         verdict.warn("inference.adapters", problem.message);
     }
-    let ranks = decide::ranks(workspace, preset);
+    let ranks = layout::ranks(workspace, preset);
     if let Some(problem) = runtime::ranks_problem(runtime).filter(|_| ranks.is_some()) {
         verdict.warn("resource.count", problem.message);
     }
@@ -142,7 +139,8 @@ fn check_preset(spec: &PresetSpec, verdict: &mut Verdict) {
             }
         }
     }
-    check_secrets(&options.image_pull_secrets, "inference.preset.presetOptions.imagePullSecrets", verdict);
+    let path = "inference.preset.presetOptions.imagePullSecrets";
+    names::check(&options.image_pull_secrets, path, "a Secret", verdict);
 }
 
 fn private_only(preset: &Preset) -> String {
@@ -153,7 +151,7 @@ fn private_only(preset: &Preset) -> String {
     )
 }
 
-/// Refuses what cannot be pulled; warns of what is not one certain image.
+/// Refuses what is not a reference to an image; warns where it has neither tag nor digest.
 fn check_image(text: &str, path: &str, verdict: &mut Verdict) {
     match image::read(text) {
         Err(problem) => verdict.refuse(path, problem),
@@ -164,19 +162,7 @@ fn check_image(text: &str, path: &str, verdict: &mut Verdict) {
     }
 }
 
-pub fn check_secrets(names: &[String], path: &str, verdict: &mut Verdict) {
-    let mut seen = BTreeSet::new();
-    for (index, name) in names.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        if !syntax::is_object_name(name) {
-            verdict.refuse(path, format!("{name:?} is not the name of a Secret: {}", syntax::AN_OBJECT_NAME));
-        } else if !seen.insert(name) {
-            verdict.warn(path, format!("{name:?} stands there already"));
-        }
-    }
-}
-
-/// What goes with a preset, and is not used with a template.
+/// Warns of fields that are only used with a preset.
 fn check_rest(inference: &InferenceSpec, verdict: &mut Verdict) {
     adapters::check(&inference.adapters, verdict);
     if let Some(name) = inference.config.as_deref().filter(|name| !syntax::is_object_name(name)) {

@@ -1,7 +1,7 @@
 use super::{Verdict, syntax};
 use crate::workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME, Workspace};
 
-/// Longest name: a label on the ranks' pods adds a hyphen and ten characters to it.
+/// Longest name: a label that Kubernetes puts on the ranks' pods adds a hyphen and ten characters to it.
 const LONGEST: usize = 52;
 /// What the API server adds to a `generateName`.
 const GENERATED: usize = 5;
@@ -33,13 +33,13 @@ pub fn check_name(workspace: &Workspace, verdict: &mut Verdict) {
     }
 }
 
-/// The annotations that are ours.
+/// The annotations that have an effect.
 const KNOWN: [&str; 3] = [ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME];
 
-/// Prefix of the Kaito project's annotations and labels, and of ours.
+/// Prefix of our annotations and labels, which the Kaito project has too.
 const PREFIX: &str = "kaito.sh/";
 
-/// Annotations that release 0.12 of the Kaito project acts on and this one does not, and what helps instead.
+/// Annotations that have an effect in release 0.12 of the Kaito project and none here, and what to use instead.
 const UPSTREAM: &[(&str, &str)] = &[
     ("kaito.sh/disable-benchmark", "there is no benchmark after loading to be disabled"),
     (
@@ -70,7 +70,7 @@ const UPSTREAM: &[(&str, &str)] = &[
     ),
 ];
 
-/// Labels of a workspace that it acts on, likewise.
+/// The same for labels of a workspace.
 const UPSTREAM_LABELS: &[(&str, &str)] = &[
     ("kaito.sh/inference-role", "prefill and decoding are not served by different workspaces"),
     (
@@ -108,7 +108,7 @@ pub fn check_annotations(workspace: &Workspace, verdict: &mut Verdict) {
     }
 }
 
-/// Slips in writing an annotation: case, and hyphens.
+/// The annotation without case and hyphens, by which misspelt ones are found.
 fn bare(name: &str) -> String {
     name.chars().filter(|c| !matches!(c, '-' | '_')).flat_map(char::to_lowercase).collect()
 }

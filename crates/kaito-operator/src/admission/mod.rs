@@ -1,13 +1,15 @@
-//! Which workspaces are let into the cluster: pure rules, for the webhook and for `kaito validate`.
+//! Which workspaces are admitted: pure rules, for the admission webhook and for `kaito validate`.
 //!
-//! What the controller could not carry out is refused here, where its author still looks on. Each message has the path of
-//! the field, the numbers, and what would do. Messages for what the Kaito project refuses too begin as that project's do.
+//! What the controller could not carry out is refused here, so that its author sees the error at once. Each message has the
+//! path of the field, the numbers, and what would be accepted. Where the Kaito project refuses the same, the message begins
+//! like that project's.
 
 mod adapters;
 mod hardware;
 pub(crate) mod image;
 mod inference;
 mod metadata;
+mod names;
 mod resource;
 mod syntax;
 mod template;
@@ -22,9 +24,9 @@ use crate::workspace::Workspace;
 /// What the rules say about a workspace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Why it is refused; empty where it is let in.
+    /// Why the workspace is refused; empty where it is admitted.
     pub errors: Vec<FieldError>,
-    /// What its author should know all the same, each with the path of the field.
+    /// Warnings, each with the path of the field; they do not refuse it.
     pub warnings: Vec<String>,
 }
 
@@ -33,7 +35,7 @@ pub struct Verdict {
 pub struct FieldError {
     /// The field: `inference.adapters[0].source.name`; empty for the whole.
     pub path: String,
-    /// What is wrong with it, and what would do.
+    /// What is wrong with it, and what would be accepted.
     pub message: String,
 }
 
@@ -47,7 +49,7 @@ impl fmt::Display for FieldError {
 }
 
 impl Verdict {
-    /// Whether it is let in.
+    /// Whether the workspace is admitted.
     pub fn is_allowed(&self) -> bool {
         self.errors.is_empty()
     }
@@ -74,7 +76,7 @@ pub fn validate_create(workspace: &Workspace, instance_types: &InstanceTypes) ->
 
 /// Whether the workspace `old` may become `new`.
 ///
-/// Only what changed is judged: a workspace from before a rule stays as it is, and its finalizers can be removed.
+/// Only changed fields are checked: a workspace that is older than a rule can still be updated, and its finalizer removed.
 pub fn validate_update(old: &Workspace, new: &Workspace) -> Verdict {
     let mut verdict = Verdict::default();
     if old.metadata.annotations != new.metadata.annotations {
@@ -89,7 +91,7 @@ pub fn validate_update(old: &Workspace, new: &Workspace) -> Verdict {
     verdict
 }
 
-/// The workspace with the defaults that the schema cannot give: each adapter at its full strength.
+/// The workspace with the defaults that the schema cannot give: each adapter at full strength.
 #[must_use]
 pub fn defaults(workspace: &Workspace) -> Workspace {
     let mut workspace = workspace.clone();
@@ -99,12 +101,12 @@ pub fn defaults(workspace: &Workspace) -> Workspace {
     workspace
 }
 
-/// `field is immutable`, as the Kaito project begins it.
+/// `field is immutable` and the values; it begins like the Kaito project's message.
 fn immutable(old: impl fmt::Display, new: impl fmt::Display) -> String {
     format!("field is immutable: it is {old} and cannot become {new}; {ANEW}")
 }
 
-/// The way around every immutable field.
+/// What to do instead of changing an immutable field.
 const ANEW: &str = "delete the workspace and create it anew";
 
 /// `"a"`, or `nothing` for a field that is not set.

@@ -2,11 +2,10 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-use super::{ANEW, Verdict, immutable, quoted, syntax};
-use crate::workspace::{MOST_NODES, ResourceSpec};
+use super::{ANEW, Verdict, immutable, names, quoted, syntax};
+use crate::workspace::{LABEL_INSTANCE_TYPE, MOST_NODES, ResourceSpec};
 
-/// What a node's type is called, as a label.
-const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
+const PREFERRED_NODES: &str = "resource.preferredNodes";
 
 pub fn check(resource: &ResourceSpec, verdict: &mut Verdict) {
     let count = resource.count;
@@ -20,12 +19,15 @@ pub fn check(resource: &ResourceSpec, verdict: &mut Verdict) {
     {
         verdict.refuse(
             "resource.instanceType",
-            format!("is {name:?}, but it must be the value of the label {INSTANCE_TYPE}: {}", syntax::A_LABEL_VALUE),
+            format!(
+                "is {name:?}, but it must be the value of the label {LABEL_INSTANCE_TYPE}: {}",
+                syntax::A_LABEL_VALUE
+            ),
         );
     }
     check_selector(&resource.label_selector, verdict);
     check_contradictions(resource, verdict);
-    check_preferred_nodes(&resource.preferred_nodes, verdict);
+    names::check(&resource.preferred_nodes, PREFERRED_NODES, "a node", verdict);
 }
 
 pub fn check_update(old: &ResourceSpec, new: &ResourceSpec, verdict: &mut Verdict) {
@@ -41,7 +43,7 @@ pub fn check_update(old: &ResourceSpec, new: &ResourceSpec, verdict: &mut Verdic
         verdict.refuse("resource.labelSelector", message);
     }
     if old.preferred_nodes != new.preferred_nodes {
-        check_preferred_nodes(&new.preferred_nodes, verdict);
+        names::check(&new.preferred_nodes, PREFERRED_NODES, "a node", verdict);
     }
 }
 
@@ -81,7 +83,7 @@ fn check_selector(selector: &LabelSelector, verdict: &mut Verdict) {
     }
 }
 
-/// Terms of which no node can fulfil both.
+/// Refuses terms that no node can fulfil together.
 fn check_contradictions(resource: &ResourceSpec, verdict: &mut Verdict) {
     let selector = &resource.label_selector;
     let labels = selector.match_labels.iter().flatten();
@@ -102,13 +104,13 @@ fn check_contradictions(resource: &ResourceSpec, verdict: &mut Verdict) {
                 format!("no node can match: the label {key} must be {} and {}", one_of(other), one_of(values)),
             );
         }
-        if let (INSTANCE_TYPE, Some(asked)) = (*key, resource.instance_type.as_deref())
+        if let (LABEL_INSTANCE_TYPE, Some(asked)) = (*key, resource.instance_type.as_deref())
             && !values.contains(asked)
         {
             verdict.refuse(
                 "resource.labelSelector",
                 format!(
-                    "no node can match: the label {INSTANCE_TYPE} must be {}, but resource.instanceType is {asked:?}",
+                    "no node can match: the label {LABEL_INSTANCE_TYPE} must be {}, but resource.instanceType is {asked:?}",
                     one_of(values)
                 ),
             );
@@ -119,16 +121,4 @@ fn check_contradictions(resource: &ResourceSpec, verdict: &mut Verdict) {
 fn one_of(values: &BTreeSet<&str>) -> String {
     let values: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
     values.join(" or ")
-}
-
-fn check_preferred_nodes(names: &[String], verdict: &mut Verdict) {
-    let mut seen = BTreeSet::new();
-    for (index, name) in names.iter().enumerate() {
-        let path = format!("resource.preferredNodes[{index}]");
-        if !syntax::is_object_name(name) {
-            verdict.refuse(&path, format!("{name:?} is not the name of a node: {}", syntax::AN_OBJECT_NAME));
-        } else if !seen.insert(name) {
-            verdict.warn(&path, format!("{name:?} stands there already"));
-        }
-    }
 }

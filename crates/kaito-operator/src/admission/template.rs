@@ -1,4 +1,4 @@
-//! What the API server would refuse in the Deployment that is made of a template, said beforehand.
+//! Refuses a pod template that the API server would refuse later, in the Deployment that is made from it.
 
 use std::collections::BTreeSet;
 
@@ -81,7 +81,7 @@ fn check_container<'a>(container: &'a Container, path: &str, names: &mut BTreeSe
     }
 }
 
-/// Volumes have names of their own, and what is mounted must be there.
+/// Refuses two volumes of one name, and mounts of volumes that are not there.
 fn check_volumes(spec: &PodSpec, verdict: &mut Verdict) {
     let mut names = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {

@@ -1,4 +1,4 @@
-//! How long to wait after failures, for each object on its own.
+//! Exponential backoff after failures, for each object on its own.
 
 use std::{collections::HashMap, hash::Hash, sync::Mutex, time::Duration};
 
@@ -33,7 +33,7 @@ impl<K: Hash + Eq> Backoff<K> {
     }
 }
 
-/// A panic while a map was changed leaves a map all the same.
+/// Locks, even after a panic: what is locked here is valid after every statement.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

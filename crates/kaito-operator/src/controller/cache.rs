@@ -1,7 +1,8 @@
-//! What a watch has told of one kind, and what we have written since.
+//! A cache of one kind of object: what the watch reported, and on top of that our own newer writes.
 //!
-//! A watch is behind our own writes for a moment. To decide from it alone would write them again; so what the API server
-//! answered to a write is kept until the watch has come as far.
+//! Example: a Deployment was just created, and its workspace is reconciled again. The watch has not reported the Deployment
+//! yet, so a decision from the watch alone would create it again. So what the API server answered to a write is kept until the
+//! watch has reported that version or a newer one.
 
 use std::{
     collections::HashMap,
@@ -22,7 +23,7 @@ use kube::{
 
 use super::backoff::lock;
 
-/// One kind's objects.
+/// The objects of one kind.
 #[derive(Debug)]
 pub struct Cache<K>
 where
@@ -30,7 +31,7 @@ where
 {
     store: Store<K>,
     written: Arc<Mutex<HashMap<ObjectRef<K>, Written<K>>>>,
-    /// The newest version that the watch has told of.
+    /// The newest version that the watch has reported.
     seen: Arc<AtomicU64>,
 }
 
@@ -66,12 +67,12 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Cache<K> {
         (cache.clone(), Filler { writer, cache, listed: 0 })
     }
 
-    /// What the watch alone has told.
+    /// What the watch has reported, without our own newer writes.
     pub fn store(&self) -> Store<K> {
         self.store.clone()
     }
 
-    /// The newest that is known of an object.
+    /// The newest known version of an object.
     pub fn get(&self, object: &ObjectRef<K>) -> Option<Arc<K>> {
         let mut written = lock(&self.written);
         match written.get(object) {
@@ -84,7 +85,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Cache<K> {
         }
     }
 
-    /// All that match, with what was written since.
+    /// All objects that match, each in its newest known version.
     pub fn all(&self, matches: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
         let seen = self.seen.load(Ordering::Acquire);
         let mut written = lock(&self.written);
@@ -104,19 +105,19 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Cache<K> {
         }
     }
 
-    /// Forgets what was written of an object that is gone.
+    /// Forgets our write of an object that was deleted.
     pub fn forget(&self, object: &ObjectRef<K>) {
         lock(&self.written).remove(object);
     }
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Filler<K> {
-    /// Takes what a watch tells.
+    /// Takes an event of the watch.
     pub fn take(&mut self, event: &Event<K>) {
         self.writer.apply_watcher_event(event);
         let seen = &self.cache.seen;
         match event {
-            // Events come in the order of versions, so whatever was written up to this one has been told of.
+            // Events come in the order of versions, so all writes up to this one have been reported.
             Event::Apply(object) | Event::Delete(object) => {
                 seen.fetch_max(version(object).unwrap_or(0), Ordering::AcqRel);
             }
@@ -124,14 +125,14 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Filler<K> {
             Event::InitApply(object) => self.listed = self.listed.max(version(object).unwrap_or(0)),
             Event::InitDone => {
                 seen.fetch_max(self.listed, Ordering::AcqRel);
-                // A list says nothing of what is gone; it is at least as new as what was written before it was asked for.
+                // The list is newer than the writes before its request, and it does not name objects that were deleted since.
                 lock(&self.cache.written).clear();
             }
         }
     }
 }
 
-/// The order of an object's versions. The API server's documentation used to call them opaque; every server counts.
+/// The number of an object's version. The API server's documentation used to call versions opaque, but every server counts.
 fn version<K: Resource>(object: &K) -> Option<u64> {
     object.meta().resource_version.as_deref()?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! The requests that carry a decision out.
+//! The requests to the API server that carry a decision out: server-side apply, delete, status, finalizers, events.
 
 use k8s_openapi::{
     api::{
@@ -26,7 +26,9 @@ use super::{
     reconcile::{Context, Error},
 };
 use crate::{
-    decide::{Change, Decision, NodeClaim, Notice, Object, Observed, Refusal},
+    decide::{Change, Decision, Notice, Object, ObjectKind, Observed, Refusal},
+    karpenter::NodeClaim,
+    reason::Reason,
     workspace::{Workspace, WorkspaceStatus},
 };
 
@@ -34,7 +36,7 @@ use crate::{
 enum Applied {
     /// The API server has taken all of it.
     Whole,
-    /// Nothing was written, for it would have been without its image volumes.
+    /// Nothing was written: the API server would have left out the image volumes.
     WithoutImageVolumes,
 }
 
@@ -44,7 +46,8 @@ const REFUSALS: &[u16] = &[400, 403, 409, 422];
 const LONGEST_NOTE: usize = 1024;
 
 impl Context {
-    /// Applies and deletes what the decision says. What the API server refuses is told, and does not hold up the rest.
+    /// Applies and deletes what the decision says. An object that the API server refuses is returned, and does not hold up the
+    /// others.
     pub async fn carry_out(&self, workspace: &Workspace, decision: &Decision) -> Result<Vec<Refusal>, Error> {
         let mut refusals = Vec::new();
         for (place, change) in &decision.writes {
@@ -55,14 +58,14 @@ impl Context {
                 Err(kube::Error::Api(status)) if REFUSALS.contains(&status.code) => refusals.push(Refusal {
                     kind: object.kind(),
                     name: object.name().to_owned(),
-                    reason: Refusal::APPLY,
+                    reason: Reason::ApplyRefused,
                     message: status.message.clone(),
                 }),
                 Err(source) => return Err(failed(format!("cannot apply {} {}", object.kind(), object.name()), source)),
             }
         }
         for (kind, name) in &decision.deletes {
-            self.delete(workspace, kind, name)
+            self.delete(workspace, *kind, name)
                 .await
                 .map_err(|source| failed(format!("cannot delete {kind} {name}"), source))?;
         }
@@ -71,34 +74,34 @@ impl Context {
 
     async fn apply(&self, workspace: &Workspace, object: &Object, change: &Change) -> kube::Result<Applied> {
         let json = object.to_json();
-        let client = || self.client.clone();
+        let client = self.client.clone();
         let namespace = workspace.namespace();
         if !object.image_volumes().is_empty() && self.drops_image_volumes(namespace, object, &json).await? {
             return Ok(Applied::WithoutImageVolumes);
         }
         match object {
             Object::Service(_) => {
-                let api = Api::<Service>::namespaced(client(), namespace);
+                let api = Api::<Service>::namespaced(client, namespace);
                 self.apply_to(workspace, api, &self.caches.services, object, json, change).await
             }
             Object::Deployment(_) => {
-                let api = Api::<Deployment>::namespaced(client(), namespace);
+                let api = Api::<Deployment>::namespaced(client, namespace);
                 self.apply_to(workspace, api, &self.caches.deployments, object, json, change).await
             }
             Object::StatefulSet(_) => {
-                let api = Api::<StatefulSet>::namespaced(client(), namespace);
+                let api = Api::<StatefulSet>::namespaced(client, namespace);
                 self.apply_to(workspace, api, &self.caches.stateful_sets, object, json, change).await
             }
             Object::NodeClaim(_) => {
-                let api = Api::<NodeClaim>::all(client());
+                let api = Api::<NodeClaim>::all(client);
                 self.apply_to(workspace, api, &self.caches.claims, object, json, change).await
             }
         }?;
         Ok(Applied::Whole)
     }
 
-    /// Whether the API server would take the workload and leave its image volumes out, as it does with all fields of features
-    /// that are not enabled.
+    /// Whether the API server would take the workload and leave its image volumes out, as it does with the fields of every
+    /// feature that is not enabled; found out by a dry run.
     async fn drops_image_volumes(&self, namespace: &str, object: &Object, json: &Value) -> kube::Result<bool> {
         let (name, patch) = (object.name(), Patch::Apply(json));
         let client = self.client.clone();
@@ -130,16 +133,13 @@ impl Context {
     {
         let (kind, name) = (object.kind(), object.name());
         let patch = Patch::Apply(&json);
-        let key = match &object.metadata().namespace {
-            Some(namespace) => ObjectRef::new(name).within(namespace),
-            None => ObjectRef::new(name),
-        };
-        self.metrics.wrote(kind, "apply");
+        let key = key(name, object.metadata().namespace.as_deref());
+        self.metrics.wrote(kind.as_str(), "apply");
         let applied = match change {
-            // Without force: what has this name may be somebody else's.
+            // Without force: an object of this name may belong to somebody else.
             Change::Create => match api.patch(name, &PatchParams::apply(MANAGER), &patch).await {
                 Err(kube::Error::Api(status)) if status.code == 409 && self.owns(workspace, &api, name).await? => {
-                    self.metrics.wrote(kind, "apply");
+                    self.metrics.wrote(kind.as_str(), "apply");
                     api.patch(name, &PatchParams::apply(MANAGER).force(), &patch).await?
                 }
                 applied => applied?,
@@ -150,7 +150,7 @@ impl Context {
                 let applied = api.patch(name, &PatchParams::apply(MANAGER).force(), &patch).await?;
                 if let Some(before) = before.filter(|before| Some(before) == version(&applied).as_ref()) {
                     tracing::warn!(
-                        kind,
+                        kind = kind.as_str(),
                         name,
                         "applying changes nothing, though the object differs from what is wanted"
                     );
@@ -163,7 +163,7 @@ impl Context {
         Ok(())
     }
 
-    /// Whether what has that name is the workspace's, though it lacks the label by which it would be known.
+    /// Whether the object of that name is the workspace's, though it lacks the label by which the watch would know it.
     async fn owns<K>(&self, workspace: &Workspace, api: &Api<K>, name: &str) -> kube::Result<bool>
     where
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
@@ -171,7 +171,7 @@ impl Context {
         Ok(api.get_opt(name).await?.is_some_and(|existing| workspace.owns(existing.meta())))
     }
 
-    /// Takes those writes out of a decision that have been tried and change nothing.
+    /// Takes writes out of a decision that were tried before and changed nothing.
     pub fn without_futile_writes(&self, workspace: &Workspace, decision: &mut Decision, observed: &Observed) {
         let mut futile = lock(&self.futile);
         if futile.is_empty() || decision.writes.is_empty() {
@@ -182,8 +182,8 @@ impl Context {
         writes.retain(|(place, _)| {
             let Some(object) = objects.get(*place) else { return false };
             let key = (object.kind(), workspace.namespace().to_owned(), object.name().to_owned());
-            let version = observed.version(object);
-            let is_futile = futile.get(&key).is_some_and(|tried| Some(tried.as_str()) == version);
+            let current = observed.current(object).and_then(|current| current.metadata().resource_version.as_deref());
+            let is_futile = futile.get(&key).is_some_and(|tried| Some(tried.as_str()) == current);
             if !is_futile {
                 futile.remove(&key);
             }
@@ -194,40 +194,24 @@ impl Context {
         }
     }
 
-    async fn delete(&self, workspace: &Workspace, kind: &str, name: &str) -> kube::Result<()> {
-        let client = self.client.clone();
-        let namespace = workspace.namespace();
+    async fn delete(&self, workspace: &Workspace, kind: ObjectKind, name: &str) -> kube::Result<()> {
+        let (client, caches, namespace) = (self.client.clone(), &self.caches, workspace.namespace());
+        self.metrics.wrote(kind.as_str(), "delete");
         match kind {
-            "NodeClaim" => {
-                self.metrics.wrote("NodeClaim", "delete");
-                delete(Api::<NodeClaim>::all(client), &self.caches.claims, name, None).await
-            }
-            "Deployment" => {
-                self.metrics.wrote("Deployment", "delete");
-                let api = Api::<Deployment>::namespaced(client, namespace);
-                delete(api, &self.caches.deployments, name, Some(namespace)).await
-            }
-            "Service" => {
-                self.metrics.wrote("Service", "delete");
-                let api = Api::<Service>::namespaced(client, namespace);
-                delete(api, &self.caches.services, name, Some(namespace)).await
-            }
-            "StatefulSet" => {
-                self.metrics.wrote("StatefulSet", "delete");
-                let api = Api::<StatefulSet>::namespaced(client, namespace);
-                delete(api, &self.caches.stateful_sets, name, Some(namespace)).await
-            }
-            _ => Ok(()),
+            ObjectKind::Service => delete(Api::namespaced(client, namespace), &caches.services, name).await,
+            ObjectKind::Deployment => delete(Api::namespaced(client, namespace), &caches.deployments, name).await,
+            ObjectKind::StatefulSet => delete(Api::namespaced(client, namespace), &caches.stateful_sets, name).await,
+            ObjectKind::NodeClaim => delete(Api::all(client), &caches.claims, name).await,
         }
     }
 
-    /// The workspace afterwards; `None` where it is gone, or going though it cannot be read.
+    /// Writes the finalizers, and returns the workspace with them; `None` where it no longer exists, or cannot be read.
     pub async fn write_finalizers(
         &self,
         workspace: &Workspace,
         finalizers: &[String],
     ) -> Result<Option<Workspace>, Error> {
-        // The version keeps us from undoing what others did to the list meanwhile.
+        // With the version, the write fails where somebody else has changed the list meanwhile.
         let patch = json!({"metadata": {
             "finalizers": finalizers,
             "resourceVersion": workspace.metadata.resource_version,
@@ -251,13 +235,13 @@ impl Context {
                 }
                 Ok(())
             }
-            // It is gone, and with it whoever would read its status.
+            // The workspace no longer exists.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(source) => Err(failed("cannot write the status".to_owned(), source)),
         }
     }
 
-    /// Tells of what happened.
+    /// Sends events.
     pub async fn tell(&self, workspace: &Workspace, notices: impl Iterator<Item = &Notice>) {
         tell(&self.client, &self.identity, &self.metrics, workspace, notices).await;
     }
@@ -272,7 +256,7 @@ pub async fn apply_status(client: &Client, workspace: &Workspace, status: &Works
     let json = json!({
         "apiVersion": Workspace::api_version(&()),
         "kind": Workspace::kind(&()),
-        // With its uid: of a workspace that has been deleted meanwhile, no other is made.
+        // With the uid, so that a workspace that was deleted meanwhile is not created again.
         "metadata": {"name": workspace.name(), "namespace": workspace.namespace(), "uid": workspace.metadata.uid},
         "status": status,
     });
@@ -280,7 +264,7 @@ pub async fn apply_status(client: &Client, workspace: &Workspace, status: &Works
     manifests(client, workspace).patch_status(workspace.name(), &parameters, &Patch::Apply(&json)).await
 }
 
-/// Tells of what happened, as events. They are for people: one that is lost is no reason to do anything again.
+/// Sends events. They are for people, so one that cannot be sent is not a failure.
 pub async fn tell<'a>(
     client: &Client,
     identity: &str,
@@ -293,12 +277,12 @@ pub async fn tell<'a>(
         let event = event(workspace, notice, identity, Timestamp::now());
         metrics.wrote("Event", "create");
         if let Err(error) = api.create(&PostParams::default(), &event).await {
-            tracing::warn!(workspace = workspace.name(), reason = notice.reason, %error, "an event was lost");
+            tracing::warn!(workspace = workspace.name(), reason = notice.reason.as_str(), %error, "an event was lost");
         }
     }
 }
 
-async fn delete<K>(api: Api<K>, cache: &Cache<K>, name: &str, namespace: Option<&str>) -> kube::Result<()>
+async fn delete<K>(api: Api<K>, cache: &Cache<K>, name: &str) -> kube::Result<()>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + 'static,
 {
@@ -307,12 +291,17 @@ where
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         Err(error) => return Err(error),
     }
+    cache.forget(&key(name, api.namespace()));
+    Ok(())
+}
+
+/// Names an object in a cache.
+fn key<K: Resource<DynamicType = ()>>(name: &str, namespace: Option<&str>) -> ObjectRef<K> {
     let object = ObjectRef::new(name);
-    cache.forget(&match namespace {
+    match namespace {
         Some(namespace) => object.within(namespace),
         None => object,
-    });
-    Ok(())
+    }
 }
 
 fn failed(what: String, source: kube::Error) -> Error {
@@ -339,10 +328,10 @@ fn event(workspace: &Workspace, notice: &Notice, identity: &str, now: Timestamp)
             namespace: workspace.metadata.namespace.clone(),
             ..ObjectMeta::default()
         },
-        action: Some(notice.action.clone()),
+        action: Some(notice.action.to_string()),
         event_time: Some(MicroTime(now)),
         note: Some(cut(&notice.message)),
-        reason: Some(notice.reason.clone()),
+        reason: Some(notice.reason.to_string()),
         regarding: Some(regarding),
         reporting_controller: Some(MANAGER.to_owned()),
         reporting_instance: Some(identity.to_owned()),

@@ -15,17 +15,17 @@ use tokio::{net::TcpListener, sync::watch};
 
 use super::metrics::Metrics;
 
-/// What readiness is made of.
+/// What readiness depends on.
 #[derive(Debug, Clone)]
 pub struct Health {
     /// Whether the webhook answers.
     pub webhook: watch::Sender<bool>,
-    /// Whether a leader knows the cluster; a replica that does not lead has nothing to know.
+    /// Whether the caches are filled; always true for a replica that is not the leader, which has none.
     pub is_synced: Arc<AtomicBool>,
 }
 
 impl Health {
-    /// Ready, but for the webhook where there is one.
+    /// Ready, except for the webhook where there is one.
     pub fn new(has_webhook: bool) -> Self {
         Self { webhook: watch::Sender::new(!has_webhook), is_synced: Arc::new(AtomicBool::new(true)) }
     }

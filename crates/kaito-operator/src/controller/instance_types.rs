@@ -1,4 +1,4 @@
-//! The instance types that a ConfigMap describes, as they are now.
+//! Follows the ConfigMap that describes further instance types.
 
 use std::{pin::pin, sync::Arc};
 
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::Options;
 use crate::instance_types::from_config_map;
 
-/// Follows the ConfigMap for ever. One that cannot be read leaves what was known before.
+/// Follows the ConfigMap for ever. One that cannot be read leaves the instance types as they were.
 pub async fn follow(client: &Client, options: &Options, types: watch::Sender<Arc<InstanceTypes>>) {
     let Some(name) = &options.instance_types else {
         return std::future::pending().await;

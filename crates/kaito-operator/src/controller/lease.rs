@@ -1,7 +1,7 @@
-//! Which replica leads, by a Lease.
+//! Leader election by a Lease.
 //!
-//! Clocks of machines differ, so nobody compares the times in the Lease with its own: a holder is thought dead when its
-//! Lease has not changed for as long as it says, by the watcher's own clock. A holder stops well before that.
+//! Clocks of machines differ, so no replica compares the times in the Lease with its own clock. A replica takes the Lease over
+//! when it has seen it unchanged for the duration that the Lease states; the holder stops well before that.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use tokio::{
 
 const NAME: &str = "kaito-controller";
 
-/// How long things may take. A holder gives up before others take over: `renew_within` must be less than `duration`.
+/// Durations of the election. `renew_within` must be less than `duration`, so that a holder stops before another takes over.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// After so long without a change the holder is thought dead.
+    /// Another replica takes over a Lease that has not changed for this long.
     pub duration: Duration,
-    /// A holder that could not renew for so long stops.
+    /// A holder that could not renew the Lease for this long stops.
     pub renew_within: Duration,
     /// How often the Lease is renewed or looked at.
     pub period: Duration,
@@ -39,7 +39,7 @@ impl Default for Timing {
     }
 }
 
-/// A replica's share in the Lease.
+/// One replica in the election.
 #[derive(Debug)]
 pub struct Lease {
     api: Api<LeaseObject>,
@@ -49,7 +49,7 @@ pub struct Lease {
     held: Mutex<Option<LeaseObject>>,
 }
 
-/// What came of looking at the Lease.
+/// Who holds the Lease.
 enum Outcome {
     Holding,
     HeldByAnother,
@@ -61,13 +61,13 @@ impl Lease {
         Self { api: Api::namespaced(client, namespace), identity: identity.to_owned(), timing, held: Mutex::new(None) }
     }
 
-    /// Waits until this replica leads, and says since when: it may have been granted as soon as it was asked for.
+    /// Waits until this replica holds the Lease. Returns when it was asked for: it may have been granted as early as that.
     pub async fn acquire(&self) -> Instant {
-        // The Lease as it was when it was last seen to change, and when that was.
+        // The version of the Lease when it was last seen to change, and when that was.
         let mut last: Option<(Option<String>, Instant)> = None;
         loop {
             let asked = Instant::now();
-            // What is granted later than that has ended for others already.
+            // A grant that takes longer than this may have expired for the other replicas already.
             match timeout(self.timing.renew_within, self.look(&mut last)).await {
                 Ok(Ok(Outcome::Holding)) => return asked,
                 Ok(Ok(Outcome::HeldByAnother)) => {}
@@ -78,14 +78,14 @@ impl Lease {
         }
     }
 
-    /// Renews what was acquired at `renewed`, until this replica leads no longer.
+    /// Renews the Lease, which was last renewed at `renewed`, until this replica has lost it.
     pub async fn keep(&self, mut renewed: Instant) {
         loop {
             sleep(self.timing.period).await;
             let asked = Instant::now();
             let left = self.timing.renew_within.saturating_sub(renewed.elapsed());
             match timeout(left, self.renew()).await {
-                // From when it was asked for: it may have been granted then.
+                // Counted from the request: the Lease may have been renewed as early as that.
                 Ok(Ok(Outcome::Holding)) => renewed = asked,
                 Ok(Ok(Outcome::HeldByAnother)) => return,
                 Ok(Err(error)) => tracing::warn!(%error, "cannot renew the lease"),
@@ -97,7 +97,7 @@ impl Lease {
         }
     }
 
-    /// Lets another lead at once.
+    /// Gives the Lease up, so that another replica can take it at once.
     pub async fn release(&self) {
         let Some(mut lease) = self.held.lock().await.take() else { return };
         let spec = lease.spec.get_or_insert_default();
@@ -145,7 +145,7 @@ impl Lease {
         lease.spec.get_or_insert_default().renew_time = Some(MicroTime(Timestamp::now()));
         let outcome = self.api.replace(NAME, &PostParams::default(), &lease).await;
         if let Err(kube::Error::Api(status)) = &outcome {
-            // Someone changed it, perhaps we ourselves by a request whose answer was lost.
+            // Somebody changed it: perhaps this replica, by a request whose answer was lost.
             if status.code == 409 {
                 let current = self.api.get(NAME).await?;
                 let holder = current.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
@@ -160,7 +160,7 @@ impl Lease {
 
     async fn take(&self, mut lease: LeaseObject) -> kube::Result<Outcome> {
         lease.spec = Some(self.claimed(lease.spec.as_ref()));
-        // Its version is that of what was seen: whoever is first wins.
+        // The write carries the version that was seen, so of several replicas only the first succeeds.
         self.settle(self.api.replace(NAME, &PostParams::default(), &lease).await).await
     }
 

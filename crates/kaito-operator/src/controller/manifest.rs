@@ -1,4 +1,4 @@
-//! Workspaces as the API server sends them, which may be such that they cannot be read: one must not hide the others.
+//! Workspaces as the API server sends them. One that cannot be read must not hide the others of a list.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// A workspace, or what is known of one that cannot be read.
+/// A workspace, or the metadata of one that cannot be read.
 #[derive(Debug, Clone)]
 pub struct Manifest {
-    /// With nothing but its metadata where it cannot be read.
+    /// Only with its metadata where it cannot be read.
     workspace: Workspace,
     error: Option<ReadError>,
 }
@@ -73,7 +73,7 @@ impl Resource for Manifest {
     }
 }
 
-/// Says of workspaces that they cannot be read, in their status and as an event: once of each generation.
+/// Reports workspaces that cannot be read, in their status and as an event, once a generation.
 pub struct Unreadable {
     client: Client,
     identity: String,
@@ -87,10 +87,10 @@ impl Unreadable {
         Self { client, identity: identity.to_owned(), metrics, told: HashMap::new() }
     }
 
-    /// The event, as far as it is about workspaces that can be read.
+    /// The event for the cache of workspaces that can be read; `None` where it does not concern them.
     pub async fn sort_out(&mut self, event: Event<Manifest>) -> Option<Event<Workspace>> {
         Some(match event {
-            // What can no longer be read is not what was known of it.
+            // A workspace that can no longer be read leaves the cache.
             Event::Apply(manifest) => match self.of(manifest).await {
                 Ok(workspace) => Event::Apply(workspace),
                 Err(unreadable) => Event::Delete(unreadable),
@@ -105,12 +105,12 @@ impl Unreadable {
         })
     }
 
-    /// The workspace; `Err` where it cannot be read, and somebody should.
+    /// The workspace; `Err` where it cannot be read, and its author must correct it.
     async fn of(&mut self, manifest: Manifest) -> Result<Workspace, Workspace> {
         let Manifest { workspace, error } = manifest;
         match error {
             None => Ok(workspace),
-            // To let it go, its metadata is enough.
+            // To delete it, its metadata is enough.
             Some(_) if workspace.metadata.deletion_timestamp.is_some() => Ok(workspace),
             Some(error) => {
                 self.tell(&workspace, &error).await;
@@ -144,6 +144,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::workspace::ConditionType;
 
     fn manifest(ports: Value) -> Manifest {
         serde_json::from_value(json!({
@@ -165,7 +166,7 @@ mod tests {
         let error = bad.error.clone().unwrap();
         assert!(error.path.starts_with("inference.template.spec"), "{error}");
         let (status, notice) = decide::unreadable(bad.meta(), &error, Timestamp::UNIX_EPOCH);
-        let condition = status.condition("WorkspaceReady").unwrap();
+        let condition = status.condition(ConditionType::WorkspaceReady).unwrap();
         assert_eq!((condition.reason.as_str(), condition.observed_generation), ("ManifestUnreadable", Some(3)));
         assert!(condition.message.contains("inference.template.spec") && condition.message.contains("5000"));
         assert_eq!(notice.message, condition.message);

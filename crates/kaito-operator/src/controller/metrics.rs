@@ -16,8 +16,8 @@ use prometheus_client::{
 
 use super::{backoff::lock, cache::Cache};
 use crate::{
-    decide::UP_TO_DATE,
-    workspace::{Workspace, WorkspaceState},
+    reason::Reason,
+    workspace::{ConditionType, Workspace, WorkspaceState},
 };
 
 const SECONDS: [f64; 9] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
@@ -25,16 +25,16 @@ const SECONDS: [f64; 9] = [0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0];
 /// How a reconcile ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReconcileLabels {
-    /// `changed`, `unchanged`, `refused`, `failed`
+    /// `changed`, `unchanged`, `refused` or `failed`.
     pub result: &'static str,
 }
 
 /// A request that may change the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct WriteLabels {
-    /// What was written.
+    /// The kind of object.
     pub kind: &'static str,
-    /// How.
+    /// `apply`, `delete`, `create`, `patch` or `apply status`.
     pub verb: &'static str,
 }
 
@@ -89,7 +89,7 @@ impl Default for Metrics {
             );
             registry.register_with_unit(
                 "reconcile_duration",
-                "From a reconcile's begin to its end",
+                "How long a reconcile takes",
                 Unit::Seconds,
                 metrics.durations.clone(),
             );
@@ -102,7 +102,7 @@ impl Default for Metrics {
             registry.register("workspaces", "Workspaces by phase", metrics.workspaces.clone());
             registry.register(
                 "rollouts",
-                "Workspaces whose pods are to change for what the installation alone changes, due or under way",
+                "Workspaces with a rollout that is due or under way",
                 metrics.rollouts.clone(),
             );
         });
@@ -111,22 +111,22 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds others' metrics.
+    /// Adds metrics of other parts.
     pub fn register(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut lock(&self.registry));
     }
 
-    /// Whose workspaces are counted.
+    /// Counts the workspaces of this cache.
     pub fn observe_workspaces(&self, workspaces: Cache<Workspace>) {
         *lock(&self.observed) = Some(workspaces);
     }
 
-    /// A workspace waits.
+    /// A workspace is queued.
     pub fn queued(&self, workspace: &ObjectRef<Workspace>) {
         lock(&self.queued).insert(workspace.clone());
     }
 
-    /// It waits no longer.
+    /// Its reconcile begins.
     pub fn begun(&self, workspace: &ObjectRef<Workspace>) {
         lock(&self.queued).remove(workspace);
     }
@@ -154,15 +154,15 @@ impl Metrics {
         let workspaces = lock(&self.observed).as_ref().map(|cache| cache.store().state()).unwrap_or_default();
         let known: HashSet<_> = workspaces.iter().map(|workspace| ObjectRef::from_obj(workspace.as_ref())).collect();
         let mut queued = lock(&self.queued);
-        // What is gone is never reconciled.
+        // A workspace that was deleted while it was queued is never reconciled.
         queued.retain(|workspace| known.contains(workspace));
         self.queue.set(i64::try_from(queued.len()).unwrap_or(i64::MAX));
         drop(queued);
-        let mut rollouts = [("due", "RolloutDue", 0), ("under way", "RolloutUnderWay", 0)];
+        let mut rollouts = [("due", Reason::RolloutDue, 0), ("under way", Reason::RolloutUnderWay, 0)];
         for workspace in workspaces {
-            let up_to_date = workspace.status.as_ref().and_then(|status| status.condition(UP_TO_DATE));
+            let up_to_date = workspace.status.as_ref().and_then(|status| status.condition(ConditionType::UpToDate));
             for (_, reason, count) in &mut rollouts {
-                *count += i64::from(up_to_date.is_some_and(|condition| condition.reason == *reason));
+                *count += i64::from(up_to_date.is_some_and(|condition| condition.reason == reason.as_str()));
             }
             let state = workspace.status.as_ref().and_then(|status| status.state);
             let phase = match state {

@@ -1,7 +1,8 @@
-//! The shell around [`decide`](crate::decide): watches the cluster, carries decisions out, and leads alone.
+//! The shell around [`decide`](crate::decide): watches the cluster, and carries decisions out while this replica is the leader.
 //!
-//! Every kind is watched once and kept in a [`Cache`](cache::Cache); a reconcile reads caches only, and writes what its
-//! decision says. Nothing in it waits for the cluster to change: whatever changes comes as an event and is decided anew.
+//! Every kind is watched once and kept in a [`Cache`](cache::Cache). A reconcile reads caches only (and the workspace's
+//! ConfigMap), and writes what its decision says. It never waits for the cluster to change: a change comes as an event of a
+//! watch, and starts another reconcile.
 
 mod backoff;
 mod cache;
@@ -46,25 +47,25 @@ pub const MANAGER: &str = "kaito-controller";
 /// How the controller runs.
 #[derive(Debug)]
 pub struct Options {
-    /// What workspaces get.
+    /// What decisions depend on besides the cluster.
     pub decide: decide::Options,
-    /// Only workspaces of this namespace; of all if absent.
+    /// The only namespace whose workspaces are reconciled; all where absent.
     pub namespace: Option<String>,
     /// The controller's own namespace, for its Lease and its ConfigMap.
     pub own_namespace: String,
-    /// Tells this replica from others.
+    /// Name of this replica in the Lease and in events.
     pub identity: String,
-    /// Whether replicas agree on one that leads.
+    /// Whether replicas elect a leader.
     pub elects_leader: bool,
     /// The ConfigMap, in the controller's own namespace, that describes further instance types.
     pub instance_types: Option<String>,
-    /// Where metrics are read.
+    /// Address of the metrics.
     pub metrics_address: SocketAddr,
-    /// Where health is read.
+    /// Address of the health checks.
     pub health_address: SocketAddr,
-    /// Lines of the log that were dropped, as whoever writes the log counts them; for the metrics.
+    /// Counts lines of the log that were dropped; for the metrics.
     pub dropped_log_lines: Arc<AtomicU64>,
-    /// The webhook, where it is to be served.
+    /// The admission webhook, where it is to be served.
     pub webhook: Option<WebhookOptions>,
 }
 
@@ -97,16 +98,16 @@ pub enum Error {
 
 /// How long running reconciles may take to end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
-/// Reconciles at once. They wait for the API server nearly all their time.
+/// Most reconciles at a time. They wait for the API server nearly all the time.
 const CONCURRENCY: u16 = 32;
-/// Events of one object in this time are one reason to look.
+/// Events of one workspace within this time cause one reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// Runs until `shutdown` becomes true: leads, or waits to.
+/// Runs until `shutdown` becomes true: as the leader, or waiting to become it.
 ///
 /// # Errors
 ///
-/// [`Error`]. An API server that does not answer is no reason to end.
+/// [`Error`]. An API server that does not answer is not an error: requests are repeated.
 pub async fn run(client: Client, mut options: Options, shutdown: watch::Receiver<bool>) -> Result<(), Error> {
     let metrics = Metrics::default();
     let dropped_log_lines = Arc::clone(&options.dropped_log_lines);
@@ -125,7 +126,7 @@ pub async fn run(client: Client, mut options: Options, shutdown: watch::Receiver
     let serving =
         health::serve(metrics_listener, health_listener, metrics.clone(), health.clone(), ended(shutdown.clone()));
     let reading = instance_types::follow(&client, &options, types);
-    // Every replica answers, whoever leads.
+    // Every replica answers reviews, leader or not.
     let answering = async {
         let Some(WebhookOptions { address, certificates }) = webhook else {
             ended(shutdown.clone()).await;
@@ -142,7 +143,7 @@ pub async fn run(client: Client, mut options: Options, shutdown: watch::Receiver
     };
     let leading = lead(&client, &options, &instance_types, &metrics, &health, shutdown.clone());
     tokio::select! {
-        // It ends only with the others.
+        // It never ends by itself.
         () = reading => Ok(()),
         result = async {
             tokio::try_join!(answering, async {
@@ -153,12 +154,12 @@ pub async fn run(client: Client, mut options: Options, shutdown: watch::Receiver
     }
 }
 
-/// Completes when `shutdown` has become true, or nobody can make it so any more.
+/// Completes when `shutdown` has become true, or its sender is gone.
 async fn ended(mut shutdown: watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|end| *end).await;
 }
 
-/// Leads whenever no other replica does.
+/// Reconciles whenever this replica is the leader.
 async fn lead(
     client: &Client,
     options: &Options,
@@ -178,12 +179,12 @@ async fn lead(
             acquired = lease.acquire() => acquired,
             () = ended(shutdown.clone()) => return,
         };
-        tracing::info!(identity = options.identity, "leading");
+        tracing::info!(identity = options.identity, "elected leader");
         metrics.leader.set(1);
         tokio::select! {
             biased;
-            // Dropping the other branch ends it at once, requests in flight included: another may lead from now on.
-            () = lease.keep(acquired) => tracing::warn!(identity = options.identity, "lost the lease, leading no longer"),
+            // Dropping the other branch ends it at once, requests in flight included: another replica may be the leader now.
+            () = lease.keep(acquired) => tracing::warn!(identity = options.identity, "lost the lease, no longer the leader"),
             () = reconciling() => {}
         }
         metrics.leader.set(0);

@@ -16,17 +16,17 @@ use super::{reconcile::Context, watches::Watches};
 use crate::{
     decide::{
         ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Rollouts, Taken, claim_names, gpus_of_pod,
-        under_way_since,
+        has_ended, under_way_since,
     },
-    workspace::{LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace},
+    workspace::{LABEL_WORKSPACE, Workspace},
 };
 
-/// Reasons by which Karpenter tells that it could not make a node, as opposed to what it tells of a node's later life.
+/// Reasons of Karpenter's events about nodes that it could not provision, as opposed to events of a node's later life.
 const CLAIM_FAILURES: &[&str] =
     &["InsufficientCapacity", "LaunchFailed", "CreateError", "NodeClassNotReady", "Unauthorized", "QuotaExceeded"];
 
 impl Context {
-    /// All that is known of the cluster, as far as `workspace` is concerned.
+    /// What the caches hold of the cluster, as far as `workspace` is concerned.
     pub fn observe(&self, workspace: &Workspace, config: Config, refusals: Vec<Refusal>) -> Observed {
         let caches = &self.caches;
         let (namespace, name) = (workspace.namespace(), workspace.name());
@@ -61,7 +61,7 @@ impl Context {
     }
 }
 
-/// The other workspaces whose models are being restarted, as `namespace/name`.
+/// The other workspaces whose rollout is under way, as `namespace/name`.
 fn rollouts(caches: &Watches, namespace: &str, name: &str) -> Vec<String> {
     let is_other = |metadata: &ObjectMeta| {
         let is_own = metadata.namespace.as_deref() == Some(namespace) && metadata.name.as_deref() == Some(name);
@@ -83,17 +83,16 @@ fn rollouts(caches: &Watches, namespace: &str, name: &str) -> Vec<String> {
 fn taken(pods: &[Arc<Pod>]) -> BTreeMap<String, Vec<Taken>> {
     let mut taken: BTreeMap<String, Vec<Taken>> = BTreeMap::new();
     for pod in pods {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
         let gpus = gpus_of_pod(pod);
-        if let (Some(node), false, 1..) = (node, matches!(phase, Some("Succeeded" | "Failed")), gpus) {
+        if let (Some(node), false, 1..) = (node, has_ended(pod), gpus) {
             let workspace = pod.labels().get(LABEL_WORKSPACE).cloned().unwrap_or_default();
             let workspace = format!("{}/{workspace}", pod.namespace().unwrap_or_default());
             taken.entry(node).or_default().push(Taken { workspace, gpus });
         }
     }
     for held in taken.values_mut() {
-        // The order of a cache is arbitrary, and messages must not change by it.
+        // The order of a cache is arbitrary, and messages must not depend on it.
         held.sort_by(|a, b| a.workspace.cmp(&b.workspace));
     }
     taken
@@ -103,12 +102,7 @@ fn claims(caches: &Watches, workspace: &Workspace, names: &HashSet<String>) -> C
     if *caches.claims_exist.borrow() != Some(true) {
         return Claims::Absent;
     }
-    Claims::Present(caches.claims.all(|claim| {
-        let label = |key: &str| claim.labels().get(key).map(String::as_str);
-        let is_ours = label(LABEL_WORKSPACE) == Some(workspace.name())
-            && label(LABEL_WORKSPACE_NAMESPACE) == Some(workspace.namespace());
-        is_ours || names.contains(&claim.name_any())
-    }))
+    Claims::Present(caches.claims.all(|claim| claim.belongs_to(workspace) || names.contains(&claim.name_any())))
 }
 
 fn claim_failures(caches: &Watches, workspace: &Workspace, names: &HashSet<String>) -> BTreeMap<String, ClaimFailure> {
@@ -121,7 +115,7 @@ fn claim_failures(caches: &Watches, workspace: &Workspace, names: &HashSet<Strin
     });
     for event in told {
         let (Some(claim), Some(at)) = (event.involved_object.name.clone(), when(&event)) else { continue };
-        // Of a workspace that had this name before.
+        // Events older than the workspace are about another one that had its name.
         let is_old = born.is_some_and(|born| at < born);
         if is_old || failures.get(&claim).is_some_and(|known| known.at >= at) {
             continue;

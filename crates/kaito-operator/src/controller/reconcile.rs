@@ -1,4 +1,4 @@
-//! One workspace's way from what is to what is wanted.
+//! Reconciles one workspace: observes the cluster, decides, carries the decision out, writes the status.
 
 use std::{
     collections::HashMap,
@@ -16,11 +16,11 @@ use tokio::sync::watch;
 
 use super::{Options, backoff::Backoff, metrics::Metrics, watches::Watches};
 use crate::{
-    decide::{self, Config, Decision, decide},
+    decide::{self, Config, Decision, ObjectKind, decide},
     workspace::Workspace,
 };
 
-/// What reconciles share.
+/// What all reconciles share.
 pub struct Context {
     pub(super) client: Client,
     pub(super) identity: String,
@@ -30,10 +30,11 @@ pub struct Context {
     pub(super) leading_since: Timestamp,
     instance_types: watch::Receiver<Arc<InstanceTypes>>,
     backoff: Backoff<ObjectRef<Workspace>>,
-    /// Versions of objects that applying did not change, though they differ: writing again would change nothing either.
-    pub(super) futile: Mutex<HashMap<(&'static str, String, String), String>>,
-    /// Held by whoever begins to restart a running model, so that no two see the same free place.
-    turns: tokio::sync::Mutex<()>,
+    /// Resource versions of objects that differ from what is wanted, and that applying did not change: a webhook of the cluster
+    /// sets a field back, say. Applying again would change nothing either.
+    pub(super) futile: Mutex<HashMap<(ObjectKind, String, String), String>>,
+    /// Held while a rollout starts, so that two reconciles cannot both count the same free place.
+    rollout_starts: tokio::sync::Mutex<()>,
 }
 
 /// Why a reconcile is tried again.
@@ -62,13 +63,13 @@ impl Error {
     }
 }
 
-/// How soon a workspace is looked at again though nothing happened: watches are reliable, and this is for when they are not.
+/// When a workspace is reconciled again though no watch reported a change: a safeguard.
 const RESYNC: Duration = Duration::from_secs(600);
-/// How soon where a ConfigMap was read, for those are not watched.
+/// The same for workspaces with a ConfigMap, since ConfigMaps are not watched.
 const CONFIG_RESYNC: Duration = Duration::from_secs(120);
 
 impl Context {
-    /// Shared by all reconciles of one time of leading.
+    /// For all reconciles between gaining the lease and losing it.
     pub fn new(
         client: Client,
         options: &Options,
@@ -86,7 +87,7 @@ impl Context {
             instance_types,
             backoff: Backoff::default(),
             futile: Mutex::default(),
-            turns: tokio::sync::Mutex::default(),
+            rollout_starts: tokio::sync::Mutex::default(),
         }
     }
 
@@ -126,13 +127,13 @@ impl Context {
 /// Decides, and carries the decision out.
 pub async fn reconcile(workspace: Arc<Workspace>, context: Arc<Context>) -> Result<Action, Error> {
     let mut synced = context.caches.synced();
-    // What has not been listed yet would look as if it did not exist.
+    // Before the caches are filled, objects would look as if they did not exist.
     if synced.wait_for(|synced| *synced).await.is_err() {
         return Ok(Action::await_change());
     }
     let key = ObjectRef::from_obj(workspace.as_ref());
     context.metrics.begun(&key);
-    // The queue's store may be behind our own last write.
+    // The object from the queue may be older than our own last write.
     let Some(workspace) = context.caches.workspaces.get(&key) else { return Ok(Action::await_change()) };
     let begun = Instant::now();
     let outcome = settle(&workspace, &context).await;
@@ -149,16 +150,16 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: Arc<Context>) -> Resu
     Ok(Action::requeue(requeue.map_or(resync, |requeue| requeue.min(resync))))
 }
 
-/// When to look again, and whether anything was written.
+/// When to reconcile again, and whether anything was written.
 async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option<Duration>, bool), Error> {
     let options = context.options();
     let config = context.config(workspace).await?;
     let mut workspace = Arc::clone(workspace);
     let mut observed = context.observe(&workspace, config.clone(), Vec::new());
     let mut decision = decide(&workspace, &observed, &options, Timestamp::now());
-    let mut turn = None;
+    let mut start = None;
     if decision.starts_rollout {
-        turn = Some(context.turns.lock().await);
+        start = Some(context.rollout_starts.lock().await);
         observed = context.observe(&workspace, config.clone(), Vec::new());
         decision = decide(&workspace, &observed, &options, Timestamp::now());
     }
@@ -168,7 +169,7 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
     if let Some(finalizers) = &decision.finalizers {
         match context.write_finalizers(&workspace, finalizers).await? {
             Some(current) if !finalizers.is_empty() => workspace = Arc::new(current),
-            // It is gone, or going.
+            // It no longer exists, or its finalizer is removed.
             _ => {
                 context.tell(&workspace, decision.deeds.iter()).await;
                 return Ok((None, true));
@@ -177,10 +178,10 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
         has_changed = true;
     }
     let refusals = context.carry_out(&workspace, &decision).await?;
-    drop(turn);
+    drop(start);
     has_changed |= !decision.writes.is_empty() || !decision.deletes.is_empty();
 
-    // The status tells of what has been done just now.
+    // The status is to include what was written just now.
     let last = if decision.writes.is_empty() {
         decision.clone()
     } else {

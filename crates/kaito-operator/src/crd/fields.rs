@@ -9,12 +9,12 @@ const OBJECT_NAME: i64 = 253;
 const LABEL: i64 = 63;
 /// Longest key of a label: a DNS name, a slash, a name.
 const LABEL_KEY: i64 = 317;
-/// Longest reference to an image that is taken. The rules' costs are estimated from it.
+/// Longest reference to an image that is accepted. The API server estimates the costs of rules from it.
 const IMAGE: i64 = 1024;
 /// Longest address of a file that is taken.
 const URL: i64 = 2048;
 
-/// Most items of lists that nobody makes long. The rules' costs are estimated from it.
+/// Most items of lists that are short in practice. The API server estimates the costs of rules from it.
 const MANY: i64 = 64;
 /// Most adapters of a workspace.
 const MAX_ADAPTERS: i64 = 10;
@@ -66,8 +66,8 @@ fn resource() -> Schema {
         [
             (
                 "count",
-                // Without its values: of a number, string() may be as long as can be by the API server's estimate, which
-                // then is beyond the budget. The webhook's message has them.
+                // Without the values: the API server's estimate of string() for a number exceeds the cost budget. The
+                // webhook's message has them.
                 int32("How many nodes. Immutable.").minimum(1).maximum(MOST_NODES).default(1).rules([Rule::new(
                     "self == oldSelf",
                     "field is immutable: to run on another number of nodes, delete the workspace and create it anew",
@@ -257,7 +257,7 @@ fn preset() -> Schema {
     ])
 }
 
-/// That a field of the preset's options stays what it is, where absent means `empty`.
+/// A rule that a field of the preset's options is immutable; absent means `empty`.
 fn same_option(field: &str, empty: &str) -> String {
     let value = |preset: &str| {
         format!(

@@ -1,8 +1,8 @@
 //! The CustomResourceDefinition: what the API server knows of a workspace.
 //!
-//! Both versions have one schema. What the API server can check by itself it checks, by rules in the Common Expression
-//! Language: such checks hold even where no webhook is installed. Rules that an older object could break for good are
-//! transition rules, or hold at creation alone, so that every object there is can be updated and deleted.
+//! Both versions have one schema. What the API server can check by itself, it checks by rules in the Common Expression
+//! Language (CEL), which hold even where no webhook is installed. A rule that an existing object could break is a transition
+//! rule, or holds at creation only, so that every existing object can be updated and deleted.
 
 mod fields;
 mod schema;
@@ -16,7 +16,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use crate::workspace::{ApiVersion, GROUP, INFERENCE_READY, KIND, PLURAL, RESOURCE_READY, WORKSPACE_READY};
+use crate::workspace::{
+    ApiVersion,
+    ConditionType::{self, InferenceReady, ResourceReady, WorkspaceReady},
+    GROUP, KIND, PLURAL,
+};
 
 /// The definition of the kind [`Workspace`](crate::workspace::Workspace).
 pub fn custom_resource_definition() -> CustomResourceDefinition {
@@ -57,7 +61,7 @@ fn version(version: ApiVersion) -> CustomResourceDefinitionVersion {
 
 /// What `kubectl get` prints; `--output wide` adds the columns of priority 1.
 fn columns() -> Vec<CustomResourceColumnDefinition> {
-    let condition = |type_: &str, field: &str| format!(".status.conditions[?(@.type==\"{type_}\")].{field}");
+    let condition = |type_: ConditionType, field: &str| format!(".status.conditions[?(@.type==\"{type_}\")].{field}");
     let column =
         |name: &str, type_: &str, priority: i32, json_path: String, description: &str| CustomResourceColumnDefinition {
             name: name.to_owned(),
@@ -69,14 +73,14 @@ fn columns() -> Vec<CustomResourceColumnDefinition> {
         };
     vec![
         column("Instance", "string", 0, ".resource.instanceType".to_owned(), "Instance type of the nodes"),
-        column("ResourceReady", "string", 0, condition(RESOURCE_READY, "status"), "Whether the nodes are there"),
-        column("InferenceReady", "string", 0, condition(INFERENCE_READY, "status"), "Whether the model answers"),
-        column("WorkspaceReady", "string", 0, condition(WORKSPACE_READY, "status"), "Whether all is ready"),
+        column("ResourceReady", "string", 0, condition(ResourceReady, "status"), "Whether the nodes are there"),
+        column("InferenceReady", "string", 0, condition(InferenceReady, "status"), "Whether the model answers"),
+        column("WorkspaceReady", "string", 0, condition(WorkspaceReady, "status"), "Whether all is ready"),
         column("State", "string", 0, ".status.state".to_owned(), "The conditions in one word"),
         column("Age", "date", 0, ".metadata.creationTimestamp".to_owned(), "Time since the workspace was created"),
         column("Preset", "string", 1, ".inference.preset.name".to_owned(), "The model"),
         column("Nodes", "integer", 1, ".resource.count".to_owned(), "How many nodes are asked for"),
-        column("Message", "string", 1, condition(WORKSPACE_READY, "message"), "Why the workspace is in its state"),
+        column("Message", "string", 1, condition(WorkspaceReady, "message"), "Why the workspace is in its state"),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! A structural schema, written as it reads: `object("…", [("name", string("…").max_length(63))]).require(["name"])`.
+//! Builds structural schemas, for example: `object("…", [("name", string("…").max_length(63))]).require(["name"])`.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
@@ -29,14 +29,14 @@ pub fn date_time(description: &str) -> Schema {
     formatted("string", "date-time", description)
 }
 
-/// A list of things that are alike.
+/// A list with items of one schema.
 pub fn list(description: &str, items: Schema) -> Schema {
     let mut schema = typed("array", description);
     schema.0.items = Some(JSONSchemaPropsOrArray::Schema(Box::new(items.0)));
     schema
 }
 
-/// Values by names of the user's choice.
+/// A map: values by keys of the user's choice.
 pub fn map(description: &str, values: Schema) -> Schema {
     let mut schema = typed("object", description);
     schema.0.additional_properties = Some(JSONSchemaPropsOrBool::Schema(Box::new(values.0)));
@@ -50,7 +50,7 @@ pub fn metadata() -> Schema {
     Schema(JSONSchemaProps { properties, ..undescribed("object") })
 }
 
-/// Fields with names of ours.
+/// An object with fixed fields.
 pub fn object<const N: usize>(description: &str, fields: [(&str, Schema); N]) -> Schema {
     let mut schema = typed("object", description);
     if N > 0 {
@@ -129,25 +129,25 @@ impl Schema {
         self
     }
 
-    /// Fields beside the ones that are listed are kept.
+    /// Unknown fields are kept.
     pub fn open(mut self) -> Self {
         self.0.x_kubernetes_preserve_unknown_fields = Some(true);
         self
     }
 
-    /// Whoever applies the list owns all of it.
+    /// An atomic list: whoever applies it owns all of it.
     pub fn atomic_list(mut self) -> Self {
         self.0.x_kubernetes_list_type = Some("atomic".to_owned());
         self
     }
 
-    /// Whoever applies the object owns all of it.
+    /// An atomic object: whoever applies it owns all of it.
     pub fn atomic_object(mut self) -> Self {
         self.0.x_kubernetes_map_type = Some("atomic".to_owned());
         self
     }
 
-    /// Items of the list are known by one of their fields.
+    /// A list whose items are identified by one of their fields.
     pub fn keyed_by(mut self, field: &str) -> Self {
         self.0.x_kubernetes_list_type = Some("map".to_owned());
         self.0.x_kubernetes_list_map_keys = Some(vec![field.to_owned()]);
@@ -174,7 +174,7 @@ impl Rule {
         Self(ValidationRule { rule: one_line(rule), message: Some(message.to_owned()), ..ValidationRule::default() })
     }
 
-    /// The field that the message is about, if it is not the one that bears the rule.
+    /// The field that the message is about, if it is not the one with the rule.
     pub fn at(mut self, path: &str) -> Self {
         self.0.field_path = Some(path.to_owned());
         self

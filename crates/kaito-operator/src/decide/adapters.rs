@@ -1,9 +1,9 @@
-//! How adapters get into a pod: each into a folder of its name.
+//! Adapters of a pod: each lies in a folder of its name, copied from an image or mounted as a volume.
 
 use k8s_openapi::api::core::v1::{Container, Volume, VolumeMount};
 
-use super::Problem;
 use crate::{
+    reason::{Problem, Reason},
     runtime::{ADAPTERS, empty_dir, restricted},
     workspace::AdapterSpec,
 };
@@ -26,7 +26,7 @@ pub struct Parts {
 ///
 /// # Errors
 ///
-/// Where an adapter names no source, or its name cannot be that of a folder.
+/// Where an adapter has no source, or a name that cannot be a folder's.
 pub fn parts(adapters: &[AdapterSpec]) -> Result<Parts, Problem> {
     let mut parts = Parts::default();
     for adapter in adapters {
@@ -49,7 +49,7 @@ pub fn parts(adapters: &[AdapterSpec]) -> Result<Parts, Problem> {
             }
             _ => {
                 return Err(Problem {
-                    reason: "AdapterInvalid",
+                    reason: Reason::AdapterInvalid,
                     message: format!(
                         "the adapter {name:?} cannot be fetched: it needs a name of lower-case letters, digits and dashes, \
                          and source.image or source.volumeSource"
@@ -61,7 +61,7 @@ pub fn parts(adapters: &[AdapterSpec]) -> Result<Parts, Problem> {
     Ok(parts)
 }
 
-/// Copies an image's `/data`. The name is part of a command, so it must have been checked.
+/// An init container that copies an image's `/data`. The name becomes part of a shell command, so it must have been checked.
 fn fetcher(name: &str, image: &str, path: &str) -> Container {
     Container {
         name: format!("adapter-{name}"),
@@ -79,7 +79,7 @@ fn fetcher(name: &str, image: &str, path: &str) -> Container {
     }
 }
 
-/// A volume is a name and, at the same level, its source.
+/// The adapter's volume. Kubernetes has a volume's name and its source in one object.
 fn volume(adapter: &AdapterSpec) -> Option<Volume> {
     let mut volume = serde_json::to_value(adapter.source.volume_source.as_deref()?).ok()?;
     volume.as_object_mut()?.insert("name".to_owned(), format!("adapter-{}", adapter.source.name).into());

@@ -1,4 +1,4 @@
-//! Why the model does not answer yet, as pods and their maker tell it.
+//! Why the model does not answer yet, by the status of its pods and of the object that makes them.
 
 use std::time::Duration;
 
@@ -10,24 +10,21 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::{
-    observed::{Observed, is_going, name},
-    text,
-};
-use crate::runtime::CONTAINER;
+use super::observed::{Observed, has_ended, is_going, name};
+use crate::{reason::Reason, runtime::CONTAINER, text};
 
 /// Why the model does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     /// What kind of cause.
     pub kind: CauseKind,
-    /// The pod, where it is one pod's.
+    /// The pod, where one pod is concerned.
     pub pod: Option<String>,
-    /// What is known of it.
+    /// What the cluster says of it.
     pub detail: String,
 }
 
-/// Kinds of causes, the worst first: where pods differ, the worst is told.
+/// Kinds of causes, the worst first: where pods have different ones, the status names the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CauseKind {
     /// The namespace's quota allows no more pods.
@@ -38,47 +35,47 @@ pub enum CauseKind {
     ImagePullError,
     /// A container cannot be created from what the pod says.
     ContainerConfigError,
-    /// A container takes more memory than it may.
+    /// A container ran out of memory.
     ContainerOomKilled,
     /// A container ends again and again.
     ContainerCrashLoopBackOff,
-    /// A node has thrown the pod out.
+    /// The kubelet evicted the pod.
     PodEvicted,
-    /// The pod has ended and is not started again.
+    /// The pod has ended and is not restarted.
     PodFailed,
-    /// No node takes the pod.
+    /// The scheduler finds no node for the pod.
     Unschedulable,
-    /// It has answered before and does not now.
+    /// The server answered before and does not now.
     ServerUnhealthy,
-    /// It loads the model.
+    /// The server loads the model.
     ModelLoading,
     /// Images are pulled, init containers run.
     PodsStarting,
-    /// The pods are not there yet.
+    /// The pods do not exist yet, or wait for the scheduler.
     PodsPending,
 }
 
 impl CauseKind {
-    /// As it stands in a condition's reason.
-    pub fn reason(self) -> &'static str {
+    /// The reason of a condition with this cause.
+    pub fn reason(self) -> Reason {
         match self {
-            Self::QuotaExceeded => "QuotaExceeded",
-            Self::PodsForbidden => "PodsForbidden",
-            Self::ImagePullError => "ImagePullError",
-            Self::ContainerConfigError => "ContainerConfigError",
-            Self::ContainerOomKilled => "ContainerOOMKilled",
-            Self::ContainerCrashLoopBackOff => "ContainerCrashLoopBackOff",
-            Self::PodEvicted => "PodEvicted",
-            Self::PodFailed => "PodFailed",
-            Self::Unschedulable => "Unschedulable",
-            Self::ServerUnhealthy => "ServerUnhealthy",
-            Self::ModelLoading => "ModelLoading",
-            Self::PodsStarting => "PodsStarting",
-            Self::PodsPending => "PodsPending",
+            Self::QuotaExceeded => Reason::QuotaExceeded,
+            Self::PodsForbidden => Reason::PodsForbidden,
+            Self::ImagePullError => Reason::ImagePullError,
+            Self::ContainerConfigError => Reason::ContainerConfigError,
+            Self::ContainerOomKilled => Reason::ContainerOomKilled,
+            Self::ContainerCrashLoopBackOff => Reason::ContainerCrashLoopBackOff,
+            Self::PodEvicted => Reason::PodEvicted,
+            Self::PodFailed => Reason::PodFailed,
+            Self::Unschedulable => Reason::Unschedulable,
+            Self::ServerUnhealthy => Reason::ServerUnhealthy,
+            Self::ModelLoading => Reason::ModelLoading,
+            Self::PodsStarting => Reason::PodsStarting,
+            Self::PodsPending => Reason::PodsPending,
         }
     }
 
-    /// Whether something is wrong, rather than on its way.
+    /// Whether something is wrong, rather than not ready yet.
     pub fn is_failure(self) -> bool {
         !matches!(self, Self::ModelLoading | Self::PodsStarting | Self::PodsPending)
     }
@@ -121,20 +118,20 @@ impl Cause {
     }
 }
 
-/// The worst cause of all, and how many other pods have it too.
+/// The worst cause of all pods, and how many other pods have it too.
 ///
 /// `wanted` is how many pods there should be, `limit` how long the model may take to load.
 pub fn worst(observed: &Observed, wanted: usize, limit: Duration) -> (Cause, usize) {
     let mut causes: Vec<Cause> = Vec::new();
     let mut pods: Vec<&Pod> = observed.pods.iter().map(AsRef::as_ref).filter(|pod| !is_going(&pod.metadata)).collect();
     pods.sort_by(|a, b| name(&a.metadata).cmp(name(&b.metadata)));
-    // A pod that has ended matters only until another takes its place.
-    let alive = pods.iter().filter(|pod| phase(pod) != "Failed" && phase(pod) != "Succeeded").count();
+    // A pod that has ended matters only until another pod takes its place.
+    let alive = pods.iter().filter(|pod| !has_ended(pod)).count();
     if alive < wanted {
-        // Once all are made, what was said before is history.
+        // Once all pods exist, earlier failures to create them no longer matter.
         causes.extend(refused_pods(observed));
     }
-    let told = pods.iter().filter(|pod| alive == 0 || !matches!(phase(pod), "Failed" | "Succeeded"));
+    let told = pods.iter().filter(|pod| alive == 0 || !has_ended(pod));
     causes.extend(told.filter_map(|pod| of_pod(pod, limit)));
     let worst = causes.iter().min_by_key(|cause| cause.kind).cloned().unwrap_or(Cause {
         kind: CauseKind::PodsPending,
@@ -145,7 +142,7 @@ pub fn worst(observed: &Observed, wanted: usize, limit: Duration) -> (Cause, usi
     (worst, others)
 }
 
-/// Why no pods can be made.
+/// Why no pods can be created.
 fn refused_pods(observed: &Observed) -> Option<Cause> {
     let of_deployment = observed.deployment.as_deref().and_then(replica_failure);
     let message = of_deployment.or_else(|| observed.pod_failures.last().map(|failure| failure.message.clone()))?;
@@ -232,7 +229,7 @@ fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
     }
 }
 
-/// Whether it has been ready since the server's present run began: the condition then changed after the start.
+/// Whether the pod has been ready since its server last started: if so, the condition changed after the start.
 fn was_ready(pod: &Pod) -> bool {
     let started = pod.status.as_ref().and_then(|status| {
         let container = status.container_statuses.as_ref()?.iter().find(|container| container.name == CONTAINER)?;
@@ -271,7 +268,8 @@ fn of_container(container: &ContainerStatus) -> Option<(CauseKind, String)> {
     if CONFIG_REASONS.contains(&reason) {
         return Some((CauseKind::ContainerConfigError, format!("container {}: {reason}: {said}", container.name)));
     }
-    // While it runs again, the cause of its last end holds until it answers: it would come and go otherwise.
+    // A restarted container keeps the cause of its last end until it is ready; otherwise the reason would change back and forth
+    // with each restart.
     let ended = state
         .and_then(|state| state.terminated.as_ref())
         .filter(|ended| ended.exit_code != 0)
@@ -291,8 +289,8 @@ fn of_container(container: &ContainerStatus) -> Option<(CauseKind, String)> {
     }
 }
 
-/// A container's last words may be pages of its log.
-const LAST_WORDS: usize = 300;
+/// The longest termination message that is quoted: it may be pages of a log.
+const LONGEST_TERMINATION_MESSAGE: usize = 300;
 
 fn crash(container: &ContainerStatus, ended: &ContainerStateTerminated) -> String {
     let status = match ended.signal {
@@ -302,7 +300,7 @@ fn crash(container: &ContainerStatus, ended: &ContainerStateTerminated) -> Strin
     let mut text = format!("container {} ended with {status}{}", container.name, times(container));
     let words = ended.message.as_deref().unwrap_or_default().trim();
     if !words.is_empty() {
-        let skipped = words.chars().count().saturating_sub(LAST_WORDS);
+        let skipped = words.chars().count().saturating_sub(LONGEST_TERMINATION_MESSAGE);
         let tail: String = words.chars().skip(skipped).collect();
         text.push_str(&format!(": {}{tail}", if skipped > 0 { "..." } else { "" }));
     }
@@ -317,7 +315,7 @@ fn times(container: &ContainerStatus) -> String {
     }
 }
 
-/// When a pod's phases ended, as far as it has come.
+/// When each phase of a pod's start ended, as far as it has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Milestones {
     /// A node was found.
@@ -328,7 +326,7 @@ pub struct Milestones {
     pub ready: Option<Timestamp>,
 }
 
-/// When a pod's phases ended.
+/// When each phase of a pod's start ended.
 pub fn milestones(pod: &Pod) -> Milestones {
     let when = |type_: &str| {
         let condition = condition(pod, type_).filter(|condition| condition.status == "True")?;

@@ -1,39 +1,20 @@
-//! How vLLM divides a model among GPUs, where a ConfigMap says it.
+//! Tensor, pipeline and data parallelism of vLLM, where a ConfigMap asks for sizes of its own.
 
 use kaito_presets::{Preset, Shape};
 
-use super::{Problem, text};
-use crate::runtime::{Sizes, does_not_fit};
-
-/// How a model is divided: every layer among `tensor` GPUs, the layers among `pipeline` groups of those, and all of it
-/// `data` times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Division {
-    /// GPUs that share each layer.
-    pub tensor: u32,
-    /// Groups of layers.
-    pub pipeline: u32,
-    /// Copies.
-    pub data: u32,
-}
-
-impl Division {
-    /// Of a model that nobody divides otherwise: each layer among the GPUs of a pod, the layers among the pods.
-    pub fn usual(gpus: u32, pods: u32) -> Self {
-        Self { tensor: gpus, pipeline: pods, data: 1 }
-    }
-
-    fn gpus(self) -> u64 {
-        u64::from(self.tensor) * u64::from(self.pipeline) * u64::from(self.data)
-    }
-}
+use crate::{
+    layout::Division,
+    reason::Problem,
+    runtime::{Sizes, does_not_fit},
+    text,
+};
 
 /// Nodes to divide a model among.
 #[derive(Debug, Clone, Copy)]
 pub struct Among {
     /// Pods that serve one model together.
     pub pods: u32,
-    /// GPUs that each would have.
+    /// GPUs that each pod has by default.
     pub usual: u32,
     /// GPUs of a node, where known.
     pub offered: Option<u32>,
@@ -60,7 +41,7 @@ pub fn divide(preset: &Preset, sizes: &Sizes, among: Among) -> Result<(Division,
     let fits = |gpus: u32| offered.is_none_or(|offered| gpus <= offered);
     let (tensor, pipeline) = match (sizes.tensor, sizes.pipeline) {
         (Some(tensor), Some(pipeline)) => (tensor, pipeline),
-        // The layers go among the pods, unless each layer is to be shared by GPUs of all of them.
+        // Each pod has a group of layers, unless one pod has too few GPUs for a layer: then all pods share every layer.
         (Some(tensor), None) if !fits(tensor) && tensor.is_multiple_of(pods) => (tensor, 1),
         (Some(tensor), None) => (tensor, pods),
         (None, Some(pipeline)) => ((usual.saturating_mul(pods) / pipeline).max(1), pipeline),
@@ -83,7 +64,7 @@ pub fn divide(preset: &Preset, sizes: &Sizes, among: Among) -> Result<(Division,
     }
 }
 
-/// What the model's own numbers allow.
+/// Refuses what the model's own numbers do not allow.
 fn check_model(preset: &Preset, division: Division) -> Result<(), Problem> {
     let Division { tensor, pipeline, .. } = division;
     let Shape { num_heads, num_layers, .. } = preset.shape;
@@ -91,10 +72,10 @@ fn check_model(preset: &Preset, division: Division) -> Result<(), Problem> {
         let most = u32::try_from(num_heads).unwrap_or(u32::MAX);
         let can: Vec<_> = (1..=most).filter(|gpus| can_share(preset, *gpus)).map(|gpus| gpus.to_string()).collect();
         return Err(does_not_fit(format!(
-            "tensor-parallel-size is {tensor}, but each layer of {} has {num_heads} heads, {} of keys and values and {} inner \
-             rows, which {tensor} GPUs cannot share evenly; {} can",
+            "tensor-parallel-size is {tensor}, but each layer of {} has {num_heads} attention heads, {} and an MLP \
+             of width {}, which {tensor} GPUs cannot share evenly; {} can",
             preset.name,
-            preset.shape.num_kv_heads,
+            text::count(preset.shape.num_kv_heads, "KV head"),
             preset.shape.intermediate_size,
             text::list(&can)
         )));
@@ -106,13 +87,13 @@ fn check_model(preset: &Preset, division: Division) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether so many GPUs can have equal parts of each layer: heads and inner vectors.
+/// Whether that many GPUs can share each layer evenly: its attention heads, and the rows of its MLP.
 pub fn can_share(preset: &Preset, gpus: u32) -> bool {
     let Shape { num_heads, num_kv_heads, intermediate_size, .. } = preset.shape;
     let gpus = gpus as usize;
     num_heads.is_multiple_of(gpus)
         && intermediate_size.is_multiple_of(gpus)
-        // Servers copy heads of keys and values where there are more GPUs than those.
+        // Where there are more GPUs than KV heads, vLLM gives several GPUs a copy of the same head.
         && (num_kv_heads.is_multiple_of(gpus) || gpus.is_multiple_of(num_kv_heads))
 }
 
@@ -139,7 +120,7 @@ mod tests {
         let sizes = Sizes { tensor: given(tensor), pipeline: given(pipeline), data: given(data), ..Sizes::default() };
         let among = Among { pods, usual, offered: given(offered) };
         divide(kaito_presets::find(name).unwrap(), &sizes, among).map_err(|problem| {
-            assert_eq!(problem.reason, "ConfigDoesNotFit");
+            assert_eq!(problem.reason.as_str(), "ConfigDoesNotFit");
             problem.message.trim_start_matches("in the ConfigMap that inference.config names: ").to_owned()
         })
     }
@@ -151,7 +132,7 @@ mod tests {
             ("llama-2-70b", (0, 0, 0), (2, 4, 8), (4, 2, 1, 4)),
             ("llama-2-70b", (8, 0, 0), (2, 4, 8), (8, 2, 1, 8)),
             ("llama-2-70b", (4, 2, 0), (2, 4, 8), (4, 2, 1, 4)),
-            // Across nodes, of which each has fewer.
+            // One layer across nodes.
             ("llama-2-70b", (8, 0, 0), (2, 4, 4), (8, 1, 1, 4)),
             ("llama-2-70b", (8, 1, 0), (2, 4, 4), (8, 1, 1, 4)),
             ("llama-2-70b", (0, 4, 0), (2, 4, 8), (2, 4, 1, 4)),
@@ -191,15 +172,15 @@ mod tests {
                 "falcon-7b",
                 (2, 0, 0),
                 (1, 1, 4),
-                "tensor-parallel-size is 2, but each layer of falcon-7b has 71 heads, 1 of keys and values and 18176 inner \
-                 rows, which 2 GPUs cannot share evenly; 1, 71 can",
+                "tensor-parallel-size is 2, but each layer of falcon-7b has 71 attention heads, 1 KV head and an MLP of \
+                 width 18176, which 2 GPUs cannot share evenly; 1, 71 can",
             ),
             (
                 "llama-2-13b",
                 (3, 0, 0),
                 (1, 2, 4),
-                "tensor-parallel-size is 3, but each layer of llama-2-13b has 40 heads, 40 of keys and values and 13824 inner \
-                 rows, which 3 GPUs cannot share evenly; 1, 2, 4, 8 can",
+                "tensor-parallel-size is 3, but each layer of llama-2-13b has 40 attention heads, 40 KV heads and an MLP of \
+                 width 13824, which 3 GPUs cannot share evenly; 1, 2, 4, 8 can",
             ),
             ("mistral-7b", (1, 33, 0), (1, 1, 64), "pipeline-parallel-size is 33, but mistral-7b has 32 layers"),
             (

@@ -1,16 +1,16 @@
-//! Claims of nodes that an installation made which claims no longer.
+//! Node claims that are left from a time when the installation used Karpenter.
 //!
-//! Without a provisioner the controller neither watches claims nor may read them. Their nodes tell of them: a node has the
-//! labels of the claim that it was made for, and that claim for its owner.
+//! Without a provisioner the controller neither watches node claims nor has the permission to read them. But their nodes show
+//! them: a node has the labels of its claim, and names the claim as its owner.
 
 use super::{
-    observed::{Observed, label},
+    object::ObjectKind,
+    observed::Observed,
     options::{Options, Provisioner},
-    text,
 };
-use crate::workspace::{LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace};
+use crate::{text, workspace::Workspace};
 
-/// What to say of the workspace's claims that nobody here will give back, if there are any.
+/// What the status says of such node claims, if there are any: this controller will not delete them.
 pub fn note(workspace: &Workspace, observed: &Observed, options: &Options) -> Option<String> {
     if options.provisioner != Provisioner::None {
         return None;
@@ -19,13 +19,10 @@ pub fn note(workspace: &Workspace, observed: &Observed, options: &Options) -> Op
         .nodes
         .iter()
         .map(|node| &node.metadata)
-        .filter(|node| {
-            label(node, LABEL_WORKSPACE) == Some(workspace.name())
-                && label(node, LABEL_WORKSPACE_NAMESPACE) == Some(workspace.namespace())
-        })
+        .filter(|node| workspace.is_on_labels_of(node))
         .filter_map(|node| {
             let mut owners = node.owner_references.iter().flatten();
-            owners.find(|owner| owner.kind == "NodeClaim").map(|owner| owner.name.as_str())
+            owners.find(|owner| owner.kind == ObjectKind::NodeClaim.as_str()).map(|owner| owner.name.as_str())
         })
         .collect();
     if claims.is_empty() {
@@ -33,8 +30,8 @@ pub fn note(workspace: &Workspace, observed: &Observed, options: &Options) -> Op
     }
     claims.sort_unstable();
     Some(format!(
-        "NodeClaim {} outlives the workspace, since the controller runs with --node-provisioner none: kubectl delete nodeclaim \
-         {} gives back what it costs",
+        "NodeClaim {} is not deleted with the workspace, since the controller runs with --node-provisioner none. Its node costs \
+         money until you run kubectl delete nodeclaim {}",
         text::list(&claims),
         claims.join(" ")
     ))

@@ -8,37 +8,34 @@ use k8s_openapi::{
 };
 
 use super::{
-    layout::gpus_of_spec,
-    observed::{Observed, Taken, is_going, label, name},
+    observed::{Observed, Taken, has_ended, is_going, label, name},
     taints::{self, Tolerations},
-    text,
 };
-use crate::workspace::{LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace};
+use crate::{
+    layout::{GPU, gpus_of},
+    text,
+    workspace::{LABEL_INSTANCE_TYPE, LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace},
+};
 
-/// The resource by which NVIDIA's device plugin offers GPUs.
-pub const GPU: &str = "nvidia.com/gpu";
-/// The label that clouds put an instance type on.
-pub const INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
-
-/// How long a node in use may be unready before another is taken for it. Kubernetes leaves pods there for as long, and
-/// a model takes minutes to load elsewhere.
+/// How long a node in use may be unready before another takes its place. Kubernetes leaves pods there for as long, and a
+/// model takes minutes to load elsewhere.
 pub const GRACE: Duration = Duration::from_secs(300);
 
-/// What a pod of a workspace asks of its node.
+/// What a pod of a workspace needs of its node.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PodNeeds {
     /// GPUs.
     pub gpus: u32,
-    /// Taints that it may have.
+    /// Taints that the node may have.
     pub tolerations: Tolerations,
 }
 
 impl PodNeeds {
-    /// Of pods of this template, and of those that are there.
+    /// What pods of this template need. Taints count as tolerated where the template or a pod that exists tolerates them.
     pub fn of(template: Option<&PodTemplateSpec>, observed: &Observed) -> Self {
         let spec = template.and_then(|template| template.spec.as_ref());
         let tolerations = spec.and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-        Self { gpus: spec.map_or(0, gpus_of_spec), tolerations: Tolerations::of(tolerations, observed) }
+        Self { gpus: spec.map_or(0, gpus_of), tolerations: Tolerations::of(tolerations, observed) }
     }
 }
 
@@ -47,11 +44,11 @@ impl PodNeeds {
 pub struct Choice<'a> {
     /// The nodes to use, best first, never more than asked for.
     pub chosen: Vec<&'a Node>,
-    /// Nodes in use that have become unready only just.
+    /// Nodes in use that became unready less than [`GRACE`] ago.
     pub expected_back: Vec<&'a Node>,
-    /// When the first of them is given up.
+    /// When [`GRACE`] ends for the first of them.
     pub give_up_at: Option<Timestamp>,
-    /// Nodes that match the selector, or that the workspace prefers, and why they are no good.
+    /// Nodes that match the selector or that the workspace prefers, and why they are not used.
     pub turned_down: Vec<(String, TurnedDown)>,
     /// How many nodes the selector does not match.
     pub unmatched: usize,
@@ -68,7 +65,7 @@ pub enum TurnedDown {
     Going,
     /// It is not ready, for this reason.
     NotReady(String),
-    /// No new pods are to go there.
+    /// It is cordoned: no new pods are to go there.
     Cordoned,
     /// It has taints that no pod tolerates.
     Tainted(Vec<Taint>),
@@ -92,7 +89,7 @@ pub enum TurnedDown {
         /// Who uses them.
         by: Vec<Taken>,
     },
-    /// It would do, but there are enough.
+    /// It could be used, but there are enough.
     NotNeeded,
 }
 
@@ -132,7 +129,7 @@ pub fn gpus(node: &Node) -> u32 {
     allocatable.and_then(|resources| resources.get(GPU)).and_then(|quantity| quantity.0.parse().ok()).unwrap_or(0)
 }
 
-/// Whether a node's labels are those of the workspace's selector and instance type.
+/// Whether a node's labels match the workspace's selector and instance type.
 pub fn is_candidate(workspace: &Workspace, node: &Node) -> bool {
     let empty = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&empty);
@@ -142,14 +139,14 @@ pub fn is_candidate(workspace: &Workspace, node: &Node) -> bool {
 /// The type of a node, if it is not the one that the workspace asks for.
 fn other_type<'a>(workspace: &Workspace, labels: &'a BTreeMap<String, String>) -> Option<&'a str> {
     let wanted = workspace.resource.instance_type.as_ref()?;
-    labels.get(INSTANCE_TYPE).filter(|actual| *actual != wanted).map(String::as_str)
+    labels.get(LABEL_INSTANCE_TYPE).filter(|actual| *actual != wanted).map(String::as_str)
 }
 
 /// Chooses nodes: of those whose labels match and that can take a pod, in the order preferred, used before, made for this
 /// workspace, name.
 ///
-/// A node on which a pod of the workspace runs comes before all these: a choice does not move pods, so to choose another
-/// would only hide where the model is.
+/// A node on which a pod of the workspace runs comes before all others: choosing another would not move the pod, and the
+/// status would not say where the model is.
 pub fn choose<'a>(workspace: &Workspace, observed: &'a Observed, needs: &PodNeeds, now: Timestamp) -> Choice<'a> {
     let wanted = usize::try_from(workspace.resource.count).unwrap_or(0);
     let hosts = hosts(observed);
@@ -165,7 +162,7 @@ pub fn choose<'a>(workspace: &Workspace, observed: &'a Observed, needs: &PodNeed
         let hosts_pod = hosts.contains_key(node_name);
         match objection(workspace, observed, node, hosts_pod, needs) {
             None => {
-                let made_for_us = is_made_for(workspace, node) || backs_claim(observed, node_name);
+                let made_for_us = workspace.is_on_labels_of(&node.metadata) || backs_claim(observed, node_name);
                 let order = (!hosts_pod, preference.unwrap_or(usize::MAX), !used.contains(&node_name), !made_for_us);
                 fit.push((order, *node));
             }
@@ -182,7 +179,7 @@ pub fn choose<'a>(workspace: &Workspace, observed: &'a Observed, needs: &PodNeed
             }
         }
     }
-    // Stable, so that names decide between equals.
+    // A stable sort, so that equals stay in the order of names.
     fit.sort_by_key(|(order, _)| *order);
     choice.chosen = fit.iter().take(wanted).map(|(_, node)| *node).collect();
     for preferred in &workspace.resource.preferred_nodes {
@@ -200,9 +197,7 @@ pub fn choose<'a>(workspace: &Workspace, observed: &'a Observed, needs: &PodNeed
 pub fn hosts(observed: &Observed) -> BTreeMap<&str, usize> {
     let mut hosts = BTreeMap::new();
     for pod in &observed.pods {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let has_ended = matches!(phase, Some("Succeeded" | "Failed"));
-        if let (false, Some(node)) = (has_ended, pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref())) {
+        if let (false, Some(node)) = (has_ended(pod), pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref())) {
             *hosts.entry(node).or_default() += 1;
         }
     }
@@ -232,10 +227,10 @@ fn objection(
     }
     let taints = needs.tolerations.objections(node, hosts_pod);
     if hosts_pod {
-        // What follows is about new pods.
+        // The other rules are about new pods.
         return (!taints.is_empty()).then_some(TurnedDown::Tainted(taints));
     }
-    if let Some(other) = label(&node.metadata, LABEL_WORKSPACE).filter(|_| !is_made_for(workspace, node)) {
+    if let Some(other) = label(&node.metadata, LABEL_WORKSPACE).filter(|_| !workspace.is_on_labels_of(&node.metadata)) {
         let namespace = label(&node.metadata, LABEL_WORKSPACE_NAMESPACE).unwrap_or_default();
         return Some(TurnedDown::MadeFor(format!("{namespace}/{other}")));
     }
@@ -257,11 +252,6 @@ fn objection(
     None
 }
 
-fn is_made_for(workspace: &Workspace, node: &Node) -> bool {
-    label(&node.metadata, LABEL_WORKSPACE) == Some(workspace.name())
-        && label(&node.metadata, LABEL_WORKSPACE_NAMESPACE) == Some(workspace.namespace())
-}
-
 fn backs_claim(observed: &Observed, node: &str) -> bool {
     observed.claims.all().iter().any(|claim| observed.node_of(claim) == Some(node))
 }
@@ -279,11 +269,11 @@ fn unready(node: &Node) -> Option<String> {
             }
             None => condition.reason.clone().unwrap_or_else(|| "Unknown".to_owned()),
         }),
-        None => Some("it has not said so yet".to_owned()),
+        None => Some("it has no condition Ready yet".to_owned()),
     }
 }
 
-/// Whether a node is turned down only for as long as it is not ready.
+/// Whether a node is turned down only because it is not ready at the moment.
 fn is_about_readiness(why: &TurnedDown) -> bool {
     match why {
         TurnedDown::NotReady(_) => true,

@@ -10,13 +10,25 @@ use k8s_openapi::{
 use kube::Resource;
 use serde::Serialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use super::claims::NodeClaim;
-use crate::workspace::Workspace;
+use crate::{karpenter::NodeClaim, named::named, text, workspace::Workspace};
 
-/// A hash of what was last applied. By it a field is noticed that is wanted no longer.
+/// On every object: a hash of what was last applied, by which the controller notices that a field is no longer wanted.
 pub const APPLIED: &str = "kaito.sh/applied";
+
+named! {
+    /// Kinds of objects that a workspace owns.
+    pub enum ObjectKind {
+        /// A service.
+        Service,
+        /// The workload without ranks.
+        Deployment,
+        /// The workload with ranks.
+        StatefulSet,
+        /// Karpenter's request for a node.
+        NodeClaim,
+    }
+}
 
 /// An object that a workspace owns, as it is wanted.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,29 +39,57 @@ pub enum Object {
     Deployment(Deployment),
     /// The workload with ranks.
     StatefulSet(StatefulSet),
-    /// A claim of a node.
+    /// Karpenter's request for a node.
     NodeClaim(NodeClaim),
+}
+
+/// What all kinds of objects have.
+pub trait AnyObject {
+    /// Name, labels, annotations.
+    fn metadata(&self) -> &ObjectMeta;
+
+    /// The object with its kind, which not every type's own serialisation has.
+    fn to_json(&self) -> Value;
+}
+
+impl<K: Resource<DynamicType = ()> + Serialize> AnyObject for K {
+    fn metadata(&self) -> &ObjectMeta {
+        self.meta()
+    }
+
+    fn to_json(&self) -> Value {
+        let mut json = serde_json::to_value(self).unwrap_or_default();
+        if let Value::Object(fields) = &mut json {
+            fields.insert("apiVersion".to_owned(), K::api_version(&()).into());
+            fields.insert("kind".to_owned(), K::kind(&()).into());
+        }
+        json
+    }
 }
 
 impl Object {
     /// Its kind.
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> ObjectKind {
         match self {
-            Self::Service(_) => "Service",
-            Self::Deployment(_) => "Deployment",
-            Self::StatefulSet(_) => "StatefulSet",
-            Self::NodeClaim(_) => "NodeClaim",
+            Self::Service(_) => ObjectKind::Service,
+            Self::Deployment(_) => ObjectKind::Deployment,
+            Self::StatefulSet(_) => ObjectKind::StatefulSet,
+            Self::NodeClaim(_) => ObjectKind::NodeClaim,
+        }
+    }
+
+    fn as_any(&self) -> &dyn AnyObject {
+        match self {
+            Self::Service(object) => object,
+            Self::Deployment(object) => object,
+            Self::StatefulSet(object) => object,
+            Self::NodeClaim(object) => object,
         }
     }
 
     /// Its metadata.
     pub fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Self::Service(object) => &object.metadata,
-            Self::Deployment(object) => &object.metadata,
-            Self::StatefulSet(object) => &object.metadata,
-            Self::NodeClaim(object) => &object.metadata,
-        }
+        self.as_any().metadata()
     }
 
     /// Its metadata, to be changed.
@@ -69,12 +109,7 @@ impl Object {
 
     /// The whole of it, as it is applied.
     pub fn to_json(&self) -> Value {
-        match self {
-            Self::Service(object) => to_json(object),
-            Self::Deployment(object) => to_json(object),
-            Self::StatefulSet(object) => to_json(object),
-            Self::NodeClaim(object) => to_json(object),
-        }
+        self.as_any().to_json()
     }
 
     /// The template of its pods, where it is a workload.
@@ -104,23 +139,12 @@ impl Object {
         images.map(|volume| volume.name.as_str()).collect()
     }
 
-    /// Writes the hash of everything else into it.
+    /// With the hash of everything else in its annotation [`APPLIED`].
     pub fn sealed(mut self) -> Self {
-        let digest = Sha256::digest(self.to_json().to_string());
-        let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hash = text::digest(&self.to_json().to_string());
         self.metadata_mut().annotations.get_or_insert_default().insert(APPLIED.to_owned(), hash);
         self
     }
-}
-
-/// An object with its kind, which not every type's own serialisation has.
-pub fn to_json<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Value {
-    let mut json = serde_json::to_value(object).unwrap_or_default();
-    if let Value::Object(fields) = &mut json {
-        fields.insert("apiVersion".to_owned(), K::api_version(&()).into());
-        fields.insert("kind".to_owned(), K::kind(&()).into());
-    }
-    json
 }
 
 /// Metadata of an object that a workspace owns.
@@ -150,14 +174,14 @@ fn owner(workspace: &Workspace) -> OwnerReference {
 pub enum Change {
     /// There is none yet.
     Create,
-    /// It is wanted otherwise than before.
+    /// Something else is wanted than was applied last.
     Update,
-    /// Someone else changed these fields of it.
+    /// Someone else changed these fields.
     Repair(Vec<String>),
 }
 
 /// What must be done so that `observed` becomes `wanted`; `None` where it is so already. Fields that `wanted` does not have
-/// belong to others.
+/// belong to other field managers.
 pub fn change(wanted: &Value, observed: Option<&Value>) -> Option<Change> {
     let Some(observed) = observed else { return Some(Change::Create) };
     let seal = |object: &Value| object.pointer("/metadata/annotations").and_then(|all| all.get(APPLIED)).cloned();
@@ -169,7 +193,7 @@ pub fn change(wanted: &Value, observed: Option<&Value>) -> Option<Change> {
     (!paths.is_empty()).then_some(Change::Repair(paths))
 }
 
-/// By which field the API server merges the items of a list; items of other lists have no identity.
+/// The field by which the API server tells the items of a list apart when it merges; items of other lists have no identity.
 const MERGE_KEYS: &[(&str, &str)] = &[
     ("containers", "name"),
     ("env", "name"),

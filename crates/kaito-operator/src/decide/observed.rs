@@ -1,3 +1,5 @@
+//! The cluster, as far as one workspace is concerned: what a decision is made from.
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
@@ -9,16 +11,20 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use super::{claims::NodeClaim, object::Object, rollout::Rollouts};
+use super::{
+    object::{AnyObject, Object, ObjectKind},
+    rollout_policy::Rollouts,
+};
+use crate::{karpenter::NodeClaim, reason::Reason};
 
 /// What the cluster holds, as far as one workspace is concerned.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
     /// Every node of the cluster.
     pub nodes: Vec<Arc<Node>>,
-    /// GPUs of nodes that pods of other workspaces hold, by the node's name.
+    /// GPUs that pods of other workspaces hold, by the name of their node.
     pub taken: BTreeMap<String, Vec<Taken>>,
-    /// The workspace's claims of nodes.
+    /// The workspace's node claims.
     pub claims: Claims,
     /// The workspace's services.
     pub services: Vec<Arc<Service>>,
@@ -28,8 +34,8 @@ pub struct Observed {
     pub stateful_set: Option<Arc<StatefulSet>>,
     /// The workspace's pods.
     pub pods: Vec<Arc<Pod>>,
-    /// The last failure of each of the workspace's claims, by the claim's name: Karpenter deletes a claim for which a
-    /// cloud has no machine, so the claim itself cannot tell.
+    /// The last failure of each of the workspace's node claims, by the claim's name, from events: Karpenter deletes a claim for
+    /// which a cloud has no machine, so the claim itself cannot tell.
     pub claim_failures: BTreeMap<String, ClaimFailure>,
     /// The ConfigMap that `inference.config` names.
     pub config: Config,
@@ -37,38 +43,36 @@ pub struct Observed {
     pub pod_failures: Vec<PodFailure>,
     /// Writes that the API server refused when they were last tried.
     pub refusals: Vec<Refusal>,
-    /// Which models are being restarted for what the installation alone changes.
+    /// Rollouts of other workspaces.
     pub rollouts: Rollouts,
 }
 
 impl Observed {
     /// The node that a claim became: by the claim's status, or by the node's owner.
     ///
-    /// Karpenter writes the node first and the claim's status after it, and the two come to us by watches of their own.
+    /// Karpenter writes the node first and the claim's status after it, and the two come by different watches.
     pub fn node_of<'a>(&'a self, claim: &'a NodeClaim) -> Option<&'a str> {
-        let is_owner =
-            |owner: &OwnerReference| owner.kind == "NodeClaim" && Some(&owner.uid) == claim.metadata.uid.as_ref();
+        let is_owner = |owner: &OwnerReference| {
+            owner.kind == ObjectKind::NodeClaim.as_str() && Some(&owner.uid) == claim.metadata.uid.as_ref()
+        };
         claim.node_name().or_else(|| {
             let node = self.nodes.iter().find(|node| node.metadata.owner_references.iter().flatten().any(is_owner))?;
             Some(name(&node.metadata))
         })
     }
 
-    /// The version of the object in the cluster that has the kind and name of `wanted`.
-    pub fn version(&self, wanted: &Object) -> Option<&str> {
-        let metadata = match wanted {
-            Object::Service(_) => {
-                let service = self.services.iter().find(|service| name(&service.metadata) == wanted.name())?;
-                &service.metadata
-            }
-            Object::Deployment(_) => &self.deployment.as_ref()?.metadata,
-            Object::StatefulSet(_) => &self.stateful_set.as_ref()?.metadata,
-            Object::NodeClaim(_) => {
-                let claim = self.claims.all().iter().find(|claim| name(&claim.metadata) == wanted.name())?;
-                &claim.metadata
-            }
-        };
-        metadata.resource_version.as_deref()
+    /// The object in the cluster that has the kind and name of `wanted`.
+    pub fn current(&self, wanted: &Object) -> Option<&dyn AnyObject> {
+        fn named<'a, K: AnyObject>(objects: &'a [Arc<K>], wanted: &Object) -> Option<&'a dyn AnyObject> {
+            let found = objects.iter().find(|object| name(object.metadata()) == wanted.name())?;
+            Some(found.as_ref())
+        }
+        match wanted {
+            Object::Service(_) => named(&self.services, wanted),
+            Object::Deployment(_) => self.deployment.as_deref().map(|object| object as &dyn AnyObject),
+            Object::StatefulSet(_) => self.stateful_set.as_deref().map(|object| object as &dyn AnyObject),
+            Object::NodeClaim(_) => named(self.claims.all(), wanted),
+        }
     }
 }
 
@@ -81,18 +85,18 @@ pub struct Taken {
     pub gpus: u32,
 }
 
-/// Claims of nodes, in a cluster that may not know them.
+/// Node claims, in a cluster that may not have Karpenter.
 #[derive(Debug, Clone, Default)]
 pub enum Claims {
-    /// The cluster does not have the kind, or nobody asked for it.
+    /// The cluster does not have the kind, or the controller does not claim nodes.
     #[default]
     Absent,
-    /// Those that bear the workspace's labels or one of the names that its claims would get.
+    /// Those with the workspace's labels, or with one of the names that its claims would get.
     Present(Vec<Arc<NodeClaim>>),
 }
 
 impl Claims {
-    /// Those of them, whatever their state.
+    /// All of them, whatever their state.
     pub fn all(&self) -> &[Arc<NodeClaim>] {
         match self {
             Self::Absent => &[],
@@ -104,7 +108,7 @@ impl Claims {
 /// A ConfigMap with flags of the server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Config {
-    /// The workspace names none, or nobody has looked yet.
+    /// The workspace names none, or it has not been read yet.
     #[default]
     NotRead,
     /// There is none of that name.
@@ -113,17 +117,17 @@ pub enum Config {
     Data(BTreeMap<String, String>),
 }
 
-/// A failed attempt at making a pod.
+/// A failed attempt at creating a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFailure {
     /// What the API server said.
     pub message: String,
 }
 
-/// A claim of a node that failed.
+/// The failure of a node claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimFailure {
-    /// Names the cause, in Karpenter's words.
+    /// Karpenter's own reason.
     pub reason: String,
     /// What the cloud said.
     pub message: String,
@@ -135,25 +139,23 @@ pub struct ClaimFailure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Kind of the object.
-    pub kind: &'static str,
+    pub kind: ObjectKind,
     /// Name of the object.
     pub name: String,
-    /// Names the cause, for programs.
-    pub reason: &'static str,
-    /// What the API server said, or what it would have done.
+    /// The cause, for programs.
+    pub reason: Reason,
+    /// What the API server said, or, where nothing was written, what it would have done.
     pub message: String,
 }
 
 impl Refusal {
-    /// The cause where the API server names no other.
-    pub const APPLY: &str = "ApplyRefused";
-
-    /// Of an API server that takes a workload, but leaves its image volumes out: the servers would start without weights.
+    /// An API server without the feature takes a workload, but leaves its image volumes out: the servers would start without
+    /// weights.
     pub fn without_image_volumes(object: &Object) -> Self {
         Self {
             kind: object.kind(),
             name: object.name().to_owned(),
-            reason: "ImageVolumesUnsupported",
+            reason: Reason::ImageVolumesUnsupported,
             message: "it leaves out the image volume with the weights, for this cluster does not support image volumes: enable \
                       the feature gate ImageVolume of Kubernetes 1.33 or later on its API server and nodes, or use an image \
                       with server and weights in presetOptions.image and the runtime kaito"
@@ -175,4 +177,10 @@ pub fn label<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
 /// Whether someone has asked for its deletion.
 pub fn is_going(metadata: &ObjectMeta) -> bool {
     metadata.deletion_timestamp.is_some()
+}
+
+/// Whether a pod's containers have ended for good: it holds nothing of its node any more.
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }

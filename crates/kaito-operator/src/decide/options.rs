@@ -1,8 +1,11 @@
+//! What an installation decides for all its workspaces.
+
 use std::{fmt, str::FromStr};
 
 use kaito_presets::{ComputeCapability, InstanceTypes};
 
-use super::rollout::RolloutPolicy;
+use super::rollout_policy::RolloutPolicy;
+use crate::layout::Hardware;
 
 /// What an installation decides for all its workspaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,16 +18,16 @@ pub struct Options {
     pub server_image: Option<String>,
     /// The image that serves models with vLLM.
     pub vllm_image: String,
-    /// Who makes nodes.
+    /// What provisions missing nodes.
     pub provisioner: Provisioner,
     /// The instance types that are known.
     pub instance_types: InstanceTypes,
-    /// When running models are restarted for what the installation alone changes.
+    /// When running models may be restarted for changes of the installation alone.
     pub rollouts: RolloutPolicy,
 }
 
 impl Options {
-    /// Where nobody gives another.
+    /// The default of `vllm_image`.
     pub const DEFAULT_VLLM_IMAGE: &str = "docker.io/vllm/vllm-openai:v0.11.0";
 
     /// The image of a public preset.
@@ -58,24 +61,13 @@ impl Default for Options {
     }
 }
 
-/// What a node of an instance type has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hardware {
-    /// GPUs of the node.
-    pub gpus: u32,
-    /// Bytes of memory of each GPU that a program can have.
-    pub gpu_memory: u64,
-    /// Whether they multiply bf16.
-    pub has_bf16: bool,
-}
-
-/// Who makes nodes that a workspace lacks.
+/// What provisions nodes that a workspace lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Provisioner {
-    /// Nobody: a workspace waits for the nodes it lacks.
+    /// Nothing: a workspace waits until somebody adds nodes.
     #[default]
     None,
-    /// Karpenter, for a `NodeClaim` each, with nodes of this class.
+    /// Karpenter, by one `NodeClaim` a node, with nodes of this class.
     Karpenter(NodeClass),
 }
 

@@ -1,9 +1,10 @@
-//! When the pods of a running model may change, though nobody asked for it.
+//! Rollouts: running models are restarted one after another where only the installation changed.
 //!
-//! A newer controller, or another tag of its images, makes other pods of the same workspace. To apply them would restart every
-//! model at once. So a workload says what its pods were made from: of the workspace's author, of the nodes, and of the
-//! controller ([`Record`]), and what they are ([`TEMPLATE`]). What the author or the nodes change is applied at once, with
-//! the images that the workload has; what the controller alone changes waits for the workload's turn.
+//! Example: the controller is upgraded, or gets another `--preset-tag`. Either makes another pod template of the same
+//! workspace, and to apply it everywhere would restart every model at once. So each workload has annotations with what its
+//! pods were made from ([`Record`]: the author's manifest, the nodes, the installation) and with the template that was applied
+//! ([`TEMPLATE`]). A change by the author or of the nodes is applied at once, with the images that the workload has. A change
+//! of the installation alone is held back until the workload's rollout starts ([`obstacle`] says what it waits for).
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -14,72 +15,33 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::{
-    Problem,
-    layout::Layout,
+    model::Model,
     object::{APPLIED, Object},
     observed::{Config, Observed},
     options::Options,
-    text,
-    window::Window,
+    rollout_policy::{RolloutPolicy, Rollouts},
     workload,
 };
-use crate::workspace::{ANNOTATION_RUNTIME, InferenceSpec, Workspace};
+use crate::{
+    layout::Layout,
+    reason::Problem,
+    text,
+    workspace::{ANNOTATION_RUNTIME, Workspace},
+};
 
 /// On a workload: what its pods were made from.
 pub const RECORD: &str = "kaito.sh/made-from";
 /// On a workload: the template of its pods as it was applied.
 pub const TEMPLATE: &str = "kaito.sh/pod-template";
-/// On a workload whose pods are being changed in its turn: since when.
+/// On a workload whose rollout is under way: since when.
 pub const ROLLOUT: &str = "kaito.sh/rollout";
 
-/// Longest template that is kept. All annotations of an object may have 256 KiB.
+/// Longest template that is kept. All annotations of an object together may have 256 KiB.
 const LONGEST_TEMPLATE: usize = 200 << 10;
-/// How often a workload that waits for others looks whether they have ended: as often as one may end, within these.
+/// Bounds of how often a workload that waits for other rollouts is looked at again; between them it is the policy's pause.
 const LOOK_AGAIN: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
-
-/// When running models may be restarted for what the controller alone changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RolloutPolicy {
-    /// So many models at a time.
-    pub at_once: u32,
-    /// Begun only in one of these; at any time where there are none.
-    pub windows: Vec<Window>,
-    /// How long a model must have answered before the next one's turn, and the controller have led before the first one's.
-    pub pause: Duration,
-}
-
-impl RolloutPolicy {
-    /// How many at a time, where nobody says it.
-    pub const AT_ONCE: u32 = 1;
-    /// How long between them, where nobody says it.
-    pub const PAUSE: Duration = Duration::from_secs(60);
-
-    /// When the next window opens, if all are closed.
-    fn closed_until(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.windows.is_empty() || self.windows.iter().any(|window| window.is_open(now)) {
-            return None;
-        }
-        self.windows.iter().filter_map(|window| window.opens(now)).min()
-    }
-}
-
-impl Default for RolloutPolicy {
-    fn default() -> Self {
-        Self { at_once: Self::AT_ONCE, windows: Vec::new(), pause: Self::PAUSE }
-    }
-}
-
-/// Rollouts of the whole cluster, as one workspace sees them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rollouts {
-    /// `namespace/name` of the other workspaces whose turn it is.
-    pub under_way: Vec<String>,
-    /// Since when this controller leads.
-    pub leading_since: Option<Timestamp>,
-}
 
 /// The images that an installation decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +63,7 @@ impl Images {
         }
     }
 
-    /// The options of a controller that has these.
+    /// The options of a controller with these images.
     fn instead_of(&self, options: &Options) -> Options {
         Options {
             preset_registry: self.registry.clone(),
@@ -117,17 +79,18 @@ impl Images {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Record {
-    /// The controller's version. What it reads out of the rest is comparable within one version only.
+    /// The controller's version. `facts` can be compared within one version only.
     version: String,
-    /// Hash of what the author wrote, in the API server's own terms.
+    /// Hash of what the author wrote: the workspace's generation, its runtime, its ConfigMap.
     author: String,
-    /// Hash of what this version read of it, and of the nodes.
+    /// Hash of what this version of the controller read of it, and of the layout, which depends on the nodes.
     facts: String,
     images: Images,
 }
 
 impl Record {
     fn of(workspace: &Workspace, layout: &Layout, observed: &Observed, options: &Options) -> Self {
+        let hash = |value: &Value| text::digest(&value.to_string());
         let config = match &observed.config {
             Config::Data(data) => json!(data),
             Config::NotRead | Config::Missing => Value::Null,
@@ -142,24 +105,20 @@ impl Record {
         }
     }
 
-    /// Whether a workload made from this is to change for its author's or its nodes' sake.
+    /// Whether the author or the nodes have changed since a workload was made from this.
     fn is_outdated(&self, now: &Self) -> bool {
         self.author != now.author || self.version == now.version && self.facts != now.facts
     }
 }
 
-fn hash(value: &Value) -> String {
-    Sha256::digest(value.to_string()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The workload as it is.
+/// The workload in the cluster.
 struct Live<'a> {
     metadata: &'a ObjectMeta,
     template: Option<&'a PodTemplateSpec>,
 }
 
 impl<'a> Live<'a> {
-    /// Of the kind of `wanted`.
+    /// The workload of the kind of `wanted`.
     fn of(wanted: &Object, observed: &'a Observed) -> Option<Self> {
         match wanted {
             Object::Deployment(_) => observed
@@ -183,25 +142,25 @@ impl<'a> Live<'a> {
     }
 }
 
-/// Since when it is the turn of a workload, if it is.
+/// Since when a workload's rollout is under way, if it is.
 pub fn under_way_since(metadata: &ObjectMeta) -> Option<Timestamp> {
     metadata.annotations.as_ref()?.get(ROLLOUT)?.parse().ok()
 }
 
-/// The workload that a workspace is to have, and what it keeps until its turn.
+/// The workload that a workspace is to have, and what it keeps until its rollout.
 pub struct Draft {
     /// As this controller makes it.
     fresh: Object,
     record: Record,
-    /// What stays until its turn, if that is something else.
+    /// What stays until the rollout, if that is something else.
     held: Option<Held>,
     under_way: Option<Timestamp>,
 }
 
 struct Held {
-    /// With what this was made from; the workload is left as it is where that is not known.
+    /// The pods that stay, and what they were made from; where that is not known, the workload is left as it is.
     pods: Option<(PodTemplateSpec, Record)>,
-    /// What will become of what.
+    /// What the rollout will change, in words.
     change: String,
 }
 
@@ -213,12 +172,12 @@ impl Draft {
     /// Where the workspace asks for what cannot be had.
     pub fn of(
         workspace: &Workspace,
-        inference: &InferenceSpec,
+        model: &Model<'_>,
         layout: &Layout,
         observed: &Observed,
         options: &Options,
     ) -> Result<Self, Problem> {
-        let make = |options: &Options| workload::workload(workspace, inference, layout, observed, options);
+        let make = |options: &Options| workload::workload(workspace, model, layout, options);
         let fresh = make(options)?;
         let record = Record::of(workspace, layout, observed, options);
         let Some(live) = Live::of(&fresh, observed) else {
@@ -227,13 +186,13 @@ impl Draft {
         let under_way = under_way_since(live.metadata);
         let wanted = fresh.template().map(json_of);
         let pods = match live.record() {
-            // Of a release that kept no record: what it applied has a hash, and no more.
+            // Made by a release that kept no record, but it is what this release would apply.
             None if live.annotation(APPLIED) == seal_of(fresh.clone().sealed()).as_deref() => {
                 return Ok(Self { fresh, record, held: None, under_way });
             }
             None => None,
             Some(made_from) if made_from.is_outdated(&record) => {
-                // With its images, for as long as they can make what is asked for now.
+                // With the images that it has, if they can serve what is asked for now.
                 match make(&made_from.images.instead_of(options)) {
                     Ok(kept) => kept
                         .template()
@@ -254,7 +213,7 @@ impl Draft {
         Ok(Self { fresh, record, held, under_way })
     }
 
-    /// The pods that there will be for now.
+    /// The pods until the rollout.
     pub fn template<'a>(&'a self, observed: &'a Observed) -> Option<&'a PodTemplateSpec> {
         match &self.held {
             None => self.fresh.template(),
@@ -264,11 +223,11 @@ impl Draft {
     }
 
     /// What is to become of the workload now.
-    pub fn settled(self, condition: &Health, rollouts: &Rollouts, policy: &RolloutPolicy, now: Timestamp) -> Settled {
+    pub fn settled(self, health: &Health, rollouts: &Rollouts, policy: &RolloutPolicy, now: Timestamp) -> Settled {
         let Self { fresh, record, held, under_way } = self;
         let Some(held) = held else {
-            // Its turn ends when it has answered for a while.
-            let ends = condition.answers_since.and_then(|since| after(since, policy.pause));
+            // A rollout ends when all pods have answered for the policy's pause.
+            let ends = health.answers_since.and_then(|since| after(since, policy.pause));
             let since = under_way.filter(|_| ends.is_none_or(|ends| ends > now));
             let state = match since {
                 Some(since) => State::UnderWay { since, ends },
@@ -283,10 +242,10 @@ impl Draft {
                 starts: false,
             };
         }
-        match obstacle(condition, rollouts, policy, now) {
+        match obstacle(health, rollouts, policy, now) {
             None => {
-                // What does not answer anyway holds up nobody.
-                let since = (!condition.fails).then_some(now);
+                // A model that fails anyway does not count as under way: no other rollout has to wait for it.
+                let since = (!health.fails).then_some(now);
                 let state = since.map_or(State::Current, |since| State::UnderWay { since, ends: None });
                 Settled { object: noted(fresh, &record, since), state, starts: true }
             }
@@ -299,14 +258,14 @@ impl Draft {
     }
 }
 
-/// How a workload is.
+/// How a workload's pods are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
     /// Whether there are as many nodes as are asked for.
     pub has_nodes: bool,
-    /// Since when all its pods, all of the last template, answer; `None` where not all do.
+    /// Since when all pods answer, and all are of the last template; `None` where not all do.
     pub answers_since: Option<Timestamp>,
-    /// Whether no pod answers, and for a cause that does not pass by itself.
+    /// Whether no pod answers, for a cause that does not pass by itself.
     pub fails: bool,
 }
 
@@ -314,25 +273,25 @@ pub struct Health {
 pub struct Settled {
     /// As it is to be applied; `None` where it is left as it is.
     pub object: Option<Object>,
-    /// How far it is.
+    /// How far its rollout is.
     pub state: State,
-    /// Whether its turn begins now: to be asked again where nobody else can begin one at the same time.
+    /// Whether its rollout starts now; see [`Decision::starts_rollout`](super::Decision::starts_rollout).
     pub starts: bool,
 }
 
 /// How far a workload's rollout is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// It is as this controller makes it.
+    /// The workload is as this controller makes it.
     Current,
-    /// It is to change, and waits for its turn.
+    /// The workload is to change, and waits.
     Due {
         /// What will change, and what it waits for.
         message: String,
-        /// When to look again.
+        /// When to reconcile again.
         again: Option<Timestamp>,
     },
-    /// It is its turn.
+    /// The pods are being replaced, or have not answered for long enough.
     UnderWay {
         /// Since when.
         since: Timestamp,
@@ -342,7 +301,7 @@ pub enum State {
 }
 
 impl State {
-    /// When to look again though nothing happens.
+    /// When to reconcile again though nothing happens.
     pub fn look_again_at(&self) -> Option<Timestamp> {
         match self {
             Self::Current => None,
@@ -352,17 +311,17 @@ impl State {
     }
 }
 
-/// What a workload whose pods are to change waits for, and when that may be over.
+/// What a rollout that is due waits for, and when that may be over; `None` where it may start.
 fn obstacle(
-    condition: &Health,
+    health: &Health,
     rollouts: &Rollouts,
     policy: &RolloutPolicy,
     now: Timestamp,
 ) -> Option<(String, Option<Timestamp>)> {
-    if !condition.has_nodes {
+    if !health.has_nodes {
         return Some(("until its nodes are ready".to_owned(), None));
     }
-    if condition.answers_since.is_none() && !condition.fails {
+    if health.answers_since.is_none() && !health.fails {
         return Some(("until its pods answer".to_owned(), None));
     }
     if let Some(opens) = policy.closed_until(now) {
@@ -371,10 +330,14 @@ fn obstacle(
     }
     let begins = rollouts.leading_since.and_then(|since| after(since, policy.pause)).filter(|begins| *begins > now);
     if let Some(begins) = begins {
-        let message = format!("until {}, {} after the controller began to lead", text::time(begins), pause(policy));
+        let message = format!(
+            "until {}, {} after this replica of the controller was elected leader",
+            text::time(begins),
+            pause(policy)
+        );
         return Some((message, Some(begins)));
     }
-    if !condition.fails && rollouts.under_way.len() >= policy.at_once as usize {
+    if !health.fails && rollouts.under_way.len() >= policy.at_once as usize {
         let others = text::list(&rollouts.under_way);
         let message =
             format!("until {others} has answered for {} (at most {} at a time)", pause(policy), policy.at_once);
@@ -391,7 +354,7 @@ fn after(time: Timestamp, duration: Duration) -> Option<Timestamp> {
     time.checked_add(SignedDuration::try_from(duration).ok()?).ok()
 }
 
-/// The workload with what it was made from.
+/// The workload with annotations of what it was made from.
 fn noted(mut object: Object, record: &Record, under_way: Option<Timestamp>) -> Option<Object> {
     let template = object.template().map(|template| json_of(template).to_string());
     let annotations = object.metadata_mut().annotations.get_or_insert_default();
@@ -413,7 +376,7 @@ fn json_of(template: &PodTemplateSpec) -> Value {
     serde_json::to_value(template).unwrap_or_default()
 }
 
-/// What becomes of what, in words.
+/// What a rollout changes, in words.
 fn change(before: Option<&PodTemplateSpec>, after: Option<&PodTemplateSpec>) -> String {
     let (before, after) = (images(before), images(after));
     let changed: Vec<_> = before.iter().zip(&after).filter(|(before, after)| before != after).collect();
@@ -423,7 +386,7 @@ fn change(before: Option<&PodTemplateSpec>, after: Option<&PodTemplateSpec>) -> 
     }
 }
 
-/// The images of containers and volumes.
+/// The images of a template's containers and volumes.
 fn images(template: Option<&PodTemplateSpec>) -> Vec<&str> {
     let Some(spec) = template.and_then(|template| template.spec.as_ref()) else { return Vec::new() };
     let containers = spec.containers.iter().filter_map(|container| container.image.as_deref());

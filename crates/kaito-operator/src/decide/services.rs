@@ -7,15 +7,16 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{layout::Layout, object::metadata};
+use super::object::metadata;
 use crate::{
+    layout::Layout,
     runtime::{PORT, RANK_PORT},
     workspace::{LABEL_WORKSPACE, Workspace},
 };
 
 /// The port that clients use.
 const HTTP: u16 = 80;
-/// By which a StatefulSet's controller tells its pods apart.
+/// The label by which a StatefulSet tells its pods apart.
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 
 /// The service by which ranks find each other.
@@ -35,7 +36,7 @@ pub fn services(workspace: &Workspace, layout: &Layout) -> Vec<Service> {
 fn main(workspace: &Workspace, layout: &Layout) -> Service {
     let mut selector = selector(workspace);
     if layout.has_ranks() {
-        // The first rank is the one that listens.
+        // Only the first rank serves HTTP.
         selector.insert(POD_NAME.to_owned(), format!("{}-0", workspace.name()));
     }
     let type_ = if workspace.wants_load_balancer() { "LoadBalancer" } else { "ClusterIP" };
@@ -60,7 +61,7 @@ fn headless(workspace: &Workspace) -> Service {
             cluster_ip: Some("None".to_owned()),
             selector: Some(selector(workspace)),
             ports: Some(vec![port("ranks", RANK_PORT, RANK_PORT.into())]),
-            // Ranks must find each other to become ready.
+            // Ranks must find each other before they are ready.
             publish_not_ready_addresses: Some(true),
             ..ServiceSpec::default()
         },
@@ -85,7 +86,7 @@ fn port(name: &str, port: u16, target: i32) -> ServicePort {
     }
 }
 
-/// Ours, or the first that a template's containers declare.
+/// The first port that a template's containers declare, else the port of our own pods.
 fn container_port(workspace: &Workspace) -> i32 {
     let template = workspace.inference.as_ref().and_then(|inference| inference.template.as_ref());
     template

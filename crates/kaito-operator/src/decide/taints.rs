@@ -3,26 +3,27 @@
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 
 use super::observed::Observed;
+use crate::layout::GPU;
 
-/// Effects that keep pods away. `PreferNoSchedule` is a wish.
+/// Effects that keep pods off a node. `PreferNoSchedule` is only a preference.
 const KEEPS_OFF: &[&str] = &["NoSchedule", "NoExecute"];
-/// Effect that also ends pods that are there.
+/// The effect that also evicts running pods.
 const ENDS: &str = "NoExecute";
 
-/// What the pods of a workspace tolerate: of those to be made, and of each that is there. What the cluster has added to
-/// pods as it admitted them shows in the latter.
+/// What the pods of a workspace tolerate: one list for the pods to be created, and one for each pod that exists. The cluster
+/// may add tolerations when it admits a pod, and only existing pods show those.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tolerations(Vec<Vec<Toleration>>);
 
 impl Default for Tolerations {
-    /// Of pods that tolerate nothing.
+    /// One pod that tolerates nothing.
     fn default() -> Self {
         Self(vec![Vec::new()])
     }
 }
 
 impl Tolerations {
-    /// Of pods that are to be made with these, and of the pods that are there.
+    /// Those of pods to be created with `wanted`, and of the pods that exist.
     pub fn of(wanted: &[Toleration], observed: &Observed) -> Self {
         let there = observed.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let there = there.filter_map(|pod| pod.spec.as_ref()?.tolerations.clone());
@@ -32,8 +33,8 @@ impl Tolerations {
         Self(all)
     }
 
-    /// The taints that keep every pod off a node; none where one may go there. For a node that hosts a pod only what
-    /// would end it counts.
+    /// The taints that keep every pod off a node; none where at least one may go there. On a node that hosts a pod, only taints
+    /// that would evict it count.
     pub fn objections(&self, node: &Node, hosts_pod: bool) -> Vec<Taint> {
         let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
         let counts = |taint: &Taint| if hosts_pod { taint.effect == ENDS } else { keeps_off(taint) };
@@ -45,11 +46,31 @@ impl Tolerations {
     }
 }
 
+/// `sku=gpu:NoSchedule`: the taint of nodes that are claimed for workspaces, so that no other pods go there.
+pub fn gpu_taint() -> Taint {
+    Taint { key: "sku".to_owned(), value: Some("gpu".to_owned()), effect: "NoSchedule".to_owned(), time_added: None }
+}
+
+/// What the pods of every workspace tolerate: any taint for GPUs, and [`gpu_taint`].
+pub fn gpu_tolerations() -> [Toleration; 2] {
+    let Taint { key, value, effect, .. } = gpu_taint();
+    [
+        Toleration { key: Some(GPU.to_owned()), operator: Some("Exists".to_owned()), ..Toleration::default() },
+        Toleration {
+            key: Some(key),
+            operator: Some("Equal".to_owned()),
+            value,
+            effect: Some(effect),
+            ..Toleration::default()
+        },
+    ]
+}
+
 fn keeps_off(taint: &Taint) -> bool {
     KEEPS_OFF.contains(&taint.effect.as_str())
 }
 
-/// As the scheduler has it: an empty key is any key and an empty effect any effect; no operator is `Equal`.
+/// By the scheduler's rules: an empty key matches any key, an empty effect any effect, and no operator means `Equal`.
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let given = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
     let matches = |field: &Option<String>, value: &str| given(field).is_none_or(|field| field == value);
@@ -71,8 +92,7 @@ pub fn text(taint: &Taint) -> String {
     }
 }
 
-/// Whether a taint is the cluster's own sign of a node's readiness, which is put on and taken away a moment after the
-/// condition.
+/// Whether a taint follows the node's readiness: Kubernetes adds and removes it a moment after the condition changed.
 pub fn follows_readiness(taint: &Taint) -> bool {
     matches!(taint.key.as_str(), "node.kubernetes.io/not-ready" | "node.kubernetes.io/unreachable")
 }

@@ -1,24 +1,31 @@
-//! Workspaces that hold what no workspace can have. The API server takes them where the schema is open and no webhook looks.
+//! Workspaces that cannot be read: a field has the wrong type. The API server stores them where the schema is open
+//! (`inference.template`) and the admission webhook did not check.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time},
     jiff::Timestamp,
 };
 
-use super::{Notice, status::truncated};
-use crate::workspace::{WORKSPACE_READY, WorkspaceState, WorkspaceStatus, strict::ReadError};
+use super::{
+    decision::{Action, Notice},
+    status::truncated,
+};
+use crate::{
+    reason::Reason,
+    workspace::{ConditionType, WorkspaceState, WorkspaceStatus, strict::ReadError},
+};
 
-/// What is said of a workspace that cannot be read.
+/// The status of a workspace that cannot be read, and the event for it.
 pub fn unreadable(metadata: &ObjectMeta, error: &ReadError, now: Timestamp) -> (WorkspaceStatus, Notice) {
-    let reason = "ManifestUnreadable";
+    let (type_, reason) = (ConditionType::WorkspaceReady, Reason::ManifestUnreadable);
     let message = truncated(&format!(
-        "{error}. Nothing is done for the workspace before that is corrected; what it runs is left as it is"
+        "{error}. Nothing is done for the workspace until that is corrected; its pods are left as they are"
     ));
     let status = WorkspaceStatus {
         conditions: vec![Condition {
-            type_: WORKSPACE_READY.to_owned(),
+            type_: type_.to_string(),
             status: "False".to_owned(),
-            reason: reason.to_owned(),
+            reason: reason.to_string(),
             message: message.clone(),
             observed_generation: metadata.generation,
             last_transition_time: Time(now),
@@ -26,6 +33,6 @@ pub fn unreadable(metadata: &ObjectMeta, error: &ReadError, now: Timestamp) -> (
         state: Some(WorkspaceState::NotReady),
         ..WorkspaceStatus::default()
     };
-    let notice = Notice { is_warning: true, reason: reason.to_owned(), action: WORKSPACE_READY.to_owned(), message };
+    let notice = Notice { is_warning: true, reason, action: Action::Condition(type_), message };
     (status, notice)
 }

@@ -11,7 +11,7 @@ const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 /// 1970-01-01 was a Thursday.
 const FIRST_DAY: i64 = 3;
 
-/// A time of some days of the week, in UTC, like `Sat,Sun 02:00-06:00`. One that ends before it begins ends on the next day.
+/// A time on some days of the week, in UTC, like `Sat,Sun 02:00-06:00`. `22:00-04:00` ends on the next day.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
     /// The days on which it begins, Monday first.
@@ -94,7 +94,7 @@ fn read_days(text: &str) -> Option<[bool; 7]> {
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last) = (day(first)?, day(last)?);
-        // `Sat-Mon` goes round.
+        // `Sat-Mon` goes past the end of the week.
         let length = (last + 7 - first) % 7;
         for offset in 0..=length {
             if let Some(day) = days.get_mut((first + offset) % 7) {

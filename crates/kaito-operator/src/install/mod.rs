@@ -1,4 +1,4 @@
-//! What a cluster needs to run `kaito controller`, as plain manifests.
+//! `kaito install`: the manifests that a cluster needs to run `kaito controller`.
 //!
 //! The Helm chart is the source: `charts/render` renders it with placeholders, and here they are filled in.
 
@@ -20,20 +20,20 @@ pub struct InstallOptions {
     pub preset_registry: Option<String>,
     /// Tag of the public presets' images, where it is not the controller's version.
     pub preset_tag: Option<String>,
-    /// When running models are restarted for what the controller alone changes.
+    /// When running models may be restarted for changes of the installation alone.
     pub rollouts: RolloutPolicy,
-    /// Who makes missing nodes.
+    /// What provisions missing nodes.
     pub provisioner: Provisioner,
     /// The image of the runtime vllm, where it is not the one that this version was written for.
     pub vllm_image: Option<String>,
     /// A list of instance types that the table lacks, in YAML or JSON.
     pub instance_types: Option<String>,
-    /// How many controllers run.
+    /// Replicas of the controller.
     pub replicas: u32,
 }
 
 impl InstallOptions {
-    /// As the chart's values have it.
+    /// The same as in the chart's values.
     pub const DEFAULT_REPLICAS: u32 = 2;
 }
 
@@ -46,7 +46,7 @@ pub enum InstallError {
          letter or digit"
     )]
     Namespace(String),
-    /// Not a place for images.
+    /// Not a container registry.
     #[error(
         "{0:?} is no container registry: HOST[:PORT][/PATH], like registry.example.com/team or [2001:db8::5]:5000, without \
          scheme and tag"
@@ -66,7 +66,7 @@ pub enum InstallError {
     Crd(#[from] crate::Error),
 }
 
-/// How the rendering has the maintenance windows.
+/// The maintenance window in the rendered manifests, to be replaced.
 const WINDOW: &str = "            - --maintenance-window=Mon 00:00-00:01\n";
 const ANY_WINDOW: &str = "Mon 00:00-00:01";
 
@@ -130,9 +130,9 @@ pub fn manifests(options: &InstallOptions) -> Result<String, InstallError> {
         Some(text) => rendered.replace(NO_INSTANCE_TYPES, &format!("{INSTANCE_TYPES}{}", indented_list(text)?)),
         None => rendered,
     };
-    // One that must stay could never leave a node that is drained.
+    // With a single replica, a disruption budget would keep its node from being drained.
     let rendered = if *replicas > 1 { rendered } else { without(&rendered, "PodDisruptionBudget") };
-    // What the file says of itself is of no use outside the repository.
+    // The comment at the top of the file is for this repository only.
     let (_, rendered) = rendered.split_once("---\n").unwrap_or_default();
     let crd = yaml::to_string(&crd::custom_resource_definition())?;
     Ok(format!("{}---\n{crd}---\n{rendered}", namespace_manifest(namespace)))
@@ -148,14 +148,14 @@ fn indented_list(text: &str) -> Result<String, InstallError> {
     Ok(list.lines().map(|line| format!("    {line}\n")).collect())
 }
 
-/// The manifests but for those of one kind.
+/// The manifests without those of one kind.
 fn without(manifests: &str, kind: &str) -> String {
     let line = format!("kind: {kind}");
     let kept = manifests.split("---\n").filter(|document| !document.lines().any(|it| it == line));
     kept.collect::<Vec<_>>().join("---\n")
 }
 
-/// The namespace; the controller's pods keep to what its labels ask for.
+/// The namespace, with the label of the restricted Pod Security Standard, which the controller's pods follow.
 fn namespace_manifest(name: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n  labels:\n    \

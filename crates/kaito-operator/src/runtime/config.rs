@@ -1,13 +1,13 @@
 //! Flags of a server from a ConfigMap.
 //!
-//! Two forms, which may stand beside each other. A key of its own for each flag:
+//! There are two forms, which may be mixed. One key for each flag:
 //!
 //! ```yaml
 //! data:
 //!   max-batch-size: "8"
 //! ```
 //!
-//! and the Kaito project's file with a section for each runtime:
+//! and the Kaito project's file, with a section for each runtime:
 //!
 //! ```yaml
 //! data:
@@ -21,12 +21,16 @@ use std::collections::BTreeMap;
 use kaito_presets::Preset;
 use serde_json::Value;
 
-use super::{Flag, FlagValue, vllm_config};
-use crate::{decide::Problem, workspace::Runtime};
+use super::{
+    Flag, FlagValue,
+    server_config::{ServerConfig, invalid},
+    vllm_config,
+};
+use crate::{reason::Problem, workspace::Runtime};
 
 const FILE: &str = "inference_config.yaml";
 
-/// Longest file that is read. A ConfigMap holds 1 MiB at most, and no file of flags is nearly as long.
+/// Longest file that is read. A ConfigMap can hold 1 MiB, but no list of flags is nearly that long.
 const MOST_BYTES: usize = 256 << 10;
 
 /// Flags that the controller itself sets, or that no ConfigMap should hold.
@@ -42,7 +46,7 @@ const RESERVED: &[&str] = &[
     "weights",
     "world-size",
 ];
-/// And those that are not flags of our server.
+/// Further reserved names for the runtime `kaito`: flags that the controller sets, or that its server does not have.
 const RESERVED_OF_KAITO: &[&str] = &[
     "distributed-executor-backend",
     "host",
@@ -52,51 +56,6 @@ const RESERVED_OF_KAITO: &[&str] = &[
     "served-model-name",
     "tensor-parallel-size",
 ];
-
-/// What a ConfigMap says for one runtime.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ServerConfig {
-    /// The flags to hand on.
-    pub flags: Vec<Flag>,
-    /// What the controller would compute, where the ConfigMap says it.
-    pub sizes: Sizes,
-    /// What stands there and has no effect though somebody may count on it.
-    pub ignored: Vec<String>,
-    /// What stands there and is not needed.
-    pub needless: Vec<String>,
-}
-
-/// What the controller computes of vLLM's flags, as a ConfigMap has it.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Sizes {
-    /// GPUs that share each layer.
-    pub tensor: Option<u32>,
-    /// Groups of layers, one after the other.
-    pub pipeline: Option<u32>,
-    /// Copies of the model.
-    pub data: Option<u32>,
-    /// Longest sequence, in tokens.
-    pub context: Option<u64>,
-    /// The part of a GPU's memory that may be used.
-    pub gpu_memory_utilisation: Option<f64>,
-    /// Bytes of weights of each GPU that stay in main memory.
-    pub offloaded: u64,
-    /// Bytes of a parameter; `None` where that is for the server to say.
-    pub weight_bytes: Option<WeightBytes>,
-    /// Bytes of an element of keys and values, where it is not as wide as the weights.
-    pub kv_bytes: Option<u64>,
-    /// Whether positions are scaled beyond what the model was made for.
-    pub scales_positions: bool,
-}
-
-/// How wide weights are held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WeightBytes {
-    /// So many bytes.
-    Known(u64),
-    /// Quantised as the server does it.
-    Unknown,
-}
 
 /// What a ConfigMap says for a runtime.
 ///
@@ -148,12 +107,12 @@ fn section(runtime: Runtime, text: &str, config: &mut ServerConfig) -> Result<Ve
             "max_probe_steps" => {
                 config.needless.push("max_probe_steps: the context that fits is computed, not probed for".to_owned());
             }
-            "kv_cache_cpu_memory_utilization" => config
-                .ignored
-                .push(format!("{key} of {FILE} has no effect: keys and values are not moved to main memory")),
+            "kv_cache_cpu_memory_utilization" => {
+                config.ignored.push(format!("{key} of {FILE} has no effect: the KV cache is not moved to main memory"))
+            }
             _ => {
                 let key: String = key.chars().take(100).collect();
-                config.ignored.push(format!("{key:?} of {FILE} is read by nobody"));
+                config.ignored.push(format!("{key:?} of {FILE} is unknown and has no effect"));
             }
         }
     }
@@ -172,7 +131,7 @@ fn value_of(name: &str, value: Value) -> Result<FlagValue, Problem> {
         Value::Bool(switch) => FlagValue::Switch(switch),
         Value::String(text) => FlagValue::Text(text),
         Value::Number(number) => FlagValue::Text(number.to_string()),
-        // vLLM takes JSON for what has parts.
+        // vLLM's flags take lists and mappings as JSON.
         Value::Array(_) | Value::Object(_) => FlagValue::Text(value.to_string()),
         Value::Null => return Err(invalid(format!("the flag {name} has no value"))),
     })
@@ -187,16 +146,6 @@ fn flag_name(name: &str) -> Result<String, Problem> {
         )));
     }
     Ok(name.replace('_', "-"))
-}
-
-/// Where the ConfigMap holds what cannot be.
-pub fn invalid(message: String) -> Problem {
-    Problem { reason: "ConfigInvalid", message: format!("in the ConfigMap that inference.config names: {message}") }
-}
-
-/// Where the ConfigMap asks for what the nodes or the model do not have.
-pub fn does_not_fit(message: String) -> Problem {
-    Problem { reason: "ConfigDoesNotFit", message: format!("in the ConfigMap that inference.config names: {message}") }
 }
 
 #[cfg(test)]
@@ -258,7 +207,7 @@ vllm:
             (Runtime::Vllm, "transformers: {torch_dtype: float16}", &["the section transformers"]),
             (Runtime::Kaito, "transformers: {torch_dtype: float16}", &["the section transformers"]),
             (Runtime::Vllm, "kv_cache_cpu_memory_utilization: 0.5", &["kv_cache_cpu_memory_utilization"]),
-            (Runtime::Vllm, "vlm: {max-model-len: 5}", &["\"vlm\"", "read by nobody"]),
+            (Runtime::Vllm, "vlm: {max-model-len: 5}", &["\"vlm\"", "is unknown and has no effect"]),
         ] {
             let config = read_for(runtime, &[(FILE, text)]).unwrap();
             let [ignored] = config.ignored.as_slice() else { panic!("{text}: {:?}", config.ignored) };
@@ -298,7 +247,7 @@ vllm:
             (&[(FILE, &long)], "bytes, more than 262144"),
         ] {
             let problem = read_for(Runtime::Kaito, pairs).unwrap_err();
-            assert_eq!(problem.reason, "ConfigInvalid");
+            assert_eq!(problem.reason.as_str(), "ConfigInvalid");
             assert!(problem.message.contains(part), "{}", problem.message);
         }
         for name in ["api-key", "nnodes", "node-rank", "master-addr", "headless"] {

@@ -1,16 +1,19 @@
-//! Our own server.
+//! The runtime `kaito`: our own server, `kaito serve`.
 
 use k8s_openapi::api::core::v1::Container;
 
 use kaito_presets::Preset;
 
 use super::{ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Server, WEIGHTS, probes, strings, variable, vllm};
-use crate::{decide::Problem, workspace::AdapterSpec};
+use crate::{
+    reason::{Problem, Reason},
+    workspace::AdapterSpec,
+};
 
-/// Said of models that are to be spread over nodes.
+/// Why the server does not serve a model over several nodes.
 pub fn no_ranks() -> Problem {
     Problem {
-        reason: "RanksUnsupported",
+        reason: Reason::RanksUnsupported,
         message: "kaito serve of this release computes on one node only, so nothing is started: use one node, or the annotation \
                   kaito.sh/runtime: vllm on nodes with GPUs"
             .to_owned(),
@@ -24,7 +27,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
     let mut container = Container {
         command: Some(strings(&["kaito"])),
         args: Some(arguments(launch)),
-        // A server without weights in its image downloads them to the one place that can be written to.
+        // A server without weights in its image downloads them; /tmp is the one place that it can write to.
         env: Some(vec![variable("HF_HOME", "/tmp/huggingface")]),
         ..Container::default()
     };
@@ -32,7 +35,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
     Ok(Server { container, volumes: Vec::new() })
 }
 
-/// What follows `kaito` on the command line. Where the weights of its own image are, the image says by its environment.
+/// What follows `kaito` on the command line. An image with weights says by its environment where they are.
 fn arguments(launch: &Launch<'_>) -> Vec<String> {
     let mut arguments = strings(&["serve", launch.preset.name, "--port", &PORT.to_string()]);
     if launch.weights.is_some() {
@@ -49,7 +52,7 @@ pub fn adapters_problem(preset: &Preset, adapters: &[AdapterSpec]) -> Option<Pro
         format!("Nor does vLLM to {} models", preset.shape.family)
     };
     (!adapters.is_empty()).then(|| Problem {
-        reason: "AdaptersNotApplied",
+        reason: Reason::AdaptersNotApplied,
         message: format!(
             "the adapters lie in {ADAPTERS}, but kaito serve of this release does not apply adapters: the base model \
              answers. {other}"

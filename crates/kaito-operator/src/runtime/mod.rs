@@ -1,13 +1,14 @@
-//! What runs in a workspace's pods: the command lines of the runtimes, and the parts of a pod that they need.
+//! What runs in a workspace's pods: the container of each runtime, with its command line, probes, resources and volumes.
 
 mod config;
 mod kaito;
+mod server_config;
 mod vllm;
 mod vllm_config;
 
 use std::collections::BTreeMap;
 
-pub use config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
+pub use server_config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
 
 use k8s_openapi::{
     api::core::v1::{
@@ -19,21 +20,22 @@ use k8s_openapi::{
 use kaito_presets::{GIB, Load, Precision, Preset};
 
 use crate::{
-    decide::{Division, GPU, Hardware, Problem},
+    layout::{Division, GPU, Hardware},
+    reason::Problem,
     workspace::{AdapterSpec, Runtime},
 };
 
 /// The port that servers listen on in pods.
 pub const PORT: u16 = 5000;
-/// The port by which ranks find each other.
+/// The port of the ranks' headless service.
 pub const RANK_PORT: u16 = 29500;
 /// The name of the server's container.
 pub const CONTAINER: &str = "server";
-/// Each adapter lies in a folder of its name in here.
+/// The folder of adapters: each has a folder of its name in it.
 pub const ADAPTERS: &str = "/mnt/adapter";
-/// Where the weights lie in a preset's image.
+/// The folder of the weights in a preset's image.
 pub const IMAGE_WEIGHTS: &str = "/weights";
-/// Where servers have the image that holds the weights, unless it is their own.
+/// Where the image with the weights is mounted, unless it is the server's own image.
 pub const WEIGHTS: &str = "/mnt/weights";
 
 /// A server to start in a pod.
@@ -47,7 +49,7 @@ pub struct Launch<'a> {
     pub weights: Option<&'a str>,
     /// GPUs of the pod; none to compute on the node's CPUs.
     pub gpus: u32,
-    /// How GPUs share the model.
+    /// How GPUs divide the model among them.
     pub division: Division,
     /// What the pod's node has, if known.
     pub hardware: Option<Hardware>,
@@ -180,7 +182,7 @@ impl Flag {
     }
 }
 
-/// What a container of a pod under the restricted Pod Security Standard must say.
+/// The security context that the restricted Pod Security Standard asks of a container.
 pub fn restricted() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
@@ -190,7 +192,7 @@ pub fn restricted() -> SecurityContext {
     }
 }
 
-/// What is the same whatever serves.
+/// Adds what does not depend on the runtime.
 fn complete(server: &mut Server, launch: &Launch<'_>) {
     let container = &mut server.container;
     container.image = Some(launch.image.to_owned());
@@ -202,7 +204,7 @@ fn complete(server: &mut Server, launch: &Launch<'_>) {
         ..ContainerPort::default()
     }]);
     container.security_context = Some(restricted());
-    // So that the status can show why a server ended.
+    // The status quotes why a server ended.
     container.termination_message_policy = Some("FallbackToLogsOnError".to_owned());
     container.resources = Some(resources(launch));
     let mounts = container.volume_mounts.get_or_insert_default();
@@ -218,7 +220,7 @@ fn complete(server: &mut Server, launch: &Launch<'_>) {
     mounts.push(mount("tmp", "/tmp"));
     server.volumes.push(empty_dir("tmp", None));
     if launch.gpus > 1 {
-        // Ranks on one node exchange their partial sums through it; the default of 64 MiB is too small.
+        // GPUs with tensor parallelism exchange partial sums through shared memory; the default of 64 MiB is too small.
         mounts.push(mount("shm", "/dev/shm"));
         server.volumes.push(empty_dir("shm", Some("Memory")));
     }
@@ -227,7 +229,7 @@ fn complete(server: &mut Server, launch: &Launch<'_>) {
 fn resources(launch: &Launch<'_>) -> ResourceRequirements {
     if launch.gpus > 0 {
         let gpus = BTreeMap::from([(GPU.to_owned(), Quantity(launch.gpus.to_string()))]);
-        // Extended resources cannot be overcommitted: requests equal limits.
+        // Kubernetes does not overcommit extended resources: requests must equal limits.
         return ResourceRequirements { limits: Some(gpus.clone()), requests: Some(gpus), ..Default::default() };
     }
     let flag = |name: &str| launch.config.flags.iter().find(|flag| flag.name == name).map(|flag| &flag.value);
@@ -238,7 +240,7 @@ fn resources(launch: &Launch<'_>) -> ResourceRequirements {
         _ => load,
     };
     let needs = load.on_cpus();
-    // No limits: what the node has besides makes longer texts and more of them possible, and shorter times.
+    // No limits: with what else the node has, the server answers faster, and has room for longer and more sequences.
     let most = launch.cpus.map_or(CPUS_OF_UNKNOWN_NODES, |cpus| cpus / 2);
     let requests = BTreeMap::from([
         ("cpu".to_owned(), Quantity(needs.cpus.min(most).max(1).to_string())),
@@ -247,14 +249,14 @@ fn resources(launch: &Launch<'_>) -> ResourceRequirements {
     ResourceRequirements { requests: Some(requests), ..Default::default() }
 }
 
-/// CPUs that are asked of nodes of which nobody knows how many they have.
+/// The most CPUs that a pod requests of a node with an unknown number of them.
 const CPUS_OF_UNKNOWN_NODES: u32 = 4;
 
 fn mount(volume: &str, path: &str) -> VolumeMount {
     VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
 }
 
-/// A volume that lives as long as its pod.
+/// An emptyDir volume, which lives as long as its pod.
 pub fn empty_dir(name: &str, medium: Option<&str>) -> Volume {
     Volume {
         name: name.to_owned(),
@@ -293,10 +295,10 @@ enum Check {
     Exec(Vec<String>),
 }
 
-/// How often is looked while a model loads, in seconds.
+/// Seconds between probes while a model loads.
 const STARTUP_PERIOD: i32 = 10;
 
-/// Waits for as long as the preset may take, then watches the server.
+/// A startup probe for as long as the preset may take to load, then readiness and liveness probes.
 fn probes(container: &mut Container, preset: &Preset, check: &Check) {
     let probe = |period, failures| {
         let mut probe = Probe {
@@ -320,6 +322,6 @@ fn probes(container: &mut Container, preset: &Preset, check: &Check) {
     let limit = i32::try_from(preset.workload.ready_within.as_secs()).unwrap_or(i32::MAX);
     container.startup_probe = Some(probe(STARTUP_PERIOD, limit / STARTUP_PERIOD));
     container.readiness_probe = Some(probe(10, 3));
-    // A server that is busy for a minute is not dead; what a restart costs is minutes of loading.
+    // Two minutes: a busy server may not answer for one, and a restart costs minutes of loading.
     container.liveness_probe = Some(probe(20, 6));
 }

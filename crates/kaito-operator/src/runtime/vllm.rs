@@ -1,4 +1,4 @@
-//! vLLM's own server, over Ray where several pods serve one model.
+//! The runtime `vllm`: vLLM's own image, with Ray where several pods serve one model.
 
 use std::fmt::Write;
 
@@ -10,24 +10,26 @@ use super::{
     pod_index, probes, strings, variable,
 };
 use crate::{
-    decide::{Division, Problem},
+    layout::{Division, GPU},
+    reason::{Problem, Reason},
+    text,
     workspace::AdapterSpec,
 };
 
 /// The part of a GPU's memory that vLLM takes unless told otherwise.
 const GPU_MEMORY_UTILISATION: f64 = 0.9;
-/// Contexts are rounded down to whole blocks of so many tokens.
+/// Computed context lengths are multiples of this many tokens.
 const CONTEXT_STEP: u64 = 256;
 const RAY_PORT: u16 = 6379;
 
 pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
     if launch.gpus == 0 {
         return Err(Problem {
-            reason: "GpusMissing",
+            reason: Reason::GpusMissing,
             message: format!(
                 "vLLM's image needs GPUs, and no node that matches offers {}. Use nodes with GPUs and a running device \
                  plugin, or the runtime kaito, which computes on CPUs too",
-                crate::decide::GPU
+                GPU
             ),
         });
     }
@@ -39,7 +41,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
         variable("XDG_CONFIG_HOME", "/tmp/config"),
         variable("TRITON_CACHE_DIR", "/tmp/cache/triton"),
         variable("TORCHINDUCTOR_CACHE_DIR", "/tmp/cache/inductor"),
-        // All weights are at hand.
+        // The weights are mounted, so nothing is downloaded.
         variable("HF_HUB_OFFLINE", "1"),
         variable("VLLM_NO_USAGE_STATS", "1"),
     ];
@@ -117,7 +119,7 @@ fn has_bf16(launch: &Launch<'_>) -> bool {
     launch.hardware.is_none_or(|hardware| hardware.has_bf16)
 }
 
-/// That of the files, unless the GPUs are too old for it: vLLM refuses bf16 on them.
+/// The dtype of the weight files, unless the GPUs are too old for bf16, which vLLM then refuses.
 fn dtype(launch: &Launch<'_>) -> &'static str {
     match launch.preset.dtype {
         DType::F32 => "float32",
@@ -126,8 +128,8 @@ fn dtype(launch: &Launch<'_>) -> &'static str {
     }
 }
 
-/// The context that the user asks for, or the longest that the GPUs have memory for, up to the model's own limit; vLLM refuses
-/// to start with more.
+/// The context length that the user asks for, or the longest for which the GPUs have KV cache memory, up to the model's own
+/// limit. vLLM refuses to start with more.
 fn context(launch: &Launch<'_>) -> Result<u64, Problem> {
     let Preset { shape, name, .. } = launch.preset;
     let sizes = &launch.config.sizes;
@@ -141,14 +143,14 @@ fn context(launch: &Launch<'_>) -> Result<u64, Problem> {
     let gib = |bytes: u64| bytes as f64 / GIB as f64;
     let is_guess = sizes.weight_bytes == Some(WeightBytes::Unknown);
     if let (true, Some(asked)) = (is_guess, sizes.context) {
-        // How much memory quantised weights leave, the user knows better.
+        // The size of quantised weights is not known here, so the user's word is taken.
         return Ok(asked);
     }
     if tokens < CONTEXT_STEP && (sizes.context.is_none() || tokens == 0) {
         return Err(Problem {
-            reason: "GpuMemoryTooSmall",
+            reason: Reason::GpuMemoryTooSmall,
             message: format!(
-                "{name} has {:.1} GiB of weights, and {gpus} GPUs of {:.0} GiB leave no memory for keys and values. Use \
+                "{name} has {:.1} GiB of weights, and {gpus} GPUs of {:.0} GiB leave no memory for the KV cache. Use \
                  more or larger GPUs",
                 gib(weights),
                 gib(gpu_memory),
@@ -160,7 +162,7 @@ fn context(launch: &Launch<'_>) -> Result<u64, Problem> {
             "max-model-len is {asked}, but beside {:.1} GiB of weights {} of {:.0} GiB {} memory for {tokens} tokens. \
              Ask for fewer, or use more or larger GPUs",
             gib(weights),
-            if gpus == 1 { "1 GPU".to_owned() } else { format!("{gpus} GPUs") },
+            text::count(usize::try_from(gpus).unwrap_or(usize::MAX), "GPU"),
             gib(gpu_memory),
             if gpus == 1 { "has" } else { "have" },
         ))),
@@ -169,15 +171,16 @@ fn context(launch: &Launch<'_>) -> Result<u64, Problem> {
     }
 }
 
-/// What the GPUs that hold one copy of the model have room for.
+/// The KV cache memory of the GPUs that hold one copy of the model.
 struct Room {
+    /// For a sequence of this many tokens.
     tokens: u64,
     gpus: u64,
     gpu_memory: u64,
     weights: u64,
 }
 
-/// The room, where all that decides about it is known.
+/// The memory for the KV cache, where the GPUs are known.
 fn room(launch: &Launch<'_>) -> Option<Room> {
     let Preset { shape, dtype, .. } = launch.preset;
     let sizes = &launch.config.sizes;
@@ -186,7 +189,7 @@ fn room(launch: &Launch<'_>) -> Option<Room> {
     let gpus = u64::from(tensor) * u64::from(pipeline);
     let published = shape.weights_bytes(*dtype);
     let weights = match sizes.weight_bytes {
-        // Quantised weights take less, at any rate.
+        // Quantised weights take less, so this is the most.
         None | Some(WeightBytes::Known(2) | WeightBytes::Unknown) => published,
         Some(WeightBytes::Known(bytes)) => published.saturating_mul(bytes) / 2,
     };
@@ -195,7 +198,7 @@ fn room(launch: &Launch<'_>) -> Option<Room> {
     let held = weights.saturating_sub(sizes.offloaded.saturating_mul(gpus));
     let free = usable.saturating_sub(held).saturating_sub(gpus.saturating_mul(GIB));
     let token = shape.kv_cache_bytes_per_token(*dtype);
-    // Of elements of two bytes.
+    // The published number is for elements of two bytes.
     let token = match (sizes.kv_bytes, sizes.weight_bytes) {
         (Some(bytes), _) => token.saturating_mul(bytes) / 2,
         (None, Some(WeightBytes::Known(bytes))) => token.saturating_mul(bytes) / 2,
@@ -204,7 +207,8 @@ fn room(launch: &Launch<'_>) -> Option<Room> {
     Some(Room { tokens: free / token.max(1), gpus, gpu_memory, weights })
 }
 
-/// The first pod leads: it starts Ray, waits until every other has joined, and serves. `$@` are the arguments.
+/// The start script: rank 0 starts Ray's head, waits until all ranks have joined, and serves; the others join. `$@` are
+/// vLLM's arguments.
 fn script(ranks: &Ranks) -> String {
     let Ranks { pods, master } = ranks;
     let mut script = String::new();
@@ -223,7 +227,7 @@ exec vllm "$@"
     script
 }
 
-/// The leader answers over HTTP; a worker is well as long as the leader's Ray is.
+/// The probe's script: rank 0 must answer over HTTP; the other ranks must reach Ray's head.
 fn health(ranks: &Ranks) -> String {
     let Ranks { master, .. } = ranks;
     format!(
@@ -232,7 +236,7 @@ exec ray health-check --address {master}:{RAY_PORT}"#
     )
 }
 
-/// To start Python takes seconds on a busy node.
+/// Probes that start Python, which takes seconds on a busy node, need longer timeouts and periods.
 fn slow_probes(container: &mut Container) {
     let probes = [&mut container.startup_probe, &mut container.readiness_probe, &mut container.liveness_probe];
     for probe in probes.into_iter().flatten() {
@@ -245,7 +249,7 @@ fn slow_probes(container: &mut Container) {
     }
 }
 
-/// Whether vLLM can apply adapters to the model: not to each family.
+/// Whether vLLM can apply adapters to a model: not to each family.
 pub fn applies_adapters(preset: &Preset) -> bool {
     preset.shape.family.vllm_applies_adapters
 }
@@ -253,7 +257,7 @@ pub fn applies_adapters(preset: &Preset) -> bool {
 pub fn adapters_problem(preset: &Preset, adapters: &[AdapterSpec]) -> Option<Problem> {
     if !adapters.is_empty() && !applies_adapters(preset) {
         return Some(Problem {
-            reason: "AdaptersNotApplied",
+            reason: Reason::AdaptersNotApplied,
             message: format!(
                 "the adapters lie in {ADAPTERS}, but vLLM applies none to {} models: the base model answers",
                 preset.shape.family
@@ -272,7 +276,7 @@ pub fn adapters_problem(preset: &Preset, adapters: &[AdapterSpec]) -> Option<Pro
         .map(|adapter| adapter.source.name.as_str())
         .collect();
     (!weakened.is_empty()).then(|| Problem {
-        reason: "AdapterStrengthIgnored",
+        reason: Reason::AdapterStrengthIgnored,
         message: format!("vLLM applies every adapter at full strength, {} too", weakened.join(", ")),
     })
 }

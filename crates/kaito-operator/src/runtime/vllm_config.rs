@@ -1,4 +1,4 @@
-//! Those of vLLM's flags that the controller computes or decides itself: taken from a ConfigMap where they can be.
+//! The flags of vLLM that the controller computes or checks itself, where a ConfigMap gives them.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use kaito_presets::{GIB, Preset};
 
 use super::{
     FlagValue, PORT,
-    config::{ServerConfig, WeightBytes, does_not_fit, invalid},
+    server_config::{ServerConfig, WeightBytes, does_not_fit, invalid},
 };
-use crate::decide::Problem;
+use crate::reason::Problem;
 
-/// Flags that older releases of vLLM had, and that name what is done without being asked for since: harmless to leave out.
+/// Flags of older releases of vLLM. What they asked for, newer releases do without being asked, so they are left out.
 const GONE: &[(&str, &str)] = &[
     ("max-seq-len-to-capture", "CUDA graphs are captured by batch size"),
     ("num-lookahead-slots", "its scheduler asks for no slots ahead"),
@@ -20,12 +20,12 @@ const GONE: &[(&str, &str)] = &[
     ("use-v2-block-manager", "there is no other"),
 ];
 
-/// The most GPUs that anybody divides a model among.
+/// The largest size of a parallelism that is accepted.
 const MOST: u32 = 4096;
 
 type Values = BTreeMap<String, FlagValue>;
 
-/// Takes what is not simply handed on out of the flags.
+/// Takes the flags that are not simply passed on out of `values`.
 pub fn take(values: &mut Values, preset: &Preset, config: &mut ServerConfig) -> Result<(), Problem> {
     check_identity(values, preset)?;
     for (name, instead) in GONE {
@@ -40,7 +40,7 @@ pub fn take(values: &mut Values, preset: &Preset, config: &mut ServerConfig) -> 
     if let Some(value) = values.remove("max-model-len") {
         sizes.context = context(&text(&value))?;
     }
-    // The rest is read for what it means to the memory, and handed on.
+    // These are passed on, but what they mean for GPU memory is read here too.
     if let Some(value) = values.get("gpu-memory-utilization") {
         let said = text(value);
         let part = said.parse::<f64>().ok().filter(|part| *part > 0.0 && *part <= 1.0);
@@ -69,7 +69,7 @@ pub fn take(values: &mut Values, preset: &Preset, config: &mut ServerConfig) -> 
     Ok(())
 }
 
-/// What the pod and its Service depend on: let in where it says what is so anyway.
+/// Refuses other values of the flags that the pod and its Service depend on; the one value that they have anyway is accepted.
 fn check_identity(values: &mut Values, preset: &Preset) -> Result<(), Problem> {
     if let Some(value) = values.remove("port").map(|value| text(&value))
         && value != PORT.to_string()
@@ -86,7 +86,7 @@ fn check_identity(values: &mut Values, preset: &Preset) -> Result<(), Problem> {
     }
     if let Some(value) = values.remove("model").map(|value| text(&value)) {
         let is_preset = kaito_presets::find(&value).is_ok_and(|named| named.name == preset.name);
-        // Where the Kaito project's images have their weights.
+        // The path of the weights in the Kaito project's images.
         if !is_preset && value != "/workspace/vllm/weights" {
             let message = format!("model is {value}, but the workspace's is {}: leave it out", preset.name);
             return Err(does_not_fit(message));
@@ -95,7 +95,7 @@ fn check_identity(values: &mut Values, preset: &Preset) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A number of GPUs or groups of them.
+/// The size of a parallelism.
 fn number(values: &mut Values, name: &str) -> Result<Option<u32>, Problem> {
     let Some(value) = values.remove(name).map(|value| text(&value)) else { return Ok(None) };
     match value.parse().ok().filter(|number| (1..=MOST).contains(number)) {
@@ -104,7 +104,7 @@ fn number(values: &mut Values, name: &str) -> Result<Option<u32>, Problem> {
     }
 }
 
-/// As vLLM reads it: `4096`, `4k` for 4000, `4K` for 4096; `auto` and `-1` leave it to whoever computes it.
+/// A context length as vLLM reads it: `4096`, `4k` for 4000, `4K` for 4096; `auto` and `-1` mean that it is computed.
 fn context(said: &str) -> Result<Option<u64>, Problem> {
     if ["auto", "-1"].contains(&said) {
         return Ok(None);
@@ -117,7 +117,7 @@ fn context(said: &str) -> Result<Option<u64>, Problem> {
         _ => 1,
     };
     let digits = if unit == 1 { said } else { said.get(..said.len() - 1).unwrap_or_default() };
-    // Decimals are for powers of ten alone.
+    // vLLM allows decimals with powers of ten only.
     let tokens = match digits.parse::<u64>() {
         Ok(number) => number.checked_mul(unit),
         Err(_) if unit == 1000 || unit == 1_000_000 => digits
@@ -210,7 +210,7 @@ mod tests {
             ("model: mistral-7b", "model is mistral-7b, but the workspace's is mistral-7b-instruct"),
         ] {
             let problem = taken(section).unwrap_err();
-            assert_eq!(problem.reason, "ConfigDoesNotFit");
+            assert_eq!(problem.reason.as_str(), "ConfigDoesNotFit");
             assert!(problem.message.contains(part), "{section}: {}", problem.message);
         }
     }
@@ -228,7 +228,7 @@ mod tests {
             ("cpu-offload-gb: -1", "cpu-offload-gb is \"-1\""),
         ] {
             let problem = taken(section).unwrap_err();
-            assert_eq!(problem.reason, "ConfigInvalid");
+            assert_eq!(problem.reason.as_str(), "ConfigInvalid");
             assert!(problem.message.contains(part), "{section}: {}", problem.message);
         }
     }

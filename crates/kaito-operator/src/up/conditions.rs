@@ -7,9 +7,9 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::workspace::{INFERENCE_READY, RESOURCE_READY, WORKSPACE_READY};
+use crate::{reason::Reason, workspace::ConditionType};
 
-/// A message alone, like a percentage, is printed no oftener.
+/// Where only the message changed, like a percentage, it is printed this often at most.
 const MESSAGES_EVERY: Duration = Duration::from_secs(5);
 
 /// What a condition says.
@@ -17,9 +17,9 @@ const MESSAGES_EVERY: Duration = Duration::from_secs(5);
 pub struct State {
     /// Whether it holds.
     pub holds: bool,
-    /// The cause, in a word.
-    pub reason: &'static str,
-    /// The cause, in a sentence.
+    /// The cause, for programs.
+    pub reason: Reason,
+    /// The cause, for people.
     pub message: String,
 }
 
@@ -33,25 +33,25 @@ pub struct Conditions<W> {
 }
 
 impl<W: Write> Conditions<W> {
-    /// None is known yet.
+    /// Prints the head of the table; no condition is known yet.
     ///
     /// # Errors
     ///
-    /// Those of the terminal, here and below.
+    /// Those of writing to the terminal; so do the other methods.
     pub fn begin(mut terminal: W) -> io::Result<Self> {
         writeln!(terminal, "{:9}  {:14}  {:6}  {:19}  MESSAGE", "TIME", "CONDITION", "STATUS", "REASON")?;
         Ok(Self { terminal, resource: None, inference: None, workspace: None, message_printed: None })
     }
 
-    /// Whether there are nodes; here, whether the machine will do.
+    /// Sets ResourceReady: this machine is the node.
     pub fn resource(&mut self, state: State) -> io::Result<()> {
         if replace(&mut self.resource, &state) != Change::None {
-            print(&mut self.terminal, RESOURCE_READY, &state)?;
+            print(&mut self.terminal, ConditionType::ResourceReady, &state)?;
         }
         self.sum_up()
     }
 
-    /// Whether the model answers.
+    /// Sets InferenceReady.
     pub fn inference(&mut self, state: State) -> io::Result<()> {
         let due = self.message_printed.is_none_or(|last| last.elapsed() >= MESSAGES_EVERY);
         match replace(&mut self.inference, &state) {
@@ -59,18 +59,18 @@ impl<W: Write> Conditions<W> {
             Change::Message if !due => {}
             Change::Message | Change::Cause => {
                 self.message_printed = Some(Instant::now());
-                print(&mut self.terminal, INFERENCE_READY, &state)?;
+                print(&mut self.terminal, ConditionType::InferenceReady, &state)?;
             }
         }
         self.sum_up()
     }
 
-    /// Whether the model answered last.
+    /// Whether InferenceReady is true.
     pub fn is_ready(&self) -> bool {
         self.inference.as_ref().is_some_and(|state| state.holds)
     }
 
-    /// A line between the conditions.
+    /// Prints a line between the conditions.
     pub fn note(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.terminal, "{text}")?;
         self.terminal.flush()
@@ -78,17 +78,19 @@ impl<W: Write> Conditions<W> {
 
     fn sum_up(&mut self) -> io::Result<()> {
         let (Some(resource), Some(inference)) = (&self.resource, &self.inference) else { return Ok(()) };
-        let state =
-            match [(RESOURCE_READY, resource), (INFERENCE_READY, inference)].iter().find(|(_, state)| !state.holds) {
-                None => State { holds: true, reason: "WorkspaceReady", message: "the model answers".to_owned() },
-                Some((condition, state)) => {
-                    State { holds: false, reason: state.reason, message: format!("{condition} is False") }
-                }
-            };
-        // Its cause stands in the line above.
+        let state = match [(ConditionType::ResourceReady, resource), (ConditionType::InferenceReady, inference)]
+            .iter()
+            .find(|(_, state)| !state.holds)
+        {
+            None => State { holds: true, reason: Reason::WorkspaceReady, message: "the model answers".to_owned() },
+            Some((condition, state)) => {
+                State { holds: false, reason: state.reason, message: format!("{condition} is False") }
+            }
+        };
+        // Only a change of the status is printed: the line above has the cause.
         let turned = self.workspace.as_ref().map(|before| before.holds) != Some(state.holds);
         if turned {
-            print(&mut self.terminal, WORKSPACE_READY, &state)?;
+            print(&mut self.terminal, ConditionType::WorkspaceReady, &state)?;
         }
         self.workspace = Some(state);
         Ok(())
@@ -110,7 +112,11 @@ fn replace(before: &mut Option<State>, state: &State) -> Change {
     }
 }
 
-fn print(terminal: &mut impl Write, condition: &str, State { holds, reason, message }: &State) -> io::Result<()> {
+fn print(
+    terminal: &mut impl Write,
+    condition: ConditionType,
+    State { holds, reason, message }: &State,
+) -> io::Result<()> {
     let time = Timestamp::now().strftime("%H:%M:%SZ");
     let status = if *holds { "True" } else { "False" };
     writeln!(terminal, "{time:9}  {condition:14}  {status:6}  {reason:19}  {message}")?;
@@ -121,7 +127,7 @@ fn print(terminal: &mut impl Write, condition: &str, State { holds, reason, mess
 mod tests {
     use super::*;
 
-    fn state(holds: bool, reason: &'static str, message: &str) -> State {
+    fn state(holds: bool, reason: Reason, message: &str) -> State {
         State { holds, reason, message: message.to_owned() }
     }
 
@@ -135,16 +141,16 @@ mod tests {
     #[test]
     fn a_condition_is_printed_when_its_cause_changes() {
         let mut conditions = Conditions::begin(Vec::new()).unwrap();
-        conditions.resource(state(true, "ThisMachine", "2 cores")).unwrap();
+        conditions.resource(state(true, Reason::ThisMachine, "2 cores")).unwrap();
         assert_eq!(lines(&conditions), ["ResourceReady True ThisMachine 2 cores"]);
         assert!(!conditions.is_ready());
         for state in [
-            state(false, "PodsStarting", "kaito serve"),
-            state(false, "ModelLoading", "10 percent"),
-            state(false, "ModelLoading", "11 percent"),
-            state(true, "InferenceReady", "it answers"),
-            state(true, "InferenceReady", "it answers"),
-            state(false, "ContainerTerminated", "exit status 1"),
+            state(false, Reason::PodsStarting, "kaito serve"),
+            state(false, Reason::ModelLoading, "10 percent"),
+            state(false, Reason::ModelLoading, "11 percent"),
+            state(true, Reason::InferenceReady, "it answers"),
+            state(true, Reason::InferenceReady, "it answers"),
+            state(false, Reason::ContainerTerminated, "exit status 1"),
         ] {
             conditions.inference(state).unwrap();
         }
@@ -165,8 +171,8 @@ mod tests {
     #[test]
     fn columns_stand_below_each_other() {
         let mut conditions = Conditions::begin(Vec::new()).unwrap();
-        conditions.resource(state(true, "ThisMachine", "x")).unwrap();
-        conditions.inference(state(false, "ContainerOOMKilled", "y")).unwrap();
+        conditions.resource(state(true, Reason::ThisMachine, "x")).unwrap();
+        conditions.inference(state(false, Reason::ContainerOomKilled, "y")).unwrap();
         let text = String::from_utf8(conditions.terminal).unwrap();
         let header = text.lines().next().unwrap();
         for (column, words) in

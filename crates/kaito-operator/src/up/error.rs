@@ -1,9 +1,11 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
-/// Why a workspace cannot run, or goes on no longer, on this machine.
+use crate::reason::Reason;
+
+/// Why a workspace cannot run on this machine, or has stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
-    /// The address of the service is not to be had.
+    /// The service cannot listen on its address.
     #[error("the service cannot listen on {address}: {source}; --port takes another port, --port 0 any that is free")]
     Listen {
         /// The address.
@@ -11,7 +13,7 @@ pub enum UpError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The pod's own port is not to be had.
+    /// The pod's port is taken.
     #[error(
         "port {port}, which the pod serves on, is taken on this machine; end what listens there or change the pod's arguments"
     )]
@@ -36,7 +38,7 @@ pub enum UpError {
         /// The directory.
         path: PathBuf,
     },
-    /// Weights for something that is no preset.
+    /// `--weights` for a workspace without a preset.
     #[error(
         "--weights says where a preset's weights are, and this workspace has a template; name them in its arguments"
     )]
@@ -49,7 +51,7 @@ pub enum UpError {
         /// What it is.
         kind: &'static str,
     },
-    /// Work before the containers start.
+    /// An init container.
     #[error(
         "the init container {name:?} needs its image, and images are not run here; apply the manifest to a cluster"
     )]
@@ -57,7 +59,7 @@ pub enum UpError {
         /// The container.
         name: String,
     },
-    /// A server that is not ours.
+    /// A runtime whose server exists only as an image.
     #[error(
         "the annotation kaito.sh/runtime asks for vLLM, whose server is in an image, and images are not run here; apply the \
          manifest to a cluster, or leave the annotation out"
@@ -69,11 +71,11 @@ pub enum UpError {
         /// The ConfigMap.
         name: String,
     },
-    /// The controller would make none.
+    /// The controller would make no pod either.
     #[error("{reason}: {message}")]
     NoPod {
         /// The cause.
-        reason: &'static str,
+        reason: Reason,
         /// The cause, for people.
         message: String,
     },
@@ -83,10 +85,10 @@ pub enum UpError {
         /// The adapter.
         name: String,
     },
-    /// Nothing to run.
+    /// A pod without containers.
     #[error("the pod has no containers")]
     NoContainers,
-    /// Only the image knows what it would start.
+    /// A container without a command: only its image knows what it starts.
     #[error(
         "the container {container:?} has no command; what the image {image} starts is known only inside it: name the program \
          in `command`"

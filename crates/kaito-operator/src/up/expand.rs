@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// `$(NAME)` becomes the variable's value; it stays where there is no such variable. `$$` is a dollar sign.
+/// `$(NAME)` becomes the variable's value, or stays as it is where there is no such variable. `$$` is a dollar sign.
 pub fn expand(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;

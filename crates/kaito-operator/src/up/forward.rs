@@ -1,4 +1,4 @@
-//! The service: a local port whose connections go to the pod's.
+//! The service: a local port whose connections are forwarded to the pod.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,10 +9,10 @@ use tokio::{
     time,
 };
 
-/// More wait in the listener's queue.
+/// Connections beyond this number wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// Carries bytes both ways until it is dropped. A connection that the pod refuses is closed.
+/// Forwards connections until it is dropped. A connection that the pod refuses is closed.
 pub async fn forward(listener: TcpListener, target: SocketAddr) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -26,7 +26,7 @@ pub async fn forward(listener: TcpListener, target: SocketAddr) {
                 });
             }
             Err(error) => {
-                // No file descriptor is free, most likely; some connection will end.
+                // Most likely no file descriptor is free; wait until some connection ends.
                 tracing::warn!(%error, "cannot take a connection");
                 time::sleep(Duration::from_millis(100)).await;
             }

@@ -32,7 +32,7 @@ impl Machine {
     }
 }
 
-/// How many processes the kernel has killed for memory since it started, where it says so.
+/// How many processes the kernel has killed because memory ran out, since the machine started; where the kernel counts them.
 pub fn out_of_memory_kills() -> Option<u64> {
     counter(&fs::read_to_string("/proc/vmstat").ok()?, "oom_kill")
 }

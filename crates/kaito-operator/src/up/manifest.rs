@@ -12,7 +12,7 @@ use crate::{
     yaml,
 };
 
-/// A workspace that admission lets pass, and what it refers to.
+/// A workspace that passes admission, and the ConfigMap that it refers to.
 #[derive(Debug, Clone)]
 pub struct Manifest {
     /// The workspace, with its defaults.
@@ -65,7 +65,7 @@ fn lines(errors: &[String]) -> String {
 }
 
 impl Manifest {
-    /// Reads a file's text. The second value is what its author should know all the same.
+    /// Reads a file's text. The second value is the warnings of admission.
     ///
     /// # Errors
     ///

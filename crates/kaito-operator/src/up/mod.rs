@@ -1,5 +1,5 @@
-//! A workspace on this machine, without a cluster: its pod's containers as processes, its service as a local port, its
-//! conditions in the terminal.
+//! `kaito up`: a workspace on this machine, without a cluster. The containers of its pod run as processes, its service is a
+//! local port, and its conditions are printed to the terminal.
 
 mod conditions;
 mod error;
@@ -33,7 +33,7 @@ use tokio::{
     time,
 };
 
-use crate::workspace::Workspace;
+use crate::{reason::Reason, workspace::Workspace};
 
 /// How often the pod is asked for its health.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -41,13 +41,13 @@ const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How a workspace is run here.
 #[derive(Debug, Clone, Copy)]
 pub struct UpOptions<'a> {
-    /// The program that `kaito` means in a pod.
+    /// The program to start where a pod's command is `kaito`.
     pub kaito: &'a Path,
     /// Local port of the service; 0 takes any that is free.
     pub port: u16,
     /// The preset's weights, instead of a download.
     pub weights: Option<&'a Path>,
-    /// Takes each line that a process prints, after the name of workspace and container; it waits for nobody.
+    /// Takes each line that a process prints, after the name of workspace and container. It must not block.
     pub log: fn(&str, &str),
 }
 
@@ -92,7 +92,7 @@ pub async fn up(manifest: &Manifest, options: &UpOptions<'_>, terminal: impl Wri
         () = time::sleep(plan.grace_period) => report.killing("the grace period is over")?,
         () = interrupts.next() => report.killing("interrupted again")?,
     }
-    // Also what a process has left behind.
+    // Also processes that the containers left behind.
     groups.iter().for_each(|group| group.kill());
     while ends.next().await.is_some() {}
     forwarding.abort();
@@ -101,7 +101,8 @@ pub async fn up(manifest: &Manifest, options: &UpOptions<'_>, terminal: impl Wri
 
 /// A loopback address that nothing listens on. Something else may take it before the pod does; the pod then says so.
 ///
-/// A pod has an address of its own, so that its port is always free; 127.0.0.0/8 is as good where all of it is loopback.
+/// In a cluster a pod has an address of its own, so its port is always free. Here another address of 127.0.0.0/8 does the same,
+/// where the system has all of them.
 fn free_address(port: Option<u16>) -> Result<SocketAddr, UpError> {
     let bind = |last: u8, port: u16| std::net::TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), port))?.local_addr();
     match port {
@@ -142,7 +143,7 @@ async fn health_of(pod: SocketAddr, plan: &PodPlan) -> Health {
     probe(pod, plan.health_path.as_deref()).await
 }
 
-/// What asks this program to end.
+/// The signals that end this program.
 struct Interrupts([Signal; 3]);
 
 impl Interrupts {
@@ -176,34 +177,34 @@ impl<W: Write> Report<W> {
     fn begin(workspace: &Workspace, service: SocketAddr, terminal: W) -> Result<Self, UpError> {
         let mut conditions = Conditions::begin(terminal).map_err(terminal_gone)?;
         let message = format!("this machine: {}", Machine::this().describe());
-        let state = State { holds: true, reason: "ThisMachine", message };
+        let state = State { holds: true, reason: Reason::ThisMachine, message };
         conditions.resource(state).map_err(terminal_gone)?;
         Ok(Self { conditions, service, example: pod::example(workspace, service) })
     }
 
-    fn inference(&mut self, holds: bool, reason: &'static str, message: String) -> Result<(), UpError> {
+    fn inference(&mut self, holds: bool, reason: Reason, message: String) -> Result<(), UpError> {
         self.conditions.inference(State { holds, reason, message }).map_err(terminal_gone)
     }
 
     fn started(&mut self, process: &Process, group: Group) -> Result<(), UpError> {
         let message = format!("{group} runs {}", command_line(process));
-        self.inference(false, "PodsStarting", message)
+        self.inference(false, Reason::PodsStarting, message)
     }
 
     fn health(&mut self, health: Health) -> Result<(), UpError> {
         let was_ready = self.conditions.is_ready();
         match health {
             Health::Ready => {
-                self.inference(true, "InferenceReady", format!("http://{} answers", self.service))?;
+                self.inference(true, Reason::InferenceReady, format!("http://{} answers", self.service))?;
                 if let Some(example) = self.example.take() {
                     self.conditions.note(&format!("\nTry it:\n\n{example}\n")).map_err(terminal_gone)?;
                 }
                 Ok(())
             }
-            Health::NotReady(message) if was_ready => self.inference(false, "ServerUnhealthy", message),
-            Health::NotReady(message) => self.inference(false, "ModelLoading", message),
-            Health::Silent(message) if was_ready => self.inference(false, "ServerUnhealthy", message),
-            // It has not come so far as to listen.
+            Health::NotReady(message) if was_ready => self.inference(false, Reason::ServerUnhealthy, message),
+            Health::NotReady(message) => self.inference(false, Reason::ModelLoading, message),
+            Health::Silent(message) if was_ready => self.inference(false, Reason::ServerUnhealthy, message),
+            // The server does not listen yet.
             Health::Silent(_) => Ok(()),
         }
     }
@@ -223,11 +224,11 @@ impl<W: Write> Report<W> {
 
     fn interrupted(&mut self, grace_period: Duration) -> Result<(), UpError> {
         let message = format!("asked to end; killed after {} s, or at another interrupt", grace_period.as_secs());
-        self.inference(false, "Terminating", message)
+        self.inference(false, Reason::Terminating, message)
     }
 
     fn killing(&mut self, why: &str) -> Result<(), UpError> {
-        self.inference(false, "Killed", why.to_owned())
+        self.inference(false, Reason::Killed, why.to_owned())
     }
 }
 

@@ -1,7 +1,7 @@
 //! A pod as processes of this machine.
 //!
-//! Programs and arguments are the pod's own. What differs is what a container would have brought: its own network, instead of
-//! which it gets a loopback address or a port of its own, and its image's files, so that the weights have to be named.
+//! Programs and arguments are the pod's own. Two things differ from a container: a process has no network of its own, so it gets
+//! a loopback address or a port of its own; and it has no files of an image, so the weights have to be named.
 
 use std::{
     collections::BTreeMap,
@@ -13,21 +13,19 @@ use std::{
 use k8s_openapi::api::core::v1::{Container, EnvVar, PodSpec, Probe, Volume};
 
 use super::{UpError, expand::expand};
-
-/// The port that the service asks of a pod.
-const SERVED_PORT: u16 = 5000;
+use crate::runtime::PORT;
 
 /// What Kubernetes waits between asking a pod to end and killing it, unless the pod says otherwise.
 const DEFAULT_GRACE_PERIOD: i64 = 30;
 
-/// What stands in for images.
+/// What takes the place of images.
 #[derive(Clone)]
 pub struct Local<'a> {
-    /// The program that `kaito` means.
+    /// The program to start where a command is `kaito`.
     pub kaito: &'a Path,
     /// What an image would have set in the environment of `kaito`.
     pub image_env: BTreeMap<String, String>,
-    /// Finds an address of this machine that is free, with that port if there is one to be.
+    /// Finds a free address of this machine, with this port if one is given.
     pub free_address: &'a dyn Fn(Option<u16>) -> Result<SocketAddr, UpError>,
     /// The pod's name and namespace, for containers that ask.
     pub pod: &'a str,
@@ -42,9 +40,9 @@ pub struct Process {
     pub container: String,
     /// What is started.
     pub program: PathBuf,
-    /// With what arguments.
+    /// Its arguments.
     pub args: Vec<String>,
-    /// And what is added to this program's environment.
+    /// Variables that are added to this program's environment.
     pub env: BTreeMap<String, String>,
     /// Where it runs, if not here.
     pub working_directory: Option<PathBuf>,
@@ -57,9 +55,9 @@ pub struct PodPlan {
     pub processes: Vec<Process>,
     /// Where the pod serves on this machine.
     pub address: SocketAddr,
-    /// What is asked to know whether it is ready; an open port is enough where there is no path.
+    /// The path of its readiness check; where there is none, an open port is enough.
     pub health_path: Option<String>,
-    /// Time between the request to end and the end.
+    /// Time between SIGTERM and SIGKILL.
     pub grace_period: Duration,
 }
 
@@ -67,7 +65,7 @@ pub struct PodPlan {
 ///
 /// # Errors
 ///
-/// What the pod needs and only a cluster has.
+/// Where the pod needs something that only a cluster has.
 pub fn plan(pod: &PodSpec, local: &Local<'_>) -> Result<PodPlan, UpError> {
     for volume in pod.volumes.iter().flatten() {
         if let Some(kind) = only_in_a_cluster(volume) {
@@ -79,9 +77,8 @@ pub fn plan(pod: &PodSpec, local: &Local<'_>) -> Result<PodPlan, UpError> {
     }
     let mut processes =
         pod.containers.iter().map(|container| process(container, local)).collect::<Result<Vec<_>, _>>()?;
-    let serves = |container: &Container| {
-        container.ports.iter().flatten().any(|port| port.container_port == i32::from(SERVED_PORT))
-    };
+    let serves =
+        |container: &Container| container.ports.iter().flatten().any(|port| port.container_port == i32::from(PORT));
     let serving = pod.containers.iter().position(serves).unwrap_or_default();
     let (container, process) =
         pod.containers.get(serving).zip(processes.get_mut(serving)).ok_or(UpError::NoContainers)?;
@@ -95,7 +92,7 @@ pub fn plan(pod: &PodSpec, local: &Local<'_>) -> Result<PodPlan, UpError> {
         }
         address
     } else {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(SERVED_PORT)))
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port.unwrap_or(PORT)))
     };
     let health_path =
         container.readiness_probe.as_ref().and_then(path).or_else(|| is_kaito.then(|| "/healthz".to_owned()));
@@ -115,7 +112,7 @@ fn process(container: &Container, local: &Local<'_>) -> Result<Process, UpError>
         image: container.image.clone().unwrap_or_default(),
     })?;
     let program = if Path::new(&program).file_name().is_some_and(|name| name == "kaito") {
-        // What the manifest says wins over the image.
+        // The manifest wins over the image.
         for (name, value) in &local.image_env {
             env.entry(name.clone()).or_insert_with(|| value.clone());
         }

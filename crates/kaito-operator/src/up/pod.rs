@@ -1,4 +1,4 @@
-//! The pod of a workspace: the very one that the controller would make.
+//! The pod of a workspace, as the controller would make it.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     decide::{self, Config, Observed, Options},
+    layout,
     workspace::{Runtime, Workspace},
 };
 
@@ -64,7 +65,7 @@ fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
     // No image is pulled, but a public preset has to have one.
     let options = Options { preset_registry: Some("localhost".to_owned()), ..Options::default() };
     if let Some(preset) = preset(workspace)
-        && let Some(ranks) = decide::ranks(workspace, preset)
+        && let Some(ranks) = layout::ranks(workspace, preset)
     {
         return Err(UpError::SeveralRanks { preset: preset.name.to_owned(), ranks });
     }
@@ -73,7 +74,7 @@ fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
     Ok(template.spec.unwrap_or_default())
 }
 
-/// Takes away what is there to hold files of images: here they come from --weights or the hub.
+/// Removes volumes and variables for files of images: here the files come from --weights or the hub.
 fn replace_images(pod: &mut PodSpec) {
     pod.volumes = None;
     for container in &mut pod.containers {

@@ -1,4 +1,4 @@
-//! Asks a server for its health, like a kubelet.
+//! Probes a server, as a kubelet does.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,9 +14,9 @@ const MAX_BODY: usize = 64 << 10;
 /// What a server says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// It answers, and well.
+    /// It is ready.
     Ready,
-    /// It answers, but is not ready, and maybe says why.
+    /// It answers that it is not ready, with the cause if it names one.
     NotReady(String),
     /// Nothing answers.
     Silent(String),

@@ -1,4 +1,4 @@
-//! A container as a process of this machine: started, listened to, ended.
+//! A container as a process of this machine: starts it, reads its output, ends it.
 
 use std::{
     collections::VecDeque,
@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{machine, plan::Process};
+use crate::reason::Reason;
 
 /// Lines of a process that are kept to say why it ended.
 const KEPT_LINES: usize = 20;
@@ -26,7 +27,7 @@ const KEPT_LINES: usize = 20;
 pub struct Running {
     /// The container's name.
     pub container: String,
-    /// It and all that it starts.
+    /// Its process group.
     pub group: Group,
     child: Child,
     logs: JoinSet<()>,
@@ -41,16 +42,16 @@ pub enum Ended {
     Status(i32),
     /// By a signal from somewhere.
     Signal(i32),
-    /// By the kernel, for want of memory.
+    /// By the kernel, because memory ran out.
     OutOfMemory,
 }
 
 impl Ended {
-    /// The reason of the condition, in the words that a cluster uses.
-    pub fn reason(self) -> &'static str {
+    /// The reason of the condition.
+    pub fn reason(self) -> Reason {
         match self {
-            Self::OutOfMemory => "ContainerOOMKilled",
-            Self::Status(_) | Self::Signal(_) => "ContainerTerminated",
+            Self::OutOfMemory => Reason::ContainerOomKilled,
+            Self::Status(_) | Self::Signal(_) => Reason::ContainerTerminated,
         }
     }
 }
@@ -76,7 +77,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// The system's, above all where there is no such program.
+    /// Those of the system, for example where there is no such program.
     pub fn start(process: &Process, log: Log) -> io::Result<Self> {
         let kills_before = machine::out_of_memory_kills();
         let mut command = Command::new(&process.program);
@@ -109,7 +110,7 @@ impl Running {
     /// Waits for the end.
     pub async fn ended(&mut self) -> io::Result<Ended> {
         let status = self.child.wait().await?;
-        // What it said last; a process that it left behind may hold the pipes open.
+        // Reads the rest of its output, but not for ever: a process that it left behind may hold the pipes open.
         let _ = time::timeout(Duration::from_secs(2), async { while self.logs.join_next().await.is_some() {} }).await;
         Ok(classify(status, self.kills_before, machine::out_of_memory_kills()))
     }
@@ -120,7 +121,7 @@ impl Running {
     }
 }
 
-/// A process and all that it starts, by the id of the first.
+/// A process group: a process and all that it starts, by the id of the first.
 #[derive(Debug, Clone, Copy)]
 pub struct Group(Option<u32>);
 
@@ -253,7 +254,7 @@ mod tests {
         };
         running.group.terminate();
         assert_eq!(running.ended().await.unwrap(), Ended::Signal(15));
-        // Whoever adopts it reaps it; until then it is a zombie, which has ended too.
+        // Its new parent reaps it. Until then it is a zombie, which has ended too.
         let ended = || {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", grandchild.as_raw_nonzero()));
             stat.map_or(true, |stat| stat.contains(") Z "))

@@ -27,7 +27,7 @@ pub struct FakeApiServer {
 struct State {
     objects: BTreeMap<String, Value>,
     version: u64,
-    /// Method, path and status of what changes objects.
+    /// Method, path and status of each write.
     writes: Vec<(String, String, u16)>,
     forbidden: Vec<Method>,
 }
@@ -52,7 +52,7 @@ impl FakeApiServer {
         self.state.lock().unwrap().objects.get(path).cloned()
     }
 
-    /// As somebody else would, whatever the version.
+    /// Stores an object as another client would, whatever the version.
     pub fn put(&self, path: &str, mut object: Value) {
         let (_, name) = path.rsplit_once('/').unwrap();
         object["metadata"]["name"] = json!(name);
@@ -71,7 +71,7 @@ impl FakeApiServer {
         state.version += 1;
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
         state.objects.insert(path.to_owned(), object.clone());
-        // Nobody may be watching.
+        // There may be no watch.
         let _ = self.events.send(json!({"path": path, "type": "MODIFIED", "object": object.clone()}));
         object
     }
@@ -81,7 +81,7 @@ impl FakeApiServer {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
         let body = request.into_body().collect().await.unwrap().to_bytes();
-        // Requests of others come between.
+        // Lets requests of other clients come between.
         tokio::task::yield_now().await;
         if method == Method::GET {
             return self.read(&path, &query);

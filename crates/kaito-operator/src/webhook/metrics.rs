@@ -6,7 +6,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// Seconds; the API server waits ten, and users feel a tenth.
+/// Upper bounds of the histogram in seconds. The API server waits ten; a tenth is what users begin to notice.
 const BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0, 10.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,13 +40,13 @@ impl Metrics {
         );
         registry.register_with_unit(
             "webhook_review_duration",
-            "From a request's head to the end of its answer",
+            "How long a review takes, from the head of the request to the end of the answer",
             Unit::Seconds,
             self.durations.clone(),
         );
         registry.register_with_unit(
             "webhook_certificate_end_timestamp",
-            "When the serving certificate ends, if nobody renews it",
+            "When the serving certificate expires unless it is renewed",
             Unit::Seconds,
             self.certificate_end.clone(),
         );

@@ -1,7 +1,7 @@
 //! The admission webhook: HTTPS for the API server, with certificates that it makes and renews itself.
 //!
-//! A review is a pure function of its request ([`review`]); every replica answers, leader or not. Where no replica
-//! answers, the API server refuses workspaces: the configurations say `failurePolicy: Fail`.
+//! A review is a pure function of its request ([`review`]), and every replica answers, leader or not. Where no replica answers,
+//! the API server refuses workspaces: the webhook configurations have `failurePolicy: Fail`.
 
 mod certificates;
 #[cfg(test)]
@@ -61,7 +61,7 @@ impl Server {
         Ok(Self { listener, address, options })
     }
 
-    /// The address that it listens on, with the port that the system chose if it was to choose.
+    /// The address that it listens on, with the port that the system chose where 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -86,8 +86,8 @@ impl Server {
     }
 }
 
-/// Answers on a thread of its own: whoever applies a manifest waits for its review, and a burst of reconciles, which nobody
-/// waits for, would have its tasks queued before it.
+/// Answers on a thread of its own. Somebody waits for each review; on the common runtime it would wait behind the tasks of a
+/// burst of reconciles.
 async fn serve_apart(
     listener: TcpListener,
     address: SocketAddr,
@@ -102,7 +102,7 @@ async fn serve_apart(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener).map_err(failed)?;
-            // Also when whoever waits for this is dropped.
+            // It also ends when the future of this function is dropped.
             server::serve(listener, tls, reviewer, async { drop(ended.await) }).await;
             Ok(())
         })

@@ -1,4 +1,4 @@
-//! An AdmissionReview's way: from the bytes of a request to those of its answer. A pure function.
+//! Answers an AdmissionReview: a pure function from the bytes of a request to those of its answer.
 
 use k8s_openapi::ByteString;
 use kaito_presets::InstanceTypes;
@@ -24,7 +24,7 @@ pub enum Webhook {
 }
 
 impl Webhook {
-    /// The one at a path of the server.
+    /// The webhook at a path of the server.
     pub fn at(path: &str) -> Option<Self> {
         match path {
             "/mutate" => Some(Self::Mutate),
@@ -41,7 +41,7 @@ impl Webhook {
     }
 }
 
-/// An answer, and what it was to.
+/// An answer, and what metrics count of it.
 #[derive(Debug)]
 pub struct Answer {
     pub body: Vec<u8>,
@@ -53,7 +53,7 @@ pub struct Answer {
 ///
 /// # Errors
 ///
-/// Why it is no review, for the log of the API server.
+/// Where the body is no review; the text is for the log of the API server.
 pub fn review(webhook: Webhook, body: &[u8], instance_types: &InstanceTypes) -> Result<Answer, String> {
     let review: AdmissionReview<DynamicObject> =
         serde_json::from_slice(body).map_err(|error| format!("the body is no AdmissionReview: {error}"))?;
@@ -95,20 +95,20 @@ fn encode(mut response: AdmissionResponse) -> serde_json::Result<Vec<u8>> {
     let patch = response.patch.take();
     let mut review = serde_json::to_value(response.into_review())?;
     if let Some(patch) = patch {
-        // The type would write the bytes as a list of numbers; the specification says base64.
+        // In base64, as the specification says; the type alone would write a list of numbers.
         review["response"]["patch"] = serde_json::to_value(ByteString(patch))?;
     }
     serde_json::to_vec(&review)
 }
 
-/// What there is to look at.
+/// The objects to review.
 struct Subject {
     new: Value,
     old: Option<Value>,
     on_unknown_fields: OnUnknownFields,
 }
 
-/// What the client wants done about fields that nobody knows: its `fieldValidation`, as the API server understands it.
+/// What the client asks for about unknown fields: its `fieldValidation`, by the API server's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnUnknownFields {
     Ignore,
@@ -116,7 +116,8 @@ enum OnUnknownFields {
     Refuse,
 }
 
-/// `None` for what passes as it is: what is being deleted must be able to lose its finalizers, and status is ours.
+/// `None` where nothing is checked: a workspace that is being deleted must be able to lose its finalizers, and only the
+/// controller writes the status.
 fn subject(request: &AdmissionRequest<DynamicObject>) -> Option<Subject> {
     if !matches!(request.operation, Operation::Create | Operation::Update)
         || request.sub_resource.as_ref().is_some_and(|name| !name.is_empty())
@@ -144,7 +145,7 @@ fn validate(mut response: AdmissionResponse, subject: &Subject, instance_types: 
     let old = subject.old.as_ref().map(strict::read);
     let verdict = match &old {
         Some(Ok(old)) => admission::validate_update(&old.object, &new.object),
-        // What cannot be read was stored by another release; whatever it becomes is judged as a whole.
+        // An old object that cannot be read was stored by another release. The new one is then checked as a whole.
         None | Some(Err(_)) => admission::validate_create(&new.object, instance_types),
     };
     let (mut errors, mut warnings) = (verdict.errors, verdict.warnings);
@@ -168,7 +169,7 @@ fn validate(mut response: AdmissionResponse, subject: &Subject, instance_types: 
     if errors.is_empty() { response } else { refuse(response, &errors) }
 }
 
-/// The API server knows better which fields these have.
+/// Fields of objects that the API server validates itself.
 fn is_of_the_api_server(path: &str) -> bool {
     ["metadata", "status"].iter().any(|field| path.strip_prefix(field).is_some_and(|rest| rest.starts_with('.')))
 }
@@ -202,13 +203,13 @@ fn refuse(mut response: AdmissionResponse, errors: &[FieldError]) -> AdmissionRe
 }
 
 fn mutate(response: AdmissionResponse, subject: &Subject) -> Result<AdmissionResponse, String> {
-    // What cannot be read gets no defaults: the validating webhook and the API server say what is wrong with it.
+    // An object that cannot be read gets no defaults; the validating webhook and the API server say what is wrong with it.
     let Ok(read) = strict::read(&subject.new) else { return Ok(response) };
     let patch = difference(&read.object, &admission::defaults(&read.object)).map_err(|error| error.to_string())?;
     if patch.0.is_empty() { Ok(response) } else { response.with_patch(patch).map_err(|error| error.to_string()) }
 }
 
-/// Both are written by the same types, so that nothing but the defaults differs.
+/// The difference of the defaults alone: both sides are serialised by the same types.
 fn difference(before: &Workspace, after: &Workspace) -> serde_json::Result<json_patch::Patch> {
     Ok(json_patch::diff(&serde_json::to_value(before)?, &serde_json::to_value(after)?))
 }

@@ -1,4 +1,4 @@
-//! HTTPS: connections, limits, and the way from a request to its review.
+//! The HTTPS server: connections, limits, and routing of requests to reviews.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -31,24 +31,25 @@ use super::{
 };
 use crate::Error;
 
-/// Two objects of the most that etcd takes, and what stands around them.
+/// Largest body: an old and a new object, each as large as etcd allows, with room for the rest of the review.
 const MAX_BODY: usize = 4 << 20;
-/// Bodies that are in memory at once, so that they take no more than 128 MiB.
+/// Most bodies in memory at once, so that they take 128 MiB at most.
 const MAX_REVIEWS: usize = 32;
-/// Connections at once. API servers keep a few each.
+/// Most connections at once. An API server keeps a few.
 const MAX_CONNECTIONS: usize = 256;
-/// How long a client may take over the handshake.
+/// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may lie idle: longer than clients in Go keep one, so that it is they who close it.
+/// How long a connection may be idle. Clients in Go close idle connections earlier, so that no request meets one that is just
+/// being closed here.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a client may take over a body; the API server itself waits ten seconds in all.
+/// How long a body may take to arrive; the API server itself waits ten seconds for the whole review.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long requests may take to end once the server ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after a connection could not be taken, for want of file handles as a rule.
+/// The pause after a connection could not be accepted, as a rule because no file descriptor is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What every request is answered from.
+/// What reviews depend on.
 #[derive(Clone)]
 pub struct Reviewer {
     pub instance_types: watch::Receiver<Arc<InstanceTypes>>,
@@ -68,7 +69,7 @@ pub fn tls(resolver: Arc<dyn ResolvesServerCert>) -> Result<TlsAcceptor, Error> 
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(resolver);
-    // API servers speak no HTTP/2 to webhooks, lest one connection keep them at one replica.
+    // No HTTP/2: with it, an API server would send all reviews over one connection to one replica.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config).into())
 }
@@ -95,7 +96,7 @@ pub async fn serve(listener: TcpListener, tls: TlsAcceptor, reviewer: Reviewer, 
     connections.shutdown().await;
 }
 
-/// Takes a connection once there is a slot for it; the others wait with the operating system.
+/// Accepts a connection once there is a slot for it; others wait in the operating system's queue.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
@@ -119,7 +120,7 @@ async fn serve_one(
     watcher: Watcher,
     _slot: OwnedSemaphorePermit,
 ) {
-    // Else an answer waits for the client's acknowledgement of the tickets that end a handshake, up to 40 ms.
+    // Without it, the first answer would wait up to 40 ms for the client to acknowledge the TLS session tickets.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "answers may be delayed");
     }

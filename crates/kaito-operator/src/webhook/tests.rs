@@ -1,4 +1,4 @@
-//! The webhook as the API server meets it: over TLS, by the names of its Service.
+//! The webhook as the API server calls it: over TLS, by the names of its Service.
 
 use std::{
     sync::{Arc, Mutex},
@@ -26,7 +26,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{fake_api_server::FakeApiServer, *};
 
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/kaito-webhook";
-/// Generous: it is reached only where something is broken.
+/// Far longer than anything takes: it is reached only where something is broken.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Longer than a serving certificate is used, shorter than it is valid.
 const RENEWAL: Duration = Duration::from_secs(70 * 24 * 60 * 60);
@@ -48,7 +48,7 @@ async fn run() -> Running {
         json!({"webhooks": [{"name": "validate.workspaces.kaito.sh", "clientConfig": {},
         "admissionReviewVersions": ["v1"], "sideEffects": "None"}]}),
     );
-    // Clients go by the system's clock, by which both a certificate of back then and one of today are valid.
+    // Clients use the system's clock, by which both the old and the new certificate are valid.
     let time = Arc::new(Mutex::new(SystemTime::now() - RENEWAL));
     let clock = Arc::clone(&time);
     let (ready_sender, ready) = watch::channel(false);
@@ -88,7 +88,7 @@ impl Running {
         CertificateDer::pem_slice_iter(&bundle.0).map(Result::unwrap).collect()
     }
 
-    /// As the API server does: it trusts what the configuration says, and calls the Service by name.
+    /// A client like the API server: it trusts the configuration's `caBundle`, and calls the Service by name.
     async fn connect(&self, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(self.authority());
@@ -109,7 +109,7 @@ impl Running {
             body.len()
         );
         stream.write_all(head.as_bytes()).await.unwrap();
-        // What is refused by its head may not be read to its end.
+        // A request that is refused by its head may not be read to its end.
         let _ = stream.write_all(body).await;
         let mut answer = Vec::new();
         let _ = timeout(LIMIT, stream.read_to_end(&mut answer)).await.unwrap();
@@ -194,7 +194,7 @@ async fn reviews_are_answered_and_counted() {
     running.end().await;
 }
 
-/// Somebody applies the manifest again: the authority is gone from it.
+/// Somebody applies the manifest again, which removes the authority.
 #[tokio::test]
 async fn a_configuration_that_is_overwritten_is_mended() {
     let running = run().await;
@@ -218,7 +218,7 @@ async fn a_renewed_certificate_is_shown_without_a_pause() {
     let first = running.leaf().await;
     let mut open = running.connect("kaito-webhook.kaito.svc").await.unwrap();
     *running.time.lock().unwrap() += RENEWAL;
-    // Any change makes it look at the clock; it would look within the hour anyway.
+    // Any change makes it reconcile; it would within the hour anyway.
     running.api_server.put(CONFIGURATION, running.api_server.get(CONFIGURATION).unwrap());
     timeout(LIMIT, async {
         while running.leaf().await == first {

@@ -1,3 +1,5 @@
+//! `inference`: the model, its images, its adapters.
+
 use k8s_openapi::api::core::v1::{PodTemplateSpec, Volume};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 use serde_json::Value;
@@ -28,7 +30,7 @@ pub struct InferenceSpec {
 pub struct PresetSpec {
     /// Any spelling that [`kaito_presets::find`] accepts.
     pub name: String,
-    /// Who keeps the image.
+    /// Whose image is used.
     #[serde(default, deserialize_with = "tolerant::null")]
     pub access_mode: AccessMode,
     /// Where a private image is.
@@ -36,7 +38,7 @@ pub struct PresetSpec {
     pub preset_options: PresetOptions,
 }
 
-/// Who keeps the image of a preset.
+/// Whose image of a preset is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AccessMode {
@@ -94,12 +96,12 @@ pub struct AdapterSource {
     /// Addresses of the adapter's files.
     #[serde(default, deserialize_with = "tolerant::null", skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
-    /// A volume that holds the adapter. It has no name: whoever mounts it gives it one.
+    /// A volume that holds the adapter; it is named when it is mounted.
     #[serde(default, with = "nameless", skip_serializing_if = "Option::is_none")]
     pub volume_source: Option<Box<Volume>>,
 }
 
-/// A volume's source: Kubernetes' OpenAPI document, which our types come from, has it as part of [`Volume`] only.
+/// A volume's source without a name. Kubernetes' OpenAPI document, which our types come from, has it as part of [`Volume`] only.
 mod nameless {
     use super::{Deserialize, Deserializer, Serialize, Serializer, Value, Volume, de, ser};
 

@@ -2,12 +2,12 @@
 //!
 //! Two ways to read one:
 //!
-//! - serde, as the API server sends it. Fields that these types do not know are passed over, so that a controller goes on
-//!   after the resource has grown a field. Nothing is lost in the cluster by that, because nobody here writes a whole
-//!   workspace back: defaults are JSON patches, status and finalizer are server-side applied.
-//! - [`strict::read`], for what a person wrote: it names every field that would be passed over, with its path. The API
-//!   server does the same for all but [`InferenceSpec::template`] and [`AdapterSource::volume_source`], whose schema is
-//!   open; the webhook closes that gap.
+//! - serde, as the API server sends it. Unknown fields are ignored, so that a controller still works when a newer release has
+//!   added fields. They are not lost in the cluster, because a whole workspace is never written back: defaults and finalizers
+//!   are patches, and the status is written by server-side apply.
+//! - [`strict::read`], for what a person wrote: it names every unknown field with its path. The API server does the same for
+//!   all but [`InferenceSpec::template`] and [`AdapterSource::volume_source`], whose schema is open; the admission webhook
+//!   closes that gap.
 
 mod inference;
 mod names;
@@ -23,12 +23,12 @@ pub use inference::{AccessMode, AdapterSource, AdapterSpec, InferenceSpec, Prese
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 pub use names::{
     ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME, FINALIZER, GROUP, KIND,
-    LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, PLURAL,
+    LABEL_INSTANCE_TYPE, LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, PLURAL,
 };
 pub use resource_spec::{MOST_NODES, ResourceSpec};
 pub use runtime::{Runtime, UnknownRuntime};
 use serde::{Deserialize, Serialize};
-pub use status::{INFERENCE_READY, NODE_CLAIM_READY, RESOURCE_READY, WORKSPACE_READY, WorkspaceState, WorkspaceStatus};
+pub use status::{ConditionType, WorkspaceState, WorkspaceStatus};
 
 /// A model to serve, and the nodes to serve it on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -97,9 +97,16 @@ impl Workspace {
         self.metadata.namespace.as_deref().unwrap_or_default()
     }
 
-    /// Whether an object names this workspace as an owner, and not one that had its name before.
+    /// Whether an object has this workspace as an owner, by its uid: another workspace may have had the name before.
     pub fn owns(&self, object: &ObjectMeta) -> bool {
         object.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == self.metadata.uid.as_ref())
+    }
+
+    /// Whether the labels of a node claim, or of the node that came of it, name this workspace. Both have no namespace, so
+    /// one label has the name, and another the namespace.
+    pub fn is_on_labels_of(&self, object: &ObjectMeta) -> bool {
+        let label = |key: &str| object.labels.as_ref().and_then(|labels| labels.get(key)).map(String::as_str);
+        label(LABEL_WORKSPACE) == Some(self.name()) && label(LABEL_WORKSPACE_NAMESPACE) == Some(self.namespace())
     }
 
     /// The preset to serve, if it is not a pod template.
@@ -131,7 +138,7 @@ impl Workspace {
         self.annotation(ANNOTATION_RUNTIME).map_or(Ok(Runtime::default()), str::parse)
     }
 
-    /// The labels that everything owned by this workspace bears.
+    /// The labels of everything that this workspace owns.
     pub fn owned_labels(&self) -> BTreeMap<String, String> {
         BTreeMap::from([(LABEL_WORKSPACE.to_owned(), self.name().to_owned())])
     }
@@ -142,7 +149,7 @@ impl Workspace {
     }
 }
 
-// By hand: the derive of custom resources wants a `spec`.
+// By hand, since the derive of custom resources needs a `spec`.
 impl kube::Resource for Workspace {
     type DynamicType = ();
     type Scope = NamespaceResourceScope;

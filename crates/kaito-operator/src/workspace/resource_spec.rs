@@ -1,3 +1,5 @@
+//! `resource`: the nodes.
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
@@ -12,10 +14,10 @@ pub const MOST_NODES: i32 = 5000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceSpec {
-    /// How many nodes. Signed, since the admission rules refuse what is less than one, with a message.
+    /// How many nodes. Signed, so that admission can refuse a negative number with a message.
     #[serde(default = "one")]
     pub count: i32,
-    /// The cloud's name for the nodes' shape; `None` for any node that the selector matches.
+    /// The cloud's instance type; `None` for any node that the selector matches.
     #[serde(default, deserialize_with = "tolerant::empty", skip_serializing_if = "Option::is_none")]
     pub instance_type: Option<String>,
     /// The labels that a node must have.

@@ -1,3 +1,5 @@
+//! The annotation `kaito.sh/runtime`.
+
 use std::{fmt, str::FromStr};
 
 /// What serves the model in the pods.
@@ -24,7 +26,7 @@ impl FromStr for Runtime {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name {
-            // Manifests of the Kaito project ask for that HTTP API by the name of the library behind it.
+            // Manifests of the Kaito project ask for the same HTTP API by the name transformers.
             "kaito" | "transformers" => Ok(Self::Kaito),
             "vllm" => Ok(Self::Vllm),
             _ => Err(UnknownRuntime { name: name.to_owned() }),

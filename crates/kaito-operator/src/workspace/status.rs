@@ -1,16 +1,37 @@
+//! `status`: what the controller observed last.
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::tolerant;
+use crate::named::named;
 
-/// Type of the condition that says whether the nodes are there.
-pub const RESOURCE_READY: &str = "ResourceReady";
-/// Type of the condition that says whether the claims of nodes are fulfilled; only where claims are made.
-pub const NODE_CLAIM_READY: &str = "NodeClaimReady";
-/// Type of the condition that says whether the model answers.
-pub const INFERENCE_READY: &str = "InferenceReady";
-/// Type of the condition that sums up the others.
-pub const WORKSPACE_READY: &str = "WorkspaceReady";
+named! {
+    /// Types of a workspace's conditions.
+    pub enum ConditionType {
+        /// Whether the nodes are there.
+        ResourceReady,
+        /// Whether Karpenter has fulfilled the node claims; only where node claims are made.
+        NodeClaimReady,
+        /// Whether the model answers.
+        InferenceReady,
+        /// Whether the server applies the adapters as the workspace says; only where there are any.
+        AdaptersReady,
+        /// Whether all of the ConfigMap that `inference.config` names has an effect; only where it names one.
+        ConfigApplied,
+        /// Whether the pods are as this controller makes them; only while they are not.
+        UpToDate,
+        /// Sums up the others.
+        WorkspaceReady,
+    }
+}
+
+impl ConditionType {
+    /// Whether it counts in WorkspaceReady: the other types do not say whether the model answers.
+    pub fn is_about_readiness(self) -> bool {
+        !matches!(self, Self::AdaptersReady | Self::ConfigApplied | Self::UpToDate)
+    }
+}
 
 /// What the controller observed last.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -19,7 +40,7 @@ pub struct WorkspaceStatus {
     /// Names of the nodes in use.
     #[serde(default, deserialize_with = "tolerant::null", skip_serializing_if = "Vec::is_empty")]
     pub worker_nodes: Vec<String>,
-    /// One of a type.
+    /// At most one of each type.
     #[serde(default, deserialize_with = "tolerant::null", skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
     /// The conditions in one word.
@@ -32,15 +53,15 @@ pub struct WorkspaceStatus {
 
 impl WorkspaceStatus {
     /// The condition of a type.
-    pub fn condition(&self, type_: &str) -> Option<&Condition> {
-        self.conditions.iter().find(|condition| condition.type_ == type_)
+    pub fn condition(&self, type_: ConditionType) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.type_ == type_.as_str())
     }
 }
 
 /// The conditions of a workspace in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum WorkspaceState {
-    /// Something is still on its way.
+    /// Something is not ready yet, and nothing fails.
     Pending,
     /// The model answers.
     Ready,
@@ -48,7 +69,7 @@ pub enum WorkspaceState {
     NotReady,
 }
 
-/// Other releases know states of work that is not done here. The next reconcile overwrites them.
+/// Other releases have further states. They are ignored, and the next reconcile overwrites them.
 fn known_state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<WorkspaceState>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

@@ -1,4 +1,4 @@
-//! Reading a workspace that a person wrote: no field is passed over in silence.
+//! Reads a workspace that a person wrote, and names every unknown field.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use super::Workspace;
 pub struct Read<T> {
     /// The object.
     pub object: T,
-    /// Paths of the fields that no type here knows, as `inference.preset.accesMode` or `inference.adapters[0].weight`.
+    /// Paths of unknown fields, like `inference.preset.accesMode` or `inference.adapters[0].weight`.
     pub unknown_fields: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn read_as<T: DeserializeOwned>(value: &Value) -> Result<Read<T>, Rea
     }
 }
 
-/// What the reader of JSON says, about the field itself.
+/// The JSON reader's message, rewritten to be about the field.
 fn in_words(path: String, message: &str) -> ReadError {
     let Some((what, expected)) = message.split_once(", expected ") else {
         let missing = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));

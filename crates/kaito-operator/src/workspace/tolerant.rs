@@ -1,4 +1,4 @@
-//! Reads what Go's types read: `null` for a list or an object left out, `""` for a string left out.
+//! Reads what Kubernetes' Go types read: `null` for a list or object that is left out, `""` for a string that is left out.
 
 use serde::{Deserialize, Deserializer};
 

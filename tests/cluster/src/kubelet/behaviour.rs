@@ -1,6 +1,6 @@
-//! What becomes of a pod's containers, as a test says.
+//! What a test makes a pod's containers do.
 
-/// What the container that it is about does. All others do well.
+/// What one container does. All others start and are ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Behaviour {
     /// Starts, and is ready at once.
@@ -20,7 +20,7 @@ pub enum Behaviour {
         /// The last lines of its log, which the kubelet keeps where the pod asks for it.
         log: &'static str,
     },
-    /// Really runs, as a process of this machine.
+    /// Runs as a process of this machine.
     Process,
 }
 

@@ -1,5 +1,5 @@
-//! A stand-in for the kubelets of all nodes: nodes that give signs of life, and pods that come to the states that a test
-//! asks for, with the statuses that a kubelet writes.
+//! Simulates the kubelets of all nodes: nodes with heartbeats, and pods that reach the states that a test asks for, with the
+//! statuses that a kubelet writes.
 
 mod behaviour;
 mod node;
@@ -60,7 +60,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Kubelet {
-    /// Begins to look after pods. There are no nodes yet.
+    /// Begins to run pods. There are no nodes yet.
     pub fn start(plane: &ControlPlane) -> Self {
         let kubelet = Self(Arc::new(Inner {
             plane: plane.clone(),
@@ -87,7 +87,7 @@ impl Kubelet {
         })
         .await
         {
-            // Whoever owned it has gone meanwhile, and it with them.
+            // Its owner was deleted meanwhile, and the node with it.
             Err(Error::Api(status)) if status.code == 404 => {}
             written => {
                 written.unwrap();
@@ -96,7 +96,7 @@ impl Kubelet {
         }
     }
 
-    /// The node reports that it is, or is not, ready.
+    /// Sets whether the node is ready.
     pub async fn set_ready(&self, name: &str, ready: bool) {
         let node = lock(&self.0.nodes)[name].clone();
         let conditions = node.status(ready, "")["conditions"].take();
@@ -107,24 +107,24 @@ impl Kubelet {
             .unwrap();
     }
 
-    /// The machine is gone, and its object with it.
+    /// Removes the node, as a cloud does with a machine that is gone.
     pub async fn remove(&self, name: &str) {
         lock(&self.0.nodes).remove(name);
         let api = Api::<v1::Node>::all(self.0.plane.client.clone());
         insist(|| async { api.delete(name, &DeleteParams::default()).await.map(drop) }).await.unwrap();
     }
 
-    /// From now on, what becomes of the namespace's pods.
+    /// Sets what the namespace's pods do from now on.
     pub fn pods_of(&self, namespace: &str, behaviour: Behaviour) {
         self.rule(Rule { namespace: namespace.to_owned(), pod: None, container: None, behaviour });
     }
 
-    /// From now on, what becomes of one pod, other than of the others in its namespace.
+    /// Sets what one pod does from now on, differently from the others in its namespace.
     pub fn pod(&self, namespace: &str, pod: &str, behaviour: Behaviour) {
         self.rule(Rule { namespace: namespace.to_owned(), pod: Some(pod.to_owned()), container: None, behaviour });
     }
 
-    /// From now on, what becomes of a container, which may be an init container, of the namespace's pods.
+    /// Sets what one container, which may be an init container, of the namespace's pods does from now on.
     pub fn container_of(&self, namespace: &str, container: &str, behaviour: Behaviour) {
         let container = Some(container.to_owned());
         self.rule(Rule { namespace: namespace.to_owned(), pod: None, container, behaviour });
@@ -137,7 +137,7 @@ impl Kubelet {
         });
     }
 
-    /// The process of a pod that really runs.
+    /// The process of a pod that runs as a process.
     pub fn process(&self, namespace: &str, pod: &str) -> Option<Process> {
         lock(&self.0.processes).get(&(namespace.to_owned(), pod.to_owned())).cloned()
     }
@@ -159,7 +159,7 @@ impl Kubelet {
 
     async fn renew(&self, node: &Node) {
         let leases = Api::<Lease>::namespaced(self.0.plane.client.clone(), "kube-node-lease");
-        // One that is missed is made good by the next.
+        // A missed heartbeat does no harm: the next one follows.
         let _ = leases.patch(&node.name, &by_kubelet(), &Patch::Apply(node.lease())).await;
     }
 
@@ -169,7 +169,7 @@ impl Kubelet {
         let mut listed = HashSet::new();
         while let Some(event) = events.next().await {
             match event {
-                // The watcher begins anew by itself.
+                // The watcher restarts by itself.
                 Err(_) => {}
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(pod)) => {
@@ -211,7 +211,7 @@ impl Kubelet {
         }
     }
 
-    /// A pod's whole time on its node.
+    /// Runs a pod from its start to its end on the node.
     async fn run(self, pod: v1::Pod, mut stop: watch::Receiver<bool>) {
         let host_ip = self.address([10, 0]);
         let pod_ip = self.address([10, 244]);
@@ -252,7 +252,7 @@ impl Kubelet {
         }
     }
 
-    /// Never ends: a container that does stays as it is, or is started again.
+    /// Never ends: a container that has ended stays so, or is restarted.
     async fn behave(&self, placed: &mut Placed<'_>, behaviour: &Behaviour) {
         match behaviour {
             Behaviour::Ready => self.write(placed, &State::Running { started: true, ready: true }).await,

@@ -1,4 +1,4 @@
-//! Nodes as objects: what a kubelet registers, and the signs of life it gives.
+//! Nodes as objects: what a kubelet registers, and its heartbeats.
 
 use std::collections::BTreeMap;
 
@@ -43,12 +43,12 @@ impl Node {
         }
     }
 
-    /// A machine of a cloud, by its instance type.
+    /// With the label of an instance type.
     pub fn instance_type(self, instance_type: &str) -> Self {
         self.label("node.kubernetes.io/instance-type", instance_type)
     }
 
-    /// A label of its own.
+    /// With another label.
     pub fn label(mut self, key: &str, value: &str) -> Self {
         self.labels.insert(key.to_owned(), value.to_owned());
         self
@@ -60,7 +60,7 @@ impl Node {
         self
     }
 
-    /// Kept for pods that tolerate `sku=gpu:NoSchedule`.
+    /// With the taint `sku=gpu:NoSchedule`.
     pub fn for_gpu_work_alone(mut self) -> Self {
         self.gpu_taint = true;
         self
@@ -105,7 +105,7 @@ impl Node {
 
     pub(super) fn status(&self, ready: bool, ip: &str) -> Value {
         let mut capacity = json!({"cpu": "96", "memory": self.memory, "ephemeral-storage": "4Ti", "pods": "1000"});
-        // Written by the device plugin, which runs on nodes with GPUs alone.
+        // Written by the device plugin, which runs only on nodes with GPUs.
         if self.gpus > 0 {
             capacity["nvidia.com/gpu"] = json!(self.gpus.to_string());
         }

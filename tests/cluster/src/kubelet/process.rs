@@ -1,4 +1,4 @@
-//! A pod that really runs, as a process of this machine: its container's arguments and environment, a token of its service
+//! A pod that runs as a process of this machine: its container's arguments and environment, a token of its service
 //! account, its probes.
 
 use std::{
@@ -43,7 +43,7 @@ impl Process {
         reqwest::get(format!("http://127.0.0.1:{}{path}", self.ports[&port])).await?.error_for_status()?.text().await
     }
 
-    /// A line of the kernel's account of it, in bytes: `VmRSS` is its memory now, `VmHWM` the most it had.
+    /// A value of /proc/PID/status in bytes: `VmRSS` is its memory now, `VmHWM` the most that it had.
     pub fn memory(&self, line: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
         let found = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
@@ -58,7 +58,7 @@ fn signal(pid: u32, signal: rustix::process::Signal) {
 }
 
 impl Kubelet {
-    /// Until `stop`: then the process gets its time to end by itself.
+    /// Runs until `stop`; then the process has its grace period to end by itself.
     pub(super) async fn run_process(&self, placed: &mut Placed<'_>, stop: &mut watch::Receiver<bool>) {
         let pod = placed.pod;
         let container = &pod.spec.as_ref().unwrap().containers[0];
@@ -84,7 +84,7 @@ impl Kubelet {
             let code = match ended {
                 Some(status) => status.code().unwrap_or(137),
                 None => {
-                    // As in a cluster, where the endpoint goes first.
+                    // As in a cluster, where the endpoint is removed first.
                     self.write(placed, &State::Running { started: true, ready: false }).await;
                     signal(pid, rustix::process::Signal::TERM);
                     let grace = pod.spec.as_ref().unwrap().termination_grace_period_seconds.unwrap_or(30);
@@ -200,7 +200,7 @@ impl Kubelet {
     }
 }
 
-/// Several pods share this machine's ports, so each gets others than it asks for.
+/// Several pods share this machine's ports, so each gets other ports than it asks for.
 fn local_ports(container: &Container) -> HashMap<u16, u16> {
     let ports = container.ports.iter().flatten();
     ports.map(|port| (port.container_port.try_into().unwrap(), free_port())).collect()

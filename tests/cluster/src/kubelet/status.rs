@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use serde_json::{Value, json};
 
-/// Where the container that a [`Behaviour`](super::Behaviour) is about stands.
+/// The state of the container that a [`Behaviour`](super::Behaviour) is about.
 #[derive(Debug, Clone)]
 pub(super) enum State {
     Creating,
@@ -65,7 +65,7 @@ impl<'a> Placed<'a> {
         }
     }
 
-    /// The status, without what others than the kubelet write.
+    /// The status, without fields that others than the kubelet write.
     pub fn status(&mut self, state: &State) -> Value {
         match state {
             State::Running { .. } => _ = self.running.get_or_insert_with(Timestamp::now),

@@ -1,4 +1,4 @@
-//! The webhook, as the API server calls it and kubectl shows it.
+//! The admission webhook, as the API server calls it and kubectl shows it.
 
 use kaito_cluster_tests::control_plane::Printed;
 use kube::api::{Patch, PatchParams};
@@ -88,7 +88,7 @@ pub async fn what_is_fixed_cannot_be_changed(case: Case) {
     let template = json!({"template": {"spec": {"containers": [{"name": "server", "image": "a/b:1"}]}}});
     refused(&case, &changed(&["inference"], template), &["inference"]).await;
 
-    // The controller's own writes, and those of others to metadata, are not held up by it.
+    // It does not hold up the controller's own writes, or writes of others to metadata.
     let label = json!({"metadata": {"labels": {"team": "a"}}});
     case.workspaces().patch("fixed", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
 }

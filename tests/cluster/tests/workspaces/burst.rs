@@ -81,7 +81,7 @@ pub async fn five_hundred_workspaces(case: Case) {
     let ready = metrics.lines().find_map(|line| line.strip_prefix(r#"kaito_workspaces{phase="Ready"} "#)?.parse().ok());
     assert!(ready >= Some(WORKSPACES), "{metrics}");
 
-    // A decision that changes nothing writes nothing.
+    // A reconcile that changes nothing writes nothing.
     eventually("three seconds without a write", || async {
         let before = audit::requests(folder).len();
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -119,7 +119,7 @@ async fn admission(case: &Case) -> String {
     )
 }
 
-/// How long the controllers took over reviews, by their own clocks: from a request's head to the end of its answer.
+/// How long reviews took by the controllers' own metrics.
 async fn reviews(case: &Case) -> String {
     const NAME: &str = "kaito_webhook_review_duration_seconds_";
     let mut sums = BTreeMap::<String, f64>::new();

@@ -1,4 +1,4 @@
-//! What a case does: apply manifests, and wait for what comes of them.
+//! What a case does: applies manifests, and waits for the results.
 
 use std::{fmt::Debug, ops::Deref, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::suite::Suite;
 
 /// A machine with one GPU that all small presets fit on.
 pub const ONE_A100: &str = "Standard_NC24ads_A100_v4";
-/// The conditions of a workspace that owes no claims.
+/// The conditions of a workspace without node claims.
 pub const CONDITIONS: [&str; 3] = ["ResourceReady", "InferenceReady", "WorkspaceReady"];
 
 /// A namespace of the suite's cluster.
@@ -108,7 +108,7 @@ impl Case {
         printed.stdout + &printed.stderr
     }
 
-    /// `kubectl apply`, whatever comes of it.
+    /// `kubectl apply`, which may fail.
     pub async fn try_apply(&self, manifest: impl ToString) -> kaito_cluster_tests::control_plane::Printed {
         let arguments = ["apply", "--namespace", &self.namespace, "--filename", "-"];
         self.plane.kubectl_with(&arguments, &manifest.to_string()).await
@@ -143,8 +143,8 @@ impl Case {
         self.pods(&format!("kaito.sh/workspace={workspace}")).await
     }
 
-    /// Waits until a condition of a workspace has a status and a reason, of its present generation; then its message must
-    /// have these words.
+    /// Waits until a condition of a workspace has this status and reason, for the present generation; then its message must
+    /// contain these words.
     pub async fn says(&self, workspace: &str, kind: &str, status: &str, reason: &str, words: &[&str]) -> Condition {
         let api = &self.workspaces();
         let what = format!("{}/{workspace}: {kind} {status} {reason} {words:?}", self.namespace);
@@ -216,7 +216,7 @@ impl Case {
         names
     }
 
-    /// `kubectl delete` returns when the workspace is gone, and what it owned before it; pods go after their workload.
+    /// `kubectl delete` returns when the workspace and all that it owned are deleted; pods may take a little longer.
     pub async fn delete_and_leave_nothing(&self, workspace: &str) {
         self.kubectl(&["delete", "workspace", workspace, "--timeout=90s"]).await.stdout();
         let mut owned = self.owned(workspace).await;

@@ -1,4 +1,4 @@
-//! Nodes that are claimed from Karpenter.
+//! Nodes that Karpenter provisions.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kaito_cluster_tests::{
@@ -22,15 +22,15 @@ impl Suite {
     }
 }
 
-/// Alone, since it ends with the kinds' coming.
+/// Runs alone, since it installs the kinds at its end.
 pub async fn without_karpenters_kinds(case: Case) {
     let crds = Api::<CustomResourceDefinition>::all(case.plane.client.clone());
     assert!(crds.get_opt("nodeclaims.karpenter.sh").await.unwrap().is_none());
     case.apply(case.falcon("falcon")).await;
     case.says("falcon", "NodeClaimReady", "False", "KarpenterMissing", &["karpenter.sh/v1"]).await;
-    // Nothing waits for claims that cannot be.
+    // Without the kind, nothing waits for node claims.
     case.delete_and_leave_nothing("falcon").await;
-    // Nodes that are there serve as ever.
+    // Existing nodes can be used as before.
     case.add_node().await;
     case.apply(case.falcon("falcon")).await;
     case.is_ready("falcon").await;
@@ -70,7 +70,7 @@ pub async fn nodes_are_claimed_and_given_back(case: Case) {
     case.says("falcon", "NodeClaimReady", "True", "NodeClaimsReady", &[]).await;
     assert_eq!(karpenter.claims(&case.namespace).await.len(), 1);
 
-    // A claim that somebody deletes is made again.
+    // A node claim that somebody deletes is created again.
     let first = claim.uid();
     case.plane.kubectl(&["delete", "nodeclaim", &claim.name_any(), "--timeout=60s"]).await.stdout();
     eventually("another claim", || async {
@@ -161,7 +161,7 @@ pub async fn without_a_provisioner_they_are_told_of(case: Case) {
     case.is_ready("falcon").await;
     let claim = karpenter.claims(&case.namespace).await[0].name_any();
     case.install(Provisioner::None).await;
-    let words = ["outlives the workspace", &format!("kubectl delete nodeclaim {claim}")];
+    let words = ["is not deleted with the workspace", &format!("kubectl delete nodeclaim {claim}")];
     case.says("falcon", "ResourceReady", "True", "NodesReady", &words).await;
     case.delete_and_leave_nothing("falcon").await;
     case.tells("falcon", "Warning", "NodeClaimsLeft", &words).await;

@@ -1,4 +1,4 @@
-//! What befalls the installation and the control plane.
+//! Disruptions of the installation and the control plane.
 
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
@@ -23,7 +23,7 @@ pub async fn the_leader_dies(case: Case) {
     one_leads(&case, &first).await;
     case.delete_and_leave_nothing("before").await;
     process.kill();
-    // Admission is answered by the other meanwhile.
+    // The other replica answers the admission webhook meanwhile.
     case.apply(case.falcon("falcon")).await;
     case.is_ready("falcon").await;
     let (second, _) = case.leading().await;
@@ -31,7 +31,7 @@ pub async fn the_leader_dies(case: Case) {
     case.rolled_out().await;
 }
 
-/// By what both controllers say of themselves, and by who has reconciled anything.
+/// By the metrics of both replicas: which one says that it is the leader, and which one has reconciled anything.
 async fn one_leads(case: &Case, leader: &str) {
     for (name, process) in case.controllers().await {
         let metrics = process.get(METRICS, "/metrics").await.unwrap();
@@ -67,7 +67,7 @@ async fn restart_the_api_server(case: &Case) {
     case.rolled_out().await;
 }
 
-/// Pods are an open part of the schema: where no webhook looks, the API server takes what no pod can have.
+/// The schema of pod templates is open: where the webhook does not check, the API server takes what no pod can have.
 pub async fn what_cannot_be_read_says_so(case: Case) {
     let webhooks = |selector: serde_json::Value| {
         let patch = json!([{"op": "add", "path": "/webhooks/0/namespaceSelector", "value": selector}]).to_string();
@@ -90,7 +90,7 @@ pub async fn what_cannot_be_read_says_so(case: Case) {
     let right = json!([{"containerPort": 5000}]);
     let words = ["inference.template.spec.containers[0].ports", "5000"];
 
-    // Other workspaces do not suffer by it. The webhook is told of its exemption only after a moment.
+    // Other workspaces are not affected. It takes a moment until the API server no longer calls the webhook.
     eventually("the API server does not ask the webhook", || async {
         let printed = case.try_apply(own(json!(5000))).await;
         if printed.success { Ok(()) } else { Err(printed.stderr) }
@@ -102,7 +102,7 @@ pub async fn what_cannot_be_read_says_so(case: Case) {
     case.is_ready("falcon").await;
     case.delete_and_leave_nothing("falcon").await;
 
-    // Corrected, it serves; broken again, what runs stays.
+    // Corrected, it serves; broken again, its pods stay.
     case.apply(own(right.clone())).await;
     case.is_ready("own").await;
     let before = case.pods_of("own").await.remove(0).name_any();
@@ -152,7 +152,7 @@ pub async fn the_api_server_restarts(case: Case) {
     case.is_ready("before").await;
     let controllers: Vec<u32> = case.controllers().await.iter().map(|(_, process)| process.pid).collect();
     restart_the_api_server(&case).await;
-    // What is asked for afterwards is done, and drift of what was there is seen.
+    // Later changes are carried out, and drift is noticed.
     case.kubelet.add(case.node(1, crate::case::ONE_A100, 1)).await;
     case.apply(case.falcon("after")).await;
     case.is_ready("after").await;
@@ -214,7 +214,7 @@ pub async fn nothing_is_admitted_unchecked(case: Case) {
     case.scale(0).await;
     let refusal = case.try_apply(case.falcon("falcon")).await.error();
     assert!(refusal.contains("failed calling webhook"), "{refusal}");
-    // What runs goes on, and others' objects are not held up.
+    // Running pods go on, and other objects are not held up.
     case.kubectl(&["create", "configmap", "other"]).await.stdout();
     case.scale(2).await;
     case.rolled_out().await;

@@ -46,7 +46,7 @@ pub async fn two_ranks_on_two_nodes(case: Case) {
     assert_eq!(headless.publish_not_ready_addresses, Some(true));
     assert!(headless.ports.unwrap().iter().any(|port| port.port == 29500));
 
-    // One rank a node, each with the one GPU that it needs of the two that are there.
+    // One rank on each node, with the one GPU that it needs of the node's two.
     let pods = case.pods_of("llama").await;
     let mut nodes: Vec<_> = pods.iter().map(|pod| pod.spec.as_ref().unwrap().node_name.clone().unwrap()).collect();
     nodes.sort();
@@ -58,7 +58,7 @@ pub async fn two_ranks_on_two_nodes(case: Case) {
         assert_eq!(spec.image_pull_secrets.as_ref().unwrap()[0].name, "registry");
     }
 
-    // Requests go to the first rank alone.
+    // Requests go only to the first rank.
     let service: Service = case.exists("llama").await;
     let port = service.spec.unwrap().ports.unwrap().remove(0);
     assert_eq!((port.name.as_deref(), port.port), (Some("http"), 80));
@@ -87,7 +87,7 @@ pub async fn ranks_of_our_own_server_are_refused(case: Case) {
     case.says("llama", "InferenceReady", "False", "RanksUnsupported", &words).await;
     case.says("llama", "ResourceReady", "True", "NodesReady", &[]).await;
     assert_eq!(case.owned("llama").await, [""; 0]);
-    // Served otherwise, it starts.
+    // With the other runtime, it starts.
     case.kubectl(&["annotate", "workspace", "llama", "kaito.sh/runtime=vllm", "--overwrite"]).await.stdout();
     case.is_ready("llama").await;
 }

@@ -1,4 +1,4 @@
-//! Workspaces that cannot serve, and say why; and that serve once the cause is gone.
+//! Workspaces that cannot serve say why, and serve once the cause is gone.
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kaito_cluster_tests::kubelet::Behaviour;
@@ -41,7 +41,7 @@ pub async fn a_server_that_runs_out_of_memory(case: Case) {
 }
 
 pub async fn a_pod_that_no_node_takes(case: Case) {
-    // Too small for what a model needs in memory.
+    // Too little memory for the model.
     case.kubelet.add(case.node(0, ONE_A100, 1).memory("1Gi")).await;
     case.apply(case.falcon("falcon")).await;
     // The scheduler's own words.

@@ -1,4 +1,4 @@
-//! docs/kubernetes.md, as somebody follows it from its first command to its last.
+//! Runs every command of docs/kubernetes.md, from the first to the last.
 
 use std::{env, fs, os::unix::fs::symlink, process::Stdio, sync::atomic::Ordering, time::Duration};
 
@@ -16,11 +16,11 @@ use crate::{
 };
 
 const GUIDE: &str = "docs/kubernetes.md";
-/// What cannot be run here: there is no kubelet that forwards ports. What is asked through them is asked all the same.
+/// Commands that cannot run here: the simulated kubelet forwards no ports. The requests that need them are sent directly.
 const FORWARDS: &str = "port-forward";
-/// By what the guide asks the first workspace, and `kaito up`.
+/// The request to the first workspace, and to `kaito up`.
 const QUESTION: &str = "curl http://localhost:8080/chat ";
-/// One installs with Helm or in this way.
+/// The other way of installing.
 const WITHOUT_HELM: &str = "kaito install ";
 const METRICS: &str = "curl http://localhost:8081/metrics";
 
@@ -60,7 +60,7 @@ impl Shell {
     }
 }
 
-/// Before anything is installed, and with nothing left of it.
+/// Starts before anything is installed, and leaves nothing behind.
 pub async fn as_it_is_written(case: Case) {
     let guide = fs::read_to_string(repository().join(GUIDE)).unwrap();
     let chart = fs::read_to_string(repository().join("charts/kaito/README.md")).unwrap();
@@ -96,19 +96,19 @@ pub async fn as_it_is_written(case: Case) {
     }
     assert!(ran >= 20, "{ran} of {} commands", commands.len());
     nothing_is_left(&case).await;
-    // While their node is there to end them: what comes next counts the GPUs that are free.
+    // While their node is there to end them: the following cases count free GPUs.
     eventually("the pods of the guide have ended", || async {
         let pods = ["get", "pods", "--all-namespaces", "--selector", "kaito.sh/workspace", "--output", "name"];
         let left = case.plane.kubectl(&pods).await.stdout();
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
     .await;
-    // What controllers asked for after their rights had been uninstalled was forbidden, and rightly so.
+    // Requests of controllers after their roles had been deleted were rightly forbidden.
     case.audited_from.store(audit::requests(&case.plane.folder).len(), Ordering::Relaxed);
     case.kubelet.remove("gpu-node-1").await;
 }
 
-/// The other way of installing, to the end of what it made.
+/// Installs the other way, and deletes all of it.
 async fn without_helm(case: &Case, shell: &Shell, commands: &[String]) {
     let at = commands.iter().position(|command| command.starts_with(WITHOUT_HELM)).unwrap();
     for command in &commands[at..at + 2] {

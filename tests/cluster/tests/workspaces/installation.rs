@@ -21,18 +21,18 @@ use tokio::process::Command;
 
 use crate::suite::{SYSTEM, Suite};
 
-/// The class that claims of nodes refer to.
+/// The node class that node claims refer to.
 pub const NODE_CLASS: &str = "AKSNodeClass.karpenter.azure.com/default";
 
-/// The port of the controllers' containers that tells of them.
+/// The metrics port of the controllers' containers.
 pub const METRICS: u16 = 8080;
 
 /// Where nodes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provisioner {
-    /// They are there, or they are not.
+    /// Nobody provisions them.
     None,
-    /// They are claimed.
+    /// Karpenter provisions them.
     Karpenter,
 }
 
@@ -66,7 +66,7 @@ impl Suite {
         *installed = Some(provisioner);
     }
 
-    /// Gives the controllers other flags than the chart does, until it is installed anew.
+    /// Gives the controllers other flags than the chart does, until the chart is installed again.
     pub async fn install_with(&self, flags: &[&str]) {
         let mut installed = self.installed.lock().await;
         let mut chart = rendered(Provisioner::None).await;
@@ -83,7 +83,7 @@ impl Suite {
         *installed = None;
     }
 
-    /// Waits until as many controllers are ready as the Deployment asks for, and admission is answered.
+    /// Waits until all replicas are ready and the admission webhook answers.
     pub async fn rolled_out(&self) {
         self.plane
             .kubectl(&["rollout", "status", "deployment/kaito", "--namespace", SYSTEM, "--timeout=90s"])
@@ -122,7 +122,7 @@ impl Suite {
         names.filter_map(|name| Some((name.clone(), self.kubelet.process(SYSTEM, &name)?))).collect()
     }
 
-    /// Who holds the lease, as it says of itself.
+    /// The holder of the lease, by the Lease itself.
     pub async fn leader(&self) -> Option<String> {
         let leases = Api::<Lease>::namespaced(self.plane.client.clone(), SYSTEM);
         let leases = leases.list(&ListParams::default()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Deleting at every stage, repairing drift, following changes.
+//! Deletes workspaces at every stage, repairs drift, follows changes.
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -24,7 +24,7 @@ pub async fn deleting_at_every_stage(case: Case) {
     case.apply(&falcon).await;
     case.says("falcon", "ResourceReady", "False", "NodesMissing", &[]).await;
     again("nodes are missing").await;
-    // At once, before anything was done about it.
+    // At once, before it was reconciled.
     again("new").await;
     case.add_node().await;
     case.kubelet.pods_of(&case.namespace, Behaviour::Pulling);
@@ -86,7 +86,7 @@ pub async fn drift_is_repaired(case: Case) {
         },
     )
     .await;
-    // Without its pods, which come under the next Deployment.
+    // Without its pods, which the next Deployment adopts.
     case.kubectl(&["delete", "deployment", "falcon", "--cascade=orphan"]).await.stdout();
     case.settles(
         "falcon",
@@ -96,7 +96,7 @@ pub async fn drift_is_repaired(case: Case) {
     )
     .await;
 
-    // Edited, in what the controller says.
+    // A field that the controller sets is edited.
     case.kubectl(&["scale", "deployment", "falcon", "--replicas=0"]).await.stdout();
     case.settles("falcon", |deployment: &Deployment| {
         let replicas = deployment.spec.as_ref().unwrap().replicas;
@@ -120,7 +120,7 @@ pub async fn drift_is_repaired(case: Case) {
     })
     .await;
 
-    // Edited, in what the controller has no word in: that stays.
+    // A field that the controller does not set is edited: the edit stays.
     case.kubectl(&["annotate", "service", "falcon", "example.com/owner=team-a"]).await.stdout();
     case.is_ready("falcon").await;
     let service: Service = case.exists("falcon").await;

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// In this order, and in each as many cases at once as may be.
+/// In this order; within a group, several cases at a time.
 fn phases(together: usize) -> Vec<Phase> {
     let phase = |provisioner, threads, cases| Phase { provisioner, threads, cases };
     vec![

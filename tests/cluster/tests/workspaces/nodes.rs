@@ -1,4 +1,4 @@
-//! Nodes: what is missing, why a node will not do, and what comes when it does.
+//! Nodes: how many are missing, why a node is not used, and what happens once it can be.
 
 use kaito_cluster_tests::eventually::eventually;
 use kube::ResourceExt;
@@ -64,6 +64,6 @@ pub async fn a_node_that_fails_and_returns(case: Case) {
     let before = case.pods_of("falcon").await.remove(0).name_any();
     case.kubelet.set_ready(&node, true).await;
     case.is_ready("falcon").await;
-    // The model was not loaded anew.
+    // The model was not restarted.
     assert_eq!(case.pods_of("falcon").await.remove(0).name_any(), before);
 }

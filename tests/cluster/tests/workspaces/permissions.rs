@@ -1,4 +1,4 @@
-//! What the controller may do is what it does: by the API server's record of everything above.
+//! The controller has the permissions that it uses, and no others: by the audit log of all cases before this one.
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
@@ -8,8 +8,8 @@ use kube::{Api, api::ListParams};
 
 use crate::{case::Case, suite::SYSTEM};
 
-/// Whether what has an object's name is the workspace's own is asked only where it is not known by its label; instance types
-/// are read once more where a watch of their ConfigMap breaks.
+/// Permissions that a run may not use: an object is read only where its name is taken and it lacks the workspace's label, and
+/// the ConfigMap of instance types is listed again only where its watch breaks.
 const RARELY: [&str; 5] = [
     "get /configmaps kaito-instance-types",
     "get /services",

@@ -1,6 +1,6 @@
 //! What kubectl prints, as docs/kubernetes-outputs.md has it.
 //!
-//! `KAITO_UPDATE=1 tests/cluster/run` writes the document anew; otherwise it must be what is printed.
+//! `KAITO_UPDATE=1 tests/cluster/run` rewrites the document; otherwise the test fails where it differs.
 
 use std::{env, fs};
 
@@ -17,8 +17,8 @@ const DOCUMENT: &str = "docs/kubernetes-outputs.md";
 const HEAD: &str = "\
 # What kubectl shows
 
-As kubectl 1.34 prints it, with a falcon that serves, a phi whose image the registry does not have, and a mistral without a
-node. Times, and the parts of names that a cluster makes up, are written as `...`.
+The output of kubectl 1.34 for three workspaces: `falcon` serves, the image of `phi` is not in the registry, and `mistral` has no
+node. Times, and the random parts of names, are replaced by `...`.
 ";
 const COMMANDS: [&[&str]; 6] = [
     &["explain", "workspace.inference.preset"],
@@ -29,7 +29,7 @@ const COMMANDS: [&[&str]; 6] = [
     &["describe", "wk", "mistral"],
 ];
 
-/// Alone, so that messages speak of no other nodes.
+/// Runs alone, since messages count the nodes of the cluster.
 pub async fn as_in_the_documentation(case: Case) {
     let workspace = |name: &str, preset: &str| {
         let mut workspace = case.workspace(name, 1, ONE_A100, json!({"preset": {"name": preset}}));
@@ -68,7 +68,7 @@ pub async fn as_in_the_documentation(case: Case) {
         fs::write(&path, document(&case).await).unwrap();
     }
     let documented = fs::read_to_string(&path).unwrap_or_default();
-    // Events come a moment after what they tell of.
+    // Events come a moment after the changes that they report.
     eventually(&format!("{DOCUMENT} is what is printed; KAITO_UPDATE=1 tests/cluster/run writes it anew"), || async {
         let printed = document(&case).await;
         if printed == documented { Ok(()) } else { Err(printed) }

@@ -1,4 +1,4 @@
-//! What a newer installation changes of running models, and when.
+//! Rollouts: when a newer installation restarts running models.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use kube::ResourceExt;
 
 use crate::{case::Case, installation::Provisioner};
 
-/// The image of a workspace's pods, and whether it is the workspace's turn.
+/// The image of a workspace's pods, and whether its rollout is under way.
 async fn image_of(case: &Case, name: &str) -> (String, bool) {
     let deployment: Deployment = case.exists(name).await;
     let has_turn = deployment.annotations().contains_key("kaito.sh/rollout");
@@ -18,7 +18,7 @@ async fn image_of(case: &Case, name: &str) -> (String, bool) {
 
 pub async fn another_tag_restarts_one_model_at_a_time(case: Case) {
     let names = ["a", "b", "c"];
-    // Those of earlier cases would have their turns too.
+    // Workspaces of earlier cases would be rolled out too.
     case.plane.kubectl(&["delete", "workspaces", "--all", "--all-namespaces", "--timeout=90s"]).await.stdout();
     case.add_node().await;
     for name in names {
@@ -29,7 +29,7 @@ pub async fn another_tag_restarts_one_model_at_a_time(case: Case) {
         case.is_ready(name).await;
         pods.push(case.pods_of(name).await.remove(0).name_any());
     }
-    // In no window, nothing is restarted, and what is due is said.
+    // Outside the maintenance windows, nothing is restarted, and the status says what is due.
     let closed = "--maintenance-window=Mon 00:00-00:01";
     let closed = if k8s_openapi::jiff::Timestamp::now().to_string().contains("T00:0") {
         "--maintenance-window=Mon 12:00-12:01"
@@ -43,7 +43,7 @@ pub async fn another_tag_restarts_one_model_at_a_time(case: Case) {
         case.is_ready(name).await;
         assert_eq!(case.pods_of(name).await.remove(0).name_any(), *pod);
     }
-    // Without one, each has its turn.
+    // Without windows, one is rolled out after the other.
     case.install_with(&["--preset-tag=0.0.2", "--rollout-pause=2s"]).await;
     within(Duration::from_secs(240), "all run the other tag", || async {
         let mut images = Vec::new();

@@ -1,4 +1,4 @@
-//! The stand-ins themselves, by a Deployment of nobody's.
+//! Tests the simulated kubelet itself, with a Deployment that is no workspace's.
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kaito_cluster_tests::{eventually::eventually, kubelet::Behaviour};
@@ -61,7 +61,7 @@ pub async fn becomes_ready(case: Case) {
     })
     .await;
 
-    // What is deleted ends, and another comes in its place.
+    // A pod that is deleted ends, and another takes its place.
     let first = case.pods("app=plain").await.remove(0).name_any();
     case.plane.kubectl(&["delete", "pod", &first, "--namespace", &case.namespace, "--timeout=60s"]).await.stdout();
     let second: Pod = eventually("another pod", || async {

@@ -26,11 +26,11 @@ use crate::{case::Case, installation::Provisioner};
 pub struct Suite {
     pub plane: ControlPlane,
     pub kubelet: Kubelet,
-    /// Once its kinds are installed.
+    /// The simulated Karpenter, once its kinds are installed.
     pub karpenter: OnceCell<Karpenter>,
-    /// With which the chart is installed now.
+    /// The options with which the chart is installed now.
     pub installed: Mutex<Option<Provisioner>>,
-    /// From which request on the installation's rights are looked at.
+    /// The first request of the audit log for which permissions are checked.
     pub audited_from: AtomicUsize,
 }
 
@@ -55,7 +55,7 @@ impl Suite {
         }
     }
 
-    /// Nothing that really runs is left.
+    /// Waits until no pod runs as a process any more.
     pub async fn stop(&self) {
         let deleted = self.plane.kubectl(&["delete", "namespace", SYSTEM, "--ignore-not-found", "--timeout=60s"]).await;
         assert!(deleted.success, "{}", deleted.stderr);
@@ -89,7 +89,7 @@ pub struct Phase {
     pub cases: Vec<Named>,
 }
 
-/// Whether all went well.
+/// Runs cases; whether all succeeded.
 pub fn run(
     arguments: &Arguments,
     runtime: &Arc<Runtime>,

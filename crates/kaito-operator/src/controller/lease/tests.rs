@@ -26,7 +26,7 @@ struct Server {
 struct Link {
     /// Requests fail.
     is_cut: AtomicBool,
-    /// What is written is there at once, and the answer comes after so many seconds.
+    /// Writes take effect at once, but are answered after this many seconds.
     delay: AtomicU32,
 }
 

@@ -5,13 +5,14 @@ use serde_json::{Value, json};
 
 use super::fixtures::{condition, node, observed, on_gpus, options, pod, preset, ready_pod, settle};
 use crate::{
-    decide::{Claims, Observed, PodFailure, Refusal},
-    workspace::{INFERENCE_READY, WORKSPACE_READY, Workspace, WorkspaceState},
+    decide::{Claims, ObjectKind, Observed, PodFailure, Refusal},
+    reason::Reason,
+    workspace::{ConditionType, Workspace, WorkspaceState},
 };
 
 /// A workspace whose workload exists, with these pods.
 fn running(preset_name: &str, count: i32, pods: Vec<Arc<Pod>>) -> (Workspace, Observed) {
-    // Ranks are for GPUs alone.
+    // Only vLLM serves ranks, on GPUs.
     let mut workspace = if count > 1 { on_gpus(preset(preset_name, count)) } else { preset(preset_name, count) };
     let mut observed = observed(["a", "b"].map(node));
     settle(&mut workspace, &mut observed, &options());
@@ -85,7 +86,7 @@ fn every_cause_has_its_reason_its_message_and_a_next_step() {
             format!("pod ws-1: container server ended with exit status 2{logs_step}"),
         ),
         (
-            // It runs again, but what ended it is not gone.
+            // It was restarted, and is not ready yet.
             container(running_since.clone(), ended("Error", 139, ""), 1),
             "ContainerCrashLoopBackOff",
             format!("pod ws-1: container server ended with exit status 139, was restarted once{logs_step}"),
@@ -140,8 +141,12 @@ fn every_cause_has_its_reason_its_message_and_a_next_step() {
     ];
     for (status, reason, message) in cases {
         let (workspace, _) = running("falcon-7b", 1, vec![pod("ws-1", Some("a"), status.clone())]);
-        assert_eq!(condition(&workspace, INFERENCE_READY), ("False", reason, message.as_str()), "{status}");
-        let (_, summary, text) = condition(&workspace, WORKSPACE_READY);
+        assert_eq!(
+            condition(&workspace, ConditionType::InferenceReady),
+            ("False", reason, message.as_str()),
+            "{status}"
+        );
+        let (_, summary, text) = condition(&workspace, ConditionType::WorkspaceReady);
         assert_eq!((summary, text), (reason, format!("InferenceReady: {message}").as_str()));
         let on_its_way = ["ModelLoading", "PodsStarting"].contains(&reason);
         let state = if on_its_way { WorkspaceState::Pending } else { WorkspaceState::NotReady };
@@ -153,7 +158,7 @@ fn every_cause_has_its_reason_its_message_and_a_next_step() {
 fn a_pod_without_a_node_waits_for_the_scheduler() {
     let (workspace, _) = running("falcon-7b", 1, vec![pod("ws-1", None, json!({"phase": "Pending"}))]);
     assert_eq!(
-        condition(&workspace, INFERENCE_READY),
+        condition(&workspace, ConditionType::InferenceReady),
         ("False", "PodsPending", "pod ws-1: it waits for the scheduler")
     );
 }
@@ -173,7 +178,7 @@ fn a_server_that_answered_and_does_not_now_is_unhealthy() {
     });
     let (workspace, _) = running("falcon-7b", 1, vec![pod("ws-1", Some("a"), status)]);
     assert_eq!(
-        condition(&workspace, INFERENCE_READY),
+        condition(&workspace, ConditionType::InferenceReady),
         (
             "False",
             "ServerUnhealthy",
@@ -197,14 +202,14 @@ fn an_init_container_that_fails_is_named() {
         }],
     });
     let (workspace, _) = running("falcon-7b", 1, vec![pod("ws-1", Some("a"), status)]);
-    let (_, reason, message) = condition(&workspace, INFERENCE_READY);
+    let (_, reason, message) = condition(&workspace, ConditionType::InferenceReady);
     assert_eq!(reason, "ContainerCrashLoopBackOff");
     assert!(message.starts_with("pod ws-1: container adapter-poet ended with exit status 1"), "{message}");
     assert!(message.contains("cp: /data: No such file"), "{message}");
 }
 
 #[test]
-fn the_worst_cause_of_several_pods_is_told() {
+fn the_worst_cause_of_several_pods_is_named() {
     let pods = || {
         vec![
             pod("ws-0", Some("a"), container(json!({"running": {}}), json!({}), 0)),
@@ -212,7 +217,7 @@ fn the_worst_cause_of_several_pods_is_told() {
         ]
     };
     let (workspace, _) = running("falcon-7b", 2, pods());
-    let (_, reason, message) = condition(&workspace, INFERENCE_READY);
+    let (_, reason, message) = condition(&workspace, ConditionType::InferenceReady);
     assert_eq!(reason, "ImagePullError");
     assert!(message.starts_with("pod ws-1: "), "{message}");
 
@@ -221,18 +226,18 @@ fn the_worst_cause_of_several_pods_is_told() {
         pod("ws-1", Some("b"), container(waiting("ErrImagePull", "x"), json!({}), 0)),
     ];
     let (workspace, _) = running("falcon-7b", 2, both);
-    let (_, _, message) = condition(&workspace, INFERENCE_READY);
+    let (_, _, message) = condition(&workspace, ConditionType::InferenceReady);
     assert!(message.starts_with("pod ws-0: ") && message.contains("(and 1 pod likewise)"), "{message}");
 }
 
 #[test]
-fn an_ended_pod_is_history_once_another_runs() {
+fn an_ended_pod_does_not_matter_once_another_runs() {
     let pods = vec![
         pod("ws-0", Some("a"), json!({"phase": "Failed", "reason": "Evicted"})),
         pod("ws-1", Some("b"), container(json!({"running": {}}), json!({}), 0)),
     ];
     let (workspace, _) = running("falcon-7b", 1, pods);
-    assert_eq!(condition(&workspace, INFERENCE_READY).1, "ModelLoading");
+    assert_eq!(condition(&workspace, ConditionType::InferenceReady).1, "ModelLoading");
 }
 
 #[test]
@@ -253,7 +258,7 @@ fn quota_and_other_refusals_of_pods_are_told_from_each_other() {
             .unwrap(),
         );
         settle(&mut workspace, &mut observed, &options());
-        let (_, actual, message) = condition(&workspace, INFERENCE_READY);
+        let (_, actual, message) = condition(&workspace, ConditionType::InferenceReady);
         assert_eq!(actual, reason);
         assert!(message.starts_with(said) && message.contains(step), "{message}");
 
@@ -261,11 +266,11 @@ fn quota_and_other_refusals_of_pods_are_told_from_each_other() {
         let (mut workspace, mut observed) = running("llama-2-13b", 2, vec![]);
         observed.pod_failures = vec![PodFailure { message: said.to_owned() }];
         settle(&mut workspace, &mut observed, &options());
-        assert_eq!(condition(&workspace, INFERENCE_READY).1, reason);
+        assert_eq!(condition(&workspace, ConditionType::InferenceReady).1, reason);
         observed.pods =
             vec![ready_pod("ws-0", "a"), pod("ws-1", Some("b"), container(json!({"running": {}}), json!({}), 0))];
         settle(&mut workspace, &mut observed, &options());
-        assert_eq!(condition(&workspace, INFERENCE_READY).1, "ModelLoading", "the event is history");
+        assert_eq!(condition(&workspace, ConditionType::InferenceReady).1, "ModelLoading", "the event is history");
     }
 }
 
@@ -273,23 +278,23 @@ fn quota_and_other_refusals_of_pods_are_told_from_each_other() {
 fn a_refused_object_is_named() {
     let (mut workspace, mut observed) = running("falcon-7b", 1, vec![]);
     observed.refusals = vec![Refusal {
-        kind: "Deployment",
+        kind: ObjectKind::Deployment,
         name: "ws".to_owned(),
-        reason: Refusal::APPLY,
+        reason: Reason::ApplyRefused,
         message: "field is immutable".to_owned(),
     }];
     settle(&mut workspace, &mut observed, &options());
     assert_eq!(
-        condition(&workspace, INFERENCE_READY),
+        condition(&workspace, ConditionType::InferenceReady),
         ("False", "ApplyRefused", "the API server refuses Deployment ws: field is immutable")
     );
     observed.refusals[0].message = "exceeded quota: objects".to_owned();
     settle(&mut workspace, &mut observed, &options());
-    assert_eq!(condition(&workspace, INFERENCE_READY).1, "QuotaExceeded");
+    assert_eq!(condition(&workspace, ConditionType::InferenceReady).1, "QuotaExceeded");
 }
 
 #[test]
-fn weights_without_a_server_are_told() {
+fn weights_without_a_server_are_refused_by_name() {
     let mut workspace = preset("falcon-7b", 1);
     workspace.inference = Some(
         serde_saphyr::from_str("preset: {name: falcon-7b, accessMode: private, presetOptions: {weightsImage: 'w:1'}}")
@@ -298,7 +303,7 @@ fn weights_without_a_server_are_told() {
     let mut observed = observed([node("a")]);
     let without = crate::decide::Options { server_image: None, ..options() };
     settle(&mut workspace, &mut observed, &without);
-    let (_, reason, message) = condition(&workspace, INFERENCE_READY);
+    let (_, reason, message) = condition(&workspace, ConditionType::InferenceReady);
     assert_eq!(reason, "ServerImageMissing");
     assert!(message.contains("presetOptions.image") && message.contains("--server-image"), "{message}");
 }
@@ -321,7 +326,7 @@ fn what_a_workspace_asks_for_and_cannot_have_is_said() {
         }
         let mut observed = observed([node("a")]);
         settle(&mut workspace, &mut observed, &options());
-        let (_, actual, message) = condition(&workspace, INFERENCE_READY);
+        let (_, actual, message) = condition(&workspace, ConditionType::InferenceReady);
         assert_eq!(actual, reason, "{fields}");
         assert!(message.contains(part), "{message}");
         assert!(observed.deployment.is_none(), "{fields}");
@@ -330,10 +335,10 @@ fn what_a_workspace_asks_for_and_cannot_have_is_said() {
     workspace.inference = Some(serde_saphyr::from_str("preset: {name: falcon-7b}").unwrap());
     let no_registry = crate::decide::Options { preset_registry: None, ..options() };
     settle(&mut workspace, &mut observed([node("a")]), &no_registry);
-    assert_eq!(condition(&workspace, INFERENCE_READY).1, "RegistryMissing");
+    assert_eq!(condition(&workspace, ConditionType::InferenceReady).1, "RegistryMissing");
 }
 
-/// It would end at once, again and again.
+/// The server would end right after each start.
 #[test]
 fn a_model_that_our_server_cannot_spread_over_nodes_is_refused_before_anything_is_started() {
     for (name, count, is_refused) in
@@ -348,13 +353,13 @@ fn a_model_that_our_server_cannot_spread_over_nodes_is_refused_before_anything_i
                 observed.nodes.clear();
             }
             settle(&mut workspace, &mut observed, &options);
-            let (status, reason, message) = condition(&workspace, INFERENCE_READY);
+            let (status, reason, message) = condition(&workspace, ConditionType::InferenceReady);
             if is_refused {
                 assert_eq!((status, reason), ("False", "RanksUnsupported"), "{name}");
                 assert!(message.contains("kaito.sh/runtime: vllm on nodes with GPUs"), "{message}");
                 assert!(observed.stateful_set.is_none() && observed.services.is_empty());
                 assert!(observed.claims.all().is_empty(), "no node is paid for");
-                assert_eq!(condition(&workspace, WORKSPACE_READY).1, "RanksUnsupported");
+                assert_eq!(condition(&workspace, ConditionType::WorkspaceReady).1, "RanksUnsupported");
             } else {
                 assert_ne!(reason, "RanksUnsupported", "{name}: {message}");
                 assert_eq!(observed.claims.all().len(), if karpenter { count as usize } else { 0 });

@@ -7,8 +7,9 @@ use super::fixtures::{
     with,
 };
 use crate::{
-    decide::{ClaimFailure, Claims, NodeClaim, Observed, claim_names, decide},
-    workspace::{NODE_CLAIM_READY, RESOURCE_READY, WORKSPACE_READY, Workspace, WorkspaceState},
+    decide::{ClaimFailure, Claims, ObjectKind, Observed, claim_names, decide},
+    karpenter::NodeClaim,
+    workspace::{ConditionType, Workspace, WorkspaceState},
 };
 
 fn with_karpenter(nodes: impl IntoIterator<Item = Value>) -> Observed {
@@ -56,10 +57,10 @@ fn a_claim_is_made_for_each_missing_node_and_no_second_one_for_it() {
             "{name}"
         );
     }
-    let (status, reason, message) = condition(&workspace, NODE_CLAIM_READY);
+    let (status, reason, message) = condition(&workspace, ConditionType::NodeClaimReady);
     assert_eq!((status, reason), ("False", "NodeClaimsPending"));
     assert!(message.starts_with("0 of 2 claims became ready nodes"), "{message}");
-    assert_eq!(condition(&workspace, RESOURCE_READY).1, "NodesMissing");
+    assert_eq!(condition(&workspace, ConditionType::ResourceReady).1, "NodesMissing");
     assert_eq!(workspace.status.as_ref().unwrap().state, Some(WorkspaceState::Pending));
 
     // Karpenter fulfils them.
@@ -68,14 +69,17 @@ fn a_claim_is_made_for_each_missing_node_and_no_second_one_for_it() {
     observed.nodes.extend(observed_nodes([made_for_us("b"), made_for_us("c")]));
     settle(&mut workspace, &mut observed, &karpenter());
     assert_eq!(claims(&observed).len(), 2);
-    assert_eq!(condition(&workspace, NODE_CLAIM_READY), ("True", "NodeClaimsReady", "2 claims became 2 ready nodes"));
     assert_eq!(
-        condition(&workspace, RESOURCE_READY),
+        condition(&workspace, ConditionType::NodeClaimReady),
+        ("True", "NodeClaimsReady", "2 claims became 2 ready nodes")
+    );
+    assert_eq!(
+        condition(&workspace, ConditionType::ResourceReady),
         ("True", "NodesReady", "3 ready nodes: a, b, c; the runtime kaito computes on CPUs")
     );
 }
 
-/// Karpenter writes the node before the claim's status, and a pending claim beside enough nodes is surplus.
+/// Karpenter writes the node before the claim's status. A pending claim beside enough nodes would be deleted as surplus.
 #[test]
 fn a_claim_whose_status_does_not_name_its_node_yet_is_not_deleted() {
     let mut workspace = preset("falcon-7b", 1);
@@ -131,18 +135,18 @@ fn each_failure_of_a_claim_has_its_reason() {
         settle(&mut workspace, &mut observed, &karpenter());
         edit(&mut observed, 0, launched(status, said, message));
         settle(&mut workspace, &mut observed, &karpenter());
-        let (_, actual, text) = condition(&workspace, NODE_CLAIM_READY);
+        let (_, actual, text) = condition(&workspace, ConditionType::NodeClaimReady);
         assert_eq!(actual, reason, "{text}");
         assert!(text.contains(message.trim_end_matches('.')) && text.contains(said), "{text}");
         assert!(text.contains(part), "{text}");
-        assert_eq!(condition(&workspace, WORKSPACE_READY).1, reason);
+        assert_eq!(condition(&workspace, ConditionType::WorkspaceReady).1, reason);
         assert_eq!(workspace.status.unwrap().state, Some(WorkspaceState::NotReady));
     }
 }
 
-/// Karpenter says so by an event, and deletes the claim.
+/// Karpenter sends an event and deletes the claim.
 #[test]
-fn a_cloud_without_machines_is_told_and_asked_again_after_a_while() {
+fn a_cloud_without_machines_is_named_and_asked_again_after_a_while() {
     let mut workspace = preset("falcon-7b", 1);
     let mut observed = with_karpenter([]);
     settle(&mut workspace, &mut observed, &karpenter());
@@ -158,19 +162,19 @@ fn a_cloud_without_machines_is_told_and_asked_again_after_a_while() {
     assert!(decision.writes.is_empty(), "{:#?}", decision.writes);
     assert_eq!(decision.requeue.map(|after| after.as_secs()), Some(31));
     settle(&mut workspace, &mut observed, &karpenter());
-    let told = condition(&workspace, NODE_CLAIM_READY);
+    let told = condition(&workspace, ConditionType::NodeClaimReady);
     assert_eq!(told.1, "InsufficientCapacity");
     assert!(told.2.contains("all requested instance types were unavailable"), "{}", told.2);
 
-    // A minute after the failure there is another attempt; until it succeeds, the cause is still told.
+    // A minute after the failure the claim is created again; until a node comes, the status has the cause.
     observed.claim_failures = [(claim, failure("2026-01-01T00:08:59Z"))].into();
     settle(&mut workspace, &mut observed, &karpenter());
     assert_eq!(claims(&observed).len(), 1);
-    assert_eq!(condition(&workspace, NODE_CLAIM_READY).1, "InsufficientCapacity");
+    assert_eq!(condition(&workspace, ConditionType::NodeClaimReady).1, "InsufficientCapacity");
     edit(&mut observed, 0, fulfilled("b"));
     observed.nodes = observed_nodes([made_for_us("b")]);
     settle(&mut workspace, &mut observed, &karpenter());
-    assert_eq!(condition(&workspace, NODE_CLAIM_READY).1, "NodeClaimsReady");
+    assert_eq!(condition(&workspace, ConditionType::NodeClaimReady).1, "NodeClaimsReady");
 }
 
 #[test]
@@ -180,7 +184,7 @@ fn a_claim_before_its_first_attempt_does_not_fail() {
     settle(&mut workspace, &mut observed, &karpenter());
     edit(&mut observed, 0, launched("Unknown", "AwaitingReconciliation", "object is awaiting reconciliation"));
     settle(&mut workspace, &mut observed, &karpenter());
-    assert_eq!(condition(&workspace, NODE_CLAIM_READY).1, "NodeClaimsPending");
+    assert_eq!(condition(&workspace, ConditionType::NodeClaimReady).1, "NodeClaimsPending");
 }
 
 #[test]
@@ -205,7 +209,7 @@ fn a_claim_of_someone_else_by_the_same_name_is_left_alone() {
         |name: &String| Arc::new(serde_json::from_value::<NodeClaim>(json!({"metadata": {"name": name}})).unwrap());
     observed.claims = Claims::Present(taken.iter().map(foreign).collect());
     settle(&mut workspace, &mut observed, &karpenter());
-    assert_eq!(condition(&workspace, NODE_CLAIM_READY).1, "NodeClaimNameTaken");
+    assert_eq!(condition(&workspace, ConditionType::NodeClaimReady).1, "NodeClaimNameTaken");
     assert_eq!(claims(&observed).len(), taken.len());
 }
 
@@ -216,8 +220,8 @@ fn a_claim_that_is_needed_no_longer_is_deleted_unless_the_model_runs_on_its_node
     settle(&mut workspace, &mut observed, &karpenter());
     observed.nodes = observed_nodes([node("a")]);
     let decision = decide(&workspace, &observed, &karpenter(), now());
-    assert_eq!(decision.deletes, [("NodeClaim", claim_names(&workspace)[0].clone())]);
-    assert!(decision.deeds.iter().any(|notice| notice.reason == "Deleted"), "{:#?}", decision.deeds);
+    assert_eq!(decision.deletes, [(ObjectKind::NodeClaim, claim_names(&workspace)[0].clone())]);
+    assert!(decision.deeds.iter().any(|notice| notice.reason.as_str() == "Deleted"), "{:#?}", decision.deeds);
 
     edit(&mut observed, 0, fulfilled("b"));
     observed.nodes = observed_nodes([node("a"), made_for_us("b")]);
@@ -227,7 +231,7 @@ fn a_claim_that_is_needed_no_longer_is_deleted_unless_the_model_runs_on_its_node
 }
 
 #[test]
-fn a_node_that_flaps_costs_no_new_one() {
+fn an_unready_node_that_is_expected_back_is_not_replaced() {
     let mut workspace = preset("falcon-7b", 1);
     let mut observed = with_karpenter([node("a")]);
     settle(&mut workspace, &mut observed, &karpenter());
@@ -244,17 +248,17 @@ fn a_node_that_flaps_costs_no_new_one() {
 }
 
 #[test]
-fn a_cluster_without_the_kind_is_told_of_it() {
+fn a_cluster_without_karpenter_is_named() {
     let mut workspace = preset("falcon-7b", 1);
     let mut without = observed([]);
     settle(&mut workspace, &mut without, &karpenter());
-    let (_, reason, message) = condition(&workspace, NODE_CLAIM_READY);
+    let (_, reason, message) = condition(&workspace, ConditionType::NodeClaimReady);
     assert_eq!(reason, "KarpenterMissing");
     assert!(message.contains("install Karpenter"), "{message}");
-    // Where nobody asked for claims, nothing is said of them.
+    // Without a provisioner there is no such condition.
     let mut workspace = preset("falcon-7b", 1);
     settle(&mut workspace, &mut without, &options());
-    assert!(workspace.status.unwrap().condition(NODE_CLAIM_READY).is_none());
+    assert!(workspace.status.unwrap().condition(ConditionType::NodeClaimReady).is_none());
 }
 
 #[test]
@@ -281,12 +285,12 @@ fn a_node_is_claimed_where_taints_keep_the_pods_off_those_there_are() {
     let mut observed = with_karpenter([tainted(node("a"))]);
     settle(&mut workspace, &mut observed, &karpenter());
     assert_eq!(claims(&observed).len(), 1);
-    let (status, reason, message) = condition(&workspace, RESOURCE_READY);
+    let (status, reason, message) = condition(&workspace, ConditionType::ResourceReady);
     assert_eq!((status, reason), ("False", "NodesMissing"));
     assert!(message.contains("a has the taint scalesetpriority=spot:NoSchedule"), "{message}");
 }
 
-/// Somebody put it there later: the claim is kept, since nobody said that its node may go, and is no node for us.
+/// Somebody tainted the node later: its claim is kept, since the node may be needed, but it does not count as a node.
 #[test]
 fn a_claimed_node_that_is_tainted_is_replaced_until_the_taint_goes() {
     let mut workspace = preset("falcon-7b", 1);
@@ -295,14 +299,14 @@ fn a_claimed_node_that_is_tainted_is_replaced_until_the_taint_goes() {
     edit(&mut observed, 0, fulfilled("a"));
     observed.nodes = super::fixtures::observed([tainted(made_for_us("a"))]).nodes;
     settle(&mut workspace, &mut observed, &karpenter());
-    assert_eq!(claims(&observed).len(), 2, "{:?}", condition(&workspace, RESOURCE_READY));
+    assert_eq!(claims(&observed).len(), 2, "{:?}", condition(&workspace, ConditionType::ResourceReady));
     observed.nodes = super::fixtures::observed([made_for_us("a")]).nodes;
     settle(&mut workspace, &mut observed, &karpenter());
     assert_eq!(claims(&observed).len(), 1, "one is enough again");
-    assert_eq!(condition(&workspace, RESOURCE_READY).0, "True");
+    assert_eq!(condition(&workspace, ConditionType::ResourceReady).0, "True");
 }
 
-/// A node that still starts has taints of its cluster's own.
+/// A node that starts has taints that the cluster removes later.
 #[test]
 fn a_claimed_node_that_is_not_ready_as_a_claim_is_waited_for() {
     let mut workspace = preset("falcon-7b", 1);

@@ -1,14 +1,14 @@
-//! What a ConfigMap for the server comes to.
+//! The effects of a ConfigMap with flags of the server.
 
 use serde_json::{Value, json};
 
 use super::fixtures::{condition, node, observed, on_gpus, options, preset, settle, with};
 use crate::{
-    decide::{CONFIG_APPLIED, Config, Observed},
-    workspace::{INFERENCE_READY, WORKSPACE_READY, Workspace},
+    decide::{Config, Observed},
+    workspace::{ConditionType, Workspace},
 };
 
-/// A workspace on so many nodes of a type, with the Kaito project's file.
+/// A workspace on `count` nodes of a type, with the Kaito project's file.
 fn with_file(name: &str, count: i32, (instance_type, gpus): (&str, u32), file: &str) -> (Workspace, Observed) {
     let mut workspace = preset(name, count);
     workspace.resource.instance_type = Some(instance_type.to_owned());
@@ -71,7 +71,7 @@ fn what_a_configuration_says_is_taken_where_it_fits() {
         assert!(
             observed.deployment.is_some() || observed.stateful_set.is_some(),
             "{name} {section}: {:?}",
-            condition(&workspace, INFERENCE_READY)
+            condition(&workspace, ConditionType::InferenceReady)
         );
         let container = container(&observed);
         let flag = |flag: &str| value(&container["args"], flag);
@@ -84,7 +84,7 @@ fn what_a_configuration_says_is_taken_where_it_fits() {
             assert_eq!(found, length, "{section}");
         }
         assert_eq!(container["resources"]["limits"]["nvidia.com/gpu"], gpus, "{section}");
-        assert_eq!(condition(&workspace, CONFIG_APPLIED).1, "FlagsApplied");
+        assert_eq!(condition(&workspace, ConditionType::ConfigApplied).1, "FlagsApplied");
     }
 }
 
@@ -99,7 +99,7 @@ fn what_does_not_fit_is_said_with_numbers_and_nothing_is_started() {
             "ConfigDoesNotFit",
             &["tensor-parallel-size 8 need 8 GPUs of each node, but the nodes have 4"][..],
         ),
-        ("falcon-7b", 1, A100, "tensor-parallel-size: 2", "ConfigDoesNotFit", &["71 heads", "1, 71 can"]),
+        ("falcon-7b", 1, A100, "tensor-parallel-size: 2", "ConfigDoesNotFit", &["71 attention heads", "1, 71 can"]),
         (
             "llama-2-70b",
             2,
@@ -156,7 +156,7 @@ fn what_does_not_fit_is_said_with_numbers_and_nothing_is_started() {
         let (workspace, mut observed) = with_file(name, count, nodes, &format!("vllm: {{{section}}}"));
         let mut workspace = on_gpus(workspace);
         settle(&mut workspace, &mut observed, &options());
-        let (status, actual, message) = condition(&workspace, INFERENCE_READY);
+        let (status, actual, message) = condition(&workspace, ConditionType::InferenceReady);
         assert_eq!((status, actual), ("False", reason), "{section}: {message}");
         for part in parts {
             assert!(message.contains(part), "{section}: {message}");
@@ -165,7 +165,7 @@ fn what_does_not_fit_is_said_with_numbers_and_nothing_is_started() {
     }
 }
 
-/// A model that serves is not taken down by a slip in its ConfigMap.
+/// A mistake in the ConfigMap does not stop a model that serves.
 #[test]
 fn a_running_model_outlives_a_configuration_that_does_not_fit() {
     let (workspace, mut observed) = with_file("mistral-7b-instruct", 1, A100, "vllm: {max-model-len: 4096}");
@@ -175,16 +175,16 @@ fn a_running_model_outlives_a_configuration_that_does_not_fit() {
     observed.config =
         Config::Data([("inference_config.yaml".to_owned(), "vllm: {tensor-parallel-size: 64}".to_owned())].into());
     settle(&mut workspace, &mut observed, &options());
-    assert_eq!(condition(&workspace, INFERENCE_READY).1, "ConfigDoesNotFit");
+    assert_eq!(condition(&workspace, ConditionType::InferenceReady).1, "ConfigDoesNotFit");
     assert_eq!(observed.deployment, before);
 }
 
 #[test]
-fn a_section_for_another_runtime_is_told_and_holds_up_nothing() {
+fn a_section_for_another_runtime_is_named_and_holds_up_nothing() {
     let (mut workspace, mut observed) =
         with_file("falcon-7b", 1, A100, "max_probe_steps: 6\nvllm: {tensor-parallel-size: 2}\n");
     settle(&mut workspace, &mut observed, &options());
-    let (status, reason, message) = condition(&workspace, CONFIG_APPLIED);
+    let (status, reason, message) = condition(&workspace, ConditionType::ConfigApplied);
     assert_eq!((status, reason), ("False", "FlagsIgnored"));
     for part in
         ["the section vllm", "this workspace's is kaito", "kaito.sh/runtime: vllm", "max_probe_steps", "0 flags"]
@@ -192,11 +192,11 @@ fn a_section_for_another_runtime_is_told_and_holds_up_nothing() {
         assert!(message.contains(part), "{message}");
     }
     assert_eq!(container(&observed)["command"], json!(["kaito"]));
-    assert_ne!(condition(&workspace, WORKSPACE_READY).1, "FlagsIgnored");
+    assert_ne!(condition(&workspace, ConditionType::WorkspaceReady).1, "FlagsIgnored");
     let mut workspace = on_gpus(workspace);
     workspace.metadata.generation = Some(2);
     observed.config = Config::Data([("inference_config.yaml".to_owned(), "vllm: {max-num-seqs: 8}".to_owned())].into());
     settle(&mut workspace, &mut observed, &options());
-    let (status, reason, message) = condition(&workspace, CONFIG_APPLIED);
+    let (status, reason, message) = condition(&workspace, ConditionType::ConfigApplied);
     assert_eq!((status, reason, message), ("True", "FlagsApplied", "the server gets 1 flag from ConfigMap params"));
 }

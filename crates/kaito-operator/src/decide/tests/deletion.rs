@@ -6,8 +6,8 @@ use super::fixtures::{
     carry_out, claims, condition, karpenter, node, now, observed, on_gpus, options, preset, read, settle, with,
 };
 use crate::{
-    decide::{Claims, Decision, Observed, decide, object::to_json},
-    workspace::{FINALIZER, RESOURCE_READY, WORKSPACE_READY, Workspace},
+    decide::{Claims, Decision, ObjectKind, Observed, decide, object::AnyObject},
+    workspace::{ConditionType, FINALIZER, Workspace},
 };
 
 fn going(workspace: &mut Workspace) {
@@ -22,7 +22,7 @@ fn the_finalizer_is_added_beside_those_of_others() {
     assert_eq!(decision.finalizers, Some(vec!["example.org/keep".to_owned(), FINALIZER.to_owned()]));
 }
 
-/// A garbage collector that lags would not find the owner's kind once the CRD is deleted, and leave the servers there.
+/// Once the CRD is deleted, a garbage collector that lags behind would not find the owner's kind, and leave the servers.
 #[test]
 fn what_a_workspace_owns_is_deleted_before_it_goes() {
     for claims in [Claims::Absent, Claims::Present(Vec::new())] {
@@ -42,7 +42,7 @@ fn what_a_workspace_owns_is_deleted_before_it_goes() {
                 assert_eq!(deleted, owned);
                 assert_eq!(decision.finalizers, None, "it stays until they are gone");
                 let [deed] = decision.deeds.as_slice() else { panic!("{:?}", decision.deeds) };
-                assert_eq!(deed.reason, "Deleting");
+                assert_eq!(deed.reason.as_str(), "Deleting");
 
                 carry_out(&mut workspace, &mut observed, &decision);
                 assert_eq!(
@@ -64,16 +64,16 @@ fn what_others_own_or_delete_does_not_hold_a_workspace() {
         let mut observed = observed([node("a")]);
         settle(&mut workspace, &mut observed, &options());
         observed.services.clear();
-        observed.deployment = observed.deployment.map(|it| read(with(to_json(it.as_ref()), path, value)));
+        observed.deployment = observed.deployment.map(|it| read(with(it.to_json(), path, value)));
         going(&mut workspace);
         let decision = decide(&workspace, &observed, &options(), now());
         assert_eq!((decision.deletes, decision.finalizers), (Vec::new(), Some(Vec::new())), "{path}");
     }
 }
 
-/// Nobody would have told that they went on costing.
+/// Without it nobody would notice that their nodes still cost money.
 #[test]
-fn claims_from_before_a_switch_to_no_provisioner_are_told_of() {
+fn claims_from_before_a_switch_to_no_provisioner_are_named() {
     let labelled = with(
         with(node("a"), "/metadata/labels/kaito.sh~1workspace", json!("ws")),
         "/metadata/labels/kaito.sh~1workspacenamespace",
@@ -84,10 +84,10 @@ fn claims_from_before_a_switch_to_no_provisioner_are_told_of() {
     let mut workspace = preset("falcon-7b", 1);
     let mut observed = observed([claimed]);
     settle(&mut workspace, &mut observed, &options());
-    let left = "NodeClaim ws0123 outlives the workspace, since the controller runs with --node-provisioner none: kubectl delete \
-                nodeclaim ws0123 gives back what it costs";
+    let left = "NodeClaim ws0123 is not deleted with the workspace, since the controller runs with --node-provisioner none. Its \
+                node costs money until you run kubectl delete nodeclaim ws0123";
     assert_eq!(
-        condition(&workspace, RESOURCE_READY).2,
+        condition(&workspace, ConditionType::ResourceReady).2,
         format!("1 ready node: a; the runtime kaito computes on CPUs; {left}")
     );
     going(&mut workspace);
@@ -101,7 +101,7 @@ fn claims_from_before_a_switch_to_no_provisioner_are_told_of() {
 }
 
 #[test]
-fn a_workspace_without_our_finalizer_is_none_of_our_business() {
+fn a_workspace_without_our_finalizer_is_left_alone() {
     let mut workspace = preset("falcon-7b", 1);
     workspace.metadata.finalizers = Some(vec!["example.org/keep".to_owned()]);
     going(&mut workspace);
@@ -117,13 +117,13 @@ fn claims_are_deleted_and_waited_for() {
     let decision = decide(&workspace, &observed, &karpenter(), now());
     let mut names: Vec<_> = claims(&observed).iter().map(|claim| claim.metadata.name.clone().unwrap()).collect();
     names.sort();
-    let deleted = decision.deletes.iter().filter(|(kind, _)| *kind == "NodeClaim");
+    let deleted = decision.deletes.iter().filter(|(kind, _)| *kind == ObjectKind::NodeClaim);
     let mut deleted: Vec<_> = deleted.map(|(_, name)| name.clone()).collect();
     deleted.sort();
     assert_eq!((deleted, decision.finalizers.clone()), (names.clone(), None));
     assert_eq!(decision.deeds.len(), 1);
 
-    // Karpenter drains the nodes; meanwhile nothing is done twice.
+    // Karpenter drains the nodes; meanwhile nothing is deleted twice.
     let Claims::Present(all) = &mut observed.claims else { panic!("absent") };
     for claim in all {
         Arc::make_mut(claim).metadata.deletion_timestamp =
@@ -132,7 +132,7 @@ fn claims_are_deleted_and_waited_for() {
     let claims = observed.claims.clone();
     carry_out(&mut workspace, &mut observed, &decision);
     observed.claims = claims;
-    let (_, reason, message) = condition(&workspace, WORKSPACE_READY);
+    let (_, reason, message) = condition(&workspace, ConditionType::WorkspaceReady);
     assert_eq!(
         (reason, message),
         ("Deleting", format!("waits until NodeClaims are gone: {}, {}", names[0], names[1]).as_str())
@@ -149,13 +149,13 @@ fn a_workload_goes_before_its_nodes() {
     let mut observed = Observed { claims: Claims::Present(Vec::new()), ..observed([]) };
     settle(&mut workspace, &mut observed, &karpenter());
     observed.nodes = super::fixtures::observed([node("a")]).nodes;
-    // The claim is kept while its deletion is refused, say.
+    // The claim is still there, as if its deletion were refused.
     let decision = decide(&workspace, &observed, &karpenter(), now());
     let claims = observed.claims.clone();
     carry_out(&mut workspace, &mut observed, &decision);
     observed.claims = claims;
     going(&mut workspace);
     let kinds: Vec<_> =
-        decide(&workspace, &observed, &karpenter(), now()).deletes.into_iter().map(|(kind, _)| kind).collect();
+        decide(&workspace, &observed, &karpenter(), now()).deletes.into_iter().map(|(kind, _)| kind.as_str()).collect();
     assert_eq!(kinds, ["Deployment", "Service", "NodeClaim"]);
 }

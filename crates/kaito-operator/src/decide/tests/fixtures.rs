@@ -10,8 +10,9 @@ use k8s_openapi::{
 use serde_json::{Value, json};
 
 use crate::{
-    decide::{Change, Claims, Decision, NodeClaim, Object, Observed, Options, PodNeeds, Provisioner, decide},
-    workspace::Workspace,
+    decide::{Change, Claims, Decision, Object, ObjectKind, Observed, Options, PodNeeds, Provisioner, decide},
+    karpenter::NodeClaim,
+    workspace::{ConditionType, Workspace},
 };
 
 pub const TYPE: &str = "Standard_NC24s_v3";
@@ -54,7 +55,7 @@ pub fn workspace(fields: &str) -> Workspace {
     workspace
 }
 
-/// A workspace for a preset on so many nodes.
+/// A workspace for a preset on this many nodes.
 pub fn preset(name: &str, count: i32) -> Workspace {
     workspace(&format!(
         "resource: {{count: {count}, instanceType: {TYPE}, labelSelector: {{matchLabels: {{apps: llm}}}}}}\n\
@@ -62,12 +63,12 @@ pub fn preset(name: &str, count: i32) -> Workspace {
     ))
 }
 
-/// What a pod asks of its node that needs so many GPUs and tolerates nothing.
+/// The needs of a pod with this many GPUs and no tolerations.
 pub fn gpus(gpus: u32) -> PodNeeds {
     PodNeeds { gpus, ..PodNeeds::default() }
 }
 
-/// The same, of a pod of the runtime vllm.
+/// The workspace with the runtime vllm.
 pub fn on_gpus(mut workspace: Workspace) -> Workspace {
     let annotations = workspace.metadata.annotations.get_or_insert_default();
     annotations.insert("kaito.sh/runtime".to_owned(), "vllm".to_owned());
@@ -149,7 +150,7 @@ pub fn ready_pod(name: &str, node: &str) -> Arc<Pod> {
     )
 }
 
-/// The cluster after a decision was carried out, as far as the API server alone goes.
+/// Carries a decision out, as far as the API server does it.
 pub fn carry_out(workspace: &mut Workspace, observed: &mut Observed, decision: &Decision) {
     if let Some(finalizers) = &decision.finalizers {
         workspace.metadata.finalizers = Some(finalizers.clone());
@@ -184,16 +185,15 @@ pub fn carry_out(workspace: &mut Workspace, observed: &mut Observed, decision: &
         }
     }
     for (kind, name) in &decision.deletes {
-        match *kind {
-            "NodeClaim" => {
+        match kind {
+            ObjectKind::NodeClaim => {
                 if let Claims::Present(claims) = &mut observed.claims {
                     claims.retain(|claim| claim.metadata.name.as_ref() != Some(name));
                 }
             }
-            "Deployment" => observed.deployment = None,
-            "StatefulSet" => observed.stateful_set = None,
-            "Service" => observed.services.retain(|service| service.metadata.name.as_ref() != Some(name)),
-            other => panic!("a {other} was deleted"),
+            ObjectKind::Deployment => observed.deployment = None,
+            ObjectKind::StatefulSet => observed.stateful_set = None,
+            ObjectKind::Service => observed.services.retain(|service| service.metadata.name.as_ref() != Some(name)),
         }
     }
 }
@@ -202,12 +202,12 @@ fn bump(metadata: &mut ObjectMeta, old: Option<&ObjectMeta>) {
     metadata.generation = Some(old.and_then(|old| old.generation).unwrap_or(0) + 1);
 }
 
-/// The workspace and the cluster once nothing more is to be done.
+/// Carries decisions out until nothing more is to be done.
 pub fn settle(workspace: &mut Workspace, observed: &mut Observed, options: &Options) {
     let decision = decide(workspace, observed, options, now());
     carry_out(workspace, observed, &decision);
     let again = decide(workspace, observed, options, now());
-    // The status may say of new objects that they are there now.
+    // The status may change once more, since the new objects exist now.
     carry_out(workspace, observed, &again);
     assert!(again.writes.is_empty() && again.deletes.is_empty() && again.finalizers.is_none(), "{again:#?}");
 }
@@ -236,7 +236,7 @@ pub fn all_ready(observed: &mut Observed, pods: i32) {
     }
 }
 
-pub fn condition<'a>(workspace: &'a Workspace, type_: &str) -> (&'a str, &'a str, &'a str) {
+pub fn condition(workspace: &Workspace, type_: ConditionType) -> (&str, &str, &str) {
     let status = workspace.status.as_ref().unwrap();
     let condition = status.condition(type_).unwrap_or_else(|| panic!("no {type_} in {status:#?}"));
     (&condition.status, &condition.reason, &condition.message)

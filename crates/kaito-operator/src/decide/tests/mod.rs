@@ -6,6 +6,5 @@ mod fixtures;
 mod nodes;
 mod objects;
 mod properties;
-mod reasons;
 mod rollouts;
 mod status;

@@ -8,7 +8,7 @@ use super::fixtures::{
 };
 use crate::{
     decide::{Observed, Taken, TurnedDown, choose},
-    workspace::RESOURCE_READY,
+    workspace::ConditionType,
 };
 
 const TYPE_LABEL: &str = "/metadata/labels/node.kubernetes.io~1instance-type";
@@ -29,7 +29,7 @@ fn every_rule_turns_down_a_node_and_says_so() {
             unready("a", "2026-01-01T00:01:00Z"),
             "is not ready (NodeStatusUnknown since 2026-01-01T00:01:00Z)",
         ),
-        ("new", with(node("a"), "/status/conditions", json!([])), "is not ready (it has not said so yet)"),
+        ("new", with(node("a"), "/status/conditions", json!([])), "is not ready (it has no condition Ready yet)"),
         ("cordoned", with(node("a"), "/spec", json!({"unschedulable": true})), "is cordoned"),
         ("other type", with(node("a"), TYPE_LABEL, json!("Standard_NC6s_v3")), "is a Standard_NC6s_v3"),
         (
@@ -86,7 +86,7 @@ fn labels_decide_who_is_a_candidate() {
 }
 
 #[test]
-fn a_node_that_does_not_say_its_type_is_taken_at_the_users_word() {
+fn a_node_without_the_label_of_its_type_may_be_of_any() {
     let workspace = preset("falcon-7b", 1);
     let observed = observed([with(node("a"), "/metadata/labels", json!({"apps": "llm"}))]);
     assert_eq!(names(&choose(&workspace, &observed, &gpus(1), now()).chosen), ["a"]);
@@ -116,7 +116,7 @@ fn the_order_is_in_use_preferred_used_before_made_for_us_name() {
 }
 
 #[test]
-fn a_preferred_node_that_is_no_good_is_named() {
+fn a_preferred_node_that_cannot_be_used_is_named() {
     let mut workspace = preset("falcon-7b", 1);
     workspace.resource.preferred_nodes = vec!["gone".to_owned(), "web".to_owned()];
     let observed = observed([with(node("web"), "/metadata/labels", json!({"apps": "web"})), node("a")]);
@@ -126,7 +126,7 @@ fn a_preferred_node_that_is_no_good_is_named() {
 }
 
 #[test]
-fn a_node_in_use_is_kept_whatever_new_pods_may_think_of_it() {
+fn a_node_in_use_is_kept_though_no_new_pod_could_go_there() {
     let workspace = preset("falcon-7b", 1);
     let mut observed = observed([with(node("a"), "/spec", json!({"unschedulable": true})), node("b")]);
     observed.pods = vec![ready_pod("ws-0", "a")];
@@ -152,7 +152,7 @@ fn tainted(name: &str, taints: Value) -> Value {
 
 /// What pods of presets tolerate: any taint of GPUs, and `sku=gpu`.
 #[test]
-fn a_node_whose_taints_no_pod_tolerates_is_not_ready_for_the_workspace() {
+fn a_node_whose_taints_no_pod_tolerates_is_turned_down() {
     let taint = |key: &str, value: Option<&str>, effect: &str| json!({"key": key, "value": value, "effect": effect});
     for (taints, words) in [
         (json!([taint("nvidia.com/gpu", Some("present"), "NoSchedule")]), None),
@@ -178,7 +178,7 @@ fn a_node_whose_taints_no_pod_tolerates_is_not_ready_for_the_workspace() {
         let mut workspace = preset("falcon-7b", 1);
         let mut observed = observed([tainted("a", taints.clone())]);
         settle(&mut workspace, &mut observed, &options());
-        let (status, reason, message) = condition(&workspace, RESOURCE_READY);
+        let (status, reason, message) = condition(&workspace, ConditionType::ResourceReady);
         match words {
             None => assert_eq!((status, observed.deployment.is_some()), ("True", true), "{taints}: {message}"),
             Some(words) => {
@@ -206,7 +206,7 @@ fn what_a_templates_own_pods_tolerate_counts() {
         ));
         let mut observed = observed([tainted("a", spot.clone())]);
         settle(&mut workspace, &mut observed, &options());
-        assert_eq!(condition(&workspace, RESOURCE_READY).0, status, "{tolerations}");
+        assert_eq!(condition(&workspace, ConditionType::ResourceReady).0, status, "{tolerations}");
     }
 }
 
@@ -239,7 +239,7 @@ fn a_taint_that_ends_pods_counts_on_the_node_in_use_too() {
     assert!(choice.turned_down[0].1.to_string().starts_with("has the taint maintenance:NoExecute"), "{choice:?}");
 }
 
-/// The cluster takes its own taint off a moment after a node has become ready again.
+/// Kubernetes removes its own taint a moment after the node is ready again.
 #[test]
 fn a_node_in_use_that_has_just_come_back_is_no_reason_to_take_another() {
     let mut workspace = preset("falcon-7b", 1);

@@ -1,4 +1,4 @@
-//! The objects of every preset, in full. Looked at when they change.
+//! Snapshots of the objects of every preset, to be reviewed when they change.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kaito_presets::PRESETS;
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::fixtures::{OTHER_TYPE, karpenter, node, now, observed, options, preset, with, workspace};
 use crate::{
-    decide::{Claims, Config, Observed, Options, decide},
+    decide::{Claims, Config, ObjectKind, Observed, Options, decide},
     workspace::Workspace,
 };
 
@@ -15,7 +15,7 @@ fn objects(workspace: &Workspace, observed: &Observed, options: &Options) -> Str
     let decision = decide(workspace, observed, options, now());
     let documents = decision.objects.iter().map(|object| {
         let mut json = object.to_json();
-        // They change with every field, so they would only repeat the difference.
+        // These change with every field, so they would only repeat the difference.
         let annotations = json["metadata"]["annotations"].as_object_mut().unwrap();
         annotations.remove("kaito.sh/applied").unwrap();
         annotations.retain(|key, _| !["kaito.sh/made-from", "kaito.sh/pod-template"].contains(&key.as_str()));
@@ -89,7 +89,7 @@ fn vllm_on_one_node() {
     for (name, instance_type, gpus) in [
         ("falcon-40b-instruct", "Standard_NC96ads_A100_v4", "4"),
         ("phi-3-mini-128k-instruct", "Standard_NC24ads_A100_v4", "1"),
-        // Too old for bf16, and too small for the whole context.
+        // GPUs too old for bf16, and too small for the whole context.
         ("mistral-7b", "Standard_NC6s_v3", "1"),
     ] {
         let workspace = on(instance_type, annotated(preset(name, 1), &[VLLM]));
@@ -121,7 +121,7 @@ fn weights_alone_are_mounted_beside_a_server() {
             .unwrap(),
         );
         let decision = decide(&workspace, &nodes_of(instance_type, "1"), &options(), now());
-        let object = decision.objects.iter().find(|object| object.kind() == "Deployment").unwrap();
+        let object = decision.objects.iter().find(|object| object.kind() == ObjectKind::Deployment).unwrap();
         let pod = object.to_json()["spec"]["template"]["spec"].clone();
         let container = &pod["containers"][0];
         assert_eq!(container["image"], server, "{named}");
@@ -199,7 +199,7 @@ fn claims_of_nodes() {
     insta::assert_snapshot!("claim on azure", objects(&workspace, &missing, &azure));
 }
 
-/// A configuration as it is written for the Kaito project.
+/// A ConfigMap in the Kaito project's form.
 #[test]
 fn a_configuration_says_how_vllm_divides_the_model() {
     let written = "max_probe_steps: 6\nvllm:\n  cpu-offload-gb: 0\n  gpu-memory-utilization: 0.95\n  swap-space: 4\n  \

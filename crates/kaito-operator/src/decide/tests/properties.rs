@@ -1,4 +1,4 @@
-//! Whatever the cluster looks like: what has been done is not done again, and what is not ours is left alone.
+//! For any cluster: a decision that was carried out is not repeated, and objects of others are left alone.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use super::fixtures::{
     with, workspace,
 };
 use crate::{
-    decide::{Claims, NodeClaim, Observed, PodFailure, Refusal, Taken, claim_names, decide},
+    decide::{Claims, ObjectKind, Observed, PodFailure, Refusal, Taken, claim_names, decide},
+    karpenter::NodeClaim,
+    reason::Reason,
     workspace::{FINALIZER, Workspace},
 };
 
@@ -123,9 +125,9 @@ fn any_cluster() -> impl Strategy<Value = Observed> {
             }
             if refusal {
                 observed.refusals = vec![Refusal {
-                    kind: "Service",
+                    kind: ObjectKind::Service,
                     name: "ws".to_owned(),
-                    reason: Refusal::APPLY,
+                    reason: Reason::ApplyRefused,
                     message: "no".to_owned(),
                 }];
             }
@@ -151,13 +153,13 @@ proptest! {
                 prop_assert!(decision.notices.is_empty() && decision.deeds.is_empty(), "{decision:#?}");
                 break;
             }
-            // Nodes, claims, services and workload, status: each may follow from the one before, and no more.
+            // At most four rounds: nodes, claims, services and workload, status may each follow from the one before.
             prop_assert!(round < 4, "{decision:#?}");
             carry_out(&mut workspace, &mut observed, &decision);
             if answers {
                 all_ready(&mut observed, workspace.resource.count);
             }
-            prop_assert!(decision.deletes.iter().all(|(kind, _)| *kind == "NodeClaim" || workspace.metadata.deletion_timestamp.is_some()));
+            prop_assert!(decision.deletes.iter().all(|(kind, _)| *kind == ObjectKind::NodeClaim || workspace.metadata.deletion_timestamp.is_some()));
         }
     }
 

@@ -1,4 +1,4 @@
-//! A newer controller restarts running models in turns.
+//! Rollouts: a newer controller restarts running models one after another.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::fixtures::{all_ready, carry_out, condition, node, observed, options, preset, ready_pod, time, workspace};
 use crate::{
-    decide::{Config, Decision, Observed, Options, RolloutPolicy, UP_TO_DATE, decide, under_way_since},
-    workspace::{WORKSPACE_READY, Workspace},
+    decide::{Config, Decision, Observed, Options, RolloutPolicy, decide, under_way_since},
+    workspace::{ConditionType, Workspace},
 };
 
-/// A workspace with a public preset that has answered for long, as a controller of the tag 0.1.0 made it.
+/// A workspace with a public preset that has answered for hours, as a controller with the tag 0.1.0 made it.
 fn running() -> (Workspace, Observed) {
     let mut workspace = workspace(
         "resource: {instanceType: Standard_NC24s_v3, labelSelector: {matchLabels: {apps: llm}}}\n\
@@ -22,16 +22,16 @@ fn running() -> (Workspace, Observed) {
     observed.pods = vec![ready_pod("ws-0", "a")];
     all_ready(&mut observed, 1);
     at("2026-01-01T00:05:00Z", &mut workspace, &mut observed, &options());
-    assert_eq!(condition(&workspace, WORKSPACE_READY).0, "True");
+    assert_eq!(condition(&workspace, ConditionType::WorkspaceReady).0, "True");
     (workspace, observed)
 }
 
-/// Of the next version, which has led for long.
+/// The options of the next version.
 fn newer() -> Options {
     Options { preset_tag: "0.2.0".to_owned(), ..options() }
 }
 
-/// Decides, and carries it out; then once more, for what the status says of it.
+/// Decides and carries the decision out, twice: the second time the status is about what was written.
 fn at(now: &str, workspace: &mut Workspace, observed: &mut Observed, options: &Options) -> Decision {
     let decision = decide(workspace, observed, options, time(now));
     carry_out(workspace, observed, &decision);
@@ -54,7 +54,7 @@ fn since(observed: &Observed) -> Option<Timestamp> {
 }
 
 fn up_to_date(workspace: &Workspace) -> Option<(&str, &str)> {
-    let condition = workspace.status.as_ref()?.condition(UP_TO_DATE)?;
+    let condition = workspace.status.as_ref()?.condition(ConditionType::UpToDate)?;
     Some((&condition.reason, &condition.message))
 }
 
@@ -62,7 +62,7 @@ const OLD: &str = "registry.example/kaito/kaito-falcon-7b:0.1.0";
 const NEW: &str = "registry.example/kaito/kaito-falcon-7b:0.2.0";
 
 #[test]
-fn a_running_model_keeps_its_image_until_its_turn_and_says_so() {
+fn a_running_model_keeps_its_image_until_its_rollout_and_says_so() {
     let (mut workspace, mut observed) = running();
     let before = template(&observed);
     observed.rollouts.under_way = vec!["team/other".to_owned()];
@@ -77,7 +77,7 @@ fn a_running_model_keeps_its_image_until_its_turn_and_says_so() {
              registry.example/kaito/kaito-falcon-7b:0.2.0; it waits until team/other has answered for 1m (at most 1 at a time)"
         ))
     );
-    assert_eq!(condition(&workspace, WORKSPACE_READY).0, "True", "it serves as before");
+    assert_eq!(condition(&workspace, ConditionType::WorkspaceReady).0, "True", "it serves as before");
     assert!(decision.requeue.is_some());
 
     // The old tag again: nothing is due.
@@ -92,7 +92,7 @@ fn a_running_model_keeps_its_image_until_its_turn_and_says_so() {
 }
 
 #[test]
-fn a_turn_lasts_until_the_model_has_answered_for_a_while() {
+fn a_rollout_lasts_until_the_model_has_answered_for_a_while() {
     let (mut workspace, mut observed) = running();
     at("2026-01-01T02:00:00Z", &mut workspace, &mut observed, &newer());
     // The old pod answers, the new one does not exist yet.
@@ -111,13 +111,13 @@ fn a_turn_lasts_until_the_model_has_answered_for_a_while() {
     let before = template(&observed);
     at("2026-01-01T02:21:00Z", &mut workspace, &mut observed, &newer());
     assert_eq!((since(&observed), up_to_date(&workspace)), (None, None));
-    assert_eq!(template(&observed), before, "to end a turn restarts nothing");
+    assert_eq!(template(&observed), before, "the end of a rollout restarts nothing");
     assert!(decide(&workspace, &observed, &newer(), time("2026-01-01T02:22:00Z")).is_empty());
 }
 
-/// A version that does not come up stops there, until it is replaced.
+/// A version that does not become ready stops the other rollouts until it is replaced.
 #[test]
-fn a_rollout_that_fails_keeps_its_turn_and_may_be_replaced() {
+fn a_rollout_that_fails_does_not_end_and_can_be_replaced() {
     let (mut workspace, mut observed) = running();
     at("2026-01-01T02:00:00Z", &mut workspace, &mut observed, &newer());
     observed.pods.clear();
@@ -131,7 +131,7 @@ fn a_rollout_that_fails_keeps_its_turn_and_may_be_replaced() {
 }
 
 #[test]
-fn a_turn_begins_when_windows_nodes_and_the_controllers_own_age_allow_it() {
+fn a_rollout_starts_when_windows_nodes_and_the_leaders_age_allow_it() {
     let window = |text: &str| RolloutPolicy { windows: vec![text.parse().unwrap()], ..RolloutPolicy::default() };
     // 2026-01-01 is a Thursday.
     for (policy, leads_since, under_way, now, words, seconds) in [
@@ -149,7 +149,7 @@ fn a_turn_begins_when_windows_nodes_and_the_controllers_own_age_allow_it() {
             "00:59:30",
             0,
             "01:00:00",
-            "it waits until 2026-01-01T01:00:30Z, 1m after the controller began to lead",
+            "it waits until 2026-01-01T01:00:30Z, 1m after this replica of the controller was elected leader",
             31,
         ),
         (RolloutPolicy::default(), "00:59:00", 0, "01:00:00", "", 0),
@@ -197,7 +197,7 @@ fn a_turn_begins_when_windows_nodes_and_the_controllers_own_age_allow_it() {
 }
 
 #[test]
-fn what_does_not_answer_waits_and_what_fails_anyway_needs_no_turn() {
+fn pods_that_do_not_answer_wait_and_pods_that_fail_are_replaced_at_once() {
     for (pods, nodes, words) in [
         (json!({"phase": "Running"}), true, "it waits until its pods answer"),
         (json!({"phase": "Running"}), false, "it waits until its nodes are ready"),
@@ -216,7 +216,7 @@ fn what_does_not_answer_waits_and_what_fails_anyway_needs_no_turn() {
         if !nodes {
             observed.nodes.clear();
         }
-        // Another's turn is no reason to wait where nothing answers.
+        // Another rollout is no reason to wait where nothing answers.
         observed.rollouts.under_way = if words.is_empty() { vec!["team/other".to_owned()] } else { Vec::new() };
         at("2026-01-01T02:00:00Z", &mut workspace, &mut observed, &newer());
         if words.is_empty() {
@@ -229,9 +229,9 @@ fn what_does_not_answer_waits_and_what_fails_anyway_needs_no_turn() {
     }
 }
 
-/// Whose change it is decides, not whether the pods become others.
+/// It depends on who changed something, not on whether the pods change.
 #[test]
-fn what_its_author_changes_is_applied_at_once_with_the_image_that_runs() {
+fn a_change_of_the_author_is_applied_at_once_with_the_image_that_runs() {
     let (mut workspace, mut observed) = running();
     observed.rollouts.under_way = vec!["team/other".to_owned()];
     workspace.metadata.generation = Some(2);
@@ -242,7 +242,7 @@ fn what_its_author_changes_is_applied_at_once_with_the_image_that_runs() {
     assert_eq!((image(&observed).as_str(), since(&observed)), (OLD, None));
     assert_eq!(up_to_date(&workspace).unwrap().0, "RolloutDue");
 
-    // So are flags in the ConfigMap, which has no generation of the workspace's.
+    // So are flags in the ConfigMap, which are not part of the workspace's generation.
     workspace.inference.as_mut().unwrap().config = Some("flags".to_owned());
     observed.config = Config::Data([("max-batch-size".to_owned(), "8".to_owned())].into());
     at("2026-01-01T02:01:00Z", &mut workspace, &mut observed, &newer());
@@ -252,7 +252,7 @@ fn what_its_author_changes_is_applied_at_once_with_the_image_that_runs() {
     assert_eq!(image(&observed), OLD);
 }
 
-/// The pods of the workload, changed as a controller of another release would have made them.
+/// Changes the workload's pods into those of another release of the controller.
 fn made_by_another_release(observed: &mut Observed) {
     let deployment = Arc::make_mut(observed.deployment.as_mut().unwrap());
     deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap().termination_grace_period_seconds = Some(7);
@@ -262,7 +262,7 @@ fn made_by_another_release(observed: &mut Observed) {
     annotations.insert("kaito.sh/pod-template".to_owned(), template.to_string());
     let mut record: Value = serde_json::from_str(&annotations["kaito.sh/made-from"]).unwrap();
     record["version"] = json!("0.0.1");
-    // It read other facts out of the same workspace.
+    // It read the same workspace in another way.
     record["facts"] = json!("0011223344556677");
     annotations.insert("kaito.sh/made-from".to_owned(), record.to_string());
     annotations.insert("kaito.sh/applied".to_owned(), "0011223344556677".to_owned());
@@ -281,11 +281,11 @@ fn pods_do_not_change_merely_because_the_controller_is_newer() {
     assert!(message.starts_with("this release of the controller makes other pods than those that run"), "{message}");
     assert!(decide(&workspace, &observed, &options(), time("2026-01-01T02:00:01Z")).is_empty());
 
-    // Drift is repaired meanwhile, to what was applied.
+    // Drift is repaired meanwhile, back to what was applied.
     let deployment = Arc::make_mut(observed.deployment.as_mut().unwrap());
     deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0].image = Some("other:1".to_owned());
     let decision = at("2026-01-01T02:00:02Z", &mut workspace, &mut observed, &options());
-    assert_eq!(decision.deeds[0].reason, "Repaired", "{decision:#?}");
+    assert_eq!(decision.deeds[0].reason.as_str(), "Repaired", "{decision:#?}");
     assert_eq!(template(&observed), before);
 
     observed.rollouts.under_way.clear();
@@ -295,7 +295,7 @@ fn pods_do_not_change_merely_because_the_controller_is_newer() {
 }
 
 #[test]
-fn a_workload_of_a_release_that_kept_no_record_waits_for_its_turn_untouched() {
+fn a_workload_of_a_release_that_kept_no_record_stays_as_it_is_until_its_rollout() {
     let (mut workspace, mut observed) = running();
     let deployment = Arc::make_mut(observed.deployment.as_mut().unwrap());
     let annotations = deployment.metadata.annotations.as_mut().unwrap();
@@ -311,7 +311,7 @@ fn a_workload_of_a_release_that_kept_no_record_waits_for_its_turn_untouched() {
     assert!(since(&observed).is_some());
 }
 
-/// Images of their authors' own do not change with the controller's tag, and nothing is restarted or due.
+/// A user's own image does not depend on the controller's tag, so nothing is restarted or due.
 #[test]
 fn what_the_tag_does_not_touch_is_up_to_date() {
     let mut workspace = preset("falcon-7b", 1);
@@ -326,7 +326,7 @@ fn what_the_tag_does_not_touch_is_up_to_date() {
     assert!(decide(&workspace, &observed, &newer(), time("2026-01-01T02:01:00Z")).is_empty());
 }
 
-/// All of a cluster at once, each as its reconcile sees the others.
+/// All workspaces of a cluster, each as its reconcile sees the others.
 #[test]
 fn never_more_than_the_limit_change_at_a_time_and_all_do_in_the_end() {
     for at_once in [1, 2, 5] {

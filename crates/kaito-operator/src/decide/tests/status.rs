@@ -7,8 +7,9 @@ use super::fixtures::{
     with, workspace,
 };
 use crate::{
-    decide::{ADAPTERS_READY, Change, decide},
-    workspace::{INFERENCE_READY, RESOURCE_READY, WORKSPACE_READY, WorkspaceState},
+    decide::{Change, ObjectKind, decide},
+    reason::Reason,
+    workspace::{ConditionType, WorkspaceState},
 };
 
 #[test]
@@ -17,15 +18,18 @@ fn a_workspace_goes_from_nothing_to_ready() {
     let mut observed = observed([]);
     settle(&mut workspace, &mut observed, &options());
     assert_eq!(
-        condition(&workspace, RESOURCE_READY),
+        condition(&workspace, ConditionType::ResourceReady),
         (
             "False",
             "NodesMissing",
             "1 of 1 node missing; the cluster has no nodes. Add Standard_NC24s_v3 nodes with the labels apps=llm, or label ready ones so"
         )
     );
-    assert_eq!(condition(&workspace, INFERENCE_READY), ("False", "WaitingForNodes", "starts when the nodes are ready"));
-    assert_eq!(condition(&workspace, WORKSPACE_READY).1, "NodesMissing");
+    assert_eq!(
+        condition(&workspace, ConditionType::InferenceReady),
+        ("False", "WaitingForNodes", "starts when the nodes are ready")
+    );
+    assert_eq!(condition(&workspace, ConditionType::WorkspaceReady).1, "NodesMissing");
     assert!(observed.deployment.is_none());
     assert_eq!(observed.services.len(), 1, "clients may resolve the name from the first");
 
@@ -33,16 +37,19 @@ fn a_workspace_goes_from_nothing_to_ready() {
     let decision = decide(&workspace, &observed, &options(), time("2026-01-01T00:01:00Z"));
     carry_out(&mut workspace, &mut observed, &decision);
     assert_eq!(
-        condition(&workspace, RESOURCE_READY),
+        condition(&workspace, ConditionType::ResourceReady),
         ("True", "NodesReady", "1 ready node: a; the runtime kaito computes on CPUs")
     );
-    assert_eq!(condition(&workspace, INFERENCE_READY), ("False", "PodsPending", "the pods are being made"));
+    assert_eq!(
+        condition(&workspace, ConditionType::InferenceReady),
+        ("False", "PodsPending", "the pods are being made")
+    );
 
     observed.pods = vec![ready_pod("ws-1", "a")];
     all_ready(&mut observed, 1);
     settle(&mut workspace, &mut observed, &options());
     assert_eq!(
-        condition(&workspace, INFERENCE_READY),
+        condition(&workspace, ConditionType::InferenceReady),
         (
             "True",
             "InferenceReady",
@@ -50,7 +57,7 @@ fn a_workspace_goes_from_nothing_to_ready() {
         )
     );
     assert_eq!(
-        condition(&workspace, WORKSPACE_READY),
+        condition(&workspace, ConditionType::WorkspaceReady),
         ("True", "WorkspaceReady", "the model answers at http://ws.team.svc:80")
     );
     let status = workspace.status.as_ref().unwrap();
@@ -68,18 +75,26 @@ fn times_change_only_with_the_status_of_a_condition() {
         let decision = decide(workspace, observed, &options(), time(text));
         carry_out(workspace, observed, &decision);
     };
-    let since = |workspace: &crate::workspace::Workspace, type_: &str| {
+    let since = |workspace: &crate::workspace::Workspace, type_: ConditionType| {
         workspace.status.as_ref().unwrap().condition(type_).unwrap().last_transition_time.0.to_string()
     };
     at("2026-01-01T00:00:01.75Z", &mut workspace, &mut observed);
-    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:00:01Z", "the API server keeps whole seconds");
+    assert_eq!(
+        since(&workspace, ConditionType::ResourceReady),
+        "2026-01-01T00:00:01Z",
+        "the API server keeps whole seconds"
+    );
     observed.nodes = super::fixtures::observed([unready("a", "2026-01-01T00:00:00Z")]).nodes;
     at("2026-01-01T00:05:00Z", &mut workspace, &mut observed);
-    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:00:01Z", "another message of the same status");
+    assert_eq!(
+        since(&workspace, ConditionType::ResourceReady),
+        "2026-01-01T00:00:01Z",
+        "another message of the same status"
+    );
     observed.nodes = super::fixtures::observed([node("a")]).nodes;
     at("2026-01-01T00:06:00Z", &mut workspace, &mut observed);
-    assert_eq!(since(&workspace, RESOURCE_READY), "2026-01-01T00:06:00Z");
-    assert_eq!(since(&workspace, WORKSPACE_READY), "2026-01-01T00:00:01Z");
+    assert_eq!(since(&workspace, ConditionType::ResourceReady), "2026-01-01T00:06:00Z");
+    assert_eq!(since(&workspace, ConditionType::WorkspaceReady), "2026-01-01T00:00:01Z");
 }
 
 #[test]
@@ -93,14 +108,14 @@ fn every_missing_node_is_accounted_for() {
     ]));
     settle(&mut workspace, &mut observed, &options());
     assert_eq!(
-        condition(&workspace, RESOURCE_READY).2,
+        condition(&workspace, ConditionType::ResourceReady).2,
         "2 of 3 nodes missing; b is not ready (NodeStatusUnknown since 2026-01-01T00:01:00Z), c is a Standard_NC6s_v3; 3 \
          other nodes without the labels apps=llm. Add Standard_NC24s_v3 nodes with the labels apps=llm, or label ready ones so"
     );
 }
 
 #[test]
-fn each_change_is_told_once() {
+fn each_change_has_one_event() {
     let mut workspace = preset("falcon-7b", 1);
     let mut observed = observed([node("a")]);
     let first = decide(&workspace, &observed, &options(), now());
@@ -119,7 +134,7 @@ fn each_change_is_told_once() {
 }
 
 #[test]
-fn drift_is_repaired_and_told() {
+fn drift_is_repaired_with_an_event() {
     let mut workspace = preset("falcon-7b", 1);
     let mut observed = observed([node("a")]);
     settle(&mut workspace, &mut observed, &options());
@@ -127,7 +142,7 @@ fn drift_is_repaired_and_told() {
     let spec = deployment.spec.as_mut().unwrap();
     spec.replicas = Some(0);
     spec.template.spec.as_mut().unwrap().containers[0].image = Some("registry.example/evil:1".to_owned());
-    // What others add is theirs.
+    // Fields that others add are left alone.
     deployment
         .metadata
         .annotations
@@ -136,9 +151,9 @@ fn drift_is_repaired_and_told() {
         .insert("deployment.kubernetes.io/revision".to_owned(), "1".to_owned());
     let decision = decide(&workspace, &observed, &options(), now());
     let [(place, Change::Repair(paths))] = decision.writes.as_slice() else { panic!("{:#?}", decision.writes) };
-    assert_eq!(decision.objects[*place].kind(), "Deployment");
+    assert_eq!(decision.objects[*place].kind(), ObjectKind::Deployment);
     assert_eq!(paths, &["spec.replicas", "spec.template.spec.containers[server].image"]);
-    assert!(decision.deeds.iter().any(|notice| notice.reason == "Repaired" && notice.is_warning));
+    assert!(decision.deeds.iter().any(|notice| notice.reason == Reason::Repaired && notice.is_warning));
     carry_out(&mut workspace, &mut observed, &decision);
     settle(&mut workspace, &mut observed, &options());
 }
@@ -151,11 +166,11 @@ fn a_running_model_is_kept_when_its_node_goes() {
     observed.nodes.clear();
     settle(&mut workspace, &mut observed, &options());
     assert!(observed.deployment.is_some());
-    assert_eq!(condition(&workspace, RESOURCE_READY).1, "NodesMissing");
+    assert_eq!(condition(&workspace, ConditionType::ResourceReady).1, "NodesMissing");
 }
 
 #[test]
-fn a_device_plugin_that_goes_away_does_not_start_the_model_anew() {
+fn a_device_plugin_that_goes_away_does_not_restart_the_model() {
     let mut workspace = on_gpus(workspace(
         "resource: {labelSelector: {matchLabels: {apps: llm}}}\n\
          inference: {preset: {name: falcon-40b}}",
@@ -163,7 +178,7 @@ fn a_device_plugin_that_goes_away_does_not_start_the_model_anew() {
     let mut observed = observed([with(node("a"), "/metadata/labels", json!({"apps": "llm"}))]);
     settle(&mut workspace, &mut observed, &options());
     let gpus = |observed: &crate::decide::Observed| {
-        crate::decide::layout::gpus_of_spec(
+        crate::layout::gpus_of(
             observed.deployment.as_ref().unwrap().spec.as_ref().unwrap().template.spec.as_ref().unwrap(),
         )
     };
@@ -188,10 +203,13 @@ fn nodes_without_gpus_compute_on_their_cpus_and_the_status_says_so() {
         with(with(node("a"), "/metadata/labels", json!({"apps": "llm"})), "/status/allocatable", json!({"cpu": "64"}));
     let mut observed = observed([cpu_node]);
     settle(&mut workspace, &mut observed, &options());
-    assert_eq!(condition(&workspace, RESOURCE_READY).2, "1 ready node: a; the runtime kaito computes on CPUs");
+    assert_eq!(
+        condition(&workspace, ConditionType::ResourceReady).2,
+        "1 ready node: a; the runtime kaito computes on CPUs"
+    );
     workspace.metadata.annotations = Some([("kaito.sh/runtime".to_owned(), "vllm".to_owned())].into());
     settle(&mut workspace, &mut observed, &options());
-    assert_eq!(condition(&workspace, INFERENCE_READY).1, "GpusMissing");
+    assert_eq!(condition(&workspace, ConditionType::InferenceReady).1, "GpusMissing");
 }
 
 #[test]
@@ -204,13 +222,13 @@ fn adapters_that_the_server_does_not_apply_are_told_without_holding_up_the_model
     observed.pods = vec![ready_pod("ws-1", "a")];
     all_ready(&mut observed, 1);
     settle(&mut workspace, &mut observed, &options());
-    assert_eq!(condition(&workspace, ADAPTERS_READY).1, "AdaptersNotApplied");
-    assert_eq!(condition(&workspace, WORKSPACE_READY).0, "True");
+    assert_eq!(condition(&workspace, ConditionType::AdaptersReady).1, "AdaptersNotApplied");
+    assert_eq!(condition(&workspace, ConditionType::WorkspaceReady).0, "True");
 
     workspace.metadata.annotations = Some([("kaito.sh/runtime".to_owned(), "vllm".to_owned())].into());
     settle(&mut workspace, &mut observed, &options());
     assert_eq!(
-        condition(&workspace, ADAPTERS_READY),
+        condition(&workspace, ConditionType::AdaptersReady),
         ("False", "AdapterStrengthIgnored", "vLLM applies every adapter at full strength, poet too")
     );
 }
@@ -220,7 +238,7 @@ fn a_workspace_without_inference_is_ready_with_its_nodes() {
     let mut workspace = workspace("resource: {labelSelector: {matchLabels: {apps: llm}}}");
     let mut observed = observed([node("a")]);
     settle(&mut workspace, &mut observed, &options());
-    assert_eq!(condition(&workspace, WORKSPACE_READY), ("True", "WorkspaceReady", "the nodes are ready"));
+    assert_eq!(condition(&workspace, ConditionType::WorkspaceReady), ("True", "WorkspaceReady", "the nodes are ready"));
     assert!(observed.services.is_empty());
 }
 
@@ -232,16 +250,16 @@ fn pods_of_an_old_template_do_not_make_a_workspace_ready() {
     all_ready(&mut observed, 1);
     Arc::make_mut(observed.deployment.as_mut().unwrap()).metadata.generation = Some(9);
     settle(&mut workspace, &mut observed, &options());
-    assert_eq!(condition(&workspace, INFERENCE_READY).0, "False");
+    assert_eq!(condition(&workspace, ConditionType::InferenceReady).0, "False");
 }
 
-/// Its GPUs would be kept from those who can use them.
+/// With GPUs, they would keep them from pods that can use them.
 #[test]
 fn pods_that_compute_on_cpus_hold_no_gpus_and_ask_for_what_they_need() {
     for (name, instance_type, cpus, memory) in [
         ("falcon-7b", Some("Standard_NC24s_v3"), "7", "15Gi"),
         ("llama-2-13b", Some("Standard_NC24s_v3"), "12", "29Gi"),
-        // Half of the node's 24.
+        // Half of the node's 24 CPUs.
         ("falcon-40b", Some("Standard_NC24s_v3"), "12", "79Gi"),
         ("mistral-7b", None, "4", "16Gi"),
     ] {
@@ -255,8 +273,8 @@ fn pods_that_compute_on_cpus_hold_no_gpus_and_ask_for_what_they_need() {
         let resources = serde_json::to_value(&pod.containers[0].resources).unwrap();
         assert_eq!(resources, json!({"requests": {"cpu": cpus, "memory": memory}}), "{name}");
         assert!(pod.volumes.unwrap().iter().all(|volume| volume.name != "shm"));
-        // On any node, though others hold all of its GPUs, or it has none.
-        assert_eq!(condition(&workspace, RESOURCE_READY).0, "True");
+        // On any node, even without free GPUs.
+        assert_eq!(condition(&workspace, ConditionType::ResourceReady).0, "True");
     }
     let mut workspace = preset("falcon-7b", 1);
     workspace.inference.as_mut().unwrap().config = Some("flags".to_owned());

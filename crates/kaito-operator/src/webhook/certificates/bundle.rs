@@ -1,7 +1,7 @@
-//! What the Secret holds, and when which part of it is renewed: a pure function of the content and the time.
+//! The content of the Secret, and when which part of it is renewed: a pure function of the content and the time.
 //!
-//! A new authority is trusted before it signs: it is put into the bundle first, and the serving certificate is made anew an
-//! overlap later, when every API server has the bundle. So no request fails while authorities change.
+//! A new certificate authority (CA) is trusted for a while before it signs: it is put into the bundle first, and the serving
+//! certificate is renewed an overlap later, when every API server has the bundle. So no request fails while the CA changes.
 
 use std::{
     collections::BTreeMap,
@@ -18,14 +18,14 @@ use super::{
 };
 use crate::Error;
 
-/// Authorities that are trusted, PEM, newest first.
+/// Trusted authorities in PEM, newest first.
 const AUTHORITIES: &str = "ca.crt";
 /// Key of the newest authority.
 const AUTHORITY_KEY: &str = "ca.key";
 const SERVING: &str = "tls.crt";
 const SERVING_KEY: &str = "tls.key";
 
-/// How long an authority is trusted before it signs, at most.
+/// Longest time that an authority is trusted before it signs.
 const LONGEST_OVERLAP: Duration = Duration::from_secs(15 * 60);
 
 /// The Secret's content.
@@ -37,13 +37,13 @@ pub struct Bundle {
     serving_key: String,
 }
 
-/// A bundle that is as it should be for now.
+/// A bundle in which nothing is due.
 #[derive(Debug)]
 pub struct Current {
     pub bundle: Bundle,
-    /// Whether it differs from what it was made from.
+    /// Whether it differs from the bundle before.
     pub is_changed: bool,
-    /// What the webhook shows.
+    /// The serving certificate and its key.
     pub certified_key: CertifiedKey,
     /// The end of the serving certificate.
     pub end: SystemTime,
@@ -75,7 +75,7 @@ impl Bundle {
     }
 }
 
-/// `bundle`, or what it must become by `now`.
+/// The bundle, with whatever is due by `now` renewed.
 ///
 /// # Errors
 ///
@@ -111,7 +111,7 @@ pub fn current(
     })
 }
 
-/// The newest authority, with all that are trusted.
+/// The newest authority, and all that are trusted.
 struct Authority {
     certificate: CertificateDer<'static>,
     key: String,
@@ -124,7 +124,7 @@ struct Authority {
 }
 
 impl Authority {
-    /// `None` where it is damaged or over.
+    /// `None` where it is damaged or expired.
     fn of(bundle: &Bundle, now: SystemTime, provider: &CryptoProvider) -> Option<Self> {
         inspect::certified_key(&bundle.authorities, &bundle.authority_key, provider)?;
         Self::newest(bundle.authorities.clone(), bundle.authority_key.clone()).filter(|it| now < it.validity.end)
@@ -138,7 +138,7 @@ impl Authority {
         Some(Self { certificate, key, validity, trusted, all, signs_from: validity.start + overlap })
     }
 
-    /// A new one before those of `older` that are still valid.
+    /// A new authority, trusted beside those of `older` that are still valid.
     fn new(older: Option<&Self>, lifetime: Duration, now: SystemTime) -> Result<Self, Error> {
         let issued = issue::authority(lifetime, now)?;
         let mut trusted = issued.certificate;
@@ -151,7 +151,7 @@ impl Authority {
     }
 }
 
-/// The certificate that the webhook shows.
+/// The serving certificate.
 struct Serving {
     certificate: String,
     key: String,
@@ -161,7 +161,7 @@ struct Serving {
 }
 
 impl Serving {
-    /// `None` where it is damaged, or where a client that trusts the bundle would not take it.
+    /// `None` where it is damaged, or where a client that trusts the bundle would not accept it.
     fn of(
         bundle: &Bundle,
         authority: &Authority,
@@ -204,8 +204,8 @@ impl Serving {
         Ok(Self { certificate: issued.certificate, key: issued.key, validity, certified_key, is_by_newest: true })
     }
 
-    /// When it is to be made anew. Where an authority has just come, that is after the overlap, or halfway from the usual
-    /// time to the end if the overlap is longer.
+    /// When it is to be renewed. Where the authority is new, that is after the overlap, or halfway from the usual time to the
+    /// end if the overlap is longer.
     fn due(&self, authority: &Authority) -> SystemTime {
         if self.is_by_newest {
             return self.validity.renewal();

@@ -1,4 +1,4 @@
-//! Looking at certificates that others made.
+//! Reads certificates and checks whether clients trust them.
 
 use std::{
     sync::Arc,
@@ -13,7 +13,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-/// From when to when a certificate is valid.
+/// The time for which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     pub start: SystemTime,
@@ -30,7 +30,7 @@ impl Validity {
         Some(Self { start: time(validity.not_before)?, end: time(validity.not_after)? })
     }
 
-    /// When it is to be renewed: at two thirds.
+    /// When the certificate is to be renewed: after two thirds of its time.
     pub fn renewal(self) -> SystemTime {
         self.start + self.length() * 2 / 3
     }
@@ -55,7 +55,7 @@ pub fn certified_key(chain: &str, key: &str, provider: &CryptoProvider) -> Optio
     CertifiedKey::from_der(chain, key, provider).ok()
 }
 
-/// Whether a client that trusts `authorities` takes `certificate` for each of `names`, by the rules that clients have.
+/// Whether a client that trusts `authorities` accepts `certificate` for each of `names`.
 pub fn is_trusted(
     certificate: &CertificateDer<'_>,
     authorities: &[CertificateDer<'static>],

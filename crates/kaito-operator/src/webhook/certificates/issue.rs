@@ -1,4 +1,4 @@
-//! Making certificates: an authority that signs itself, and serving certificates that it signs.
+//! Makes certificates: a self-signed authority, and serving certificates that it signs.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,12 +9,12 @@ use rustls::pki_types::CertificateDer;
 
 use crate::Error;
 
-/// How long certificates are valid. They are renewed after two thirds of it.
+/// How long certificates are valid. They are renewed after two thirds of that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifetimes {
     /// Of the authority, which the API server trusts.
     pub authority: Duration,
-    /// Of the certificate that the webhook shows.
+    /// Of the serving certificate.
     pub serving: Duration,
 }
 
@@ -32,7 +32,7 @@ pub struct Issued {
     pub key: String,
 }
 
-/// Clocks differ: a certificate is valid from a little before it is made.
+/// Clocks differ, so a certificate is valid from a little before its creation.
 const BACKDATED: Duration = Duration::from_secs(5 * 60);
 
 /// A new authority.
@@ -74,7 +74,7 @@ fn params(
     latest: Option<SystemTime>,
 ) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::new(names).map_err(made)?;
-    // A common name of more than 64 characters is not allowed; nobody reads it beside the alternative names.
+    // A common name may have 64 characters at most; clients read only the alternative names.
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name.chars().take(64).collect::<String>());
     let end = latest.unwrap_or(now + lifetime).min(now + lifetime);

@@ -1,3 +1,5 @@
+//! Keeps the certificates in a Secret that all replicas share, and renews them.
+
 use std::{
     fmt,
     sync::{Arc, RwLock},
@@ -36,12 +38,12 @@ use crate::{Error, webhook::Metrics};
 /// The time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
-/// How often another replica may come before this one in writing the Secret.
+/// How often writing the Secret is tried when other replicas write it first.
 const ATTEMPTS: u32 = 10;
 /// Pauses after failures double from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(30);
-/// Pauses end early where the clock is set, so none is longer than this.
+/// No pause is longer than this, so that a change of the system's clock is noticed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 
 /// Where certificates are kept, and for what.
@@ -49,11 +51,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 pub struct CertificateOptions {
     /// The namespace of the Secret.
     pub namespace: String,
-    /// The Secret. One without data is as good as none.
+    /// The Secret's name. It may exist without data.
     pub secret: String,
     /// The name that the ValidatingWebhookConfiguration and the MutatingWebhookConfiguration have.
     pub configuration: String,
-    /// What clients call the webhook: DNS names, see [`service_names`], or addresses.
+    /// Names in the certificate: the DNS names of [`service_names`], or addresses.
     pub names: Vec<String>,
     /// How long certificates are valid.
     pub lifetimes: Lifetimes,
@@ -83,10 +85,10 @@ pub fn service_names(service: &str, namespace: &str) -> Vec<String> {
     ]
 }
 
-/// Keeps the certificates of one replica in step with the Secret, and the webhook configurations too.
+/// Keeps one replica's certificate, and the webhook configurations, in step with the Secret.
 ///
-/// Every replica may make or renew them: a write names the version that it follows, so that of several one comes first
-/// and the others take over what it wrote.
+/// Every replica may create or renew certificates. A write carries the version of the Secret that was read (optimistic
+/// concurrency), so that of several replicas one succeeds, and the others use what it wrote.
 pub struct CertificateManager {
     client: Client,
     secrets: Api<Secret>,
@@ -109,7 +111,7 @@ impl CertificateManager {
         }
     }
 
-    /// What a TLS server asks for its certificate; there is none before the first reconcile.
+    /// Gives a TLS server its certificate; there is none before the first reconcile.
     pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
         Arc::clone(&self.shown) as Arc<dyn ResolvesServerCert>
     }
@@ -142,19 +144,19 @@ impl CertificateManager {
             loop {
                 tokio::select! {
                     () = &mut again => break,
-                    // A change does not shorten the pause after a failure: it may be the failure that comes back.
+                    // A change does not shorten the pause after a failure: the failed attempt itself may have caused it.
                     Some(()) = changes.next() => if failures == 0 { break },
                 }
             }
         }
     }
 
-    /// Reads the Secret, makes or renews what is due, shows the certificate, and makes the API server trust it. Returns
-    /// when to look again.
+    /// Reads the Secret, creates or renews what is due, serves with it, and makes the API server trust it. Returns when to
+    /// reconcile again.
     ///
     /// # Errors
     ///
-    /// What the API server or the making of a certificate failed with.
+    /// Those of the API server, and of making a certificate.
     pub async fn reconcile(&self) -> Result<SystemTime, Error> {
         let current = self.agree().await?;
         self.metrics.set_certificate_end(current.end);
@@ -166,7 +168,7 @@ impl CertificateManager {
         Ok(current.next)
     }
 
-    /// What the Secret holds once nothing in it is due.
+    /// The content of the Secret, after whatever was due has been renewed.
     async fn agree(&self) -> Result<Current, Error> {
         let CertificateOptions { namespace, secret: name, names, lifetimes, clock, .. } = &self.options;
         let at = || format!("the Secret {namespace}/{name}");
@@ -205,7 +207,7 @@ impl CertificateManager {
     }
 }
 
-/// Says that the object of that name changed.
+/// An item for each change of the object of that name.
 fn changes<K>(api: Api<K>, name: &str) -> stream::BoxStream<'static, ()>
 where
     K: kube::Resource + Clone + fmt::Debug + DeserializeOwned + Send + 'static,
@@ -226,13 +228,13 @@ fn logged<T>(events: impl Stream<Item = Result<T, watcher::Error>>) -> impl Stre
     })
 }
 
-/// The certificate that is shown now.
+/// The certificate to serve with.
 #[derive(Debug, Default)]
 struct Shown(RwLock<Option<Arc<CertifiedKey>>>);
 
 impl Shown {
     fn set(&self, key: CertifiedKey) {
-        // Whoever panicked did not do so halfway through an assignment.
+        // After a panic the value is still whole: an assignment cannot be interrupted.
         *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::new(key));
     }
 }

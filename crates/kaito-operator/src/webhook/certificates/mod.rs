@@ -1,4 +1,4 @@
-//! The webhook's certificates: made here, kept in a Secret that all replicas share, renewed before they end.
+//! The webhook's certificates: made here, kept in a Secret that all replicas share, renewed before they expire.
 
 mod bundle;
 mod inspect;

@@ -65,7 +65,7 @@ fn the_first_certificates_are_trusted_and_stay() {
     assert_eq!(renewed.bundle.authorities, made.bundle.authorities, "a serving certificate needs no new authority");
 }
 
-/// Ten years, looked at whenever it says so. A replica or an API server may be one step behind at any time.
+/// Ten years of renewals. A replica or an API server may be one step behind at any time.
 #[test]
 fn no_change_breaks_a_client_or_a_replica_that_is_a_step_behind() {
     let mut now = start();
@@ -80,7 +80,7 @@ fn no_change_breaks_a_client_or_a_replica_that_is_a_step_behind() {
             for trusted in [&before.bundle.authorities, &after.bundle.authorities] {
                 assert!(is_trusted(&leaf, trusted, now));
             }
-            // And until the next look.
+            // And a minute later.
             assert!(is_trusted(&leaf, &after.bundle.authorities, now + Duration::from_secs(60)));
         }
         serving += usize::from(leaf(&before) != leaf(&after));
@@ -88,7 +88,7 @@ fn no_change_breaks_a_client_or_a_replica_that_is_a_step_behind() {
         assert!(inspect::certificates(&after.bundle.authorities).len() <= 2, "authorities that are over stay");
         before = after;
     }
-    // 3650 days in steps of some 487, and of some 60.
+    // 3650 days: an authority lasts some 487 of them, a serving certificate some 60.
     assert_eq!(authorities, 8);
     assert!((60..=75).contains(&serving), "{serving}");
 }
@@ -128,7 +128,7 @@ fn what_is_damaged_over_or_for_other_names_is_made_anew() {
     assert!(inspect::is_trusted(&leaf(&renamed), &authorities, &["127.0.0.1".to_owned()], start(), &provider()));
 }
 
-/// Replicas whose clocks differ must not take turns in making certificates.
+/// Replicas whose clocks differ must not replace each other's certificates again and again.
 #[test]
 fn a_clock_that_is_behind_renews_nothing() {
     let made = current(None, start());

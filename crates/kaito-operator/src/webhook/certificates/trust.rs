@@ -1,4 +1,4 @@
-//! Makes the API server trust the webhook: its authorities in every webhook of a configuration.
+//! Makes the API server trust the webhook: writes the authorities into the `caBundle` of webhook configurations.
 
 use std::fmt;
 
@@ -15,11 +15,11 @@ use serde_json::json;
 
 use crate::Error;
 
-/// A kind of object that tells the API server where webhooks are.
+/// A kind of webhook configuration.
 pub trait Configuration:
     kube::Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + fmt::Debug + DeserializeOwned + Send + 'static
 {
-    /// Each webhook's name, and where it is.
+    /// Each webhook's name, and how the API server reaches it.
     fn webhooks(&self) -> Vec<(&str, &WebhookClientConfig)>;
 }
 
@@ -35,7 +35,7 @@ impl Configuration for MutatingWebhookConfiguration {
     }
 }
 
-/// Writes `authorities` into the configuration of that name, if there is one and it has others.
+/// Writes `authorities` into the configuration of that name, if it exists and has others.
 pub async fn establish<K: Configuration>(client: &Client, name: &str, authorities: &ByteString) -> Result<(), Error> {
     let api = Api::<K>::all(client.clone());
     let kind = K::kind(&());
@@ -49,7 +49,7 @@ pub async fn establish<K: Configuration>(client: &Client, name: &str, authoritie
     Ok(())
 }
 
-/// Touches nothing but the authorities, and fails where the webhooks have changed places meanwhile.
+/// A JSON patch of the authorities alone, which fails where the order of the webhooks has changed meanwhile.
 fn patch(webhooks: &[(&str, &WebhookClientConfig)], authorities: &ByteString) -> Option<Patch> {
     let mut operations = Vec::new();
     for (index, (name, config)) in webhooks.iter().enumerate() {

@@ -36,7 +36,7 @@ fn create_options(field_validation: &str) -> Value {
     })
 }
 
-/// As it comes after the defaults of the schema.
+/// A workspace with the defaults of the schema.
 fn falcon() -> Value {
     json!({
         "apiVersion": "kaito.sh/v1beta1",
@@ -91,7 +91,7 @@ fn what_is_right_passes() {
         answer(Webhook::Validate, &request("CREATE", &falcon(), &json!(null), &create_options("Strict")));
     assert!(answer.is_allowed, "{response}");
     assert_eq!(answer.operation, "create");
-    // What the runtime does not do yet; see the cases of admission.
+    // Warnings of what the runtime does not do yet; see the cases of admission.
     let warnings = response["warnings"].as_array().unwrap();
     assert!(warnings.iter().all(|warning| warning.as_str().unwrap().starts_with("inference.adapters: ")), "{response}");
 }

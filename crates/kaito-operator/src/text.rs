@@ -1,10 +1,11 @@
-//! Words of messages that several parts have in common.
+//! Pieces of text that several modules write: lists, counts, times, and short hashes.
 
 use std::fmt::Display;
 
 use k8s_openapi::jiff::{Timestamp, Unit};
+use sha2::{Digest, Sha256};
 
-/// Lists are cut after so many, so that a message stays readable in a cluster of a thousand nodes.
+/// Longer lists are cut, so that a message stays readable in a cluster of a thousand nodes.
 const LISTED: usize = 5;
 
 /// `a, b and 3 more`
@@ -38,9 +39,14 @@ pub fn duration(seconds: i64) -> String {
     }
 }
 
-/// Seconds from one time to another, never less than none.
+/// Seconds from one time to another; 0 where they are in the other order.
 pub fn seconds_between(from: Timestamp, to: Timestamp) -> i64 {
     (to.as_second() - from.as_second()).max(0)
+}
+
+/// The first 16 hexadecimal digits of a text's SHA-256.
+pub fn digest(text: &str) -> String {
+    Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -61,5 +67,12 @@ mod tests {
         {
             assert_eq!(duration(seconds), text);
         }
+    }
+
+    /// The first is an example of FIPS 180-4.
+    #[test]
+    fn digests_are_the_beginning_of_sha_256() {
+        assert_eq!(digest("abc"), "ba7816bf8f01cfea");
+        assert_eq!(digest(""), "e3b0c44298fc1c14");
     }
 }
