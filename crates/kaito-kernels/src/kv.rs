@@ -1,10 +1,11 @@
-//! Keys and values in memory: exact, or narrowed when they are stored.
+//! The KV cache's memory: keys and values, exact or narrowed when they are stored.
 
 use std::fmt;
 
 use half::bf16;
 
 use crate::{
+    matmul::element::{Bf16, Element, F32, I8},
     quantized::{ROUND, TINY},
     zeros::zeros,
 };
@@ -42,7 +43,24 @@ impl fmt::Display for KvDType {
     }
 }
 
-/// The keys, or the values, of one layer. A slot is one head of one token.
+/// An element type of keys and values, known when code is compiled.
+pub(crate) trait KvElement: Element {
+    const DTYPE: KvDType;
+}
+
+impl KvElement for F32 {
+    const DTYPE: KvDType = KvDType::F32;
+}
+
+impl KvElement for Bf16 {
+    const DTYPE: KvDType = KvDType::Bf16;
+}
+
+impl KvElement for I8 {
+    const DTYPE: KvDType = KvDType::Int8;
+}
+
+/// The keys, or the values, of one layer of the KV cache. A slot is one head of one token.
 ///
 /// Values are `[slot][head_dim]`: they are added up, so that vectors hold elements of one of them. Keys are multiplied by
 /// a query and each product's elements are added up: they are `[page][head_dim][slot of the page]`, so that vectors hold

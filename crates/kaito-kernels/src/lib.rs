@@ -15,6 +15,7 @@ mod mapped_file;
 mod matmul;
 mod matrix;
 mod norm;
+mod partition;
 mod peak;
 mod quantized;
 mod rope;

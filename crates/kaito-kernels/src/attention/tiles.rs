@@ -1,12 +1,12 @@
-//! How the queries of a block share out registers.
+//! Register blocking: the queries of a block in tiles.
 
-use super::{BLOCK_QUERIES, ahead::ASKED_BYTES};
-use crate::simd::Simd;
+use super::{BLOCK_QUERIES, prefetch::PREFETCHED_BYTES};
+use crate::{partition::EvenSplit, simd::Simd};
 
 /// Queries of a tile at most.
 const MOST: usize = 6;
 
-/// Queries in tiles of nearly the same size, so that a tile's sums stay in registers: 8 are 4 and 4, not 6 and 2.
+/// Queries in tiles of nearly the same size, so that a tile's sums stay in registers: 8 are 4 and 4, and not 6 and 2.
 #[derive(Clone, Copy)]
 pub(super) struct Tiles {
     /// Where each tile begins and the last one ends.
@@ -16,13 +16,17 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
+    /// # Panics
+    /// If there are more than [`BLOCK_QUERIES`].
     pub(super) fn of(queries: usize) -> Self {
-        let count = queries.div_ceil(MOST);
+        assert!(queries <= BLOCK_QUERIES);
+        let split = EvenSplit::of_at_most(queries, MOST);
         let mut bounds = [0; BLOCK_QUERIES.div_ceil(MOST) + 1];
-        for (i, bound) in bounds[..=count].iter_mut().enumerate() {
-            *bound = i * queries / count;
+        // A table, since the loops over tiles would divide for each.
+        for (i, bound) in bounds[..=split.count()].iter_mut().enumerate() {
+            *bound = split.start(i);
         }
-        Self { bounds, count, largest: queries.div_ceil(count) }
+        Self { bounds, count: split.count(), largest: queries.div_ceil(split.count()) }
     }
 
     /// Vectors that a tile has of each of its queries.
@@ -56,26 +60,26 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// When to ask for what comes next, as much as is gone through: of each row of `row` bytes `taken`. The tiles share it out,
-    /// and each asks bit by bit: a processor that has too much to ask for computes nothing.
+    /// When to prefetch what comes next, as much as is gone through: `taken` bytes of each row of `row` bytes. The tiles divide it
+    /// among themselves, and each prefetches a little at a time: a processor whose queue of loads is full computes nothing.
     #[inline(always)]
-    pub(super) fn asked(self, row: usize, taken: usize) -> Asked {
-        let step = row * ASKED_BYTES / taken;
-        Asked { next: self.number * step, step: self.of * step }
+    pub(super) fn prefetches(self, row: usize, taken: usize) -> Due {
+        let step = row * PREFETCHED_BYTES / taken;
+        Due { next: self.number * step, step: self.of * step }
     }
 }
 
-/// Places, in bytes, at which it is time to ask.
+/// Places, in bytes, at which a prefetch is due.
 #[derive(Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct Due {
     next: usize,
     step: usize,
 }
 
-impl Asked {
-    /// Whether it is time, once computing has come to `place`.
+impl Due {
+    /// Whether one is due, once computing has come to `place`.
     #[inline(always)]
-    pub(super) fn is_due(&mut self, place: usize) -> bool {
+    pub(super) fn is_now(&mut self, place: usize) -> bool {
         let due = place >= self.next;
         if due {
             self.next += self.step;

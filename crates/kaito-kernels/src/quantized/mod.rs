@@ -138,10 +138,17 @@ impl<'a> QuantizedRef<'a> {
         self.cols.div_ceil(GROUP)
     }
 
-    /// The weights and the scales of all blocks.
-    fn split(&self) -> (&'a [u8], &'a [u8]) {
-        let blocks = self.rows.div_ceil(BLOCK_ROWS);
-        self.data.split_at(blocks * self.groups() * self.quantization.group_bytes())
+    /// The weights of `count` groups from `group` on, of a block of rows.
+    fn quants(&self, block: usize, group: usize, count: usize) -> &'a [u8] {
+        let (first, bytes) = (block * self.groups() + group, self.quantization.group_bytes());
+        &self.data[first * bytes..(first + count) * bytes]
+    }
+
+    /// Their scales.
+    fn scales(&self, block: usize, group: usize, count: usize) -> &'a [u8] {
+        let all = self.rows.div_ceil(BLOCK_ROWS) * self.groups() * self.quantization.group_bytes();
+        let first = block * self.groups() + group;
+        &self.data[all + first * SCALE_BYTES..all + (first + count) * SCALE_BYTES]
     }
 }
 

@@ -1,9 +1,6 @@
 //! Quantisation of weights, once, while a model loads.
 
-use std::{
-    marker::PhantomData,
-    sync::{Mutex, PoisonError},
-};
+use std::marker::PhantomData;
 
 use half::bf16;
 
@@ -33,22 +30,20 @@ pub(super) fn quantize_on(
     source: MatrixRef,
     target: &mut [u8],
 ) {
-    source.check("source");
-    let (rows, cols) = (source.rows, source.cols);
+    let (rows, cols) = (source.rows(), source.cols());
     assert_eq!(Some(target.len()), quantization.bytes(rows, cols), "bytes of an {quantization} matrix {rows} x {cols}");
     let groups = cols.div_ceil(GROUP);
     if groups == 0 || rows == 0 {
         return;
     }
-    let (quants, scales) = target.split_at_mut(rows.div_ceil(BLOCK_ROWS) * groups * quantization.group_bytes());
+    let blocks = rows.div_ceil(BLOCK_ROWS);
+    let (quants, scales) = target.split_at_mut(blocks * groups * quantization.group_bytes());
     let quants = quants.chunks_exact_mut(groups * quantization.group_bytes());
-    let blocks: Vec<_> = quants.zip(scales.chunks_exact_mut(groups * SCALE_BYTES)).map(Mutex::new).collect();
-    pool.for_each(blocks.len(), &|i| {
-        let mut block = blocks[i].lock().unwrap_or_else(PoisonError::into_inner);
-        let (quants, scales) = &mut *block;
-        let first = i * BLOCK_ROWS;
+    let targets = quants.zip(scales.chunks_exact_mut(groups * SCALE_BYTES)).enumerate();
+    pool.for_each_item(blocks, targets, |(block, (quants, scales))| {
+        let first = block * BLOCK_ROWS;
         let source = source.slice_rows(first, BLOCK_ROWS.min(rows - first));
-        match source.dtype {
+        match source.dtype() {
             DType::F32 => dispatch(level, Block::<F32> { quantization, source, quants, scales, element: PhantomData }),
             DType::Bf16 => {
                 dispatch(level, Block::<Bf16> { quantization, source, quants, scales, element: PhantomData })
@@ -75,12 +70,12 @@ impl<E: Element> Kernel for Block<'_, E> {
         let Self { quantization, source, quants, scales, .. } = self;
         let quants = quants.chunks_exact_mut(quantization.group_bytes());
         for (g, (quants, scales)) in quants.zip(scales.chunks_exact_mut(SCALE_BYTES)).enumerate() {
-            let count = GROUP.min(source.cols - g * GROUP);
+            let count = GROUP.min(source.cols() - g * GROUP);
             for row in 0..BLOCK_ROWS {
                 let mut values = [0.0; GROUP];
-                if row < source.rows {
-                    let first = (row * source.cols + g * GROUP) * E::SIZE;
-                    widen_group::<S, E>(simd, &source.data[first..first + count * E::SIZE], count, &mut values);
+                if row < source.rows() {
+                    let first = (row * source.cols() + g * GROUP) * E::SIZE;
+                    widen_group::<S, E>(simd, &source.data()[first..first + count * E::SIZE], count, &mut values);
                 }
                 let (scale, numbers) = match quantization {
                     Quantization::Int8 => group_of_8_bits(&values),
@@ -97,15 +92,11 @@ impl<E: Element> Kernel for Block<'_, E> {
 fn widen_group<S: Simd, E: Element>(simd: S, source: &[u8], count: usize, values: &mut [f32; GROUP]) {
     let mut i = 0;
     while i + S::LANES <= count {
-        // SAFETY: the source has `count` elements.
-        let v = unsafe { E::load(simd, source[i * E::SIZE..(i + S::LANES) * E::SIZE].as_ptr()) };
-        simd.store_slice(&mut values[i..], v);
+        simd.store_slice(&mut values[i..], E::load_slice(simd, &source[i * E::SIZE..]));
         i += S::LANES;
     }
     if i < count {
-        // SAFETY: as above; `count - i` elements are left.
-        let v = unsafe { E::load_partial(simd, source[i * E::SIZE..count * E::SIZE].as_ptr(), count - i) };
-        simd.store_partial(&mut values[i..count], v);
+        simd.store_partial(&mut values[i..count], E::load_rest(simd, &source[i * E::SIZE..count * E::SIZE]));
     }
 }
 

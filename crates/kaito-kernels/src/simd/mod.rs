@@ -14,16 +14,16 @@ mod portable;
 
 use std::sync::OnceLock;
 
-/// Bytes that come into the cache together.
+/// Bytes of a cache line.
 pub(crate) const CACHE_LINE: usize = 64;
 
-/// Places, far from each other, that a thread reads memory from in turn: what processors read ahead by themselves is more for a
-/// few streams than for one, see `bench/NOTES.md`.
+/// Streams, far from each other, that a thread reads memory from in turn: hardware prefetchers sustain more bandwidth over
+/// several streams than over one, see `bench/NOTES.md`.
 pub(crate) const STREAMS: usize = 4;
 
-/// How far ahead of itself each of them is asked for where little is computed, in bytes: what a processor reads ahead by itself
-/// ends where a page does.
-pub(crate) const AHEAD: usize = 512;
+/// How many bytes ahead of its loads each stream is prefetched by software where little is computed: hardware prefetchers stop at
+/// the end of a page of memory.
+pub(crate) const PREFETCH_DISTANCE: usize = 512;
 
 /// No instruction set has more `f32` lanes.
 pub(crate) const MAX_LANES: usize = 16;
@@ -53,7 +53,10 @@ pub(crate) trait Simd: Copy {
     /// `LANES` bytes can be read at `p`.
     unsafe fn load_i8(self, p: *const i8) -> Self::Vector;
     /// Asks for the memory at `p`, which may be any address, to be brought into the second level cache.
-    fn prefetch(self, p: *const u8);
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        prefetch(p);
+    }
     /// # Safety
     /// `LANES` elements can be written at `p`.
     unsafe fn store(self, p: *mut f32, v: Self::Vector);
@@ -146,6 +149,39 @@ pub(crate) trait Simd: Copy {
         self.mul(self.mul(p, self.exp2_integral(half)), self.exp2_integral(rest))
     }
 }
+
+/// Asks for the cache line at `p`, which may be any address, to be brought into the second level cache, on processors that have
+/// an instruction for it.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every 64-bit x86 processor has the instruction; a hint, which faults at no address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint, which faults at no address.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
+}
+
+/// Defines methods of two vectors that are one instruction each.
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little")))]
+macro_rules! one_instruction {
+    ($($name:ident: $intrinsic:ident),+ $(,)?) => {$(
+        #[inline(always)]
+        fn $name(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+            // SAFETY: a value of this type exists only where the processor has its instructions.
+            unsafe { $intrinsic(a, b) }
+        }
+    )+};
+}
+
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little")))]
+use one_instruction;
 
 /// A piece of work, generic over the instruction set.
 pub(crate) trait Kernel {
