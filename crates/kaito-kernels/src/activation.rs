@@ -111,12 +111,12 @@ const LOG_ERFC: [f32; 11] = [
     -1.013_977_3e-7,
 ];
 
-/// `max(x, 0) - |x| (1 - erf(|x| / sqrt 2)) / 2`. What is subtracted is small where numbers are large, so that its error is
-/// lost in the last place.
+/// `max(x, 0) - |x| (1 - erf(|x| / sqrt 2)) / 2`. What is subtracted is small where `x` is large, so that its error is below the
+/// last place of the result.
 #[inline(always)]
 fn gelu<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     let magnitude = simd.max(x, simd.sub(simd.splat(0.0), x));
-    // From here on nothing is left of 1 - erf: infinity is no exception.
+    // For larger magnitudes 1 - erf rounds to zero. The bound also keeps infinity out of the products.
     let magnitude = simd.min(simd.splat(64.0), magnitude);
     let z = simd.mul(magnitude, simd.splat(FRAC_1_SQRT_2));
     let u = simd.sub(simd.min(simd.splat(4.0), z), simd.splat(2.0));
@@ -232,7 +232,7 @@ mod tests {
         add(&pool(), &mut sum, &y);
         assert!((0..len).all(|i| sum[i] == x[i] + y[i]));
         for &level in Level::available() {
-            // To 1 the bound is that of before; to 6 it grows with the number.
+            // The bound grows with numbers above 1.
             for size in [1.0, 6.0] {
                 let x: Vec<f32> = x.iter().map(|x| size * x).collect();
                 let mut gelu = x.clone();

@@ -1,4 +1,4 @@
-//! Normalisation of each token's activations.
+//! Normalisation of each token's activations: RMS norm and layer norm.
 
 use crate::{
     Rows, RowsMut, ThreadPool,
@@ -81,7 +81,7 @@ impl Kernel for NormRows<'_> {
     }
 }
 
-/// What is summed up for a number. Closures would be functions of their own, which are not compiled for the instruction set.
+/// A term of a sum over elements. Closures would be functions of their own, which are not compiled for the instruction set.
 trait Term {
     fn of<S: Simd>(simd: S, x: S::Vector, centre: f32) -> S::Vector;
 }

@@ -161,7 +161,7 @@ impl Shared {
     }
 }
 
-/// The elements of a part, for whoever has it alone.
+/// The elements of a part: a value of this type has exclusive access to them.
 pub(crate) struct PartMut<'a> {
     /// Element 0 of row 0 of the whole matrix.
     first: *mut f32,

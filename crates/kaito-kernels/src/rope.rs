@@ -11,7 +11,7 @@ pub enum RopePairing {
     Interleaved,
 }
 
-/// Rotates heads in place. A head begins at each of `head_offsets` of each of `tokens` rows; pair `i` of it is turned
+/// Rotates heads in place. A head begins at each of `head_offsets` of each of `tokens` rows; pair `i` of it is rotated
 /// by the angle whose cosine and sine are `cos[t * n + i]` and `sin[t * n + i]`, where `n = cos.len() / tokens` is half
 /// of the rotary dimension. Elements after the first `2 n` of a head stay.
 ///

@@ -97,8 +97,9 @@ fn describe(weight: &Weight) -> String {
 
 /// A tensor that [`Backend::load_linear`] found to be a matrix.
 fn matrix(tensor: &Tensor) -> MatrixRef<'_> {
-    let (rows, cols) = plain_dims(tensor).unwrap_or_default();
-    MatrixRef { dtype: tensor.dtype(), rows, cols, data: tensor.bytes() }
+    let matrix =
+        plain_dims(tensor).and_then(|(rows, cols)| MatrixRef::new(tensor.dtype(), rows, cols, tensor.bytes()).ok());
+    matrix.unwrap_or_else(|| unreachable!("{} of shape {:?} is no matrix", tensor.name(), tensor.shape()))
 }
 
 /// `len` zeros that take no memory before they are written.
@@ -231,9 +232,9 @@ impl Backend for CpuBackend {
             match &part.weight {
                 Weight::Plain(tensor) => {
                     let weight = matrix(tensor);
-                    let wanted = (part.input_offset, weight.cols);
+                    let wanted = (part.input_offset, weight.cols());
                     if tiled.replace(wanted) != Some(wanted) {
-                        self.tiled_input.tile(&self.pool, count, weight.cols, input);
+                        self.tiled_input.tile(&self.pool, count, weight.cols(), input);
                     }
                     kernels::matmul(&self.pool, &self.tiled_input, weight, output, write);
                 }

@@ -3,7 +3,7 @@
 //! Some pages together are a KV block, the unit of the online softmax (Milakov and Gimelshein 2018; FlashAttention, Dao et al.
 //! 2022): a block's scores, the new maximum, then the rescaled sums. Blocks begin at fixed positions, multiples of a block's
 //! tokens. So what a query computes depends on its own position and pages alone: not on how chunked prefill cut the prompt into
-//! steps, nor on whoever else is in the step. Values that all queries of a query block see are summed up for all of them
+//! steps, nor on which other sequences are in the step. Values that all queries of a query block see are summed up for all of them
 //! together, the others for one query after the other, which changes the order of no sum.
 
 mod alibi;
@@ -61,7 +61,7 @@ pub struct AttentionSequence<'a> {
     pub pages: &'a [u32],
 }
 
-/// The tokens of a page are a multiple of this: whole vectors of any instruction set.
+/// Tokens of a page are a multiple of this: whole vectors of any instruction set.
 pub const PAGE_TOKENS: usize = MAX_LANES;
 
 /// Tokens of a page at most.

@@ -1,3 +1,5 @@
+//! Keys and values of one head, found through the page table of a sequence.
+
 use std::{marker::PhantomData, ops::Range};
 
 use super::{MAX_BLOCK_PAGES, PAGE_TOKENS};
@@ -49,7 +51,7 @@ impl<'a, E> PagedHeads<'a, E> {
         self.page(page).start
     }
 
-    /// Copies what the numbers of each slot of the pages are multiplied by. Whether they are.
+    /// Copies the scale of each slot of the pages, if they have scales. Whether they have.
     pub(super) fn copy_scales(&self, pages: Range<usize>, target: &mut [f32]) -> bool {
         let mut scaled = false;
         for (page, target) in pages.zip(target.chunks_exact_mut(self.layout.page_size)) {

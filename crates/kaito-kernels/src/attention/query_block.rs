@@ -31,7 +31,7 @@ pub(super) struct QueryBlock {
 }
 
 thread_local! {
-    /// The block that this thread used last, for its memory.
+    /// The block that this thread used last, kept for its memory.
     static LAST: Cell<QueryBlock> = Cell::default();
 }
 
@@ -50,7 +50,7 @@ impl QueryBlock {
             (&mut block.weighted, count, head_dim, 0.0),
         ] {
             numbers.clear();
-            // The largest block at once, so that no later one asks for memory.
+            // Room for the largest block at once, so that no later one allocates.
             numbers.reserve_exact(BLOCK_QUERIES * width);
             numbers.resize(rows * width, value);
         }

@@ -5,13 +5,13 @@ use std::marker::PhantomData;
 use super::{AttentionSequence, AttentionShape, MAX_PAGE_TOKENS, PAGE_TOKENS};
 use crate::{KvBuffer, KvLayout, Rows, RowsMut, ThreadPool};
 
-/// Queries, of the query heads that share a key head, that a thread takes through the pages together.
+/// Queries that a thread takes through the pages together: of one sequence, and of query heads that share a KV head.
 pub(super) const BLOCK_QUERIES: usize = 16;
 
 /// A step whose parts fit each other: [`AttentionStep::new`] checks it.
 pub(super) struct AttentionStep<'a> {
     pub(super) shape: &'a AttentionShape<'a>,
-    /// Grouped-query attention: so many query heads share a key head.
+    /// Grouped-query attention: so many query heads share a KV head.
     pub(super) heads_per_kv_head: usize,
     pub(super) queries: Rows<'a>,
     pub(super) keys: &'a KvBuffer,
@@ -103,8 +103,8 @@ impl<'a> AttentionStep<'a> {
     }
 }
 
-/// Up to [`BLOCK_QUERIES`] queries of one sequence and one key head, from `start` on. Query `i` of the sequence and key head is
-/// token `i / heads_per_kv_head` of the sequence's rows, and head `i % heads_per_kv_head` of those that share the key head.
+/// Up to [`BLOCK_QUERIES`] queries of one sequence and one KV head, from `start` on. Query `i` of the sequence and KV head is
+/// token `i / heads_per_kv_head` of the sequence's rows, and head `i % heads_per_kv_head` of those that share the KV head.
 ///
 /// [`AttentionStep::for_each_block`] alone makes blocks, and no two of the same queries.
 pub(super) struct Block<'a> {

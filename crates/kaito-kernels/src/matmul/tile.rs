@@ -46,7 +46,7 @@ impl<'a, E: Element> WeightRows<'a, E> {
 }
 
 /// Some weight rows times all tokens of some tiles. It is safe to compute whatever its fields are: the weight rows are there, the
-/// outputs belong to whoever has the [`PartMut`], and the input is a slice.
+/// outputs are the [`PartMut`]'s own, and the input is a slice.
 pub(super) struct Product<'a, 'p, E> {
     pub weight: WeightRows<'a, E>,
     /// Made for the level that this is computed on.
@@ -59,7 +59,7 @@ pub(super) struct Product<'a, 'p, E> {
     pub apart: usize,
     /// Whether the sums are added to what is there.
     pub add: bool,
-    /// Columns after which the next tile has its turn.
+    /// Columns of a segment: all tiles are multiplied by one before any is by the next.
     pub segment: usize,
     /// The first of the weights that come next: as many rows at the same stride, which are prefetched meanwhile. Null if
     /// there are none.
@@ -190,7 +190,7 @@ impl<E: Element> Product<'_, '_, E> {
         for r in 0..R {
             weight[r] = self.weight.start.wrapping_add((first_row + r) * self.weight.stride);
         }
-        // Without it the compiler adds up their distances again at each step of the loop, and a single token, which is bound by
+        // Without `black_box` the compiler adds up their distances again at each step of the loop, and a single token, which is bound by
         // memory bandwidth, has fewer loads in flight.
         let weight = black_box(weight);
         let (columns, end) = (self.weight.columns.clone(), pass.columns.end);

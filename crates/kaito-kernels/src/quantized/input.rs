@@ -1,4 +1,4 @@
-//! Activations in 8 bits.
+//! Activations, quantised to 8 bits.
 
 use super::{
     GROUP, Quantization,
@@ -14,8 +14,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct InputGroup {
     pub scale: f32,
-    /// `-zero_point * sum(values)`: what is missing in a sum of products with stored weights, which are too large by the
-    /// zero point.
+    /// `-zero_point * sum(values)`: what a sum of products with stored weights begins with, since these are too large by the zero
+    /// point.
     pub correction: i32,
     /// From -127 to 127.
     pub values: [i8; GROUP],

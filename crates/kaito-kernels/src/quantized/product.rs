@@ -67,11 +67,11 @@ const PART_SIZES: PartSizes = PartSizes {
 /// is done in long sequential reads. For more, some groups of many rows stay in the cache while the tokens pass.
 const SEQUENTIAL_TOKENS: usize = 16;
 
-/// Groups of a strip: of two blocks of rows they stay in the second level cache while several tiles of tokens pass, beside those
-/// that come next: twice 128 KiB of bytes.
+/// Groups of a strip, for several tiles of tokens: those of two blocks of rows, 128 KiB of bytes, stay in the second level cache
+/// beside those of the next strip.
 const STRIP_GROUPS: usize = 64;
 
-/// The same where nibbles are unpacked for all tiles: as many as stay in the first level cache.
+/// The same where nibbles are unpacked once for all tiles: they stay in the first level cache.
 const UNPACKED_GROUPS: usize = 8;
 
 /// The product of some tokens with some weight rows, which are `part`'s columns of the output.

@@ -100,7 +100,7 @@ fn widen_group<S: Simd, E: Element>(simd: S, source: &[u8], count: usize, values
     }
 }
 
-/// Writes the numbers of one row of a block where the layout has them.
+/// Writes the numbers of one row of a block to their places in the layout.
 #[inline(always)]
 fn place(quantization: Quantization, numbers: &[u8; GROUP], row: usize, quants: &mut [u8]) {
     match quantization {
@@ -160,7 +160,7 @@ fn group_of_8_bits(values: &[f32; GROUP]) -> (bf16, [u8; GROUP]) {
     if magnitude < TINY {
         return (bf16::ZERO, numbers);
     }
-    // Where the scale is rounded down, the largest magnitudes are cut to 127 steps: by less than half a step.
+    // Where the scale is rounded down, the largest magnitudes are clamped to 127 steps: by less than half a step.
     let scale = bf16::from_f32(magnitude / 127.0);
     let inverse = 1.0 / scale.to_f32();
     for i in 0..GROUP {
@@ -170,8 +170,8 @@ fn group_of_8_bits(values: &[f32; GROUP]) -> (bf16, [u8; GROUP]) {
     (scale, numbers)
 }
 
-/// Minus what the largest magnitude of a group is divided by to make a scale to try: at 8 it becomes the last of the
-/// eight negative steps, above that it is cut to it, which makes the other steps finer.
+/// Scales to try for a group: its largest magnitude divided by minus each of these. With 8 the largest magnitude becomes -8, the
+/// lowest step; with more it is clamped to it, which makes the other steps finer.
 const DIVISORS: [f32; 6] = [8.0, 8.5, 9.0, 9.5, 10.0, 7.5];
 
 #[inline(always)]
@@ -192,7 +192,7 @@ fn group_of_4_bits<S: Simd>(simd: S, values: &[f32; GROUP]) -> (bf16, [u8; GROUP
     let is_negative = simd.greatest(simd.sub(simd.splat(0.0), least)) == magnitude;
     let extreme = if is_negative { -magnitude } else { magnitude };
 
-    // In units of the extreme nothing over- or underflows.
+    // In units of the largest magnitude nothing overflows or underflows.
     let mut units = [0.0; GROUP];
     let inverse = simd.splat(-1.0 / extreme);
     for (unit, value) in units.chunks_exact_mut(S::LANES).zip(values.chunks_exact(S::LANES)) {
@@ -200,7 +200,7 @@ fn group_of_4_bits<S: Simd>(simd: S, values: &[f32; GROUP]) -> (bf16, [u8; GROUP
     }
     // For given steps `q` of values `x` the scale `sum x q / sum q^2` is the best one. It leaves an error of
     // `sum x^2 - (sum x q)^2 / sum q^2`.
-    // All scales are tried side by side, and the sums of `x q` and `q^2` of all of them are reduced together.
+    // All scales are tried side by side, and their sums of `x q` and `q^2` are reduced together.
     let mut sums = [[simd.splat(0.0); 4]; 2 * DIVISORS.len()];
     for part in units.as_chunks::<MAX_LANES>().0 {
         for v in 0..MAX_LANES / S::LANES {
@@ -239,7 +239,7 @@ fn steps_of_4_bits<S: Simd>(simd: S, x: S::Vector, divisor: f32) -> S::Vector {
     simd.sub(simd.add(steps, simd.splat(ROUND)), simd.splat(ROUND))
 }
 
-/// The sum of each one's 16 lanes, which are one vector or several: halves are added until one lane is left, on every
+/// The sum of the 16 lanes of each, in one vector or several: halves are added until one lane is left, in the same order on every
 /// instruction set.
 #[inline(always)]
 fn reduce<S: Simd, const N: usize>(simd: S, vectors: &[[S::Vector; 4]; N]) -> [f32; N] {

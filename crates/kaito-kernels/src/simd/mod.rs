@@ -1,8 +1,8 @@
 //! Vectors of `f32`, one type per instruction set, and the choice among them at run time.
 //!
 //! A kernel is written once, generic over [`Simd`]. [`dispatch`] calls it inside a function that is compiled for the
-//! instruction set, and everything below must be inlined into that function (`#[inline(always)]`) to be compiled for
-//! it too.
+//! instruction set, and everything that the kernel calls must be inlined into that function (`#[inline(always)]`) to be compiled
+//! for it too. Closures are not: they are functions of their own.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -36,7 +36,7 @@ pub(crate) trait Simd: Copy {
     /// Whether there are 32 vector registers and not just 16.
     const MANY_REGISTERS: bool;
 
-    /// Runs a kernel as a function of its own, so that code with many callers exists once.
+    /// Runs a kernel as a function of its own, so that code with many callers is compiled once.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
 
     fn splat(self, x: f32) -> Self::Vector;

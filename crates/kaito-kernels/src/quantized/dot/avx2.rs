@@ -114,9 +114,9 @@ impl Dot for Avx2 {
     }
 }
 
-/// Bytes are multiplied as numbers of 16 bits: the sum of two products of bytes would need more than the 16 bits that it
-/// gets. A vector has four columns of eight rows; the even and the odd columns are taken apart, so that a row's products
-/// come out side by side.
+/// Bytes are multiplied as numbers of 16 bits: the sum of two products of bytes would not fit in the 16 bits that `vpmaddubsw` has
+/// for it. A vector has four columns of eight rows; even and odd columns are widened apart, so that a row's products are in one
+/// lane.
 ///
 /// # Safety
 /// As [`Dot::group`], and the processor has AVX2.
@@ -190,8 +190,8 @@ unsafe fn widen<const T: usize>(input: [*const InputGroup; T]) -> [Columns; T] {
     columns
 }
 
-/// The same number, of which the compiler knows nothing. A loop to it stays a loop: unrolled, all quads of a group would be
-/// interleaved, with more weights and columns in work than there are registers.
+/// The same number, of which the compiler knows nothing, so that a loop up to it is not unrolled: unrolled, all quads of a group
+/// would be interleaved, and their weights and columns need more registers than there are.
 #[inline(always)]
 fn opaque(number: usize) -> usize {
     let mut number = number;
