@@ -98,7 +98,7 @@ mod tests {
             let middle = low + (high - low) / 2;
             *(if value(middle) <= magnitude { &mut low } else { &mut high }) = middle;
         }
-        // What would come after the largest value decides where infinity begins.
+        // Numbers round to infinity from halfway between the largest value and the one that would come next.
         let above = if high > largest { 2.0 * value(largest) - value(largest - 1) } else { value(high) };
         let (down, up) = (magnitude - value(low), above - magnitude);
         let bits = if down < up || (down == up && low % 2 == 0) { low } else { high };

@@ -323,7 +323,7 @@ impl std::fmt::Debug for ThreadPool {
     }
 }
 
-/// No code of ours panics while it holds one of these locks, so a poisoned one guards sound data.
+/// Nothing here panics while it holds one of these locks, so the data behind a poisoned one is sound.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

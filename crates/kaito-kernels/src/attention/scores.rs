@@ -46,9 +46,9 @@ impl<E: KvElement> Kernel for Scores<'_, E> {
         }
         let tiles = Tiles::of(self.count);
         match tiles.vectors::<S>() {
-            8 => self.vectors::<S, 8>(simd, &tiles, &keys, count),
-            4 => self.vectors::<S, 4>(simd, &tiles, &keys, count),
-            _ => self.vectors::<S, 2>(simd, &tiles, &keys, count),
+            8 if const { S::MANY_REGISTERS } => self.vectors::<S, 8>(simd, &tiles, &keys, count),
+            2 if const { !S::MANY_REGISTERS } => self.vectors::<S, 2>(simd, &tiles, &keys, count),
+            _ => self.vectors::<S, 4>(simd, &tiles, &keys, count),
         }
     }
 }
@@ -59,11 +59,11 @@ impl<E: KvElement> Scores<'_, E> {
     fn vectors<S: Simd, const V: usize>(&mut self, simd: S, tiles: &Tiles, keys: &[*const u8], count: usize) {
         let mut first = 0;
         while first + V <= count {
-            tiled!(tiles, |Q, tile| self.tile::<S, Q, V>(simd, tile, first, keys));
+            tiled!(tiles, S, V, |Q, tile| self.tile::<S, Q, V>(simd, tile, first, keys));
             first += V;
         }
         while first < count {
-            tiled!(tiles, |Q, tile| self.tile::<S, Q, 1>(simd, tile, first, keys));
+            tiled!(tiles, S, 1, |Q, tile| self.tile::<S, Q, 1>(simd, tile, first, keys));
             first += 1;
         }
     }

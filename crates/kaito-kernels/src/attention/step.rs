@@ -59,7 +59,10 @@ impl<'a> AttentionStep<'a> {
         let mut rows = 0;
         for sequence in sequences {
             let AttentionSequence { first_row, rows: count, context, pages: table } = *sequence;
-            assert!(rows <= first_row, "row {first_row} of a sequence comes after row {rows} of the one before it");
+            assert!(
+                rows <= first_row,
+                "a sequence begins at row {first_row}, before the end of the last one's rows, {rows}"
+            );
             assert!(count <= context, "{count} query tokens of a context of {context}");
             let used = context.div_ceil(page_size);
             assert!(used <= table.len(), "{} pages of {page_size} do not hold {context} tokens", table.len());

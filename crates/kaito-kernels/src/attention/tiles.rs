@@ -29,7 +29,7 @@ impl Tiles {
         Self { bounds, count: split.count(), largest: queries.div_ceil(split.count()) }
     }
 
-    /// Vectors that a tile has of each of its queries.
+    /// Vectors of sums that a tile has for each of its queries: 8, 4 or 2.
     #[inline(always)]
     pub(super) fn vectors<S: Simd>(self) -> usize {
         match (self.largest, S::MANY_REGISTERS) {
@@ -60,8 +60,8 @@ pub(super) struct Tile {
 }
 
 impl Tile {
-    /// When to prefetch what comes next, as much as is gone through: `taken` bytes of each row of `row` bytes. The tiles divide it
-    /// among themselves, and each prefetches a little at a time: a processor whose queue of loads is full computes nothing.
+    /// When to prefetch the next KV block, at the pace at which this one is read: `taken` bytes of each row of `row` bytes. The tiles
+    /// divide the prefetches among themselves, and each makes a few at a time: a processor whose queue of loads is full stalls.
     #[inline(always)]
     pub(super) fn prefetches(self, row: usize, taken: usize) -> Due {
         let step = row * PREFETCHED_BYTES / taken;
@@ -88,37 +88,50 @@ impl Due {
     }
 }
 
-/// Does `$work` for each `$tile`, whose number of queries is the constant `$Q`.
+/// Whether a tile of `queries` may have `vectors` vectors of each, see [`Tiles::vectors`]: others need not be compiled. What is left
+/// over, 2 vectors or 1, is for all.
+pub(super) const fn may_be<S: Simd>(queries: usize, vectors: usize) -> bool {
+    match (vectors, S::MANY_REGISTERS) {
+        (8, many) => many && queries <= 3,
+        // Tiles are of nearly the same size: the smallest may have one query fewer than the largest.
+        (4, true) => queries >= 3,
+        (4, false) => queries <= 3,
+        _ => true,
+    }
+}
+
+/// Does `$work` for each `$tile`, whose number of queries is the constant `$Q`, with `$V` vectors of each.
 macro_rules! tiled {
-    ($tiles:expr, |$Q:ident, $tile:ident| $work:expr) => {{
+    ($tiles:expr, $S:ident, $V:expr, |$Q:ident, $tile:ident| $work:expr) => {{
         let tiles: &$crate::attention::tiles::Tiles = $tiles;
         for i in 0..tiles.count() {
             let $tile = tiles.tile(i);
             match $tile.queries {
-                1 => {
+                1 if const { $crate::attention::tiles::may_be::<$S>(1, $V) } => {
                     const $Q: usize = 1;
                     $work
                 }
-                2 => {
+                2 if const { $crate::attention::tiles::may_be::<$S>(2, $V) } => {
                     const $Q: usize = 2;
                     $work
                 }
-                3 => {
+                3 if const { $crate::attention::tiles::may_be::<$S>(3, $V) } => {
                     const $Q: usize = 3;
                     $work
                 }
-                4 => {
+                4 if const { $crate::attention::tiles::may_be::<$S>(4, $V) } => {
                     const $Q: usize = 4;
                     $work
                 }
-                5 => {
+                5 if const { $crate::attention::tiles::may_be::<$S>(5, $V) } => {
                     const $Q: usize = 5;
                     $work
                 }
-                _ => {
+                6 if const { $crate::attention::tiles::may_be::<$S>(6, $V) } => {
                     const $Q: usize = 6;
                     $work
                 }
+                _ => unreachable!(),
             }
         }
     }};

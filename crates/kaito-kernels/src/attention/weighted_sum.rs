@@ -43,9 +43,9 @@ impl<E: KvElement> Kernel for WeightedSum<'_, E> {
             let end = ((page + PAGES_AT_ONCE) * page_size).min(tokens.end);
             let part = tokens.start..end;
             match tiles.vectors::<S>() {
-                8 => self.part::<S, 8>(simd, &tiles, &part),
-                4 => self.part::<S, 4>(simd, &tiles, &part),
-                _ => self.part::<S, 2>(simd, &tiles, &part),
+                8 if const { S::MANY_REGISTERS } => self.part::<S, 8>(simd, &tiles, &part),
+                2 if const { !S::MANY_REGISTERS } => self.part::<S, 2>(simd, &tiles, &part),
+                _ => self.part::<S, 4>(simd, &tiles, &part),
             }
             tokens.start = end;
         }
@@ -59,19 +59,19 @@ impl<E: KvElement> WeightedSum<'_, E> {
         let dim = self.values.dim();
         let mut d = 0;
         while d + D * S::LANES <= dim {
-            tiled!(tiles, |Q, tile| self.tile::<S, Q, D>(simd, tokens, tile, d));
+            tiled!(tiles, S, D, |Q, tile| self.tile::<S, Q, D>(simd, tokens, tile, d));
             d += D * S::LANES;
         }
         while d + 2 * S::LANES <= dim {
-            tiled!(tiles, |Q, tile| self.tile::<S, Q, 2>(simd, tokens, tile, d));
+            tiled!(tiles, S, 2, |Q, tile| self.tile::<S, Q, 2>(simd, tokens, tile, d));
             d += 2 * S::LANES;
         }
         if d + S::LANES <= dim {
-            tiled!(tiles, |Q, tile| self.tile::<S, Q, 1>(simd, tokens, tile, d));
+            tiled!(tiles, S, 1, |Q, tile| self.tile::<S, Q, 1>(simd, tokens, tile, d));
             d += S::LANES;
         }
         if d < dim {
-            tiled!(tiles, |Q, tile| self.tail::<S, Q>(simd, tokens, tile, d));
+            tiled!(tiles, S, 1, |Q, tile| self.tail::<S, Q>(simd, tokens, tile, d));
         }
     }
 

@@ -8,12 +8,14 @@
 pub(crate) mod element;
 mod input;
 mod tile;
+mod weight_rows;
 
 pub use self::input::TiledInput;
 use self::{
     element::{Bf16, Element, F16, F32},
     input::MAX_TILE_TOKENS,
-    tile::{MAX_SEGMENT_TOKENS, Product, WeightRows, strip_rows},
+    tile::{MAX_SEGMENT_TOKENS, Product, strip_rows},
+    weight_rows::WeightRows,
 };
 use crate::{
     DType, MatrixRef, RowsMut, ThreadPool,

@@ -1,49 +1,16 @@
 //! The innermost loop: a few weight rows times a few tokens, whose sums are held in registers (register blocking).
 
-use std::{hint::black_box, marker::PhantomData, mem::MaybeUninit, ops::Range};
+use std::{hint::black_box, mem::MaybeUninit, ops::Range};
 
 use super::{
     element::Element,
     input::{Tile, TiledInput},
+    weight_rows::WeightRows,
 };
 use crate::{
-    MatrixRef,
     partition::PartMut,
     simd::{CACHE_LINE, Kernel, Simd},
 };
-
-/// One block of the columns of some weight rows, all of which the matrix has: [`WeightRows::new`] checks it.
-pub(super) struct WeightRows<'a, E> {
-    /// The first element of the first row.
-    start: *const u8,
-    /// Bytes from one row to the next.
-    stride: usize,
-    rows: usize,
-    columns: Range<usize>,
-    elements: PhantomData<&'a [E]>,
-}
-
-impl<'a, E: Element> WeightRows<'a, E> {
-    /// Columns `columns` of `rows` rows, `apart` from each other, from `first_row` on.
-    ///
-    /// # Panics
-    /// If the matrix does not have them.
-    #[inline(always)]
-    pub(super) fn new(
-        matrix: &MatrixRef<'a>,
-        first_row: usize,
-        apart: usize,
-        rows: usize,
-        columns: Range<usize>,
-    ) -> Self {
-        assert_eq!(matrix.dtype().size(), E::SIZE);
-        assert!(rows > 0 && first_row + (rows - 1) * apart < matrix.rows());
-        assert!(columns.start <= columns.end && columns.end <= matrix.cols());
-        let row = matrix.cols() * E::SIZE;
-        let start = matrix.data()[first_row * row + columns.start * E::SIZE..].as_ptr();
-        Self { start, stride: apart * row, rows, columns, elements: PhantomData }
-    }
-}
 
 /// Some weight rows times all tokens of some tiles. It is safe to compute whatever its fields are: the weight rows are there, the
 /// outputs are the [`PartMut`]'s own, and the input is a slice.
@@ -111,13 +78,13 @@ impl<E: Element> Product<'_, '_, E> {
     /// Goes through all rows for each tile of tokens, and through all tiles for each segment of columns.
     #[inline(always)]
     fn compute<S: Simd>(&mut self, simd: S) {
-        let (rows, columns) = (self.weight.rows, self.weight.columns.len());
+        let (rows, columns) = (self.weight.rows(), self.weight.columns().len());
         let first_token = self.input.tile_at(self.tiles.start).first_token;
         let mut kept: Kept<S::Vector> = [MaybeUninit::uninit(); MAX_STRIP_ROWS * MAX_SEGMENT_TOKENS];
         for start in (0..columns).step_by(self.segment) {
             let segment = start..columns.min(start + self.segment);
             let next =
-                if segment.end < columns { self.weight.start.wrapping_add(segment.end * E::SIZE) } else { self.next };
+                if segment.end < columns { self.weight.start().wrapping_add(segment.end * E::SIZE) } else { self.next };
             for i in self.tiles.clone() {
                 let tile = self.input.tile_at(i);
                 // The tiles divide the cache lines to prefetch among themselves: this one has every `tiles`th.
@@ -127,19 +94,19 @@ impl<E: Element> Product<'_, '_, E> {
                 let pass = Pass { tile, columns: segment.clone(), next, lines, kept: kept_of_tile };
                 // SAFETY: the segments come in order, and each goes through the same tiles and rows.
                 unsafe {
-                    match (pass.tile.tokens, S::MANY_REGISTERS) {
-                        (1, true) => self.rows_of::<S, 8, 1>(simd, &pass, &mut kept),
-                        (1, false) => self.rows_of::<S, 4, 1>(simd, &pass, &mut kept),
-                        (2, true) => self.rows_of::<S, 8, 2>(simd, &pass, &mut kept),
-                        (2, false) => self.rows_of::<S, 4, 2>(simd, &pass, &mut kept),
-                        (3, true) => self.rows_of::<S, 8, 3>(simd, &pass, &mut kept),
-                        (3, false) => self.rows_of::<S, 4, 3>(simd, &pass, &mut kept),
-                        (4, true) => self.rows_of::<S, 4, 4>(simd, &pass, &mut kept),
-                        (4, false) => self.rows_of::<S, 2, 4>(simd, &pass, &mut kept),
-                        (5, true) => self.rows_of::<S, 4, 5>(simd, &pass, &mut kept),
-                        (5, false) => self.rows_of::<S, 2, 5>(simd, &pass, &mut kept),
-                        (6, true) => self.rows_of::<S, 4, 6>(simd, &pass, &mut kept),
-                        (6, false) => self.rows_of::<S, 2, 6>(simd, &pass, &mut kept),
+                    match pass.tile.tokens {
+                        1 if const { S::MANY_REGISTERS } => self.rows_of::<S, 8, 1>(simd, &pass, &mut kept),
+                        1 => self.rows_of::<S, 4, 1>(simd, &pass, &mut kept),
+                        2 if const { S::MANY_REGISTERS } => self.rows_of::<S, 8, 2>(simd, &pass, &mut kept),
+                        2 => self.rows_of::<S, 4, 2>(simd, &pass, &mut kept),
+                        3 if const { S::MANY_REGISTERS } => self.rows_of::<S, 8, 3>(simd, &pass, &mut kept),
+                        3 => self.rows_of::<S, 4, 3>(simd, &pass, &mut kept),
+                        4 if const { S::MANY_REGISTERS } => self.rows_of::<S, 4, 4>(simd, &pass, &mut kept),
+                        4 => self.rows_of::<S, 2, 4>(simd, &pass, &mut kept),
+                        5 if const { S::MANY_REGISTERS } => self.rows_of::<S, 4, 5>(simd, &pass, &mut kept),
+                        5 => self.rows_of::<S, 2, 5>(simd, &pass, &mut kept),
+                        6 if const { S::MANY_REGISTERS } => self.rows_of::<S, 4, 6>(simd, &pass, &mut kept),
+                        6 => self.rows_of::<S, 2, 6>(simd, &pass, &mut kept),
                         _ => unreachable!(),
                     }
                 }
@@ -158,7 +125,7 @@ impl<E: Element> Product<'_, '_, E> {
         pass: &Pass,
         kept: &mut Kept<S::Vector>,
     ) {
-        let (mut r, rows) = (0, self.weight.rows);
+        let (mut r, rows) = (0, self.weight.rows());
         // SAFETY: rows `r..r + R`, or row `r`, of all, in the same steps for each segment.
         unsafe {
             while r + R <= rows {
@@ -186,14 +153,14 @@ impl<E: Element> Product<'_, '_, E> {
         pass: &Pass,
         kept: &mut Kept<S::Vector>,
     ) {
-        let mut weight = [self.weight.start; R];
+        let mut weight = [self.weight.start(); R];
         for r in 0..R {
-            weight[r] = self.weight.start.wrapping_add((first_row + r) * self.weight.stride);
+            weight[r] = self.weight.start().wrapping_add((first_row + r) * self.weight.stride());
         }
         // Without `black_box` the compiler adds up their distances again at each step of the loop, and a single token, which is bound by
         // memory bandwidth, has fewer loads in flight.
         let weight = black_box(weight);
-        let (columns, end) = (self.weight.columns.clone(), pass.columns.end);
+        let (columns, end) = (self.weight.columns(), pass.columns.end);
         // Whole vectors of each token, which the input has: it is padded with zeros.
         let padded = columns.start + columns.len().next_multiple_of(S::LANES);
         let input = pass.tile.values[columns.start * T..padded * T].as_ptr();
@@ -213,7 +180,7 @@ impl<E: Element> Product<'_, '_, E> {
                 simd.prefetch(self.output.address(pass.tile.first_token + t, column).cast());
             }
         }
-        let next = pass.next.wrapping_add(first_row * self.weight.stride);
+        let next = pass.next.wrapping_add(first_row * self.weight.stride());
         let mut line = if pass.next.is_null() { usize::MAX } else { pass.lines.first };
         // With many tokens a cache line's columns are unrolled, so that their addresses are computed once for all of them. Few
         // tokens are bound by memory bandwidth, and best in short steps.
@@ -225,7 +192,7 @@ impl<E: Element> Product<'_, '_, E> {
             while c + stride <= end {
                 if line < (c - pass.columns.start + stride) * E::SIZE {
                     for r in 0..R {
-                        simd.prefetch(next.wrapping_add(r * self.weight.stride + line));
+                        simd.prefetch(next.wrapping_add(r * self.weight.stride() + line));
                     }
                     line += pass.lines.step;
                 }

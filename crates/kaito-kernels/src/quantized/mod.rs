@@ -20,6 +20,7 @@ mod dot;
 mod input;
 mod peak;
 mod product;
+mod strip;
 mod weights;
 
 use std::fmt;

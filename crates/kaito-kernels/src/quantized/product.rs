@@ -1,11 +1,12 @@
 //! The product of quantised activations with a quantised matrix.
 
-use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
+use std::ops::Range;
 
 use super::{
     BLOCK_ROWS, GROUP, Quantization, QuantizedInput, QuantizedRef, SCALE_BYTES,
     dot::{Bytes, Dot, DotKernel, DotLevel, Form, Nibbles, Stored, UnpackedNibbles, dispatch},
     input::InputGroup,
+    strip::{Strip, StripWeights, UNPACKED_GROUPS, Unpacked},
 };
 use crate::{
     RowsMut, ThreadPool, Write,
@@ -71,9 +72,6 @@ const SEQUENTIAL_TOKENS: usize = 16;
 /// beside those of the next strip.
 const STRIP_GROUPS: usize = 64;
 
-/// The same where nibbles are unpacked once for all tiles: they stay in the first level cache.
-const UNPACKED_GROUPS: usize = 8;
-
 /// The product of some tokens with some weight rows, which are `part`'s columns of the output.
 struct PartProduct<'a> {
     input: &'a QuantizedInput,
@@ -81,17 +79,6 @@ struct PartProduct<'a> {
     output: PartMut<'a>,
     mode: Write,
     part: Part,
-}
-
-/// A few blocks of rows of a part, and some of their groups.
-#[derive(Clone, Copy)]
-struct Strip {
-    block: usize,
-    blocks: usize,
-    /// From one of its blocks to the next.
-    apart: usize,
-    group: usize,
-    groups: usize,
 }
 
 impl DotKernel for PartProduct<'_> {
@@ -102,7 +89,7 @@ impl DotKernel for PartProduct<'_> {
         let first_block = self.part.columns.start / BLOCK_ROWS;
         let (blocks, tokens) = (self.part.columns.len().div_ceil(BLOCK_ROWS), self.part.tokens.len());
         let groups = self.weight.groups();
-        let mut unpacked = Unpacked([const { MaybeUninit::uninit() }; 2 * UNPACKED_GROUPS * UnpackedNibbles::BYTES]);
+        let mut unpacked = Unpacked::new();
         // A single tile goes through all groups at once.
         let most_groups = if tokens <= D::TILE_TOKENS {
             groups
@@ -116,7 +103,7 @@ impl DotKernel for PartProduct<'_> {
         let strip_blocks = if far { STREAMS } else { D::TILE_BLOCKS };
         let full = blocks / strip_blocks;
         let (step, apart) = if far { (1, full) } else { (strip_blocks, 1) };
-        // A strip has blocks of one of several rows of strips, and the groups of one of several columns.
+        // Strips lie in a grid over the weights of the part.
         let (down, across) = (full + blocks % strip_blocks, groups.div_ceil(most_groups));
         let strip = |i: usize| {
             let (row, column) =
@@ -136,10 +123,6 @@ impl DotKernel for PartProduct<'_> {
     }
 }
 
-/// Room for the unpacked nibbles of a strip.
-#[repr(align(64))]
-struct Unpacked([MaybeUninit<u8>; 2 * UNPACKED_GROUPS * UnpackedNibbles::BYTES]);
-
 impl PartProduct<'_> {
     /// A strip of rows times all tokens of the part.
     #[inline(always)]
@@ -151,89 +134,16 @@ impl PartProduct<'_> {
                 let weights = StripWeights::<Bytes>::of(weight, strip);
                 dot.call(Tiles { product: self, strip, weights, next });
             }
-            Quantization::Int4 if !D::UNPACK_ONCE || self.part.tokens.len() <= D::TILE_TOKENS => {
-                let weights = StripWeights::<Nibbles>::of(weight, strip);
-                dot.call(Tiles { product: self, strip, weights, next });
-            }
             Quantization::Int4 => {
-                let weights = StripWeights::<UnpackedNibbles>::unpacked(dot, weight, strip, unpacked);
-                dot.call(Tiles { product: self, strip, weights, next });
+                if const { D::UNPACK_ONCE } && self.part.tokens.len() > D::TILE_TOKENS {
+                    let weights = StripWeights::<UnpackedNibbles>::unpacked(dot, weight, strip, unpacked);
+                    dot.call(Tiles { product: self, strip, weights, next });
+                } else {
+                    let weights = StripWeights::<Nibbles>::of(weight, strip);
+                    dot.call(Tiles { product: self, strip, weights, next });
+                }
             }
         }
-    }
-}
-
-/// The weights of a strip: `groups` groups, in the form `W`, of each of some blocks of rows, and their scales.
-/// [`StripWeights::push`] checks that they are there.
-struct StripWeights<'a, W> {
-    quants: [*const u8; STREAMS],
-    scales: [*const u8; STREAMS],
-    blocks: usize,
-    groups: usize,
-    form: PhantomData<&'a W>,
-}
-
-impl<'a, W: Stored> StripWeights<'a, W> {
-    fn new(groups: usize) -> Self {
-        let none = [std::ptr::null(); STREAMS];
-        Self { quants: none, scales: none, blocks: 0, groups, form: PhantomData }
-    }
-
-    /// Adds the groups of a block.
-    ///
-    /// # Panics
-    /// If the bytes are not those of as many groups, or there are [`STREAMS`] blocks already.
-    fn push(&mut self, quants: &'a [u8], scales: &'a [u8]) {
-        assert_eq!((quants.len(), scales.len()), (self.groups * W::BYTES, self.groups * SCALE_BYTES));
-        self.quants[self.blocks] = quants.as_ptr();
-        self.scales[self.blocks] = scales.as_ptr();
-        self.blocks += 1;
-    }
-
-    /// Weights that lie in the matrix in this form.
-    #[inline(always)]
-    fn of(weight: QuantizedRef<'a>, strip: Strip) -> Self {
-        let mut weights = Self::new(strip.groups);
-        for i in 0..strip.blocks {
-            let block = strip.block + i * strip.apart;
-            let quants = weight.quants(block, strip.group, strip.groups);
-            weights.push(quants, weight.scales(block, strip.group, strip.groups));
-        }
-        weights
-    }
-
-    /// Where the groups of the first `R` blocks begin, and where their scales do.
-    ///
-    /// # Panics
-    /// If there are fewer blocks.
-    #[inline(always)]
-    fn starts<const R: usize>(&self) -> ([*const u8; R], [*const u8; R]) {
-        assert!(R <= self.blocks);
-        let (mut quants, mut scales) = ([self.quants[0]; R], [self.scales[0]; R]);
-        quants.copy_from_slice(&self.quants[..R]);
-        scales.copy_from_slice(&self.scales[..R]);
-        (quants, scales)
-    }
-}
-
-impl<'a> StripWeights<'a, UnpackedNibbles> {
-    /// Weights whose nibbles are unpacked into `room`, once for all tiles of tokens.
-    #[inline(always)]
-    fn unpacked<D: Dot>(dot: D, weight: QuantizedRef<'a>, strip: Strip, room: &'a mut Unpacked) -> Self {
-        let mut weights = Self::new(strip.groups);
-        let rooms = room.0.chunks_exact_mut(UNPACKED_GROUPS * UnpackedNibbles::BYTES);
-        for (i, room) in rooms.take(strip.blocks).enumerate() {
-            let block = strip.block + i * strip.apart;
-            let packed = weight.quants(block, strip.group, strip.groups).as_chunks().0;
-            let room = &mut room[..strip.groups * UnpackedNibbles::BYTES];
-            for (source, target) in packed.iter().zip(room.as_chunks_mut().0) {
-                dot.unpack(source, target);
-            }
-            // SAFETY: `unpack` has written each of the groups, which are all of this.
-            let quants = unsafe { room.assume_init_ref() };
-            weights.push(quants, weight.scales(block, strip.group, strip.groups));
-        }
-        weights
     }
 }
 
@@ -260,27 +170,13 @@ impl<W: Stored> DotKernel for Tiles<'_, '_, W> {
         for tile in 0..count {
             let lines = tile * lines / count..(tile + 1) * lines / count;
             let range = tiles.range(tile);
-            let token = tokens.start + range.start;
-            match (range.len(), self.strip.blocks, D::TILE_TOKENS) {
-                (1, 1, _) => self.tile::<D, 1, 1>(dot, token, lines),
-                (1, STREAMS, _) => self.tile::<D, STREAMS, 1>(dot, token, lines),
-                (2, STREAMS, 2..8) => self.tile::<D, STREAMS, 2>(dot, token, lines),
-                (3, STREAMS, 4..8) => self.tile::<D, STREAMS, 3>(dot, token, lines),
-                (4, STREAMS, 4..8) => self.tile::<D, STREAMS, 4>(dot, token, lines),
-                (2, 1, 2..) => self.tile::<D, 1, 2>(dot, token, lines),
-                (2, 2, 8) => self.tile::<D, 2, 2>(dot, token, lines),
-                (3, 1, 4..) => self.tile::<D, 1, 3>(dot, token, lines),
-                (3, 2, 8) => self.tile::<D, 2, 3>(dot, token, lines),
-                (4, 1, 4..) => self.tile::<D, 1, 4>(dot, token, lines),
-                (4, 2, 8) => self.tile::<D, 2, 4>(dot, token, lines),
-                (5, 1, 8) => self.tile::<D, 1, 5>(dot, token, lines),
-                (5, 2, 8) => self.tile::<D, 2, 5>(dot, token, lines),
-                (6, 1, 8) => self.tile::<D, 1, 6>(dot, token, lines),
-                (6, 2, 8) => self.tile::<D, 2, 6>(dot, token, lines),
-                (7, 1, 8) => self.tile::<D, 1, 7>(dot, token, lines),
-                (7, 2, 8) => self.tile::<D, 2, 7>(dot, token, lines),
-                (8, 1, 8) => self.tile::<D, 1, 8>(dot, token, lines),
-                (8, 2, 8) => self.tile::<D, 2, 8>(dot, token, lines),
+            let tokens = tokens.start + range.start..tokens.start + range.end;
+            // What no tile of this instruction set has need not be compiled.
+            match self.strip.blocks {
+                1 => self.tile_of::<D, 1>(dot, tokens, lines),
+                2 if const { D::TILE_BLOCKS == 2 } => self.tile_of::<D, 2>(dot, tokens, lines),
+                STREAMS if const { D::TILE_BLOCKS == 2 } => self.tile::<D, STREAMS, 1>(dot, tokens.start, lines),
+                STREAMS => self.tile_of::<D, STREAMS>(dot, tokens, lines),
                 _ => unreachable!(),
             }
         }
@@ -288,12 +184,28 @@ impl<W: Stored> DotKernel for Tiles<'_, '_, W> {
 }
 
 impl<W: Stored> Tiles<'_, '_, W> {
+    /// A tile of `R` blocks of rows.
+    #[inline(always)]
+    fn tile_of<D: Dot, const R: usize>(&mut self, dot: D, tokens: Range<usize>, lines: Range<usize>) {
+        match tokens.len() {
+            1 => self.tile::<D, R, 1>(dot, tokens.start, lines),
+            2 if const { D::TILE_TOKENS >= 2 } => self.tile::<D, R, 2>(dot, tokens.start, lines),
+            3 if const { D::TILE_TOKENS >= 3 } => self.tile::<D, R, 3>(dot, tokens.start, lines),
+            4 if const { D::TILE_TOKENS >= 4 } => self.tile::<D, R, 4>(dot, tokens.start, lines),
+            5 if const { D::TILE_TOKENS >= 5 } => self.tile::<D, R, 5>(dot, tokens.start, lines),
+            6 if const { D::TILE_TOKENS >= 6 } => self.tile::<D, R, 6>(dot, tokens.start, lines),
+            7 if const { D::TILE_TOKENS >= 7 } => self.tile::<D, R, 7>(dot, tokens.start, lines),
+            8 if const { D::TILE_TOKENS >= 8 } => self.tile::<D, R, 8>(dot, tokens.start, lines),
+            _ => unreachable!(),
+        }
+    }
+
     /// `R` blocks of rows and `T` tokens from `token` on. `lines` are the cache lines of the next strip's blocks to prefetch.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
     fn tile<D: Dot, const R: usize, const T: usize>(&mut self, dot: D, token: usize, mut lines: Range<usize>) {
         let Self { product: PartProduct { input, weight, output, mode, part }, strip, weights, next } = self;
-        let groups = weights.groups;
+        let groups = weights.groups();
         let row = weight.groups();
         let mut x: [*const InputGroup; T] = [input.groups.as_ptr(); T];
         for t in 0..T {

@@ -128,7 +128,7 @@ pub(crate) trait Simd: Copy {
     /// 6e-9) and two multiplications by powers of two, which overflow and underflow as the result does.
     #[inline(always)]
     fn exp(self, x: Self::Vector) -> Self::Vector {
-        // Adding it moves the binary point to the end of the fraction: rounding to an integer, ties to even.
+        // Adding it rounds to an integer, ties to even: the sum's last bit stands for 1.
         const SHIFT: f32 = 12_582_912.0;
         // ln 2 in two parts; the first has so few bits that its product with n is exact.
         const LN2_HIGH: f32 = 355.0 / 512.0;
@@ -183,7 +183,7 @@ macro_rules! one_instruction {
 #[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little")))]
 use one_instruction;
 
-/// A piece of work, generic over the instruction set.
+/// A function and its arguments, generic over the instruction set.
 pub(crate) trait Kernel {
     type Output;
     /// Implementations are `#[inline(always)]`.

@@ -17,6 +17,7 @@ use crate::simd::prefetch;
 
 /// Quads of a group.
 const QUADS: usize = GROUP / QUAD;
+const _: () = assert!(GROUP.is_multiple_of(QUAD) && QUADS.is_multiple_of(2));
 
 /// How the weights of a group lie in memory.
 pub(super) trait Stored: Copy {
@@ -77,7 +78,7 @@ pub(super) trait Dot: Copy {
     const PREFETCH_BYTES_FROM: Option<usize> = None;
     const PREFETCH_NIBBLES_FROM: Option<usize> = None;
 
-    /// Runs a kernel as a function of its own.
+    /// Runs a kernel as a function of its own, so that code with many callers is compiled once.
     fn call<K: DotKernel>(self, kernel: K) -> K::Output;
 
     /// For `R` blocks of rows and `T` tokens the sum of a group's products, exactly.
@@ -109,7 +110,7 @@ pub(super) trait Dot: Copy {
     fn add_scaled(self, ints: Self::Ints, scales: Self::Floats, sums: Self::Floats) -> Self::Floats;
 }
 
-/// A piece of work, generic over the instruction set.
+/// A function and its arguments, generic over the instruction set.
 pub(super) trait DotKernel {
     type Output;
     /// Implementations are `#[inline(always)]`.

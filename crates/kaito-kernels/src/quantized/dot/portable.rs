@@ -1,7 +1,7 @@
 use half::bf16;
 
 use super::{Dot, DotKernel, Form, PackedGroup, Stored, UnpackedGroup};
-use crate::quantized::{BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES, input::InputGroup};
+use crate::quantized::{BLOCK_ROWS, QUAD, SCALE_BYTES, input::InputGroup};
 
 /// Plain arrays, which the compiler turns into whatever vectors the target has.
 #[derive(Clone, Copy)]
@@ -102,5 +102,3 @@ impl Dot for Portable {
         std::array::from_fn(|i| (ints[i] as f32).mul_add(scales[i], sums[i]))
     }
 }
-
-const _: () = assert!(GROUP.is_multiple_of(2 * QUAD));
