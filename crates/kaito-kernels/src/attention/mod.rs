@@ -110,7 +110,7 @@ impl Kernel for Block<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.step.keys.dtype() {
+        match self.step().keys.dtype() {
             KvDType::F32 => self.run_typed::<S, F32>(simd),
             KvDType::Bf16 => self.run_typed::<S, Bf16>(simd),
             KvDType::Int8 => self.run_typed::<S, I8>(simd),
@@ -121,16 +121,16 @@ impl Kernel for Block<'_> {
 impl Block<'_> {
     #[inline(always)]
     fn run_typed<S: Simd, E: KvElement>(mut self, simd: S) {
-        let AttentionStep { shape, heads_per_kv_head, .. } = *self.step;
+        let AttentionStep { shape, heads_per_kv_head, keys, values, .. } = *self.step();
         let AttentionShape { head_dim, layout, .. } = *shape;
         let page_size = layout.page_size;
         let count = self.queries();
-        let sequence = self.sequence;
+        let (sequence, kv_head) = (self.sequence(), self.kv_head());
         let before = sequence.context - sequence.rows;
-        let visible = Visible { before, start: self.start, heads_per_kv_head, window: shape.window };
+        let visible = Visible { before, start: self.start(), heads_per_kv_head, window: shape.window };
         let table = &sequence.pages[..sequence.context.div_ceil(page_size)];
-        let keys = PagedHeads::<E>::new(self.step.keys, table, layout, self.kv_head);
-        let values = PagedHeads::<E>::new(self.step.values, table, layout, self.kv_head);
+        let keys = PagedHeads::<E>::new(keys, table, layout, kv_head);
+        let values = PagedHeads::<E>::new(values, table, layout, kv_head);
         let mut queries = QueryBlock::take(count, shape);
         for i in 0..count {
             queries.set_query(i, self.query(i));

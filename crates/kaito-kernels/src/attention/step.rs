@@ -111,13 +111,33 @@ impl<'a> AttentionStep<'a> {
 ///
 /// [`AttentionStep::for_each_block`] alone makes blocks, and no two of the same queries.
 pub(super) struct Block<'a> {
-    pub(super) step: &'a AttentionStep<'a>,
-    pub(super) sequence: &'a AttentionSequence<'a>,
-    pub(super) kv_head: usize,
-    pub(super) start: usize,
+    step: &'a AttentionStep<'a>,
+    sequence: &'a AttentionSequence<'a>,
+    kv_head: usize,
+    start: usize,
 }
 
-impl Block<'_> {
+impl<'a> Block<'a> {
+    /// The step that it is a part of.
+    pub(super) fn step(&self) -> &'a AttentionStep<'a> {
+        self.step
+    }
+
+    /// The sequence of its queries.
+    pub(super) fn sequence(&self) -> &'a AttentionSequence<'a> {
+        self.sequence
+    }
+
+    /// The KV head of its queries.
+    pub(super) fn kv_head(&self) -> usize {
+        self.kv_head
+    }
+
+    /// Its first query, of those of its sequence and KV head.
+    pub(super) fn start(&self) -> usize {
+        self.start
+    }
+
     /// Number of queries.
     pub(super) fn queries(&self) -> usize {
         BLOCK_QUERIES.min(self.sequence.rows * self.step.heads_per_kv_head - self.start)
