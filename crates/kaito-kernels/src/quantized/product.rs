@@ -216,14 +216,21 @@ impl<W: Stored> Tiles<'_, '_, W> {
         // The last block may not have all of its rows.
         let rows_end = part.columns.end;
         let continues = strip.group > 0 || *mode == Write::Add;
-        let mut sums = [[dot.splat(0.0); T]; R];
+        // The outputs are indexed by variables, which would keep the sums of the loop below in memory: hence copies.
+        let mut outputs = [[dot.splat(0.0); T]; R];
         if continues {
             for r in 0..R {
                 let first = (strip.block + r * strip.apart) * BLOCK_ROWS;
                 for t in 0..T {
-                    let outputs = output.slice(token + t, first..rows_end.min(first + BLOCK_ROWS));
-                    sums[r][t] = load_outputs(dot, outputs);
+                    let source = output.slice(token + t, first..rows_end.min(first + BLOCK_ROWS));
+                    outputs[r][t] = load_outputs(dot, source);
                 }
+            }
+        }
+        let mut sums = [[dot.splat(0.0); T]; R];
+        for r in 0..R {
+            for t in 0..T {
+                sums[r][t] = outputs[r][t];
             }
         }
         let lines_of_group = lines.len().div_ceil(groups);
@@ -262,10 +269,15 @@ impl<W: Stored> Tiles<'_, '_, W> {
             }
         }
         for r in 0..R {
+            for t in 0..T {
+                outputs[r][t] = sums[r][t];
+            }
+        }
+        for r in 0..R {
             let first = (strip.block + r * strip.apart) * BLOCK_ROWS;
             for t in 0..T {
-                let outputs = output.slice(token + t, first..rows_end.min(first + BLOCK_ROWS));
-                store_outputs(dot, outputs, sums[r][t]);
+                let target = output.slice(token + t, first..rows_end.min(first + BLOCK_ROWS));
+                store_outputs(dot, target, outputs[r][t]);
             }
         }
     }
