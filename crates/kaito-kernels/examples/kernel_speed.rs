@@ -1,9 +1,9 @@
-//! Speed of the kernels next to the limits of the machine, all in one run.
+//! Speed of the kernels next to the machine's limits (roofline), all in one run.
 //!
 //! `cargo run --release -p kaito-kernels --example kernel_speed [threads] [part of a name]`
 //!
 //! Figures are the best of several rounds, in which the limits and the kernels take turns: on a busy machine the best
-//! round is the one that was disturbed least.
+//! round is the one with the fewest disturbances.
 
 use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
@@ -14,7 +14,7 @@ use kaito_kernels::{
 };
 
 const ROUNDS: usize = 5;
-/// More than the caches hold, so that reading it reads memory.
+/// More than the caches hold.
 const MEMORY_BYTES: usize = 512 << 20;
 
 fn main() -> std::io::Result<()> {
@@ -32,7 +32,7 @@ fn main() -> std::io::Result<()> {
     let mut results = Vec::new();
     for dtype in [DType::Bf16, DType::F16, DType::F32] {
         for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008)] {
-            // As many layers as memory takes, so that weights come from memory as they do in a model.
+            // So many layers that weights come from memory and not from a cache, as they do in a model.
             let layers = (MEMORY_BYTES / (rows * cols * dtype.size())).max(1);
             let bytes = weights(dtype, layers * rows * cols);
             for tokens in [1, 2, 4, 8, 16, 64, 512] {
@@ -40,7 +40,7 @@ fn main() -> std::io::Result<()> {
                 if !name.contains(&filter) {
                     continue;
                 }
-                // Prompts are bound by arithmetic: fewer layers say the same.
+                // Many tokens are bound by arithmetic: fewer layers show the same.
                 let layers = layers.min((256 / tokens).max(1));
                 let bytes = &bytes[..layers * rows * cols * dtype.size()];
                 let seconds = matmuls(&pool, dtype, rows, cols, bytes, tokens);
@@ -64,7 +64,7 @@ fn main() -> std::io::Result<()> {
     }
     quantized(&pool, &filter, &memory);
     let dtypes = [KvDType::F32, KvDType::Bf16, KvDType::Int8];
-    // Llama-2-7B's heads, and TinyLlama's, eight of which share a key head.
+    // Llama-2-7B's heads, and TinyLlama's, eight of which share a KV head (grouped-query attention).
     let heads = [(32, 32, 128), (32, 4, 64)];
     let lengths = [(1, 512), (1, 4096), (1, 16384), (512, 512), (512, 4096)];
     let cases = heads.into_iter().flat_map(|heads| lengths.map(|lengths| (heads, lengths)));
@@ -150,7 +150,7 @@ fn quantized(pool: &ThreadPool, filter: &str, memory: &ReadMemory) {
     }
 }
 
-/// Seconds of the best round. With one thread, time that others had the core does not count.
+/// Seconds of the best round. With one thread, only the time that it ran on a core counts.
 fn best(pool: &ThreadPool, mut work: impl FnMut()) -> f64 {
     let time = |_| {
         let start = Instant::now();
@@ -164,7 +164,7 @@ fn best(pool: &ThreadPool, mut work: impl FnMut()) -> f64 {
     (0..ROUNDS).map(time).fold(f64::INFINITY, f64::min)
 }
 
-/// Seconds that this thread has run, where the system tells.
+/// Seconds that this thread has run, where the system knows.
 fn time_on_core() -> Option<f64> {
     #[cfg(unix)]
     {
@@ -231,7 +231,7 @@ fn read_bandwidth(pool: &ThreadPool, memory: &ReadMemory) -> f64 {
     MEMORY_BYTES as f64 / best(pool, || memory.read(pool))
 }
 
-/// Operations in a second on registers.
+/// Operations in a second, with operands in registers.
 fn peak(pool: &ThreadPool, work: Arithmetic) -> f64 {
     let mut operations = 0.0;
     let seconds = best(pool, || operations = work.run(pool));

@@ -4,11 +4,12 @@ use std::f32::consts::FRAC_1_SQRT_2;
 
 use crate::{
     Rows, RowsMut, ThreadPool,
+    partition::Partition,
     simd::{Kernel, Level, Simd, dispatch},
 };
 
-/// Elements that a piece of work has at least.
-const PIECE: usize = 8 * 1024;
+/// Elements that a thread computes at a time.
+const PART: usize = 8 * 1024;
 
 /// `out = silu(gate) * up` with `silu(x) = x / (1 + e^-x)` (Shazeer 2020). A row of `gate_up` is `inner` gates and then
 /// `inner` ups; a row of `out` has `inner` elements.
@@ -21,15 +22,13 @@ pub fn swiglu(pool: &ThreadPool, tokens: usize, gate_up: Rows, inner: usize, out
 
 fn swiglu_on(level: Level, pool: &ThreadPool, tokens: usize, gate_up: Rows, inner: usize, out: RowsMut) {
     gate_up.check("gate_up", tokens, inner.saturating_mul(2));
-    let out = out.share("out", tokens, inner);
-    let parts = inner.div_ceil(PIECE);
-    pool.for_each(tokens * parts, &|piece| {
-        let (t, start) = (piece / parts, piece % parts * PIECE);
-        let len = PIECE.min(inner - start);
-        let (gate, up) = gate_up.row(t, 2 * inner).split_at(inner);
-        // SAFETY: no other piece has this part of this token.
-        let out = unsafe { out.slice(t, start, len) };
-        dispatch(level, Swiglu { gate: &gate[start..start + len], up: &up[start..start + len], out });
+    out.for_each_part("out", pool, Partition::fixed(tokens, 1, inner, PART), |part, mut out| {
+        for t in part.tokens {
+            let columns = part.columns.clone();
+            let (gate, up) = gate_up.row(t, 2 * inner).split_at(inner);
+            let out = out.slice(t, columns.clone());
+            dispatch(level, Swiglu { gate: &gate[columns.clone()], up: &up[columns], out });
+        }
     });
 }
 
@@ -55,7 +54,7 @@ impl Kernel for Swiglu<'_> {
     }
 }
 
-/// `silu(gate) * up`. No closure: that would be a function of its own, which is not compiled for the instruction set.
+/// `silu(gate) * up`. A closure would be a function of its own, which is not compiled for the instruction set.
 #[inline(always)]
 fn gated<S: Simd>(simd: S, gate: S::Vector, up: S::Vector) -> S::Vector {
     let e = simd.exp(simd.sub(simd.splat(0.0), gate));
@@ -68,13 +67,14 @@ pub fn gelu_erf(pool: &ThreadPool, data: &mut [f32]) {
 }
 
 fn gelu_erf_on(level: Level, pool: &ThreadPool, data: &mut [f32]) {
+    for_each_slice(pool, data, PART, |_, part| dispatch(level, Gelu(part)));
+}
+
+/// Calls `task` for each slice of `part` elements, with the place of its first one.
+fn for_each_slice(pool: &ThreadPool, data: &mut [f32], part: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
     let len = data.len();
-    let data = RowsMut::new(data, len).share("data", 1, len);
-    pool.for_each(len.div_ceil(PIECE), &|piece| {
-        let start = piece * PIECE;
-        // SAFETY: no other piece has these elements.
-        let part = unsafe { data.slice(0, start, PIECE.min(len - start)) };
-        dispatch(level, Gelu(part));
+    RowsMut::new(data, len).for_each_part("data", pool, Partition::fixed(1, 1, len, part), |part, mut data| {
+        task(part.columns.start, data.slice(0, part.columns));
     });
 }
 
@@ -111,12 +111,12 @@ const LOG_ERFC: [f32; 11] = [
     -1.013_977_3e-7,
 ];
 
-/// `max(x, 0) - |x| (1 - erf(|x| / sqrt 2)) / 2`. What is subtracted is small where numbers are large, so that its error is
-/// lost in the last place.
+/// `max(x, 0) - |x| (1 - erf(|x| / sqrt 2)) / 2`. What is subtracted is small where `x` is large, so that its error is below the
+/// last place of the result.
 #[inline(always)]
 fn gelu<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     let magnitude = simd.max(x, simd.sub(simd.splat(0.0), x));
-    // From here on nothing is left of 1 - erf: infinity is no exception.
+    // For larger magnitudes 1 - erf rounds to zero. The bound also keeps infinity out of the products.
     let magnitude = simd.min(simd.splat(64.0), magnitude);
     let z = simd.mul(magnitude, simd.splat(FRAC_1_SQRT_2));
     let u = simd.sub(simd.min(simd.splat(4.0), z), simd.splat(2.0));
@@ -135,15 +135,8 @@ fn gelu<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
 /// If the lengths differ.
 pub fn add(pool: &ThreadPool, x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "terms of a sum");
-    let len = x.len();
-    let x = RowsMut::new(x, len).share("x", 1, len);
-    let piece_len = 4 * PIECE;
-    pool.for_each(len.div_ceil(piece_len), &|piece| {
-        let start = piece * piece_len;
-        let part = start..len.min(start + piece_len);
-        // SAFETY: no other piece has these elements.
-        let x = unsafe { x.slice(0, start, part.len()) };
-        x.iter_mut().zip(&y[part]).for_each(|(x, y)| *x += y);
+    for_each_slice(pool, x, 4 * PART, |first, x| {
+        x.iter_mut().zip(&y[first..]).for_each(|(x, y)| *x += y);
     });
 }
 
@@ -160,7 +153,7 @@ mod tests {
 
     #[test]
     fn swiglu_is_near_its_definition() {
-        for (tokens, inner) in [(1, 1), (3, 17), (40, 64), (2, PIECE + 5), (1, 3 * PIECE)] {
+        for (tokens, inner) in [(1, 1), (3, 17), (40, 64), (2, PART + 5), (1, 3 * PART)] {
             let mut next = numbers(inner as u64);
             let stride = 2 * inner + 3;
             let gate_up: Vec<f32> = (0..tokens * stride).map(|_| 20.0 * next()).collect();
@@ -231,7 +224,7 @@ mod tests {
 
     #[test]
     fn every_element_of_a_long_slice_is_computed() {
-        let len = 5 * PIECE + 3;
+        let len = 5 * PART + 3;
         let mut next = numbers(8);
         let x: Vec<f32> = (0..len).map(|_| next()).collect();
         let y: Vec<f32> = (0..len).map(|_| next()).collect();
@@ -239,7 +232,7 @@ mod tests {
         add(&pool(), &mut sum, &y);
         assert!((0..len).all(|i| sum[i] == x[i] + y[i]));
         for &level in Level::available() {
-            // To 1 the bound is that of before; to 6 it grows with the number.
+            // The bound grows with numbers above 1.
             for size in [1.0, 6.0] {
                 let x: Vec<f32> = x.iter().map(|x| size * x).collect();
                 let mut gelu = x.clone();

@@ -4,8 +4,8 @@ use half::{bf16, f16};
 
 use crate::{DType, ThreadPool};
 
-/// Elements that a piece of work converts, and that are widened on the stack at a time.
-const PIECE: usize = 256 * 1024;
+/// Elements that a thread converts at a time, and that are widened on the stack at a time.
+const PART: usize = 256 * 1024;
 const BLOCK: usize = 256;
 
 /// Widens `source`, little-endian elements of `dtype` at any alignment, exactly.
@@ -61,11 +61,8 @@ pub fn convert(pool: &ThreadPool, from: DType, source: &[u8], to: DType, target:
     assert_eq!(source.len() % from.size(), 0, "bytes of elements of {from}");
     let count = source.len() / from.size();
     assert_eq!(target.len(), count * to.size(), "bytes of {count} elements of {to}");
-    let pieces = source.chunks(PIECE * from.size()).zip(target.chunks_mut(PIECE * to.size()));
-    let pieces: Vec<_> = pieces.map(std::sync::Mutex::new).collect();
-    pool.for_each(pieces.len(), &|i| {
-        let mut piece = pieces[i].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (source, target) = &mut *piece;
+    let parts = source.chunks(PART * from.size()).zip(target.chunks_mut(PART * to.size()));
+    pool.for_each_item(count.div_ceil(PART), parts, |(source, target)| {
         if from == to {
             target.copy_from_slice(source);
             return;
@@ -101,7 +98,7 @@ mod tests {
             let middle = low + (high - low) / 2;
             *(if value(middle) <= magnitude { &mut low } else { &mut high }) = middle;
         }
-        // What would come after the largest value decides where infinity begins.
+        // Numbers round to infinity from halfway between the largest value and the one that would come next.
         let above = if high > largest { 2.0 * value(largest) - value(largest - 1) } else { value(high) };
         let (down, up) = (magnitude - value(low), above - magnitude);
         let bits = if down < up || (down == up && low % 2 == 0) { low } else { high };
@@ -133,9 +130,9 @@ mod tests {
     }
 
     #[test]
-    fn whole_tensors_change_their_type_in_pieces() {
+    fn whole_tensors_change_their_type_in_parts() {
         let pool = ThreadPool::new(NonZeroUsize::new(2).unwrap());
-        let count = PIECE + BLOCK + 77;
+        let count = PART + BLOCK + 77;
         let mut next = numbers(4);
         let wide: Vec<f32> = (0..count).map(|_| next()).collect();
         for from in [DType::F32, DType::Bf16, DType::F16] {

@@ -1,10 +1,11 @@
-//! Keys and values in memory: exact, or narrowed when they are stored.
+//! The KV cache's memory: keys and values, exact or narrowed when they are stored.
 
 use std::fmt;
 
 use half::bf16;
 
 use crate::{
+    matmul::element::{Bf16, Element, F32, I8},
     quantized::{ROUND, TINY},
     zeros::zeros,
 };
@@ -42,7 +43,24 @@ impl fmt::Display for KvDType {
     }
 }
 
-/// The keys, or the values, of one layer. A slot is one head of one token.
+/// An element type of keys and values, known when code is compiled.
+pub(crate) trait KvElement: Element {
+    const DTYPE: KvDType;
+}
+
+impl KvElement for F32 {
+    const DTYPE: KvDType = KvDType::F32;
+}
+
+impl KvElement for Bf16 {
+    const DTYPE: KvDType = KvDType::Bf16;
+}
+
+impl KvElement for I8 {
+    const DTYPE: KvDType = KvDType::Int8;
+}
+
+/// The keys, or the values, of one layer of the KV cache. A slot is one head of one token.
 ///
 /// Values are `[slot][head_dim]`: they are added up, so that vectors hold elements of one of them. Keys are multiplied by
 /// a query and each product's elements are added up: they are `[page][head_dim][slot of the page]`, so that vectors hold
@@ -50,7 +68,7 @@ impl fmt::Display for KvDType {
 #[derive(Debug)]
 pub struct KvBuffer {
     head_dim: usize,
-    /// Consecutive slots whose elements alternate.
+    /// Consecutive slots whose elements are interleaved: a page of keys; 1 for values.
     interleaved: usize,
     elements: Elements,
 }
@@ -99,7 +117,7 @@ impl KvBuffer {
         (slot - within) * self.head_dim + within
     }
 
-    /// Stores a head.
+    /// Stores the key, or value, of a head.
     ///
     /// Int8: the largest magnitude becomes 127; an infinity or NaN makes all of the head NaN, magnitudes below 2^-112
     /// become zero.
@@ -193,7 +211,7 @@ impl KvBuffer {
 #[derive(Clone, Copy)]
 pub(crate) struct Heads<'a> {
     pub start: *const u8,
-    /// What the numbers of each slot are multiplied by; none if that is 1.
+    /// What the numbers of each slot are multiplied by; empty if that is 1.
     pub scales: &'a [f32],
 }
 
@@ -278,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_stays_none_and_the_tiniest_is_zero() {
+    fn nan_and_infinity_become_nan_and_the_tiniest_number_zero() {
         let mut buffer = KvBuffer::values(KvDType::Int8, 1, 4).unwrap();
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             buffer.write(0, &[1.0, bad, 0.0, 2.0]);
@@ -291,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_not_there_is_no_buffer() {
+    fn a_buffer_that_does_not_fit_in_memory_is_none() {
         assert!(KvBuffer::values(KvDType::Int8, usize::MAX / 128, 128).is_none());
         assert!(KvBuffer::keys(KvDType::F32, usize::MAX, 2, 1).is_none());
         assert_eq!([KvDType::F32, KvDType::Bf16, KvDType::Int8].map(|dtype| dtype.head_bytes(128)), [512, 256, 132]);

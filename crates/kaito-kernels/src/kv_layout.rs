@@ -1,12 +1,12 @@
-//! Where the head of a token lies.
+//! Where the key or value of a token's head lies in the KV cache.
 
 use crate::{MAX_PAGE_TOKENS, PAGE_TOKENS};
 
-/// The slots of keys, or of values: `[kv head][page][token]`. The pages of a sequence mostly follow each other, and so
-/// whoever goes through one head of it reads one stretch of memory.
+/// The slots of keys, or of values: `[kv head][page][token]`. The pages of a sequence mostly follow each other, and then
+/// attention reads each of its heads sequentially.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvLayout {
-    /// Key and value heads.
+    /// KV heads.
     pub num_kv_heads: usize,
     /// Pages of all sequences.
     pub pages: usize,

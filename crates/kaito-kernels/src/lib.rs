@@ -1,8 +1,22 @@
 //! Numeric kernels for CPUs, and the one place that maps files into memory: the only `unsafe` of the project.
 //!
+//! | what | where |
+//! | --- | --- |
+//! | products of activations with weights in f32, bf16 or f16 | [`TiledInput`], [`MatrixRef`], [`matmul`] |
+//! | products with weights of 8 or 4 bits | [`quantize`], [`QuantizedInput`], [`QuantizedRef`], [`quantized_matmul`] |
+//! | paged attention and the KV cache's memory | [`paged_attention`], [`KvBuffer`], [`KvLayout`] |
+//! | embedding, normalisation, rotary positions, feed-forward functions | [`gather_rows`], [`rms_norm`], [`rope`], [`swiglu`] |
+//! | the threads that all of these run on | [`ThreadPool`] |
+//! | what this machine can do at most (roofline) | [`ReadMemory`], [`Arithmetic`] |
+//!
 //! Kernels compute in `f32`; weights are stored as [`DType`] and widened exactly, or quantised. A result's bits depend on its
-//! own inputs alone: not on how many tokens share a call, on the number of threads, or on who took which piece of work.
-//! They do depend on the instruction set, which is chosen once per process.
+//! own inputs alone: not on how many tokens share a call, on the number of threads, or on which thread computed it. Products of
+//! plain weights and attention do depend on the instruction set, which is chosen once per process.
+//!
+//! A function panics where its arguments do not fit each other. Weights come as [`MatrixRef`] or [`QuantizedRef`], which cannot be
+//! made of the wrong number of bytes. `unsafe` code rests on such checked types where it can, among them `Part` and `PartMut` (the
+//! outputs that one thread writes), `WeightRows`, `StripWeights` and `KvBlock` (weights, keys and values that are there), and
+//! values of `Simd` and `Dot`, which exist only where the processor has their instructions.
 
 mod activation;
 mod attention;
@@ -14,8 +28,9 @@ mod mapped_file;
 mod matmul;
 mod matrix;
 mod norm;
-mod peak;
+mod partition;
 mod quantized;
+mod roofline;
 mod rope;
 mod simd;
 mod thread_pool;
@@ -34,8 +49,8 @@ pub use mapped_file::{FileChange, MappedFile, WhatChanged};
 pub use matmul::{TiledInput, Write, matmul};
 pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
 pub use norm::{layer_norm, rms_norm};
-pub use peak::{Arithmetic, ReadMemory, Unit};
 pub use quantized::{Quantization, QuantizedInput, QuantizedLengthError, QuantizedRef, quantize, quantized_matmul};
+pub use roofline::{Arithmetic, ReadMemory, Unit};
 pub use rope::rope;
 pub use simd::instruction_set;
 pub use thread_pool::ThreadPool;

@@ -1,8 +1,6 @@
-use std::marker::PhantomData;
-
 use crate::DType;
 
-/// Rows of `f32` to read: row `t` begins at `data[t * stride + offset]`. Its length is the kernel's business.
+/// Rows of `f32` to read: row `t` begins at `data[t * stride + offset]`. How many elements it has, each kernel says.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     /// The elements.
@@ -47,22 +45,21 @@ impl<'a> RowsMut<'a> {
         Self { data, stride: width, offset: 0 }
     }
 
-    /// The same rows, borrowed for a shorter time.
-    pub fn reborrow(&mut self) -> RowsMut<'_> {
-        RowsMut { data: self.data, stride: self.stride, offset: self.offset }
+    /// The first `width` elements of row `t`.
+    pub(crate) fn row(&mut self, t: usize, width: usize) -> &mut [f32] {
+        let start = t * self.stride + self.offset;
+        &mut self.data[start..start + width]
     }
 
-    /// Checks that `count` disjoint rows of `width` elements lie within, and shares them among threads.
-    pub(crate) fn share(self, what: &str, count: usize, width: usize) -> SharedRows<'a> {
+    /// Sets the first `width` elements of `count` rows to zero.
+    pub(crate) fn set_to_zero(&mut self, count: usize, width: usize) {
+        (0..count).for_each(|t| self.row(t, width).fill(0.0));
+    }
+
+    /// Checks that `count` rows of `width` elements lie within the data and do not overlap.
+    pub(crate) fn check(&self, what: &str, count: usize, width: usize) {
         check(what, self.data.len(), self.stride, self.offset, count, width);
         assert!(count <= 1 || self.stride >= width, "{what}: rows of {width} overlap at a stride of {}", self.stride);
-        SharedRows {
-            start: self.data.as_mut_ptr().wrapping_add(self.offset),
-            stride: self.stride,
-            count,
-            width,
-            lifetime: PhantomData,
-        }
     }
 }
 
@@ -75,52 +72,14 @@ fn check(what: &str, len: usize, stride: usize, offset: usize, count: usize, wid
     );
 }
 
-/// Disjoint rows that several threads write at once, each its own part.
-#[derive(Clone, Copy)]
-pub(crate) struct SharedRows<'a> {
-    start: *mut f32,
-    stride: usize,
-    count: usize,
-    width: usize,
-    lifetime: PhantomData<&'a mut [f32]>,
-}
-
-// SAFETY: the pointer stands for an exclusive borrow of `f32`s; the methods that use it demand that threads do not
-// touch the same elements at the same time.
-unsafe impl Send for SharedRows<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for SharedRows<'_> {}
-
-impl<'a> SharedRows<'a> {
-    /// Where element `column` of row `t` lies.
-    pub(crate) fn at(&self, t: usize, column: usize) -> *mut f32 {
-        assert!(t < self.count && column <= self.width);
-        self.start.wrapping_add(t * self.stride + column)
-    }
-
-    /// Elements `column..column + len` of row `t`.
-    ///
-    /// # Safety
-    /// While the slice lives nobody else uses these elements.
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn slice(&self, t: usize, column: usize, len: usize) -> &'a mut [f32] {
-        assert!(column + len <= self.width);
-        // SAFETY: row `t < count` (checked by `at`) has `width` elements, which `share` checked; exclusive by contract.
-        unsafe { std::slice::from_raw_parts_mut(self.at(t, column), len) }
-    }
-}
-
-/// A matrix as it lies in a weight file: row-major, little-endian, at any alignment.
+/// A matrix as it lies in a weight file: row-major, little-endian, at any alignment. It has the bytes of its shape, since
+/// [`MatrixRef::new`] alone makes one.
 #[derive(Debug, Clone, Copy)]
 pub struct MatrixRef<'a> {
-    /// Element type.
-    pub dtype: DType,
-    /// Number of rows (outputs, for a projection).
-    pub rows: usize,
-    /// Number of columns (inputs, for a projection).
-    pub cols: usize,
-    /// `rows * cols` elements.
-    pub data: &'a [u8],
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    data: &'a [u8],
 }
 
 /// The bytes of a matrix are not as many as its shape needs.
@@ -139,36 +98,45 @@ pub struct MatrixLengthError {
 
 impl<'a> MatrixRef<'a> {
     /// A view of `data` as `rows` x `cols` elements.
+    ///
+    /// # Errors
+    /// If `data` has not just the bytes of these elements.
     pub fn new(dtype: DType, rows: usize, cols: usize, data: &'a [u8]) -> Result<Self, MatrixLengthError> {
-        let matrix = Self { dtype, rows, cols, data };
-        if matrix.is_complete() { Ok(matrix) } else { Err(MatrixLengthError { dtype, rows, cols, actual: data.len() }) }
+        let bytes = rows.checked_mul(cols).and_then(|count| count.checked_mul(dtype.size()));
+        if bytes == Some(data.len()) {
+            Ok(Self { dtype, rows, cols, data })
+        } else {
+            Err(MatrixLengthError { dtype, rows, cols, actual: data.len() })
+        }
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Number of rows (outputs, for a projection).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns (inputs, for a projection).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// `rows * cols` elements.
+    pub fn data(&self) -> &'a [u8] {
+        self.data
     }
 
     /// Rows `start..start + count`.
+    ///
+    /// # Panics
+    /// If the matrix does not have them.
     pub fn slice_rows(&self, start: usize, count: usize) -> MatrixRef<'a> {
-        let row = self.row_bytes();
+        let row = self.cols * self.dtype.size();
         MatrixRef { rows: count, data: &self.data[start * row..(start + count) * row], ..*self }
-    }
-
-    /// Bytes of one row.
-    pub fn row_bytes(&self) -> usize {
-        self.cols * self.dtype.size()
-    }
-
-    pub(crate) fn check(&self, what: &str) {
-        assert!(
-            self.is_complete(),
-            "{what}: {} bytes are not a {} matrix of {} x {}",
-            self.data.len(),
-            self.dtype,
-            self.rows,
-            self.cols
-        );
-    }
-
-    fn is_complete(&self) -> bool {
-        let bytes = self.rows.checked_mul(self.cols).and_then(|count| count.checked_mul(self.dtype.size()));
-        bytes == Some(self.data.len())
     }
 }
 
@@ -189,12 +157,12 @@ mod tests {
     #[test]
     #[should_panic(expected = "output: 3 rows of 4 with stride 4 and offset 1 do not fit in 12 elements")]
     fn rows_that_do_not_fit_are_refused() {
-        RowsMut { data: &mut [0.0; 12], stride: 4, offset: 1 }.share("output", 3, 4);
+        RowsMut { data: &mut [0.0; 12], stride: 4, offset: 1 }.check("output", 3, 4);
     }
 
     #[test]
     #[should_panic(expected = "overlap")]
-    fn overlapping_rows_are_not_shared() {
-        RowsMut { data: &mut [0.0; 12], stride: 3, offset: 0 }.share("output", 2, 4);
+    fn overlapping_rows_are_refused() {
+        RowsMut { data: &mut [0.0; 12], stride: 3, offset: 0 }.check("output", 2, 4);
     }
 }

@@ -1,8 +1,8 @@
-//! Normalisation of each token's activations.
+//! Normalisation of each token's activations: RMS norm and layer norm.
 
 use crate::{
     Rows, RowsMut, ThreadPool,
-    matrix::SharedRows,
+    partition::{Part, PartMut, Partition},
     simd::{Kernel, Level, MAX_LANES, Simd, dispatch},
 };
 
@@ -45,34 +45,29 @@ fn norm_on(level: Level, pool: &ThreadPool, tokens: usize, x: Rows, norm: Norm, 
     if let Some(bias) = norm.bias {
         assert_eq!(bias.len(), width, "the bias of a norm has the length of its weight");
     }
-    let out = out.share("out", tokens, width);
-    let piece_tokens = (16 * 1024 / width.max(1)).max(1);
-    pool.for_each(tokens.div_ceil(piece_tokens), &|piece| {
-        let start = piece * piece_tokens;
-        let end = tokens.min(start + piece_tokens);
-        dispatch(level, Piece { start, end, x, norm, out });
+    let part_tokens = (16 * 1024 / width.max(1)).max(1);
+    out.for_each_part("out", pool, Partition::fixed(tokens, part_tokens, width, width.max(1)), |part, out| {
+        dispatch(level, NormRows { part, x, norm, out });
     });
 }
 
-struct Piece<'a> {
-    start: usize,
-    end: usize,
+struct NormRows<'a> {
+    part: Part,
     x: Rows<'a>,
     norm: Norm<'a>,
-    out: SharedRows<'a>,
+    out: PartMut<'a>,
 }
 
-impl Kernel for Piece<'_> {
+impl Kernel for NormRows<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(mut self, simd: S) {
         let Norm { weight, bias, eps, centred } = self.norm;
         let width = weight.len();
-        for t in self.start..self.end {
+        for t in self.part.tokens {
             let x = self.x.row(t, width);
-            // SAFETY: no other piece has this token.
-            let out = unsafe { self.out.slice(t, 0, width) };
+            let out = self.out.slice(t, 0..width);
             let mean = if centred { sum::<S, Plain>(simd, x, 0.0) / width as f32 } else { 0.0 };
             let squares = sum::<S, SquaredDistance>(simd, x, mean);
             let scale = 1.0 / (squares / width as f32 + eps).sqrt();
@@ -86,7 +81,7 @@ impl Kernel for Piece<'_> {
     }
 }
 
-/// What is summed up for a number. Closures would be functions of their own, which are not compiled for the instruction set.
+/// A term of a sum over elements. Closures would be functions of their own, which are not compiled for the instruction set.
 trait Term {
     fn of<S: Simd>(simd: S, x: S::Vector, centre: f32) -> S::Vector;
 }

@@ -2,9 +2,9 @@
 
 use kaito_spec::RopePairing;
 
-use crate::{RowsMut, ThreadPool};
+use crate::{RowsMut, ThreadPool, partition::Partition};
 
-/// Rotates heads in place. A head begins at each of `head_offsets` of each of `tokens` rows; pair `i` of it is turned
+/// Rotates heads in place. A head begins at each of `head_offsets` of each of `tokens` rows; pair `i` of it is rotated
 /// by the angle whose cosine and sine are `cos[t * n + i]` and `sin[t * n + i]`, where `n = cos.len() / tokens` is half
 /// of the rotary dimension. Elements after the first `2 n` of a head stay.
 ///
@@ -26,16 +26,13 @@ pub fn rope(
     assert_eq!(cos.len() % tokens, 0, "{} cosines for {tokens} tokens", cos.len());
     let half = cos.len() / tokens;
     let width = head_offsets.iter().max().map_or(0, |last| last + 2 * half);
-    let rows = rows.share("rows", tokens, width);
-    let piece_tokens = (8 * 1024 / (head_offsets.len() * half).max(1)).max(1);
-    pool.for_each(tokens.div_ceil(piece_tokens), &|piece| {
-        let start = piece * piece_tokens;
-        for t in start..tokens.min(start + piece_tokens) {
+    let part_tokens = (8 * 1024 / (head_offsets.len() * half).max(1)).max(1);
+    rows.for_each_part("rows", pool, Partition::fixed(tokens, part_tokens, width, width.max(1)), |part, mut rows| {
+        for t in part.tokens {
             let angles = t * half..(t + 1) * half;
             let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
             for &offset in head_offsets {
-                // SAFETY: no other piece has this token, and heads are rotated one after the other.
-                rotate(unsafe { rows.slice(t, offset, 2 * half) }, pairing, cos, sin);
+                rotate(rows.slice(t, offset..offset + 2 * half), pairing, cos, sin);
             }
         }
     });

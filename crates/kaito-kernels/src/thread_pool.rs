@@ -4,6 +4,7 @@ use std::{
     any::Any,
     cell::{Cell, UnsafeCell},
     hint,
+    marker::PhantomData,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
@@ -14,12 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A worker looks for the next job this long before it sleeps: longer than the gap between two kernels of a step.
+/// A worker thread spins so long for the next job before it sleeps: longer than the gap between two kernels of a step.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// Threads that share out the pieces of one job at a time. The caller is one of them.
+/// Threads that do the pieces of one job at a time. The caller is one of them.
 ///
-/// Pieces are taken one by one by whoever is free, so that a thread which loses its core for a while delays the job by
+/// Each thread takes the next piece when it is free, so that a thread which loses its core for a while delays the job by
 /// no more than the piece it holds. Idle threads sleep.
 pub struct ThreadPool {
     shared: Arc<Shared>,
@@ -30,7 +31,7 @@ pub struct ThreadPool {
 
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
 
-/// One call of `for_each`. The lifetime of the task is erased: `Shared::state` keeps workers from using it too long.
+/// One call of `for_each`. The lifetime of the task is erased: [`Open`] and [`Inside`] keep workers from using it too long.
 #[derive(Clone, Copy)]
 struct Job {
     task: *const Task<'static>,
@@ -57,8 +58,8 @@ const INSIDE: u64 = 4;
 const INSIDE_MASK: u64 = 0xffff_fffc;
 const NUMBER_SHIFT: u32 = 32;
 
-// SAFETY: `job` is written only while it is closed and nobody is inside (see `run`), and read only by those inside;
-// the task it points to is `Sync`.
+// SAFETY: `job` is written only while it is closed and nobody is inside (see `Open::new`), and read only by those inside (see
+// `Inside::job`); the task it points to is `Sync`.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -108,15 +109,15 @@ impl ThreadPool {
             return;
         }
         let panic = {
-            let _turn = lock(&self.turn);
-            self.run(pieces, task)
+            let turn = lock(&self.turn);
+            self.run(pieces, task, &turn)
         };
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
     }
 
-    /// [`ThreadPool::for_each`] with what `items` yields, `count` in all, for whoever takes the next piece.
+    /// [`ThreadPool::for_each`] over the `count` items that `items` yields.
     pub(crate) fn for_each_item<T>(
         &self,
         count: usize,
@@ -130,17 +131,11 @@ impl ThreadPool {
         });
     }
 
-    fn run(&self, pieces: usize, task: &Task<'_>) -> Option<Box<dyn Any + Send>> {
+    /// Does the pieces of a job; `_turn` shows that there is no other. The panic of a piece, if there was one.
+    fn run(&self, pieces: usize, task: &Task<'_>, _turn: &MutexGuard<()>) -> Option<Box<dyn Any + Send>> {
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes. The pointer is used by this thread and by workers inside; this function
-        // does not return before all have left, and none can enter a closed job.
-        let task: *const Task<'static> = unsafe { std::mem::transmute(task as *const Task<'_>) };
-        let job = Job { task, pieces };
-        // SAFETY: the last job is closed and its workers have left (the end of this function), and `turn` is held.
-        unsafe { *shared.job.get() = job };
-        shared.next.store(0, Ordering::Relaxed);
-        let number = (shared.state.load(Ordering::Relaxed) >> NUMBER_SHIFT).wrapping_add(1);
-        shared.state.store((number << NUMBER_SHIFT) | OPEN, Ordering::SeqCst);
+        // SAFETY: `_turn` is held, and so the job before this one is closed and its workers have left.
+        let open = unsafe { Open::new(shared, pieces, task) };
         if shared.sleeping.load(Ordering::SeqCst) > 0 {
             let _guard = lock(&shared.lock);
             if pieces > self.workers.len() {
@@ -149,9 +144,37 @@ impl ThreadPool {
                 (1..pieces).for_each(|_| shared.opened.notify_one());
             }
         }
+        shared.take_pieces(pieces, task);
+        drop(open);
+        lock(&shared.panic).take()
+    }
+}
 
-        shared.take_pieces(job);
+/// A job that workers may join. To drop it closes it and waits until they have left, so that none uses the task any more.
+struct Open<'a> {
+    shared: &'a Shared,
+    task: PhantomData<&'a Task<'a>>,
+}
 
+impl<'a> Open<'a> {
+    /// # Safety
+    /// No other job is open, or has workers inside, before this one is dropped; and it is dropped.
+    unsafe fn new(shared: &'a Shared, pieces: usize, task: &'a Task<'_>) -> Self {
+        // SAFETY: only the lifetime changes. The pointer is used by workers inside, and `drop` does not return before all have
+        // left and none can enter.
+        let task: *const Task<'static> = unsafe { std::mem::transmute(task as *const Task<'_>) };
+        // SAFETY: nobody is inside, by contract.
+        unsafe { *shared.job.get() = Job { task, pieces } };
+        shared.next.store(0, Ordering::Relaxed);
+        let number = (shared.state.load(Ordering::Relaxed) >> NUMBER_SHIFT).wrapping_add(1);
+        shared.state.store((number << NUMBER_SHIFT) | OPEN, Ordering::SeqCst);
+        Self { shared, task: PhantomData }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let shared = self.shared;
         let mut state = shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut tries = 0;
         while state & INSIDE_MASK != 0 {
@@ -163,28 +186,52 @@ impl ThreadPool {
             }
             state = shared.state.load(Ordering::Acquire);
         }
-        lock(&shared.panic).take()
+    }
+}
+
+/// A worker's part in the open job, which lasts until this is dropped. [`Shared::enter`] alone makes one.
+struct Inside<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Inside<'_> {
+    fn pieces(&self) -> usize {
+        self.job().pieces
+    }
+
+    fn task(&self) -> &Task<'_> {
+        // SAFETY: `Open` keeps the task alive until this is dropped.
+        unsafe { &*self.job().task }
+    }
+
+    fn job(&self) -> Job {
+        // SAFETY: nobody writes the job while this thread is inside.
+        unsafe { *self.shared.job.get() }
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        let before = self.shared.state.fetch_sub(INSIDE, Ordering::AcqRel);
+        if before & WAITING != 0 && before & INSIDE_MASK == INSIDE {
+            let _guard = lock(&self.shared.lock);
+            self.shared.left.notify_all();
+        }
     }
 }
 
 impl Shared {
     fn work(&self) {
         let mut last = 0;
-        while let Some(number) = self.enter(last) {
-            last = number;
-            // SAFETY: this thread is inside, so nobody writes the job.
-            let job = unsafe { *self.job.get() };
-            self.take_pieces(job);
-            let before = self.state.fetch_sub(INSIDE, Ordering::AcqRel);
-            if before & WAITING != 0 && before & INSIDE_MASK == INSIDE {
-                let _guard = lock(&self.lock);
-                self.left.notify_all();
-            }
+        while let Some(inside) = self.enter(last) {
+            last = inside.number;
+            self.take_pieces(inside.pieces(), inside.task());
         }
     }
 
     /// Waits for a job other than number `last` and joins it; `None` when the pool ends.
-    fn enter(&self, last: u64) -> Option<u64> {
+    fn enter(&self, last: u64) -> Option<Inside<'_>> {
         let mut spins = 0u32;
         let mut since = None;
         loop {
@@ -193,7 +240,7 @@ impl Shared {
             if state & OPEN != 0 && number != last {
                 let joined = state + INSIDE;
                 if self.state.compare_exchange_weak(state, joined, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                    return Some(number);
+                    return Some(Inside { shared: self, number });
                 }
                 continue;
             }
@@ -216,8 +263,8 @@ impl Shared {
         let mut guard = lock(&self.lock);
         self.sleeping.fetch_add(1, Ordering::SeqCst);
         loop {
-            // Whoever opens a job looks at `sleeping` after it has opened; here it is the other way round. So one of
-            // the two sees the other.
+            // A caller looks at `sleeping` after it has opened its job; a worker looks for a job after it has raised `sleeping`. So at
+            // least one of the two sees the other.
             let state = self.state.load(Ordering::SeqCst);
             let opened = state & OPEN != 0 && state >> NUMBER_SHIFT != last;
             if opened || self.stop.load(Ordering::SeqCst) {
@@ -237,14 +284,12 @@ impl Shared {
         }
     }
 
-    fn take_pieces(&self, job: Job) {
+    fn take_pieces(&self, pieces: usize, task: &Task<'_>) {
         IN_PIECE.set(true);
-        // SAFETY: the caller of `for_each` keeps the task alive until everybody inside has left.
-        let task = unsafe { &*job.task };
         let result = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 let piece = self.next.fetch_add(1, Ordering::Relaxed);
-                if piece >= job.pieces {
+                if piece >= pieces {
                     break;
                 }
                 task(piece);
@@ -252,7 +297,7 @@ impl Shared {
         }));
         IN_PIECE.set(false);
         if let Err(panic) = result {
-            self.next.store(job.pieces, Ordering::Relaxed);
+            self.next.store(pieces, Ordering::Relaxed);
             lock(&self.panic).get_or_insert(panic);
         }
     }
@@ -266,7 +311,7 @@ impl Drop for ThreadPool {
             self.shared.opened.notify_all();
         }
         for worker in self.workers.drain(..) {
-            // A worker catches the panics of its pieces, so there is nothing to learn from its end.
+            // A worker catches the panics of its pieces, so `join` returns no error.
             let _ = worker.join();
         }
     }
@@ -278,7 +323,7 @@ impl std::fmt::Debug for ThreadPool {
     }
 }
 
-/// No code of ours panics while it holds one of these locks, so a poisoned one guards sound data.
+/// Nothing here panics while it holds one of these locks, so the data behind a poisoned one is sound.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,10 +3,10 @@ use std::alloc::{Layout, alloc_zeroed};
 /// A type of which all bits zero are a value.
 ///
 /// # Safety
-/// They are, and the type has a size.
+/// All bits zero are a value of it, and its size is not zero.
 pub unsafe trait ZeroBits: Copy {}
 
-// SAFETY: zero.
+// SAFETY: 0.0.
 unsafe impl ZeroBits for f32 {}
 // SAFETY: zero.
 unsafe impl ZeroBits for i8 {}
@@ -15,8 +15,8 @@ unsafe impl ZeroBits for [u8; 2] {}
 
 /// `len` zeros that take no memory before they are written; `None` if there is no room for them.
 ///
-/// Asking for room first and then for `vec![0; len]` would find that out too, but glibc's allocator serves a size that was
-/// just given back from its heap, and fills it with zeros.
+/// `vec![0; len]` after `try_reserve` would find that out too, but glibc's allocator serves a size that was just freed from its
+/// heap and fills it with zeros, which takes the memory at once.
 pub fn zeros<T: ZeroBits>(len: usize) -> Option<Vec<T>> {
     let layout = Layout::array::<T>(len).ok()?;
     if layout.size() == 0 {
@@ -43,7 +43,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn many_buffers_of_zeros_take_no_memory_before_they_are_written() {
-        // 64 MiB each, as keys and values have. Below 32 MiB glibc may serve what another test gave back, and fill it with zeros.
+        // 64 MiB each, as keys and values have. Below 32 MiB glibc may serve what another test freed, and fill it with zeros.
         const LEN: usize = 16 << 20;
         let resident = || -> usize {
             let pages = std::fs::read_to_string("/proc/self/statm").unwrap();

@@ -140,7 +140,8 @@ impl Quantize<'_> {
     fn make(&self, matrix: &Matrix) -> Vec<u8> {
         let mut target = vec![0; matrix.bytes];
         let Matrix { source, quantization, rows, cols, .. } = matrix;
-        let view = MatrixRef { dtype: source.dtype(), rows: *rows, cols: *cols, data: source.bytes() };
+        let view = MatrixRef::new(source.dtype(), *rows, *cols, source.bytes())
+            .unwrap_or_else(|error| unreachable!("a tensor has the bytes of its shape: {error}"));
         kernels::quantize(self.pool, *quantization, view, &mut target);
         source.release();
         target

@@ -1,9 +1,9 @@
-//! Attention biases in place of positions (Press et al. 2022), as the first Falcons have them.
+//! ALiBi: attention biases in place of rotary positions (Press et al. 2022), as the first Falcon models have them.
 
 use half::bf16;
 
-/// The slope of each of `heads` query heads, in bf16 as the reference has them: a geometric series for a power of two; the heads
-/// beyond one have every other slope of the series of twice as many.
+/// The slope of each of `heads` query heads, in bf16 as in the reference: a geometric series for a power of two; heads beyond the
+/// largest power of two have every other slope of the series for twice that power.
 pub fn alibi_slopes(heads: usize) -> Vec<f32> {
     let Some(log) = heads.checked_ilog2() else { return Vec::new() };
     let power = 1usize << log;
@@ -14,7 +14,7 @@ pub fn alibi_slopes(heads: usize) -> Vec<f32> {
     series.chain((0..heads - power).map(|i| slope(base(2 * power), 2 * i + 1))).collect()
 }
 
-/// What the key at `position` gains by a head's `slope`, before the score is scaled. The reference rounds to bf16 whatever the
+/// What is added to the score of the key at `position`, before the score is scaled. The reference rounds to bf16 whatever type the
 /// model computes in: first the position, then the product.
 #[inline(always)]
 pub fn alibi_bias(slope: f32, position: usize) -> f32 {

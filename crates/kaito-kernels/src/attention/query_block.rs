@@ -1,11 +1,12 @@
-//! A few queries and their softmax so far, in f32.
+//! A few queries and their online softmax so far, in f32.
 
-use std::{cell::Cell, marker::PhantomData, ops::Range};
+use std::{cell::Cell, ops::Range};
 
 use super::{
-    Ahead, AttentionShape, BLOCK_QUERIES, PagedHeads, Sight, alibi::add_alibi, scores::Scores, span_pages, weigh::Weigh,
+    AttentionShape, BLOCK_QUERIES, PagedHeads, Prefetch, Visible, alibi::add_alibi, block_pages, scores::Scores,
+    weighted_sum::WeightedSum,
 };
-use crate::{KvLayout, matmul::element::Element, simd::Simd};
+use crate::{KvLayout, kv::KvElement, simd::Simd};
 
 /// Queries that go through pages together. Nothing that one of them sums up depends on the others.
 #[derive(Default)]
@@ -15,11 +16,11 @@ pub(super) struct QueryBlock {
     head_dim: usize,
     page_size: usize,
     scale: f32,
-    /// `[query][score_stride]`: scores of one span and then their exponentials.
+    /// `[query][score_stride]`: scores of one KV block and then their exponentials.
     scores: Vec<f32>,
-    /// The tokens of a span.
+    /// The tokens of a KV block.
     score_stride: usize,
-    /// For each token of a span what its key, then its value, is multiplied by.
+    /// For each token of a KV block what its key, then its value, is multiplied by.
     slot_scales: Vec<f32>,
     /// For each query the greatest score so far.
     max: Vec<f32>,
@@ -30,7 +31,7 @@ pub(super) struct QueryBlock {
 }
 
 thread_local! {
-    /// The block that this thread used last, for its memory.
+    /// The block that this thread used last, kept for its memory.
     static LAST: Cell<QueryBlock> = Cell::default();
 }
 
@@ -38,7 +39,7 @@ impl QueryBlock {
     /// A block that has seen nothing yet, in this thread's memory for one.
     pub(super) fn take(count: usize, shape: &AttentionShape) -> Self {
         let AttentionShape { head_dim, layout: KvLayout { page_size, .. }, scale, .. } = *shape;
-        let score_stride = span_pages(page_size) * page_size;
+        let score_stride = block_pages(page_size) * page_size;
         let mut block = Self { head_dim, page_size, scale, score_stride, ..LAST.take() };
         for (numbers, rows, width, value) in [
             (&mut block.queries, BLOCK_QUERIES, head_dim, 0.0),
@@ -49,7 +50,7 @@ impl QueryBlock {
             (&mut block.weighted, count, head_dim, 0.0),
         ] {
             numbers.clear();
-            // The largest block at once, so that no later one asks for memory.
+            // Room for the largest block at once, so that no later one allocates.
             numbers.reserve_exact(BLOCK_QUERIES * width);
             numbers.resize(rows * width, value);
         }
@@ -65,40 +66,34 @@ impl QueryBlock {
         LAST.set(self);
     }
 
-    /// The queries see what they may of `pages`, which lie in one span. The span begins at position `first`. Query `i` has the
-    /// `slope` that its head has, if it has one. What comes after the span is asked for meanwhile.
-    ///
-    /// # Safety
-    /// `keys` and `values` have elements `E`.
+    /// Attention to `pages`, which lie in one KV block, as far as the queries see them. The block begins at position `first`.
+    /// Query `i` has the `slope` of its head, if that has one. What comes after the block is prefetched meanwhile.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
-    pub(super) unsafe fn absorb<S: Simd, E: Element>(
+    pub(super) fn attend<S: Simd, E: KvElement>(
         &mut self,
         simd: S,
         first: usize,
         pages: Range<usize>,
-        sight: &Sight,
+        visible: &Visible,
         slope: impl Fn(usize) -> Option<f32>,
-        keys: &PagedHeads,
-        values: &PagedHeads,
-        mut ahead: Ahead,
+        keys: &PagedHeads<E>,
+        values: &PagedHeads<E>,
+        mut prefetch: Prefetch,
     ) {
         let (page_size, count) = (self.page_size, self.max.len());
         // Where the pages begin in a row of scores.
         let place = pages.start * page_size - first;
         let scaled = keys.copy_scales(pages.clone(), &mut self.slot_scales[place..]);
-        simd.call(Scores::<E> {
+        simd.call(Scores {
             queries: &self.queries,
             count,
-            dim: self.head_dim,
-            pages: keys.starts(pages.clone()).as_slice(),
-            page_size,
+            keys: keys.block(pages.clone()),
             scale: self.scale,
             slot_scales: if scaled { &self.slot_scales[place..] } else { &[] },
             scores: &mut self.scores[place..],
             score_stride: self.score_stride,
-            ahead: &mut ahead,
-            element: PhantomData,
+            prefetch: &mut prefetch,
         });
         for i in 0..count {
             if let Some(slope) = slope(i) {
@@ -113,44 +108,41 @@ impl QueryBlock {
         }
         let scaled = values.copy_scales(pages.clone(), &mut self.slot_scales[place..]);
         let positions = first..first + self.score_stride;
-        let seen = |i: usize| sight.within(i, &positions);
+        let seen = |i: usize| visible.within(i, &positions);
         for i in 0..count {
             if !seen(i).is_empty() {
-                self.exponentiate(simd, i, seen(i), scaled);
+                self.update_softmax(simd, i, seen(i), scaled);
             }
         }
-        let starts = values.starts(pages.clone());
-        let mut weigh = |queries: Range<usize>, tokens: Range<usize>| {
+        let values = values.block(pages);
+        let mut add_weighted = |queries: Range<usize>, tokens: Range<usize>| {
             if !tokens.is_empty() {
                 let dim = self.head_dim;
-                simd.call(Weigh::<E> {
+                simd.call(WeightedSum {
                     weights: &self.scores[queries.start * self.score_stride + place..],
                     weight_stride: self.score_stride,
-                    pages: starts.as_slice(),
-                    page_size,
+                    values,
                     tokens: tokens.start - place..tokens.end - place,
-                    dim,
                     sums: &mut self.weighted[queries.start * dim..queries.end * dim],
-                    ahead: &mut ahead,
-                    element: PhantomData,
+                    prefetch: &mut prefetch,
                 });
             }
         };
         // Each query has its values in order: those that some do not see, those that all see, and the others.
         let (all_from, all_to) = (seen(count - 1).start, seen(0).end);
         if all_from >= all_to {
-            (0..count).for_each(|i| weigh(i..i + 1, seen(i)));
+            (0..count).for_each(|i| add_weighted(i..i + 1, seen(i)));
         } else {
-            (0..count).for_each(|i| weigh(i..i + 1, seen(i).start..all_from));
-            weigh(0..count, all_from..all_to);
-            (0..count).for_each(|i| weigh(i..i + 1, all_to..seen(i).end));
+            (0..count).for_each(|i| add_weighted(i..i + 1, seen(i).start..all_from));
+            add_weighted(0..count, all_from..all_to);
+            (0..count).for_each(|i| add_weighted(i..i + 1, all_to..seen(i).end));
         }
     }
 
-    /// Turns the scores of query `i`, those of the span that it sees, into `e^(score - max)`, `scaled` as values are, and
+    /// Turns the scores of query `i`, those of the block that it sees, into `e^(score - max)`, `scaled` as values are, and
     /// rescales its sums if there is a new maximum.
     #[inline(always)]
-    fn exponentiate<S: Simd>(&mut self, simd: S, i: usize, seen: Range<usize>, scaled: bool) {
+    fn update_softmax<S: Simd>(&mut self, simd: S, i: usize, seen: Range<usize>, scaled: bool) {
         // Whole vectors: what is added for the others is zero.
         let whole = seen.start - seen.start % S::LANES..seen.end.next_multiple_of(S::LANES);
         let scores = &mut self.scores[i * self.score_stride..(i + 1) * self.score_stride];

@@ -1,74 +1,69 @@
-//! The scores of queries and the keys of a span.
-
-use std::marker::PhantomData;
+//! The scores of queries and the keys of a KV block.
 
 use super::{
-    Ahead, BLOCK_QUERIES, SPAN_TOKENS,
+    BLOCK_QUERIES, BLOCK_TOKENS, Prefetch,
+    paged_heads::KvBlock,
     tiles::{Tile, Tiles, tiled},
 };
 use crate::{
-    matmul::element::Element,
+    kv::KvElement,
     simd::{Kernel, Simd},
 };
 
 /// `scores[q][t] = scale * slot_scales[t] * sum_d queries[d][q] * keys[t][d]` for the tokens `t` of some pages: each quarter
 /// of `d` is summed up in order, then the quarters are, since so rounding errors are a fraction of those of one long sum.
-/// Made by [`super::QueryBlock::absorb`] alone, which knows that the keys are there.
 pub(super) struct Scores<'a, E> {
     /// `[dim][BLOCK_QUERIES]`, of which the first `count` of each row are queries.
     pub queries: &'a [f32],
     pub count: usize,
-    pub dim: usize,
-    /// Where the keys `[dim][page_size]` of each page begin.
-    pub pages: &'a [*const u8],
-    pub page_size: usize,
+    /// `[dim][page_size]` in each page.
+    pub keys: KvBlock<'a, E>,
     pub scale: f32,
     /// One for each token; none if they are 1.
     pub slot_scales: &'a [f32],
     /// `[count][score_stride]`.
     pub scores: &'a mut [f32],
     pub score_stride: usize,
-    /// What is asked for meanwhile.
-    pub ahead: &'a mut Ahead,
-    pub element: PhantomData<E>,
+    /// What is prefetched meanwhile.
+    pub prefetch: &'a mut Prefetch,
 }
 
-/// Vectors of a span at most: no instruction set has fewer than 4 lanes.
-const MOST_VECTORS: usize = SPAN_TOKENS / 4;
+/// Vectors of a KV block at most: no instruction set has fewer than 4 lanes.
+const MOST_VECTORS: usize = BLOCK_TOKENS / 4;
 
-impl<E: Element> Kernel for Scores<'_, E> {
+impl<E: KvElement> Kernel for Scores<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         let mut keys = [std::ptr::null(); MOST_VECTORS];
         let mut count = 0;
-        for page in self.pages {
-            for vector in 0..self.page_size / S::LANES {
+        for page in self.keys.pages() {
+            for vector in 0..self.keys.page_size() / S::LANES {
                 keys[count] = page.wrapping_add(vector * S::LANES * E::SIZE);
                 count += 1;
             }
         }
         let tiles = Tiles::of(self.count);
         match tiles.vectors::<S>() {
-            8 => self.vectors::<S, 8>(simd, &tiles, &keys, count),
-            4 => self.vectors::<S, 4>(simd, &tiles, &keys, count),
-            _ => self.vectors::<S, 2>(simd, &tiles, &keys, count),
+            8 if const { S::MANY_REGISTERS } => self.vectors::<S, 8>(simd, &tiles, &keys, count),
+            2 if const { !S::MANY_REGISTERS } => self.vectors::<S, 2>(simd, &tiles, &keys, count),
+            _ => self.vectors::<S, 4>(simd, &tiles, &keys, count),
         }
     }
 }
 
-impl<E: Element> Scores<'_, E> {
+impl<E: KvElement> Scores<'_, E> {
     /// `V` vectors of tokens at a time, with all queries while their keys are in the cache.
     #[inline(always)]
     fn vectors<S: Simd, const V: usize>(&mut self, simd: S, tiles: &Tiles, keys: &[*const u8], count: usize) {
         let mut first = 0;
         while first + V <= count {
-            tiled!(tiles, |Q, tile| self.tile::<S, Q, V>(simd, tile, first, keys));
+            tiled!(tiles, S, V, |Q, tile| self.tile::<S, Q, V>(simd, tile, first, keys));
             first += V;
         }
         while first < count {
-            tiled!(tiles, |Q, tile| self.tile::<S, Q, 1>(simd, tile, first, keys));
+            tiled!(tiles, S, 1, |Q, tile| self.tile::<S, Q, 1>(simd, tile, first, keys));
             first += 1;
         }
     }
@@ -77,23 +72,23 @@ impl<E: Element> Scores<'_, E> {
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures, which are not compiled for the instruction set.
     fn tile<S: Simd, const Q: usize, const V: usize>(&mut self, simd: S, tile: Tile, first: usize, keys: &[*const u8]) {
-        let row = self.page_size * E::SIZE;
+        let (dim, row) = (self.keys.dim(), self.keys.page_size() * E::SIZE);
         let mut vectors = [std::ptr::null::<u8>(); V];
         vectors.copy_from_slice(&keys[first..first + V]);
-        let mut asked = tile.asked(row, V * S::LANES * E::SIZE);
-        let mut queries = self.queries[tile.query..self.dim * BLOCK_QUERIES].as_ptr();
-        let quarter = self.dim.div_ceil(4) * row;
+        let mut due = tile.prefetches(row, V * S::LANES * E::SIZE);
+        let mut queries = self.queries[tile.query..dim * BLOCK_QUERIES].as_ptr();
+        let quarter = dim.div_ceil(4) * row;
         let mut totals = [[simd.splat(0.0); V]; Q];
         let mut place = 0;
-        while place < self.dim * row {
+        while place < dim * row {
             let mut sums = [[simd.splat(0.0); V]; Q];
-            let end = (place + quarter).min(self.dim * row);
+            let end = (place + quarter).min(dim * row);
             while place < end {
-                if asked.is_due(place) {
-                    self.ahead.ask(simd);
+                if due.is_now(place) {
+                    self.prefetch.next(simd);
                 }
-                // SAFETY: a page has `page_size` keys, a multiple of `LANES`, of `dim` elements; there are as many rows of
-                // queries, and `Q` of them from the tile's first on.
+                // SAFETY: a page of a `KvBlock` has `dim` rows of `page_size` elements, a multiple of `LANES`; there are as many rows
+                // of `BLOCK_QUERIES` queries, which are as many as `Q` and those before the tile at least, see `Tiles::of`.
                 unsafe {
                     let mut tokens = [simd.splat(0.0); V];
                     for j in 0..V {

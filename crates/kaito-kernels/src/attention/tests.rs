@@ -91,7 +91,7 @@ impl Case {
                     }
                 }
             }
-            // Row 0 belongs to nobody.
+            // Row 0 belongs to no sequence.
             sequences.push(AttentionSequence { first_row: 1 + queries.len() / width, rows, context, pages: table });
             for t in context - rows..context {
                 let source = &self.queries[sequence][t * self.heads * self.dim..];
@@ -174,7 +174,7 @@ impl Case {
 }
 
 #[test]
-fn texts_of_several_spans_equal_attention_by_its_definition() {
+fn contexts_of_several_kv_blocks_equal_attention_by_its_definition() {
     for (heads, kv_heads, dim, page_size) in [(2, 2, 64, 16), (6, 1, 40, 16), (4, 2, 128, 48), (1, 1, 8, 128)] {
         for window in [None, Some(100), Some(150), Some(300)] {
             Case::new(heads, kv_heads, dim, page_size, window, &[300, 128, 129]).check();
@@ -259,19 +259,50 @@ fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
     }
 }
 
+/// Attention of 4 query heads of 4 elements to sequences of zeros, in 2 pages.
+fn attend_to_zeros(kv_heads: usize, sequences: &[AttentionSequence]) {
+    let layout = KvLayout { num_kv_heads: kv_heads, pages: 2, page_size: 16 };
+    let offsets = [0, 4, 8, 12];
+    let shape =
+        AttentionShape { query_offsets: &offsets, layout, head_dim: 4, scale: 1.0, window: None, alibi_slopes: &[] };
+    let slots = layout.slots().unwrap();
+    let keys = KvBuffer::keys(KvDType::F32, slots, 4, 16).unwrap();
+    let values = KvBuffer::values(KvDType::F32, slots, 4).unwrap();
+    let mut out = [1.0; 3 * 16];
+    let (queries, rows) = (Rows::new(&[0.0; 3 * 16], 16), RowsMut::new(&mut out, 16));
+    paged_attention(&ThreadPool::new(NonZeroUsize::MIN), &shape, queries, &keys, &values, sequences, rows);
+    for sequence in sequences {
+        assert_eq!(
+            out[sequence.first_row * 16..(sequence.first_row + sequence.rows) * 16],
+            vec![0.0; 16 * sequence.rows]
+        );
+    }
+}
+
 #[test]
 #[should_panic(expected = "page 9 is not one of 2")]
 fn a_page_outside_of_the_pool_is_refused() {
-    let layout = KvLayout { num_kv_heads: 1, pages: 2, page_size: 16 };
-    let shape =
-        AttentionShape { query_offsets: &[0], layout, head_dim: 4, scale: 1.0, window: None, alibi_slopes: &[] };
-    let pool = ThreadPool::new(NonZeroUsize::MIN);
-    let sequence = AttentionSequence { first_row: 0, rows: 1, context: 17, pages: &[1, 9] };
-    let (keys, values) =
-        (KvBuffer::keys(KvDType::F32, 32, 4, 16).unwrap(), KvBuffer::values(KvDType::F32, 32, 4).unwrap());
-    let mut out = [0.0; 4];
-    let out = RowsMut::new(&mut out, 4);
-    paged_attention(&pool, &shape, Rows::new(&[0.0; 16], 4), &keys, &values, &[sequence], out);
+    attend_to_zeros(2, &[AttentionSequence { first_row: 0, rows: 1, context: 17, pages: &[1, 9] }]);
+}
+
+#[test]
+#[should_panic(expected = "4 query heads are not divisible by 3 KV heads")]
+fn query_heads_that_kv_heads_do_not_divide_are_refused() {
+    attend_to_zeros(3, &[]);
+}
+
+#[test]
+fn rows_between_sequences_may_belong_to_none() {
+    let sequence = |first_row| AttentionSequence { first_row, rows: 1, context: 1, pages: &[1] };
+    attend_to_zeros(2, &[sequence(0), sequence(2)]);
+}
+
+/// Two threads would write to the same outputs.
+#[test]
+#[should_panic(expected = "a sequence begins at row 1, before the end of the last one's rows, 2")]
+fn sequences_of_the_same_rows_are_refused() {
+    let sequence = |first_row| AttentionSequence { first_row, rows: 2, context: 2, pages: &[1] };
+    attend_to_zeros(2, &[sequence(0), sequence(1)]);
 }
 
 /// The error of attention to narrowed keys and values, as a part of its size. Steps of bf16 are a 256th of a number or

@@ -1,8 +1,8 @@
-//! Names the mapped file whose pages are gone when that ends the process.
+//! Names the mapped file that ends the process because it was truncated.
 //!
-//! A page of a mapped file that was cut off, or that the disk cannot give, is answered with SIGBUS, and the usual action
-//! ends the process without a word. The handler here writes a line that was prepared when the file was mapped, and then
-//! lets the process end as it would have ended. It takes no lock and asks for no memory.
+//! Reading a page beyond the end of a truncated file, or one that the disk cannot read, raises SIGBUS, whose default action ends
+//! the process without a message. The handler here writes a line that was prepared when the file was mapped, and then
+//! lets the process end as it would have ended. It takes no lock and allocates no memory.
 
 use std::{
     os::unix::ffi::OsStrExt,
@@ -26,7 +26,7 @@ const WRITE_TIMEOUT: libc::c_int = 1000;
 
 /// A mapped range and the line for its loss.
 struct Entry {
-    /// 0 where the entry is free; what it says of a range is complete when this is set.
+    /// 0 where the entry is free. Set after all else of the entry.
     start: AtomicUsize,
     end: AtomicUsize,
     line_bytes: AtomicUsize,
@@ -62,10 +62,10 @@ impl Named {
         let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
         let (index, entry) = TABLE.iter().enumerate().find(|(_, entry)| entry.start.load(Ordering::Relaxed) == 0)?;
         let path = path.as_os_str().as_bytes();
-        // The end of a path says more than its beginning.
+        // If the path is too long, its end says more than its beginning.
         let kept = MAX_LINE - BEFORE.len() - AFTER.len();
         let path = &path[path.len().saturating_sub(kept)..];
-        // A name must not pass for lines of its own.
+        // A name with line ends must not look like further lines of the log.
         let shown = path.iter().map(|byte| if byte.is_ascii_control() { b'?' } else { *byte });
         let mut line_bytes = 0;
         for (place, byte) in entry.line.iter().zip(BEFORE.iter().copied().chain(shown).chain(AFTER.iter().copied())) {
@@ -94,7 +94,7 @@ fn install() {
     if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), &mut previous) } != 0 {
         return;
     }
-    // Known before the handler can be called.
+    // Set before the handler can be called.
     let _ = PREVIOUS.set(previous);
     let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_bus_error;
     // SAFETY: as above.
@@ -118,7 +118,7 @@ extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
             say(entry);
             restore(None);
         }
-        // A fault of something else may be known to whoever was there before.
+        // The fault of another mapping may be for the handler that was installed before.
         Some(None) => restore(PREVIOUS.get()),
         None => restore(None),
     }
@@ -136,7 +136,7 @@ fn lost(address: usize) -> Option<&'static Entry> {
 
 fn say(entry: &Entry) {
     if SAID.swap(true, Ordering::Relaxed) {
-        // Another thread is at it, and ends the process when it is done.
+        // Another thread is writing the line, and then ends the process.
         // SAFETY: no descriptors: it waits.
         unsafe { libc::poll(ptr::null_mut(), 0, 2 * WRITE_TIMEOUT) };
         return;

@@ -11,10 +11,10 @@ use std::{
 
 /// A file mapped read-only into memory.
 ///
-/// What is read is what the file holds at that moment, so nobody may write to it while it is mapped, and reading beyond the
-/// end of one that was cut off ends the process. Weights are published once and not edited: a new version is another file,
-/// which may be renamed into the place of this one. Whoever edits it all the same is found out: [`MappedFile::change`] tells,
-/// and if the process ends, its last line on stderr names the file.
+/// Its bytes are what the file holds at the moment of reading, so no process may write to it while it is mapped, and reading beyond
+/// the end of a truncated file ends this process. Weights are published once and not edited: a new version is another file,
+/// which may be renamed into the place of this one. If a file is edited all the same, [`MappedFile::change`] says so, and if the
+/// process ends for it, its last line on stderr names the file.
 #[derive(Debug)]
 pub struct MappedFile {
     map: memmap2::Mmap,
@@ -26,7 +26,7 @@ pub struct MappedFile {
     _named: Option<bus_error::Named>,
 }
 
-/// What tells that a file is as it was.
+/// By what a changed file is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
     len: u64,
@@ -60,7 +60,7 @@ pub enum WhatChanged {
     },
     /// It was written to.
     Contents,
-    /// The system does not tell any more, for this reason.
+    /// The system no longer says, for this reason.
     Unknown(String),
 }
 
@@ -99,7 +99,7 @@ impl MappedFile {
         &self.map
     }
 
-    /// When the file was last written, where the system tells.
+    /// When the file was last written, where the system knows.
     pub fn modified(&self) -> Option<SystemTime> {
         self.opened.modified
     }
@@ -120,7 +120,7 @@ impl MappedFile {
         }
     }
 
-    /// Takes a range out of this process's memory: whoever uses it again waits for its pages, which come from the page cache
+    /// Takes a range out of this process's memory. The next use of it waits for its pages, which come from the page cache
     /// or from the disk. A range beyond the end is cut.
     pub fn release(&self, offset: usize, len: usize) {
         let Some(rest) = self.map.get(offset..) else { return };
@@ -130,8 +130,8 @@ impl MappedFile {
         let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
     }
 
-    /// Reads a range into memory and enters its pages in the page table, so that the first use of them waits for nothing.
-    /// A range beyond the end is cut; what can't be read here shows when it is used.
+    /// Reads a range into memory and enters its pages in the process's page table, so that their first use does not wait.
+    /// A range beyond the end is cut. What can't be read is no error here; its first use ends the process.
     pub fn populate(&self, offset: usize, len: usize) {
         let Some(rest) = self.map.get(offset..) else { return };
         let range = &rest[..len.min(rest.len())];

@@ -1,7 +1,8 @@
-//! How elements of a weight are read.
+//! How stored elements are read.
 
 use crate::simd::{MAX_LANES, Simd};
 
+/// An element type of weights, keys or values, known when code is compiled.
 pub(crate) trait Element {
     /// Bytes of an element.
     const SIZE: usize;
@@ -10,18 +11,31 @@ pub(crate) trait Element {
     /// `LANES` elements can be read at `p`.
     unsafe fn load<S: Simd>(simd: S, p: *const u8) -> S::Vector;
 
+    /// The first `LANES` elements of `bytes`.
+    #[inline(always)]
+    fn load_slice<S: Simd>(simd: S, bytes: &[u8]) -> S::Vector {
+        assert!(bytes.len() >= S::LANES * Self::SIZE);
+        // SAFETY: just checked.
+        unsafe { Self::load(simd, bytes.as_ptr()) }
+    }
+
     /// Fewer than `LANES` elements and zeros after them.
+    #[inline(always)]
+    fn load_rest<S: Simd>(simd: S, bytes: &[u8]) -> S::Vector {
+        let mut buffer = [0u8; 4 * MAX_LANES];
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        // SAFETY: the buffer has room for the widest vector of the widest element.
+        unsafe { Self::load(simd, buffer.as_ptr()) }
+    }
+
+    /// [`Element::load_rest`] of `count` elements.
     ///
     /// # Safety
     /// `count` elements can be read at `p`.
     #[inline(always)]
     unsafe fn load_partial<S: Simd>(simd: S, p: *const u8, count: usize) -> S::Vector {
-        let mut buffer = [0u8; 4 * MAX_LANES];
         // SAFETY: by contract.
-        let bytes = unsafe { std::slice::from_raw_parts(p, count * Self::SIZE) };
-        buffer[..bytes.len()].copy_from_slice(bytes);
-        // SAFETY: the buffer has room for the widest vector of the widest element.
-        unsafe { Self::load(simd, buffer.as_ptr()) }
+        Self::load_rest(simd, unsafe { std::slice::from_raw_parts(p, count * Self::SIZE) })
     }
 }
 

@@ -4,37 +4,38 @@ use std::{iter, mem, ops::Range};
 
 use crate::{
     Rows, ThreadPool,
+    partition::EvenSplit,
     simd::{CACHE_LINE, Kernel, Level, Simd, dispatch},
 };
 
-/// As many tokens as a tile takes, so that the sums of a few rows with them stay in registers.
+/// Tokens of a tile at most, so that the sums of a few weight rows with them stay in registers.
 pub(super) const MAX_TILE_TOKENS: usize = 6;
 
 /// Values of a cache line, and so whole vectors of any instruction set.
-const LINE: usize = CACHE_LINE / size_of::<f32>();
+pub(super) const LINE: usize = CACHE_LINE / size_of::<f32>();
 
-/// Up to so many tokens are copied by one thread: a decode step's few rows take shorter than waking anybody.
+/// Up to so many tokens are copied by the calling thread: that takes less time than waking another one.
 const ALONE_TOKENS: usize = 16;
 
-/// Tokens, copied for products with any number of weight matrices. Its memory is used again and again.
+/// Activations of some tokens, copied for products with any number of weight matrices. Its memory is used again and again.
 ///
-/// Tokens that are multiplied together lie together, so that a product reads one stretch from end to end: rows as they come
-/// are a power of two apart, where the lines of all tokens compete for the same few places of the first level cache.
+/// Tokens that are multiplied together lie together, so that a product reads memory sequentially. Activations as they come are
+/// often a power of two apart, and then the cache lines of all tokens map to the same few sets of the first level cache.
 ///
 /// ```text
 /// values: [tile][vector of columns][token of the tile][lane]
 /// ```
 ///
-/// Tiles are of nearly the same size, 8 tokens are 4 and 4 and not 6 and 2. Columns that the last vector lacks are zeros.
+/// Tiles are of nearly the same size. Columns that the last vector lacks are zeros.
 #[derive(Debug)]
 pub struct TiledInput {
     pub(super) level: Level,
-    pub(super) tokens: usize,
+    tokens: usize,
     pub(super) cols: usize,
     padded_cols: usize,
-    /// What tokens leave behind is overwritten, never read.
+    /// What is left of earlier tokens is overwritten, never read.
     values: Vec<f32>,
-    /// Elements of `values` before the first of these tokens, so that vectors begin where cache lines do.
+    /// Elements of `values` before the first of these tokens, so that vectors are aligned to cache lines.
     skipped: usize,
 }
 
@@ -58,7 +59,7 @@ impl TiledInput {
         self.values.reserve_exact(len.saturating_sub(self.values.len()));
     }
 
-    /// Takes over `tokens` rows of `cols` activations.
+    /// Copies `tokens` rows of `cols` activations.
     ///
     /// # Panics
     /// If the shape does not fit its data.
@@ -74,11 +75,11 @@ impl TiledInput {
         let skipped = self.values.as_ptr().align_offset(CACHE_LINE).min(LINE);
         (self.level, self.tokens, self.cols, self.padded_cols, self.skipped) =
             (level, tokens, cols, padded_cols, skipped);
-        let tiles = Tiles { tokens };
+        let tiles = tiles_of(tokens);
         let mut rest = &mut self.values[skipped..skipped + len];
         let mut next = 0..tiles.count();
         let parts = iter::from_fn(|| {
-            let tokens = tiles.tokens_of(next.next()?);
+            let tokens = tiles.range(next.next()?);
             let (values, others) = mem::take(&mut rest).split_at_mut(tokens.len() * padded_cols);
             rest = others;
             Some((tokens, values))
@@ -91,12 +92,12 @@ impl TiledInput {
         pool.for_each_item(tiles.count(), parts, copy);
     }
 
-    pub(super) fn tiles(&self) -> usize {
-        Tiles { tokens: self.tokens }.count()
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
     }
 
     pub(super) fn tile_at(&self, tile: usize) -> Tile<'_> {
-        let tokens = Tiles { tokens: self.tokens }.tokens_of(tile);
+        let tokens = tiles_of(self.tokens).range(tile);
         let (first, end) = (tokens.start * self.padded_cols, tokens.end * self.padded_cols);
         Tile {
             first_token: tokens.start,
@@ -107,7 +108,7 @@ impl TiledInput {
 
     /// The fewest tokens that a tile has.
     pub(super) fn least_tile(&self) -> usize {
-        self.tokens / self.tiles().max(1)
+        tiles_of(self.tokens).least()
     }
 }
 
@@ -117,21 +118,9 @@ impl Default for TiledInput {
     }
 }
 
-/// How tokens are shared out.
-#[derive(Clone, Copy)]
-struct Tiles {
-    tokens: usize,
-}
-
-impl Tiles {
-    fn count(self) -> usize {
-        self.tokens.div_ceil(MAX_TILE_TOKENS)
-    }
-
-    fn tokens_of(self, tile: usize) -> Range<usize> {
-        let count = self.count();
-        tile * self.tokens / count..(tile + 1) * self.tokens / count
-    }
+/// The tiles of some tokens, as `Partition::of_product` has them too.
+fn tiles_of(tokens: usize) -> EvenSplit {
+    EvenSplit::of_at_most(tokens, MAX_TILE_TOKENS)
 }
 
 struct CopyTile<'a> {

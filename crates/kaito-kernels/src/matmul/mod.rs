@@ -2,25 +2,25 @@
 //!
 //! Every output is summed up in one order, whatever the shape of the call: columns are cut into blocks of
 //! [`BLOCK_COLUMNS`]; within a block, lane `l` of one vector sums the columns `l`, `l + LANES`, ..; the lanes are
-//! added in a fixed tree; the sums of the blocks are added in order. Tiles of several rows and tokens only decide which
-//! of these sums are computed side by side.
+//! added in a fixed tree; the sums of the blocks are added in order. Register blocking, in tiles of several rows and tokens, only
+//! decides which of these sums are computed side by side.
 
 pub(crate) mod element;
 mod input;
-pub(crate) mod tile;
-
-use std::{marker::PhantomData, ops::Range};
+mod tile;
+mod weight_rows;
 
 pub use self::input::TiledInput;
 use self::{
     element::{Bf16, Element, F16, F32},
     input::MAX_TILE_TOKENS,
-    tile::{MAX_SPAN_TOKENS, Product, WeightRows, strip_rows},
+    tile::{MAX_SEGMENT_TOKENS, Product, strip_rows},
+    weight_rows::WeightRows,
 };
 use crate::{
     DType, MatrixRef, RowsMut, ThreadPool,
-    matrix::SharedRows,
-    simd::{AHEAD, Kernel, Simd, dispatch},
+    partition::{Part, PartMut, PartSizes, Partition},
+    simd::{Kernel, PREFETCH_DISTANCE, Simd, dispatch},
 };
 
 /// What becomes of the values that an output held before.
@@ -35,95 +35,57 @@ pub enum Write {
 /// Columns that are summed up before their lanes are added. A tile's rows of this length stay in the first level cache.
 const BLOCK_COLUMNS: usize = 1024;
 
-/// Vectors of columns after which the next of a few tiles has its turn: all tokens' columns of a span stay in the first
-/// level cache.
-const SPAN_VECTORS: usize = 32;
+/// Vectors of a segment of columns. Where there are a few tiles, each is multiplied by one segment before any by the next: all
+/// tokens' columns of a segment stay in the first level cache.
+const SEGMENT_VECTORS: usize = 32;
 
-/// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`: `input` has `weight.cols` columns, `output` as many rows as it has tokens, of
-/// `weight.rows`.
+const PART_SIZES: PartSizes = PartSizes {
+    tile_tokens: MAX_TILE_TOKENS,
+    most_tiles: 256usize.div_ceil(MAX_TILE_TOKENS),
+    block_rows: 1,
+    least_blocks: 8,
+    most_blocks: 64,
+    least_products: 64 * 1024,
+};
+
+/// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`: `input` has `weight.cols()` columns, `output` as many rows as it has tokens, of
+/// `weight.rows()`.
 ///
 /// The bits of `y[t][r]` depend on `x[t]`, `w[r]` and, with [`Write::Add`], its former value alone.
 ///
 /// # Panics
-/// If a shape does not fit its data, or the input has another number of columns than the weight.
-pub fn matmul(pool: &ThreadPool, input: &TiledInput, weight: MatrixRef, output: RowsMut, mode: Write) {
-    weight.check("weight");
-    assert_eq!(input.cols, weight.cols, "input and weight have different numbers of columns");
-    let tokens = input.tokens;
-    let output = output.share("output", tokens, weight.rows);
-    if tokens == 0 || weight.rows == 0 || weight.cols == 0 {
+/// If the output does not fit in its data, or the input has another number of columns than the weight.
+pub fn matmul(pool: &ThreadPool, input: &TiledInput, weight: MatrixRef, mut output: RowsMut, mode: Write) {
+    assert_eq!(input.cols, weight.cols(), "input and weight have different numbers of columns");
+    let (tokens, rows, cols) = (input.tokens(), weight.rows(), weight.cols());
+    output.check("output", tokens, rows);
+    if tokens == 0 || rows == 0 || cols == 0 {
         if mode == Write::Set {
-            // SAFETY: nobody else has the output.
-            (0..tokens).for_each(|t| unsafe { output.slice(t, 0, weight.rows) }.fill(0.0));
+            output.set_to_zero(tokens, rows);
         }
         return;
     }
-    let cut = Cut::new(pool.threads(), input, &weight);
-    pool.for_each(cut.pieces(), &|piece| {
-        dispatch(input.level, Piece { input, weight, output, mode, part: cut.part(piece) });
+    let partition = Partition::of_product(pool.threads(), tokens, rows, cols, &PART_SIZES);
+    output.for_each_part("output", pool, partition, |part, output| {
+        dispatch(input.level, PartProduct { input, weight, output, mode, part });
     });
 }
 
-/// How the outputs are shared out.
-struct Cut {
-    rows: usize,
-    tiles: usize,
-    part_rows: usize,
-    part_tiles: usize,
-}
-
-/// A rectangle of the outputs.
-struct Part {
-    rows: Range<usize>,
-    tiles: Range<usize>,
-}
-
-impl Cut {
-    /// Parts are small enough that threads end at nearly the same time, and large enough that taking one costs nothing
-    /// next to it and that what it reads is used often.
-    fn new(threads: usize, input: &TiledInput, weight: &MatrixRef) -> Self {
-        const PARTS_OF_A_THREAD: usize = 8;
-        const LEAST_PRODUCTS: usize = 64 * 1024;
-        const MOST_ROWS: usize = 64;
-        const MOST_TILES: usize = 256usize.div_ceil(MAX_TILE_TOKENS);
-        let tiles = input.tiles();
-        let part_tiles = tiles.div_ceil(tiles.div_ceil(MOST_TILES));
-        let even = weight.rows * tiles.div_ceil(part_tiles) / (threads * PARTS_OF_A_THREAD);
-        let part_tokens = input.tokens.min(part_tiles * MAX_TILE_TOKENS);
-        let least = LEAST_PRODUCTS / (weight.cols * part_tokens).max(1);
-        let part_rows = even.max(least).clamp(8, MOST_ROWS).next_multiple_of(8);
-        Self { rows: weight.rows, tiles, part_rows, part_tiles }
-    }
-
-    fn pieces(&self) -> usize {
-        self.rows.div_ceil(self.part_rows) * self.tiles.div_ceil(self.part_tiles)
-    }
-
-    fn part(&self, piece: usize) -> Part {
-        let row_parts = self.rows.div_ceil(self.part_rows);
-        let first_row = piece % row_parts * self.part_rows;
-        let first_tile = piece / row_parts * self.part_tiles;
-        Part {
-            rows: first_row..self.rows.min(first_row + self.part_rows),
-            tiles: first_tile..self.tiles.min(first_tile + self.part_tiles),
-        }
-    }
-}
-
-struct Piece<'a> {
+/// The product of some tokens with some weight rows, which are `part`'s columns of the output.
+struct PartProduct<'a> {
     input: &'a TiledInput,
     weight: MatrixRef<'a>,
-    output: SharedRows<'a>,
+    output: PartMut<'a>,
     mode: Write,
     part: Part,
 }
 
-impl Kernel for Piece<'_> {
+impl Kernel for PartProduct<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.weight.dtype {
+        match self.weight.dtype() {
             DType::F32 => self.run_typed::<S, F32>(simd),
             DType::Bf16 => self.run_typed::<S, Bf16>(simd),
             DType::F16 => self.run_typed::<S, F16>(simd),
@@ -131,18 +93,18 @@ impl Kernel for Piece<'_> {
     }
 }
 
-impl<'a> Piece<'a> {
-    /// While a strip of rows and one block of their columns is multiplied, the next one is brought nearer.
+impl PartProduct<'_> {
+    /// While a strip of rows and one block of their columns is multiplied, the next one is prefetched.
     ///
     /// For few tokens, a few weight rows go from end to end against all of them: reading weights takes longest, and it is
-    /// done in long runs. For more, a block of columns of many rows stays in the cache while the tokens pass.
+    /// done in long sequential reads. For more, a block of columns of many rows stays in the cache while the tokens pass.
     #[inline(always)]
-    fn run_typed<S: Simd, E: Element>(&self, simd: S) {
-        let Part { rows, .. } = &self.part;
-        let few = self.input.tokens <= MAX_SPAN_TOKENS;
+    fn run_typed<S: Simd, E: Element>(mut self, simd: S) {
+        let (rows, cols) = (self.part.columns.clone(), self.weight.cols());
+        let few = self.input.tokens() <= MAX_SEGMENT_TOKENS;
         let strip = if few { strip_rows::<S>(self.input.least_tile()) } else { rows.len() };
         // A single token's sums are few for the columns they take: keeping them would cost more than it saves.
-        let span = if few && self.input.tokens > 1 { SPAN_VECTORS * S::LANES } else { BLOCK_COLUMNS };
+        let segment = if few && self.input.tokens() > 1 { SEGMENT_VECTORS * S::LANES } else { BLOCK_COLUMNS };
         // Each row of a strip is a stream of its own (see `STREAMS`), which goes on where the strip before has left it.
         let strips = rows.len() / strip;
         for i in 0..=strips {
@@ -154,41 +116,36 @@ impl<'a> Piece<'a> {
             if count == 0 {
                 break;
             }
-            for column in (0..self.weight.cols).step_by(BLOCK_COLUMNS) {
-                let start = self.weight_at::<E>(r, column);
-                let next = if self.input.tokens == 1 {
-                    start.wrapping_add(AHEAD)
-                } else if column + BLOCK_COLUMNS < self.weight.cols {
-                    self.weight_at::<E>(r, column + BLOCK_COLUMNS)
+            for column in (0..cols).step_by(BLOCK_COLUMNS) {
+                let columns = column..cols.min(column + BLOCK_COLUMNS);
+                let next = if self.input.tokens() == 1 {
+                    self.address::<E>(r, column).wrapping_add(PREFETCH_DISTANCE)
+                } else if column + BLOCK_COLUMNS < cols {
+                    self.address::<E>(r, column + BLOCK_COLUMNS)
                 } else if i + 1 < strips {
-                    self.weight_at::<E>(r + 1, 0)
+                    self.address::<E>(r + 1, 0)
                 } else {
                     std::ptr::null()
                 };
-                let stride = apart * self.weight.cols * E::SIZE;
-                let product = Product::<E> {
-                    weight: WeightRows { start, stride, element: PhantomData },
+                simd.call(Product::<E> {
+                    weight: WeightRows::new(&self.weight, r, apart, count, columns),
                     input: self.input,
                     tiles: self.part.tiles.clone(),
-                    first_column: column,
-                    output: self.output,
+                    output: &mut self.output,
                     first_row: r,
                     apart,
                     add: column > 0 || self.mode == Write::Add,
-                    rows: count,
-                    columns: BLOCK_COLUMNS.min(self.weight.cols - column),
-                    span,
+                    segment,
                     next,
-                };
-                // SAFETY: rows and columns of the part, which is this thread's, on the input's level.
-                simd.call(unsafe { product.promise() });
+                });
             }
         }
     }
 
+    /// Where an element of the weight lies.
     #[inline(always)]
-    fn weight_at<E: Element>(&self, row: usize, column: usize) -> *const u8 {
-        self.weight.data[(row * self.weight.cols + column) * E::SIZE..].as_ptr()
+    fn address<E: Element>(&self, row: usize, column: usize) -> *const u8 {
+        self.weight.data()[(row * self.weight.cols() + column) * E::SIZE..].as_ptr()
     }
 }
 

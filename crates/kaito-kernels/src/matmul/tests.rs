@@ -33,7 +33,7 @@ fn matmul_on(
     mode: Write,
 ) {
     let mut tiled = TiledInput::new();
-    tiled.tile_on(level, pool, tokens, weight.cols, input);
+    tiled.tile_on(level, pool, tokens, weight.cols(), input);
     matmul(pool, &tiled, weight, output, mode);
 }
 

@@ -1,147 +1,112 @@
-//! The innermost loop: a few weight rows times a few tokens, held in registers.
+//! The innermost loop: a few weight rows times a few tokens, whose sums are held in registers (register blocking).
 
-use std::{hint::black_box, marker::PhantomData, mem::MaybeUninit, ops::Range};
+use std::{hint::black_box, mem::MaybeUninit, ops::Range};
 
 use super::{
     element::Element,
     input::{Tile, TiledInput},
+    weight_rows::WeightRows,
 };
 use crate::{
-    matrix::SharedRows,
+    partition::PartMut,
     simd::{CACHE_LINE, Kernel, Simd},
 };
 
-/// Weight rows, whole or one block of their columns.
-pub(crate) struct WeightRows<E> {
-    /// The first element of the first row.
-    pub start: *const u8,
-    /// Bytes from one row to the next.
-    pub stride: usize,
-    pub element: PhantomData<E>,
-}
-
-impl<E> Clone for WeightRows<E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<E> Copy for WeightRows<E> {}
-
-/// `columns` columns of `rows` weight rows times those of all tokens of some tiles.
-pub(crate) struct Product<'a, E> {
-    pub weight: WeightRows<E>,
+/// Some weight rows times all tokens of some tiles. It is safe to compute whatever its fields are: the weight rows are there, the
+/// outputs are the [`PartMut`]'s own, and the input is a slice.
+pub(super) struct Product<'a, 'p, E> {
+    pub weight: WeightRows<'a, E>,
+    /// Made for the level that this is computed on.
     pub input: &'a TiledInput,
     pub tiles: Range<usize>,
-    /// The column of the input that the weight begins with: whole vectors.
-    pub first_column: usize,
-    pub output: SharedRows<'a>,
+    pub output: &'a mut PartMut<'p>,
     /// The output's column of the first weight row.
     pub first_row: usize,
     /// From one weight row's column of the output to that of the next.
     pub apart: usize,
     /// Whether the sums are added to what is there.
     pub add: bool,
-    pub rows: usize,
-    pub columns: usize,
-    /// Columns after which the next tile has its turn.
-    pub span: usize,
-    /// The first of the weights that come next: as many rows at the same stride, which are asked for meanwhile. Null if
+    /// Columns of a segment: all tiles are multiplied by one before any is by the next.
+    pub segment: usize,
+    /// The first of the weights that come next: as many rows at the same stride, which are prefetched meanwhile. Null if
     /// there are none.
     pub next: *const u8,
 }
 
-/// One tile of tokens and one span of columns.
+/// One tile of tokens and one segment of columns, counted from the weight's first one.
 struct Pass<'a> {
     tile: Tile<'a>,
     columns: Range<usize>,
-    /// Which weights are asked for: those from here on, in all rows.
+    /// Which weights are prefetched: those from here on, in all rows.
     next: *const u8,
     lines: Lines,
     /// The tile's first place among the sums that are kept.
     kept: usize,
 }
 
-/// Which lines of a row a tile asks for: in bytes from its beginning.
+/// Which cache lines of a row a tile prefetches: in bytes from its beginning.
 #[derive(Clone, Copy)]
 struct Lines {
     first: usize,
     step: usize,
 }
 
-/// A product that is safe to compute.
-pub(crate) struct Checked<'a, E>(Product<'a, E>);
-
-impl<E: Element> Kernel for Checked<'_, E> {
+impl<E: Element> Kernel for Product<'_, '_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        // SAFETY: whoever made it promised so.
-        unsafe { self.0.compute(simd) };
+    fn run<S: Simd>(mut self, simd: S) {
+        self.compute(simd);
     }
 }
 
-/// The rows that all tiles of at least `tokens` tokens take at once: few tokens leave registers for more rows.
+/// The weight rows that all tiles of at least `tokens` tokens take at once: few tokens leave registers for more rows.
 #[inline(always)]
-pub(crate) fn strip_rows<S: Simd>(tokens: usize) -> usize {
+pub(super) fn strip_rows<S: Simd>(tokens: usize) -> usize {
     if S::MANY_REGISTERS && tokens <= 3 { MAX_STRIP_ROWS } else { 4 }
 }
 
 const MAX_STRIP_ROWS: usize = 8;
 
-/// A product that is cut into spans has at most so many tokens, and [`MAX_STRIP_ROWS`].
-pub(crate) const MAX_SPAN_TOKENS: usize = 16;
+/// A product whose columns are cut into segments has at most so many tokens, and [`MAX_STRIP_ROWS`].
+pub(super) const MAX_SEGMENT_TOKENS: usize = 16;
 
-/// Sums that wait for the next span of columns, `[tile][row][token]`.
-type Kept<V> = [MaybeUninit<V>; MAX_STRIP_ROWS * MAX_SPAN_TOKENS];
+/// Sums that wait for the next segment of columns, `[tile][row][token]`.
+type Kept<V> = [MaybeUninit<V>; MAX_STRIP_ROWS * MAX_SEGMENT_TOKENS];
 
-impl<'a, E: Element> Product<'a, E> {
-    /// # Safety
-    /// Until the result is gone, the weight has `rows` rows of `columns` elements, the input as many columns from `first_column`
-    /// on and was made for the level that this is computed on, the output has `rows` elements `apart` from each other, from
-    /// `first_row` on, in each of the tiles' tokens, and nobody else uses them.
-    pub(crate) unsafe fn promise(self) -> Checked<'a, E> {
-        Checked(self)
-    }
-
-    /// Goes through all rows for each tile of tokens, and through all tiles for each span of columns.
-    ///
-    /// # Safety
-    /// As [`Self::promise`].
+impl<E: Element> Product<'_, '_, E> {
+    /// Goes through all rows for each tile of tokens, and through all tiles for each segment of columns.
     #[inline(always)]
-    unsafe fn compute<S: Simd>(&self, simd: S) {
+    fn compute<S: Simd>(&mut self, simd: S) {
+        let (rows, columns) = (self.weight.rows(), self.weight.columns().len());
         let first_token = self.input.tile_at(self.tiles.start).first_token;
-        let mut kept: Kept<S::Vector> = [MaybeUninit::uninit(); MAX_STRIP_ROWS * MAX_SPAN_TOKENS];
-        for start in (0..self.columns).step_by(self.span) {
-            let columns = start..self.columns.min(start + self.span);
-            let next = if columns.end < self.columns {
-                self.weight.start.wrapping_add(columns.end * E::SIZE)
-            } else {
-                self.next
-            };
+        let mut kept: Kept<S::Vector> = [MaybeUninit::uninit(); MAX_STRIP_ROWS * MAX_SEGMENT_TOKENS];
+        for start in (0..columns).step_by(self.segment) {
+            let segment = start..columns.min(start + self.segment);
+            let next =
+                if segment.end < columns { self.weight.start().wrapping_add(segment.end * E::SIZE) } else { self.next };
             for i in self.tiles.clone() {
                 let tile = self.input.tile_at(i);
-                // The tiles share out the lines to ask for: this one has every `tiles`th.
+                // The tiles divide the cache lines to prefetch among themselves: this one has every `tiles`th.
                 let tiles = self.tiles.len();
                 let lines = Lines { first: (i - self.tiles.start) * CACHE_LINE, step: tiles * CACHE_LINE };
-                let kept_of_tile = (tile.first_token - first_token) * self.rows;
-                let part = Pass { tile, columns: columns.clone(), next, lines, kept: kept_of_tile };
-                // SAFETY: a part of the whole.
+                let kept_of_tile = (tile.first_token - first_token) * rows;
+                let pass = Pass { tile, columns: segment.clone(), next, lines, kept: kept_of_tile };
+                // SAFETY: the segments come in order, and each goes through the same tiles and rows.
                 unsafe {
-                    match (part.tile.tokens, S::MANY_REGISTERS) {
-                        (1, true) => self.rows_of::<S, 8, 1>(simd, &part, &mut kept),
-                        (1, false) => self.rows_of::<S, 4, 1>(simd, &part, &mut kept),
-                        (2, true) => self.rows_of::<S, 8, 2>(simd, &part, &mut kept),
-                        (2, false) => self.rows_of::<S, 4, 2>(simd, &part, &mut kept),
-                        (3, true) => self.rows_of::<S, 8, 3>(simd, &part, &mut kept),
-                        (3, false) => self.rows_of::<S, 4, 3>(simd, &part, &mut kept),
-                        (4, true) => self.rows_of::<S, 4, 4>(simd, &part, &mut kept),
-                        (4, false) => self.rows_of::<S, 2, 4>(simd, &part, &mut kept),
-                        (5, true) => self.rows_of::<S, 4, 5>(simd, &part, &mut kept),
-                        (5, false) => self.rows_of::<S, 2, 5>(simd, &part, &mut kept),
-                        (6, true) => self.rows_of::<S, 4, 6>(simd, &part, &mut kept),
-                        (6, false) => self.rows_of::<S, 2, 6>(simd, &part, &mut kept),
+                    match pass.tile.tokens {
+                        1 if const { S::MANY_REGISTERS } => self.rows_of::<S, 8, 1>(simd, &pass, &mut kept),
+                        1 => self.rows_of::<S, 4, 1>(simd, &pass, &mut kept),
+                        2 if const { S::MANY_REGISTERS } => self.rows_of::<S, 8, 2>(simd, &pass, &mut kept),
+                        2 => self.rows_of::<S, 4, 2>(simd, &pass, &mut kept),
+                        3 if const { S::MANY_REGISTERS } => self.rows_of::<S, 8, 3>(simd, &pass, &mut kept),
+                        3 => self.rows_of::<S, 4, 3>(simd, &pass, &mut kept),
+                        4 if const { S::MANY_REGISTERS } => self.rows_of::<S, 4, 4>(simd, &pass, &mut kept),
+                        4 => self.rows_of::<S, 2, 4>(simd, &pass, &mut kept),
+                        5 if const { S::MANY_REGISTERS } => self.rows_of::<S, 4, 5>(simd, &pass, &mut kept),
+                        5 => self.rows_of::<S, 2, 5>(simd, &pass, &mut kept),
+                        6 if const { S::MANY_REGISTERS } => self.rows_of::<S, 4, 6>(simd, &pass, &mut kept),
+                        6 => self.rows_of::<S, 2, 6>(simd, &pass, &mut kept),
                         _ => unreachable!(),
                     }
                 }
@@ -149,78 +114,85 @@ impl<'a, E: Element> Product<'a, E> {
         }
     }
 
+    /// All rows of a tile of `T` tokens.
+    ///
     /// # Safety
-    /// As [`Self::promise`], and the tile has `T` tokens.
+    /// Unless this is the first segment of columns, the one before it was computed for the same tile.
     #[inline(always)]
     unsafe fn rows_of<S: Simd, const R: usize, const T: usize>(
-        &self,
+        &mut self,
         simd: S,
         pass: &Pass,
         kept: &mut Kept<S::Vector>,
     ) {
-        let mut r = 0;
-        // SAFETY: rows `r..r + R`, or row `r`, of all.
+        let (mut r, rows) = (0, self.weight.rows());
+        // SAFETY: rows `r..r + R`, or row `r`, of all, in the same steps for each segment.
         unsafe {
-            while r + R <= self.rows {
+            while r + R <= rows {
                 self.rows_at::<S, R, T>(simd, r, pass, kept);
                 r += R;
             }
-            while r < self.rows {
+            while r < rows {
                 self.rows_at::<S, 1, T>(simd, r, pass, kept);
                 r += 1;
             }
         }
     }
 
+    /// `R` rows from `first_row` on.
+    ///
     /// # Safety
-    /// As [`Self::promise`], and there are `R` rows from `first_row` on and `T` tokens.
+    /// The weight has these rows. Unless this is the first segment of columns, the one before it was computed for the same tile
+    /// and rows.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
     unsafe fn rows_at<S: Simd, const R: usize, const T: usize>(
-        &self,
+        &mut self,
         simd: S,
         first_row: usize,
         pass: &Pass,
         kept: &mut Kept<S::Vector>,
     ) {
-        let mut weight = [self.weight.start; R];
+        let mut weight = [self.weight.start(); R];
         for r in 0..R {
-            weight[r] = self.weight.start.wrapping_add((first_row + r) * self.weight.stride);
+            weight[r] = self.weight.start().wrapping_add((first_row + r) * self.weight.stride());
         }
-        // Otherwise the compiler adds up their distances again at each step of the loop, and a token that waits for memory has
-        // fewer loads under way.
+        // Without `black_box` the compiler adds up their distances again at each step of the loop, and a single token, which is bound by
+        // memory bandwidth, has fewer loads in flight.
         let weight = black_box(weight);
-        let values = &pass.tile.values[self.first_column * T..];
-        let input = values.as_ptr();
+        let (columns, end) = (self.weight.columns(), pass.columns.end);
+        // Whole vectors of each token, which the input has: it is padded with zeros.
+        let padded = columns.start + columns.len().next_multiple_of(S::LANES);
+        let input = pass.tile.values[columns.start * T..padded * T].as_ptr();
         // No closures from here on: they are functions of their own, which are not compiled for the instruction set.
         let mut sums = [[simd.splat(0.0); T]; R];
         let first_kept = pass.kept + first_row * T;
         if pass.columns.start > 0 {
             for (i, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
-                // SAFETY: the span before has left it there.
+                // SAFETY: the segment before has left it there.
                 *sum = unsafe { kept[first_kept + i].assume_init() };
             }
         }
-        if self.add && pass.columns.end == self.columns {
-            // What the sums will be added to: tokens lie far apart, often at the same places of the caches.
+        if self.add && end == columns.len() {
+            // What the sums will be added to: tokens lie far apart, often in the same sets of the caches.
             let column = self.first_row + first_row * self.apart;
             for t in 0..T {
-                simd.prefetch(self.output.at(pass.tile.first_token + t, column).cast());
+                simd.prefetch(self.output.address(pass.tile.first_token + t, column).cast());
             }
         }
-        let next = pass.next.wrapping_add(first_row * self.weight.stride);
+        let next = pass.next.wrapping_add(first_row * self.weight.stride());
         let mut line = if pass.next.is_null() { usize::MAX } else { pass.lines.first };
-        // Many tokens have a line's columns without a loop, so that their addresses are made once for all of them. Few wait
-        // for memory, and best in short steps.
+        // With many tokens a cache line's columns are unrolled, so that their addresses are computed once for all of them. Few
+        // tokens are bound by memory bandwidth, and best in short steps.
         let stride = if T >= 4 { CACHE_LINE / E::SIZE } else { S::LANES };
         let mut c = pass.columns.start;
-        let end = pass.columns.end;
-        // SAFETY: `LANES` columns from `c` on, and at the end those that are left, of rows and tokens of the contract.
+        // SAFETY: `LANES` columns from `c` on, and at the end those that are left. The weight has them in these rows, and the input
+        // in the tile's tokens, up to `padded`.
         unsafe {
             while c + stride <= end {
                 if line < (c - pass.columns.start + stride) * E::SIZE {
                     for r in 0..R {
-                        simd.prefetch(next.wrapping_add(r * self.weight.stride + line));
+                        simd.prefetch(next.wrapping_add(r * self.weight.stride() + line));
                     }
                     line += pass.lines.step;
                 }
@@ -235,7 +207,7 @@ impl<'a, E: Element> Product<'a, E> {
                 c += S::LANES;
             }
         }
-        if end < self.columns {
+        if end < columns.len() {
             for (i, sum) in sums.as_flattened().iter().enumerate() {
                 kept[first_kept + i].write(*sum);
             }
@@ -271,7 +243,7 @@ impl<'a, E: Element> Product<'a, E> {
             for (t, totals) in totals.iter().enumerate() {
                 for (r, total) in totals.iter().enumerate() {
                     let column = self.first_row + (first_row + r) * self.apart;
-                    let y = &mut self.output.slice(pass.tile.first_token + t, column, 1)[0];
+                    let y = &mut self.output.slice(pass.tile.first_token + t, column..column + 1)[0];
                     *y = if self.add { *y + total } else { *total };
                 }
             }
@@ -295,7 +267,7 @@ unsafe fn add_products<S: Simd, E: Element, const R: usize, const T: usize>(
 ) {
     // SAFETY: by contract.
     unsafe {
-        // The fewer vectors are kept, so that one register is enough for the others.
+        // Rows or tokens, whichever are fewer, stay in registers; the others need one register at a time.
         if R < T {
             let mut w = [simd.splat(0.0); R];
             for r in 0..R {

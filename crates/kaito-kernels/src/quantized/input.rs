@@ -1,4 +1,4 @@
-//! Activations in 8 bits.
+//! Activations, quantised to 8 bits.
 
 use super::{
     GROUP, Quantization,
@@ -14,8 +14,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct InputGroup {
     pub scale: f32,
-    /// `-zero_point * sum(values)`: what is missing in a sum of products with stored weights, which are too large by the
-    /// zero point.
+    /// `-zero_point * sum(values)`: what a sum of products with stored weights begins with, since these are too large by the zero
+    /// point.
     pub correction: i32,
     /// From -127 to 127.
     pub values: [i8; GROUP],
@@ -35,8 +35,8 @@ pub struct QuantizedInput {
     pub(super) groups: Vec<InputGroup>,
 }
 
-/// Tokens that a piece of work quantises: those of a decode step are one piece, which takes shorter than waking anybody.
-const PIECE_TOKENS: usize = 16;
+/// Tokens that a thread quantises at a time. A step of fewer is done by the calling thread: that takes less time than waking another.
+const PART_TOKENS: usize = 16;
 
 impl QuantizedInput {
     /// No tokens.
@@ -75,10 +75,10 @@ impl QuantizedInput {
         if row == 0 {
             return;
         }
-        let pieces = self.groups.chunks_mut(PIECE_TOKENS * row).enumerate();
-        pool.for_each_item(tokens.div_ceil(PIECE_TOKENS), pieces, |(piece, groups)| {
+        let parts = self.groups.chunks_mut(PART_TOKENS * row).enumerate();
+        pool.for_each_item(tokens.div_ceil(PART_TOKENS), parts, |(part, groups)| {
             for (i, groups) in groups.chunks_exact_mut(row).enumerate() {
-                let values = input.row(piece * PIECE_TOKENS + i, cols);
+                let values = input.row(part * PART_TOKENS + i, cols);
                 dispatch(level, QuantizeRow { zero_point: quantization.zero_point(), values, groups });
             }
         });

@@ -1,12 +1,12 @@
 //! Weights of 8 or 4 bits, and the product of activations with them.
 //!
-//! A matrix is cut into groups of [`GROUP`] columns of one row; a group has a scale. Activations are quantised to 8 bits
+//! A quantisation group is [`GROUP`] columns of one row; it has one scale. Activations are quantised to 8 bits
 //! once for each token and group, so that a group's products are integers and their sum is exact; the sums of groups,
 //! times both scales, are added in f32 in the order of the columns. Nothing of this depends on the instruction set, on
 //! the other tokens and rows of a call or on the number of threads: the bits of a result are the same everywhere.
 //!
-//! In memory, [`BLOCK_ROWS`] rows go together. Four columns of each of them are 64 bytes, which one `vpdpbusd` multiplies
-//! by the same four columns of a token:
+//! In memory, [`BLOCK_ROWS`] rows are interleaved: a block. Four columns of each of them, a quad, are 64 bytes, which one
+//! `vpdpbusd` multiplies by the same four columns of a token:
 //!
 //! ```text
 //! quants: [block of rows][group][quad of columns][row of the block][column of the quad]
@@ -14,12 +14,13 @@
 //! ```
 //!
 //! An 8-bit weight `q` from -127 to 127 is stored as the byte `q + 128`, a 4-bit one from -8 to 7 as `q + 8`; two quads
-//! share 64 bytes, the even one in the lower halves. Rows and columns that the matrix lacks are zeros.
+//! share 64 bytes, the even one in the lower halves of the bytes. Rows and columns that the matrix lacks are zeros.
 
 mod dot;
 mod input;
 mod peak;
 mod product;
+mod strip;
 mod weights;
 
 use std::fmt;
@@ -30,13 +31,13 @@ pub(crate) use self::{
     weights::{ROUND, TINY},
 };
 
-/// Columns that have a scale together.
+/// Columns of a quantisation group: 64 weights with one scale.
 pub(crate) const GROUP: usize = 64;
-/// Rows that lie interleaved.
+/// Rows of a block, which lie interleaved.
 pub(crate) const BLOCK_ROWS: usize = 16;
-/// Columns of a token that are multiplied at once.
+/// Columns of a quad, which one instruction multiplies at once.
 const QUAD: usize = 4;
-/// Bytes of the scales of a group in a block of rows.
+/// Bytes of the scales of a group in a block of rows, a bf16 for each row.
 const SCALE_BYTES: usize = BLOCK_ROWS * 2;
 
 /// How a weight matrix is quantised.
@@ -49,7 +50,7 @@ pub enum Quantization {
 }
 
 impl Quantization {
-    /// Bytes of a matrix; `None` if they can't be counted.
+    /// Bytes of a matrix; `None` if the number overflows.
     pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
         let groups = rows.div_ceil(BLOCK_ROWS).checked_mul(cols.div_ceil(GROUP))?;
         groups.checked_mul(self.group_bytes() + SCALE_BYTES)
@@ -81,7 +82,7 @@ impl fmt::Display for Quantization {
     }
 }
 
-/// A quantised matrix, as [`quantize`] writes it.
+/// A quantised matrix, as [`quantize`] writes it. It has the bytes of its shape, since [`QuantizedRef::new`] alone makes one.
 #[derive(Debug, Clone, Copy)]
 pub struct QuantizedRef<'a> {
     quantization: Quantization,
@@ -106,6 +107,9 @@ pub struct QuantizedLengthError {
 
 impl<'a> QuantizedRef<'a> {
     /// A view of `data` as a matrix of `rows` x `cols`. Any bytes are numbers, so only their count can be wrong.
+    ///
+    /// # Errors
+    /// If `data` does not have [`Quantization::bytes`] bytes.
     pub fn new(
         quantization: Quantization,
         rows: usize,
@@ -138,10 +142,17 @@ impl<'a> QuantizedRef<'a> {
         self.cols.div_ceil(GROUP)
     }
 
-    /// The weights and the scales of all blocks.
-    fn split(&self) -> (&'a [u8], &'a [u8]) {
-        let blocks = self.rows.div_ceil(BLOCK_ROWS);
-        self.data.split_at(blocks * self.groups() * self.quantization.group_bytes())
+    /// The weights of `count` groups from `group` on, of a block of rows.
+    fn quants(&self, block: usize, group: usize, count: usize) -> &'a [u8] {
+        let (first, bytes) = (block * self.groups() + group, self.quantization.group_bytes());
+        &self.data[first * bytes..(first + count) * bytes]
+    }
+
+    /// Their scales.
+    fn scales(&self, block: usize, group: usize, count: usize) -> &'a [u8] {
+        let all = self.rows.div_ceil(BLOCK_ROWS) * self.groups() * self.quantization.group_bytes();
+        let first = block * self.groups() + group;
+        &self.data[all + first * SCALE_BYTES..all + (first + count) * SCALE_BYTES]
     }
 }
 

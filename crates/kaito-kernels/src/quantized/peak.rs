@@ -1,4 +1,4 @@
-//! How fast the sums of products are where nothing is loaded, or from the first level cache at most.
+//! The peak of integer products, for the roofline: with operands in registers, or in the first level cache at most.
 
 use std::hint::black_box;
 
@@ -8,7 +8,7 @@ use super::{
     input::InputGroup,
 };
 
-/// Takes `steps` steps of products, and tells how many operations they were.
+/// Does `steps` steps of products. The number of operations that they were.
 pub(crate) fn dot_products(steps: usize) -> usize {
     match DotLevel::best() {
         // SAFETY: the processor has what an available level needs.
@@ -63,7 +63,7 @@ unsafe fn maddubs(steps: usize) -> usize {
     steps * PRODUCTS * 32 * 2
 }
 
-/// Where products take several instructions: the largest tile of a group again and again.
+/// Where a product takes several instructions: a group with the largest tile, again and again.
 struct Groups {
     steps: usize,
 }

@@ -1,16 +1,17 @@
 //! The product of quantised activations with a quantised matrix.
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::ops::Range;
 
 use super::{
-    BLOCK_ROWS, GROUP, QuantizedInput, QuantizedRef, SCALE_BYTES,
+    BLOCK_ROWS, GROUP, Quantization, QuantizedInput, QuantizedRef, SCALE_BYTES,
     dot::{Bytes, Dot, DotKernel, DotLevel, Form, Nibbles, Stored, UnpackedNibbles, dispatch},
     input::InputGroup,
+    strip::{Strip, StripWeights, UNPACKED_GROUPS, Unpacked},
 };
 use crate::{
     RowsMut, ThreadPool, Write,
-    matrix::SharedRows,
-    simd::{AHEAD, CACHE_LINE, STREAMS},
+    partition::{EvenSplit, Part, PartMut, PartSizes, Partition},
+    simd::{CACHE_LINE, PREFETCH_DISTANCE, STREAMS},
 };
 
 /// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`, of what was quantised: `output` has the input's tokens as rows, of
@@ -20,7 +21,7 @@ use crate::{
 /// from zero or with [`Write::Add`] from its former value. Its bits depend on `x[t]`, `w[r]` and that value alone.
 ///
 /// # Panics
-/// If a shape does not fit its data, or the input was quantised for other weights.
+/// If the output does not fit in its data, or the input was quantised for other weights.
 pub fn quantized_matmul(pool: &ThreadPool, input: &QuantizedInput, weight: QuantizedRef, output: RowsMut, mode: Write) {
     quantized_matmul_on(DotLevel::best(), pool, input, weight, output, mode);
 }
@@ -30,7 +31,7 @@ pub(super) fn quantized_matmul_on(
     pool: &ThreadPool,
     input: &QuantizedInput,
     weight: QuantizedRef,
-    output: RowsMut,
+    mut output: RowsMut,
     mode: Write,
 ) {
     let (tokens, rows) = (input.tokens, weight.rows);
@@ -41,292 +42,220 @@ pub(super) fn quantized_matmul_on(
         input.cols,
         input.quantization
     );
-    let output = output.share("output", tokens, rows);
+    output.check("output", tokens, rows);
     if tokens == 0 || rows == 0 || weight.cols == 0 {
         if mode == Write::Set {
-            // SAFETY: nobody else has the output.
-            (0..tokens).for_each(|t| unsafe { output.slice(t, 0, rows) }.fill(0.0));
+            output.set_to_zero(tokens, rows);
         }
         return;
     }
-    let cut = Cut::new(pool.threads(), tokens, &weight);
-    pool.for_each(cut.pieces(), &|piece| {
-        dispatch(level, Piece { input, weight, output, mode, part: cut.part(piece) });
+    let partition = Partition::of_product(pool.threads(), tokens, rows, weight.groups() * GROUP, &PART_SIZES);
+    output.for_each_part("output", pool, partition, |part, output| {
+        dispatch(level, PartProduct { input, weight, output, mode, part });
     });
 }
 
+const PART_SIZES: PartSizes = PartSizes {
+    tile_tokens: 1,
+    most_tiles: 256,
+    block_rows: BLOCK_ROWS,
+    least_blocks: STREAMS,
+    most_blocks: 16,
+    least_products: 256 * 1024,
+};
+
 /// Up to so many tokens, a few blocks of rows go from end to end against all of them: reading weights takes longest, and it
-/// is done in long runs. For more, some groups of many rows stay in the cache while the tokens pass.
-const RUN_TOKENS: usize = 16;
+/// is done in long sequential reads. For more, some groups of many rows stay in the cache while the tokens pass.
+const SEQUENTIAL_TOKENS: usize = 16;
 
-/// Groups of two blocks of rows that stay in the second level cache while several tiles of tokens pass, beside those that
-/// come next: twice 128 KiB of bytes.
-const SPAN: usize = 64;
+/// Groups of a strip, for several tiles of tokens: those of two blocks of rows, 128 KiB of bytes, stay in the second level cache
+/// beside those of the next strip.
+const STRIP_GROUPS: usize = 64;
 
-/// Where nibbles are unpacked for all tiles: as many as stay in the first level cache.
-const UNPACKED_SPAN: usize = 8;
-
-/// How the outputs are shared out.
-struct Cut {
-    blocks: usize,
-    tokens: usize,
-    part_blocks: usize,
-    part_tokens: usize,
-}
-
-/// A rectangle of the outputs.
-#[derive(Clone, Copy)]
-struct Part {
-    first_block: usize,
-    blocks: usize,
-    first_token: usize,
-    tokens: usize,
-}
-
-impl Cut {
-    /// Parts are small enough that threads end at nearly the same time, and large enough that taking one costs nothing
-    /// next to it and that what it reads is used often.
-    fn new(threads: usize, tokens: usize, weight: &QuantizedRef) -> Self {
-        const PARTS_OF_A_THREAD: usize = 8;
-        const LEAST_PRODUCTS: usize = 256 * 1024;
-        const MOST_BLOCKS: usize = 16;
-        const MOST_TOKENS: usize = 256;
-        let blocks = weight.rows.div_ceil(BLOCK_ROWS);
-        let part_tokens = tokens.div_ceil(tokens.div_ceil(MOST_TOKENS));
-        let even = blocks * tokens.div_ceil(part_tokens) / (threads * PARTS_OF_A_THREAD);
-        let least = LEAST_PRODUCTS / (weight.groups() * GROUP * BLOCK_ROWS * part_tokens);
-        let part_blocks = even.max(least).clamp(STREAMS, MOST_BLOCKS).next_multiple_of(STREAMS);
-        Self { blocks, tokens, part_blocks, part_tokens }
-    }
-
-    fn pieces(&self) -> usize {
-        self.blocks.div_ceil(self.part_blocks) * self.tokens.div_ceil(self.part_tokens)
-    }
-
-    fn part(&self, piece: usize) -> Part {
-        let block_parts = self.blocks.div_ceil(self.part_blocks);
-        let first_block = piece % block_parts * self.part_blocks;
-        let first_token = piece / block_parts * self.part_tokens;
-        Part {
-            first_block,
-            blocks: self.part_blocks.min(self.blocks - first_block),
-            first_token,
-            tokens: self.part_tokens.min(self.tokens - first_token),
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Piece<'a> {
+/// The product of some tokens with some weight rows, which are `part`'s columns of the output.
+struct PartProduct<'a> {
     input: &'a QuantizedInput,
     weight: QuantizedRef<'a>,
-    output: SharedRows<'a>,
+    output: PartMut<'a>,
     mode: Write,
     part: Part,
 }
 
-/// A few blocks of rows of a part, and some of their groups.
-#[derive(Clone, Copy)]
-struct Strip {
-    block: usize,
-    blocks: usize,
-    /// From one of its blocks to the next.
-    apart: usize,
-    group: usize,
-    groups: usize,
-}
-
-impl DotKernel for Piece<'_> {
+impl DotKernel for PartProduct<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<D: Dot>(self, dot: D) {
-        let Part { first_block, blocks, tokens, .. } = self.part;
+    fn run<D: Dot>(mut self, dot: D) {
+        let first_block = self.part.columns.start / BLOCK_ROWS;
+        let (blocks, tokens) = (self.part.columns.len().div_ceil(BLOCK_ROWS), self.part.tokens.len());
         let groups = self.weight.groups();
-        let mut unpacked = Unpacked([const { MaybeUninit::uninit() }; 2 * UNPACKED_SPAN * UnpackedNibbles::BYTES]);
+        let mut unpacked = Unpacked::new();
         // A single tile goes through all groups at once.
-        let span = if tokens <= D::TILE_TOKENS {
+        let most_groups = if tokens <= D::TILE_TOKENS {
             groups
-        } else if D::UNPACK_ONCE && self.weight.quantization.is_packed() {
-            UNPACKED_SPAN
+        } else if D::UNPACK_ONCE && self.weight.quantization == Quantization::Int4 {
+            UNPACKED_GROUPS
         } else {
-            SPAN
+            STRIP_GROUPS
         };
-        // A single tile waits for memory, and takes a block of rows from each of several places.
+        // A single tile is bound by memory bandwidth, and takes a block of rows from each of several places (see `STREAMS`).
         let far = tokens == 1 || (D::TILE_BLOCKS == 1 && tokens <= D::TILE_TOKENS);
         let strip_blocks = if far { STREAMS } else { D::TILE_BLOCKS };
         let full = blocks / strip_blocks;
         let (step, apart) = if far { (1, full) } else { (strip_blocks, 1) };
-        let (spans, runs) = (groups.div_ceil(span), full + blocks % strip_blocks);
+        // Strips lie in a grid over the weights of the part.
+        let (down, across) = (full + blocks % strip_blocks, groups.div_ceil(most_groups));
         let strip = |i: usize| {
-            let (run, nth) = if tokens <= RUN_TOKENS { (i / spans, i % spans) } else { (i % runs, i / runs) };
-            let (block, blocks, apart) = if run < full {
-                (first_block + run * step, strip_blocks, apart)
+            let (row, column) =
+                if tokens <= SEQUENTIAL_TOKENS { (i / across, i % across) } else { (i % down, i / down) };
+            let (block, blocks, apart) = if row < full {
+                (first_block + row * step, strip_blocks, apart)
             } else {
-                (first_block + full * strip_blocks + run - full, 1, 1)
+                (first_block + full * strip_blocks + row - full, 1, 1)
             };
-            let group = nth * span;
-            Strip { block, blocks, apart, group, groups: span.min(groups - group) }
+            let group = column * most_groups;
+            Strip { block, blocks, apart, group, groups: most_groups.min(groups - group) }
         };
-        for i in 0..spans * runs {
-            let next = strip(if i + 1 < spans * runs { i + 1 } else { i });
+        for i in 0..across * down {
+            let next = strip(if i + 1 < across * down { i + 1 } else { i });
             self.strip(dot, strip(i), next, &mut unpacked);
         }
     }
 }
 
-/// Room for the unpacked nibbles of a strip.
-#[repr(align(64))]
-struct Unpacked([MaybeUninit<u8>; 2 * UNPACKED_SPAN * UnpackedNibbles::BYTES]);
-
-impl Piece<'_> {
+impl PartProduct<'_> {
     /// A strip of rows times all tokens of the part.
     #[inline(always)]
-    fn strip<D: Dot>(&self, dot: D, strip: Strip, next: Strip, unpacked: &mut Unpacked) {
-        let weight = &self.weight;
-        let (quants, scales) = weight.split();
-        let bytes = weight.quantization.group_bytes();
-        let following = quants[((next.block * weight.groups()) + next.group) * bytes..].as_ptr();
-        let mut pointers = Pointers {
-            quants: [quants.as_ptr(); STREAMS],
-            scales: [scales.as_ptr(); STREAMS],
-            next: following,
-            next_step: weight.groups() * bytes,
-        };
-        for i in 0..strip.blocks {
-            let first = (strip.block + i * strip.apart) * weight.groups() + strip.group;
-            pointers.quants[i] = quants[first * bytes..(first + strip.groups) * bytes].as_ptr();
-            pointers.scales[i] = scales[first * SCALE_BYTES..(first + strip.groups) * SCALE_BYTES].as_ptr();
-        }
-        if !weight.quantization.is_packed() {
-            return dot.call(Tiles::<Bytes> { piece: *self, strip, pointers, stored: Bytes });
-        }
-        if !D::UNPACK_ONCE || self.part.tokens <= D::TILE_TOKENS {
-            return dot.call(Tiles::<Nibbles> { piece: *self, strip, pointers, stored: Nibbles });
-        }
-        for i in 0..strip.blocks {
-            let room =
-                &mut unpacked.0[i * UNPACKED_SPAN * UnpackedNibbles::BYTES..][..strip.groups * UnpackedNibbles::BYTES];
-            for g in 0..strip.groups {
-                // SAFETY: the strip's groups, of which the slices above have as many bytes.
-                unsafe {
-                    let source = pointers.quants[i].add(g * Nibbles::BYTES);
-                    dot.unpack(source, room.as_mut_ptr().cast::<u8>().add(g * UnpackedNibbles::BYTES));
+    fn strip<D: Dot>(&mut self, dot: D, strip: Strip, next: Strip, unpacked: &mut Unpacked) {
+        let weight = self.weight;
+        let next = weight.quants(next.block, next.group, 1).as_ptr();
+        match weight.quantization {
+            Quantization::Int8 => {
+                let weights = StripWeights::<Bytes>::of(weight, strip);
+                dot.call(Tiles { product: self, strip, weights, next });
+            }
+            Quantization::Int4 => {
+                if const { D::UNPACK_ONCE } && self.part.tokens.len() > D::TILE_TOKENS {
+                    let weights = StripWeights::<UnpackedNibbles>::unpacked(dot, weight, strip, unpacked);
+                    dot.call(Tiles { product: self, strip, weights, next });
+                } else {
+                    let weights = StripWeights::<Nibbles>::of(weight, strip);
+                    dot.call(Tiles { product: self, strip, weights, next });
                 }
             }
-            pointers.quants[i] = room.as_ptr().cast();
         }
-        dot.call(Tiles::<UnpackedNibbles> { piece: *self, strip, pointers, stored: UnpackedNibbles });
     }
 }
 
-/// The weights of a strip: for each of its blocks where its groups begin.
-#[derive(Clone, Copy)]
-struct Pointers {
-    quants: [*const u8; STREAMS],
-    scales: [*const u8; STREAMS],
-    /// The first block of the next strip, and how far its second block is from it.
-    next: *const u8,
-    next_step: usize,
-}
-
-/// All tiles of a strip: its rows and up to [`Dot::TILE_TOKENS`] tokens each. Made by [`Piece::strip`] alone, which checks
-/// that the pointers lead to the strip's groups.
-#[derive(Clone, Copy)]
-struct Tiles<'a, W> {
-    piece: Piece<'a>,
+/// All tiles of a strip: its rows and up to [`Dot::TILE_TOKENS`] tokens each.
+struct Tiles<'a, 'p, W> {
+    product: &'a mut PartProduct<'p>,
     strip: Strip,
-    pointers: Pointers,
-    #[allow(dead_code)]
-    stored: W,
+    weights: StripWeights<'a, W>,
+    /// Where the next strip begins.
+    next: *const u8,
 }
 
-impl<W: Stored> DotKernel for Tiles<'_, W> {
+impl<W: Stored> DotKernel for Tiles<'_, '_, W> {
     type Output = ();
 
     #[inline(always)]
-    fn run<D: Dot>(self, dot: D) {
-        let Part { first_token, tokens, .. } = self.piece.part;
-        // Tiles of nearly the same size: 8 tokens are 4 and 4, not 6 and 2.
-        let tiles = tokens.div_ceil(D::TILE_TOKENS);
-        // Where there are several, each asks for a part of the next strip, so that reading and computing overlap.
-        let bytes = self.strip.groups * self.piece.weight.quantization.group_bytes();
-        let lines = if tiles == 1 { 0 } else { bytes / CACHE_LINE };
-        let share = |tile: usize| tile * lines / tiles..(tile + 1) * lines / tiles;
-        for tile in 0..tiles {
-            let (first, end) = (tile * tokens / tiles, (tile + 1) * tokens / tiles);
-            let token = first_token + first;
-            match (end - first, self.strip.blocks, D::TILE_TOKENS) {
-                (1, 1, _) => self.tile::<D, 1, 1>(dot, token, share(tile)),
-                (1, STREAMS, _) => self.tile::<D, STREAMS, 1>(dot, token, share(tile)),
-                (2, STREAMS, 2..8) => self.tile::<D, STREAMS, 2>(dot, token, share(tile)),
-                (3, STREAMS, 4..8) => self.tile::<D, STREAMS, 3>(dot, token, share(tile)),
-                (4, STREAMS, 4..8) => self.tile::<D, STREAMS, 4>(dot, token, share(tile)),
-                (2, 1, 2..) => self.tile::<D, 1, 2>(dot, token, share(tile)),
-                (2, 2, 8) => self.tile::<D, 2, 2>(dot, token, share(tile)),
-                (3, 1, 4..) => self.tile::<D, 1, 3>(dot, token, share(tile)),
-                (3, 2, 8) => self.tile::<D, 2, 3>(dot, token, share(tile)),
-                (4, 1, 4..) => self.tile::<D, 1, 4>(dot, token, share(tile)),
-                (4, 2, 8) => self.tile::<D, 2, 4>(dot, token, share(tile)),
-                (5, 1, 8) => self.tile::<D, 1, 5>(dot, token, share(tile)),
-                (5, 2, 8) => self.tile::<D, 2, 5>(dot, token, share(tile)),
-                (6, 1, 8) => self.tile::<D, 1, 6>(dot, token, share(tile)),
-                (6, 2, 8) => self.tile::<D, 2, 6>(dot, token, share(tile)),
-                (7, 1, 8) => self.tile::<D, 1, 7>(dot, token, share(tile)),
-                (7, 2, 8) => self.tile::<D, 2, 7>(dot, token, share(tile)),
-                (8, 1, 8) => self.tile::<D, 1, 8>(dot, token, share(tile)),
-                (8, 2, 8) => self.tile::<D, 2, 8>(dot, token, share(tile)),
+    fn run<D: Dot>(mut self, dot: D) {
+        let tokens = self.product.part.tokens.clone();
+        let tiles = EvenSplit::of_at_most(tokens.len(), D::TILE_TOKENS);
+        // Where there are several, each prefetches some of the next strip, so that reading and computing overlap.
+        let bytes = self.strip.groups * self.product.weight.quantization.group_bytes();
+        let count = tiles.count();
+        let lines = if count == 1 { 0 } else { bytes / CACHE_LINE };
+        for tile in 0..count {
+            let lines = tile * lines / count..(tile + 1) * lines / count;
+            let range = tiles.range(tile);
+            let tokens = tokens.start + range.start..tokens.start + range.end;
+            // What no tile of this instruction set has need not be compiled.
+            match self.strip.blocks {
+                1 => self.tile_of::<D, 1>(dot, tokens, lines),
+                2 if const { D::TILE_BLOCKS == 2 } => self.tile_of::<D, 2>(dot, tokens, lines),
+                STREAMS if const { D::TILE_BLOCKS == 2 } => self.tile::<D, STREAMS, 1>(dot, tokens.start, lines),
+                STREAMS => self.tile_of::<D, STREAMS>(dot, tokens, lines),
                 _ => unreachable!(),
             }
         }
     }
 }
 
-impl<W: Stored> Tiles<'_, W> {
-    /// `R` blocks of rows and `T` tokens from `token` on.
+impl<W: Stored> Tiles<'_, '_, W> {
+    /// A tile of `R` blocks of rows.
+    #[inline(always)]
+    fn tile_of<D: Dot, const R: usize>(&mut self, dot: D, tokens: Range<usize>, lines: Range<usize>) {
+        match tokens.len() {
+            1 => self.tile::<D, R, 1>(dot, tokens.start, lines),
+            2 if const { D::TILE_TOKENS >= 2 } => self.tile::<D, R, 2>(dot, tokens.start, lines),
+            3 if const { D::TILE_TOKENS >= 3 } => self.tile::<D, R, 3>(dot, tokens.start, lines),
+            4 if const { D::TILE_TOKENS >= 4 } => self.tile::<D, R, 4>(dot, tokens.start, lines),
+            5 if const { D::TILE_TOKENS >= 5 } => self.tile::<D, R, 5>(dot, tokens.start, lines),
+            6 if const { D::TILE_TOKENS >= 6 } => self.tile::<D, R, 6>(dot, tokens.start, lines),
+            7 if const { D::TILE_TOKENS >= 7 } => self.tile::<D, R, 7>(dot, tokens.start, lines),
+            8 if const { D::TILE_TOKENS >= 8 } => self.tile::<D, R, 8>(dot, tokens.start, lines),
+            _ => unreachable!(),
+        }
+    }
+
+    /// `R` blocks of rows and `T` tokens from `token` on. `lines` are the cache lines of the next strip's blocks to prefetch.
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
-    fn tile<D: Dot, const R: usize, const T: usize>(&self, dot: D, token: usize, mut lines: Range<usize>) {
-        let Self { piece: Piece { input, weight, output, mode, .. }, strip, .. } = self;
+    fn tile<D: Dot, const R: usize, const T: usize>(&mut self, dot: D, token: usize, mut lines: Range<usize>) {
+        let Self { product: PartProduct { input, weight, output, mode, part }, strip, weights, next } = self;
+        let groups = weights.groups();
         let row = weight.groups();
         let mut x: [*const InputGroup; T] = [input.groups.as_ptr(); T];
         for t in 0..T {
             let first = (token + t) * row + strip.group;
-            x[t] = input.groups[first..first + strip.groups].as_ptr();
+            x[t] = input.groups[first..first + groups].as_ptr();
         }
-        let (mut quants, mut scales) = ([self.pointers.quants[0]; R], [self.pointers.scales[0]; R]);
-        quants.copy_from_slice(&self.pointers.quants[..R]);
-        scales.copy_from_slice(&self.pointers.scales[..R]);
+        let (mut quants, mut scales) = weights.starts::<R>();
+        // The last block may not have all of its rows.
+        let rows_end = part.columns.end;
         let continues = strip.group > 0 || *mode == Write::Add;
-        let mut sums = [[dot.splat(0.0); T]; R];
+        // The outputs are indexed by variables, which would keep the sums of the loop below in memory: hence copies.
+        let mut outputs = [[dot.splat(0.0); T]; R];
         if continues {
             for r in 0..R {
+                let first = (strip.block + r * strip.apart) * BLOCK_ROWS;
                 for t in 0..T {
-                    sums[r][t] = load_output(dot, output, weight.rows, token + t, strip.block + r * strip.apart);
+                    let source = output.slice(token + t, first..rows_end.min(first + BLOCK_ROWS));
+                    outputs[r][t] = load_outputs(dot, source);
                 }
             }
         }
-        let lines_of_group = lines.len().div_ceil(strip.groups);
+        let mut sums = [[dot.splat(0.0); T]; R];
+        for r in 0..R {
+            for t in 0..T {
+                sums[r][t] = outputs[r][t];
+            }
+        }
+        let lines_of_group = lines.len().div_ceil(groups);
         let least = if W::FORM == Form::Nibbles { D::PREFETCH_NIBBLES_FROM } else { D::PREFETCH_BYTES_FROM };
-        let ahead = lines.is_empty() && T >= least;
-        for _ in 0..strip.groups {
+        let ahead = lines.is_empty() && matches!(least, Some(least) if T >= least);
+        let next = *next;
+        let next_step = row * weight.quantization.group_bytes();
+        for _ in 0..groups {
             if ahead {
                 for line in 0..W::BYTES / CACHE_LINE {
                     for r in 0..R {
-                        dot.prefetch(quants[r].wrapping_add(AHEAD + line * CACHE_LINE));
+                        dot.prefetch(quants[r].wrapping_add(PREFETCH_DISTANCE + line * CACHE_LINE));
                     }
                 }
             }
             for line in lines.by_ref().take(lines_of_group) {
                 for r in 0..R {
-                    dot.prefetch(self.pointers.next.wrapping_add(r * self.pointers.next_step + line * CACHE_LINE));
+                    dot.prefetch(next.wrapping_add(r * next_step + line * CACHE_LINE));
                 }
             }
-            // SAFETY: the pointers lead to the strip's groups, and each step takes one.
+            // SAFETY: there are `groups` groups of each block of the weights and of each token, and each step takes one.
             unsafe {
                 let ints = dot.group::<W, R, T>(quants, x);
                 for r in 0..R {
-                    let weight_scales = dot.scales(scales[r]);
+                    let weight_scales = dot.scales(&*scales[r].cast());
                     for t in 0..T {
                         let both = dot.mul(weight_scales, dot.splat((*x[t]).scale));
                         sums[r][t] = dot.add_scaled(ints[r][t], both, sums[r][t]);
@@ -341,42 +270,36 @@ impl<W: Stored> Tiles<'_, W> {
         }
         for r in 0..R {
             for t in 0..T {
-                store_output(dot, output, weight.rows, token + t, strip.block + r * strip.apart, sums[r][t]);
+                outputs[r][t] = sums[r][t];
+            }
+        }
+        for r in 0..R {
+            let first = (strip.block + r * strip.apart) * BLOCK_ROWS;
+            for t in 0..T {
+                let target = output.slice(token + t, first..rows_end.min(first + BLOCK_ROWS));
+                store_outputs(dot, target, outputs[r][t]);
             }
         }
     }
 }
 
-/// The outputs of a token for a block of rows, which the last block may not have all.
+/// The outputs of a token for the rows of a block, or for those that the matrix has.
 #[inline(always)]
-fn load_output<D: Dot>(dot: D, output: &SharedRows, rows: usize, token: usize, block: usize) -> D::Floats {
-    let first = block * BLOCK_ROWS;
-    let mut lanes = [0.0; BLOCK_ROWS];
-    let count = BLOCK_ROWS.min(rows - first);
-    // SAFETY: no other piece has this token and these rows, and the slice is gone when the next one is made. A load
-    // takes as many numbers as there are lanes.
-    unsafe {
-        let outputs = output.slice(token, first, count);
-        if count == BLOCK_ROWS {
-            return dot.load(outputs.as_ptr());
-        }
-        lanes[..count].copy_from_slice(outputs);
-        dot.load(lanes.as_ptr())
+fn load_outputs<D: Dot>(dot: D, outputs: &[f32]) -> D::Floats {
+    if let Some(all) = outputs.first_chunk() {
+        return dot.load(all);
     }
+    let mut lanes = [0.0; BLOCK_ROWS];
+    lanes[..outputs.len()].copy_from_slice(outputs);
+    dot.load(&lanes)
 }
 
 #[inline(always)]
-fn store_output<D: Dot>(dot: D, output: &SharedRows, rows: usize, token: usize, block: usize, sums: D::Floats) {
-    let first = block * BLOCK_ROWS;
-    let count = BLOCK_ROWS.min(rows - first);
-    // SAFETY: as above.
-    unsafe {
-        let outputs = output.slice(token, first, count);
-        if count == BLOCK_ROWS {
-            return dot.store(outputs.as_mut_ptr(), sums);
-        }
-        let mut lanes = [0.0; BLOCK_ROWS];
-        dot.store(lanes.as_mut_ptr(), sums);
-        outputs.copy_from_slice(&lanes[..count]);
+fn store_outputs<D: Dot>(dot: D, outputs: &mut [f32], sums: D::Floats) {
+    if let Some(all) = outputs.first_chunk_mut() {
+        return dot.store(all, sums);
     }
+    let mut lanes = [0.0; BLOCK_ROWS];
+    dot.store(&mut lanes, sums);
+    outputs.copy_from_slice(&lanes[..outputs.len()]);
 }

@@ -1,9 +1,6 @@
 //! Quantisation of weights, once, while a model loads.
 
-use std::{
-    marker::PhantomData,
-    sync::{Mutex, PoisonError},
-};
+use std::marker::PhantomData;
 
 use half::bf16;
 
@@ -33,22 +30,20 @@ pub(super) fn quantize_on(
     source: MatrixRef,
     target: &mut [u8],
 ) {
-    source.check("source");
-    let (rows, cols) = (source.rows, source.cols);
+    let (rows, cols) = (source.rows(), source.cols());
     assert_eq!(Some(target.len()), quantization.bytes(rows, cols), "bytes of an {quantization} matrix {rows} x {cols}");
     let groups = cols.div_ceil(GROUP);
     if groups == 0 || rows == 0 {
         return;
     }
-    let (quants, scales) = target.split_at_mut(rows.div_ceil(BLOCK_ROWS) * groups * quantization.group_bytes());
+    let blocks = rows.div_ceil(BLOCK_ROWS);
+    let (quants, scales) = target.split_at_mut(blocks * groups * quantization.group_bytes());
     let quants = quants.chunks_exact_mut(groups * quantization.group_bytes());
-    let blocks: Vec<_> = quants.zip(scales.chunks_exact_mut(groups * SCALE_BYTES)).map(Mutex::new).collect();
-    pool.for_each(blocks.len(), &|i| {
-        let mut block = blocks[i].lock().unwrap_or_else(PoisonError::into_inner);
-        let (quants, scales) = &mut *block;
-        let first = i * BLOCK_ROWS;
+    let targets = quants.zip(scales.chunks_exact_mut(groups * SCALE_BYTES)).enumerate();
+    pool.for_each_item(blocks, targets, |(block, (quants, scales))| {
+        let first = block * BLOCK_ROWS;
         let source = source.slice_rows(first, BLOCK_ROWS.min(rows - first));
-        match source.dtype {
+        match source.dtype() {
             DType::F32 => dispatch(level, Block::<F32> { quantization, source, quants, scales, element: PhantomData }),
             DType::Bf16 => {
                 dispatch(level, Block::<Bf16> { quantization, source, quants, scales, element: PhantomData })
@@ -75,12 +70,12 @@ impl<E: Element> Kernel for Block<'_, E> {
         let Self { quantization, source, quants, scales, .. } = self;
         let quants = quants.chunks_exact_mut(quantization.group_bytes());
         for (g, (quants, scales)) in quants.zip(scales.chunks_exact_mut(SCALE_BYTES)).enumerate() {
-            let count = GROUP.min(source.cols - g * GROUP);
+            let count = GROUP.min(source.cols() - g * GROUP);
             for row in 0..BLOCK_ROWS {
                 let mut values = [0.0; GROUP];
-                if row < source.rows {
-                    let first = (row * source.cols + g * GROUP) * E::SIZE;
-                    widen_group::<S, E>(simd, &source.data[first..first + count * E::SIZE], count, &mut values);
+                if row < source.rows() {
+                    let first = (row * source.cols() + g * GROUP) * E::SIZE;
+                    widen_group::<S, E>(simd, &source.data()[first..first + count * E::SIZE], count, &mut values);
                 }
                 let (scale, numbers) = match quantization {
                     Quantization::Int8 => group_of_8_bits(&values),
@@ -97,19 +92,15 @@ impl<E: Element> Kernel for Block<'_, E> {
 fn widen_group<S: Simd, E: Element>(simd: S, source: &[u8], count: usize, values: &mut [f32; GROUP]) {
     let mut i = 0;
     while i + S::LANES <= count {
-        // SAFETY: the source has `count` elements.
-        let v = unsafe { E::load(simd, source[i * E::SIZE..(i + S::LANES) * E::SIZE].as_ptr()) };
-        simd.store_slice(&mut values[i..], v);
+        simd.store_slice(&mut values[i..], E::load_slice(simd, &source[i * E::SIZE..]));
         i += S::LANES;
     }
     if i < count {
-        // SAFETY: as above; `count - i` elements are left.
-        let v = unsafe { E::load_partial(simd, source[i * E::SIZE..count * E::SIZE].as_ptr(), count - i) };
-        simd.store_partial(&mut values[i..count], v);
+        simd.store_partial(&mut values[i..count], E::load_rest(simd, &source[i * E::SIZE..count * E::SIZE]));
     }
 }
 
-/// Writes the numbers of one row of a block where the layout has them.
+/// Writes the numbers of one row of a block to their places in the layout.
 #[inline(always)]
 fn place(quantization: Quantization, numbers: &[u8; GROUP], row: usize, quants: &mut [u8]) {
     match quantization {
@@ -169,7 +160,7 @@ fn group_of_8_bits(values: &[f32; GROUP]) -> (bf16, [u8; GROUP]) {
     if magnitude < TINY {
         return (bf16::ZERO, numbers);
     }
-    // Where the scale is rounded down, the largest magnitudes are cut to 127 steps: by less than half a step.
+    // Where the scale is rounded down, the largest magnitudes are clamped to 127 steps: by less than half a step.
     let scale = bf16::from_f32(magnitude / 127.0);
     let inverse = 1.0 / scale.to_f32();
     for i in 0..GROUP {
@@ -179,8 +170,8 @@ fn group_of_8_bits(values: &[f32; GROUP]) -> (bf16, [u8; GROUP]) {
     (scale, numbers)
 }
 
-/// Minus what the largest magnitude of a group is divided by to make a scale to try: at 8 it becomes the last of the
-/// eight negative steps, above that it is cut to it, which makes the other steps finer.
+/// Scales to try for a group: its largest magnitude divided by minus each of these. With 8 the largest magnitude becomes -8, the
+/// lowest step; with more it is clamped to it, which makes the other steps finer.
 const DIVISORS: [f32; 6] = [8.0, 8.5, 9.0, 9.5, 10.0, 7.5];
 
 #[inline(always)]
@@ -201,7 +192,7 @@ fn group_of_4_bits<S: Simd>(simd: S, values: &[f32; GROUP]) -> (bf16, [u8; GROUP
     let is_negative = simd.greatest(simd.sub(simd.splat(0.0), least)) == magnitude;
     let extreme = if is_negative { -magnitude } else { magnitude };
 
-    // In units of the extreme nothing over- or underflows.
+    // In units of the largest magnitude nothing overflows or underflows.
     let mut units = [0.0; GROUP];
     let inverse = simd.splat(-1.0 / extreme);
     for (unit, value) in units.chunks_exact_mut(S::LANES).zip(values.chunks_exact(S::LANES)) {
@@ -209,7 +200,7 @@ fn group_of_4_bits<S: Simd>(simd: S, values: &[f32; GROUP]) -> (bf16, [u8; GROUP
     }
     // For given steps `q` of values `x` the scale `sum x q / sum q^2` is the best one. It leaves an error of
     // `sum x^2 - (sum x q)^2 / sum q^2`.
-    // All scales are tried side by side, and the sums of `x q` and `q^2` of all of them are reduced together.
+    // All scales are tried side by side, and their sums of `x q` and `q^2` are reduced together.
     let mut sums = [[simd.splat(0.0); 4]; 2 * DIVISORS.len()];
     for part in units.as_chunks::<MAX_LANES>().0 {
         for v in 0..MAX_LANES / S::LANES {
@@ -248,7 +239,7 @@ fn steps_of_4_bits<S: Simd>(simd: S, x: S::Vector, divisor: f32) -> S::Vector {
     simd.sub(simd.add(steps, simd.splat(ROUND)), simd.splat(ROUND))
 }
 
-/// The sum of each one's 16 lanes, which are one vector or several: halves are added until one lane is left, on every
+/// The sum of the 16 lanes of each, in one vector or several: halves are added until one lane is left, in the same order on every
 /// instruction set.
 #[inline(always)]
 fn reduce<S: Simd, const N: usize>(simd: S, vectors: &[[S::Vector; 4]; N]) -> [f32; N] {

@@ -1,8 +1,8 @@
 //! Vectors of `f32`, one type per instruction set, and the choice among them at run time.
 //!
 //! A kernel is written once, generic over [`Simd`]. [`dispatch`] calls it inside a function that is compiled for the
-//! instruction set, and everything below must be inlined into that function (`#[inline(always)]`) to be compiled for
-//! it too.
+//! instruction set, and everything that the kernel calls must be inlined into that function (`#[inline(always)]`) to be compiled
+//! for it too. Closures are not: they are functions of their own.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -14,16 +14,16 @@ mod portable;
 
 use std::sync::OnceLock;
 
-/// Bytes that come into the cache together.
+/// Bytes of a cache line.
 pub(crate) const CACHE_LINE: usize = 64;
 
-/// Places, far from each other, that a thread reads memory from in turn: what processors read ahead by themselves is more for a
-/// few streams than for one, see `bench/NOTES.md`.
+/// Streams, far from each other, that a thread reads memory from in turn: hardware prefetchers sustain more bandwidth over
+/// several streams than over one, see `bench/NOTES.md`.
 pub(crate) const STREAMS: usize = 4;
 
-/// How far ahead of itself each of them is asked for where little is computed, in bytes: what a processor reads ahead by itself
-/// ends where a page does.
-pub(crate) const AHEAD: usize = 512;
+/// How many bytes ahead of its loads each stream is prefetched by software where little is computed: hardware prefetchers stop at
+/// the end of a page of memory.
+pub(crate) const PREFETCH_DISTANCE: usize = 512;
 
 /// No instruction set has more `f32` lanes.
 pub(crate) const MAX_LANES: usize = 16;
@@ -36,7 +36,7 @@ pub(crate) trait Simd: Copy {
     /// Whether there are 32 vector registers and not just 16.
     const MANY_REGISTERS: bool;
 
-    /// Runs a kernel as a function of its own, so that code with many callers exists once.
+    /// Runs a kernel as a function of its own, so that code with many callers is compiled once.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;
 
     fn splat(self, x: f32) -> Self::Vector;
@@ -53,7 +53,10 @@ pub(crate) trait Simd: Copy {
     /// `LANES` bytes can be read at `p`.
     unsafe fn load_i8(self, p: *const i8) -> Self::Vector;
     /// Asks for the memory at `p`, which may be any address, to be brought into the second level cache.
-    fn prefetch(self, p: *const u8);
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        prefetch(p);
+    }
     /// # Safety
     /// `LANES` elements can be written at `p`.
     unsafe fn store(self, p: *mut f32, v: Self::Vector);
@@ -125,7 +128,7 @@ pub(crate) trait Simd: Copy {
     /// 6e-9) and two multiplications by powers of two, which overflow and underflow as the result does.
     #[inline(always)]
     fn exp(self, x: Self::Vector) -> Self::Vector {
-        // Adding it moves the binary point to the end of the fraction: rounding to an integer, ties to even.
+        // Adding it rounds to an integer, ties to even: the sum's last bit stands for 1.
         const SHIFT: f32 = 12_582_912.0;
         // ln 2 in two parts; the first has so few bits that its product with n is exact.
         const LN2_HIGH: f32 = 355.0 / 512.0;
@@ -147,7 +150,40 @@ pub(crate) trait Simd: Copy {
     }
 }
 
-/// A piece of work, generic over the instruction set.
+/// Asks for the cache line at `p`, which may be any address, to be brought into the second level cache, on processors that have
+/// an instruction for it.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every 64-bit x86 processor has the instruction; a hint, which faults at no address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint, which faults at no address.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
+}
+
+/// Defines methods of two vectors that are one instruction each.
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little")))]
+macro_rules! one_instruction {
+    ($($name:ident: $intrinsic:ident),+ $(,)?) => {$(
+        #[inline(always)]
+        fn $name(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+            // SAFETY: a value of this type exists only where the processor has its instructions.
+            unsafe { $intrinsic(a, b) }
+        }
+    )+};
+}
+
+#[cfg(any(target_arch = "x86_64", all(target_arch = "aarch64", target_endian = "little")))]
+use one_instruction;
+
+/// A function and its arguments, generic over the instruction set.
 pub(crate) trait Kernel {
     type Output;
     /// Implementations are `#[inline(always)]`.

@@ -1,8 +1,8 @@
-use std::arch::{aarch64::*, asm};
+use std::arch::aarch64::*;
 
 use half::f16;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, one_instruction};
 
 /// Advanced SIMD, which every aarch64 processor has.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ impl Simd for Neon {
         unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vreinterpret_u16_u8(vld1_u8(p)))) }
     }
 
-    // The conversion of f16 vectors is not to be had in stable Rust, that of single values is (in `half`).
+    // Stable Rust has no intrinsic that converts f16 vectors; `half` converts single values.
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u8) -> float32x4_t {
         // SAFETY: see above.
@@ -63,39 +63,16 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        // SAFETY: a hint, which faults at no address.
-        unsafe { asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags)) }
-    }
-
-    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: float32x4_t) {
         // SAFETY: see above.
         unsafe { vst1q_f32(p, v) }
     }
 
-    #[inline(always)]
-    fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        // SAFETY: see above.
-        unsafe { vaddq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        // SAFETY: see above.
-        unsafe { vsubq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        // SAFETY: see above.
-        unsafe { vmulq_f32(a, b) }
-    }
-
-    #[inline(always)]
-    fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        // SAFETY: see above.
-        unsafe { vdivq_f32(a, b) }
+    one_instruction! {
+        add: vaddq_f32,
+        sub: vsubq_f32,
+        mul: vmulq_f32,
+        div: vdivq_f32,
     }
 
     #[inline(always)]

@@ -62,6 +62,7 @@ impl Simd for Portable {
         unsafe { p.cast::<[i8; LANES]>().read() }.map(f32::from)
     }
 
+    /// Nothing: without vector instructions of its own a kernel is bound by arithmetic.
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
 

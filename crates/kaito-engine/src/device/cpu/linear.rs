@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use kaito_kernels::{self as kernels, MatrixRef, QuantizedInput, Rows, RowsMut, ThreadPool, TiledInput, Write};
+use kaito_kernels::{
+    self as kernels, MatrixLengthError, MatrixRef, QuantizedInput, Rows, RowsMut, ThreadPool, TiledInput, Write,
+};
 
 use super::NAME;
 use crate::device::{DeviceError, DeviceErrorKind};
@@ -37,8 +39,8 @@ pub(super) struct PlainMatrix {
 }
 
 impl PlainMatrix {
-    pub fn view(&self) -> MatrixRef<'_> {
-        MatrixRef { dtype: self.tensor.dtype(), rows: self.rows, cols: self.cols, data: self.tensor.bytes() }
+    pub fn view(&self) -> Result<MatrixRef<'_>, MatrixLengthError> {
+        MatrixRef::new(self.tensor.dtype(), self.rows, self.cols, self.tensor.bytes())
     }
 }
 
@@ -125,10 +127,16 @@ impl Products {
             let output = rows_mut(output, linear.out_features, part.output_offset);
             match &part.matrix {
                 CpuMatrix::Plain(matrix) => {
-                    let weight = matrix.view();
-                    let wanted = (part.input_offset, weight.cols);
+                    let weight = match matrix.view() {
+                        Ok(weight) => weight,
+                        Err(error) => {
+                            self.fail(error.to_string());
+                            continue;
+                        }
+                    };
+                    let wanted = (part.input_offset, weight.cols());
                     if tiled.replace(wanted) != Some(wanted) {
-                        self.tiled_input.tile(&self.threads, count, weight.cols, input);
+                        self.tiled_input.tile(&self.threads, count, weight.cols(), input);
                     }
                     kernels::matmul(&self.threads, &self.tiled_input, weight, output, write);
                 }

@@ -172,10 +172,13 @@ impl Operations for CpuOperations {
         // An embedding is the transpose of a linear map from tokens: its rows are tokens, its columns components.
         for part in &table.parts {
             match &part.matrix {
-                CpuMatrix::Plain(matrix) => {
-                    let output = rows_mut(output, table.in_features, part.input_offset);
-                    kernels::gather_rows(&self.step.tokens, matrix.view(), output);
-                }
+                CpuMatrix::Plain(matrix) => match matrix.view() {
+                    Ok(matrix) => {
+                        let output = rows_mut(output, table.in_features, part.input_offset);
+                        kernels::gather_rows(&self.step.tokens, matrix, output);
+                    }
+                    Err(error) => self.products.fail(error.to_string()),
+                },
                 // It is not worth it: a step reads few rows of an embedding.
                 CpuMatrix::Quantized(tensor) => {
                     self.products.fail(format!("{tensor:?}: a quantised embedding"));

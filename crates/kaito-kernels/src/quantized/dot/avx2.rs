@@ -1,7 +1,7 @@
 use std::arch::{asm, x86_64::*};
 
-use super::{Dot, DotKernel, Form, Stored};
-use crate::quantized::{GROUP, QUAD, input::InputGroup};
+use super::{Dot, DotKernel, Form, PackedGroup, QUADS, Stored, UnpackedGroup};
+use crate::quantized::{BLOCK_ROWS, SCALE_BYTES, input::InputGroup};
 
 /// AVX2 with FMA. A vector has eight rows: half a block.
 #[derive(Clone, Copy)]
@@ -14,9 +14,6 @@ pub(super) unsafe fn run<K: DotKernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
-/// Quads of a group.
-const QUADS: usize = GROUP / QUAD;
-
 // SAFETY of every block below: a value of `Avx2` exists only inside `run`, whose caller made sure of the instructions;
 // what pointers need is the methods' own contract.
 impl Dot for Avx2 {
@@ -25,8 +22,8 @@ impl Dot for Avx2 {
     const TILE_BLOCKS: usize = 1;
     const TILE_TOKENS: usize = 4;
     const UNPACK_ONCE: bool = false;
-    const PREFETCH_BYTES_FROM: usize = 1;
-    const PREFETCH_NIBBLES_FROM: usize = 1;
+    const PREFETCH_BYTES_FROM: Option<usize> = Some(1);
+    const PREFETCH_NIBBLES_FROM: Option<usize> = Some(1);
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -50,24 +47,18 @@ impl Dot for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn unpack(self, source: *const u8, target: *mut u8) {
-        // SAFETY: see above. 64 bytes make 128.
+    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup) {
+        // SAFETY: see above. Each 64 bytes make 128.
         unsafe {
             let mask = _mm256_set1_epi8(15);
             for i in 0..QUADS {
-                let packed = _mm256_loadu_si256(source.add(i * 32).cast());
+                let packed = _mm256_loadu_si256(source.as_ptr().add(i * 32).cast());
                 let high = _mm256_srli_epi16::<4>(packed);
-                let target = target.add(i / 2 * 128 + i % 2 * 32);
+                let target = target.as_mut_ptr().add(i / 2 * 128 + i % 2 * 32);
                 _mm256_storeu_si256(target.cast(), _mm256_and_si256(packed, mask));
                 _mm256_storeu_si256(target.add(64).cast(), _mm256_and_si256(high, mask));
             }
         }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        // SAFETY: see above; a hint, which faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]
@@ -77,13 +68,15 @@ impl Dot for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> [__m256; 2] {
+    fn load(self, lanes: &[f32; BLOCK_ROWS]) -> [__m256; 2] {
+        let p = lanes.as_ptr();
         // SAFETY: see above.
         unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
     }
 
     #[inline(always)]
-    unsafe fn store(self, p: *mut f32, v: [__m256; 2]) {
+    fn store(self, lanes: &mut [f32; BLOCK_ROWS], v: [__m256; 2]) {
+        let p = lanes.as_mut_ptr();
         // SAFETY: see above.
         unsafe {
             _mm256_storeu_ps(p, v[0]);
@@ -92,7 +85,8 @@ impl Dot for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn scales(self, p: *const u8) -> [__m256; 2] {
+    fn scales(self, scales: &[u8; SCALE_BYTES]) -> [__m256; 2] {
+        let p = scales.as_ptr();
         // SAFETY: see above.
         unsafe {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
@@ -120,9 +114,9 @@ impl Dot for Avx2 {
     }
 }
 
-/// Bytes are multiplied as numbers of 16 bits: the sum of two products of bytes would need more than the 16 bits that it
-/// gets. A vector has four columns of eight rows; the even and the odd columns are taken apart, so that a row's products
-/// come out side by side.
+/// Bytes are multiplied as numbers of 16 bits: the sum of two products of bytes would not fit in the 16 bits that `vpmaddubsw` has
+/// for it. A vector has four columns of eight rows; even and odd columns are widened apart, so that a row's products are in one
+/// lane.
 ///
 /// # Safety
 /// As [`Dot::group`], and the processor has AVX2.
@@ -145,20 +139,29 @@ unsafe fn bytes<const R: usize, const T: usize>(
                     let evens = both_and(stored, even);
                     let odds = [_mm256_srli_epi16::<8>(stored[0]), _mm256_srli_epi16::<8>(stored[1])];
                     for t in 0..T {
-                        let x = _mm256_set1_epi32(*columns[t].0.as_ptr().add(quad));
-                        for half in 0..2 {
-                            lanes[t][half] = _mm256_add_epi32(lanes[t][half], _mm256_madd_epi16(evens[half], x));
-                        }
-                        let x = _mm256_set1_epi32(*columns[t].1.as_ptr().add(quad));
-                        for half in 0..2 {
-                            lanes[t][half] = _mm256_add_epi32(lanes[t][half], _mm256_madd_epi16(odds[half], x));
-                        }
+                        add_words(&mut lanes[t], evens, *columns[t].0.as_ptr().add(quad));
+                        add_words(&mut lanes[t], odds, *columns[t].1.as_ptr().add(quad));
                     }
                 }
             }
             sums[r] = lanes;
         }
         sums
+    }
+}
+
+/// Adds the products of two columns of a token, in one number, with their weights of both halves of the rows.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn add_words(sums: &mut [__m256i; 2], weights: [__m256i; 2], columns: i32) {
+    // SAFETY: by contract.
+    unsafe {
+        let x = _mm256_set1_epi32(columns);
+        for half in 0..2 {
+            sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(weights[half], x));
+        }
     }
 }
 
@@ -187,8 +190,8 @@ unsafe fn widen<const T: usize>(input: [*const InputGroup; T]) -> [Columns; T] {
     columns
 }
 
-/// The same number, of which the compiler knows nothing. A loop to it stays a loop: unrolled, all quads of a group would be
-/// interleaved, with more weights and columns in work than there are registers.
+/// The same number, of which the compiler knows nothing, so that a loop up to it is not unrolled: unrolled, all quads of a group
+/// would be interleaved, and their weights and columns need more registers than there are.
 #[inline(always)]
 fn opaque(number: usize) -> usize {
     let mut number = number;

@@ -1,7 +1,7 @@
 use std::arch::x86_64::*;
 
-use super::{Dot, DotKernel, Form, Stored};
-use crate::quantized::{GROUP, QUAD, input::InputGroup};
+use super::{Dot, DotKernel, Form, PackedGroup, QUADS, Stored, UnpackedGroup};
+use crate::quantized::{BLOCK_ROWS, SCALE_BYTES, input::InputGroup};
 
 /// AVX-512 F, VL and VNNI.
 #[derive(Clone, Copy)]
@@ -14,9 +14,6 @@ pub(super) unsafe fn run<K: DotKernel>(kernel: K) -> K::Output {
     kernel.run(Avx512Vnni(()))
 }
 
-/// Quads of a group.
-const QUADS: usize = GROUP / QUAD;
-
 // SAFETY of every block below: a value of `Avx512Vnni` exists only inside `run`, whose caller made sure of the
 // instructions; what pointers need is the methods' own contract.
 impl Dot for Avx512Vnni {
@@ -26,8 +23,8 @@ impl Dot for Avx512Vnni {
     const TILE_BLOCKS: usize = 2;
     const TILE_TOKENS: usize = 8;
     const UNPACK_ONCE: bool = false;
-    const PREFETCH_BYTES_FROM: usize = 6;
-    const PREFETCH_NIBBLES_FROM: usize = 2;
+    const PREFETCH_BYTES_FROM: Option<usize> = Some(6);
+    const PREFETCH_NIBBLES_FROM: Option<usize> = Some(2);
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -46,7 +43,7 @@ impl Dot for Avx512Vnni {
         unsafe {
             let mask = _mm512_set1_epi8(15);
             let mut sums = [[_mm512_setzero_si512(); T]; R];
-            // A sum waits for the one before it some cycles long: where there are few, every other quad has its own.
+            // Each addition waits some cycles for the one before it: where there are few sums, every other quad has its own.
             let mut odd = [[_mm512_setzero_si512(); T]; R];
             for t in 0..T {
                 let correction = _mm512_set1_epi32((*input[t]).correction);
@@ -95,23 +92,18 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    unsafe fn unpack(self, source: *const u8, target: *mut u8) {
-        // SAFETY: see above.
+    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup) {
+        // SAFETY: see above. Each 64 bytes make 128.
         unsafe {
             let mask = _mm512_set1_epi8(15);
             for pair in 0..QUADS / 2 {
-                let packed = _mm512_loadu_si512(source.add(pair * 64).cast());
+                let packed = _mm512_loadu_si512(source.as_ptr().add(pair * 64).cast());
                 let high = _mm512_srli_epi32::<4>(packed);
-                _mm512_storeu_si512(target.add(pair * 128).cast(), _mm512_and_si512(packed, mask));
-                _mm512_storeu_si512(target.add(pair * 128 + 64).cast(), _mm512_and_si512(high, mask));
+                let target = target.as_mut_ptr().add(pair * 128);
+                _mm512_storeu_si512(target.cast(), _mm512_and_si512(packed, mask));
+                _mm512_storeu_si512(target.add(64).cast(), _mm512_and_si512(high, mask));
             }
         }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        // SAFETY: see above; a hint, which faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 
     #[inline(always)]
@@ -121,22 +113,22 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> __m512 {
+    fn load(self, lanes: &[f32; BLOCK_ROWS]) -> __m512 {
         // SAFETY: see above.
-        unsafe { _mm512_loadu_ps(p) }
+        unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
     }
 
     #[inline(always)]
-    unsafe fn store(self, p: *mut f32, v: __m512) {
+    fn store(self, lanes: &mut [f32; BLOCK_ROWS], v: __m512) {
         // SAFETY: see above.
-        unsafe { _mm512_storeu_ps(p, v) }
+        unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), v) }
     }
 
     #[inline(always)]
-    unsafe fn scales(self, p: *const u8) -> __m512 {
+    fn scales(self, scales: &[u8; SCALE_BYTES]) -> __m512 {
         // SAFETY: see above.
         unsafe {
-            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(scales.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
         }
     }

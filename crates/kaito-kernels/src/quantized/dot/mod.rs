@@ -8,11 +8,16 @@ mod avx512;
 mod neon;
 mod portable;
 
-use std::sync::OnceLock;
+use std::{mem::MaybeUninit, sync::OnceLock};
 
-use super::{BLOCK_ROWS, GROUP, Quantization, input::InputGroup};
+use super::{BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES, input::InputGroup};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Level;
+use crate::simd::prefetch;
+
+/// Quads of a group.
+const QUADS: usize = GROUP / QUAD;
+const _: () = assert!(GROUP.is_multiple_of(QUAD) && QUADS.is_multiple_of(2));
 
 /// How the weights of a group lie in memory.
 pub(super) trait Stored: Copy {
@@ -53,21 +58,27 @@ impl Stored for UnpackedNibbles {
     const BYTES: usize = BLOCK_ROWS * GROUP;
 }
 
+/// A group of nibbles in a block of rows.
+pub(super) type PackedGroup = [u8; Nibbles::BYTES];
+
+/// Room for such a group with a byte for each nibble.
+pub(super) type UnpackedGroup = [MaybeUninit<u8>; UnpackedNibbles::BYTES];
+
 /// A value of this type proves that the processor has the instruction set. Vectors have a lane for each row of a block.
 pub(super) trait Dot: Copy {
     type Ints: Copy;
     type Floats: Copy;
-    /// The greatest tile whose sums of integers stay in registers: blocks of rows (1 or 2) and tokens (up to 8).
+    /// Register blocking: the greatest tile whose sums of integers stay in registers, in blocks of rows (1 or 2) and tokens (up to 8).
     const TILE_BLOCKS: usize;
     const TILE_TOKENS: usize;
     /// Whether unpacking nibbles costs so much that it is done once for several tiles.
     const UNPACK_ONCE: bool;
-    /// From how many tokens on a single tile asks for weights ahead of itself: fewer leave some processors so little to
-    /// compute that they see far enough ahead.
-    const PREFETCH_BYTES_FROM: usize;
-    const PREFETCH_NIBBLES_FROM: usize;
+    /// From how many tokens on a single tile prefetches its weights, if it ever does: with fewer tokens there is so little to
+    /// compute that the loads of weights themselves run far enough ahead.
+    const PREFETCH_BYTES_FROM: Option<usize> = None;
+    const PREFETCH_NIBBLES_FROM: Option<usize> = None;
 
-    /// Runs a kernel as a function of its own.
+    /// Runs a kernel as a function of its own, so that code with many callers is compiled once.
     fn call<K: DotKernel>(self, kernel: K) -> K::Output;
 
     /// For `R` blocks of rows and `T` tokens the sum of a group's products, exactly.
@@ -80,31 +91,26 @@ pub(super) trait Dot: Copy {
         input: [*const InputGroup; T],
     ) -> [[Self::Ints; T]; R];
 
-    /// Writes the nibbles of a group as bytes.
-    ///
-    /// # Safety
-    /// `Nibbles::BYTES` bytes can be read at `source`, `UnpackedNibbles::BYTES` written at `target`.
-    unsafe fn unpack(self, source: *const u8, target: *mut u8);
+    /// Writes the nibbles of a group as bytes: all of `target`.
+    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup);
 
     /// Asks for the memory at `p`, which may be any address, to be brought into the second level cache.
-    fn prefetch(self, p: *const u8);
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        prefetch(p);
+    }
 
     fn splat(self, x: f32) -> Self::Floats;
-    /// # Safety
-    /// A lane's number for each of the lanes can be read at `p`.
-    unsafe fn load(self, p: *const f32) -> Self::Floats;
-    /// # Safety
-    /// As many can be written.
-    unsafe fn store(self, p: *mut f32, v: Self::Floats);
-    /// # Safety
-    /// A bf16 for each of the lanes can be read at `p`.
-    unsafe fn scales(self, p: *const u8) -> Self::Floats;
+    fn load(self, lanes: &[f32; BLOCK_ROWS]) -> Self::Floats;
+    fn store(self, lanes: &mut [f32; BLOCK_ROWS], v: Self::Floats);
+    /// Widens the scales of a group in a block of rows: a bf16 for each lane.
+    fn scales(self, scales: &[u8; SCALE_BYTES]) -> Self::Floats;
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `ints * scales + sums`, rounded once on every instruction set.
     fn add_scaled(self, ints: Self::Ints, scales: Self::Floats, sums: Self::Floats) -> Self::Floats;
 }
 
-/// A piece of work, generic over the instruction set.
+/// A function and its arguments, generic over the instruction set.
 pub(super) trait DotKernel {
     type Output;
     /// Implementations are `#[inline(always)]`.
@@ -174,11 +180,5 @@ pub(super) fn dispatch<K: DotKernel>(level: DotLevel, kernel: K) -> K::Output {
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         DotLevel::Neon => unsafe { neon::run(kernel) },
         DotLevel::Portable => portable::Portable.call(kernel),
-    }
-}
-
-impl Quantization {
-    pub(super) fn is_packed(self) -> bool {
-        self == Quantization::Int4
     }
 }

@@ -3,8 +3,8 @@ use std::{
     marker::PhantomData,
 };
 
-use super::{Dot, DotKernel, Form, Stored};
-use crate::quantized::{GROUP, QUAD, input::InputGroup};
+use super::{Dot, DotKernel, Form, PackedGroup, QUADS, Stored, UnpackedGroup};
+use crate::quantized::{BLOCK_ROWS, SCALE_BYTES, input::InputGroup};
 
 /// Whether four products of bytes are added by one instruction.
 pub(super) trait Sums: Copy {
@@ -84,8 +84,7 @@ pub(super) unsafe fn run<K: DotKernel>(kernel: K) -> K::Output {
     kernel.run(Neon::<Widening>(PhantomData))
 }
 
-/// Quads of a group, and vectors of a block of rows.
-const QUADS: usize = GROUP / QUAD;
+/// Vectors of a block of rows.
 const QUARTERS: usize = 4;
 
 // SAFETY of every block below: a value of `Neon` exists only inside `run` or `run_with_dot`, whose callers made sure
@@ -96,8 +95,7 @@ impl<P: Sums> Dot for Neon<P> {
     const TILE_BLOCKS: usize = 1;
     const TILE_TOKENS: usize = 2;
     const UNPACK_ONCE: bool = true;
-    const PREFETCH_BYTES_FROM: usize = 6;
-    const PREFETCH_NIBBLES_FROM: usize = 2;
+    const PREFETCH_NIBBLES_FROM: Option<usize> = Some(2);
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -160,23 +158,17 @@ impl<P: Sums> Dot for Neon<P> {
     }
 
     #[inline(always)]
-    unsafe fn unpack(self, source: *const u8, target: *mut u8) {
-        // SAFETY: see above. 64 bytes make 128.
+    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup) {
+        // SAFETY: see above. Each 64 bytes make 128.
         unsafe {
             let mask = vdupq_n_u8(15);
             for i in 0..QUADS * 2 {
-                let packed = vld1q_u8(source.add(i * 16));
-                let target = target.add(i / QUARTERS * 128 + i % QUARTERS * 16);
+                let packed = vld1q_u8(source.as_ptr().add(i * 16));
+                let target = target.as_mut_ptr().add(i / QUARTERS * 128 + i % QUARTERS * 16).cast::<u8>();
                 vst1q_u8(target, vandq_u8(packed, mask));
                 vst1q_u8(target.add(64), vshrq_n_u8::<4>(packed));
             }
         }
-    }
-
-    #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        // SAFETY: a hint, which faults at no address.
-        unsafe { asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags)) }
     }
 
     #[inline(always)]
@@ -186,13 +178,15 @@ impl<P: Sums> Dot for Neon<P> {
     }
 
     #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> Self::Floats {
+    fn load(self, lanes: &[f32; BLOCK_ROWS]) -> Self::Floats {
+        let p = lanes.as_ptr();
         // SAFETY: see above.
         unsafe { [vld1q_f32(p), vld1q_f32(p.add(4)), vld1q_f32(p.add(8)), vld1q_f32(p.add(12))] }
     }
 
     #[inline(always)]
-    unsafe fn store(self, p: *mut f32, v: Self::Floats) {
+    fn store(self, lanes: &mut [f32; BLOCK_ROWS], v: Self::Floats) {
+        let p = lanes.as_mut_ptr();
         // SAFETY: see above.
         unsafe {
             for i in 0..QUARTERS {
@@ -202,15 +196,16 @@ impl<P: Sums> Dot for Neon<P> {
     }
 
     #[inline(always)]
-    unsafe fn scales(self, p: *const u8) -> Self::Floats {
+    fn scales(self, scales: &[u8; SCALE_BYTES]) -> Self::Floats {
+        let p = scales.as_ptr();
         // SAFETY: see above.
         unsafe {
-            let mut scales = [vdupq_n_f32(0.0); QUARTERS];
+            let mut widened = [vdupq_n_f32(0.0); QUARTERS];
             for i in 0..QUARTERS {
                 let halves = vreinterpret_u16_u8(vld1_u8(p.add(8 * i)));
-                scales[i] = vreinterpretq_f32_u32(vshll_n_u16::<16>(halves));
+                widened[i] = vreinterpretq_f32_u32(vshll_n_u16::<16>(halves));
             }
-            scales
+            widened
         }
     }
 

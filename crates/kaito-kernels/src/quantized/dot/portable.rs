@@ -1,7 +1,7 @@
 use half::bf16;
 
-use super::{Dot, DotKernel, Form, Nibbles, Stored, UnpackedNibbles};
-use crate::quantized::{BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES, input::InputGroup};
+use super::{Dot, DotKernel, Form, PackedGroup, Stored, UnpackedGroup};
+use crate::quantized::{BLOCK_ROWS, QUAD, SCALE_BYTES, input::InputGroup};
 
 /// Plain arrays, which the compiler turns into whatever vectors the target has.
 #[derive(Clone, Copy)]
@@ -13,8 +13,6 @@ impl Dot for Portable {
     const TILE_BLOCKS: usize = 1;
     const TILE_TOKENS: usize = 1;
     const UNPACK_ONCE: bool = true;
-    const PREFETCH_BYTES_FROM: usize = 6;
-    const PREFETCH_NIBBLES_FROM: usize = 2;
 
     #[inline(never)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -55,21 +53,17 @@ impl Dot for Portable {
     }
 
     #[inline(always)]
-    unsafe fn unpack(self, source: *const u8, target: *mut u8) {
-        // SAFETY: by contract; they are different memory.
-        let (source, target) = unsafe {
-            let source = std::slice::from_raw_parts(source, Nibbles::BYTES);
-            (source, std::slice::from_raw_parts_mut(target, UnpackedNibbles::BYTES))
-        };
+    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup) {
         const VECTOR: usize = BLOCK_ROWS * QUAD;
         for (packed, quads) in source.as_chunks::<VECTOR>().0.iter().zip(target.as_chunks_mut::<{ 2 * VECTOR }>().0) {
             for i in 0..VECTOR {
-                quads[i] = packed[i] & 15;
-                quads[VECTOR + i] = packed[i] >> 4;
+                quads[i].write(packed[i] & 15);
+                quads[VECTOR + i].write(packed[i] >> 4);
             }
         }
     }
 
+    /// Nothing: without vector instructions of its own a product is bound by arithmetic.
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
 
@@ -79,26 +73,22 @@ impl Dot for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load(self, p: *const f32) -> Self::Floats {
-        // SAFETY: by contract.
-        unsafe { p.cast::<Self::Floats>().read_unaligned() }
+    fn load(self, lanes: &[f32; BLOCK_ROWS]) -> Self::Floats {
+        *lanes
     }
 
     #[inline(always)]
-    unsafe fn store(self, p: *mut f32, v: Self::Floats) {
-        // SAFETY: by contract.
-        unsafe { p.cast::<Self::Floats>().write_unaligned(v) }
+    fn store(self, lanes: &mut [f32; BLOCK_ROWS], v: Self::Floats) {
+        *lanes = v;
     }
 
     #[inline(always)]
-    unsafe fn scales(self, p: *const u8) -> Self::Floats {
-        // SAFETY: by contract; byte arrays have no alignment.
-        let bytes = unsafe { p.cast::<[u8; SCALE_BYTES]>().read() };
-        let mut scales = [0.0; BLOCK_ROWS];
-        for (scale, bytes) in scales.iter_mut().zip(bytes.as_chunks().0) {
+    fn scales(self, scales: &[u8; SCALE_BYTES]) -> Self::Floats {
+        let mut widened = [0.0; BLOCK_ROWS];
+        for (scale, bytes) in widened.iter_mut().zip(scales.as_chunks().0) {
             *scale = bf16::from_le_bytes(*bytes).to_f32();
         }
-        scales
+        widened
     }
 
     #[inline(always)]
@@ -112,5 +102,3 @@ impl Dot for Portable {
         std::array::from_fn(|i| (ints[i] as f32).mul_add(scales[i], sums[i]))
     }
 }
-
-const _: () = assert!(GROUP.is_multiple_of(2 * QUAD));

@@ -1,7 +1,8 @@
-//! The limits of this machine, measured: what the speed of kernels and models is compared with.
+//! The two limits of the roofline model (Williams, Waterman and Patterson 2009), measured on this machine: memory bandwidth and
+//! arithmetic throughput. The speed of kernels and models is compared with them.
 //!
-//! A figure is that of one short round. A limit is the best of several rounds, taken between the measurements that are
-//! compared with it: on a shared machine it changes from minute to minute.
+//! A figure is that of one short round. On a shared machine limits change from minute to minute: take the best of several rounds,
+//! between the measurements that are compared with it.
 
 use std::{
     fmt,
@@ -16,7 +17,7 @@ use crate::{
     simd::{Kernel, Level, STREAMS, Simd, dispatch},
 };
 
-/// A part of the processor that products keep busy.
+/// Arithmetic units of the processor that products keep busy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unit {
     /// Fused multiply-add of `f32`, which weights that are not quantised use.
@@ -34,27 +35,27 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Elements that a thread reads before it takes the next piece.
+/// Elements of a piece of reading.
 const PIECE: usize = 1 << 18;
-/// What a piece of arithmetic takes at least.
+/// Time of a piece of arithmetic at least.
 const PIECE_TIME: Duration = Duration::from_millis(1);
 
-/// Memory that is read to see how fast that goes, larger than the caches if it is to tell the bandwidth of the memory.
+/// Memory that is read to measure memory bandwidth: it should be larger than the caches.
 ///
-/// It lies in huge pages where the system has them, as files do in the page cache: with small ones the processor
-/// stops at each to look the next one up, and what is measured is page tables.
+/// It lies in huge pages where the system has them, as files do in the page cache. With small pages the processor often waits for
+/// a page table entry, and the figure would be that of page tables.
 #[derive(Debug)]
 pub struct ReadMemory(memmap2::MmapMut);
 
 impl ReadMemory {
     /// # Errors
-    /// If the system has not that much memory.
+    /// If the system does not have that much memory.
     pub fn new(bytes: usize) -> io::Result<Self> {
         let mut map = memmap2::MmapMut::map_anon(bytes)?;
         #[cfg(target_os = "linux")]
-        // A wish: without huge pages the figure is that of small ones.
+        // A hint: where the system has no huge pages the figure is that of small ones.
         let _ = map.advise(memmap2::Advice::HugePage);
-        // Pages that nobody wrote to are all the same one.
+        // Until they are written to, all pages are one page of zeros, which fits in the caches.
         map.fill(0x3f);
         Ok(Self(map))
     }
@@ -77,7 +78,7 @@ impl ReadMemory {
     }
 }
 
-/// Work that keeps a unit of every thread busy and nothing else.
+/// Work that keeps the units of one kind busy on every thread, and nothing else.
 #[derive(Debug, Clone, Copy)]
 pub struct Arithmetic {
     unit: Unit,
@@ -102,7 +103,7 @@ impl Arithmetic {
 
     /// Does it, and returns the number of operations: two for each product that is added.
     pub fn run(self, pool: &ThreadPool) -> f64 {
-        // More pieces than threads, so that one which loses its core does not delay all others.
+        // More pieces than threads, so that a thread which loses its core does not delay the others.
         let pieces = 8 * pool.threads();
         pool.for_each(pieces, &|_| _ = self.piece());
         let step = Self { steps: 1, ..self };
@@ -123,7 +124,7 @@ impl Arithmetic {
     }
 }
 
-/// The largest element: as little as can be done with all of them.
+/// The largest element: the least arithmetic that needs all of them.
 struct Largest<'a>(&'a [f32]);
 
 impl Kernel for Largest<'_> {
@@ -133,11 +134,11 @@ impl Kernel for Largest<'_> {
     fn run<S: Simd>(self, simd: S) -> f32 {
         const VECTORS: usize = 8;
         let block = VECTORS * S::LANES;
-        let stretch = self.0.len() / STREAMS / block * block;
+        let stream_len = self.0.len() / STREAMS / block * block;
         let mut largest = [simd.splat(f32::NEG_INFINITY); VECTORS];
-        for at in (0..stretch).step_by(block) {
+        for at in (0..stream_len).step_by(block) {
             for stream in 0..STREAMS {
-                let block = &self.0[stream * stretch + at..][..block];
+                let block = &self.0[stream * stream_len + at..][..block];
                 for (i, largest) in largest.iter_mut().enumerate() {
                     *largest = simd.max(*largest, simd.load_slice(&block[i * S::LANES..]));
                 }
@@ -151,14 +152,14 @@ impl Kernel for Largest<'_> {
                 result = result.max(lane);
             }
         }
-        for &element in &self.0[STREAMS * stretch..] {
+        for &element in &self.0[STREAMS * stream_len..] {
             result = result.max(element);
         }
         result
     }
 }
 
-/// Sums that wait for nobody but themselves. The result is the number of operations.
+/// Independent chains of multiply-add. The result is the number of operations.
 struct MultiplyAdd {
     steps: usize,
 }
@@ -168,7 +169,7 @@ impl Kernel for MultiplyAdd {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> usize {
-        // Enough for the latency of every pipe, and no more than there are registers.
+        // Enough chains to hide the latency of all pipelines, and no more than there are registers.
         if S::MANY_REGISTERS {
             multiply_add::<S, 24>(simd, self.steps)
         } else {
