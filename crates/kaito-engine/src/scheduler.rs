@@ -255,6 +255,11 @@ impl Scheduler {
         })
     }
 
+    /// Tokens of a running request's prompt that were taken from the prefix cache when it left the queue.
+    pub fn cached_tokens(&self, id: RequestId) -> usize {
+        self.running.iter().find(|group| group.id == id).map_or(0, |group| group.cached_tokens)
+    }
+
     /// Decides the next step and takes the pages that it writes. `false` if there is nothing to do.
     pub fn schedule(&mut self, step: &mut Step) -> bool {
         step.spans.clear();
@@ -461,7 +466,8 @@ impl Scheduler {
             group.reuse(&mut self.cache);
             group.reserve(self.limits.step_drafts > 0);
             if !mem::replace(&mut group.started, true) {
-                self.reused_tokens += (known.pages * self.cache.page_size()) as u64;
+                group.cached_tokens = known.pages * self.cache.page_size();
+                self.reused_tokens += group.cached_tokens as u64;
                 step.started.push(group.id);
             }
             self.running.push(group);

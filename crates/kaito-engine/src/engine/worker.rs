@@ -135,7 +135,7 @@ impl<B: Backend> Worker<B> {
         self.scheduler.work_on(Phase::Start, id);
         if let Some(request) = self.requests.get_mut(&id) {
             self.shared.counters.prompt_tokens.fetch_add(request.prompt_tokens as u64, Relaxed);
-            request.open.start();
+            request.open.start(self.scheduler.cached_tokens(id));
         }
     }
 

@@ -32,6 +32,8 @@ pub struct Group {
     pub long: bool,
     /// Whether it has left the queue before.
     pub started: bool,
+    /// Tokens of its prompt that were taken from the prefix cache when it left the queue.
+    pub cached_tokens: usize,
     pub speculator: Speculator,
     /// What the only row's tokens repeat.
     pub ngrams: NgramIndex,
@@ -59,6 +61,7 @@ impl Group {
             shared_prefix: None,
             long: false,
             started: false,
+            cached_tokens: 0,
             speculator: Speculator::default(),
             ngrams: NgramIndex::default(),
             draft: Vec::new(),
