@@ -111,6 +111,11 @@ impl GenerationStream {
         Some(event)
     }
 
+    /// Tokens of the prompt that were taken from the prefix cache, once the request left the queue.
+    pub fn cached_tokens(&self) -> usize {
+        self.events.cached_tokens()
+    }
+
     /// Ends one sequence of the request where it stands; the others go on.
     pub fn stop_sequence(&self, sequence: usize) {
         // A failure means that the engine is gone; `next` reports that.
@@ -177,10 +182,10 @@ impl EngineLimits {
         let mut rows = params.max_rows();
         if matches!(params.strategy, Strategy::Beams(_)) {
             if rows > self.rows {
-                return Err(Error::InvalidRequest(format!(
-                    "the request asks for {rows} beams, but at most {} run here (--max-batch-size)",
-                    self.rows
-                )));
+                return Err(Error::OverLimit {
+                    what: format!("the request asks for {rows} beams, but at most {} run here", self.rows),
+                    setting: "max_batch_size",
+                });
             }
         } else {
             let shared = prompt / self.page_size;
@@ -189,11 +194,13 @@ impl EngineLimits {
         }
         let pages = pages_needed(rows);
         if pages > self.pages {
-            return Err(Error::InvalidRequest(format!(
-                "{rows} sequences of up to {total} tokens need {pages} pages of keys and values, but there are {} \
-                 (--kv-cache-memory)",
-                self.pages
-            )));
+            return Err(Error::OverLimit {
+                what: format!(
+                    "{rows} sequences of up to {total} tokens need {pages} pages of keys and values, but there are {}",
+                    self.pages
+                ),
+                setting: "kv_cache_memory",
+            });
         }
         Ok(rows)
     }
@@ -244,7 +251,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::TooBusy`] where the queue is full, [`Error::ShuttingDown`] after [`Engine::stop_accepting`], and
-    /// [`Error::InvalidRequest`] where the request could never run here.
+    /// [`Error::InvalidRequest`] or [`Error::OverLimit`] where the request could never run here.
     pub fn submit(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
         let shared = &self.shared;
         let limits = &shared.limits;

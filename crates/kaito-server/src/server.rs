@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use kaito_engine::LanguageModel;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::connection;
 use crate::error::Error;
+use crate::model::Model;
 use crate::options::ServerOptions;
 use crate::routes;
 use crate::shutdown;
@@ -51,7 +51,7 @@ impl Server {
         self.local_addr
     }
 
-    /// What ends the server from within the process.
+    /// A handle that ends the server from within the process.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         ShutdownHandle(Arc::clone(&self.app))
     }
@@ -62,11 +62,12 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Load`] when the loader fails.
-    pub async fn run<E>(
+    pub async fn run<M, E>(
         self,
-        loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<LanguageModel, E> + Send + 'static,
+        loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<M, E> + Send + 'static,
     ) -> Result<(), Error>
     where
+        M: Model,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
         let Self { listener, app, .. } = self;
@@ -94,12 +95,13 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// Loads on a thread that nobody waits for when the server ends before it.
-async fn load<E>(
+/// Loads the model on a thread of its own, which is not waited for if the server ends first.
+async fn load<M, E>(
     app: Arc<App>,
-    loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<LanguageModel, E> + Send + 'static,
+    loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<M, E> + Send + 'static,
 ) -> Result<(), Error>
 where
+    M: Model,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
@@ -112,7 +114,7 @@ where
         })
         .map_err(|_| Error::LoaderLost)?;
     let model = receiver.await.map_err(|_| Error::LoaderLost)?.map_err(|e| Error::Load(e.into()))?;
-    app.set_model(model);
+    app.set_model(Arc::new(model));
     tracing::info!("ready");
     Ok(())
 }

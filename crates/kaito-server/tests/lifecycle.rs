@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use common::{CHAT_MODEL, META_MODEL, TestServer, eventually, options, parse_events};
-use kaito_engine::LoadOptions;
+use kaito_engine::{LanguageModel, LoadOptions};
 use kaito_server::{Error, Server, ServerOptions};
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ async fn a_model_that_does_not_load_ends_the_server_with_the_cause() {
         let error = server
             .run(move |_| {
                 assert!(!loader, "a loader that panics");
-                Err(std::io::Error::other("no weights here"))
+                Err::<LanguageModel, _>(std::io::Error::other("no weights here"))
             })
             .await
             .unwrap_err();
@@ -77,7 +77,7 @@ async fn the_end_does_not_wait_for_the_model_to_load() {
     let (_go, wait) = mpsc::channel::<()>();
     let running = tokio::spawn(server.run(move |_| {
         let _ = wait.recv();
-        Err(std::io::Error::other("never"))
+        Err::<LanguageModel, _>(std::io::Error::other("never"))
     }));
     handle.shutdown();
     tokio::time::timeout(Duration::from_secs(30), running).await.expect("it ends").unwrap().unwrap();

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use common::raw::{ask, post};
 use common::{META_MODEL, TestServer, options};
-use kaito_engine::LoadOptions;
+use kaito_engine::{LanguageModel, LoadOptions};
 use kaito_server::{Error, Server, ServerOptions};
 
 /// Far more than the buffers of a connection hold.
@@ -60,7 +60,7 @@ async fn a_refusal_while_the_model_loads_is_heard() {
     let (_go, wait) = mpsc::channel::<()>();
     let running = tokio::spawn(server.run(move |_| {
         let _ = wait.recv();
-        Err::<_, Error>(Error::LoaderLost)
+        Err::<LanguageModel, Error>(Error::LoaderLost)
     }));
     let (length, body) = body(true);
     let answer = ask(address, post("/chat", &length, &body)).await;

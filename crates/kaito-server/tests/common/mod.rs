@@ -7,8 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use kaito_engine::generate::GenerateOptions;
-use kaito_engine::{LanguageModel, LoadOptions, TextInput, TextRequest, TextStream};
+use kaito_engine::{GenerateOptions, LanguageModel, LoadOptions, Request, Stream};
 use kaito_server::{ApiKey, ApiKeys, Error, Server, ServerOptions, ShutdownHandle};
 use reqwest::{Client, Response};
 use serde_json::Value;
@@ -46,20 +45,11 @@ pub fn load(name: &str, options: &LoadOptions) -> LanguageModel {
 
 /// A model that runs one sequence at a time, and work for it that no machine does in a second: 100,000 steps. Whoever
 /// comes later waits until the work is dropped.
-pub fn busy_model() -> (LanguageModel, Vec<TextStream>) {
+pub fn busy_model() -> (LanguageModel, Vec<Stream>) {
     let model = load(CHAT_MODEL, &LoadOptions { max_batch_size: 1, speculate: false, ..LoadOptions::default() });
-    let lengths = GenerateOptions { max_length: Some(500), min_length: Some(500), ..GenerateOptions::default() };
-    let request = || TextRequest {
-        input: TextInput::Prompt("Hello".to_owned()),
-        return_full_text: None,
-        clean_up_tokenization_spaces: None,
-        prefix: None,
-        handle_long_generation: None,
-        add_special_tokens: None,
-        options: lengths.clone(),
-        stop: Vec::new(),
-    };
-    let work = (0..200).map(|_| model.generate_text(request()).expect("the queue has room")).collect();
+    let options = GenerateOptions { max_length: Some(500), min_length: Some(500), ..GenerateOptions::default() };
+    let request = Request { prompt: "Hello".into(), options, ..Request::default() };
+    let work = (0..200).map(|_| model.generate(request.clone()).expect("the queue has room")).collect();
     (model, work)
 }
 
