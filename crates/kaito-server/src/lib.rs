@@ -1,8 +1,8 @@
 //! The HTTP server: routes, request dialects, streaming, health and metrics.
 //!
-//! A request's way through the crate: [`connection`] sees its bytes, [`routes`] takes it, [`body`] reads its body, [`turns`]
-//! says when it is prepared. [`dialect`] turns the bytes into a [`dialect::Request`] (a pure function), [`job`] runs that on a
-//! [`Model`], and the dialect's [`dialect::Reply`] writes the answer, which [`stream`] sends as events if it streams.
+//! A request's way through the crate: `connection` sees its bytes, `routes` takes it, `body` reads its body, `turns`
+//! says when it is prepared. [`dialect`] turns the bytes into a [`dialect::Request`] (a pure function), `job` runs that on a
+//! [`Model`], and the dialect's [`dialect::Reply`] writes the answer, which `stream` sends as events if it streams.
 #![forbid(unsafe_code)]
 
 mod auth;
