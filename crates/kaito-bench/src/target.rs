@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Instant};
 
 use kaito_engine::{
-    LanguageModel,
+    GenerationParams, LanguageModel,
     engine::{GenerationEvent, GenerationRequest},
-    generate::GenerationParams,
 };
 
 use crate::{

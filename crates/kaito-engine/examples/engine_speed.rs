@@ -17,8 +17,7 @@ use std::{
 };
 
 use kaito_engine::{
-    LanguageModel, LoadOptions, Quantization, StepBudget, TextEvent, TextInput, TextRequest, TextStream, device,
-    generate::GenerateOptions,
+    GenerateOptions, LanguageModel, LoadOptions, Quantization, Request, StepBudget, Stream, StreamEvent, device,
 };
 use serde_json::{Value, json};
 
@@ -53,20 +52,12 @@ fn load(directory: &Path, options: &LoadOptions) -> LanguageModel {
     LanguageModel::load(directory, options, &|_| {}).expect("the model loads")
 }
 
-fn submit(model: &LanguageModel, prompt: &str, tokens: usize, options: Value) -> TextStream {
+fn submit(model: &LanguageModel, prompt: &str, tokens: usize, options: Value) -> Stream {
     let mut options = options.as_object().unwrap().clone();
     options.extend([("max_new_tokens".to_owned(), tokens.into()), ("min_new_tokens".to_owned(), tokens.into())]);
-    let request = TextRequest {
-        input: TextInput::Prompt(prompt.to_owned()),
-        return_full_text: Some(false),
-        clean_up_tokenization_spaces: None,
-        prefix: None,
-        handle_long_generation: None,
-        add_special_tokens: None,
-        options: GenerateOptions::from_json(&options).unwrap(),
-        stop: Vec::new(),
-    };
-    model.generate_text(request).expect("the request is served")
+    let options = GenerateOptions::from_json(&options).unwrap();
+    let request = Request { prompt: prompt.into(), options, ..Request::default() };
+    model.generate(request).expect("the request is served")
 }
 
 fn greedy() -> Value {
@@ -74,13 +65,13 @@ fn greedy() -> Value {
 }
 
 /// When each token came, and how many tokens the prompt had.
-async fn times(mut stream: TextStream) -> (Vec<Instant>, usize) {
+async fn times(mut stream: Stream) -> (Vec<Instant>, usize) {
     let mut times = Vec::new();
     while let Some(event) = stream.next().await {
         match event.expect("the request ends well") {
-            TextEvent::Started | TextEvent::Rest { .. } => {}
-            TextEvent::Delta { .. } => times.push(Instant::now()),
-            TextEvent::Finished(output) => return (times, output.prompt_tokens),
+            StreamEvent::Started => {}
+            StreamEvent::Delta(delta) => times.extend(delta.token.map(|_| Instant::now())),
+            StreamEvent::Finished(output) => return (times, output.usage.prompt_tokens),
         }
     }
     unreachable!("a stream ends with its last event")

@@ -1,4 +1,4 @@
-//! Telling work on another thread that nobody waits for it any more.
+//! A cancellation token, for work on other threads.
 
 use std::{
     sync::{
@@ -10,8 +10,8 @@ use std::{
 
 use crate::Error;
 
-/// Whether somebody still waits for a piece of work; cheap to clone, and all clones agree. Whoever works on a request looks
-/// at it between one stage and the next, and within a stage that may be long.
+/// Whether somebody still waits for a piece of work; cheap to clone, and all clones agree. Work on a request checks it between
+/// one stage and the next, and within a stage that may be long.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     cancelled: Arc<AtomicBool>,
@@ -34,7 +34,7 @@ impl Cancel {
         self.cancelled.load(Relaxed) || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Goes on only if somebody waits.
+    /// An error if nobody waits any more.
     ///
     /// # Errors
     /// [`Error::Cancelled`].

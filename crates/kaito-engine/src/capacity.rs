@@ -62,12 +62,11 @@ impl Capacity {
             );
             fits
         } else {
-            return Err(Error::Load(format!(
-                "keys and values of one sequence of {wanted_len} tokens need {} MiB, but {} MiB are there; lower \
-                 --max-seq-len or raise --kv-cache-memory",
-                mib(one as u64 * page_bytes),
-                mib(budget)
-            )));
+            return Err(Error::NoRoom {
+                tokens: wanted_len,
+                needed_mib: mib(one as u64 * page_bytes),
+                available_mib: mib(budget),
+            });
         };
         let pages = affordable.min(max_batch_size.max(1).saturating_mul(max_seq_len.div_ceil(page_size)));
         let pages = pages.min(u32::MAX as usize);

@@ -115,6 +115,11 @@ impl GenerationStream {
         Some(event)
     }
 
+    /// Tokens of the prompt that were taken from the prefix cache, once the request left the queue.
+    pub fn cached_tokens(&self) -> usize {
+        self.events.cached_tokens()
+    }
+
     /// Ends one sequence of the request where it stands; the others go on.
     pub fn stop_sequence(&self, sequence: usize) {
         // A failure means that the engine is gone; `next` reports that.
@@ -181,10 +186,10 @@ impl EngineLimits {
         let mut sequences = params.max_sequences();
         if matches!(params.strategy, Strategy::Beams(_)) {
             if sequences > self.sequences {
-                return Err(Error::InvalidRequest(format!(
-                    "the request asks for {sequences} beams, but at most {} run here (--max-batch-size)",
-                    self.sequences
-                )));
+                return Err(Error::OverLimit {
+                    what: format!("the request asks for {sequences} beams, but at most {} run here", self.sequences),
+                    setting: "max_batch_size",
+                });
             }
         } else {
             let shared = prompt / self.page_size;
@@ -194,11 +199,13 @@ impl EngineLimits {
         }
         let pages = pages_needed(sequences);
         if pages > self.pages {
-            return Err(Error::InvalidRequest(format!(
-                "{sequences} sequences of up to {total} tokens need {pages} pages of keys and values, but there are {} \
-                 (--kv-cache-memory)",
-                self.pages
-            )));
+            return Err(Error::OverLimit {
+                what: format!(
+                    "{sequences} sequences of up to {total} tokens need {pages} pages of keys and values, but there are {}",
+                    self.pages
+                ),
+                setting: "kv_cache_memory",
+            });
         }
         Ok(sequences)
     }
@@ -258,7 +265,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::TooBusy`] where the queue is full, [`Error::ShuttingDown`] after [`Engine::stop_accepting`], [`Error::Device`]
-    /// where the device is lost, and [`Error::InvalidRequest`] where the request could never run here.
+    /// where the device is lost, and [`Error::InvalidRequest`] or [`Error::OverLimit`] where the request could never run here.
     pub fn submit(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
         let shared = &self.shared;
         let limits = &shared.limits;

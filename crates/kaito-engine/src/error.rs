@@ -12,6 +12,14 @@ pub enum Error {
     /// The request can't be served as it stands.
     #[error("{0}")]
     InvalidRequest(String),
+    /// The request needs more than the model was loaded with.
+    #[error("{}", self.sentence(&own_name))]
+    OverLimit {
+        /// What it needs, and what there is.
+        what: String,
+        /// The field of [`LoadOptions`](crate::LoadOptions) that decides what there is.
+        setting: &'static str,
+    },
     /// A parameter of the request has a wrong name, type or value.
     #[error(transparent)]
     Parameter(#[from] ParameterError),
@@ -44,6 +52,16 @@ pub enum Error {
     /// The model does not fit this machine or these settings.
     #[error("{0}")]
     Load(String),
+    /// Not one sequence fits the memory.
+    #[error("{}", self.sentence(&own_name))]
+    NoRoom {
+        /// Length of the sequence.
+        tokens: usize,
+        /// Memory for its keys and values, in MiB.
+        needed_mib: u64,
+        /// Memory that there is for them, in MiB.
+        available_mib: u64,
+    },
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -52,7 +70,7 @@ pub enum Error {
     Internal(String),
 }
 
-/// What a failure means to whoever asked.
+/// What a failure means to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The request must change.
@@ -67,12 +85,34 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// A setting, called as the field of `LoadOptions` that it is.
+fn own_name(setting: &str) -> String {
+    format!("`{setting}`")
+}
+
 impl Error {
-    /// What this failure means to whoever asked.
+    /// What this failure says, with settings called as `name` has it: the user of a program may know the field
+    /// `max_batch_size` of [`LoadOptions`](crate::LoadOptions) as a flag of the command line.
+    pub fn sentence(&self, name: &dyn Fn(&str) -> String) -> String {
+        match self {
+            Self::OverLimit { what, setting } => format!("{what} ({})", name(setting)),
+            Self::NoRoom { tokens, needed_mib, available_mib } => format!(
+                "keys and values of one sequence of {tokens} tokens need {needed_mib} MiB, but {available_mib} MiB are there; \
+                 lower {} or raise {}",
+                name("max_seq_len"),
+                name("kv_cache_memory")
+            ),
+            other => other.to_string(),
+        }
+    }
+
+    /// What this failure means to the caller.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Generate(GenerateError::ConstraintBroken { .. }) => ErrorKind::Internal,
-            Self::InvalidRequest(_) | Self::Parameter(_) | Self::Generate(_) => ErrorKind::InvalidRequest,
+            Self::InvalidRequest(_) | Self::OverLimit { .. } | Self::Parameter(_) | Self::Generate(_) => {
+                ErrorKind::InvalidRequest
+            }
             Self::Tokenizer(
                 TokenizerError::Encode { .. } | TokenizerError::NoChatTemplate | TokenizerError::ChatRefused { .. },
             ) => ErrorKind::InvalidRequest,
@@ -80,8 +120,28 @@ impl Error {
             Self::TooBusy { .. } => ErrorKind::TooBusy,
             Self::ShuttingDown => ErrorKind::ShuttingDown,
             Self::Device(error) if error.kind == DeviceErrorKind::Lost => ErrorKind::ShuttingDown,
-            Self::Tokenizer(_) | Self::Checkpoint(_) | Self::Load(_) => ErrorKind::Load,
+            Self::Tokenizer(_) | Self::Checkpoint(_) | Self::Load(_) | Self::NoRoom { .. } => ErrorKind::Load,
             Self::Cancelled | Self::EngineStopped | Self::Device(_) | Self::Internal(_) => ErrorKind::Internal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_called_as_the_caller_knows_them() {
+        let flag = |setting: &str| format!("--{}", setting.replace('_', "-"));
+        let beams = Error::OverLimit { what: "9 beams, but at most 8 run".to_owned(), setting: "max_batch_size" };
+        assert_eq!(beams.to_string(), "9 beams, but at most 8 run (`max_batch_size`)");
+        assert_eq!(beams.sentence(&flag), "9 beams, but at most 8 run (--max-batch-size)");
+        let room = Error::NoRoom { tokens: 2048, needed_mib: 512, available_mib: 100 };
+        assert_eq!(
+            room.sentence(&flag),
+            "keys and values of one sequence of 2048 tokens need 512 MiB, but 100 MiB are there; lower --max-seq-len or \
+             raise --kv-cache-memory"
+        );
+        assert_eq!(Error::Cancelled.sentence(&flag), Error::Cancelled.to_string());
     }
 }

@@ -1,7 +1,7 @@
-//! What a request's client has yet to hear of it.
+//! The queue of a request's events between the engine's thread and the request's client.
 //!
-//! The room for its tokens is made when the request is submitted, by the thread that submits it: a channel would take
-//! memory on the engine's thread, and free it, for what it carries.
+//! It is no channel of a library, since a channel allocates on the engine's thread for what it carries. Here, the room for a
+//! request's tokens is allocated by the thread that submits the request.
 
 use std::{
     mem,
@@ -17,9 +17,11 @@ const ROOM: usize = 1024;
 #[derive(Debug, Default)]
 struct Queue {
     started: bool,
+    /// Tokens of the prompt that were taken from the prefix cache.
+    cached_tokens: usize,
     chosen: Vec<Chosen>,
     last: Option<GenerationEvent>,
-    /// Who waits for more.
+    /// Wakes the client that waits for more.
     waker: Option<Waker>,
 }
 
@@ -39,8 +41,9 @@ fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
 pub(crate) struct EventSender(Arc<Mutex<Queue>>);
 
 impl EventSender {
-    pub(crate) fn started(&self) {
-        self.change(|queue| queue.started = true);
+    /// The request left the queue; `cached_tokens` of its prompt were taken from the prefix cache.
+    pub(crate) fn started(&self, cached_tokens: usize) {
+        self.change(|queue| (queue.started, queue.cached_tokens) = (true, cached_tokens));
     }
 
     /// Takes the tokens out of `chosen`.
@@ -76,6 +79,11 @@ impl Drop for EventSender {
 pub(crate) struct EventReceiver(Arc<Mutex<Queue>>);
 
 impl EventReceiver {
+    /// Tokens of the prompt that were taken from the prefix cache, once the request left the queue.
+    pub(crate) fn cached_tokens(&self) -> usize {
+        lock(&self.0).cached_tokens
+    }
+
     /// The next event. After the last one there is never another.
     pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<GenerationEvent> {
         let mut queue = lock(&self.0);
@@ -108,12 +116,13 @@ mod tests {
     #[test]
     fn a_client_that_lags_behind_hears_everything_in_order() {
         let (sender, receiver) = queue(2 * ROOM);
-        sender.started();
+        sender.started(16);
         for token in 0..2 * ROOM as u32 {
             sender.chosen(&mut vec![chosen(token)]);
         }
         sender.end(GenerationEvent::Finished(Vec::new()));
         assert!(matches!(poll(&receiver), Poll::Ready(GenerationEvent::Started)));
+        assert_eq!(receiver.cached_tokens(), 16);
         let Poll::Ready(GenerationEvent::Chosen(tokens)) = poll(&receiver) else { panic!("no tokens") };
         assert_eq!(tokens, (0..2 * ROOM as u32).map(chosen).collect::<Vec<_>>());
         assert!(matches!(poll(&receiver), Poll::Ready(GenerationEvent::Finished(_))));

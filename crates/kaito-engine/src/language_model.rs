@@ -16,12 +16,11 @@ use crate::{
     device::{self, Device, Packing},
     engine::{Engine, EngineStats, GenerationRequest, GenerationStream},
     executor::ExecutorLimits,
-    generate::GenerateOptions,
     kv_cache::KvCache,
-    meta::{ChatRequest, CompletionRequest, MetaContext, MetaStream},
+    request::{Prepared, Request, RequestContext},
     rope::RopeTable,
     scheduler::{Scheduler, SchedulerLimits},
-    text::{TextContext, TextRequest, TextStream},
+    stream::Stream,
 };
 use kaito_model::{config::ModelConfig, family, tokenizer::Tokenizer, weights::ModelWeights};
 
@@ -35,11 +34,8 @@ pub struct LanguageModel(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
-    tokenizer: Tokenizer,
     info: ModelInfo,
-    defaults: GenerateOptions,
-    bos_token_id: Option<u32>,
-    end_tokens: Vec<u32>,
+    context: RequestContext,
     /// Those that the weights are read from at every step.
     mapped_files: Vec<Arc<MappedFile>>,
 }
@@ -111,15 +107,32 @@ impl LanguageModel {
             max_seq_len = info.max_seq_len, max_batch_size = info.max_batch_size, threads = info.threads, "the model is loaded"
         );
         progress(1.0);
-        Ok(Self(Arc::new(Inner { engine, tokenizer, info, defaults, bos_token_id, end_tokens, mapped_files })))
+        let context = RequestContext {
+            tokenizer,
+            defaults,
+            bos_token_id,
+            end_tokens,
+            vocab_size: info.vocab_size,
+            max_seq_len: info.max_seq_len,
+            max_batch_size: info.max_batch_size,
+        };
+        Ok(Self(Arc::new(Inner { engine, info, context, mapped_files })))
     }
 
     /// A model of parts that a test puts together.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn of_parts(engine: Engine, tokenizer: Tokenizer, info: ModelInfo) -> Self {
         let end_tokens = tokenizer.eos_token_id().into_iter().collect();
-        let (defaults, mapped_files) = (GenerateOptions::default(), Vec::new());
-        Self(Arc::new(Inner { engine, tokenizer, info, defaults, bos_token_id: None, end_tokens, mapped_files }))
+        let context = RequestContext {
+            tokenizer,
+            defaults: crate::GenerateOptions::default(),
+            bos_token_id: None,
+            end_tokens,
+            vocab_size: info.vocab_size,
+            max_seq_len: info.max_seq_len,
+            max_batch_size: info.max_batch_size,
+        };
+        Self(Arc::new(Inner { engine, info, context, mapped_files: Vec::new() }))
     }
 
     /// What the model is.
@@ -140,7 +153,7 @@ impl LanguageModel {
 
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.0.tokenizer
+        &self.0.context.tokenizer
     }
 
     /// Refuses requests from now on; those that were accepted run to their end.
@@ -153,85 +166,34 @@ impl LanguageModel {
         self.0.engine.drained().await;
     }
 
-    /// Generates tokens from tokens: what the other requests come to.
-    ///
-    /// # Errors
-    /// As for [`Self::generate_text`].
-    pub fn generate_tokens(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
-        self.0.engine.submit(request)
+    /// What of the model decides how a request becomes tokens.
+    pub fn context(&self) -> &RequestContext {
+        &self.0.context
     }
 
-    /// Generates text, as transformers' text-generation pipeline does.
+    /// Answers a request.
     ///
     /// # Errors
     /// A request that can't be served as it stands, a full queue, an engine that shuts down.
-    pub fn generate_text(&self, request: TextRequest) -> Result<TextStream, Error> {
-        self.generate_text_unless(&Cancel::default(), request)
+    pub fn generate(&self, request: Request) -> Result<Stream, Error> {
+        self.start(vec![request.prepare(self.context(), &Cancel::default())?])
     }
 
-    /// [`Self::generate_text`], given up between two stages of its preparation where `cancel` says that nobody waits for it.
+    /// Queues the prompts of one request, whatever made them; if one is refused, none runs.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], and as for [`Self::generate_text`].
-    pub fn generate_text_unless(&self, cancel: &Cancel, request: TextRequest) -> Result<TextStream, Error> {
-        let inner = &self.0;
-        let context = TextContext {
-            tokenizer: &inner.tokenizer,
-            defaults: &inner.defaults,
-            bos_token_id: inner.bos_token_id,
-            vocab_size: inner.info.vocab_size,
-            max_seq_len: inner.info.max_seq_len,
-        };
-        let prepared = context.prepare(request, cancel)?;
-        cancel.check()?;
-        Ok(TextStream::new(inner.engine.submit(prepared.generation)?, prepared.assembler))
+    /// As for [`Self::generate`].
+    pub fn start(&self, prompts: Vec<Prepared>) -> Result<Stream, Error> {
+        Stream::start(prompts, |request| self.0.engine.submit(request))
     }
 
-    /// Completes prompts, as Meta's `text_completion` does.
+    /// Generates tokens from tokens, without text.
     ///
     /// # Errors
-    /// As for [`Self::generate_text`].
-    pub fn text_completion(&self, request: CompletionRequest) -> Result<MetaStream, Error> {
-        self.text_completion_unless(&Cancel::default(), &request)
-    }
-
-    /// [`Self::text_completion`], given up like [`Self::generate_text_unless`].
-    ///
-    /// # Errors
-    /// As for [`Self::generate_text_unless`].
-    pub fn text_completion_unless(&self, cancel: &Cancel, request: &CompletionRequest) -> Result<MetaStream, Error> {
-        let context = self.meta_context();
-        let prompts = context.completion(request, cancel)?;
-        cancel.check()?;
-        MetaStream::start(&context, prompts, |request| self.0.engine.submit(request))
-    }
-
-    /// Answers dialogs, as Meta's `chat_completion` does.
-    ///
-    /// # Errors
-    /// As for [`Self::generate_text`].
-    pub fn chat_completion(&self, request: ChatRequest) -> Result<MetaStream, Error> {
-        self.chat_completion_unless(&Cancel::default(), &request)
-    }
-
-    /// [`Self::chat_completion`], given up like [`Self::generate_text_unless`].
-    ///
-    /// # Errors
-    /// As for [`Self::generate_text_unless`].
-    pub fn chat_completion_unless(&self, cancel: &Cancel, request: &ChatRequest) -> Result<MetaStream, Error> {
-        let context = self.meta_context();
-        let prompts = context.chat(request, cancel)?;
-        cancel.check()?;
-        MetaStream::start(&context, prompts, |request| self.0.engine.submit(request))
-    }
-
-    fn meta_context(&self) -> MetaContext<'_> {
-        MetaContext {
-            tokenizer: &self.0.tokenizer,
-            end_tokens: &self.0.end_tokens,
-            max_seq_len: self.0.info.max_seq_len,
-            max_batch_size: self.0.info.max_batch_size,
-        }
+    /// As for [`Self::generate`].
+    #[doc(hidden)]
+    pub fn generate_tokens(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
+        self.0.engine.submit(request)
     }
 }
 

@@ -1,44 +1,97 @@
-//! Runs decoder-only language models in continuous batches: requests in, tokens out.
+//! Runs decoder-only language models in continuous batches: requests in, tokens and their text out.
 //!
-//! The engine knows no HTTP, no preset names and no Kubernetes.
+//! [`LanguageModel::load`] reads a model's directory and starts its engine. [`LanguageModel::generate`] queues a [`Request`];
+//! its [`Stream`] carries [`Delta`]s while text is generated and the whole [`Output`] at the end. Many requests run at the
+//! same time, each step computing tokens for all of them.
+//!
+//! ```
+//! use kaito_engine::{GenerateOptions, LanguageModel, LoadOptions, Request, StreamEvent};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), kaito_engine::Error> {
+//! # let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/parity/fixtures/llama-multi-head");
+//! # let directory = std::path::Path::new(directory);
+//! let options = LoadOptions { max_seq_len: Some(256), ..LoadOptions::default() };
+//! let model = LanguageModel::load(directory, &options, &|part| eprintln!("{:.0} %", 100.0 * part))?;
+//!
+//! let mut stream = model.generate(Request {
+//!     prompt: "Once upon a time".into(),
+//!     options: GenerateOptions { max_new_tokens: Some(12), do_sample: Some(false), ..Default::default() },
+//!     stop: vec!["\n\n".to_owned()],
+//!     ..Request::default()
+//! })?;
+//! let mut text = String::new();
+//! while let Some(event) = stream.next().await {
+//!     match event? {
+//!         StreamEvent::Started => {}
+//!         StreamEvent::Delta(delta) => {
+//!             print!("{}", delta.text);
+//!             text.push_str(&delta.text);
+//!         }
+//!         StreamEvent::Finished(output) => {
+//!             assert_eq!(output.sequences[0].text, text);
+//!             assert!((1..=12).contains(&output.usage.generated_tokens));
+//!         }
+//!     }
+//! }
+//! assert!(!text.is_empty());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`dialects`] has requests with the semantics of other programs. The engine knows no HTTP, no preset names and no Kubernetes.
 #![forbid(unsafe_code)]
 
 mod cancel;
+#[doc(hidden)]
 pub mod capacity;
+#[doc(hidden)]
 pub mod decoder;
 pub mod device;
+pub mod dialects;
+#[doc(hidden)]
 pub mod engine;
 mod error;
 mod events;
+#[doc(hidden)]
 pub mod executor;
+#[doc(hidden)]
 pub mod generate;
+#[doc(hidden)]
 pub mod kv_cache;
 mod language_model;
-mod meta;
+mod output;
+#[doc(hidden)]
 pub mod parallel;
 mod prefix_index;
 mod prompt_bytes;
 mod quantized;
 mod recycle;
+mod request;
+#[doc(hidden)]
 pub mod rope;
+#[doc(hidden)]
 pub mod scheduler;
 mod speculation;
 mod stop_strings;
+mod stream;
 #[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
 pub mod testing;
-mod text;
 mod token_choice;
 
 pub use cancel::Cancel;
 pub use device::{DTypeChoice, DeviceChoice, StepBudget};
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
+pub use generate::{FinishReason, GenerateOptions, GenerationParams, PARAMETER_NAMES, ParameterError};
 pub use kaito_kernels::{FileChange, KvDType, Quantization, WhatChanged};
 pub use kaito_model::{
     config::DialogFormat,
     tokenizer::{ChatMessage, Tokenizer},
 };
 pub use language_model::{LanguageModel, LoadOptions, ModelInfo};
-pub use meta::{ChatRequest, CompletionRequest, MetaEvent, MetaOptions, MetaOutput, MetaStream, SPECIAL_TAGS_ERROR};
-pub use stop_strings::{MAX_STOP_BYTES, MAX_STOPS};
-pub use text::{LikelyToken, TextEvent, TextInput, TextOutput, TextRequest, TextStream, TokenScore};
+pub use output::{Delta, LikelyToken, Output, OutputSequence, StreamEvent, Token, TokenScore, Usage};
+pub use request::{Decoding, Prepared, Prompt, Request, RequestContext};
+pub use stop_strings::{MAX_STOP_BYTES, MAX_STOPS, StopStrings};
+pub use stream::Stream;

@@ -6,10 +6,6 @@ use std::fmt::Display;
 use crate::Error;
 use kaito_model::tokenizer::Tokenizer;
 
-/// How many times the longest sequence a prompt may have whose beginning is dropped (`handle_long_generation`): it need not
-/// fit, but all of it is tokenised.
-pub(crate) const HOLE: usize = 8;
-
 /// A request with so many bytes of text is tokenised in a moment, and then refused with its exact number of tokens.
 const SHORT: usize = 32 << 10;
 

@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 pub use self::{
     faults::Faults,
     request::{Choice, Choosing},
-    step::{SequenceView, Step, StepSpan},
+    step::{SequenceView, Started, Step, StepSpan},
 };
 use self::{request::Request, running::Running};
 use crate::{Error, generate::Generation, kv_cache::KvCache, speculation::StepCost};

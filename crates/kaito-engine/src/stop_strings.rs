@@ -14,11 +14,11 @@ pub const MAX_STOP_BYTES: usize = 64 << 10;
 
 /// Watches a growing text for stop strings. Clones watch for the same ones.
 ///
-/// What it passes on never holds a stop string or a part of one that later turns out whole: the end of the text is held
-/// back for as long as it may be the beginning of a stop string. How the text is cut into pieces makes no difference. A
-/// piece takes time for its own bytes, however many stop strings there are and however long they and what is held back.
+/// What it passes on never holds a stop string or a part of one: the end of the text is held back for as long as it may be the
+/// beginning of a stop string. How the text is cut into pieces makes no difference. The time that a piece takes depends on its
+/// own bytes alone, not on how many stop strings there are, how long they are, and how much text is held back.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct StopStrings {
+pub struct StopStrings {
     /// `None` where there is nothing to look for.
     automaton: Option<Arc<Automaton>>,
     state: State,
@@ -33,7 +33,7 @@ impl StopStrings {
     ///
     /// # Errors
     /// More than [`MAX_STOPS`] strings, or than [`MAX_STOP_BYTES`] bytes.
-    pub(crate) fn new(stops: &[String]) -> Result<Self, Error> {
+    pub fn new(stops: &[String]) -> Result<Self, Error> {
         let refused = |value: usize, what: &str, most: usize| {
             Err(Error::InvalidRequest(format!("`stop` has {value} {what}: it must have at most {most}")))
         };

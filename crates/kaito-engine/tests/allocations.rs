@@ -23,10 +23,7 @@ use std::{
     time::Duration,
 };
 
-use kaito_engine::{
-    KvDType, LanguageModel, LoadOptions, Quantization, TextEvent, TextInput, TextRequest, TextStream,
-    generate::GenerateOptions,
-};
+use kaito_engine::{GenerateOptions, KvDType, LanguageModel, LoadOptions, Quantization, Request, Stream, StreamEvent};
 use serde_json::{Value, json};
 
 /// Counts what each thread asks for.
@@ -118,7 +115,7 @@ impl Rendezvous {
 
 /// A stream and how many tokens came.
 struct Client {
-    stream: TextStream,
+    stream: Stream,
     tokens: usize,
 }
 
@@ -127,9 +124,9 @@ impl Client {
     fn poll(&mut self, context: &mut Context) {
         while let Poll::Ready(event) = pin!(self.stream.next()).poll(context) {
             match event.unwrap().unwrap() {
-                TextEvent::Started | TextEvent::Rest { .. } => {}
-                TextEvent::Delta { .. } => self.tokens += 1,
-                TextEvent::Finished(_) => panic!("a request ended after {} tokens", self.tokens),
+                StreamEvent::Started => {}
+                StreamEvent::Delta(delta) => self.tokens += usize::from(delta.token.is_some()),
+                StreamEvent::Finished(_) => panic!("a request ended after {} tokens", self.tokens),
             }
         }
     }
@@ -141,21 +138,12 @@ fn prompt(request: usize) -> String {
     format!("Over the lazy dog, and over it once more: {request}")
 }
 
-fn submit(model: &LanguageModel, prompt: String, options: &Value) -> TextStream {
+fn submit(model: &LanguageModel, prompt: String, options: &Value) -> Stream {
     let mut options = options.as_object().unwrap().clone();
     // End tokens are banned up to the end.
     options.extend([("max_new_tokens".to_owned(), TOKENS.into()), ("min_new_tokens".to_owned(), TOKENS.into())]);
-    let request = TextRequest {
-        input: TextInput::Prompt(prompt),
-        return_full_text: None,
-        clean_up_tokenization_spaces: None,
-        prefix: None,
-        handle_long_generation: None,
-        add_special_tokens: None,
-        options: GenerateOptions::from_json(&options).unwrap(),
-        stop: Vec::new(),
-    };
-    model.generate_text(request).unwrap()
+    let options = GenerateOptions::from_json(&options).unwrap();
+    model.generate(Request { prompt: prompt.into(), options, ..Request::default() }).unwrap()
 }
 
 fn load(directory: &Path, options: &LoadOptions) -> LanguageModel {
@@ -194,14 +182,14 @@ fn steady_counts(model: &LanguageModel, requests: usize, options: &Value) -> Vec
 }
 
 /// A request whose next token wakes the client.
-fn keep_engine(model: &LanguageModel, options: &Value, context: &mut Context) -> TextStream {
+fn keep_engine(model: &LanguageModel, options: &Value, context: &mut Context) -> Stream {
     loop {
         let mut stream = submit(model, "Wait for all the others".to_owned(), options);
         loop {
             let event = pin!(stream.next()).poll(context);
             match event {
                 Poll::Pending => return stream,
-                Poll::Ready(Some(Ok(TextEvent::Finished(_)))) => break,
+                Poll::Ready(Some(Ok(StreamEvent::Finished(_)))) => break,
                 Poll::Ready(event) => _ = event.unwrap().unwrap(),
             }
         }

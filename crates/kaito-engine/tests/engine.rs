@@ -168,7 +168,7 @@ async fn requests_that_can_never_run_are_refused_with_numbers() {
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     assert_eq!(
         error.to_string(),
-        "1 sequences of up to 100 tokens need 7 pages of keys and values, but there are 5 (--kv-cache-memory)"
+        "1 sequences of up to 100 tokens need 7 pages of keys and values, but there are 5 (`kv_cache_memory`)"
     );
     let mut empty = greedy(1, 1);
     empty.prompt.clear();
@@ -177,7 +177,7 @@ async fn requests_that_can_never_run_are_refused_with_numbers() {
     foreign.prompt[0] = 1_000_000;
     assert!(refusal(foreign).to_string().starts_with("the prompt holds token id 1000000, but"));
     let error = refusal(request(2, json!({"do_sample": false, "num_beams": 17, "max_new_tokens": 1})));
-    assert_eq!(error.to_string(), "the request asks for 17 beams, but at most 16 run here (--max-batch-size)");
+    assert_eq!(error.to_string(), "the request asks for 17 beams, but at most 16 run here (`max_batch_size`)");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

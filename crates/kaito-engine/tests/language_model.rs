@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use kaito_engine::generate::{FinishReason, GenerateOptions};
+use kaito_engine::dialects::meta::{ChatRequest, CompletionRequest, MetaOptions, SPECIAL_TAGS_ERROR};
+use kaito_engine::dialects::transformers::TextRequest;
 use kaito_engine::{
-    ChatMessage, ChatRequest, CompletionRequest, Error, ErrorKind, LanguageModel, LoadOptions, MetaEvent, MetaOptions,
-    MetaOutput, SPECIAL_TAGS_ERROR, TextEvent, TextInput, TextOutput, TextRequest,
+    Cancel, ChatMessage, Decoding, Error, ErrorKind, FinishReason, GenerateOptions, LanguageModel, LoadOptions, Output,
+    Prompt, Request, Stream, StreamEvent,
 };
 use serde_json::{Value, json};
 
@@ -55,32 +56,43 @@ fn load_from(directory: &Path, max_seq_len: Option<usize>, max_batch_size: usize
     Ok(model)
 }
 
-fn request(prompt: &str, options: Value) -> TextRequest {
-    TextRequest {
-        input: TextInput::Prompt(prompt.to_owned()),
-        return_full_text: None,
-        clean_up_tokenization_spaces: None,
-        prefix: None,
-        handle_long_generation: None,
-        add_special_tokens: None,
-        options: GenerateOptions::from_json(options.as_object().unwrap()).unwrap(),
-        stop: Vec::new(),
-    }
+fn options_of(options: &Value) -> GenerateOptions {
+    GenerateOptions::from_json(options.as_object().unwrap()).unwrap()
+}
+
+fn request(prompt: &str, options: Value) -> Request {
+    Request { prompt: prompt.into(), options: options_of(&options), ..Request::default() }
+}
+
+fn tokens(output: &Output) -> Vec<&[u32]> {
+    output.sequences.iter().map(|sequence| sequence.tokens.as_slice()).collect()
 }
 
 /// The answer, and what was streamed of each sequence.
-async fn answer(model: &LanguageModel, request: TextRequest) -> Result<(TextOutput, BTreeMap<usize, String>), Error> {
-    let mut stream = model.generate_text(request)?;
+async fn answer(model: &LanguageModel, request: Request) -> Result<(Output, BTreeMap<usize, String>), Error> {
+    answer_of(model.generate(request)?).await
+}
+
+/// The same for a request whose prompts are ready.
+async fn answer_of(mut stream: Stream) -> Result<(Output, BTreeMap<usize, String>), Error> {
     let mut streamed: BTreeMap<usize, String> = BTreeMap::new();
+    let mut ended = BTreeMap::new();
     let mut started = false;
     while let Some(event) = stream.next().await {
         match event? {
-            TextEvent::Started => started = true,
-            TextEvent::Delta { sequence, text, .. } | TextEvent::Rest { sequence, text } => {
-                streamed.entry(sequence).or_default().push_str(&text);
+            StreamEvent::Started => assert!(!std::mem::replace(&mut started, true), "a request starts once"),
+            StreamEvent::Delta(delta) => {
+                assert!(started, "nothing comes before the start");
+                streamed.entry(delta.sequence).or_default().push_str(&delta.text);
+                if let Some(reason) = delta.finish_reason {
+                    assert_eq!(ended.insert(delta.sequence, reason), None, "a sequence ends once");
+                }
             }
-            TextEvent::Finished(output) => {
+            StreamEvent::Finished(output) => {
                 assert!(started && stream.next().await.is_none());
+                for (sequence, reason) in ended {
+                    assert_eq!(output.sequences[sequence].finish_reason, reason);
+                }
                 return Ok((output, streamed));
             }
         }
@@ -88,8 +100,14 @@ async fn answer(model: &LanguageModel, request: TextRequest) -> Result<(TextOutp
     panic!("the stream ended without an answer")
 }
 
-async fn refusal(model: &LanguageModel, request: TextRequest) -> String {
-    let error = answer(model, request).await.map(|(output, _)| output.texts).unwrap_err();
+async fn refusal_of_text(model: &LanguageModel, request: TextRequest) -> String {
+    let error = request.prepare(model.context(), &Cancel::default()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
+    error.to_string()
+}
+
+async fn refusal(model: &LanguageModel, request: Request) -> String {
+    let error = answer(model, request).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     error.to_string()
 }
@@ -136,7 +154,7 @@ async fn numbers_that_json_has_not_matter_only_where_they_count() {
     ] {
         let copy = with(file, field);
         let output = answer(&load_from(copy.path(), None, 8).unwrap(), greedy()).await.unwrap().0;
-        assert_eq!((output.texts, output.sequences), (expected.texts.clone(), expected.sequences.clone()), "{file}");
+        assert_eq!(output, expected, "{file}");
     }
     for (file, field, expected) in [
         (
@@ -157,25 +175,47 @@ async fn numbers_that_json_has_not_matter_only_where_they_count() {
 async fn a_stop_string_ends_the_text_before_it() {
     let model = load("llama-multi-head", None);
     let greedy = json!({"do_sample": false, "max_new_tokens": 20});
-    let plain = TextRequest { return_full_text: Some(false), ..request(PROMPT, greedy.clone()) };
+    let plain = request(PROMPT, greedy.clone());
     let (whole, streamed) = answer(&model, plain.clone()).await.unwrap();
-    let whole_text = &whole.texts[0];
-    assert_eq!(streamed[&0], *whole_text);
+    let whole = &whole.sequences[0];
+    assert_eq!(streamed[&0], whole.text);
     // Some characters from the middle, which span tokens.
-    let middle: Vec<char> = whole_text.chars().collect();
+    let middle: Vec<char> = whole.text.chars().collect();
     let stop: String = middle[middle.len() / 2..middle.len() / 2 + 5].iter().collect();
-    let expected = &whole_text[..whole_text.find(&stop).unwrap()];
+    let expected = &whole.text[..whole.text.find(&stop).unwrap()];
     for options in [greedy, json!({"do_sample": false, "max_new_tokens": 20, "num_beams": 1, "output_scores": true})] {
-        let stopping = TextRequest { stop: vec![stop.clone()], options: request("", options).options, ..plain.clone() };
+        let stopping = Request { stop: vec![stop.clone()], options: options_of(&options), ..plain.clone() };
         let (output, streamed) = answer(&model, stopping).await.unwrap();
-        assert_eq!((output.texts[0].as_str(), streamed[&0].as_str()), (expected, expected), "stop at {stop:?}");
-        assert_eq!(output.finish_reasons, [FinishReason::Stop]);
-        assert!(output.sequences[0].len() < whole.sequences[0].len());
-        assert!(whole.sequences[0].starts_with(&output.sequences[0]));
-        assert_eq!(output.generated_tokens, output.sequences[0].len() - output.prompt_tokens);
-        if let Some(scores) = output.scores {
-            assert_eq!(scores[0].len(), output.generated_tokens);
+        let cut = &output.sequences[0];
+        assert_eq!((cut.text.as_str(), streamed[&0].as_str()), (expected, expected), "stop at {stop:?}");
+        assert_eq!(cut.finish_reason, FinishReason::Stop);
+        assert!(cut.tokens.len() < whole.tokens.len() && whole.tokens.starts_with(&cut.tokens));
+        assert_eq!(output.usage.generated_tokens, cut.tokens.len());
+        assert_eq!(cut.scores.as_ref().map_or(cut.tokens.len(), Vec::len), cut.tokens.len());
+        assert_eq!(cut.scores.is_some(), options.get("output_scores").is_some());
+    }
+}
+
+#[tokio::test]
+async fn tokens_come_with_their_log_probabilities_as_they_are_chosen() {
+    let model = load("llama-multi-head", None);
+    let options = json!({"seed": 3, "max_new_tokens": 8, "num_return_sequences": 2, "output_scores": true});
+    let mut stream = model.generate(request(PROMPT, options)).unwrap();
+    let mut streamed: BTreeMap<usize, Vec<(u32, Option<f32>)>> = BTreeMap::new();
+    let output = loop {
+        match stream.next().await.unwrap().unwrap() {
+            StreamEvent::Started => {}
+            StreamEvent::Delta(delta) => {
+                let token = delta.token.map(|token| (token.id, token.log_prob));
+                streamed.entry(delta.sequence).or_default().extend(token);
+            }
+            StreamEvent::Finished(output) => break output,
         }
+    };
+    for (index, sequence) in output.sequences.iter().enumerate() {
+        let scores: Vec<_> = sequence.scores.iter().flatten().map(|score| (score.id, Some(score.log_prob))).collect();
+        assert!(!scores.is_empty());
+        assert_eq!(streamed[&index], scores);
     }
 }
 
@@ -183,14 +223,16 @@ async fn a_stop_string_ends_the_text_before_it() {
 async fn beams_are_cut_at_stop_strings_too_and_come_without_deltas() {
     let model = load("llama-multi-head", None);
     let options = json!({"do_sample": false, "max_new_tokens": 12, "num_beams": 3, "num_return_sequences": 2});
-    let plain = TextRequest { return_full_text: Some(false), ..request(PROMPT, options) };
+    let plain = request(PROMPT, options);
     let (whole, streamed) = answer(&model, plain.clone()).await.unwrap();
     assert!(streamed.is_empty());
-    assert_eq!((whole.texts.len(), whole.sequences_scores.as_ref().map(Vec::len)), (2, Some(2)));
-    let stop: String = whole.texts[0].chars().skip(4).take(3).collect();
-    let (cut, _) = answer(&model, TextRequest { stop: vec![stop.clone()], ..plain }).await.unwrap();
-    assert_eq!(cut.texts[0], whole.texts[0][..whole.texts[0].find(&stop).unwrap()]);
-    assert_eq!(cut.finish_reasons[0], FinishReason::Stop);
+    assert_eq!(whole.sequences.iter().filter(|sequence| sequence.beam_score.is_some()).count(), 2);
+    let whole = &whole.sequences[0].text;
+    let stop: String = whole.chars().skip(4).take(3).collect();
+    let (cut, _) = answer(&model, Request { stop: vec![stop.clone()], ..plain }).await.unwrap();
+    let cut = &cut.sequences[0];
+    assert_eq!(cut.text, whole[..whole.find(&stop).unwrap()]);
+    assert_eq!(cut.finish_reason, FinishReason::Stop);
 }
 
 #[tokio::test]
@@ -203,9 +245,9 @@ async fn a_seed_makes_sampling_repeatable_alone_and_in_company() {
     };
     let alone = drawn(1).await.unwrap().0;
     let (together, other) = tokio::join!(drawn(1), drawn(2));
-    assert_eq!(together.unwrap().0, alone);
+    assert_eq!(together.unwrap().0.sequences, alone.sequences);
     assert_ne!(other.unwrap().0.sequences, alone.sequences);
-    assert_eq!(alone.texts.len(), 3);
+    assert_eq!(alone.sequences.len(), 3);
 }
 
 #[tokio::test]
@@ -220,7 +262,7 @@ async fn more_sequences_than_run_together_are_those_that_would() {
     };
     let (together, waves) = (drawn(20).await, drawn(3).await);
     assert_eq!(together, waves);
-    assert_eq!(waves.generated_tokens, waves.sequences.iter().map(|s| s.len() - waves.prompt_tokens).sum::<usize>());
+    assert_eq!(waves.usage.generated_tokens, tokens(&waves).concat().len());
 }
 
 /// Whatever is there to be done when a client comes back, or at the end of beams, whose texts come whole: other tasks of the
@@ -240,7 +282,7 @@ async fn long_answers_let_other_tasks_go_on() {
         json!({"do_sample": false, "num_beams": 4, "num_return_sequences": 4, "max_length": 450, "eos_token_id": []}),
         json!({"do_sample": true, "num_return_sequences": 4, "max_length": 450, "eos_token_id": []}),
     ] {
-        let mut stream = model.generate_text(request(PROMPT, options)).unwrap();
+        let mut stream = model.generate(request(PROMPT, options)).unwrap();
         model.drained().await;
         let before = turns.load(Relaxed);
         while stream.next().await.is_some() {}
@@ -258,25 +300,37 @@ async fn requests_that_cannot_be_served_are_refused_with_a_reason() {
     let long = "word ".repeat(200);
     let message = refusal(&model, prompt(&long)).await;
     assert!(message.starts_with("the prompt has ") && message.contains("longest sequence is 64"), "{message}");
-    let hole = |options| TextRequest { handle_long_generation: Some("hole".into()), ..request(&long, options) };
-    let (output, _) = answer(&model, hole(json!({"max_new_tokens": 4, "do_sample": false}))).await.unwrap();
-    assert_eq!(output.prompt_tokens, 60);
+    let text = |input: Prompt, options| TextRequest { input, options: options_of(&options), ..TextRequest::default() };
+    let hole = |options| TextRequest {
+        handle_long_generation: Some("hole".into()),
+        ..text(Prompt::Text(long.clone()), options)
+    };
+    let prepared = hole(json!({"max_new_tokens": 4, "do_sample": false}));
+    let prepared = prepared.prepare(model.context(), &Cancel::default()).unwrap();
+    let (output, _) = answer_of(model.start(vec![prepared.prompt]).unwrap()).await.unwrap();
+    assert_eq!(output.usage.prompt_tokens, 60);
     assert_eq!(
-        refusal(&model, hole(json!({"max_new_tokens": 64}))).await,
+        refusal_of_text(&model, hole(json!({"max_new_tokens": 64}))).await,
         "`max_new_tokens` is 64, which asks for 64 new tokens: with `handle_long_generation` \"hole\" they must be fewer \
          than this model's longest sequence, 64"
     );
-    let other = TextRequest { handle_long_generation: Some("cut".into()), ..prompt("x") };
-    assert_eq!(refusal(&model, other).await, "`handle_long_generation` is \"cut\": it must be \"hole\" or null");
-    let messages = |messages: Vec<ChatMessage>| TextRequest { input: TextInput::Messages(messages), ..prompt("") };
-    assert_eq!(refusal(&model, messages(vec![])).await, "`messages` is empty: it must hold at least one message");
+    let other = TextRequest { handle_long_generation: Some("cut".into()), ..text("x".into(), json!({})) };
+    assert_eq!(
+        refusal_of_text(&model, other).await,
+        "`handle_long_generation` is \"cut\": it must be \"hole\" or null"
+    );
+    let messages = |messages: Vec<ChatMessage>| text(messages.into(), json!({}));
+    assert_eq!(
+        refusal_of_text(&model, messages(vec![])).await,
+        "`messages` is empty: it must hold at least one message"
+    );
     let hello = || ChatMessage { role: "user".into(), content: "hello".into() };
     assert_eq!(
-        refusal(&model, TextRequest { prefix: Some("x".into()), ..messages(vec![hello()]) }).await,
+        refusal_of_text(&model, TextRequest { prefix: Some("x".into()), ..messages(vec![hello()]) }).await,
         "`prefix` can't stand beside `messages`: put its text into a message"
     );
     let message = refusal(&model, request("x", json!({"num_beams": 9}))).await;
-    assert_eq!(message, "the request asks for 9 beams, but at most 8 run here (--max-batch-size)");
+    assert_eq!(message, "the request asks for 9 beams, but at most 8 run here (`max_batch_size`)");
     for (options, expected) in [
         (json!({"num_beams": 8, "max_new_tokens": 60, "output_scores": true, "num_return_sequences": 2}), None),
         (
@@ -290,7 +344,7 @@ async fn requests_that_cannot_be_served_are_refused_with_a_reason() {
         let answer = answer(&model, request("x", options)).await;
         assert_eq!(answer.map(drop).map_err(|error| error.to_string()).err().as_deref(), expected);
     }
-    let stop = |stop: Vec<String>| TextRequest { stop, ..prompt("x") };
+    let stop = |stop: Vec<String>| Request { stop, ..prompt("x") };
     assert_eq!(
         refusal(&model, stop(vec!["x".repeat(70_000)])).await,
         "`stop` has 70000 bytes in all: it must have at most 65536"
@@ -302,7 +356,7 @@ async fn requests_that_cannot_be_served_are_refused_with_a_reason() {
 #[tokio::test]
 async fn a_dropped_stream_frees_its_pages() {
     let model = load("llama-multi-head", None);
-    let mut stream = model.generate_text(request(PROMPT, json!({"max_length": 2000}))).unwrap();
+    let mut stream = model.generate(request(PROMPT, json!({"max_length": 2000}))).unwrap();
     assert!(stream.next().await.is_some());
     drop(stream);
     model.drained().await;
@@ -324,7 +378,7 @@ async fn guessing_ahead_changes_no_text_only_the_number_of_steps() {
         let (output, streamed) = answer(&model, request(PROMPT, options)).await.unwrap();
         model.drained().await;
         let stats = model.stats();
-        assert_eq!(stats.generated_tokens_total, output.generated_tokens as u64);
+        assert_eq!(stats.generated_tokens_total, output.usage.generated_tokens as u64);
         outcomes.push(((output, streamed), stats));
     }
     let (plain, guessed) = (&outcomes[0], &outcomes[1]);
@@ -342,40 +396,30 @@ async fn a_prompt_that_was_there_before_is_not_computed_again() {
     let first = answer(&model, request(&prompt, options.clone())).await.unwrap();
     assert_eq!(model.stats().prompt_tokens_reused_total, 0);
     let second = answer(&model, request(&prompt, options)).await.unwrap();
-    assert_eq!(first, second);
+    assert_eq!((&first.0.sequences, &first.1), (&second.0.sequences, &second.1));
     let (stats, page) = (model.stats(), 16);
-    let pages = (first.0.prompt_tokens - 1) / page;
+    let pages = (first.0.usage.prompt_tokens - 1) / page;
     assert!(pages > 1);
     assert_eq!(stats.prompt_tokens_reused_total, (pages * page) as u64);
-    assert_eq!(stats.prompt_tokens_total, 2 * first.0.prompt_tokens as u64);
+    assert_eq!((first.0.usage.cached_tokens, second.0.usage.cached_tokens), (0, pages * page));
+    assert_eq!(stats.prompt_tokens_total, 2 * first.0.usage.prompt_tokens as u64);
     assert!(stats.pages_used == 0 && stats.pages_known >= pages, "{stats:?}");
 }
 
 async fn refusal_kind(model: &LanguageModel) -> ErrorKind {
-    answer(model, request("x", json!({}))).await.map(|(output, _)| output.texts).unwrap_err().kind()
+    answer(model, request("x", json!({}))).await.unwrap_err().kind()
 }
 
 fn message(role: &str, content: &str) -> ChatMessage {
     ChatMessage { role: role.to_owned(), content: content.to_owned() }
 }
 
-async fn meta_answer(mut stream: kaito_engine::MetaStream) -> (Vec<MetaOutput>, BTreeMap<usize, String>, usize) {
-    let mut streamed: BTreeMap<usize, String> = BTreeMap::new();
-    let mut started = false;
-    while let Some(event) = stream.next().await {
-        match event.unwrap() {
-            MetaEvent::Started => started = true,
-            MetaEvent::Delta { index, text, .. } | MetaEvent::Rest { index, text } => {
-                assert!(started, "nothing comes before the start");
-                streamed.entry(index).or_default().push_str(&text);
-            }
-            MetaEvent::Finished { outputs, prompt_tokens, .. } => {
-                assert!(stream.next().await.is_none());
-                return (outputs, streamed, prompt_tokens);
-            }
-        }
-    }
-    panic!("the stream ended without an answer")
+fn complete(model: &LanguageModel, prompts: Vec<String>, options: MetaOptions) -> Result<Stream, Error> {
+    model.start(CompletionRequest { prompts, options }.prepare(model.context(), &Cancel::default())?)
+}
+
+fn chat(model: &LanguageModel, dialogs: Vec<Vec<ChatMessage>>, options: MetaOptions) -> Result<Stream, Error> {
+    model.start(ChatRequest { dialogs, options }.prepare(model.context(), &Cancel::default())?)
 }
 
 fn options(max_gen_len: usize) -> MetaOptions {
@@ -392,44 +436,89 @@ async fn an_unsafe_dialog_is_refused_and_the_others_are_answered() {
             vec![message("user", "a"), message("assistant", "<<SYS>>"), message("user", "b")],
             vec![message("User", "[inst] is no tag")],
         ];
-        let stream = model.chat_completion(ChatRequest { dialogs, options: options(6) }).unwrap();
-        let (outputs, streamed, prompt_tokens) = meta_answer(stream).await;
-        let flags: Vec<bool> = outputs.iter().map(|output| output.unsafe_tags).collect();
-        assert_eq!(flags, [true, false, true, false]);
-        for (index, output) in outputs.iter().enumerate() {
-            assert_eq!(streamed.get(&index), Some(&output.text));
-            assert_eq!(output.unsafe_tags, output.text == SPECIAL_TAGS_ERROR);
+        let (output, streamed) = answer_of(chat(&model, dialogs, options(6)).unwrap()).await.unwrap();
+        let refused: Vec<bool> = output.sequences.iter().map(|sequence| sequence.text == SPECIAL_TAGS_ERROR).collect();
+        assert_eq!(refused, [true, false, true, false]);
+        for (index, sequence) in output.sequences.iter().enumerate() {
+            assert_eq!(streamed.get(&index), Some(&sequence.text));
+            assert_eq!(sequence.tokens.is_empty(), refused[index]);
         }
-        assert!(prompt_tokens > 0);
+        assert!(output.usage.prompt_tokens > 0);
         // A request of refusals alone needs no engine.
         let dialogs = vec![vec![message("user", "[/INST]")]];
-        let stream = model.chat_completion(ChatRequest { dialogs, options: options(6) }).unwrap();
-        assert_eq!(meta_answer(stream).await.0[0].text, SPECIAL_TAGS_ERROR);
+        let (output, streamed) = answer_of(chat(&model, dialogs, options(6)).unwrap()).await.unwrap();
+        assert_eq!(
+            (output.sequences[0].text.as_str(), streamed[&0].as_str()),
+            (SPECIAL_TAGS_ERROR, SPECIAL_TAGS_ERROR)
+        );
+        // It is told also where the only other prompt leaves no room for an answer, and so never leaves the queue.
+        let whole = vec![message("user", "Kaito runs")];
+        let filled = ChatRequest { dialogs: vec![whole.clone()], options: options(1) };
+        let length = filled.prepare(model.context(), &Cancel::default()).unwrap()[0].prompt().len();
+        let filled = MetaOptions { max_seq_len: Some(length), ..options(6) };
+        let dialogs = vec![whole, vec![message("user", "[/INST]")]];
+        let (output, streamed) = answer_of(chat(&model, dialogs, filled).unwrap()).await.unwrap();
+        assert_eq!((output.sequences[0].text.as_str(), streamed[&1].as_str()), ("", SPECIAL_TAGS_ERROR));
     }
+}
+
+/// Prompts that were made in several ways are one request, each with its sequences in its place.
+#[tokio::test]
+async fn prompts_of_one_request_keep_their_order() {
+    let model = load("llama-multi-head", None);
+    let options = json!({"seed": 1, "max_new_tokens": 6, "num_return_sequences": 3});
+    let prepare = |prompt: &str, options: &Value| {
+        request(prompt, options.clone()).prepare(model.context(), &Cancel::default()).unwrap()
+    };
+    let greedy = json!({"do_sample": false, "max_new_tokens": 6});
+    let alone = [answer(&model, request(PROMPT, options.clone())).await.unwrap().0, {
+        let tokens = prepare("Kaito runs", &greedy).prompt().to_vec();
+        let request = Request { prompt: tokens.into(), options: options_of(&greedy), ..Request::default() };
+        answer(&model, request).await.unwrap().0
+    }];
+    let prompts = vec![prepare(PROMPT, &options), prepare("Kaito runs", &greedy)];
+    assert_eq!(prompts.iter().map(kaito_engine::Prepared::sequences).collect::<Vec<_>>(), [3, 1]);
+    let (output, streamed) = answer_of(model.start(prompts).unwrap()).await.unwrap();
+    assert_eq!(tokens(&output), [tokens(&alone[0]), tokens(&alone[1])].concat());
+    assert_eq!(
+        streamed.into_values().collect::<Vec<_>>(),
+        output.sequences.iter().map(|s| s.text.clone()).collect::<Vec<_>>()
+    );
+    let sum = |count: fn(&kaito_engine::Usage) -> usize| alone.iter().map(|output| count(&output.usage)).sum::<usize>();
+    assert_eq!(output.usage.prompt_tokens, sum(|usage| usage.prompt_tokens));
+    assert_eq!(output.usage.generated_tokens, sum(|usage| usage.generated_tokens));
+    // An answer of one's own is as an answer of the model's.
+    let whole = model.start(vec![prepare("Kaito runs", &greedy)]).unwrap().output().await.unwrap();
+    assert_eq!(whole.sequences, alone[1].sequences);
+    let decoding = Decoding { after_prompt: false, ..Decoding::default() };
+    let by_itself = Request { decoding, ..request("Kaito runs", greedy) };
+    let (by_itself, streamed) = answer(&model, by_itself).await.unwrap();
+    assert_eq!(by_itself.sequences[0].tokens, whole.sequences[0].tokens);
+    assert_eq!(by_itself.sequences[0].text, streamed[&0]);
 }
 
 #[tokio::test]
 async fn bad_completions_and_dialogs_are_refused_with_a_reason() {
     let model = load("meta-llama-7b-type", Some(64));
-    let complete = |prompts: Vec<&str>, options: MetaOptions| {
+    let completion = |prompts: Vec<&str>, options: MetaOptions| {
         let prompts = prompts.into_iter().map(str::to_owned).collect();
-        match model.text_completion(CompletionRequest { prompts, options }) {
+        match complete(&model, prompts, options) {
             Ok(_) => "accepted".to_owned(),
             Err(error) => error.to_string(),
         }
     };
-    let chat = |roles: &[&str]| {
+    let dialog = |roles: &[&str]| {
         let dialogs = vec![roles.iter().map(|role| message(role, "x")).collect()];
-        match model.chat_completion(ChatRequest { dialogs, options: options(2) }) {
+        match chat(&model, dialogs, options(2)) {
             Ok(_) => "accepted".to_owned(),
             Err(error) => error.to_string(),
         }
     };
     let default = MetaOptions::default;
-    assert_eq!(complete(vec![], default()), "the request has no prompts: it must have at least one");
-    assert_eq!(complete(vec!["x"; 9], default()), "the request has 9 prompts, but `max_batch_size` is 8");
+    assert_eq!(completion(vec![], default()), "the request has no prompts: it must have at least one");
+    assert_eq!(completion(vec!["x"; 9], default()), "the request has 9 prompts, but `max_batch_size` is 8");
     let two = MetaOptions { max_batch_size: Some(2), ..default() };
-    assert_eq!(complete(vec!["x"; 3], two), "the request has 3 prompts, but `max_batch_size` is 2");
+    assert_eq!(completion(vec!["x"; 3], two), "the request has 3 prompts, but `max_batch_size` is 2");
     let cases = [
         (
             MetaOptions { max_batch_size: Some(9), ..default() },
@@ -450,18 +539,18 @@ async fn bad_completions_and_dialogs_are_refused_with_a_reason() {
         (MetaOptions { top_p: Some(1.5), ..default() }, "`top_p` is 1.5: it must be a number from 0 to 1"),
     ];
     for (options, expected) in cases {
-        assert_eq!(complete(vec!["x"], options), expected);
+        assert_eq!(completion(vec!["x"], options), expected);
     }
     let long = "Kaito runs ".repeat(40);
-    let message = complete(vec!["x", &long], default());
+    let message = completion(vec!["x", &long], default());
     assert!(message.starts_with("prompt 1 has ") && message.ends_with(" tokens, but `max_seq_len` is 64"), "{message}");
     let roles = "they must be \"system\" (or not), then \"user\" and \"assistant\" by turns, and \"user\" at the end";
     for bad in
         [&["assistant"][..], &["user", "user"], &["user", "assistant"], &["system"], &[], &["user", "system", "user"]]
     {
-        assert_eq!(chat(bad), format!("dialog 0 has the roles [{}]: {roles}", bad.join(", ")));
+        assert_eq!(dialog(bad), format!("dialog 0 has the roles [{}]: {roles}", bad.join(", ")));
     }
-    assert_eq!(chat(&["system", "user", "assistant", "user"]), "accepted");
+    assert_eq!(dialog(&["system", "user", "assistant", "user"]), "accepted");
 }
 
 #[tokio::test]
@@ -471,11 +560,11 @@ async fn a_prompt_of_exactly_max_seq_len_gets_an_empty_answer() {
     let len = model.tokenizer().encode(&prompt, kaito_model::tokenizer::Special::Add).unwrap().len();
     let complete = |max_seq_len: usize| {
         let options = MetaOptions { max_seq_len: Some(max_seq_len), ..options(5) };
-        model.text_completion(CompletionRequest { prompts: vec![prompt.clone()], options })
+        complete(&model, vec![prompt.clone()], options)
     };
-    let (outputs, ..) = meta_answer(complete(len).unwrap()).await;
-    assert_eq!((outputs[0].text.as_str(), outputs[0].finish_reason), ("", FinishReason::Length));
-    let (outputs, ..) = meta_answer(complete(len + 2).unwrap()).await;
-    assert_eq!(outputs[0].tokens.len(), 2);
+    let (output, _) = answer_of(complete(len).unwrap()).await.unwrap();
+    assert_eq!((output.sequences[0].text.as_str(), output.sequences[0].finish_reason), ("", FinishReason::Length));
+    let (output, _) = answer_of(complete(len + 2).unwrap()).await.unwrap();
+    assert_eq!(output.sequences[0].tokens.len(), 2);
     assert!(complete(len - 1).is_err());
 }

@@ -14,9 +14,9 @@ use std::{
 };
 
 use kaito_engine::{
-    CompletionRequest, Error, ErrorKind, LanguageModel, LoadOptions, MetaEvent, MetaOptions, TextEvent, TextInput,
-    TextRequest,
-    generate::{GenerateOptions, MAX_BAD_WORD_IDS, MAX_END_TOKENS, MAX_SEQUENCES, PARAMETER_NAMES},
+    Cancel, Error, ErrorKind, GenerateOptions, LanguageModel, LoadOptions, PARAMETER_NAMES, Request, StreamEvent,
+    dialects::meta::{CompletionRequest, MetaOptions},
+    generate::{MAX_BAD_WORD_IDS, MAX_END_TOKENS, MAX_SEQUENCES},
 };
 use serde_json::{Map, Value, json};
 
@@ -145,21 +145,16 @@ fn kinds() -> Vec<Value> {
 
 /// Asks for text and takes it, or as much as is enough to see what the request holds.
 async fn ask(model: &LanguageModel, options: &Map<String, Value>) -> Result<(), Error> {
-    let request = TextRequest {
-        input: TextInput::Prompt("a b c a b c".to_owned()),
-        return_full_text: None,
-        add_special_tokens: None,
-        clean_up_tokenization_spaces: None,
-        prefix: None,
-        handle_long_generation: None,
+    let mut stream = model.generate(Request {
+        prompt: "a b c a b c".into(),
         options: GenerateOptions::from_json(options)?,
         stop: vec!["never seen".to_owned()],
-    };
-    let mut stream = model.generate_text(request)?;
+        ..Request::default()
+    })?;
     let mut events = 0;
     while let Some(event) = stream.next().await {
         events += 1;
-        if matches!(event?, TextEvent::Finished(_)) || events > 40 {
+        if matches!(event?, StreamEvent::Finished(_)) || events > 40 {
             break;
         }
     }
@@ -280,13 +275,9 @@ async fn no_parameter_of_metas_completions_decides_how_much_memory_is_asked_for(
         let what = format!("{options:?}");
         let prompts = vec!["a b c".to_owned(), "d e".to_owned()];
         let answer = watched(&what, async {
-            let mut stream = model.text_completion(CompletionRequest { prompts, options })?;
-            while let Some(event) = stream.next().await {
-                if matches!(event?, MetaEvent::Finished { .. }) {
-                    break;
-                }
-            }
-            Ok(())
+            let request = CompletionRequest { prompts, options };
+            let prompts = request.prepare(model.context(), &Cancel::default())?;
+            model.start(prompts)?.output().await.map(drop)
         });
         served += usize::from(judge(&what, answer.await));
     }

@@ -1,4 +1,4 @@
-//! Who may ask for what.
+//! Which requests need an API key, and what a server without one lets pass.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use crate::error::ApiError;
 use crate::host::Hosts;
 use crate::keys::ApiKeys;
 
-/// Headers by which proxies say that a request comes from somebody else, and what the names of the others begin with.
+/// Headers that proxies add to a request, and what the names of the others begin with.
 const FORWARDED: [&str; 21] = [
     "via",
     "client-ip",
@@ -34,7 +34,7 @@ const FORWARDED: [&str; 21] = [
 ];
 const FORWARDED_PREFIXES: [&str; 6] = ["forward", "x-forward", "x-original-", "x-envoy-", "x-azure-", "cf-"];
 
-/// Lets a request for work pass when no key is set, or when it shows one of them.
+/// Lets a request pass when no key is set, or when it shows one of them.
 ///
 /// # Errors
 /// 401.
@@ -53,8 +53,9 @@ pub(crate) fn check_key(keys: &ApiKeys, headers: &HeaderMap) -> Result<(), ApiEr
     }
 }
 
-/// Lets a shutdown pass that shows the key. Without a key it must come from this machine: from its loopback, for one of its
-/// own names, and neither through a proxy nor from a web page, since both let others speak from here.
+/// Lets a request for shutdown pass that shows a key. If the server has none, the request must come from this machine: from a
+/// loopback address, for one of this machine's own names, and neither through a proxy nor from a web page, since both send
+/// requests from here on behalf of others.
 ///
 /// # Errors
 /// 401 and 403.
@@ -84,7 +85,7 @@ pub(crate) fn check_shutdown(
     {
         return refused("A web page may not shut the server down without an API key.".to_owned());
     }
-    if hosts.stranger(uri, headers).is_some() {
+    if hosts.foreign_host(uri, headers).is_some() {
         return refused(
             "Without an API key, the server is shut down by one of this machine's own names only.".to_owned(),
         );

@@ -1,8 +1,8 @@
-//! The memory of bodies that are on their way in, or wait to be prepared: one bound for all of them.
+//! A bound on the memory of all request bodies that are arriving or wait to be prepared.
 //!
-//! A body takes memory as it arrives, whatever length it announces. Where the memory is used up, a body that grows waits
-//! for it; meanwhile its client is not read from. The slowest body makes room for it, if it is slow enough that a client
-//! that means it would be faster. A part of the memory is kept for the beginnings of bodies, which is all there is of most.
+//! A body takes memory as it arrives, whatever length it announces. Where the memory is used up, a body that grows waits for
+//! more, and its client is not read from meanwhile (back-pressure). If the slowest body is slower than an honest client is, it
+//! is broken off to make room. A part of the memory is kept for the first bytes of bodies, since most bodies are short.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// The beginning of a body, in bytes, for which a part of the memory is kept.
+/// The first bytes of a body, for which a part of the memory is kept.
 const BEGINNING: usize = 64 << 10;
 /// One part in so many is kept for beginnings.
 const KEPT: usize = 4;
@@ -20,7 +20,7 @@ const SLOW: Duration = Duration::from_secs(2);
 const WAIT: Duration = Duration::from_secs(10);
 /// How often it looks whether others have become slow.
 const LOOK: Duration = Duration::from_millis(250);
-/// What a request takes beside its body, about.
+/// About what a request takes beside its body.
 const OVERHEAD: usize = 2 << 10;
 
 /// The memory of all bodies.
@@ -85,7 +85,7 @@ impl BodyPool {
 }
 
 impl State {
-    /// Gives the body `id` so much more, or tells others to give way for it.
+    /// Gives the body `id` `more` bytes, or tells slow bodies to give way for it.
     fn grow(&mut self, id: u64, more: usize, capacity: usize, now: Instant) -> bool {
         let has = self.bodies.get(&id).map_or(0, |body| body.bytes);
         let beginning = has.saturating_add(more) <= BEGINNING + OVERHEAD;
@@ -131,7 +131,7 @@ impl Held {
                 if self.pool.lock().grow(self.id, more, self.pool.capacity, Instant::now()) {
                     return;
                 }
-                // At the end of the time others may have become slow.
+                // By then other bodies may have become slow.
                 let _ = tokio::time::timeout(LOOK, freed).await;
             }
         };

@@ -1,12 +1,11 @@
-//! What can go wrong: for the client of the API, and for the caller of this crate.
+//! Errors: for the client of the API, and for the caller of this crate.
 
 use std::net::SocketAddr;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use kaito_engine::ErrorKind;
-use kaito_engine::generate::ParameterError;
+use kaito_engine::{ErrorKind, ParameterError};
 use serde_json::json;
 
 /// Seconds after which a client that met a full queue or a loading model may come back.
@@ -36,12 +35,12 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
     }
 
-    /// 500: the server is at fault.
+    /// 500: a fault of the server.
     pub(crate) fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
     }
 
-    /// 503: not now.
+    /// 503: the same request may succeed later.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
@@ -60,7 +59,7 @@ impl ApiError {
 /// The longest sentence, in bytes: names and values in it are the client's, and may be as long as its request.
 const MAX_DETAIL: usize = 600;
 
-/// Errors of libraries begin small and end without a full stop; the client reads a sentence.
+/// Errors of libraries begin with a small letter and end without a full stop; a client reads a whole sentence.
 fn sentence(mut text: String) -> String {
     if text.len() > MAX_DETAIL {
         text.truncate(text.floor_char_boundary(MAX_DETAIL));
@@ -81,6 +80,11 @@ impl From<ParameterError> for ApiError {
     }
 }
 
+/// What the command line calls a setting of the model.
+fn flag(setting: &str) -> String {
+    format!("--{}", setting.replace('_', "-"))
+}
+
 impl From<kaito_engine::Error> for ApiError {
     fn from(error: kaito_engine::Error) -> Self {
         let status = match error.kind() {
@@ -89,7 +93,7 @@ impl From<kaito_engine::Error> for ApiError {
             ErrorKind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Load | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self::new(status, error.to_string())
+        Self::new(status, error.sentence(&flag))
     }
 }
 
@@ -146,6 +150,13 @@ mod tests {
         ] {
             assert_eq!(ApiError::bad_request(text).detail(), detail);
         }
+        let over = kaito_engine::Error::OverLimit {
+            what: "the request asks for 9 beams, but at most 8 run here".to_owned(),
+            setting: "max_batch_size",
+        };
+        let error = ApiError::from(over);
+        assert_eq!(error.detail(), "The request asks for 9 beams, but at most 8 run here (--max-batch-size).");
+        assert_eq!(error.status(), StatusCode::BAD_REQUEST);
         let long = ApiError::bad_request("é".repeat(1000));
         assert_eq!(long.detail(), format!("{}...", "é".repeat(300)));
     }

@@ -1,6 +1,6 @@
-//! Taking an object apart, field by field, with sentences that name what was found.
+//! Reads a JSON object field by field, with errors that name the field and what was found in it.
 
-use kaito_engine::generate::ParameterError;
+use kaito_engine::ParameterError;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
@@ -127,7 +127,7 @@ impl Fields {
     }
 }
 
-/// 400 for a field that nobody knows, with the nearest one that somebody does.
+/// 400 for an unknown field, with the nearest of the known ones.
 pub(crate) fn unknown<'a>(prefix: &str, name: &str, known: impl Iterator<Item = &'a str>) -> ApiError {
     match ParameterError::unknown(name, known) {
         ParameterError::Unknown { name, nearest } => {
@@ -145,7 +145,7 @@ pub(crate) fn string(at: &str, value: Value) -> Result<String, ApiError> {
     }
 }
 
-/// 422 for something that is not the object, list or text that must stand here.
+/// 422 for a value of the wrong type.
 pub(crate) fn wrong_shape(at: &str, wanted: &str, found: &Value) -> ApiError {
     ApiError::wrong_shape(ParameterError::invalid(at, found, wanted).to_string())
 }

@@ -1,5 +1,5 @@
-//! What a request must look like as a message, whatever it asks for. What the HTTP library lets pass although servers and
-//! proxies disagree about it is refused here.
+//! Checks of a request as an HTTP message, against request smuggling: where servers and proxies could disagree about what a
+//! message says or where it ends, and the HTTP library lets it pass, it is refused here.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, StatusCode, Version, header, uri::Authority};
@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::error::ApiError;
 
-/// Refuses ill-framed requests, and closes their connection: what follows on it may be anything.
+/// Refuses ambiguous requests and closes their connection, since nobody knows where on it the next request begins.
 pub(crate) async fn guard(request: Request, next: Next) -> Response {
     match check(request.version(), request.headers()) {
         Ok(()) => next.run(request).await,

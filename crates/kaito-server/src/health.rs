@@ -1,10 +1,11 @@
-//! Whether the server is fit to answer.
+//! `/healthz`: whether the server can answer requests.
 
 use std::time::Duration;
 
-use kaito_engine::{EngineStats, LanguageModel};
+use kaito_engine::EngineStats;
 
 use crate::error::ApiError;
+use crate::model::SharedModel;
 use crate::state::App;
 
 /// `Ok` when the model is loaded, its files are what was loaded, and the engine makes progress.
@@ -17,10 +18,10 @@ pub(crate) async fn check(app: &App) -> Result<(), ApiError> {
     check_files(app, model.clone()).await
 }
 
-/// Weights are read where they lie on the disk, so whoever edits the files edits the model.
-async fn check_files(app: &App, model: LanguageModel) -> Result<(), ApiError> {
+/// Weights are read where they lie in the mapped files, so a change to the files changes the model.
+async fn check_files(app: &App, model: SharedModel) -> Result<(), ApiError> {
     if app.changed_files.get().is_none() {
-        // A disk, or what stands for one in a network, may take its time.
+        // A disk, or a file system of a network, may take its time.
         let changed = tokio::task::spawn_blocking(move || model.changed_files()).await;
         let changes: Vec<String> = changed.iter().flatten().map(ToString::to_string).collect();
         if !changes.is_empty() && app.changed_files.set(changes.join("; ")).is_ok() {

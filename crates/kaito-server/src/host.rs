@@ -1,7 +1,8 @@
-//! Which hosts a server answers for.
+//! Which host names a server answers for: its defence against DNS rebinding.
 //!
-//! A web page can have its own name resolved to 127.0.0.1 and then asks, as its own origin, whatever listens there. Nothing
-//! but the host that the request names tells it from a client of this machine.
+//! The owner of a web page can let its name resolve to 127.0.0.1. A browser that shows the page then lets it send requests, as
+//! its own origin, to whatever listens on this machine. Only the host that such a request names tells it from one of a local
+//! client.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,7 +22,7 @@ use crate::options::ServerOptions;
 const LOOPBACK_NAMES: [&str; 6] =
     ["ip6-localhost", "ip6-loopback", "localhost4", "localhost6", "localhost.localdomain", "localhost6.localdomain6"];
 
-/// The name or address of a host, without a port, in the one form of several.
+/// The name or address of a host, without a port, in a canonical form.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostName(Named);
 
@@ -98,7 +99,7 @@ pub(crate) struct Hosts {
 }
 
 impl Hosts {
-    /// Without a key, a server that only this machine reaches trusts whoever reaches it, and so must know where from.
+    /// A server without a key on a loopback address trusts every client that reaches it, so it must check what they ask for.
     pub(crate) fn of(options: &ServerOptions) -> Self {
         let own = hostname::get().ok().and_then(|name| HostName::parse(name.to_str()?));
         Self {
@@ -107,16 +108,16 @@ impl Hosts {
         }
     }
 
-    /// The host of a request, if it is none of these.
+    /// The host that a request names, if it is none of these.
     ///
-    /// The target of a request decides where it names a host, as RFC 9112 has it in section 3.2.2. Who names none is no web
-    /// page: browsers always do.
-    pub(crate) fn stranger(&self, uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    /// The target of a request decides where it names a host, as RFC 9112 has it in section 3.2.2. A request that names none comes
+    /// from no web page: browsers always name one.
+    pub(crate) fn foreign_host(&self, uri: &Uri, headers: &HeaderMap) -> Option<String> {
         let in_target = uri.authority().map(|authority| authority.as_str().as_bytes());
         let in_header = headers.get_all(header::HOST).iter().map(|host| host.as_bytes());
         let named: Vec<&[u8]> = if let Some(target) = in_target { vec![target] } else { in_header.collect() };
-        let stranger = named.into_iter().find(|named| !self.answer_for(named))?;
-        Some(String::from_utf8_lossy(stranger).into_owned())
+        let foreign = named.into_iter().find(|named| !self.answer_for(named))?;
+        Some(String::from_utf8_lossy(foreign).into_owned())
     }
 
     fn answer_for(&self, authority: &[u8]) -> bool {
@@ -127,14 +128,14 @@ impl Hosts {
 
 /// Lets requests pass that are for this server.
 pub(crate) async fn check(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
-    match hosts.stranger(request.uri(), request.headers()).filter(|_| hosts.asked_for) {
+    match hosts.foreign_host(request.uri(), request.headers()).filter(|_| hosts.asked_for) {
         None => next.run(request).await,
-        Some(stranger) => refusal(&stranger).into_response(),
+        Some(foreign) => refusal(&foreign).into_response(),
     }
 }
 
-fn refusal(stranger: &str) -> ApiError {
-    let shown: String = stranger.chars().take(100).collect();
+fn refusal(foreign: &str) -> ApiError {
+    let shown: String = foreign.chars().take(100).collect();
     ApiError::new(
         StatusCode::FORBIDDEN,
         format!(
@@ -225,7 +226,7 @@ mod tests {
     #[test]
     fn the_target_of_a_request_goes_before_its_header() {
         let hosts = hosts();
-        for (target, headers, stranger) in [
+        for (target, headers, foreign) in [
             ("/chat", &["localhost"][..], None),
             ("/chat", &["evil.example:80"], Some("evil.example:80")),
             ("/chat", &["localhost", "evil.example"], Some("evil.example")),
@@ -239,7 +240,7 @@ mod tests {
                 map.append(header::HOST, HeaderValue::from_static(host));
             }
             let uri: Uri = target.parse().unwrap();
-            assert_eq!(hosts.stranger(&uri, &map).as_deref(), stranger, "{target} {headers:?}");
+            assert_eq!(hosts.foreign_host(&uri, &map).as_deref(), foreign, "{target} {headers:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! JSON from strangers: bounded in depth and number of values, and without repeated keys.
+//! Reading untrusted JSON: bounded in depth and number of values, and without repeated keys.
 
 use std::cell::Cell;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! A body that keeps something until it has been sent or dropped.
+//! A response body that owns a value until the body has been sent or dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,14 +6,14 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes, HttpBody};
 use hyper::body::{Frame, SizeHint};
 
-/// A body, and what is dropped with it.
+/// A body, and a value that is dropped with it.
 pub(crate) struct Keeping<T> {
     body: Body,
     _kept: T,
 }
 
 impl<T: Send + Unpin + 'static> Keeping<T> {
-    /// `body`, which keeps `kept`.
+    /// `body`, which owns `kept`.
     pub(crate) fn wrap(body: Body, kept: T) -> Body {
         Body::new(Self { body, _kept: kept })
     }

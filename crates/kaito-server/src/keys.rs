@@ -1,4 +1,4 @@
-//! The keys that clients show: given at the start, and read from a file that may change.
+//! API keys: given at the start, and read from a file that is followed as it changes.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -14,7 +14,7 @@ use subtle::{Choice, ConstantTimeEq};
 const MAX_FILE: u64 = 64 << 10;
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long the file must stay as it is before it counts: nobody's half-written keys are taken.
+/// How long the file must stay as it is before it counts, so that half-written keys are not taken.
 const SETTLED: Duration = Duration::from_millis(100);
 
 /// Why something is no key, or a file has none.
@@ -90,7 +90,7 @@ pub struct ApiKeys {
 }
 
 impl ApiKeys {
-    /// These and, if there is a file, those in it, which are read again whenever it changes.
+    /// The keys `given` and, if there is a file, those in it, which are read again whenever it changes.
     ///
     /// # Errors
     /// What is wrong with the file.
@@ -110,7 +110,7 @@ impl ApiKeys {
         all.fold(Choice::from(0), |found, key| found | key.0.as_bytes().ct_eq(offered)).into()
     }
 
-    /// Looks at the file now and then.
+    /// Reads the file again whenever it changes.
     pub(crate) async fn follow(self) -> Infallible {
         let Some(file) = self.file else { return std::future::pending().await };
         loop {

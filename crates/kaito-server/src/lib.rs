@@ -1,12 +1,10 @@
 //! The HTTP server: routes, request dialects, streaming, health and metrics.
 //!
-//! A request's way through the crate: [`connection`] sees its bytes, [`routes`] takes it, [`body`] reads its body, [`turns`]
-//! says when it is prepared, [`dialect`] turns the bytes into
-//! a [`dialect::Request`] (a pure function), [`job`] runs that on the model, and [`stream`] or the dialect's reply
-//! writes the answer.
+//! A request's way through the crate: `connection` sees its bytes, `routes` takes it, `body` reads its body, `turns`
+//! says when it is prepared. [`dialect`] turns the bytes into a [`dialect::Request`] (a pure function), `job` runs that on a
+//! [`Model`], and the dialect's [`dialect::Reply`] writes the answer, which `stream` sends as events if it streams.
 #![forbid(unsafe_code)]
 
-mod answer;
 mod auth;
 mod body;
 mod body_pool;
@@ -23,6 +21,7 @@ mod keeping;
 mod keys;
 mod limits;
 mod metrics;
+mod model;
 mod options;
 mod page;
 mod record;
@@ -38,5 +37,6 @@ pub use axum::http::HeaderValue;
 pub use error::{ApiError, Error};
 pub use host::HostName;
 pub use keys::{ApiKey, ApiKeys, KeyError};
+pub use model::Model;
 pub use options::ServerOptions;
 pub use server::{Server, ShutdownHandle};

@@ -1,4 +1,4 @@
-//! What a request may look like before anyone reads its meaning.
+//! Checks of a request's headers before its body is read, and the answer to requests that take too long.
 
 use std::time::Duration;
 

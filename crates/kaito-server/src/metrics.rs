@@ -1,11 +1,10 @@
-//! What Prometheus reads: counted here per request, and asked of the engine at each scrape.
+//! Metrics for Prometheus: requests are counted here, the engine's own numbers are read at each scrape.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use kaito_engine::LanguageModel;
 use kaito_metrics::Format;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -16,10 +15,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Seconds; from a tiny model's first token to a large one's behind a queue.
+use crate::model::SharedModel;
+
+/// Seconds, from a tiny model's first token to that of a large model behind a queue.
 const FIRST_TOKEN_BUCKETS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
-/// Seconds; from a tiny model to a large one on a slow machine.
+/// Seconds, from a tiny model to a large one on a slow machine.
 const TOKEN_BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0];
 /// Seconds, up to beyond the usual limit of a request.
 const REQUEST_BUCKETS: [f64; 13] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0];
@@ -45,11 +46,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(
-        model_name: &str,
-        model: Arc<OnceLock<LanguageModel>>,
-        dropped_log_lines: Arc<AtomicU64>,
-    ) -> Self {
+    pub(crate) fn new(model_name: &str, model: Arc<OnceLock<SharedModel>>, dropped_log_lines: Arc<AtomicU64>) -> Self {
         let mut registry = Registry::with_prefix("kaito");
         let requests = Family::default();
         registry.register(
@@ -91,7 +88,7 @@ impl Metrics {
         self.durations.get_or_create(&RouteLabels { route }).observe(duration.as_secs_f64());
     }
 
-    /// The text that Prometheus reads.
+    /// All metrics as text.
     pub(crate) fn encode(&self, format: Format) -> Result<String, fmt::Error> {
         format.encode(&self.registry)
     }
@@ -110,7 +107,7 @@ impl TokenClock {
         Self { started, latest: Vec::new() }
     }
 
-    /// Takes note of a token of `sequence` that arrives now.
+    /// Notes that a token of `sequence` arrives now.
     pub(crate) fn tick(&mut self, sequence: usize, metrics: &Metrics) {
         let now = Instant::now();
         if self.latest.is_empty() {
@@ -130,7 +127,7 @@ impl TokenClock {
 /// Reads the engine's own counts at each scrape.
 struct EngineMetrics {
     model_name: String,
-    model: Arc<OnceLock<LanguageModel>>,
+    model: Arc<OnceLock<SharedModel>>,
 }
 
 impl fmt::Debug for EngineMetrics {

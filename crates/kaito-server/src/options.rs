@@ -1,4 +1,4 @@
-//! What a server is told before it starts.
+//! The options of a server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -26,14 +26,14 @@ pub struct ServerOptions {
     pub body_limit: usize,
     /// How long admitted requests may go on once the server is told to end.
     pub drain_limit: Duration,
-    /// How long nothing may move: a client that takes nothing of its answer for that long loses its connection, and an engine
-    /// that makes no progress with its work is reported as stuck by `/healthz`.
+    /// How long nothing may move: a client that reads nothing of its answer for so long loses its connection, and an engine that
+    /// makes no progress for so long is reported as stuck by `/healthz`.
     pub stall_limit: Duration,
     /// Web origins whose pages may call the API from a browser; none by default. `*` stands for all.
     pub allowed_origins: Vec<HeaderValue>,
     /// The name by which people know the model: a preset's, a repository's or a directory's.
     pub model_name: String,
-    /// Lines of the log that were dropped, as whoever writes the log counts them; for the metrics.
+    /// How many lines of the log were dropped, counted by the log and shown by the metrics.
     pub dropped_log_lines: Arc<AtomicU64>,
 }
 

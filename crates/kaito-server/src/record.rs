@@ -17,10 +17,10 @@ use crate::state::App;
 
 /// Names a request in the log; a client may choose it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What nginx calls a client that went away before the answer; no client ever sees it.
+/// nginx's status for a client that disconnected before the answer; no client ever sees it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// What a server answers that loads, ends, or is too full.
+/// The status while the model loads, the server ends, or memory for bodies is used up.
 const UNAVAILABLE: u16 = 503;
 
 /// What is known of a request; when the last holder drops it, the request is over.
@@ -43,7 +43,7 @@ impl Record {
         self.generated_tokens.store(generated as u64, Ordering::Relaxed);
     }
 
-    /// Notes that a streamed answer did not come to its end.
+    /// Notes that a streamed answer broke off.
     pub(crate) fn fail(&self, reason: &'static str) {
         // The first reason is the cause.
         let _ = self.failure.set(reason);
@@ -51,7 +51,7 @@ impl Record {
 }
 
 impl Record {
-    /// A server that loads or ends is no fault, and probes ask often.
+    /// While the model loads or the server ends, being unavailable is no fault, and probes ask often.
     fn log_unavailable(&self) {
         if routes::is_work(self.route) {
             tracing::info!("request refused");
@@ -89,7 +89,7 @@ impl Drop for Record {
     }
 }
 
-/// Wraps a request's way through the routes: gives it an id, a span and a record.
+/// Middleware around all routes: gives a request an id, a span of the log and a record.
 pub(crate) async fn keep(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = request_id(&app, &request);
     let route = routes::label(request.uri().path());

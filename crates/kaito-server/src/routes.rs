@@ -25,12 +25,12 @@ use crate::{auth, body, framing, health, host, limits, page, stream};
 
 const ROUTES: [&str; 6] = ["/", "/healthz", "/metrics", "/generate", "/chat", "/shutdown"];
 
-/// The route as metrics and logs name it: clients may ask for any path, these are few.
+/// The route as metrics and logs name it. Clients may ask for any path, and metrics must have few labels.
 pub(crate) fn label(path: &str) -> &'static str {
     ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
 }
 
-/// Whether a route does the work that the server is there for.
+/// Whether a route generates text.
 pub(crate) fn is_work(route: &str) -> bool {
     ["/generate", "/chat"].contains(&route)
 }
@@ -170,7 +170,7 @@ async fn work(app: Arc<App>, record: Arc<Record>, endpoint: Endpoint, request: R
     } else {
         ([(header::CONTENT_TYPE, "application/json")], job.answer().await?).into_response()
     };
-    // The request is over when its answer was taken.
+    // The request is over when its answer was sent.
     Ok(response.map(|body| Keeping::wrap(body, admitted)))
 }
 

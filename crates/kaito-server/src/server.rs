@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use kaito_engine::LanguageModel;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::connection;
 use crate::error::Error;
+use crate::model::Model;
 use crate::options::ServerOptions;
 use crate::routes;
 use crate::shutdown;
@@ -51,7 +51,7 @@ impl Server {
         self.local_addr
     }
 
-    /// What ends the server from within the process.
+    /// A handle that ends the server from within the process.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         ShutdownHandle(Arc::clone(&self.app))
     }
@@ -62,16 +62,33 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Load`] when the loader fails.
-    pub async fn run<E>(
+    pub async fn run<M, E>(
         self,
-        loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<LanguageModel, E> + Send + 'static,
+        loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<M, E> + Send + 'static,
     ) -> Result<(), Error>
     where
+        M: Model,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        self.run_and_tell(loader, |_| {}).await
+    }
+
+    /// [`Self::run`], which calls `ready` as soon as requests are answered.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_and_tell<M, E>(
+        self,
+        loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<M, E> + Send + 'static,
+        ready: impl FnOnce(&M) + Send + 'static,
+    ) -> Result<(), Error>
+    where
+        M: Model,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
         let Self { listener, app, .. } = self;
         let signals = shutdown::signals().map_err(Error::Signals)?;
-        let loaded = load(Arc::clone(&app), loader);
+        let loaded = load(Arc::clone(&app), loader, ready);
         let end = shutdown::drained(Arc::clone(&app), signals);
         let serving = connection::serve(listener, routes::router(Arc::clone(&app)), Arc::clone(&app), end);
         let mut serving = std::pin::pin!(serving);
@@ -94,25 +111,31 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// Loads on a thread that nobody waits for when the server ends before it.
-async fn load<E>(
+/// Loads the model on a thread of its own, which is not waited for if the server ends first.
+async fn load<M, E>(
     app: Arc<App>,
-    loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<LanguageModel, E> + Send + 'static,
+    loader: impl FnOnce(&(dyn Fn(f32) + Sync)) -> Result<M, E> + Send + 'static,
+    ready: impl FnOnce(&M) + Send + 'static,
 ) -> Result<(), Error>
 where
+    M: Model,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
     let (sender, receiver) = oneshot::channel();
-    let progress = Arc::clone(&app);
     std::thread::Builder::new()
         .name("model loader".to_owned())
         .spawn(move || {
+            let loaded = loader(&|fraction| app.set_progress(fraction));
+            let loaded = loaded.map(|model| {
+                let model = Arc::new(model);
+                app.set_model(model.clone());
+                ready(&model);
+            });
             // The receiver is gone when the server ended in the meantime.
-            let _ = sender.send(loader(&|fraction| progress.set_progress(fraction)));
+            let _ = sender.send(loaded);
         })
         .map_err(|_| Error::LoaderLost)?;
-    let model = receiver.await.map_err(|_| Error::LoaderLost)?.map_err(|e| Error::Load(e.into()))?;
-    app.set_model(model);
+    receiver.await.map_err(|_| Error::LoaderLost)?.map_err(|e| Error::Load(e.into()))?;
     tracing::info!("ready");
     Ok(())
 }

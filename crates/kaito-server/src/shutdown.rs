@@ -1,4 +1,4 @@
-//! The orderly end: stop taking requests, let the running ones finish within a limit, break off the rest.
+//! Graceful shutdown: take no more requests, let the admitted ones finish within a limit, break off the rest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::state::{App, Phase};
 
-/// How long requests that are broken off may take to say so.
+/// How long requests that are broken off may take to tell their clients.
 const BREAK_OFF_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Waits until someone asks for the end, then until all admitted requests are over.
@@ -33,7 +33,7 @@ pub(crate) async fn drained(app: Arc<App>, mut signals: mpsc::Receiver<()>) {
         model.stop_accepting();
     }
     app.advance_to(Phase::Ended);
-    // Nobody is waited for longer than this.
+    // A client that does not take its answer in this time goes without.
     let _ = tokio::time::timeout(BREAK_OFF_TIMEOUT, app.idle()).await;
 }
 

@@ -1,21 +1,21 @@
-//! What all requests share.
+//! The state that all requests share.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use kaito_engine::LanguageModel;
 use tokio::sync::watch;
 
 use crate::body_pool::BodyPool;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
+use crate::model::SharedModel;
 use crate::options::ServerOptions;
 use crate::throttle::Throttle;
 use crate::turns::Turns;
 
-/// How many bodies of the largest size have room at one time. Several, so that a slow one keeps none of the others waiting.
+/// How many bodies of the largest size have room at one time: several, so that no slow one keeps all others waiting.
 const BODIES: usize = 6;
-/// Room for bodies where they must be small.
+/// The least room for bodies, where the largest size is small.
 const BODIES_AT_LEAST: usize = 8 << 20;
 
 /// The life of a server. It only goes forward.
@@ -29,10 +29,10 @@ pub(crate) enum Phase {
     Ended,
 }
 
-/// A request's permission to run, given once its body is there. While it or a clone lives, draining waits for it.
+/// A request's permission to run, given once its body has arrived. Draining waits until it and all its clones are dropped.
 #[derive(Clone)]
 pub(crate) struct Admission {
-    pub(crate) model: LanguageModel,
+    pub(crate) model: SharedModel,
     phase: watch::Receiver<Phase>,
     _admitted: watch::Receiver<()>,
 }
@@ -49,18 +49,18 @@ impl Admission {
 pub(crate) struct App {
     pub(crate) options: ServerOptions,
     pub(crate) metrics: Metrics,
-    /// What was found to have changed of the model's files; it is not forgotten, whatever becomes of them.
+    /// Which of the model's files were found to have changed; kept even if the files are put back.
     pub(crate) changed_files: OnceLock<String>,
     /// The memory of bodies until their requests are prepared.
     pub(crate) bodies: Arc<BodyPool>,
-    /// Whose request is prepared next.
+    /// The queue of requests that are to be prepared.
     pub(crate) turns: Arc<Turns>,
-    /// For complaints of a model that is loaded and unfit to answer.
+    /// Limits log messages about a model that is loaded and can't answer.
     pub(crate) unfit: Throttle,
     phase: watch::Sender<Phase>,
     /// Every admission holds a receiver.
     admitted: watch::Sender<()>,
-    model: Arc<OnceLock<LanguageModel>>,
+    model: Arc<OnceLock<SharedModel>>,
     /// The loaded fraction of the model, as the bits of an f32.
     loaded: AtomicU32,
     requests: AtomicU64,
@@ -90,13 +90,13 @@ impl App {
         self.loaded.store(fraction.to_bits(), Ordering::Relaxed);
     }
 
-    pub(crate) fn set_model(&self, model: LanguageModel) {
+    pub(crate) fn set_model(&self, model: SharedModel) {
         // A server loads one model in its life.
         let _ = self.model.set(model);
     }
 
     /// The model, once it is loaded.
-    pub(crate) fn model(&self) -> Option<&LanguageModel> {
+    pub(crate) fn model(&self) -> Option<&SharedModel> {
         self.model.get()
     }
 
@@ -104,7 +104,7 @@ impl App {
         &self.phase
     }
 
-    /// Goes forward to `phase`; a later one stays.
+    /// Goes forward to `phase`, unless a later one has begun.
     pub(crate) fn advance_to(&self, phase: Phase) {
         self.phase.send_if_modified(|current| {
             let forward = *current < phase;
@@ -138,25 +138,25 @@ impl App {
     ///
     /// # Errors
     /// 503 while the model loads and once the server is to end.
-    pub(crate) fn check_open(&self) -> Result<&LanguageModel, ApiError> {
+    pub(crate) fn check_open(&self) -> Result<&SharedModel, ApiError> {
         if *self.phase.borrow() != Phase::Serving {
             return Err(Self::shutting_down());
         }
         self.model().ok_or_else(|| self.still_loading())
     }
 
-    /// Lets a request in whose body is there.
+    /// Admits a request whose body has arrived.
     ///
     /// # Errors
     /// As [`App::check_open`].
     pub(crate) fn admit(&self) -> Result<Admission, ApiError> {
-        // Counted first: whoever is let in before draining begins is waited for.
+        // Counted first, so that draining waits for every request that is admitted before it begins.
         let (admitted, phase) = (self.admitted.subscribe(), self.phase.subscribe());
-        let model = self.check_open()?.clone();
+        let model = Arc::clone(self.check_open()?);
         Ok(Admission { model, phase, _admitted: admitted })
     }
 
-    /// 503 for requests that come too late.
+    /// 503 for requests that come while the server shuts down.
     pub(crate) fn shutting_down() -> ApiError {
         ApiError::unavailable("The server is shutting down.")
     }
@@ -164,7 +164,7 @@ impl App {
     /// 503 with the percentage that is loaded.
     pub(crate) fn still_loading(&self) -> ApiError {
         let fraction = f32::from_bits(self.loaded.load(Ordering::Relaxed));
-        // 100 % is for models that answer.
+        // 100 % would mean that it answers.
         ApiError::unavailable(format!("The model is loading: {} %.", ((fraction * 100.0) as u32).min(99)))
     }
 }

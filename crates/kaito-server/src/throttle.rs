@@ -1,4 +1,4 @@
-//! Saying the same thing seldom.
+//! A rate limit for log messages.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// How often a message that may come many times a second is logged.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Lets one message in a minute pass, and counts the others.
+/// Lets one message a minute pass, and counts the others.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle(Mutex<State>);
 

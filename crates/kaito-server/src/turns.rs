@@ -1,8 +1,9 @@
-//! Whose request is prepared next: parsed, rendered and tokenised.
+//! The queue of requests that are to be prepared: parsed, rendered and tokenised.
 //!
-//! As many are prepared at one time as there are processors, so that these are left to the engine. Short requests pass long
-//! ones, and have a place that long ones cannot take; a long one grows older meanwhile, so it is not passed for ever. How
-//! much is prepared at one time is bounded, since tokenising takes many times the memory of a text.
+//! At most as many are prepared at one time as there are processors, so that a flood of requests leaves the engine its share of
+//! them. Short requests pass long ones, and one place is kept for them. A long request gains priority as it waits, so it is not
+//! passed for ever. The bytes that are prepared at one time are bounded, too, since tokenising takes many times the memory of
+//! a text.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +15,10 @@ use tokio::sync::oneshot;
 const SHORT: usize = 64 << 10;
 /// Bytes of long bodies that are prepared at one time, unless one alone has more.
 const LONG_BYTES: usize = 4 << 20;
-/// For each byte that a request has more than another, it lets the other pass for this long.
+/// How much longer a request waits for each of its bytes, before one that comes later no longer passes it.
 const AGE_PER_BYTE: Duration = Duration::from_micros(1);
 
-/// Hands out turns.
+/// The queue.
 #[derive(Debug)]
 pub(crate) struct Turns {
     places: usize,
@@ -48,7 +49,7 @@ pub(crate) struct Turn {
 }
 
 impl Turns {
-    /// Turns for a machine with so many processors.
+    /// A queue for a machine with so many processors.
     pub(crate) fn new(processors: usize) -> Arc<Self> {
         // One of them is for short requests.
         Arc::new(Self { places: processors.max(2), state: Mutex::default() })
@@ -78,11 +79,11 @@ impl Turns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives turns to all who may have one now.
+    /// Calls all requests whose turn it is.
     fn call_next(self: &Arc<Self>) {
         let called = self.lock().call(self.places);
         for Waiting { bytes, go } in called {
-            // Dropped where nobody waits any more, which calls the next.
+            // Where nobody waits any more, this drops the turn, which calls the next request.
             let _ = go.send(Turn { turns: Arc::clone(self), bytes });
         }
     }
@@ -127,7 +128,7 @@ impl Drop for Turn {
     }
 }
 
-/// A place in the line, given up when nobody waits in it any more.
+/// A request's place in the queue, given up when the request is dropped.
 struct InLine<'a> {
     turns: &'a Arc<Turns>,
     key: (Instant, u64),

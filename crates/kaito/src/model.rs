@@ -85,7 +85,10 @@ impl ModelSource {
                 bar.set(fraction);
                 report(fraction);
             };
-            LanguageModel::load(directory, &options, &report).map_err(anyhow::Error::from)
+            LanguageModel::load(directory, &options, &report).map_err(|error| match error {
+                kaito_engine::Error::NoRoom { .. } => anyhow!(error.sentence(&flag)),
+                other => other.into(),
+            })
         };
         match &self.files {
             Files::Demo => {
@@ -100,6 +103,11 @@ impl ModelSource {
             }
         }
     }
+}
+
+/// The flag for a setting of the engine.
+fn flag(setting: &str) -> String {
+    format!("--{}", setting.replace('_', "-"))
 }
 
 fn directory(path: &Path) -> anyhow::Result<Files> {
@@ -164,6 +172,16 @@ mod tests {
             assert_eq!(source.preset.map(|preset| preset.name), preset, "{args:?}");
             assert_eq!(source.files, files, "{args:?}");
         }
+    }
+
+    #[test]
+    fn a_model_that_has_no_room_is_refused_with_the_flags_that_help() {
+        let args = ["kaito", "chat", "--max-seq-len", "64", "--kv-cache-memory", "1KiB"];
+        let Command::Chat(args) = Cli::try_parse_from(args).unwrap().command else { panic!("another command") };
+        let error = ModelSource::resolve(&args.model).unwrap().load(&args.model, None, &|_| {}).err().unwrap();
+        let error = error.to_string();
+        assert!(error.starts_with("keys and values of one sequence of 64 tokens need "), "{error}");
+        assert!(error.ends_with("; lower --max-seq-len or raise --kv-cache-memory"), "{error}");
     }
 
     #[test]

@@ -122,13 +122,13 @@ pub(super) struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// Notes that the request left the queue.
-    pub(super) fn start(&mut self) {
+    /// Notes that the request left the queue; `cached_tokens` of its prompt were taken from the prefix cache.
+    pub(super) fn start(&mut self, cached_tokens: usize) {
         if std::mem::take(&mut self.waiting) {
             self.requests.lock().waiting -= 1;
         }
         if let Some(events) = &self.events {
-            events.started();
+            events.started(cached_tokens);
         }
     }
 
@@ -204,11 +204,11 @@ mod tests {
                 assert!(sender.send(request).is_err());
             },
             |mut request| {
-                request.start();
+                request.start(0);
                 drop(request);
             },
             |mut request| {
-                request.start();
+                request.start(0);
                 request.end(GenerationEvent::Finished(Vec::new()));
             },
             |request| request.end(GenerationEvent::Failed(Error::Cancelled)),
@@ -243,8 +243,8 @@ mod tests {
         let (second, _) = opened(&requests);
         assert!(matches!(refusal(), Error::TooBusy { waiting: 2, limit: 2 }));
         assert_eq!(counts(&requests), (2, 2, true));
-        first.start();
-        first.start();
+        first.start(0);
+        first.start(0);
         assert_eq!(counts(&requests), (2, 1, true));
         requests.close(Closed::ShuttingDown);
         assert!(matches!(refusal(), Error::ShuttingDown));

@@ -22,7 +22,7 @@ use crate::{
     generate::Generation,
     parallel::Parallel,
     recycle::recycled,
-    scheduler::{Phase, RequestId, Scheduler, SequenceView, Step, StepSpan, panicked},
+    scheduler::{Phase, RequestId, Scheduler, SequenceView, Started, Step, StepSpan, panicked},
     token_choice::TokenChoice,
 };
 
@@ -129,8 +129,8 @@ impl Worker {
         let scheduled = self.attempt(|worker| found = worker.scheduler.schedule(step));
         // Whoever has left the queue has left it, even if a panic came later.
         let mut started = true;
-        for &id in &step.started {
-            started &= self.attempt(|worker| worker.start(id));
+        for &request in &step.started {
+            started &= self.attempt(|worker| worker.start(request));
         }
         if !started {
             return;
@@ -145,11 +145,11 @@ impl Worker {
         }
     }
 
-    fn start(&mut self, id: RequestId) {
-        self.scheduler.work_on(Phase::Start, id);
-        if let Some(request) = self.requests.get_mut(&id) {
+    fn start(&mut self, started: Started) {
+        self.scheduler.work_on(Phase::Start, started.request);
+        if let Some(request) = self.requests.get_mut(&started.request) {
             self.shared.counters.prompt_tokens.fetch_add(request.prompt_tokens as u64, Relaxed);
-            request.open.start();
+            request.open.start(started.cached_tokens);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use super::{Phase, Request, Scheduler, Step, pages_needed};
+use super::{Phase, Request, Scheduler, Started, Step, pages_needed};
 
 impl Scheduler {
     /// Decides the next step and takes the pages that it writes. `false` if there is nothing to do.
@@ -94,8 +94,9 @@ impl Scheduler {
             request.reuse(&mut self.cache);
             request.reserve(self.limits.step_drafts > 0);
             if !mem::replace(&mut request.started, true) {
-                self.reused_tokens += (known.pages * self.cache.page_size()) as u64;
-                step.started.push(request.id);
+                let cached_tokens = known.pages * self.cache.page_size();
+                self.reused_tokens += cached_tokens as u64;
+                step.started.push(Started { request: request.id, cached_tokens });
             }
             self.running.push(request);
         }

@@ -32,7 +32,7 @@ pub struct Step {
     /// Pages to copy before anything is computed.
     pub copies: Vec<PageCopy>,
     /// Requests that left the queue in this step.
-    pub started: Vec<RequestId>,
+    pub started: Vec<Started>,
 }
 
 impl Step {
@@ -65,4 +65,13 @@ pub struct SequenceView<'a> {
     pub pages: &'a [u32],
     /// What its keys and values depend on besides the tokens.
     pub variant: VariantKey,
+}
+
+/// A request that left the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// The request.
+    pub request: RequestId,
+    /// Tokens of its prompt that were taken from the prefix cache.
+    pub cached_tokens: usize,
 }

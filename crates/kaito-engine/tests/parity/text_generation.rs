@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use kaito_engine::generate::GenerateOptions;
-use kaito_engine::{LanguageModel, TextEvent, TextInput, TextOutput, TextRequest};
+use kaito_engine::dialects::transformers::TextRequest;
+use kaito_engine::{Cancel, GenerateOptions, LanguageModel, Output, Prompt, StreamEvent};
 use serde_json::{Map, Value, json};
 
 use super::case::{
@@ -22,18 +22,20 @@ pub async fn check(model: &LanguageModel, case: &Case) -> Result<(), String> {
         }
         Expectation::Sequences { prompt_ids, sequences, texts, sequences_scores, log_probs } => {
             let answer = answer(model, case, &parameters).await?;
-            same("sequences", &answer.output.sequences, sequences)?;
-            same("texts", &answer.output.texts, texts)?;
-            same("prompt tokens", &answer.output.prompt_tokens, &prompt_ids.len().max(1))?;
+            same("sequences", &answer.sequences(), sequences)?;
+            same("texts", &answer.texts(), texts)?;
+            same("prompt tokens", &answer.output.usage.prompt_tokens, &prompt_ids.len().max(1))?;
             if !parameters.contains_key("num_beams") {
                 answer.check_stream(texts, case)?;
             }
+            let output = answer.output.sequences;
             if let Some(expected) = sequences_scores {
-                near("sequences_scores", &answer.output.sequences_scores.unwrap_or_default(), expected)?;
+                let got: Vec<f32> = output.iter().filter_map(|sequence| sequence.beam_score).collect();
+                near("sequences_scores", &got, expected)?;
             }
             if let Some(expected) = log_probs {
-                let scores = answer.output.scores.unwrap_or_default();
-                let got: Vec<f32> = scores.iter().flatten().map(|score| score.log_prob).collect();
+                let scores = output.iter().flat_map(|sequence| sequence.scores.iter().flatten());
+                let got: Vec<f32> = scores.map(|score| score.log_prob).collect();
                 near("log-probabilities", &got, expected)?;
             }
             Ok(())
@@ -44,11 +46,24 @@ pub async fn check(model: &LanguageModel, case: &Case) -> Result<(), String> {
 
 /// A whole answer and the pieces that were streamed before.
 struct Answer {
-    output: TextOutput,
+    prompt: Vec<u32>,
+    /// What the texts begin with.
+    shown: String,
+    output: Output,
     streamed: BTreeMap<usize, String>,
 }
 
 impl Answer {
+    /// The tokens of each sequence, prompt included, as transformers returns them.
+    fn sequences(&self) -> Vec<Vec<u32>> {
+        let sequences = self.output.sequences.iter();
+        sequences.map(|sequence| [self.prompt.as_slice(), &sequence.tokens].concat()).collect()
+    }
+
+    fn texts(&self) -> Vec<String> {
+        self.output.sequences.iter().map(|sequence| format!("{}{}", self.shown, sequence.text)).collect()
+    }
+
     /// Streamed pieces are the new text alone, whatever the final text begins with.
     fn check_stream(&self, texts: &[String], case: &Case) -> Result<(), String> {
         let full = !case.request.contains_key("messages") && case.field("return_full_text").unwrap_or(true);
@@ -63,8 +78,8 @@ impl Answer {
 
 async fn answer(model: &LanguageModel, case: &Case, parameters: &Map<String, Value>) -> Result<Answer, String> {
     let input = match case.field::<Vec<BTreeMap<String, String>>>("messages") {
-        Some(dialog) => TextInput::Messages(messages(&dialog)),
-        None => TextInput::Prompt(case.field("prompt").ok_or("the case has neither prompt nor messages")?),
+        Some(dialog) => Prompt::Messages(messages(&dialog)),
+        None => Prompt::Text(case.field("prompt").ok_or("the case has neither prompt nor messages")?),
     };
     let request = TextRequest {
         input,
@@ -79,15 +94,15 @@ async fn answer(model: &LanguageModel, case: &Case, parameters: &Map<String, Val
         options: GenerateOptions::from_json(parameters).map_err(|error| error.to_string())?,
         stop: Vec::new(),
     };
-    let mut stream = model.generate_text(request).map_err(|error| error.to_string())?;
+    let prepared = request.prepare(model.context(), &Cancel::default()).map_err(|error| error.to_string())?;
+    let (prompt, shown) = (prepared.prompt.prompt().to_vec(), prepared.shown);
+    let mut stream = model.start(vec![prepared.prompt]).map_err(|error| error.to_string())?;
     let mut streamed: BTreeMap<usize, String> = BTreeMap::new();
     while let Some(event) = stream.next().await {
         match event.map_err(|error| error.to_string())? {
-            TextEvent::Started => {}
-            TextEvent::Delta { sequence, text, .. } | TextEvent::Rest { sequence, text } => {
-                streamed.entry(sequence).or_default().push_str(&text);
-            }
-            TextEvent::Finished(output) => return Ok(Answer { output, streamed }),
+            StreamEvent::Started => {}
+            StreamEvent::Delta(delta) => streamed.entry(delta.sequence).or_default().push_str(&delta.text),
+            StreamEvent::Finished(output) => return Ok(Answer { prompt, shown, output, streamed }),
         }
     }
     Err("the stream ended without an answer".to_owned())
@@ -106,16 +121,17 @@ async fn check_draws(
         ("output_scores".to_owned(), json!(true)),
         ("seed".to_owned(), json!(1)),
     ]);
-    let output = answer(model, case, &parameters).await?.output;
-    let scores = output.scores.ok_or("no scores")?;
-    same("number of sequences", &scores.len(), &DRAWS)?;
+    let answer = answer(model, case, &parameters).await?;
+    same("number of sequences", &answer.output.sequences.len(), &DRAWS)?;
     let expected: HashMap<u32, f32> = distribution.iter().copied().collect();
     let mut drawn = Vec::new();
-    for (sequence, scores) in output.sequences.iter().zip(&scores) {
-        let [score] = scores.as_slice() else { return Err(format!("{} scores for one token", scores.len())) };
+    for (sequence, tokens) in answer.output.sequences.iter().zip(answer.sequences()) {
+        let [score] = sequence.scores.as_deref().ok_or("no scores")? else {
+            return Err(format!("{} tokens and not one score", tokens.len()));
+        };
         let mut with_token = prompt_ids.to_vec();
         with_token.push(score.id);
-        same("sequence", sequence, &with_token)?;
+        same("sequence", &tokens, &with_token)?;
         check_probability(score.id, score.log_prob, &expected)?;
         let top: Vec<(u32, f32)> = score.top.iter().map(|likely| (likely.id, likely.log_prob)).collect();
         check_probabilities(&top, &expected)?;

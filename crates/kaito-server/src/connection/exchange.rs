@@ -1,4 +1,4 @@
-//! One connection's requests, one after the other: what the connection must know of them.
+//! The requests of one connection, one after the other, and what the connection must know of them.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::keeping::Keeping;
 use crate::routes::Peer;
 use crate::state::{App, Phase};
 
-/// What a connection is at.
+/// What a connection is doing.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     /// From the head of a request to the end of its answer.
@@ -89,7 +89,7 @@ impl Service<Request<Incoming>> for Exchange {
         let (app, answer) = (Arc::clone(&self.app), self.router.clone().oneshot(request));
         Box::pin(async move {
             let mut response = answer.await?;
-            // What is left of a body would be taken for the next request.
+            // What is left of an unread body would be taken for the next request.
             if !ended.load(Relaxed) || *app.phase().borrow() != Phase::Serving {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

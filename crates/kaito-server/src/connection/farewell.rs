@@ -1,7 +1,7 @@
-//! Ending a connection so that the client hears the last answer.
+//! A lingering close: ending a connection so that the client receives the last answer.
 //!
-//! A socket that is closed while bytes of the client lie unread is reset, and the reset may overtake the answer. So the
-//! server says that it will write no more, and reads on for a while, until the client has heard and closes.
+//! A socket that is closed while bytes of the client are unread is reset, and the reset may overtake the answer. So the server
+//! shuts its side down for writing, and reads on for a while, until the client has the answer and closes.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How much is read and thrown away, for how long altogether, and how long nothing may come meanwhile.
+/// How many bytes are read and thrown away, for how long altogether, and how long nothing may come meanwhile.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     pub(super) bytes: u64,
@@ -17,22 +17,22 @@ pub(super) struct Patience {
     pub(super) silence: Duration,
 }
 
-/// In the life of a server.
+/// While the server serves.
 pub(super) const USUAL: Patience =
     Patience { bytes: 64 << 20, time: Duration::from_secs(10), silence: Duration::from_secs(2) };
-/// At its end.
+/// While the server shuts down.
 pub(super) const SHORT: Patience =
     Patience { bytes: 64 << 20, time: Duration::from_millis(500), silence: Duration::from_millis(200) };
-/// Read at once.
+/// Bytes that are read at once.
 const PIECE: usize = 16 << 10;
 
-/// What a client hears that is in the middle of a request's head when the server ends.
+/// The answer to a client that has sent half the head of a request when the server shuts down.
 const SHUTTING_DOWN: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 2\r\n\
                              connection: close\r\ncontent-length: 41\r\n\r\n{\"detail\":\"The server is shutting down.\"}";
 
 /// Answers half a head.
 pub(super) async fn refuse(stream: &mut TcpStream) {
-    // Whoever does not take this within the time does not hear it.
+    // A client that does not take it within that time goes without.
     let _ = timeout(SHORT.silence, stream.write_all(SHUTTING_DOWN.as_bytes())).await;
 }
 

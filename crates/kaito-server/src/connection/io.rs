@@ -1,4 +1,4 @@
-//! A connection's socket, which notices a client that takes nothing.
+//! A connection's socket, whose writes fail when the client reads nothing for too long.
 
 use std::io;
 use std::pin::Pin;
@@ -10,23 +10,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// How often a client that takes nothing is looked at.
+/// How often a write that waits for its client is checked.
 const LOOK: Duration = Duration::from_millis(250);
-/// Bytes that the system may hold unsent. With more of them, a client that reads nothing would be noticed only after
-/// megabytes.
+/// Bytes that the system may hold unsent (TCP_NOTSENT_LOWAT). With its default, writes to a client that reads nothing would
+/// block only after megabytes.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 16 << 10;
-/// After this long without a word from a client the system asks whether it is still there, this often, so many times.
+/// TCP keep-alive: when a client has been silent for so long, the system probes it, so often, and so many times.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 const PROBE_EVERY: Duration = Duration::from_secs(10);
 #[cfg(not(windows))]
 const PROBES: u32 = 3;
 
-/// A socket whose writes fail once the client has taken nothing for a time.
+/// A socket whose writes fail once the client has read nothing for `limit`.
 pub(super) struct Watched {
     stream: TcpStream,
     limit: Duration,
-    /// Whether a client is given up earlier that has taken nothing for so long.
+    /// Whether a client that has read nothing for this long is given up before the limit.
     given_up: Box<dyn Fn(Duration) -> bool + Send + Sync>,
     blocked: Option<Blocked>,
 }
@@ -52,7 +52,7 @@ impl Watched {
         self.stream
     }
 
-    /// Passes on what came of a write, unless the client has kept it waiting for too long.
+    /// Passes on the result of a write, or an error if it has waited for the client for too long.
     fn judge(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if written.is_ready() {
             self.blocked = None;
@@ -74,7 +74,7 @@ impl Watched {
     }
 }
 
-/// Tokens go out one by one, and dead clients are found out.
+/// Sends tokens at once (TCP_NODELAY), and finds clients that are gone.
 fn configure(stream: &TcpStream, limit: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -85,8 +85,8 @@ fn configure(stream: &TcpStream, limit: Duration) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         socket.set_tcp_notsent_lowat(UNSENT)?;
-        // Also finds a client whose window stays shut before so much is unsent that writes block. The system counts
-        // milliseconds in an i32.
+        // Ends connections whose client acknowledges nothing, also before so much is unsent that writes block. The system
+        // counts milliseconds in an i32.
         socket.set_tcp_user_timeout(Some(limit.min(Duration::from_millis(i32::MAX as u64))))?;
     }
     #[cfg(not(target_os = "linux"))]

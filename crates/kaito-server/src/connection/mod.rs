@@ -1,4 +1,4 @@
-//! Taking connections and seeing them off.
+//! Accepting connections, serving the requests on them, and closing them.
 
 mod exchange;
 mod farewell;
@@ -28,10 +28,10 @@ use io::Watched;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long connections may take to write what is ready once the server ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// The pause after a connection could not be taken, for want of file handles as a rule.
+/// The pause after a connection could not be accepted, as a rule because the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// While others wait for the place of a stream, its client may take nothing for this long. When writes block, it is some
-/// thousand tokens behind already.
+/// While requests wait in the queue, a client that streams may read nothing for this long. It is some thousand tokens behind
+/// already when writes to it block.
 const HURRY: Duration = Duration::from_secs(1);
 /// The most that a connection reads ahead or holds back of what it writes; also the longest head of a request.
 const BUFFER: usize = 64 << 10;
@@ -72,7 +72,7 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, app: Arc
         let (activity, app) = (Arc::clone(&activity), Arc::clone(&app));
         let ServerOptions { stall_limit, request_timeout, .. } = app.options;
         move |lasted| {
-            // Whoever takes a little now and then has the time of a request, and some.
+            // A client that reads a little now and then may take as long as a request may, and the stall limit more.
             let overdue = |since: Instant| since.elapsed() > request_timeout + stall_limit;
             let wanted = || app.model().is_some_and(|model| model.stats().waiting > 0);
             activity.streaming_since().is_some_and(|since| overdue(since) || (lasted >= HURRY && wanted()))
@@ -115,7 +115,7 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, app: Arc
     }
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner().into_inner();
-    // No request was there then, and none came since: what there is of one is half a head.
+    // No request was open when the server began to end, and none came since: what was read is half the head of one.
     if told_to_end == Some(activity.requests()) && !parts.read_buf.is_empty() {
         farewell::refuse(&mut stream).await;
     }
@@ -125,7 +125,7 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, app: Arc
     }
 }
 
-/// Logs what ended a connection out of turn; whether something more can be said on it.
+/// Logs why a connection broke off; `true` if something can still be written to it.
 fn log(error: &hyper::Error, peer: SocketAddr) -> bool {
     let causes = std::iter::successors(error.source(), |error| (*error).source());
     let socket = causes.filter_map(|error| error.downcast_ref::<std::io::Error>()).next();
@@ -133,7 +133,7 @@ fn log(error: &hyper::Error, peer: SocketAddr) -> bool {
         Some(socket) if socket.kind() == ErrorKind::TimedOut => {
             tracing::info!(%peer, error = %socket, "connection given up");
         }
-        // Clients that go away, or that speak something else than HTTP.
+        // Clients that disconnect, or that speak another protocol than HTTP.
         _ => tracing::debug!(%peer, error = error as &dyn Error, "connection broken"),
     }
     socket.is_none()

@@ -1,9 +1,12 @@
 //! The dialect of the published Llama 2 code: `prompts` to `/generate`, dialogs to `/chat`.
 
-use kaito_engine::{ChatMessage, ChatRequest, CompletionRequest, MetaOptions, MetaOutput};
+use std::sync::Arc;
+
+use kaito_engine::dialects::meta::{ChatRequest, CompletionRequest, MetaOptions};
+use kaito_engine::{Cancel, ChatMessage, Error, Output, RequestContext};
 use serde_json::{Value, json};
 
-use super::{Request, Work, parse_messages};
+use super::{Reply, Request, Task, Work, parse_messages};
 use crate::error::ApiError;
 use crate::fields::{self, Fields};
 
@@ -27,12 +30,17 @@ pub(super) fn parse_completion(mut body: Fields) -> Result<Request, ApiError> {
     let stream = take_stream(&mut body, &mut parameters)?;
     deny_rest(body, &["prompts", "parameters", "stream"])?;
     let options = parse_options(parameters)?;
-    Ok(Request { stream, work: Work::Completion(CompletionRequest { prompts, options }) })
+    Ok(Request { stream, work: Box::new(CompletionRequest { prompts, options }) })
 }
 
 /// Reads `{"input_data": {"input_string": [[...], ...], "parameters": {...}}}`, where `parameters` may also stand
 /// beside `input_data`.
-pub(super) fn parse_dialogs(mut body: Fields) -> Result<Request, ApiError> {
+pub(super) fn parse_dialogs(body: Fields) -> Result<Request, ApiError> {
+    let (stream, request) = read_dialogs(body)?;
+    Ok(Request { stream, work: Box::new(request) })
+}
+
+fn read_dialogs(mut body: Fields) -> Result<(bool, ChatRequest), ApiError> {
     let mut input = body.take_object("input_data")?.unwrap_or_default();
     let at = input.path("input_string");
     let wanted = "a list of dialogs, each a list of messages";
@@ -54,7 +62,7 @@ pub(super) fn parse_dialogs(mut body: Fields) -> Result<Request, ApiError> {
     input.deny_rest(&["input_string", "parameters"])?;
     deny_rest(body, &["input_data", "parameters", "stream"])?;
     let options = parse_options(parameters)?;
-    Ok(Request { stream, work: Work::Dialogs(ChatRequest { dialogs, options }) })
+    Ok((stream, ChatRequest { dialogs, options }))
 }
 
 /// What is left of the body is unknown, or in the wrong place.
@@ -89,29 +97,65 @@ fn parse_options(mut parameters: Fields) -> Result<MetaOptions, ApiError> {
     Ok(options)
 }
 
+impl Work for CompletionRequest {
+    fn prepare(self: Box<Self>, context: &RequestContext, cancel: &Cancel) -> Result<Task, Error> {
+        let prompts = CompletionRequest::prepare(&self, context, cancel)?;
+        Ok(Task { prompts, reply: Arc::new(Completions { prompts: self.prompts }) })
+    }
+}
+
+impl Work for ChatRequest {
+    fn prepare(self: Box<Self>, context: &RequestContext, cancel: &Cancel) -> Result<Task, Error> {
+        let prompts = ChatRequest::prepare(&self, context, cancel)?;
+        Ok(Task { prompts, reply: Arc::new(Dialogs { dialogs: self.dialogs }) })
+    }
+}
+
 /// The answer to `/generate`: each prompt with its response.
-pub(crate) fn completion_body(prompts: &[String], outputs: &[MetaOutput]) -> Value {
-    let results: Vec<_> = prompts
-        .iter()
-        .zip(outputs)
-        .map(|(prompt, output)| json!({ "prompt": prompt, "response": output.text }))
-        .collect();
-    json!({ "results": results })
+struct Completions {
+    prompts: Vec<String>,
+}
+
+impl Reply for Completions {
+    fn size(&self, output: &Output) -> usize {
+        self.prompts.iter().map(String::len).sum::<usize>() + texts_len(output)
+    }
+
+    fn body(&self, output: &Output) -> String {
+        let pairs = self.prompts.iter().zip(&output.sequences);
+        let results: Vec<_> =
+            pairs.map(|(prompt, answer)| json!({ "prompt": prompt, "response": answer.text })).collect();
+        json!({ "results": results }).to_string()
+    }
 }
 
 /// The answer to dialogs: each dialog as it came, with the answer appended and the roles capitalised.
-pub(crate) fn dialogs_body(dialogs: &[Vec<ChatMessage>], outputs: &[MetaOutput]) -> Value {
-    let message = |role: &str, content: &str| json!({ "role": capitalise(role), "content": content });
-    let results: Vec<Vec<_>> = dialogs
-        .iter()
-        .zip(outputs)
-        .map(|(dialog, output)| {
-            let mut messages: Vec<_> = dialog.iter().map(|m| message(&m.role, &m.content)).collect();
-            messages.push(message("assistant", &output.text));
-            messages
-        })
-        .collect();
-    json!({ "results": results })
+struct Dialogs {
+    dialogs: Vec<Vec<ChatMessage>>,
+}
+
+impl Reply for Dialogs {
+    fn size(&self, output: &Output) -> usize {
+        let messages = self.dialogs.iter().flatten().map(|message| message.role.len() + message.content.len());
+        messages.sum::<usize>() + texts_len(output)
+    }
+
+    fn body(&self, output: &Output) -> String {
+        let message = |role: &str, content: &str| json!({ "role": capitalise(role), "content": content });
+        let pairs = self.dialogs.iter().zip(&output.sequences);
+        let results: Vec<Vec<_>> = pairs
+            .map(|(dialog, answer)| {
+                let mut messages: Vec<_> = dialog.iter().map(|m| message(&m.role, &m.content)).collect();
+                messages.push(message("assistant", &answer.text));
+                messages
+            })
+            .collect();
+        json!({ "results": results }).to_string()
+    }
+}
+
+fn texts_len(output: &Output) -> usize {
+    output.sequences.iter().map(|sequence| sequence.text.len()).sum()
 }
 
 /// The first letter large, the others small.
@@ -129,10 +173,7 @@ mod tests {
     use super::*;
 
     fn dialogs(body: &str) -> ChatRequest {
-        match parse(Endpoint::Chat, body.as_bytes()).unwrap().work {
-            Work::Dialogs(request) => request,
-            other => panic!("{other:?}"),
-        }
+        read_dialogs(Fields::root(crate::json::parse_object(body.as_bytes()).unwrap())).unwrap().1
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Text generation: `prompt` or `messages` to `/chat`, with Hugging Face's parameters.
 
-use kaito_engine::generate::{GenerateOptions, PARAMETER_NAMES};
-use kaito_engine::{TextInput, TextOutput, TextRequest, TokenScore};
+use std::sync::Arc;
+
+use kaito_engine::dialects::transformers::{PreparedText, TextRequest};
+use kaito_engine::{Cancel, Error, GenerateOptions, Output, PARAMETER_NAMES, Prompt, RequestContext, TokenScore};
 use serde_json::{Map, Value, json};
 
-use super::{Request, Work, parse_messages};
+use super::{Reply, Request, Task, Work, parse_messages};
 use crate::error::ApiError;
 use crate::fields::{self, Fields};
 
@@ -23,10 +25,15 @@ const FIELDS: [&str; 10] = [
 ];
 
 /// Reads a body that has `prompt` or `messages`. Parameters stand at the top level or under `generate_kwargs`.
-pub(super) fn parse(mut body: Fields) -> Result<Request, ApiError> {
+pub(super) fn parse(body: Fields) -> Result<Request, ApiError> {
+    let (stream, request) = read(body)?;
+    Ok(Request { stream, work: Box::new(request) })
+}
+
+fn read(mut body: Fields) -> Result<(bool, TextRequest), ApiError> {
     let input = match body.take_list("messages")? {
-        Some(list) => TextInput::Messages(parse_messages("messages", list)?),
-        None => TextInput::Prompt(take_prompt(&mut body)?),
+        Some(list) => Prompt::Messages(parse_messages("messages", list)?),
+        None => Prompt::Text(take_prompt(&mut body)?),
     };
     if let Some(parameters) = body.take_object("generate_kwargs")? {
         body.absorb(parameters)?;
@@ -45,7 +52,7 @@ pub(super) fn parse(mut body: Fields) -> Result<Request, ApiError> {
         stop: take_stop(&mut body)?,
         options: parse_options(body.into_rest())?,
     };
-    Ok(Request { stream, work: Work::Text(Box::new(request)) })
+    Ok((stream, request))
 }
 
 fn take_prompt(body: &mut Fields) -> Result<String, ApiError> {
@@ -87,19 +94,54 @@ fn parse_options(mut parameters: Map<String, Value>) -> Result<GenerateOptions, 
     Ok(GenerateOptions::from_json(&parameters)?)
 }
 
-/// The answer: the texts of all sequences, one after the other; with `details`, also what they are made of.
-pub(crate) fn body(output: &TextOutput, details: bool) -> Value {
-    let mut body = json!({ "Result": output.texts.concat() });
-    if details {
-        body["sequences"] = json!(output.sequences);
-        if let Some(scores) = &output.sequences_scores {
-            body["sequences_scores"] = json!(scores);
+impl Work for TextRequest {
+    fn prepare(self: Box<Self>, context: &RequestContext, cancel: &Cancel) -> Result<Task, Error> {
+        let flags = [self.options.return_dict_in_generate, self.options.output_scores];
+        let PreparedText { prompt, shown } = TextRequest::prepare(*self, context, cancel)?;
+        let prompt_tokens = flags.contains(&Some(true)).then(|| prompt.prompt().to_vec());
+        Ok(Task { prompts: vec![prompt], reply: Arc::new(Texts { shown, prompt_tokens }) })
+    }
+}
+
+/// The answer: the texts of all sequences, one after the other, and on request what they are made of.
+struct Texts {
+    /// What each text begins with.
+    shown: String,
+    /// The prompt's token ids, where those of the sequences are asked for.
+    prompt_tokens: Option<Vec<u32>>,
+}
+
+/// What a token with its scores counts for: a line for itself and each of ten others.
+const SCORES: usize = 1 << 10;
+
+impl Reply for Texts {
+    fn size(&self, output: &Output) -> usize {
+        let of_prompt = self.shown.len() + self.prompt_tokens.as_ref().map_or(0, Vec::len);
+        let sequences = output.sequences.iter();
+        sequences
+            .map(|sequence| {
+                let scored = sequence.scores.as_ref().map_or(0, Vec::len);
+                of_prompt + sequence.text.len() + sequence.tokens.len() + scored * SCORES
+            })
+            .sum()
+    }
+
+    fn body(&self, output: &Output) -> String {
+        let sequences = &output.sequences;
+        let texts: String = sequences.iter().flat_map(|sequence| [self.shown.as_str(), &sequence.text]).collect();
+        let mut body = json!({ "Result": texts });
+        if let Some(prompt) = &self.prompt_tokens {
+            body["sequences"] =
+                sequences.iter().map(|sequence| json!([prompt.as_slice(), &sequence.tokens].concat())).collect();
+            if let Some(scores) = sequences.iter().map(|sequence| sequence.beam_score).collect::<Option<Vec<f32>>>() {
+                body["sequences_scores"] = json!(scores);
+            }
         }
+        if let Some(scores) = sequences.iter().map(|sequence| sequence.scores.as_ref()).collect::<Option<Vec<_>>>() {
+            body["scores"] = scores.into_iter().map(|scores| scores.iter().map(score).collect::<Value>()).collect();
+        }
+        body.to_string()
     }
-    if let Some(scores) = &output.scores {
-        body["scores"] = scores.iter().map(|sequence| sequence.iter().map(score).collect::<Value>()).collect();
-    }
-    body
 }
 
 /// One token with its log-probability (null where it is minus infinity) and its likeliest rivals.
@@ -110,14 +152,10 @@ fn score(token: &TokenScore) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Endpoint, parse};
     use super::*;
 
     fn request(body: &Value) -> TextRequest {
-        match parse(Endpoint::Chat, body.to_string().as_bytes()).unwrap().work {
-            Work::Text(request) => *request,
-            other => panic!("{other:?}"),
-        }
+        read(Fields::root(body.as_object().unwrap().clone())).unwrap().1
     }
 
     #[test]

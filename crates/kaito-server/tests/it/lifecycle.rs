@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use kaito_engine::LoadOptions;
+use kaito_engine::{LanguageModel, LoadOptions};
 use kaito_server::{Error, Server, ServerOptions};
 use kaito_testing::server::{CHAT_MODEL, META_MODEL, TestServer, load, options};
 use kaito_testing::wait::eventually;
@@ -55,7 +55,7 @@ async fn a_model_that_does_not_load_ends_the_server_with_the_cause() {
         let error = server
             .run(move |_| {
                 assert!(!loader, "a loader that panics");
-                Err(std::io::Error::other("no weights here"))
+                Err::<LanguageModel, _>(std::io::Error::other("no weights here"))
             })
             .await
             .unwrap_err();
@@ -70,7 +70,7 @@ async fn the_end_does_not_wait_for_the_model_to_load() {
     let (_go, wait) = mpsc::channel::<()>();
     let running = tokio::spawn(server.run(move |_| {
         let _ = wait.recv();
-        Err(std::io::Error::other("never"))
+        Err::<LanguageModel, _>(std::io::Error::other("never"))
     }));
     handle.shutdown();
     tokio::time::timeout(Duration::from_secs(30), running).await.expect("it ends").unwrap().unwrap();

@@ -1,9 +1,8 @@
 //! Prompts that cannot fit, and what they leave to others.
 
-use kaito_engine::generate::GenerateOptions;
-use kaito_engine::{
-    Cancel, ChatMessage, ChatRequest, CompletionRequest, Error, LoadOptions, MetaOptions, TextInput, TextRequest,
-};
+use kaito_engine::dialects::meta::{ChatRequest, CompletionRequest, MetaOptions};
+use kaito_engine::dialects::transformers::TextRequest;
+use kaito_engine::{Cancel, ChatMessage, Error, LoadOptions, Request};
 use kaito_server::ServerOptions;
 use kaito_testing::server::{CHAT_MODEL, META_MODEL, TestServer, load, options};
 use serde_json::{Value, json};
@@ -75,22 +74,16 @@ fn a_request_for_which_nobody_waits_is_not_begun() {
     let model = load(META_MODEL, &LoadOptions::default());
     let cancel = Cancel::default();
     cancel.cancel();
-    let text = TextRequest {
-        input: TextInput::Prompt("a".to_owned()),
-        return_full_text: None,
-        add_special_tokens: None,
-        clean_up_tokenization_spaces: None,
-        prefix: None,
-        handle_long_generation: None,
-        options: GenerateOptions::default(),
-        stop: Vec::new(),
-    };
+    let context = model.context();
+    let request = Request { prompt: "a".into(), ..Request::default() };
+    let text = TextRequest { input: "a".into(), ..TextRequest::default() };
     let completion = CompletionRequest { prompts: vec!["a".to_owned()], options: MetaOptions::default() };
     let message = ChatMessage { role: "user".to_owned(), content: "a".to_owned() };
     let dialog = ChatRequest { dialogs: vec![vec![message]], options: MetaOptions::default() };
-    assert!(matches!(model.generate_text_unless(&cancel, text), Err(Error::Cancelled)));
-    assert!(matches!(model.text_completion_unless(&cancel, &completion), Err(Error::Cancelled)));
-    assert!(matches!(model.chat_completion_unless(&cancel, &dialog), Err(Error::Cancelled)));
+    assert!(matches!(request.prepare(context, &cancel), Err(Error::Cancelled)));
+    assert!(matches!(text.prepare(context, &cancel), Err(Error::Cancelled)));
+    assert!(matches!(completion.prepare(context, &cancel), Err(Error::Cancelled)));
+    assert!(matches!(dialog.prepare(context, &cancel), Err(Error::Cancelled)));
     let stats = model.stats();
     assert_eq!((stats.waiting, stats.running), (0, 0));
 }

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use kaito_engine::LoadOptions;
+use kaito_engine::{LanguageModel, LoadOptions};
 use kaito_server::{Error, Server, ServerOptions};
 use kaito_testing::http::{ask_once, post};
 use kaito_testing::server::{META_MODEL, TestServer, keys, load, options};
@@ -57,7 +57,7 @@ async fn a_refusal_while_the_model_loads_is_heard() {
     let (_go, wait) = mpsc::channel::<()>();
     let running = tokio::spawn(server.run(move |_| {
         let _ = wait.recv();
-        Err::<_, Error>(Error::LoaderLost)
+        Err::<LanguageModel, Error>(Error::LoaderLost)
     }));
     let (length, body) = body(true);
     let answer = ask_once(address, post("/chat", &length, &body)).await;

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::Context;
 use kaito_engine::{
-    ChatMessage, ChatRequest, DialogFormat, LanguageModel, MetaEvent, MetaOptions, TextEvent, TextInput, TextRequest,
-    generate::GenerateOptions,
+    Cancel, ChatMessage, DialogFormat, GenerateOptions, LanguageModel, Prepared, Prompt, Request, StreamEvent,
+    dialects::meta::{ChatRequest, MetaOptions},
 };
 use kaito_presets::PresetKind;
 use rustyline::{DefaultEditor, error::ReadlineError};
@@ -191,59 +191,43 @@ impl Chat<'_> {
         messages.push(message("user", text));
         let mut conversation: Vec<ChatMessage> = self.system.iter().map(|text| message("system", text)).collect();
         conversation.extend(messages.iter().cloned());
-        let runtime = self.runtime;
-        let answer = match self.manner {
-            Manner::Template => runtime.block_on(self.generate(TextInput::Messages(conversation)))?,
-            Manner::Continuation => runtime.block_on(self.generate(TextInput::Prompt(text.to_owned())))?,
-            Manner::Dialog => runtime.block_on(self.dialog(conversation))?,
+        let prompts = match self.manner {
+            Manner::Template => self.prepare(conversation.into())?,
+            Manner::Continuation => self.prepare(text.into())?,
+            Manner::Dialog => self.prepare_dialog(conversation)?,
         };
+        let answer = self.runtime.block_on(self.generate(prompts))?;
         output::write("\n")?;
         messages.push(message("assistant", &answer));
         self.messages = messages;
         Ok(())
     }
 
-    async fn generate(&mut self, input: TextInput) -> anyhow::Result<String> {
+    fn prepare(&self, prompt: Prompt) -> Result<Vec<Prepared>, kaito_engine::Error> {
         let sampled = self.args.temperature > 0.0;
-        let request = TextRequest {
-            input,
-            return_full_text: Some(false),
-            clean_up_tokenization_spaces: Some(false),
-            prefix: None,
-            handle_long_generation: None,
-            add_special_tokens: None,
-            options: GenerateOptions {
-                max_new_tokens: Some(self.args.max_new_tokens.get()),
-                do_sample: Some(sampled),
-                temperature: sampled.then_some(self.args.temperature.into()),
-                seed: self.args.seed,
-                ..GenerateOptions::default()
-            },
-            stop: Vec::new(),
+        let options = GenerateOptions {
+            max_new_tokens: Some(self.args.max_new_tokens.get()),
+            do_sample: Some(sampled),
+            temperature: sampled.then_some(self.args.temperature.into()),
+            seed: self.args.seed,
+            ..GenerateOptions::default()
         };
-        let mut stream = self.model.generate_text(request)?;
-        let mut answer = String::new();
-        loop {
-            let event = tokio::select! {
-                event = stream.next() => event,
-                () = interrupted(&mut self.interrupts) => return stopped(answer),
-            };
-            match event.transpose()? {
-                Some(TextEvent::Delta { text, .. } | TextEvent::Rest { text, .. }) => self.say(&mut answer, &text)?,
-                Some(TextEvent::Started) => {}
-                Some(TextEvent::Finished(_)) | None => return Ok(answer),
-            }
-        }
+        let request = Request { prompt, options, ..Request::default() };
+        Ok(vec![request.prepare(self.model.context(), &Cancel::default())?])
     }
 
-    async fn dialog(&mut self, dialog: Vec<ChatMessage>) -> anyhow::Result<String> {
+    fn prepare_dialog(&self, dialog: Vec<ChatMessage>) -> Result<Vec<Prepared>, kaito_engine::Error> {
         let options = MetaOptions {
             temperature: Some(self.args.temperature.into()),
             max_gen_len: Some(self.args.max_new_tokens.get()),
             seed: self.args.seed,
             ..MetaOptions::default()
         };
-        let mut stream = self.model.chat_completion(ChatRequest { dialogs: vec![dialog], options })?;
+        ChatRequest { dialogs: vec![dialog], options }.prepare(self.model.context(), &Cancel::default())
+    }
+
+    async fn generate(&mut self, prompts: Vec<Prepared>) -> anyhow::Result<String> {
+        let mut stream = self.model.start(prompts)?;
         let mut answer = String::new();
         loop {
             let event = tokio::select! {
@@ -251,9 +235,9 @@ impl Chat<'_> {
                 () = interrupted(&mut self.interrupts) => return stopped(answer),
             };
             match event.transpose()? {
-                Some(MetaEvent::Delta { text, .. } | MetaEvent::Rest { text, .. }) => self.say(&mut answer, &text)?,
-                Some(MetaEvent::Started) => {}
-                Some(MetaEvent::Finished { .. }) | None => return Ok(answer),
+                Some(StreamEvent::Started) => {}
+                Some(StreamEvent::Delta(delta)) => self.say(&mut answer, &delta.text)?,
+                Some(StreamEvent::Finished(_)) | None => return Ok(answer),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `kaito serve`: a model over HTTP.
 
-use std::{io::Write, net::SocketAddr};
+use std::{io::Write, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use kaito_engine::LanguageModel;
@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
-    let source = ModelSource::resolve(&args.model)?;
+    let source = Arc::new(ModelSource::resolve(&args.model)?);
     let options = ServerOptions {
         address: network::address(args.host.as_deref(), args.port)?,
         api_keys: keys(&args.access)?,
@@ -37,13 +37,11 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
         if open_to_all {
             tracing::warn!("everybody who can reach this address can use the model; --api-key sets a key");
         }
+        let announced = source.clone();
         let loader =
-            move |report: &(dyn Fn(f32) + Sync)| -> Result<LanguageModel, Box<dyn std::error::Error + Send + Sync>> {
-                let model = source.load(&args.model, Some(args.max_waiting.get()), report)?;
-                announce(&source, &model, address, log_format);
-                Ok(model)
-            };
-        server.run(loader).await.map_err(anyhow::Error::from)
+            move |report: &(dyn Fn(f32) + Sync)| source.load(&args.model, Some(args.max_waiting.get()), report);
+        let ready = move |model: &LanguageModel| announce(&announced, model, address, log_format);
+        server.run_and_tell(loader, ready).await.map_err(anyhow::Error::from)
     })
 }
 

@@ -95,6 +95,20 @@ fn the_engine_knows_no_http() {
 }
 
 #[test]
+fn dialects_stand_beside_the_ways_through_engine_and_server() {
+    for (sources_of, dialects) in [("kaito-engine/src", "dialects"), ("kaito-server/src", "dialect")] {
+        let folder = crates().join(sources_of);
+        let outside = |file: &PathBuf| !file.starts_with(folder.join(dialects)) && !file.ends_with("src/lib.rs");
+        for file in sources(&folder).into_iter().filter(outside) {
+            let text = fs::read_to_string(&file).unwrap();
+            for name in ["dialects::", "llama::", "text_generation::"] {
+                assert!(!text.contains(name), "{} uses {name}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
 fn the_catalogue_does_no_input_or_output() {
     for file in ["kaito-presets", "kaito-spec"].map(|name| sources(&crates().join(name).join("src"))).concat() {
         let text = fs::read_to_string(&file).unwrap();

@@ -1,13 +1,13 @@
-//! The texts of a generation, as its tokens come and when they have ended.
+//! The texts of one prompt's sequences, as their tokens come and when they have ended.
 
 use std::{
     collections::{HashMap, VecDeque},
     mem,
 };
 
-use super::{LikelyToken, TextEvent, TextOutput, TokenScore};
 use crate::{
     generate::{self, Chosen, FinishReason, SequenceOutput},
+    output::{Delta, LikelyToken, OutputSequence, StreamEvent, Token, TokenScore},
     stop_strings::StopStrings,
 };
 use kaito_model::tokenizer::{DecodeOptions, Special, StreamingDecoder, Tokenizer};
@@ -22,11 +22,15 @@ struct SequenceText {
 }
 
 impl SequenceText {
-    fn push(&mut self, token: u32) -> String {
+    /// Takes a token, which has no text if it is among `skipped`.
+    fn push(&mut self, token: u32, skipped: &[u32]) -> String {
         if self.stops.hit() {
             return String::new();
         }
         self.tokens += 1;
+        if skipped.contains(&token) {
+            return String::new();
+        }
         let text = self.decoder.as_mut().map(|decoder| decoder.push(token)).unwrap_or_default();
         self.pass(&text)
     }
@@ -50,88 +54,98 @@ impl SequenceText {
     }
 }
 
-/// Turns the tokens of a generation into its texts.
+/// Turns the tokens of one prompt's sequences into their texts.
 #[derive(Debug)]
 pub(crate) struct Assembler {
     /// A sequence before its first token.
     fresh: (StreamingDecoder, StopStrings),
-    /// What every text begins with.
-    shown: String,
+    /// Tokens that have no text, whatever the tokenizer says.
+    skipped: Vec<u32>,
     prompt_len: usize,
+    /// Index of the prompt's first sequence among those of the request.
+    first: usize,
+    /// Whether tokens come one by one, and not all at the end.
+    streams: bool,
     sequences: Vec<SequenceText>,
     token_texts: TokenTexts,
     ending: Option<Ending>,
+    complete: Option<Vec<OutputSequence>>,
 }
 
-/// An answer while it is put together.
+/// The sequences while they are put together.
 #[derive(Debug)]
 struct Ending {
     outputs: std::vec::IntoIter<SequenceOutput>,
     sequence: Option<EndingSequence>,
-    /// Whether the texts were streamed, so that what is left of them is, too.
-    streamed: bool,
-    answer: TextOutput,
-    scores: Vec<Option<Vec<TokenScore>>>,
+    done: Vec<OutputSequence>,
 }
 
 /// A sequence whose tokens are all there.
 #[derive(Debug)]
 struct EndingSequence {
+    /// Its new tokens.
     tokens: Vec<u32>,
     finish_reason: FinishReason,
+    beam_score: Option<f32>,
     scores: Option<(std::vec::IntoIter<generate::TokenScore>, Vec<TokenScore>)>,
     /// Whether its text is complete.
     complete: bool,
 }
 
+impl EndingSequence {
+    fn new(output: SequenceOutput, prompt_len: usize) -> Self {
+        let SequenceOutput { mut tokens, score, finish_reason, scores } = output;
+        tokens.drain(..prompt_len.min(tokens.len()));
+        let scores = scores.map(|scores| (scores.into_iter(), Vec::new()));
+        Self { tokens, finish_reason, beam_score: score, scores, complete: false }
+    }
+}
+
 impl Assembler {
-    pub(super) fn new(
+    /// For a prompt of `prompt_len` tokens. `decoder` stands where its answer begins.
+    pub(crate) fn new(
         tokenizer: &Tokenizer,
-        prompt: &[u32],
-        decode: DecodeOptions,
-        shown: String,
+        decoder: StreamingDecoder,
         stops: StopStrings,
+        skipped: Vec<u32>,
+        prompt_len: usize,
+        streams: bool,
     ) -> Self {
         Self {
-            fresh: (StreamingDecoder::new(tokenizer, prompt, decode), stops),
-            shown,
-            prompt_len: prompt.len(),
+            fresh: (decoder, stops),
+            skipped,
+            prompt_len,
+            first: 0,
+            streams,
             sequences: Vec::new(),
             token_texts: TokenTexts { tokenizer: tokenizer.clone(), fresh: None, known: HashMap::new() },
             ending: None,
+            complete: None,
         }
     }
 
+    /// Numbers the sequences from `first` on in what becomes known of them.
+    pub(super) fn number_from(&mut self, first: usize) {
+        self.first = first;
+    }
+
     /// Takes a token. The second value says that the sequence has come to a stop string.
-    pub(super) fn push(&mut self, chosen: &Chosen) -> (Option<TextEvent>, bool) {
-        let (index, token) = (chosen.sequence, chosen.token);
-        let Some(sequence) = sequence(&mut self.sequences, &self.fresh, index) else { return (None, false) };
+    pub(super) fn push(&mut self, chosen: &Chosen) -> (Option<Delta>, bool) {
+        let Some(sequence) = sequence(&mut self.sequences, &self.fresh, chosen.sequence) else { return (None, false) };
         if sequence.stops.hit() {
             // The engine was a step ahead of the stop.
             return (None, false);
         }
-        let text = sequence.push(token);
+        let text = sequence.push(chosen.token, &self.skipped);
         let hit = sequence.stops.hit();
-        (Some(TextEvent::Delta { sequence: index, text, token }), hit)
+        let token = Token { id: chosen.token, log_prob: chosen.score.as_ref().map(|score| score.log_prob) };
+        (Some(Delta { sequence: self.first + chosen.sequence, text, token: Some(token), finish_reason: None }), hit)
     }
 
     /// Takes what the generation came to. What is left to do is for [`Self::go_on`].
     pub(super) fn end(&mut self, outputs: Vec<SequenceOutput>) {
-        self.ending = Some(Ending {
-            streamed: !self.sequences.is_empty(),
-            answer: TextOutput {
-                texts: Vec::new(),
-                sequences: Vec::new(),
-                sequences_scores: outputs.iter().map(|output| output.score).collect(),
-                scores: None,
-                finish_reasons: Vec::new(),
-                prompt_tokens: self.prompt_len,
-                generated_tokens: 0,
-            },
-            outputs: outputs.into_iter(),
-            sequence: None,
-            scores: Vec::new(),
-        });
+        self.ending =
+            Some(Ending { done: Vec::with_capacity(outputs.len()), outputs: outputs.into_iter(), sequence: None });
     }
 
     /// Whether the generation has ended.
@@ -139,60 +153,63 @@ impl Assembler {
         self.ending.is_some()
     }
 
-    /// Puts the answer together for as long as some `budget` tokens take, and says how long that was. The answer is among
-    /// the events when it is complete.
-    pub(super) fn go_on(&mut self, budget: usize, events: &mut VecDeque<TextEvent>) -> usize {
-        let Self { fresh, shown, prompt_len, sequences, token_texts, ending } = self;
+    /// The sequences, once [`Self::go_on`] has put them together.
+    pub(super) fn take_complete(&mut self) -> Option<Vec<OutputSequence>> {
+        self.complete.take()
+    }
+
+    /// Puts the sequences together for as long as some `budget` tokens take, and says how long that was.
+    pub(super) fn go_on(&mut self, budget: usize, events: &mut VecDeque<StreamEvent>) -> usize {
+        let Self { fresh, skipped, prompt_len, first, streams, sequences, token_texts, ending, complete } = self;
         let mut worked = 0;
         while worked < budget {
             let Some(of_all) = ending else { break };
             worked += 1;
-            let index = of_all.answer.texts.len();
+            let index = of_all.done.len();
             let Some(own) = &mut of_all.sequence else {
                 match of_all.outputs.next() {
-                    Some(SequenceOutput { tokens, finish_reason, scores, .. }) => {
-                        let scores = scores.map(|scores| (scores.into_iter(), Vec::new()));
-                        of_all.sequence = Some(EndingSequence { tokens, finish_reason, scores, complete: false });
-                    }
-                    None => {
-                        let mut answer = ending.take().map(|Ending { mut answer, scores, .. }| {
-                            answer.scores = scores.into_iter().collect();
-                            answer
-                        });
-                        events.extend(answer.take().map(TextEvent::Finished));
-                    }
+                    Some(output) => of_all.sequence = Some(EndingSequence::new(output, *prompt_len)),
+                    None => *complete = ending.take().map(|ending| ending.done),
                 }
                 continue;
             };
             let Some(text) = sequence(sequences, fresh, index) else { break };
             if !own.complete {
-                if let Some(&token) = own.tokens.get(*prompt_len + text.tokens).filter(|_| !text.stops.hit()) {
-                    text.push(token);
+                if let Some(&token) = own.tokens.get(text.tokens).filter(|_| !text.stops.hit()) {
+                    text.push(token, skipped);
                     continue;
                 }
                 let rest = text.finish();
-                if of_all.streamed && !rest.is_empty() {
-                    events.push_back(TextEvent::Rest { sequence: index, text: rest });
+                own.tokens.truncate(text.tokens);
+                if text.stops.hit() {
+                    own.finish_reason = FinishReason::Stop;
                 }
-                own.tokens.truncate(*prompt_len + text.tokens);
+                if *streams {
+                    events.push_back(StreamEvent::Delta(Delta {
+                        sequence: *first + index,
+                        text: rest,
+                        token: None,
+                        finish_reason: Some(own.finish_reason),
+                    }));
+                }
                 own.complete = true;
                 continue;
             }
-            let generated = own.tokens.len().saturating_sub(*prompt_len);
             if let Some((scores, done)) = &mut own.scores
-                && done.len() < generated
+                && done.len() < own.tokens.len()
                 && let Some(score) = scores.next()
             {
                 worked += score.top.len();
                 done.push(token_texts.score(&score));
                 continue;
             }
-            let answer = &mut of_all.answer;
-            answer.generated_tokens += generated;
-            answer.texts.push(format!("{shown}{}", mem::take(&mut text.text)));
-            answer.finish_reasons.push(if text.stops.hit() { FinishReason::Stop } else { own.finish_reason });
-            answer.sequences.push(mem::take(&mut own.tokens));
-            of_all.scores.push(own.scores.take().map(|(_, done)| done));
+            of_all.done.push(OutputSequence {
+                text: mem::take(&mut text.text),
+                tokens: mem::take(&mut own.tokens),
+                finish_reason: own.finish_reason,
+                beam_score: own.beam_score,
+                scores: own.scores.take().map(|(_, done)| done),
+            });
             of_all.sequence = None;
         }
         worked
