@@ -50,7 +50,7 @@ impl Prober {
     pub(crate) fn new(threads: usize, unit: Unit) -> io::Result<Self> {
         let bytes = largest_cache().unwrap_or(0).saturating_mul(TIMES_THE_CACHE).clamp(LEAST_MEMORY, MOST_MEMORY);
         // Never so much that the model would have to leave memory.
-        let bytes = bytes.min((kaito_engine::capacity::available_memory() / 4).max(LEAST_MEMORY));
+        let bytes = bytes.min((kaito_engine::device::cpu::available_memory() / 4).max(LEAST_MEMORY));
         let pool = ThreadPool::new(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN));
         let best = Limits { threads: pool.threads(), read_bytes_per_second: 0.0, operations_per_second: 0.0, unit };
         let memory = ReadMemory::new(bytes as usize)?;

@@ -17,7 +17,7 @@ use std::{
 };
 
 use kaito_engine::{
-    LanguageModel, LoadOptions, Quantization, StepBudget, TextEvent, TextInput, TextRequest, TextStream,
+    LanguageModel, LoadOptions, Quantization, StepBudget, TextEvent, TextInput, TextRequest, TextStream, device,
     generate::GenerateOptions,
 };
 use serde_json::{Value, json};
@@ -240,12 +240,12 @@ async fn sharing(model: &LanguageModel) {
 
 /// How long a running stream waits between two tokens while a long prompt comes, and how long that prompt takes.
 async fn budgets(directory: &Path, options: &LoadOptions) {
-    let default = StepBudget::default();
+    let default = device::cpu::properties(None).step_budget;
     println!("{:>8} {:>8} {:>12} {:>12} {:>12}", "tokens", "beside", "alone, s", "beside, s", "longest gap");
     for tokens in [128, 256, 512] {
         for beside in [16, 32, 64, 128] {
             let step_budget = StepBudget { tokens, tokens_beside_streams: beside, ..default };
-            let model = load(directory, &LoadOptions { step_budget, ..options.clone() });
+            let model = load(directory, &LoadOptions { step_budget: Some(step_budget), ..options.clone() });
             let (alone, _) = first_token(&model, &words(1, 300)).await;
             let stream = tokio::spawn(times(submit(&model, "river", 64, greedy())));
             tokio::time::sleep(Duration::from_millis(500)).await;

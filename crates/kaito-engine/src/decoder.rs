@@ -1,14 +1,9 @@
 //! The forward pass of a decoder-only transformer, over a ragged batch: tokens of many sequences, each with a length of
 //! its own, in one pass over the weights.
 
-use std::mem;
-
-use kaito_kernels::ThreadPool;
-
 use crate::{
-    backend::{AttentionSpan, Backend, BackendError, Write},
-    kv_cache::{PageCopy, PageId},
-    recycle::recycled,
+    device::{BufferKind, DeviceError, DeviceErrorKind, Epilogue, Operations},
+    executor::{Executor, ExecutorLimits, HostMemory, StepInput, StepOutput, Ticket},
     rope::RopeTable,
 };
 use kaito_model::{
@@ -16,181 +11,110 @@ use kaito_model::{
     weights::ModelWeights,
 };
 
-/// The part of one sequence that a step computes.
-#[derive(Debug, Clone, Copy)]
-pub struct Span<'a> {
-    /// The tokens to compute, at least one.
-    pub tokens: &'a [u32],
-    /// Tokens proposed behind them, computed as if they were the sequence's own.
-    pub draft: &'a [u32],
-    /// Position of the first of them: how many tokens of the sequence are in the cache already.
-    pub start: usize,
-    /// Pages of the sequence, enough for all of them, writable from `start` on.
-    pub pages: &'a [PageId],
-    /// Whether the sequence is so long that long-rope's long factors apply.
-    pub long: bool,
-    /// How many of the last tokens the logits are wanted after.
-    pub logits: usize,
-}
-
-impl Span<'_> {
-    /// Rows of the batch that the span takes.
-    fn rows(&self) -> usize {
-        self.tokens.len() + self.draft.len()
-    }
-}
-
-struct Layer<B: Backend> {
-    attention_norm: B::Norm,
-    mlp_norm: Option<B::Norm>,
-    qkv: B::Linear,
-    attention_output: B::Linear,
-    mlp_in: B::Linear,
-    mlp_out: B::Linear,
+struct Layer<O: Operations> {
+    attention_norm: O::Norm,
+    mlp_norm: Option<O::Norm>,
+    qkv: O::Linear,
+    attention_output: O::Linear,
+    mlp_in: O::Linear,
+    mlp_out: O::Linear,
 }
 
 /// Activations of the largest step, allocated once.
-struct Workspace<B: Backend> {
-    residual: B::Buffer,
-    normed: B::Buffer,
+struct Workspace<O: Operations> {
+    residual: O::Buffer,
+    normed: O::Buffer,
     /// The MLP's input where it has a norm of its own beside the attention's (Falcon 40B).
-    mlp_normed: Option<B::Buffer>,
-    qkv: B::Buffer,
-    attended: B::Buffer,
-    mlp_in: B::Buffer,
-    mlp_inner: B::Buffer,
-    last: B::Buffer,
-    logits: B::Buffer,
+    mlp_normed: Option<O::Buffer>,
+    qkv: O::Buffer,
+    attended: O::Buffer,
+    mlp_inner: O::Buffer,
+    last: O::Buffer,
+    logits: O::Buffer,
 }
 
-/// A model on a device, with the keys and values of its running sequences.
-pub struct Decoder<B: Backend> {
-    backend: B,
+/// A model on a device, with the KV cache of its running sequences.
+pub struct Decoder<O: Operations> {
+    operations: O,
     config: ModelConfig,
     qkv_layout: QkvLayout,
-    limits: DecoderLimits,
+    limits: ExecutorLimits,
     rope: Option<RopeTable>,
-    embedding: B::Linear,
-    layers: Vec<Layer<B>>,
-    final_norm: B::Norm,
-    head: B::Linear,
-    pool: B::KvPool,
-    workspace: Workspace<B>,
-    batch: Batch,
+    embedding: O::Linear,
+    layers: Vec<Layer<O>>,
+    final_norm: O::Norm,
+    head: O::Linear,
+    pool: O::KvPool,
+    workspace: Workspace<O>,
+    /// Where the next logits go, unless they lie there still.
+    logits: Option<HostMemory>,
+    /// Steps since the start.
+    steps: u64,
+    /// The step that was submitted last and the rows of logits that it gives, until it is collected.
+    under_way: Option<(Ticket, usize)>,
 }
 
-/// The rows of a step. Its memory is used again at every step.
-struct Batch {
-    ids: Vec<u32>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    spans: Vec<AttentionSpan<'static>>,
-    /// Rows that logits are wanted after.
-    wanted: Vec<usize>,
-}
-
-/// What a [`Decoder`] must have room for.
-#[derive(Debug, Clone, Copy)]
-pub struct DecoderLimits {
-    /// Pages of keys and values.
-    pub pages: usize,
-    /// Tokens in a page.
-    pub page_size: usize,
-    /// Tokens computed in one step.
-    pub step_tokens: usize,
-    /// Rows of logits in one step.
-    pub step_logits: usize,
-}
-
-impl<B: Backend> Decoder<B> {
+impl<O: Operations> Decoder<O> {
     /// Puts a model on the device.
     pub fn new(
-        mut backend: B,
+        mut operations: O,
         config: ModelConfig,
         weights: ModelWeights,
-        limits: DecoderLimits,
-    ) -> Result<Self, BackendError> {
+        limits: ExecutorLimits,
+    ) -> Result<Self, DeviceError> {
         let spec = config.layer;
         let layers = weights
             .layers
             .into_iter()
             .map(|layer| {
                 Ok(Layer {
-                    attention_norm: backend.load_norm(layer.attention_norm, spec.norm)?,
-                    mlp_norm: layer.mlp_norm.map(|weights| backend.load_norm(weights, spec.norm)).transpose()?,
-                    qkv: backend.load_linear(layer.qkv)?,
-                    attention_output: backend.load_linear(layer.attention_output)?,
-                    mlp_in: backend.load_linear(layer.mlp_in)?,
-                    mlp_out: backend.load_linear(layer.mlp_out)?,
+                    attention_norm: operations.load_norm(layer.attention_norm, spec.norm)?,
+                    mlp_norm: layer.mlp_norm.map(|weights| operations.load_norm(weights, spec.norm)).transpose()?,
+                    qkv: operations.load_linear(layer.qkv)?,
+                    attention_output: operations.load_linear(layer.attention_output)?,
+                    mlp_in: operations.load_linear(layer.mlp_in)?,
+                    mlp_out: operations.load_linear(layer.mlp_out)?,
                 })
             })
-            .collect::<Result<Vec<_>, BackendError>>()?;
-        let rows = |width: usize| backend.buffer(limits.step_tokens * width);
+            .collect::<Result<Vec<_>, DeviceError>>()?;
+        let ExecutorLimits { step_tokens, step_logits, .. } = limits;
+        let mut buffer = |rows: usize, width: usize, kind: BufferKind| operations.buffer(rows, width, kind);
+        let has_two_norms = spec.residual == Residual::Parallel;
         let workspace = Workspace {
-            residual: rows(config.hidden_size)?,
-            normed: rows(config.hidden_size)?,
-            mlp_normed: (spec.residual == Residual::Parallel).then(|| rows(config.hidden_size)).transpose()?,
-            qkv: rows(spec.attention.qkv_width())?,
-            attended: rows(spec.attention.query_width())?,
-            mlp_in: rows(spec.mlp.in_width())?,
-            mlp_inner: rows(spec.mlp.width)?,
-            last: backend.buffer(limits.step_logits * config.hidden_size)?,
-            logits: backend.buffer(limits.step_logits * config.vocab_size)?,
+            residual: buffer(step_tokens, config.hidden_size, BufferKind::Exact)?,
+            normed: buffer(step_tokens, config.hidden_size, BufferKind::Operand)?,
+            mlp_normed: has_two_norms
+                .then(|| buffer(step_tokens, config.hidden_size, BufferKind::Operand))
+                .transpose()?,
+            qkv: buffer(step_tokens, spec.attention.qkv_width(), BufferKind::Exact)?,
+            attended: buffer(step_tokens, spec.attention.query_width(), BufferKind::Operand)?,
+            mlp_inner: buffer(step_tokens, spec.mlp.width, BufferKind::Operand)?,
+            last: buffer(step_logits, config.hidden_size, BufferKind::Exact)?,
+            logits: buffer(step_logits, config.vocab_size, BufferKind::Logits)?,
         };
-        backend.reserve(&config, limits.step_tokens);
-        let rope = RopeTable::of(&config);
-        let angles = limits.step_tokens * rope.as_ref().map_or(0, RopeTable::angles);
-        let batch = Batch {
-            ids: Vec::with_capacity(limits.step_tokens),
-            cos: Vec::with_capacity(angles),
-            sin: Vec::with_capacity(angles),
-            spans: Vec::with_capacity(limits.step_tokens),
-            wanted: Vec::with_capacity(limits.step_logits),
-        };
+        operations.reserve(&config, &limits)?;
         Ok(Self {
-            rope,
+            rope: RopeTable::of(&config),
             qkv_layout: QkvLayout::of(&spec.attention),
-            embedding: backend.load_linear(weights.embedding)?,
+            embedding: operations.load_linear(weights.embedding)?,
             layers,
-            final_norm: backend.load_norm(weights.final_norm, config.final_norm)?,
-            head: backend.load_linear(weights.head)?,
-            pool: backend.kv_pool(&config, limits.pages, limits.page_size)?,
+            final_norm: operations.load_norm(weights.final_norm, config.final_norm)?,
+            head: operations.load_linear(weights.head)?,
+            pool: operations.kv_pool(&config, limits.pages, limits.page_size)?,
             workspace,
-            batch,
+            logits: Some(operations.host_memory(limits.step_logits * config.vocab_size)?),
+            steps: 0,
+            under_way: None,
             limits,
-            backend,
+            operations,
             config,
         })
     }
 
-    /// What the model is.
-    pub fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-
-    /// What it has room for.
-    pub fn limits(&self) -> &DecoderLimits {
-        &self.limits
-    }
-
-    /// Threads of the host, for what is not computed on the device.
-    pub fn host_pool(&self) -> &ThreadPool {
-        self.backend.host_pool()
-    }
-
-    /// Copies pages of keys and values, before a step writes to the copies.
-    pub fn copy_pages(&mut self, copies: &[PageCopy]) {
-        if !copies.is_empty() {
-            self.backend.copy_pages(&mut self.pool, copies);
-        }
-    }
-
-    /// Computes `spans`, stores their keys and values, and leaves in `logits` a row of `vocab_size` for each token that
-    /// they are wanted after, in order.
-    pub fn forward(&mut self, spans: &[Span], logits: &mut Vec<f32>) {
-        let attention_spans = self.place(spans);
+    /// Computes a step as far as its logits, which stay on the device.
+    fn forward(&mut self, step: StepInput) -> Result<(), DeviceError> {
         let Self {
-            backend,
+            operations,
             config,
             qkv_layout: layout,
             embedding,
@@ -199,77 +123,114 @@ impl<B: Backend> Decoder<B> {
             head,
             pool,
             workspace: w,
-            batch,
             ..
         } = self;
-        let Batch { ids, cos, sin, wanted, .. } = batch;
-        let (spec, rows) = (&config.layer, ids.len());
+        let (spec, rows, wanted) = (&config.layer, step.rows(), step.wanted.len());
+        let rotation = match &config.positions {
+            Positions::Rotary(rope) => Some(rope.pairing),
+            Positions::Alibi => None,
+        };
+        let activation = match spec.mlp.kind {
+            Mlp::SwiGlu => Epilogue::SwiGlu,
+            Mlp::Gelu => Epilogue::Gelu,
+        };
 
-        backend.embed(embedding, ids, &mut w.residual);
+        operations.begin(step)?;
+        operations.copy_pages(pool);
+        operations.embed(embedding, &mut w.residual);
         for (index, layer) in layers.iter().enumerate() {
-            backend.norm(&layer.attention_norm, rows, &w.residual, &mut w.normed);
+            operations.norm(&layer.attention_norm, rows, &w.residual, &mut w.normed);
             // Both norms of a parallel layer see the residual stream before anything is added to it.
             if let (Some(normed), Some(norm)) = (&mut w.mlp_normed, &layer.mlp_norm) {
-                backend.norm(norm, rows, &w.residual, normed);
+                operations.norm(norm, rows, &w.residual, normed);
             }
-            backend.linear(&layer.qkv, rows, &w.normed, &mut w.qkv, Write::Set);
-            if let Positions::Rotary(rope) = &config.positions {
-                backend.rope(&mut w.qkv, layout, rope.pairing, rows, cos, sin);
-            }
-            backend.store_kv(pool, index, &w.qkv, layout, &attention_spans);
-            backend.attention(pool, index, &w.qkv, layout, &attention_spans, &mut w.attended);
-            backend.linear(&layer.attention_output, rows, &w.attended, &mut w.residual, Write::Add);
+            operations.linear(&layer.qkv, rows, &w.normed, &mut w.qkv, Epilogue::Set);
+            operations.place(pool, index, &mut w.qkv, layout, rotation);
+            operations.attention(pool, index, &w.qkv, layout, &mut w.attended);
+            operations.linear(&layer.attention_output, rows, &w.attended, &mut w.residual, Epilogue::Add);
 
             let mlp_input = match (spec.residual, &layer.mlp_norm) {
                 (Residual::Sequential, Some(norm)) => {
-                    backend.norm(norm, rows, &w.residual, &mut w.normed);
+                    operations.norm(norm, rows, &w.residual, &mut w.normed);
                     &w.normed
                 }
                 (Residual::Parallel, _) => w.mlp_normed.as_ref().unwrap_or(&w.normed),
                 _ => &w.normed,
             };
-            backend.linear(&layer.mlp_in, rows, mlp_input, &mut w.mlp_in, Write::Set);
-            let inner = match spec.mlp.kind {
-                Mlp::SwiGlu => {
-                    backend.swiglu(rows, &w.mlp_in, spec.mlp.width, &mut w.mlp_inner);
-                    &w.mlp_inner
-                }
-                Mlp::Gelu => {
-                    backend.gelu(rows, spec.mlp.width, &mut w.mlp_in);
-                    &w.mlp_in
-                }
-            };
-            backend.linear(&layer.mlp_out, rows, inner, &mut w.residual, Write::Add);
+            operations.linear(&layer.mlp_in, rows, mlp_input, &mut w.mlp_inner, activation);
+            operations.linear(&layer.mlp_out, rows, &w.mlp_inner, &mut w.residual, Epilogue::Add);
         }
-
-        logits.resize(wanted.len() * config.vocab_size, 0.0);
-        if !wanted.is_empty() {
-            backend.select_rows(&w.residual, config.hidden_size, wanted, &mut w.last);
-            backend.norm(final_norm, wanted.len(), &w.last, &mut w.normed);
-            backend.linear(head, wanted.len(), &w.normed, &mut w.logits, Write::Set);
-            backend.read(&w.logits, logits);
+        if wanted > 0 {
+            operations.select_rows(&w.residual, config.hidden_size, &mut w.last);
+            operations.norm(final_norm, wanted, &w.last, &mut w.normed);
+            operations.linear(head, wanted, &w.normed, &mut w.logits, Epilogue::Set);
         }
-        self.batch.spans = recycled(attention_spans);
+        Ok(())
     }
 
-    /// Gives each span its rows of the batch, and computes the rows' rotary angles.
-    fn place<'a>(&mut self, spans: &[Span<'a>]) -> Vec<AttentionSpan<'a>> {
-        let Batch { ids, cos, sin, spans: placed, wanted } = &mut self.batch;
-        ids.clear();
-        cos.clear();
-        sin.clear();
-        wanted.clear();
-        let mut placed = recycled(mem::take(placed));
-        for span in spans {
-            let first_row = ids.len();
-            ids.extend(span.tokens.iter().chain(span.draft));
-            wanted.extend(ids.len().saturating_sub(span.logits)..ids.len());
-            let context = span.start + span.rows();
-            if let Some(rope) = &self.rope {
-                (span.start..context).for_each(|position| rope.push_angles(position, span.long, cos, sin));
-            }
-            placed.push(AttentionSpan { first_row, rows: span.rows(), context, pages: span.pages });
+    /// Computes the rotary angles of a step's rows.
+    fn add_angles(&self, step: &mut StepInput) {
+        let Some(rope) = &self.rope else { return };
+        let StepInput { spans, cos, sin, .. } = step;
+        let angles = self.limits.step_tokens * rope.angles();
+        for part in [&mut *cos, &mut *sin] {
+            part.clear();
+            part.reserve(angles);
         }
-        placed
+        for span in spans {
+            let positions = span.context - span.rows..span.context;
+            positions.for_each(|position| rope.push_angles(position, span.long, cos, sin));
+        }
+    }
+}
+
+impl<O: Operations> Executor for Decoder<O> {
+    fn limits(&self) -> &ExecutorLimits {
+        &self.limits
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn submit(&mut self, mut input: StepInput) -> Result<Ticket, DeviceError> {
+        // A step that panicked, or that nobody collects, is given up.
+        self.under_way = None;
+        self.add_angles(&mut input);
+        let wanted = input.wanted.len();
+        self.forward(input)?;
+        self.steps += 1;
+        self.under_way = Some((Ticket::new(self.steps), wanted));
+        Ok(Ticket::new(self.steps))
+    }
+
+    fn collect(&mut self, ticket: Ticket) -> Result<StepOutput, DeviceError> {
+        let wanted = match self.under_way.take() {
+            Some((expected, wanted)) if expected == ticket => wanted,
+            _ => {
+                let cause = format!("step {} is not under way", ticket.number());
+                return Err(DeviceError::new(DeviceErrorKind::Other, "decoder", cause));
+            }
+        };
+        let vocab_size = self.config.vocab_size;
+        let mut logits = match self.logits.take() {
+            Some(logits) => logits,
+            None => self.operations.host_memory(self.limits.step_logits * vocab_size)?,
+        };
+        let len = wanted * vocab_size;
+        match self.operations.finish(&self.workspace.logits, &mut (*logits).as_mut()[..len]) {
+            Ok(input) => Ok(StepOutput::new(input, logits, len)),
+            Err(error) => {
+                self.logits = Some(logits);
+                Err(error)
+            }
+        }
+    }
+
+    fn recycle(&mut self, output: StepOutput) -> StepInput {
+        let (mut input, logits) = output.into_parts();
+        self.logits = Some(logits);
+        input.clear();
+        input
     }
 }

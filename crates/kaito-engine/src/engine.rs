@@ -1,11 +1,12 @@
-//! The thread that turns steps, and the handle that others hold.
+//! The thread that runs steps one after the other, and the handle that others hold.
 //!
-//! A step is `schedule -> forward -> advance -> emit`. The handle is cheap to clone; a request's events come through a
-//! channel of its own, and dropping the receiving end cancels the request and frees its pages before the next step.
+//! A step is `schedule -> forward -> choose -> emit`, for all running sequences together (continuous batching). The handle is
+//! cheap to clone. A request's events come through a queue of its own; dropping the receiving end cancels the request and
+//! frees its pages before the next step.
 //!
 //! Invariant: nothing that a request holds can end this thread, nor another request. A request that cannot go on fails
 //! alone; where the work for one request panics, that request fails, and what others had computed is computed again if it
-//! cannot be trusted.
+//! cannot be trusted. Where the device fails in a step, the step's requests fail; where the device is lost, all do.
 
 mod open;
 #[cfg(test)]
@@ -29,11 +30,12 @@ use self::{
 };
 use crate::{
     Error,
-    backend::Backend,
-    decoder::Decoder,
+    device::DeviceError,
     events::{self, EventReceiver},
+    executor::Executor,
     generate::{Chosen, Generation, GenerationParams, SequenceOutput, Strategy},
-    scheduler::{RequestId, Scheduler},
+    parallel::Parallel,
+    scheduler::{RequestId, Scheduler, pages_needed},
 };
 
 /// One request for tokens.
@@ -63,27 +65,29 @@ pub enum GenerationEvent {
 pub struct EngineStats {
     /// Whether the engine's thread is gone, so that no request can end any more.
     pub stopped: bool,
+    /// How the device was lost, if it was; no request can succeed any more.
+    pub device_lost: Option<DeviceError>,
     /// Requests in the queue.
     pub waiting: usize,
     /// Sequences that run.
     pub running: usize,
-    /// Pages of keys and values, all of them.
+    /// Pages of the KV cache, all of them.
     pub pages_total: usize,
-    /// Pages that hold something.
+    /// Pages that running sequences hold.
     pub pages_used: usize,
-    /// Free pages that still hold texts, for requests that begin like them.
+    /// Free pages that are in the prefix cache: they still hold texts, for requests that begin like them.
     pub pages_known: usize,
     /// Prompt tokens of requests that started.
     pub prompt_tokens_total: u64,
-    /// Those of them that were not computed, since an earlier text began alike.
+    /// Those of them that were found in the prefix cache, and not computed.
     pub prompt_tokens_reused_total: u64,
     /// Tokens that were generated.
     pub generated_tokens_total: u64,
-    /// Tokens that were proposed, to be verified several at once.
+    /// Draft tokens of speculative decoding: proposed, and verified several at once.
     pub proposed_tokens_total: u64,
-    /// Proposed tokens that were right.
+    /// Draft tokens that were right.
     pub accepted_tokens_total: u64,
-    /// Requests that gave their pages to older ones and were computed again.
+    /// How often a request was preempted: it lost its pages to an older one, and was computed again.
     pub preemptions_total: u64,
     /// Steps since the start.
     pub steps_total: u64,
@@ -160,42 +164,43 @@ struct Shared {
 struct EngineLimits {
     pages: usize,
     page_size: usize,
-    rows: usize,
+    sequences: usize,
     waiting: usize,
     vocab_size: usize,
 }
 
 impl EngineLimits {
-    /// How many rows of a request run at the same time. Beams all do; sequences that know nothing of each other run as many
-    /// at a time as there is room for.
+    /// How many sequences of a request run at the same time. Beams all do; independent samples run as many at a time as there
+    /// is room for.
     ///
     /// # Errors
     /// A request that could never run here.
-    fn rows_for(&self, params: &GenerationParams, prompt: usize) -> Result<usize, Error> {
+    fn sequences_for(&self, params: &GenerationParams, prompt: usize) -> Result<usize, Error> {
         let total = params.max_total_len.max(prompt);
-        let pages_needed = |rows: usize| crate::scheduler::pages_needed(self.page_size, prompt, total, rows);
-        let mut rows = params.max_rows();
+        let pages_needed = |sequences: usize| pages_needed(self.page_size, prompt, total, sequences);
+        let mut sequences = params.max_rows();
         if matches!(params.strategy, Strategy::Beams(_)) {
-            if rows > self.rows {
+            if sequences > self.sequences {
                 return Err(Error::InvalidRequest(format!(
-                    "the request asks for {rows} beams, but at most {} run here (--max-batch-size)",
-                    self.rows
+                    "the request asks for {sequences} beams, but at most {} run here (--max-batch-size)",
+                    self.sequences
                 )));
             }
         } else {
             let shared = prompt / self.page_size;
             let of_one = (pages_needed(1) - shared).max(1);
-            rows = rows.min(self.rows).min(self.pages.saturating_sub(shared) / of_one).max(1);
+            let room = self.pages.saturating_sub(shared) / of_one;
+            sequences = sequences.min(self.sequences).min(room).max(1);
         }
-        let pages = pages_needed(rows);
+        let pages = pages_needed(sequences);
         if pages > self.pages {
             return Err(Error::InvalidRequest(format!(
-                "{rows} sequences of up to {total} tokens need {pages} pages of keys and values, but there are {} \
+                "{sequences} sequences of up to {total} tokens need {pages} pages of keys and values, but there are {} \
                  (--kv-cache-memory)",
                 self.pages
             )));
         }
-        Ok(rows)
+        Ok(sequences)
     }
 }
 
@@ -216,8 +221,17 @@ impl Drop for StopOnDrop {
 }
 
 impl Engine {
-    /// Starts the engine thread. At most `max_waiting` requests queue.
-    pub fn start<B: Backend>(decoder: Decoder<B>, scheduler: Scheduler, max_waiting: usize) -> Result<Self, Error> {
+    /// Starts the engine's thread over `executor`; tokens are chosen on the threads of `host`. At most `max_waiting` requests
+    /// queue.
+    ///
+    /// # Errors
+    /// A thread that the system does not give.
+    pub fn start(
+        executor: Box<dyn Executor>,
+        host: Arc<dyn Parallel>,
+        scheduler: Scheduler,
+        max_waiting: usize,
+    ) -> Result<Self, Error> {
         let (commands, receiver) = mpsc::channel();
         let shared = Arc::new(Shared {
             commands: commands.clone(),
@@ -225,14 +239,14 @@ impl Engine {
             limits: EngineLimits {
                 pages: scheduler.cache().total_pages(),
                 page_size: scheduler.cache().page_size(),
-                rows: scheduler.limits().rows,
+                sequences: scheduler.limits().rows,
                 waiting: max_waiting,
-                vocab_size: decoder.config().vocab_size,
+                vocab_size: executor.vocab_size(),
             },
             next_id: AtomicU64::new(0),
             open: Arc::default(),
         });
-        let worker = Worker::new(decoder, scheduler, receiver, shared.clone());
+        let worker = Worker::new(executor, host, scheduler, receiver, shared.clone());
         thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || worker.run())
@@ -243,8 +257,8 @@ impl Engine {
     /// Queues a request.
     ///
     /// # Errors
-    /// [`Error::TooBusy`] where the queue is full, [`Error::ShuttingDown`] after [`Engine::stop_accepting`], and
-    /// [`Error::InvalidRequest`] where the request could never run here.
+    /// [`Error::TooBusy`] where the queue is full, [`Error::ShuttingDown`] after [`Engine::stop_accepting`], [`Error::Device`]
+    /// where the device is lost, and [`Error::InvalidRequest`] where the request could never run here.
     pub fn submit(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
         let shared = &self.shared;
         let limits = &shared.limits;
@@ -258,12 +272,12 @@ impl Engine {
                 limits.vocab_size - 1
             )));
         }
-        let rows = limits.rows_for(&params, prompt.len())?;
+        let sequences = limits.sequences_for(&params, prompt.len())?;
         let new = params.max_total_len.saturating_sub(prompt.len());
-        let (sender, events) = events::queue(rows.saturating_mul(new));
+        let (sender, events) = events::queue(sequences.saturating_mul(new));
         let open = shared.open.open(limits.waiting, sender)?;
         let id = shared.next_id.fetch_add(1, Relaxed);
-        let generation = Box::new(Generation::within(prompt, params, rows));
+        let generation = Box::new(Generation::within(prompt, params, sequences));
         // A command that nobody takes closes its request.
         shared.commands.send(Command::Submit { id, generation, open }).map_err(|_| Error::EngineStopped)?;
         Ok(GenerationStream { id, events, commands: shared.commands.clone(), ended: false })
@@ -285,6 +299,7 @@ impl Engine {
         let open = self.shared.open.counts();
         EngineStats {
             stopped: open.stopped,
+            device_lost: open.device_lost,
             waiting: open.waiting,
             running: counters.running.load(Relaxed),
             pages_total: self.shared.limits.pages,

@@ -1,7 +1,7 @@
 //! Why a model can't be loaded or a request can't be served, in sentences for people.
 
 use crate::{
-    backend::BackendError,
+    device::{DeviceError, DeviceErrorKind},
     generate::{GenerateError, ParameterError},
 };
 use kaito_model::{checkpoint::CheckpointError, tokenizer::TokenizerError};
@@ -46,7 +46,7 @@ pub enum Error {
     Load(String),
     /// The device failed.
     #[error(transparent)]
-    Backend(#[from] BackendError),
+    Device(#[from] DeviceError),
     /// A defect of the engine.
     #[error("{0}")]
     Internal(String),
@@ -78,8 +78,9 @@ impl Error {
             Self::Tokenizer(TokenizerError::ChatTemplate { .. } | TokenizerError::Cancelled) => ErrorKind::Internal,
             Self::TooBusy { .. } => ErrorKind::TooBusy,
             Self::ShuttingDown => ErrorKind::ShuttingDown,
+            Self::Device(error) if error.kind == DeviceErrorKind::Lost => ErrorKind::ShuttingDown,
             Self::Tokenizer(_) | Self::Checkpoint(_) | Self::Load(_) => ErrorKind::Load,
-            Self::Cancelled | Self::EngineStopped | Self::Backend(_) | Self::Internal(_) => ErrorKind::Internal,
+            Self::Cancelled | Self::EngineStopped | Self::Device(_) | Self::Internal(_) => ErrorKind::Internal,
         }
     }
 }

@@ -3,17 +3,19 @@
 //! The engine knows no HTTP, no preset names and no Kubernetes.
 #![forbid(unsafe_code)]
 
-pub mod backend;
 mod cancel;
 pub mod capacity;
 pub mod decoder;
+pub mod device;
 pub mod engine;
 mod error;
 mod events;
+pub mod executor;
 pub mod generate;
 pub mod kv_cache;
 mod language_model;
 mod meta;
+pub mod parallel;
 mod prefix_index;
 mod prompt_bytes;
 mod quantized;
@@ -27,6 +29,7 @@ pub mod testing;
 mod text;
 
 pub use cancel::Cancel;
+pub use device::{DTypeChoice, DeviceChoice, StepBudget};
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
 pub use kaito_kernels::{FileChange, KvDType, Quantization, WhatChanged};
@@ -34,7 +37,7 @@ pub use kaito_model::{
     config::DialogFormat,
     tokenizer::{ChatMessage, Tokenizer},
 };
-pub use language_model::{DTypeChoice, LanguageModel, LoadOptions, ModelInfo, StepBudget};
+pub use language_model::{LanguageModel, LoadOptions, ModelInfo};
 pub use meta::{ChatRequest, CompletionRequest, MetaEvent, MetaOptions, MetaOutput, MetaStream, SPECIAL_TAGS_ERROR};
 pub use stop_strings::{MAX_STOP_BYTES, MAX_STOPS};
 pub use text::{LikelyToken, TextEvent, TextInput, TextOutput, TextRequest, TextStream, TokenScore};

@@ -25,8 +25,6 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use kaito_kernels::ThreadPool;
-
 use self::group::{Choice, Group};
 pub use self::{
     faults::Faults,
@@ -36,6 +34,7 @@ use crate::{
     Error,
     generate::{Advance, Generation, Stopped},
     kv_cache::KvCache,
+    parallel::Parallel,
     recycle::recycled,
     speculation::StepCost,
 };
@@ -328,9 +327,9 @@ impl Scheduler {
         }
     }
 
-    /// Chooses the next tokens of the requests whose rows all have logits now, each request a piece of work for `pool`.
+    /// Chooses the next tokens of the requests whose rows all have logits now, each request a piece of work for `host`.
     /// `logits` are the step's, in the order of its spans. What comes of it is for [`Self::settle`] to tell.
-    pub fn choose(&mut self, pool: &ThreadPool, step: &Step, mut logits: &mut [&mut [f32]]) {
+    pub fn choose(&mut self, host: &dyn Parallel, step: &Step, mut logits: &mut [&mut [f32]]) {
         let mut choosing = recycled(mem::take(&mut self.choosing));
         for group in &mut self.running {
             let wanted = step.logits_of(group.id).min(logits.len());
@@ -341,7 +340,7 @@ impl Scheduler {
             }
         }
         let faults = &self.faults;
-        pool.for_each(choosing.len(), &|index| {
+        host.for_each(choosing.len(), &|index| {
             let mut choosing = choosing[index].lock().unwrap_or_else(PoisonError::into_inner);
             let Choosing { group, logits } = &mut *choosing;
             let chosen = catch_unwind(AssertUnwindSafe(|| {

@@ -1,6 +1,6 @@
-//! An engine without a model, whose device and whose requests panic on demand: for tests of what goes on around a model.
+//! An engine without a model, whose device fails and whose requests panic on demand: for tests of what goes on around a model.
 //!
-//! The fake model's next token depends on all tokens before it, as they lie in the pages of keys and values. So a token that
+//! The fake model's next token depends on all tokens before it, as they lie in the pages of the KV cache. So a token that
 //! was computed from pages with anything else in them is a wrong one.
 
 #![allow(clippy::panic, reason = "that is what it is for")]
@@ -18,15 +18,11 @@ use kaito_kernels::ThreadPool;
 
 use crate::{
     Error,
-    backend::{AttentionSpan, Backend, BackendError, Write},
-    decoder::{Decoder, DecoderLimits},
+    device::{DeviceError, DeviceErrorKind},
     engine::Engine,
-    kv_cache::{KvCache, PageCopy},
+    executor::{Executor, ExecutorLimits, HostMemory, InputSpan, StepInput, StepOutput, Ticket},
+    kv_cache::{KvCache, PageId},
     scheduler::{Faults, Scheduler, SchedulerLimits},
-};
-use kaito_model::{
-    config::{AttentionSpec, LayerSpec, Mlp, MlpSpec, ModelConfig, Norm, Positions, QkvLayout, Residual, RopePairing},
-    weights::{LayerWeights, Linear, ModelWeights, NormWeights},
 };
 
 /// Tokens of the fake model.
@@ -34,13 +30,23 @@ pub const VOCAB: usize = 64;
 /// Tokens in a page.
 pub const PAGE_SIZE: usize = 4;
 
-/// Makes forward passes panic, half way through, or wait.
+/// Makes forward passes panic, half way through, fail or wait.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceFaults {
     once: Arc<AtomicBool>,
+    failure: Arc<Mutex<Option<(DeviceErrorKind, At)>>>,
     /// A token and one, or 0.
     poison: Arc<AtomicU32>,
     gate: Arc<(Mutex<Gate>, Condvar)>,
+}
+
+/// Where a forward pass fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// Where it begins.
+    Submit,
+    /// When it has been computed.
+    Collect,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +66,22 @@ impl DeviceFaults {
     /// Every pass panics that computes this token.
     pub fn poison(&self, token: u32) {
         self.poison.store(token + 1, Relaxed);
+    }
+
+    /// The next pass fails, and all after it where the device is lost.
+    pub fn fail_next(&self, kind: DeviceErrorKind, at: At) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, at));
+    }
+
+    fn fail(&self, at: At) -> Result<(), DeviceError> {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match failure.take_if(|(_, here)| *here == at) {
+            None => Ok(()),
+            Some((kind, at)) => {
+                *failure = Some((kind, at)).filter(|_| kind == DeviceErrorKind::Lost);
+                Err(DeviceError::new(kind, "fake", "a failure, as asked for"))
+            }
+        }
     }
 
     /// Lets so many more passes begin, and the one after them wait.
@@ -115,9 +137,15 @@ impl FakeEngine {
     /// A thread that can't be started.
     pub fn start(pages: u32, rows: usize, drafts: usize) -> Result<Self, Error> {
         let device = DeviceFaults::default();
-        let limits =
-            DecoderLimits { pages: pages as usize, page_size: PAGE_SIZE, step_tokens: 32, step_logits: rows + drafts };
-        let decoder = Decoder::new(FakeBackend::new(device.clone()), config(), weights(), limits)?;
+        let limits = ExecutorLimits {
+            pages: pages as usize,
+            page_size: PAGE_SIZE,
+            step_tokens: 32,
+            step_logits: rows + drafts,
+            sequences: rows,
+            sequence_pages: pages as usize,
+        };
+        let executor = Box::new(FakeExecutor::new(limits, device.clone()));
         let limits = SchedulerLimits {
             rows,
             step_tokens: 32,
@@ -127,184 +155,99 @@ impl FakeEngine {
         };
         let scheduler = Scheduler::new(limits, KvCache::new(pages, PAGE_SIZE));
         let requests = scheduler.faults().clone();
-        Ok(Self { engine: Engine::start(decoder, scheduler, 100)?, requests, device })
+        let host = Arc::new(ThreadPool::new(NonZeroUsize::MIN.saturating_add(1)));
+        Ok(Self { engine: Engine::start(executor, host, scheduler, 100)?, requests, device })
     }
 }
 
-fn config() -> ModelConfig {
-    let norm = Norm::Rms { eps: 1e-5 };
-    ModelConfig {
-        family: "fake",
-        vocab_size: VOCAB,
-        hidden_size: 1,
-        num_layers: 1,
-        layer: LayerSpec {
-            attention: AttentionSpec::new(1, 1, 2),
-            mlp: MlpSpec { kind: Mlp::Gelu, width: 1, bias: false },
-            norm,
-            residual: Residual::ParallelSharedNorm,
-        },
-        final_norm: norm,
-        positions: Positions::Alibi,
-        max_position_embeddings: 1024,
-        dialog_format: None,
-    }
-}
-
-/// What a linear map of the fake model does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    /// Passes on what comes in.
-    Pass,
-    /// Nothing.
-    Nothing,
-    /// Makes scores.
-    Head,
-}
-
-fn weights() -> ModelWeights {
-    let linear = |role: Role| Linear { out_features: role as usize, in_features: 1, parts: Vec::new(), bias: None };
-    let norm = || NormWeights { weight: vec![1.0], bias: None };
-    ModelWeights {
-        embedding: linear(Role::Pass),
-        layers: vec![LayerWeights {
-            attention_norm: norm(),
-            mlp_norm: None,
-            qkv: linear(Role::Pass),
-            attention_output: linear(Role::Pass),
-            mlp_in: linear(Role::Nothing),
-            mlp_out: linear(Role::Nothing),
-        }],
-        final_norm: norm(),
-        head: linear(Role::Head),
-    }
-}
-
-/// A device whose activations are one number a row: a token, and behind attention a hash of all tokens up to it.
-struct FakeBackend {
-    pool: ThreadPool,
+/// An executor whose KV cache holds the tokens themselves.
+struct FakeExecutor {
+    limits: ExecutorLimits,
     faults: DeviceFaults,
-    poisoned: bool,
+    /// A token and one in each slot of each page; 0 where none was written.
+    slots: Vec<u32>,
+    logits: Option<HostMemory>,
+    under_way: Option<StepInput>,
 }
 
-impl FakeBackend {
-    fn new(faults: DeviceFaults) -> Self {
-        Self { pool: ThreadPool::new(NonZeroUsize::MIN.saturating_add(1)), faults, poisoned: false }
+impl FakeExecutor {
+    fn new(limits: ExecutorLimits, faults: DeviceFaults) -> Self {
+        let slots = vec![0; limits.pages * PAGE_SIZE];
+        Self { limits, faults, slots, logits: None, under_way: None }
+    }
+
+    /// Copies pages and writes the step's tokens into theirs.
+    fn write(&mut self, step: &StepInput) {
+        for copy in &step.copies {
+            let from = copy.from as usize * PAGE_SIZE;
+            self.slots.copy_within(from..from + PAGE_SIZE, copy.to as usize * PAGE_SIZE);
+        }
+        for span in &step.spans {
+            for row in 0..span.rows {
+                let slot = slot(step.pages_of(span), span.context - span.rows + row);
+                self.slots[slot] = step.tokens[span.first_row + row] + 1;
+            }
+        }
+    }
+
+    /// The state behind a row: a hash of all tokens up to it.
+    fn state(&self, step: &StepInput, span: &InputSpan, row: usize) -> u32 {
+        let last = span.context - span.rows + row - span.first_row;
+        let past = (0..=last).map(|at| self.slots[slot(step.pages_of(span), at)]);
+        past.fold(17, |hash: u32, token| (hash ^ token).wrapping_mul(0x9e37_79b1).rotate_left(13))
     }
 }
 
-/// The tokens in a page's slots.
-fn slot(pages: &[u32], at: usize) -> usize {
+/// Where token `at` of a sequence lies.
+fn slot(pages: &[PageId], at: usize) -> usize {
     pages[at / PAGE_SIZE] as usize * PAGE_SIZE + at % PAGE_SIZE
 }
 
-fn scores(state: f32, scores: &mut [f32]) {
-    let mut state = (u64::from(state.to_bits()) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+fn scores(state: u32, scores: &mut [f32]) {
+    let mut state = (u64::from(state) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for score in scores {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         *score = (state >> 40) as f32 / (1 << 22) as f32;
     }
 }
 
-impl Backend for FakeBackend {
-    type Buffer = Vec<f32>;
-    type Linear = Role;
-    type Norm = ();
-    type KvPool = Vec<f32>;
-
-    fn buffer(&self, len: usize) -> Result<Vec<f32>, BackendError> {
-        Ok(vec![0.0; len])
+impl Executor for FakeExecutor {
+    fn limits(&self) -> &ExecutorLimits {
+        &self.limits
     }
 
-    fn load_linear(&self, linear: Linear) -> Result<Role, BackendError> {
-        let roles = [Role::Pass, Role::Nothing, Role::Head];
-        Ok(roles.into_iter().find(|role| *role as usize == linear.out_features).unwrap_or(Role::Nothing))
+    fn vocab_size(&self) -> usize {
+        VOCAB
     }
 
-    fn load_norm(&self, _: NormWeights, _: Norm) -> Result<(), BackendError> {
-        Ok(())
-    }
-
-    fn kv_pool(&self, _: &ModelConfig, pages: usize, page_size: usize) -> Result<Vec<f32>, BackendError> {
-        Ok(vec![-1.0; pages * page_size])
-    }
-
-    fn reserve(&mut self, _: &ModelConfig, _: usize) {}
-
-    fn host_pool(&self) -> &ThreadPool {
-        &self.pool
-    }
-
-    fn embed(&mut self, _: &Role, ids: &[u32], output: &mut Vec<f32>) {
+    fn submit(&mut self, input: StepInput) -> Result<Ticket, DeviceError> {
         self.faults.enter();
+        self.write(&input);
+        self.faults.fail(At::Submit)?;
         let poison = self.faults.poison.load(Relaxed);
-        self.poisoned = ids.iter().any(|id| id + 1 == poison) || self.faults.once.swap(false, Relaxed);
-        output.iter_mut().zip(ids).for_each(|(output, &id)| *output = id as f32);
+        let poisoned = input.tokens.iter().any(|token| token + 1 == poison) || self.faults.once.swap(false, Relaxed);
+        assert!(!poisoned, "a fault of the device, as asked for");
+        self.under_way = Some(input);
+        Ok(Ticket::new(0))
     }
 
-    fn norm(&mut self, (): &(), rows: usize, input: &Vec<f32>, output: &mut Vec<f32>) {
-        output[..rows].copy_from_slice(&input[..rows]);
-    }
-
-    fn linear(&mut self, role: &Role, rows: usize, input: &Vec<f32>, output: &mut Vec<f32>, _: Write) {
-        match role {
-            Role::Pass => output[..rows].copy_from_slice(&input[..rows]),
-            Role::Nothing => {}
-            Role::Head => {
-                input[..rows].iter().zip(output.chunks_exact_mut(VOCAB)).for_each(|(&state, row)| scores(state, row));
-            }
+    fn collect(&mut self, _: Ticket) -> Result<StepOutput, DeviceError> {
+        let step = self.under_way.take().unwrap_or_default();
+        self.faults.fail(At::Collect)?;
+        let mut logits = self.logits.take().unwrap_or_else(|| Box::new(vec![0.0; self.limits.step_logits * VOCAB]));
+        let mut rows = (*logits).as_mut().chunks_exact_mut(VOCAB);
+        for span in &step.spans {
+            let wanted = step.wanted.iter().filter(|&&row| (span.first_row..span.first_row + span.rows).contains(&row));
+            wanted.zip(&mut rows).for_each(|(&row, out)| scores(self.state(&step, span, row), out));
         }
+        let len = step.wanted.len() * VOCAB;
+        Ok(StepOutput::new(step, logits, len))
     }
 
-    fn rope(&mut self, _: &mut Vec<f32>, _: &QkvLayout, _: RopePairing, _: usize, _: &[f32], _: &[f32]) {}
-
-    fn store_kv(&mut self, pool: &mut Vec<f32>, _: usize, qkv: &Vec<f32>, _: &QkvLayout, spans: &[AttentionSpan]) {
-        for span in spans {
-            for row in 0..span.rows {
-                pool[slot(span.pages, span.context - span.rows + row)] = qkv[span.first_row + row];
-            }
-        }
-    }
-
-    fn attention(
-        &mut self,
-        pool: &Vec<f32>,
-        _: usize,
-        _: &Vec<f32>,
-        _: &QkvLayout,
-        spans: &[AttentionSpan],
-        output: &mut Vec<f32>,
-    ) {
-        assert!(!self.poisoned, "a fault of the device, as asked for");
-        for span in spans {
-            for row in 0..span.rows {
-                let past = (0..=span.context - span.rows + row).map(|at| pool[slot(span.pages, at)]);
-                let hash =
-                    past.fold(17u32, |hash, token| (hash ^ token.to_bits()).wrapping_mul(0x9e37_79b1).rotate_left(13));
-                // What an f32 holds exactly.
-                output[span.first_row + row] = (hash >> 8) as f32;
-            }
-        }
-    }
-
-    fn swiglu(&mut self, _: usize, _: &Vec<f32>, _: usize, _: &mut Vec<f32>) {}
-
-    fn gelu(&mut self, _: usize, _: usize, _: &mut Vec<f32>) {}
-
-    fn select_rows(&mut self, input: &Vec<f32>, width: usize, selected: &[usize], output: &mut Vec<f32>) {
-        for (to, &from) in selected.iter().enumerate() {
-            output[to * width..][..width].copy_from_slice(&input[from * width..][..width]);
-        }
-    }
-
-    fn read(&mut self, buffer: &Vec<f32>, output: &mut [f32]) {
-        output.copy_from_slice(&buffer[..output.len()]);
-    }
-
-    fn copy_pages(&mut self, pool: &mut Vec<f32>, copies: &[PageCopy]) {
-        for copy in copies {
-            let from = copy.from as usize * PAGE_SIZE;
-            pool.copy_within(from..from + PAGE_SIZE, copy.to as usize * PAGE_SIZE);
-        }
+    fn recycle(&mut self, output: StepOutput) -> StepInput {
+        let (mut input, logits) = output.into_parts();
+        self.logits = Some(logits);
+        input.clear();
+        input
     }
 }

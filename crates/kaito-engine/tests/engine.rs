@@ -7,18 +7,19 @@
     reason = "the lints spare test functions, but not their helpers"
 )]
 
-use std::{num::NonZeroUsize, path::Path, time::Duration};
+use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use kaito_engine::{
-    Error, ErrorKind,
-    backend::cpu::CpuBackend,
-    capacity::PAGE_SIZE,
-    decoder::{Decoder, DecoderLimits},
+    Error, ErrorKind, KvDType,
+    decoder::Decoder,
+    device::cpu::{CpuOperations, PAGE_SIZE},
     engine::{Engine, GenerationEvent, GenerationRequest, GenerationStream},
+    executor::ExecutorLimits,
     generate::{FinishReason, GenerateOptions, GenerationParams, ResolveContext, SequenceOutput},
     kv_cache::KvCache,
     scheduler::{Scheduler, SchedulerLimits},
 };
+use kaito_kernels::ThreadPool;
 use kaito_model::family;
 use serde_json::{Value, json};
 
@@ -27,12 +28,21 @@ const MAX_WAITING: usize = 100;
 fn engine(pages: usize) -> Engine {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/mistral-window");
     let (config, weights) = family::load(&dir).unwrap();
-    let limits = DecoderLimits { pages, page_size: PAGE_SIZE, step_tokens: 32, step_logits: 32 };
-    let decoder = Decoder::new(CpuBackend::new(NonZeroUsize::MIN), config, weights, limits).unwrap();
+    let threads = Arc::new(ThreadPool::new(NonZeroUsize::MIN));
+    let limits = ExecutorLimits {
+        pages,
+        page_size: PAGE_SIZE,
+        step_tokens: 32,
+        step_logits: 32,
+        sequences: 16,
+        sequence_pages: pages,
+    };
+    let operations = CpuOperations::new(threads.clone(), KvDType::F32);
+    let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let limits =
         SchedulerLimits { rows: 16, step_tokens: 32, step_tokens_beside_streams: 8, step_drafts: 0, long_above: None };
     let scheduler = Scheduler::new(limits, KvCache::new(u32::try_from(pages).unwrap(), PAGE_SIZE));
-    Engine::start(decoder, scheduler, MAX_WAITING).unwrap()
+    Engine::start(Box::new(decoder), threads, scheduler, MAX_WAITING).unwrap()
 }
 
 fn request(prompt_len: usize, options: Value) -> GenerationRequest {

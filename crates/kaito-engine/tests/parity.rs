@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use case::Case;
-use kaito_engine::{DTypeChoice, LanguageModel, LoadOptions, capacity};
+use kaito_engine::{DTypeChoice, LanguageModel, LoadOptions, capacity, device};
 use kaito_model::family;
 
 /// Enough for the longest sequence of any case and for its beams, but for few requests at once.
@@ -82,7 +82,7 @@ async fn check_together(model: &LanguageModel, cases: &[Arc<Case>], how: &str) -
 /// With few pages, weights widened beforehand and a single thread, everything must come out the same.
 async fn check_loaded_otherwise(directory: &Path, options: LoadOptions, cases: &[Arc<Case>]) -> Vec<String> {
     let (config, _) = family::load(directory).unwrap();
-    let page_bytes = capacity::bytes_per_token(&config, options.kv_dtype) * capacity::PAGE_SIZE as u64;
+    let page_bytes = capacity::bytes_per_token(&config, options.kv_dtype) * device::cpu::PAGE_SIZE as u64;
     let options = LoadOptions {
         dtype: DTypeChoice::F32,
         threads: NonZeroUsize::new(1),

@@ -10,13 +10,17 @@ use std::{
     fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use kaito_engine::{
-    backend::cpu::CpuBackend,
-    decoder::{Decoder, DecoderLimits, Span},
+    KvDType,
+    decoder::Decoder,
+    device::cpu::CpuOperations,
+    executor::{Executor, ExecutorLimits, Span, StepInput},
     rope::RopeTable,
 };
+use kaito_kernels::ThreadPool;
 use kaito_model::{checkpoint::CheckpointError, config::ModelConfig, family, weights::ModelWeights};
 use safetensors_file::{Entry, Tensors};
 use serde_json::{Map, Value, json};
@@ -71,13 +75,21 @@ fn logits_of(config: ModelConfig, weights: ModelWeights, length: usize) -> Vec<f
     let tokens: Vec<u32> = (0..length).map(|i| ((7 * i + 3) % config.vocab_size) as u32).collect();
     let long = RopeTable::of(&config).and_then(|rope| rope.long_above()).is_some_and(|above| length > above);
     let pages = length.div_ceil(16);
-    let limits = DecoderLimits { pages, page_size: 16, step_tokens: length, step_logits: 1 };
-    let mut decoder = Decoder::new(CpuBackend::new(NonZeroUsize::MIN), config, weights, limits).unwrap();
+    let limits = ExecutorLimits {
+        pages,
+        page_size: 16,
+        step_tokens: length,
+        step_logits: 1,
+        sequences: 1,
+        sequence_pages: pages,
+    };
+    let operations = CpuOperations::new(Arc::new(ThreadPool::new(NonZeroUsize::MIN)), KvDType::F32);
+    let mut decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let pages: Vec<u32> = (0..pages as u32).collect();
-    let span = Span { tokens: &tokens, draft: &[], start: 0, pages: &pages, long, logits: 1 };
-    let mut logits = Vec::new();
-    decoder.forward(&[span], &mut logits);
-    logits
+    let mut step = StepInput::with_room_for(&limits);
+    step.push(&Span { tokens: &tokens, draft: &[], start: 0, pages: &pages, long, logits: 1 });
+    let ticket = decoder.submit(step).unwrap();
+    decoder.collect(ticket).unwrap().logits().to_vec()
 }
 
 fn difference(one: &[f32], other: &[f32]) -> f32 {

@@ -39,6 +39,9 @@ async fn check_files(app: &App, model: LanguageModel) -> Result<(), ApiError> {
 }
 
 fn check_progress(stats: &EngineStats, limit: Duration) -> Result<(), ApiError> {
+    if let Some(error) = &stats.device_lost {
+        return Err(ApiError::unavailable(format!("The device is lost ({error}); restart the server.")));
+    }
     if stats.stopped {
         return Err(ApiError::unavailable("The engine has stopped; restart the server."));
     }
@@ -55,6 +58,8 @@ fn check_progress(stats: &EngineStats, limit: Duration) -> Result<(), ApiError> 
 
 #[cfg(test)]
 mod tests {
+    use kaito_engine::device::{DeviceError, DeviceErrorKind};
+
     use super::*;
 
     #[test]
@@ -72,6 +77,12 @@ mod tests {
         let stopped = EngineStats { stopped: true, ..EngineStats::default() };
         let error = check_progress(&stopped, limit).unwrap_err();
         assert_eq!((error.status().as_u16(), error.detail()), (503, "The engine has stopped; restart the server."));
+        let lost = DeviceError::new(DeviceErrorKind::Lost, "gpu:0", "it fell off the bus");
+        let error = check_progress(&EngineStats { device_lost: Some(lost), ..stats(None) }, limit).unwrap_err();
+        assert_eq!(
+            (error.status().as_u16(), error.detail()),
+            (503, "The device is lost (gpu:0: it fell off the bus); restart the server.")
+        );
         let error = check_progress(&stats(Some(75)), limit).unwrap_err();
         assert_eq!(error.status(), 503);
         assert_eq!(

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(args, cli.logging.log_format),
         Command::Chat(args) => commands::chat::run(args),
         Command::Presets(args) => commands::presets::run(&args),
+        Command::Devices(args) => commands::devices::run(&args),
         Command::Crd(args) => commands::crd::run(&args),
         Command::Controller(args) => commands::controller::run(args),
         Command::Install(args) => commands::install::run(args),

@@ -3,6 +3,7 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use bytesize::ByteSize;
+use kaito_engine::DeviceChoice;
 
 /// `4GiB`, `512MB`, `1073741824`.
 pub fn size(text: &str) -> Result<u64, String> {
@@ -37,6 +38,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         Some(duration) if duration > MAX_DURATION => Err("expected at most 365 days".to_owned()),
         Some(duration) => Ok(duration),
     }
+}
+
+/// A device of `kaito devices`, or `auto`.
+pub fn device(text: &str) -> Result<DeviceChoice, String> {
+    text.parse().map_err(|error: kaito_engine::device::DeviceError| error.cause)
 }
 
 /// A number from 1 to `LIMIT`.

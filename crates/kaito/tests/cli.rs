@@ -42,6 +42,20 @@ fn the_catalogue_as_json() {
 }
 
 #[test]
+fn the_devices_of_this_machine() {
+    let table = text(&output(&mut kaito(&["devices"])).stdout);
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("DEVICE  MODEL") && lines[1].starts_with("cpu "), "{table}");
+    let devices: Value = serde_json::from_slice(&output(&mut kaito(&["devices", "--json"])).stdout).unwrap();
+    let cpu = &devices[0];
+    assert_eq!((devices.as_array().unwrap().len(), &cpu["name"], &cpu["page_size"]), (1, &"cpu".into(), &16.into()));
+    assert_eq!(cpu["cores"], std::thread::available_parallelism().unwrap().get());
+    assert_eq!(cpu["precisions"]["weights"], serde_json::json!(["f32", "bf16", "f16"]));
+    let memory = |name: &str| cpu["memory"][name].as_u64().unwrap();
+    assert!(0 < memory("free") && memory("free") <= memory("total"), "{cpu}");
+}
+
+#[test]
 fn the_definition_of_the_resource() {
     let yaml = output(&mut kaito(&["crd"]));
     assert!(yaml.status.success());
@@ -84,6 +98,7 @@ fn failures_say_what_is_wrong_and_set_the_status() {
 
     for (args, status, parts) in [
         (&["serve", "--port", "high"][..], 2, &["--port", "high"][..]),
+        (&["serve", "--device", "cuda"], 2, &["--device", "this build computes on cpu only; give auto or cpu"]),
         (&["serve", "--log", "=,="], 1, &["--log", "=,="]),
         (&["bake"], 2, &["bake"]),
         (&["presets", "llama-3-8b"], 1, &["there is no preset \"llama-3-8b\"", "kaito presets"]),

@@ -111,6 +111,8 @@ fn a_closed_pipe_ends_every_command_quietly() {
         (&["presets", "falcon-7b"], "", 0),
         (&["presets", "--json"], "", 0),
         (&["presets", "no-such-preset"], "", 1),
+        (&["devices"], "", 0),
+        (&["devices", "--json"], "", 0),
         (&["crd"], "", 0),
         (&["crd", "--json"], "", 0),
         (&["install", "--registry", "registry.example.com", "--print"], "", 0),

@@ -12,10 +12,7 @@ use std::{
     path::Path,
 };
 
-use kaito_engine::{
-    KvDType,
-    capacity::{PAGE_SIZE, bytes_per_token},
-};
+use kaito_engine::{KvDType, capacity::bytes_per_token, device::cpu::PAGE_SIZE};
 use kaito_image::{Expected, Model};
 use kaito_model::family;
 use kaito_presets::{Cut, DType, PAGE_TOKENS, PRESETS, Precision, Preset, estimate};

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::GenerationEvent;
-use crate::{Error, events::EventSender};
+use crate::{Error, device::DeviceError, events::EventSender};
 
 /// Counts requests from their submission to their last event.
 #[derive(Debug, Default)]
@@ -27,18 +27,21 @@ struct State {
 }
 
 /// Why no more requests may be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Closed {
     /// The engine is to end.
     ShuttingDown,
+    /// The device is gone.
+    DeviceLost(DeviceError),
     /// Its thread is gone.
     Stopped,
 }
 
 /// A snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OpenCounts {
     pub(super) stopped: bool,
+    pub(super) device_lost: Option<DeviceError>,
     pub(super) waiting: usize,
     pub(super) progress: Option<Instant>,
 }
@@ -50,8 +53,9 @@ impl OpenRequests {
     /// A full queue, an engine that shuts down or is gone.
     pub(super) fn open(self: &Arc<Self>, limit: usize, events: EventSender) -> Result<OpenRequest, Error> {
         let mut state = self.lock();
-        match state.closed {
+        match &state.closed {
             Some(Closed::ShuttingDown) => return Err(Error::ShuttingDown),
+            Some(Closed::DeviceLost(error)) => return Err(error.clone().into()),
             Some(Closed::Stopped) => return Err(Error::EngineStopped),
             None if state.waiting >= limit => return Err(Error::TooBusy { waiting: state.waiting, limit }),
             None => {}
@@ -63,11 +67,13 @@ impl OpenRequests {
         Ok(OpenRequest { requests: self.clone(), events: Some(events), waiting: true })
     }
 
-    /// Opens no more requests; those that are open stay so.
+    /// Opens no more requests; those that are open stay so. A reason for good is kept: a device stays lost while the engine
+    /// shuts down, and a thread that is gone stays gone.
     pub(super) fn close(&self, why: Closed) {
         let mut state = self.lock();
-        if state.closed != Some(Closed::Stopped) {
-            state.closed = Some(why);
+        match (&state.closed, &why) {
+            (Some(Closed::Stopped), _) | (Some(Closed::DeviceLost(_)), Closed::ShuttingDown) => {}
+            _ => state.closed = Some(why),
         }
     }
 
@@ -79,7 +85,15 @@ impl OpenRequests {
 
     pub(super) fn counts(&self) -> OpenCounts {
         let state = self.lock();
-        OpenCounts { stopped: state.closed == Some(Closed::Stopped), waiting: state.waiting, progress: state.progress }
+        OpenCounts {
+            stopped: state.closed == Some(Closed::Stopped),
+            device_lost: match &state.closed {
+                Some(Closed::DeviceLost(error)) => Some(error.clone()),
+                _ => None,
+            },
+            waiting: state.waiting,
+            progress: state.progress,
+        }
     }
 
     /// Waits until no request is open.
@@ -158,7 +172,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::events::{self, EventReceiver};
+    use crate::{
+        ErrorKind,
+        device::DeviceErrorKind,
+        events::{self, EventReceiver},
+    };
 
     fn opened(requests: &Arc<OpenRequests>) -> (OpenRequest, EventReceiver) {
         let (sender, receiver) = events::queue(1);
@@ -236,6 +254,23 @@ mod tests {
         assert!(requests.counts().stopped);
         drop((first, second));
         assert_eq!(counts(&requests), (0, 0, false));
+    }
+
+    #[test]
+    fn a_lost_device_stays_lost_until_the_thread_is_gone() {
+        let requests = Arc::new(OpenRequests::default());
+        let lost = DeviceError::new(DeviceErrorKind::Lost, "gpu:0", "fell off the bus");
+        requests.close(Closed::ShuttingDown);
+        requests.close(Closed::DeviceLost(lost.clone()));
+        requests.close(Closed::ShuttingDown);
+        let refusal = requests.open(2, events::queue(1).0).map(drop).unwrap_err();
+        assert_eq!(
+            (refusal.to_string().as_str(), refusal.kind()),
+            ("gpu:0: fell off the bus", ErrorKind::ShuttingDown)
+        );
+        assert_eq!((requests.counts().stopped, requests.counts().device_lost), (false, Some(lost)));
+        requests.close(Closed::Stopped);
+        assert_eq!((requests.counts().stopped, requests.counts().device_lost), (true, None));
     }
 
     /// Whoever closes the door and then finds nobody inside knows that nobody comes in any more.

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    device::DeviceErrorKind,
     generate::{FinishReason, GenerateOptions, ResolveContext},
     scheduler::Phase,
-    testing::{FakeEngine, VOCAB},
+    testing::{At, FakeEngine, VOCAB},
 };
 
 const PAGES: u32 = 120;
@@ -230,6 +231,85 @@ async fn a_forward_pass_that_panics_is_computed_again_for_each_request() {
             assert_eq!(ending.as_ref(), Ok(&expected[id]), "request {id}");
         }
     }
+    is_clean(&fake).await;
+}
+
+/// Those whose step fails hear the device's words; those that wait, and those that come, get their tokens.
+#[tokio::test]
+async fn a_step_that_the_device_can_not_compute_fails_its_requests_and_no_others() {
+    let expected = alone().await;
+    let kinds = [DeviceErrorKind::OutOfMemory, DeviceErrorKind::Unsupported, DeviceErrorKind::Other];
+    for (passes, kind) in kinds.into_iter().enumerate() {
+        for at in [At::Submit, At::Collect] {
+            // The third and the fourth request run with nobody else, or in what the first ones leave.
+            let fake = FakeEngine::start(PAGES, 5, 8).unwrap();
+            let streams = submit_all(&fake, requests().into_iter().take(4).collect());
+            fake.device.allow(passes);
+            fake.device.waits().await;
+            let running = fake.engine.stats().running;
+            fake.device.fail_next(kind, at);
+            fake.device.release();
+            let mut failed = 0;
+            for (id, (stream, expected)) in streams.into_iter().zip(&expected).enumerate() {
+                match ending(stream).await.0 {
+                    Ok(outputs) => assert_eq!(&outputs, expected, "{kind:?} {at:?}: request {id}"),
+                    Err(error) => {
+                        assert_eq!(error, "fake: a failure, as asked for");
+                        failed += 1;
+                    }
+                }
+            }
+            assert!(running > 0 && (1..4).contains(&failed), "{kind:?} {at:?}: {failed} of {running} sequences");
+            assert_eq!(fake.engine.stats().device_lost, None);
+            is_clean(&fake).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_device_fails_all_requests_and_takes_no_more() {
+    for at in [At::Submit, At::Collect] {
+        let fake = FakeEngine::start(PAGES, 5, 8).unwrap();
+        let mut streams = submit_all(&fake, requests());
+        fake.device.allow(3);
+        fake.device.waits().await;
+        fake.device.fail_next(DeviceErrorKind::Lost, at);
+        // It is let in before the device is lost, and its command is obeyed after that.
+        streams.push(fake.engine.submit(requests().swap_remove(0)).unwrap());
+        fake.device.release();
+        for stream in streams {
+            assert_eq!(ending(stream).await.0, Err("fake: a failure, as asked for".to_owned()), "{at:?}");
+            let lost = fake.engine.stats().device_lost;
+            assert_eq!(lost.map(|error| error.kind), Some(DeviceErrorKind::Lost), "known before anybody is told");
+        }
+        let refusal = fake.engine.submit(requests().swap_remove(0)).map(drop).unwrap_err();
+        assert_eq!(refusal.to_string(), "fake: a failure, as asked for");
+        assert_eq!(refusal.kind(), crate::ErrorKind::ShuttingDown);
+        fake.engine.drained().await;
+        let stats = fake.engine.stats();
+        assert_eq!((stats.pages_used, stats.running, stats.waiting, stats.stopped), (0, 0, 0, false), "{stats:?}");
+    }
+}
+
+/// A pass panics, and one of its requests, computed alone, fails in another way.
+#[tokio::test]
+async fn a_device_that_fails_after_a_panic_fails_the_request_under_work() {
+    let expected = alone().await;
+    let fake = fake();
+    let streams = submit_all(&fake, requests());
+    fake.device.allow(4);
+    fake.device.waits().await;
+    fake.device.once();
+    fake.device.fail_next(DeviceErrorKind::OutOfMemory, At::Collect);
+    fake.device.release();
+    let mut failed = Vec::new();
+    for (id, (stream, expected)) in streams.into_iter().zip(&expected).enumerate() {
+        match ending(stream).await.0 {
+            Ok(outputs) => assert_eq!(&outputs, expected, "request {id}"),
+            Err(error) => failed.push(error),
+        }
+    }
+    assert_eq!(failed, ["fake: a failure, as asked for"]);
     is_clean(&fake).await;
 }
 

@@ -1,9 +1,10 @@
 //! The engine's thread.
 //!
-//! All work is done on behalf of one request at a time, forward passes aside, and each piece of it is caught where it panics.
+//! Forward passes aside, all work is done on behalf of one request at a time, and a panic in it is caught.
 //! What a panic leaves half done is thrown away: a request whose tokens were being chosen fails with nothing else touched;
 //! where pages are handed out and taken back, [`Scheduler::start_over`] makes new ones; a forward pass is computed again for
-//! each of its requests alone, which tells who made it fail.
+//! each of its requests alone, which tells who made it fail. A failure that the device reports is not tried again: the step's
+//! requests fail with the device's words, or all requests where the device is lost.
 
 use std::{
     collections::HashMap,
@@ -16,8 +17,9 @@ use std::{
 use super::{Closed, Command, GenerationEvent, OpenRequest, Shared};
 use crate::{
     Error,
-    backend::Backend,
-    decoder::{Decoder, Span},
+    device::{DeviceError, DeviceErrorKind},
+    executor::{Executor, Span, StepInput, StepOutput},
+    parallel::Parallel,
     recycle::recycled,
     scheduler::{Phase, RequestId, RowView, Scheduler, Step, panicked},
 };
@@ -27,38 +29,42 @@ struct Request {
     prompt_tokens: usize,
 }
 
-pub(super) struct Worker<B: Backend> {
-    decoder: Decoder<B>,
+pub(super) struct Worker {
+    executor: Box<dyn Executor>,
+    /// Threads of the host, which tokens are chosen on.
+    host: Arc<dyn Parallel>,
     scheduler: Scheduler,
     requests: HashMap<RequestId, Request>,
     commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
-    /// Memory that each step uses again.
+    /// How the device was lost.
+    lost: Option<DeviceError>,
+    /// Memory that each step uses again. The input is made anew after a step that failed.
     step: Step,
-    spans: Vec<Span<'static>>,
-    logits: Vec<f32>,
-    rows: Vec<&'static mut [f32]>,
+    input: Option<StepInput>,
+    logits: Vec<&'static mut [f32]>,
 }
 
-impl<B: Backend> Worker<B> {
+impl Worker {
     pub(super) fn new(
-        decoder: Decoder<B>,
+        executor: Box<dyn Executor>,
+        host: Arc<dyn Parallel>,
         scheduler: Scheduler,
         commands: mpsc::Receiver<Command>,
         shared: Arc<Shared>,
     ) -> Self {
-        let (step_spans, step_logits) = (scheduler.limits().rows, decoder.limits().step_logits);
-        let vocab_size = decoder.config().vocab_size;
+        let limits = executor.limits();
         Self {
-            decoder,
+            step: Step::default(),
+            input: Some(StepInput::with_room_for(limits)),
+            logits: Vec::with_capacity(limits.step_logits),
+            executor,
+            host,
             scheduler,
             requests: HashMap::new(),
             commands,
             shared,
-            step: Step::default(),
-            spans: Vec::with_capacity(step_spans),
-            logits: Vec::with_capacity(step_logits * vocab_size),
-            rows: Vec::with_capacity(step_logits),
+            lost: None,
         }
     }
 
@@ -89,7 +95,10 @@ impl<B: Backend> Worker<B> {
             Command::Submit { id, generation, open } => {
                 let prompt_tokens = generation.tokens(0).len();
                 worker.requests.insert(id, Request { open, prompt_tokens });
-                if generation.is_finished() {
+                if let Some(error) = worker.lost.clone() {
+                    // It was let in before the device was lost.
+                    worker.close(id, GenerationEvent::Failed(error.into()));
+                } else if generation.is_finished() {
                     worker.scheduler.work_on(Phase::Submit, id);
                     worker.close(id, GenerationEvent::Finished(generation.outputs()));
                 } else {
@@ -144,50 +153,91 @@ impl<B: Backend> Worker<B> {
         let begun = Instant::now();
         let computed = catch_unwind(AssertUnwindSafe(|| self.forward(step)));
         self.shared.counters.steps.fetch_add(1, Relaxed);
-        if computed.is_err() {
-            return self.compute_one_by_one(step);
-        }
-        if self.attempt(|worker| worker.choose(step)) {
-            self.scheduler.observe_cost(step, begun.elapsed().as_secs_f64());
-            self.settle(step);
+        match computed {
+            Ok(Ok(output)) => {
+                if self.choose(step, output) {
+                    self.scheduler.observe_cost(step, begun.elapsed().as_secs_f64());
+                    self.settle(step);
+                }
+            }
+            Ok(Err(error)) => self.fail_step(step, &error),
+            Err(_) => self.compute_one_by_one(step),
         }
     }
 
     /// Computes a step whose forward pass panicked again, for each request alone: those whose own panics fail.
     fn compute_one_by_one(&mut self, step: &Step) {
-        let mut ids: Vec<RequestId> = step.spans.iter().map(|span| span.request).collect();
-        ids.dedup();
+        let ids = requests_of(step);
         tracing::error!(requests = ids.len(), "a forward pass panicked; its requests are computed one by one");
         for id in ids {
+            if self.lost.is_some() {
+                return;
+            }
             let share = self.scheduler.share(step, id);
-            if catch_unwind(AssertUnwindSafe(|| self.forward(&share))).is_err() {
-                tracing::error!(request = id, "the forward pass of this request panics; it fails");
-                self.attempt(|worker| worker.fail(id, panicked()));
-            } else if self.attempt(|worker| worker.choose(&share)) {
-                self.settle(&share);
+            match catch_unwind(AssertUnwindSafe(|| self.forward(&share))) {
+                Ok(Ok(output)) => {
+                    if self.choose(&share, output) {
+                        self.settle(&share);
+                    }
+                }
+                Ok(Err(error)) => self.fail_step(&share, &error),
+                Err(_) => {
+                    tracing::error!(request = id, "the forward pass of this request panics; it fails");
+                    self.attempt(|worker| worker.fail(id, panicked()));
+                }
             }
         }
     }
 
-    fn forward(&mut self, step: &Step) {
-        self.decoder.copy_pages(&step.copies);
-        let mut spans = recycled(mem::take(&mut self.spans));
-        spans.extend(step.spans.iter().filter_map(|span| {
-            let row = self.scheduler.row(span.request, span.row)?;
-            let tokens = row.tokens.get(span.start..span.start + span.count - row.draft.len())?;
-            let RowView { draft, pages, long, .. } = row;
-            Some(Span { tokens, draft, start: span.start, pages, long, logits: span.logits })
-        }));
-        self.decoder.forward(&spans, &mut self.logits);
-        self.spans = recycled(spans);
+    /// Computes a step and waits for its logits.
+    fn forward(&mut self, step: &Step) -> Result<StepOutput, DeviceError> {
+        let input = self.input.take().unwrap_or_else(|| StepInput::with_room_for(self.executor.limits()));
+        let input = self.fill(input, step);
+        let ticket = self.executor.submit(input)?;
+        self.executor.collect(ticket)
     }
 
-    fn choose(&mut self, step: &Step) {
-        self.scheduler.computed(step);
-        let mut rows = recycled(mem::take(&mut self.rows));
-        rows.extend(self.logits.chunks_exact_mut(self.shared.limits.vocab_size));
-        self.scheduler.choose(self.decoder.host_pool(), step, &mut rows);
-        self.rows = recycled(rows);
+    /// Gathers what the executor needs of a step: tokens and page tables of its sequences.
+    fn fill(&self, mut input: StepInput, step: &Step) -> StepInput {
+        input.copies.extend_from_slice(&step.copies);
+        for span in &step.spans {
+            let Some(row) = self.scheduler.row(span.request, span.row) else { continue };
+            let RowView { tokens, draft, pages, long } = row;
+            let Some(tokens) = tokens.get(span.start..span.start + span.count - draft.len()) else { continue };
+            input.push(&Span { tokens, draft, start: span.start, pages, long, logits: span.logits });
+        }
+        input
+    }
+
+    /// Chooses tokens from a step's logits; `false` if that panicked.
+    fn choose(&mut self, step: &Step, mut output: StepOutput) -> bool {
+        let chosen = self.attempt(|worker| {
+            worker.scheduler.computed(step);
+            let mut logits = recycled(mem::take(&mut worker.logits));
+            logits.extend(output.logits().chunks_exact_mut(worker.shared.limits.vocab_size));
+            worker.scheduler.choose(&*worker.host, step, &mut logits);
+            worker.logits = recycled(logits);
+        });
+        self.input = Some(self.executor.recycle(output));
+        chosen
+    }
+
+    /// Does what a device's failure in a step asks for: its requests fail, or all do where the device is lost.
+    fn fail_step(&mut self, step: &Step, error: &DeviceError) {
+        let ids = if error.kind == DeviceErrorKind::Lost {
+            tracing::error!(%error, requests = self.requests.len(), "the device is lost: all requests fail, and no more are taken");
+            // First, so that whoever sees a request fail finds the reason.
+            self.shared.open.close(Closed::DeviceLost(error.clone()));
+            self.lost = Some(error.clone());
+            self.requests.keys().copied().collect()
+        } else {
+            let ids = requests_of(step);
+            tracing::error!(%error, requests = ids.len(), "the device failed in a step: its requests fail");
+            ids
+        };
+        for id in ids {
+            self.attempt(|worker| worker.fail(id, error.clone().into()));
+        }
     }
 
     /// Tells clients what was chosen.
@@ -276,11 +326,18 @@ impl<B: Backend> Worker<B> {
     }
 }
 
-impl<B: Backend> Drop for Worker<B> {
+impl Drop for Worker {
     fn drop(&mut self) {
         // The engine is gone for whatever reason: nobody waits for a request that will never end. Those that are in a command
         // still end with the channel.
         self.shared.open.close(Closed::Stopped);
         self.requests.clear();
     }
+}
+
+/// The requests that a step computes for, each once.
+fn requests_of(step: &Step) -> Vec<RequestId> {
+    let mut ids: Vec<RequestId> = step.spans.iter().map(|span| span.request).collect();
+    ids.dedup();
+    ids
 }

@@ -5,6 +5,7 @@ use std::{
     fs,
     num::NonZeroUsize,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use kaito_kernels::{DType, KvDType};
@@ -13,8 +14,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{tests::fixture, *};
 use crate::{
-    backend::cpu::CpuBackend,
-    decoder::{Decoder, DecoderLimits, Span},
+    decoder::Decoder,
+    device::cpu::CpuOperations,
+    executor::{Executor, ExecutorLimits, Span, StepInput},
 };
 use kaito_model::{
     family,
@@ -53,15 +55,26 @@ fn log_probabilities_with(
     change(&mut weights);
     let longest = texts.iter().map(Vec::len).max().unwrap();
     let pages: Vec<u32> = (0..longest.div_ceil(PAGE_SIZE) as u32).collect();
-    let limits = DecoderLimits { pages: pages.len(), page_size: PAGE_SIZE, step_tokens: longest, step_logits: longest };
+    let limits = ExecutorLimits {
+        pages: pages.len(),
+        page_size: PAGE_SIZE,
+        step_tokens: longest,
+        step_logits: longest,
+        sequences: 1,
+        sequence_pages: pages.len(),
+    };
     let vocab_size = config.vocab_size;
-    let backend = CpuBackend::new(NonZeroUsize::new(2).unwrap()).with_kv_dtype(kv_dtype);
-    let mut decoder = Decoder::new(backend, config, weights, limits).unwrap();
-    let mut logits = Vec::new();
+    let operations = CpuOperations::new(Arc::new(pool()), kv_dtype);
+    let mut decoder = Decoder::new(operations, config, weights, limits).unwrap();
+    let mut step = Some(StepInput::with_room_for(&limits));
     let mut of_text = |text: &Vec<u32>| {
-        let span = Span { tokens: text, draft: &[], start: 0, pages: &pages, long: false, logits: text.len() };
-        decoder.forward(&[span], &mut logits);
-        logits.chunks_exact(vocab_size).map(log_softmax).collect()
+        let mut input = step.take().unwrap();
+        input.push(&Span { tokens: text, draft: &[], start: 0, pages: &pages, long: false, logits: text.len() });
+        let ticket = decoder.submit(input).unwrap();
+        let mut output = decoder.collect(ticket).unwrap();
+        let probabilities = output.logits().chunks_exact(vocab_size).map(log_softmax).collect();
+        step = Some(decoder.recycle(output));
+        probabilities
     };
     texts.iter().map(&mut of_text).collect()
 }

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use kaito_kernels::ThreadPool;
+
 use super::*;
 use crate::generate::{GenerateOptions, GenerationParams, ResolveContext};
 

@@ -1,13 +1,16 @@
 //! The exact distributions that Meta's code draws from. Its answers carry no probabilities, so these come from the engine.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use kaito_engine::backend::cpu::CpuBackend;
-use kaito_engine::decoder::{Decoder, DecoderLimits};
+use kaito_engine::KvDType;
+use kaito_engine::decoder::Decoder;
+use kaito_engine::device::cpu::CpuOperations;
 use kaito_engine::engine::{Engine, GenerationEvent, GenerationRequest};
+use kaito_engine::executor::ExecutorLimits;
 use kaito_engine::generate::GenerationParams;
 use kaito_engine::kv_cache::KvCache;
 use kaito_engine::scheduler::{Scheduler, SchedulerLimits};
+use kaito_kernels::ThreadPool;
 use kaito_model::family;
 use serde_json::{Map, Value};
 
@@ -24,9 +27,17 @@ const ROWS: usize = 4;
 /// An engine for the model alone, without tokenizer or requests around it.
 pub fn engine(directory: &Path) -> Engine {
     let (config, weights) = family::load(directory).unwrap();
-    let backend = CpuBackend::new(2.try_into().unwrap());
-    let limits = DecoderLimits { pages: PAGES, page_size: PAGE_SIZE, step_tokens: 32, step_logits: ROWS };
-    let decoder = Decoder::new(backend, config, weights, limits).unwrap();
+    let threads = Arc::new(ThreadPool::new(2.try_into().unwrap()));
+    let limits = ExecutorLimits {
+        pages: PAGES,
+        page_size: PAGE_SIZE,
+        step_tokens: 32,
+        step_logits: ROWS,
+        sequences: ROWS,
+        sequence_pages: PAGES,
+    };
+    let operations = CpuOperations::new(threads.clone(), KvDType::F32);
+    let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let limits = SchedulerLimits {
         rows: ROWS,
         step_tokens: 32,
@@ -34,7 +45,8 @@ pub fn engine(directory: &Path) -> Engine {
         step_drafts: 0,
         long_above: None,
     };
-    Engine::start(decoder, Scheduler::new(limits, KvCache::new(PAGES as u32, PAGE_SIZE)), 1).unwrap()
+    let scheduler = Scheduler::new(limits, KvCache::new(PAGES as u32, PAGE_SIZE));
+    Engine::start(Box::new(decoder), threads, scheduler, 1).unwrap()
 }
 
 /// Checks the probabilities of the case's next token, and says what is wrong. Cases that draw nothing are passed over.

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod controller;
 mod crd;
+mod devices;
 mod image;
 mod install;
 mod instance_types;
@@ -22,6 +23,7 @@ pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
 pub use controller::{ControllerArgs, NodeArgs, NodeProvisioner, RolloutArgs, WebhookArgs};
 pub use crd::CrdArgs;
+pub use devices::DevicesArgs;
 pub use image::{
     ImageArgs, ImageBuildArgs, ImageCommand, ImageInspectArgs, ImagePushArgs, ImageVerifyArgs, PushingArgs,
     RegistryArgs,
@@ -58,6 +60,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// List the models that have a name here
     Presets(PresetsArgs),
+    /// List what this machine can compute on
+    Devices(DevicesArgs),
     /// Print the definition of the Workspace resource, for `kubectl apply`
     Crd(CrdArgs),
     /// Run models on Kubernetes: look after the cluster's workspaces
@@ -83,7 +87,7 @@ mod tests {
     use std::{num::NonZeroUsize, path::Path, time::Duration};
 
     use clap::{CommandFactory, error::ErrorKind};
-    use kaito_engine::{DTypeChoice, KvDType, Quantization};
+    use kaito_engine::{DTypeChoice, DeviceChoice, KvDType, Quantization};
     use kaito_server::HostName;
 
     use super::{model::DType, *};
@@ -106,6 +110,7 @@ mod tests {
         assert_eq!((args.port, args.request_timeout, args.host), (5000, Duration::from_secs(180), None));
         assert_eq!((args.drain_limit, args.stall_limit, args.body_limit), (None, Duration::from_secs(60), 4 << 20));
         assert!(args.access.allowed_origin.is_empty());
+        assert_eq!(args.model.device, DeviceChoice::Auto);
         assert_eq!((args.model.dtype, args.model.max_batch_size.get(), args.model.model), (DType::Auto, 32, None));
     }
 
@@ -135,6 +140,11 @@ mod tests {
     fn bad_values_are_refused_with_what_is_allowed() {
         for (args, parts) in [
             (&["--port", "70000"][..], &["70000", "--port", "65535"][..]),
+            (
+                &["--device", "cuda:0"],
+                &["'cuda:0' for '--device", "this build computes on cpu only", "give auto or cpu"],
+            ),
+            (&["--device", ""], &["--device", "auto or cpu"]),
             (&["--dtype", "int8"], &["int8", "auto, f32, bf16, f16"]),
             (&["--quantize", "int2"], &["int2", "none, int8, int4"]),
             (&["--kv-dtype", "fp8"], &["fp8", "f32, bf16, int8"]),
@@ -225,10 +235,12 @@ mod tests {
             "/somewhere",
             "--kv-dtype",
             "int8",
+            "--device",
+            "cpu",
         ])
         .model
         .load_options();
-        assert_eq!(options.dtype, DTypeChoice::Bf16);
+        assert_eq!((options.dtype, options.device), (DTypeChoice::Bf16, DeviceChoice::Cpu));
         assert_eq!(options.threads.map(NonZeroUsize::get), Some(3));
         assert_eq!((options.max_seq_len, options.max_batch_size), (Some(1000), 5));
         assert_eq!(options.kv_cache_memory, Some(3 << 29));

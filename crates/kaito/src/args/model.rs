@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
-use kaito_engine::{DTypeChoice, KvDType, LoadOptions, Quantization};
+use kaito_engine::{DTypeChoice, DeviceChoice, KvDType, LoadOptions, Quantization};
 
 use crate::{demo::cache_folder, values};
 
@@ -17,6 +17,9 @@ pub struct ModelArgs {
     /// Directory of the model's weights, instead of a download
     #[arg(long, env = "KAITO_WEIGHTS", value_name = "DIR")]
     pub weights: Option<PathBuf>,
+    /// What computes: auto or cpu (see `kaito devices`)
+    #[arg(long, env = "KAITO_DEVICE", value_name = "DEVICE", value_parser = values::device, default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
     /// Element type of the weights in memory; auto keeps that of the files
     #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = DType::Auto)]
     pub dtype: DType,
@@ -87,6 +90,7 @@ pub enum KvElement {
 impl ModelArgs {
     pub fn load_options(&self) -> LoadOptions {
         LoadOptions {
+            device: self.device,
             dtype: match self.dtype {
                 DType::Auto => DTypeChoice::Auto,
                 DType::F32 => DTypeChoice::F32,

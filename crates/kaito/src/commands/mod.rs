@@ -4,6 +4,7 @@ pub mod bench;
 pub mod chat;
 pub mod controller;
 pub mod crd;
+pub mod devices;
 pub mod image;
 pub mod install;
 pub mod instance_types;

@@ -1,0 +1,105 @@
+//! What computes steps: the engine's thread hands it what to compute and takes logits back.
+//!
+//! The engine's thread knows no device, no model and no threads of kernels: whoever can compute a [`StepInput`] can stand below
+//! it. [`crate::decoder::Decoder`] does so on a device; tests have one that answers from a table.
+//!
+//! # Why `submit` and `collect`
+//!
+//! A step could also be one call that returns logits, or a pair `begin` and `finish` that borrows its input for as long as it
+//! runs. A step that is handed over whole, and fetched with a [`Ticket`], leaves the engine's thread free between the two calls:
+//! to plan the next step while a GPU computes this one, or to send one step to several ranks and then wait for all of them. For
+//! that the input must be owned and not borrowed, and so must the output, since the tokens of one step are chosen while another
+//! one is computed. `begin` and `finish` exist one storey below, where the decoder gives a step to its device
+//! ([`crate::device::Operations`]).
+//!
+//! Memory goes round: the output holds the step's input, and [`Executor::recycle`] gives it back empty. So nobody asks for memory
+//! at a step.
+
+mod step_input;
+
+pub use self::step_input::{InputSpan, Span, StepInput};
+use crate::device::DeviceError;
+
+/// What an executor must have room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExecutorLimits {
+    /// Pages of the KV cache.
+    pub pages: usize,
+    /// Tokens in a page.
+    pub page_size: usize,
+    /// Tokens computed in one step.
+    pub step_tokens: usize,
+    /// Rows of logits in one step.
+    pub step_logits: usize,
+    /// Sequences in one step.
+    pub sequences: usize,
+    /// Pages of the longest sequence.
+    pub sequence_pages: usize,
+}
+
+/// Memory of the host that logits lie in: a vector, or memory that a GPU writes to by itself.
+pub type HostMemory = Box<dyn AsMut<[f32]> + Send>;
+
+/// Names a step that was submitted, until it is collected.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    /// The ticket of an executor's step of this number.
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The step's number.
+    pub fn number(&self) -> u64 {
+        self.0
+    }
+}
+
+/// What a step comes to.
+pub struct StepOutput {
+    input: StepInput,
+    logits: HostMemory,
+    len: usize,
+}
+
+impl StepOutput {
+    /// The output of the step `input`, whose logits are the first `len` numbers of `logits`.
+    pub fn new(input: StepInput, logits: HostMemory, len: usize) -> Self {
+        Self { input, logits, len }
+    }
+
+    /// Rows of logits, each as long as the vocabulary, one for each row that was wanted, in their order.
+    pub fn logits(&mut self) -> &mut [f32] {
+        &mut (*self.logits).as_mut()[..self.len]
+    }
+
+    /// The step's input and the memory of its logits.
+    pub fn into_parts(self) -> (StepInput, HostMemory) {
+        (self.input, self.logits)
+    }
+}
+
+/// What computes steps, with a KV cache of its own.
+pub trait Executor: Send + 'static {
+    /// What it has room for.
+    fn limits(&self) -> &ExecutorLimits;
+
+    /// Length of a row of logits.
+    fn vocab_size(&self) -> usize;
+
+    /// Begins a step: copies pages, computes the rows and writes their keys and values. At most one step is under way.
+    ///
+    /// # Errors
+    /// Whatever the device fails with. The step is not under way then, and what its spans wrote must not be used.
+    fn submit(&mut self, input: StepInput) -> Result<Ticket, DeviceError>;
+
+    /// Waits for a step.
+    ///
+    /// # Errors
+    /// As for [`Self::submit`]: a device may report a failure only here.
+    fn collect(&mut self, ticket: Ticket) -> Result<StepOutput, DeviceError>;
+
+    /// Takes an output's memory back, and gives its input back, empty.
+    fn recycle(&mut self, output: StepOutput) -> StepInput;
+}

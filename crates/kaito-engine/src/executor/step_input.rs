@@ -1,0 +1,147 @@
+//! What a step computes, in flat arrays that can be sent to a device in one piece.
+
+use std::ops::Range;
+
+use super::ExecutorLimits;
+use crate::kv_cache::{PageCopy, PageId};
+
+/// A contiguous range of tokens of one sequence, as it is put into a [`StepInput`].
+#[derive(Debug, Clone, Copy)]
+pub struct Span<'a> {
+    /// The tokens to compute, at least one.
+    pub tokens: &'a [u32],
+    /// The draft: tokens proposed behind them, computed as if they were the sequence's own.
+    pub draft: &'a [u32],
+    /// Position of the first of them: how many tokens of the sequence are in the KV cache already.
+    pub start: usize,
+    /// The sequence's page table: enough pages for all of them, writable from `start` on.
+    pub pages: &'a [PageId],
+    /// Whether the sequence is so long that long-rope's long factors apply.
+    pub long: bool,
+    /// How many of the last tokens the logits are wanted after.
+    pub logits: usize,
+}
+
+/// A span in its place in a [`StepInput`].
+///
+/// All rows of a span belong to one sequence. So an adapter (LoRA) will be one more field here: its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputSpan {
+    /// First row of the step that belongs to this span.
+    pub first_row: usize,
+    /// Rows, one a token.
+    pub rows: usize,
+    /// Tokens of the sequence in the KV cache when the step is done; the rows are the last of them.
+    pub context: usize,
+    /// Where the sequence's page table lies in [`StepInput::pages`].
+    pub pages: Range<usize>,
+    /// Whether long-rope's long factors apply.
+    pub long: bool,
+}
+
+/// What a step computes. The same memory is filled at every step, see [`super::Executor::recycle`].
+#[derive(Debug, Default)]
+pub struct StepInput {
+    /// Token ids, one a row.
+    pub tokens: Vec<u32>,
+    /// Spans in the order of their rows.
+    pub spans: Vec<InputSpan>,
+    /// The page tables of all spans, one after the other.
+    pub pages: Vec<PageId>,
+    /// Rows that logits are wanted after, ascending.
+    pub wanted: Vec<usize>,
+    /// Pages to copy before anything is computed.
+    pub copies: Vec<PageCopy>,
+    /// Cosines of the rotary angles, half the turned width a row. Left to the executor, which knows the model's frequencies; empty
+    /// where positions are encoded otherwise.
+    pub cos: Vec<f32>,
+    /// Sines of the same angles.
+    pub sin: Vec<f32>,
+}
+
+impl StepInput {
+    /// An empty input in which any step within `limits` has room.
+    pub fn with_room_for(limits: &ExecutorLimits) -> Self {
+        Self {
+            tokens: Vec::with_capacity(limits.step_tokens),
+            spans: Vec::with_capacity(limits.sequences),
+            pages: Vec::with_capacity(limits.sequences.saturating_mul(limits.sequence_pages)),
+            wanted: Vec::with_capacity(limits.step_logits),
+            copies: Vec::with_capacity(limits.sequences),
+            cos: Vec::new(),
+            sin: Vec::new(),
+        }
+    }
+
+    /// Removes everything and keeps the memory.
+    pub fn clear(&mut self) {
+        let Self { tokens, spans, pages, wanted, copies, cos, sin } = self;
+        tokens.clear();
+        spans.clear();
+        pages.clear();
+        wanted.clear();
+        copies.clear();
+        cos.clear();
+        sin.clear();
+    }
+
+    /// Gives a span the next rows.
+    pub fn push(&mut self, span: &Span) {
+        let (first_row, first_page) = (self.tokens.len(), self.pages.len());
+        self.tokens.extend(span.tokens.iter().chain(span.draft));
+        self.pages.extend_from_slice(span.pages);
+        let rows = self.tokens.len() - first_row;
+        self.wanted.extend(self.tokens.len() - span.logits.min(rows)..self.tokens.len());
+        self.spans.push(InputSpan {
+            first_row,
+            rows,
+            context: span.start + rows,
+            pages: first_page..self.pages.len(),
+            long: span.long,
+        });
+    }
+
+    /// Rows of the step: tokens that it computes.
+    pub fn rows(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The page table of one of the spans.
+    pub fn pages_of(&self, span: &InputSpan) -> &[PageId] {
+        &self.pages[span.pages.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_lie_one_after_the_other() {
+        let limits =
+            ExecutorLimits { pages: 9, page_size: 2, step_tokens: 6, step_logits: 3, sequences: 2, sequence_pages: 3 };
+        let mut input = StepInput::with_room_for(&limits);
+        let places = (input.tokens.as_ptr(), input.pages.as_ptr());
+        for _ in 0..2 {
+            input.clear();
+            let first = Span { tokens: &[1, 2, 3], draft: &[], start: 0, pages: &[7, 8], long: false, logits: 0 };
+            let second = Span { tokens: &[4], draft: &[5, 6], start: 2, pages: &[0, 5, 1], long: true, logits: 3 };
+            input.push(&first);
+            input.push(&second);
+            assert_eq!((input.rows(), input.tokens.as_slice()), (6, &[1, 2, 3, 4, 5, 6][..]));
+            assert_eq!(input.wanted, [3, 4, 5]);
+            assert_eq!(
+                input.spans,
+                [
+                    InputSpan { first_row: 0, rows: 3, context: 3, pages: 0..2, long: false },
+                    InputSpan { first_row: 3, rows: 3, context: 5, pages: 2..5, long: true },
+                ]
+            );
+            assert_eq!(
+                (input.pages_of(&input.spans[0]), input.pages_of(&input.spans[1])),
+                (&[7, 8][..], &[0, 5, 1][..])
+            );
+        }
+        assert_eq!((input.tokens.as_ptr(), input.pages.as_ptr()), places, "the memory is used again");
+    }
+}

@@ -1,0 +1,55 @@
+//! How a model is loaded.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use kaito_kernels::{KvDType, Quantization};
+
+use crate::device::{DTypeChoice, DeviceChoice, StepBudget};
+
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Which device computes.
+    pub device: DeviceChoice,
+    /// Element type of the weights; one that is neither the checkpoint's own nor f32 costs a copy of them.
+    pub dtype: DTypeChoice,
+    /// Whether and how the matrices of the layers are quantised; the output head is in 8 bits then.
+    pub quantize: Option<Quantization>,
+    /// Folder in which quantised weights are kept for the next start; they are made at every start where it is `None`.
+    pub quantized_cache: Option<PathBuf>,
+    /// Element type of the KV cache.
+    pub kv_dtype: KvDType,
+    /// Threads that compute; all cores where it is `None`.
+    pub threads: Option<NonZeroUsize>,
+    /// Longest sequence, in tokens; the model's own where it is `None`.
+    pub max_seq_len: Option<usize>,
+    /// Most sequences that run at the same time.
+    pub max_batch_size: usize,
+    /// Bytes for the KV cache; a share of the free memory where it is `None`.
+    pub kv_cache_memory: Option<u64>,
+    /// Most requests that wait.
+    pub max_waiting: usize,
+    /// Whether speculative decoding may be used where that is expected to be faster. What comes out is the same.
+    pub speculate: bool,
+    /// How much a step computes at most; what suits the device where it is `None`.
+    pub step_budget: Option<StepBudget>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::Auto,
+            dtype: DTypeChoice::Auto,
+            quantize: None,
+            quantized_cache: None,
+            kv_dtype: KvDType::F32,
+            threads: None,
+            max_seq_len: None,
+            max_batch_size: 32,
+            kv_cache_memory: None,
+            max_waiting: 256,
+            speculate: true,
+            step_budget: None,
+        }
+    }
+}
