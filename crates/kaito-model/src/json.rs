@@ -1,7 +1,7 @@
 //! JSON as Python's `json` writes it: a model's files may hold `NaN`, `Infinity` and `-Infinity`, which JSON has not.
 //!
-//! Each is replaced by an object with a key that nothing else has. So such a number does no harm in a field that is not read, and
-//! is a value of a wrong type in one that is.
+//! Each becomes an object with one key of its own. So a field that nobody asks for does no harm, and one that counts is of a
+//! wrong type to whoever reads it.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,10 @@ use serde_json::{Map, Value};
 const KEY: &str = "not a finite number";
 const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
-/// Parses the text of a file, which must be an object.
+/// Reads the file's `text`, which must be an object.
 ///
 /// # Errors
-/// For text that is not JSON, these numbers aside, and for JSON that is not an object.
+/// For what is no JSON but for these numbers, and for JSON of another type.
 pub fn parse_object(text: &[u8]) -> serde_json::Result<Map<String, Value>> {
     serde_json::from_slice(&standard(text))
 }

@@ -32,8 +32,8 @@ fn normalised(name: &str) -> String {
 /// Longest name that is compared with others: no name is nearly as long, and the comparison takes time and memory.
 const LONGEST: usize = 100;
 
-/// The nearest by edit distance of what presets are called, if at most a third of the name would have to change. A preset
-/// is called by what is shown and what is compared.
+/// The preset whose name has the least edit distance, if at most a third of the name would have to change. `called` gives the
+/// name to show and the name to compare.
 fn nearest(wanted: &str, called: impl Fn(&Preset) -> (&'static str, String)) -> Option<&'static str> {
     if wanted.len() > LONGEST {
         return None;
@@ -49,10 +49,10 @@ fn nearest(wanted: &str, called: impl Fn(&Preset) -> (&'static str, String)) -> 
         .map(|(_, name)| name)
 }
 
-/// Shortest beginning of a name that says which is meant.
+/// Shortest prefix of a name that is looked for.
 const BEGINNING: usize = 3;
 
-/// The presets whose names begin so: `phi-3` is two.
+/// The presets whose names begin so: two for `phi-3`.
 fn beginning(wanted: &str) -> Vec<&'static str> {
     let names = PRESETS.iter().map(|preset| preset.name);
     names.filter(|name| wanted.len() >= BEGINNING && normalised(name).starts_with(wanted)).collect()

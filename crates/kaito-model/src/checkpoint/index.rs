@@ -22,7 +22,8 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Opens every file that the index at `path` lists. What it says of tensors that no file holds matters only to who needs them.
+/// Opens every file that the index at `path` lists. A tensor that the index lists and no file holds is an error only where it is
+/// asked for.
 pub(crate) fn open(path: &Path, reader: Reader) -> Result<TensorSet, CheckpointError> {
     let index: Index = serde_json::from_slice(&json::standard(&read_bounded(path, MAX_INDEX)?))
         .map_err(|source| CheckpointError::Json { path: path.to_owned(), source })?;

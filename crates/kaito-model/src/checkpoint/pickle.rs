@@ -40,7 +40,7 @@ pub struct TensorView {
 /// passed over.
 ///
 /// # Errors
-/// For names and opcodes that `torch.save` does not write, and for a program that makes no sense.
+/// For names and opcodes that `torch.save` does not write, and for a program that uses its stack or memo wrongly.
 pub fn parse(bytes: &[u8]) -> Result<Vec<(String, TensorView)>, FormatError> {
     if bytes.len() > MAX_PICKLE {
         return Err(malformed(format!("has {} bytes, at most {MAX_PICKLE} are read", bytes.len())));
@@ -348,7 +348,7 @@ impl Machine<'_> {
     }
 
     fn pop(&mut self) -> Result<Place, FormatError> {
-        // What lies below a mark is out of reach until the mark is gone.
+        // Values below a mark can't be popped before the mark is.
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
             return Err(underflow());
@@ -399,7 +399,7 @@ impl Machine<'_> {
         self.push(PickleValue::Text(text))
     }
 
-    /// An integer of `len` bytes, two's complement. Those beyond 64 bits occur only where nobody looks.
+    /// An integer of `len` bytes, two's complement. Those beyond 64 bits occur only in values that are not used.
     fn long(&mut self, len: usize) -> Result<PickleValue, FormatError> {
         let bytes = self.take(len)?;
         if bytes.len() > 8 {

@@ -26,8 +26,8 @@ pub(super) mod limits {
 
 /// A JSON object of a model directory, read with errors that name file, key and value.
 ///
-/// Some keys have several spellings; the first that is there (and not null) counts, the others must say the same, and errors
-/// speak of the first.
+/// Some keys have several spellings. The first that is there (and not null) is used, the others must have the same value, and
+/// errors name the first.
 pub(super) struct ConfigFile {
     path: PathBuf,
     /// Path of this object within the file, as a prefix of keys in messages.
@@ -51,7 +51,7 @@ impl ConfigFile {
         self.map.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.as_str(), value))
     }
 
-    /// This object and `other`, which must not contradict it; errors speak of this one.
+    /// This object and `other`, which must not contradict it; errors name keys of this one.
     pub fn merged(mut self, other: Self) -> Result<Self, CheckpointError> {
         for (key, value) in other.map {
             match self.map.get(&key).filter(|own| !own.is_null()) {
@@ -75,7 +75,7 @@ impl ConfigFile {
         }
     }
 
-    /// The same with another value under those of `keys` that have the text `from`.
+    /// The same object with the text `to` under those of `keys` that have the text `from`.
     pub fn renamed(mut self, keys: &[&str], from: &str, to: &str) -> Self {
         for key in keys {
             if let Some(value) = self.map.get_mut(*key).filter(|value| *value == from) {
@@ -149,7 +149,7 @@ impl ConfigFile {
         self.read(keys, default, read, || format!("a number from {} to {}", range.start(), range.end()))
     }
 
-    /// True or false; null is what it is to Python, false.
+    /// True or false; null is false, as in Python.
     pub fn flag(&self, keys: &[&str], default: bool) -> Result<bool, CheckpointError> {
         let default = default && !keys.iter().any(|key| self.has(key));
         self.read(keys, Some(default), Value::as_bool, || "true or false".into())

@@ -13,7 +13,7 @@ const TYPE: &[&str] = &["rope_type", "type"];
 const THETA: &str = "rope_theta";
 const PARTIAL: &str = "partial_rotary_factor";
 const ORIGINAL: &str = "original_max_position_embeddings";
-/// What a rotary object may hold beside those above. `finetuned` says how YaRN came about, nothing else.
+/// What a rotary object may hold beside those above. `finetuned` only says how a YaRN model was made.
 const KNOWN: [&str; 9] = [
     "factor",
     "attention_factor",
@@ -47,7 +47,7 @@ impl<'a> Rotary<'a> {
             Some(fields) => kind(fields, kinds)?,
             None => "default",
         };
-        // Each of these lies beside the object or in it.
+        // Each of these may stand beside the object or in it.
         if let Some(fields) = &fields {
             for key in [THETA, PARTIAL, ORIGINAL] {
                 fields.same_as(file, key)?;
@@ -61,7 +61,7 @@ impl<'a> Rotary<'a> {
         Ok(Self { file, fields, kind, theta })
     }
 
-    /// Refuses anything but positions as pre-trained, for a model that has others: `reason` says why.
+    /// Refuses every scaling of RoPE, for a model that does not use RoPE: `reason` says why.
     pub fn refuse_scaling(&self, reason: &str) -> Result<(), CheckpointError> {
         match &self.fields {
             Some(fields) if self.kind != "default" => Err(fields.wrong(TYPE, format!("default: {reason}"))),
@@ -69,7 +69,7 @@ impl<'a> Rotary<'a> {
         }
     }
 
-    /// The rotation of heads of `head_dim`, and the longest sequence for which it is that, of at most `max_positions`.
+    /// RoPE of heads of `head_dim`, and the length up to which it holds, of at most `max_positions` tokens.
     pub fn rope(&self, head_dim: usize, max_positions: usize) -> Result<(Rope, usize), CheckpointError> {
         let mut longest = max_positions;
         let scaling = match (&self.fields, self.kind) {
@@ -118,7 +118,7 @@ impl<'a> Rotary<'a> {
     ) -> Result<RopeScaling, CheckpointError> {
         let inside = fields.value(&[ORIGINAL]).map(|_| fields);
         let place = inside.unwrap_or(self.file);
-        // ln(original) divides, so 1 is out.
+        // ln(original) is a divisor, so it must not be 0.
         let original = place.count(&[ORIGINAL], Some(4096), limits::POSITIONS)?;
         if original < 2 {
             return Err(place.wrong(&[ORIGINAL], "at least 2"));
@@ -140,7 +140,7 @@ impl<'a> Rotary<'a> {
     }
 }
 
-/// One set of fields for all layers, of which each is known, with one name of each type.
+/// Checks that the fields are one set for all layers and each is known, and gives each type its present name.
 fn normalised(fields: ConfigFile) -> Result<ConfigFile, CheckpointError> {
     for (key, value) in fields.entries() {
         if value.is_object() && crate::json::non_finite(value).is_none() {
@@ -151,7 +151,7 @@ fn normalised(fields: ConfigFile) -> Result<ConfigFile, CheckpointError> {
             return Err(fields.wrong(&[key], "nothing: this rotary parameter is not supported"));
         }
     }
-    // "su" is what long-rope was called first.
+    // "su" is the first name of LongRoPE.
     Ok(fields.renamed(TYPE, "su", "longrope"))
 }
 

@@ -18,7 +18,7 @@ pub(super) struct TokenizerClass {
     pub begin_and_end: BeginAndEnd,
     /// What `add_prefix_space` changes.
     pub prefix_space: PrefixSpace,
-    /// Whether a tokenizer.model alone makes such a tokenizer.
+    /// Whether such a tokenizer can be converted from a tokenizer.model alone.
     pub converts: bool,
 }
 
@@ -41,7 +41,7 @@ pub(super) enum PrefixSpace {
     Ignored,
     /// The pre-tokenizer, if that is the byte-level one alone.
     PreTokenizer,
-    /// It has the tokenizer made of tokenizer.model.
+    /// The tokenizer is converted from tokenizer.model.
     Conversion,
 }
 
@@ -58,7 +58,7 @@ const LLAMA: TokenizerClass = TokenizerClass {
     prefix_space: PrefixSpace::Conversion,
     converts: true,
 };
-/// All that transformers 4.46 knows of it stands in tokenizer.json. Falcon, Llama 3.
+/// tokenizer.json alone decides in transformers 4.46. Falcon, Llama 3.
 const GENERIC: TokenizerClass = TokenizerClass {
     name: "PreTrainedTokenizer",
     special: &[],
@@ -66,7 +66,7 @@ const GENERIC: TokenizerClass = TokenizerClass {
     prefix_space: PrefixSpace::Ignored,
     converts: false,
 };
-/// What transformers 5 writes: it moves the switches into tokenizer.json, and makes nothing anew by them.
+/// What transformers 5 writes: it saves the effect of the settings in tokenizer.json, and converts nothing when it loads.
 const BACKEND: TokenizerClass = TokenizerClass { name: "TokenizersBackend", ..GENERIC };
 const GPT2: TokenizerClass =
     TokenizerClass { name: "GPT2Tokenizer", special: GPT2_SPECIAL, prefix_space: PrefixSpace::PreTokenizer, ..GENERIC };
@@ -86,7 +86,7 @@ const CLASSES: &[TokenizerClass] = &[
     TokenizerClass { name: "Qwen2Tokenizer", special: QWEN2_SPECIAL, ..GENERIC },
 ];
 
-/// Llama with marks for filling in the middle of a text.
+/// Llama with tokens for infilling.
 pub(super) const CODE_LLAMA: &str = "CodeLlamaTokenizer";
 /// Refuses `add_bos_token`, where GPT-2's ignores it.
 pub(super) const CODE_GEN: &str = "CodeGenTokenizer";

@@ -26,16 +26,16 @@ pub(super) struct TokenizerConfig {
     pub additional_special: Vec<ConfigToken>,
     /// Added tokens by id.
     pub added: BTreeMap<u32, AddedToken>,
-    /// Where the post-processor of tokenizer.json does not count: whether the begin and the end token are added.
+    /// Where the post-processor of tokenizer.json is replaced: whether the begin and the end token are added.
     pub begin_and_end: Option<(bool, bool)>,
     pub add_prefix_space: Option<bool>,
-    /// Whether a tokenizer made of tokenizer.model puts a space before a text.
+    /// Whether a tokenizer converted from tokenizer.model puts a space before a text.
     pub prefix_space_of_conversion: bool,
-    /// The setting that has the tokenizer made of tokenizer.model though there is a tokenizer.json.
+    /// The setting for which the tokenizer is converted from tokenizer.model though there is a tokenizer.json.
     pub conversion_asked_by: Option<&'static str>,
     pub legacy: bool,
     pub split_special_tokens: bool,
-    /// CodeLlama's mark for a gap to be filled.
+    /// CodeLlama's token for text to be filled in (infilling).
     pub fill_token: Option<String>,
     pub clean_up_tokenization_spaces: bool,
     pub model_max_length: Option<usize>,
@@ -113,7 +113,7 @@ impl TokenizerConfig {
             begin_and_end: file.begin_and_end(class)?,
             add_prefix_space: file.boolean("add_prefix_space")?,
             prefix_space_of_conversion: class.prefix_space != PrefixSpace::Conversion
-                // Where tokenizer.json is passed over, the class hands its own absent value on as a null.
+                // Where tokenizer.json is not used, the class passes an absent value on as null.
                 || file.switch("add_prefix_space", tokenizer_json.is_none())?,
             conversion_asked_by: file.conversion_asked_by(class)?,
             legacy: file.boolean("legacy")?.unwrap_or(true),
@@ -151,7 +151,7 @@ fn adopt(special: &mut BTreeMap<&'static str, ConfigToken>, added: &BTreeMap<u32
     }
 }
 
-/// `special_tokens_map.json` goes over tokenizer_config.json where that has no `added_tokens_decoder`.
+/// `special_tokens_map.json` overrides tokenizer_config.json where that has no `added_tokens_decoder`.
 fn read_special_tokens_map(
     directory: &Path,
     special: &mut BTreeMap<&'static str, ConfigToken>,
@@ -274,9 +274,9 @@ impl ConfigFile<'_> {
         }
     }
 
-    /// The first setting that makes the class pass over tokenizer.json.
+    /// The first setting for which the class does not use tokenizer.json.
     fn conversion_asked_by(&self, class: &TokenizerClass) -> Result<Option<&'static str>, TokenizerError> {
-        // transformers 5 makes a Llama tokenizer anew by its switches too, but saves what it made.
+        // transformers 5 converts a Llama tokenizer by these settings too, but saves the result.
         let named = self.json.get("tokenizer_class").and_then(Value::as_str).unwrap_or_default();
         let is_llama = class.prefix_space == PrefixSpace::Conversion || named.starts_with("LlamaTokenizer");
         if is_llama && class.prefix_space != PrefixSpace::Conversion && self.switch("legacy", false)? {

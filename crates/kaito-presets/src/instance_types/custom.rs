@@ -29,7 +29,7 @@ pub struct CustomInstanceType {
     pub memory: Option<String>,
 }
 
-/// A described instance type that cannot be.
+/// An invalid description of an instance type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("instance type {name:?}: {field} {problem}")]
 pub struct InvalidInstanceType {
@@ -44,11 +44,11 @@ impl InvalidInstanceType {
     }
 }
 
-/// Nobody builds nodes with more; what is above is a slip.
+/// Nobody builds nodes with more; a larger number is taken for a mistake.
 const MOST_GPUS: u32 = 64;
 const MOST_GPU_MEMORY: u64 = 1024 * GIB;
 const MOST_MEMORY: u64 = 1024 * MOST_GPU_MEMORY;
-/// Kubernetes allows a label's value no more.
+/// Longest value of a label in Kubernetes.
 const LONGEST_LABEL: usize = 63;
 
 impl TryFrom<CustomInstanceType> for InstanceType {

@@ -13,12 +13,12 @@ pub struct Gpu {
     pub memory: u64,
     /// Bytes of it that a program can have: what error correction and the driver leave.
     pub usable_memory: u64,
-    /// Which instructions it knows; `None` where nobody said.
+    /// Compute capability; `None` where a user's description leaves it out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute_capability: Option<ComputeCapability>,
 }
 
-/// Which instructions an NVIDIA GPU knows.
+/// Compute capability of an NVIDIA GPU: which instructions it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ComputeCapability {
     /// The architecture: 7 Volta and Turing, 8 Ampere and Ada Lovelace, 9 Hopper.

@@ -19,7 +19,7 @@ use crate::GIB;
 pub struct InstanceType {
     /// The cloud's name for it; case counts.
     pub name: Cow<'static, str>,
-    /// Whose it is.
+    /// The cloud that offers it.
     pub cloud: Cloud,
     /// GPUs of a node.
     pub gpus: u32,
@@ -45,7 +45,7 @@ impl InstanceType {
     }
 }
 
-/// Whose machine it is.
+/// Who offers a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cloud {
@@ -95,10 +95,10 @@ impl InstanceTypes {
         Self::default()
     }
 
-    /// With these too. One that has the name of a built-in type stands in its place: who runs the nodes knows best.
+    /// With these too. One that has the name of a built-in type replaces it: who runs the nodes knows best.
     ///
     /// # Errors
-    /// Where one cannot be, or two have one name.
+    /// For a description that is invalid, and for two with one name.
     pub fn with_custom(described: impl IntoIterator<Item = CustomInstanceType>) -> Result<Self, InvalidInstanceType> {
         let mut custom: Vec<InstanceType> = Vec::new();
         for one in described {

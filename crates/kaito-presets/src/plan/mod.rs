@@ -1,8 +1,8 @@
-//! Which hardware a model fits on, how many nodes of it, and why not.
+//! Which hardware a model fits on, how many nodes it needs, and, where it does not fit, why.
 //!
-//! One answer for all who ask: the admission webhook, the controller, `kaito plan`. Two things must hold. The catalogue's
-//! published requirement is compared with the published memory, as the Kaito project does; and the estimate of
-//! [`crate::memory`] is compared with the memory that a program really has.
+//! The admission webhook, the controller and `kaito plan` all ask here. A model fits if two comparisons hold: of the catalogue's
+//! published requirement with the published GPU memory, as the Kaito project compares them, and of the estimate of
+//! [`crate::memory`] with the GPU memory that a program can really use.
 
 mod shortfall;
 
@@ -20,10 +20,10 @@ use crate::{
 /// The least context that must fit where nobody asks for one, in tokens: what the models' documentation promises.
 pub const MIN_CONTEXT: u64 = 2048;
 
-/// Who asks for more sequences at once made a slip.
+/// Most sequences at once: a larger number is taken for a mistake.
 const MOST_SEQUENCES: u64 = 1 << 20;
 
-/// A model and what it shall hold at once.
+/// A model and the load that it must hold at once: sequences, their length, and precisions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
     preset: &'static Preset,
@@ -42,11 +42,11 @@ pub struct OnCpus {
     pub cpus: u32,
 }
 
-/// Each token reads all weights once, and a core of today's servers reads some 8 GiB a second: with a core for so many bytes
-/// a token takes a quarter of a second.
+/// Bytes of weights for each CPU. Each token reads all weights once, and a core of today's servers reads some 8 GiB a second: so a
+/// token takes a quarter of a second.
 const WEIGHTS_OF_A_CPU: u64 = 2 * GIB;
 
-/// A load that no hardware can bear.
+/// A load that is refused whatever the hardware.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
     /// Longer than the model was made for.
@@ -189,7 +189,7 @@ pub struct Plan {
     pub context: u64,
     /// Sequences at once.
     pub batch: u64,
-    /// What the fullest GPU holds.
+    /// What the GPU that holds most of the model needs.
     pub per_gpu: Estimate,
     /// How much would fit; `None` where not even one short sequence does.
     pub capacity: Option<Capacity>,
@@ -205,7 +205,7 @@ impl Plan {
         self.shortfalls.iter().map(|shortfall| format!("{shortfall}; {}", Enough::sentence(&self.enough)))
     }
 
-    /// What becomes of more nodes than the model needs, where that may not be what was meant.
+    /// What happens with more nodes than the model needs, where the user may not have meant it.
     pub fn surplus_nodes(&self) -> Option<String> {
         let (preset, nodes) = (self.preset, self.nodes);
         match self.cut {
@@ -254,7 +254,7 @@ impl InstanceTypes {
         plans
     }
 
-    /// Two ways out: more nodes of this type, if that helps, and the smallest of the same cloud.
+    /// Two alternatives: more nodes of this type, if that helps, and the smallest types of the same cloud.
     fn enough(&self, load: &Load, instance_type: &InstanceType) -> Vec<Enough> {
         let more = plan(load, instance_type, None);
         let others = self.plans(load, None).into_iter().filter(|other| {
@@ -269,7 +269,7 @@ impl InstanceTypes {
     }
 }
 
-/// Plans are compared by the published GPU memory of all nodes, and then by what else they bind.
+/// Plans are compared by the published GPU memory of all nodes, and then by the other resources that they occupy.
 fn expense(plan: &Plan) -> impl Ord + '_ {
     let (nodes, instance_type) = (u64::from(plan.nodes), &plan.instance_type);
     (
@@ -282,7 +282,7 @@ fn expense(plan: &Plan) -> impl Ord + '_ {
     )
 }
 
-/// Without a way out.
+/// A plan without alternatives.
 fn plan(load: &Load, instance_type: &InstanceType, nodes: Option<NonZeroU32>) -> Plan {
     let (context, batch) = (load.least_context(), load.batch);
     let usable = instance_type.gpu.usable_memory;
@@ -323,9 +323,9 @@ fn plan(load: &Load, instance_type: &InstanceType, nodes: Option<NonZeroU32>) ->
 
 /// How the model is divided, and how many GPUs of each node hold a part.
 ///
-/// Ranks are spread over nodes in equal numbers: over all that are asked for, if they can share them, else over as few as do. A
-/// model without ranks stays on one node and takes as few of its GPUs as do, in doublings, so that heads can be shared out
-/// evenly too.
+/// Tensor-parallel ranks are divided among nodes in equal numbers: among all that are asked for, if the number of ranks is a
+/// multiple of theirs, else among as few as suffice. A model without ranks stays on one node and takes as few of its GPUs as
+/// suffice, in doublings, so that heads can be divided evenly too.
 fn divide(
     load: &Load,
     instance_type: &InstanceType,
@@ -361,7 +361,7 @@ fn nodes_for_published_memory(load: &Load, instance_type: &InstanceType) -> u32 
     u32::try_from(nodes).unwrap_or(u32::MAX)
 }
 
-/// The longest sequence that fits, in whole pages unless the model ends before; 0 where none does.
+/// The longest sequence that fits, in whole pages unless the model's own limit comes first; 0 where none fits.
 fn longest_context(load: &Load, fits: impl Fn(u64) -> bool) -> u64 {
     let tokens = |pages: u64| (pages * PAGE_TOKENS).min(load.limit());
     tokens(largest(load.limit().div_ceil(PAGE_TOKENS), |pages| fits(tokens(pages))))

@@ -9,7 +9,7 @@ use crate::{
     size::{gib, gib_needed},
 };
 
-/// Something that there is too little of. The messages begin as the Kaito project's do.
+/// A resource that there is too little of. The messages begin as the Kaito project's do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Shortfall {
@@ -35,7 +35,7 @@ pub enum Shortfall {
         /// Which preset.
         preset: &'static str,
     },
-    /// One GPU leaves a program less than weights, keys and values and the rest come to.
+    /// The memory of one GPU that a program can use is less than the estimate of weights, KV cache and the rest.
     UsableGpuMemory {
         /// What there is.
         nodes: Nodes,
@@ -80,7 +80,7 @@ pub struct Nodes {
     pub usable: u32,
 }
 
-/// Nodes that would do.
+/// Nodes that would be enough.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Enough {
     /// Their type.
