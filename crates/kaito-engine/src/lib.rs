@@ -29,10 +29,10 @@ pub mod testing;
 mod text;
 
 pub use cancel::Cancel;
-pub use device::{DTypeChoice, DeviceChoice, StepBudget};
+pub use device::{DeviceChoice, StepBudget};
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
-pub use kaito_kernels::{FileChange, KvDType, Quantization, WhatChanged};
+pub use kaito_kernels::{DType, FileChange, KvDType, Quantization, WhatChanged};
 pub use kaito_model::{
     config::DialogFormat,
     tokenizer::{ChatMessage, Tokenizer},
