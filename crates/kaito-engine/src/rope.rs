@@ -93,7 +93,7 @@ impl RopeTable {
         self.long.as_ref().map(|long| long.above)
     }
 
-    /// Number of angles at each position: half the turned width.
+    /// Number of angles at each position: half the rotated width.
     pub fn angles(&self) -> usize {
         self.short.len()
     }
@@ -140,9 +140,9 @@ mod tests {
 
     use super::*;
 
-    /// Of a head whose first four components are turned: inverse frequencies are 1 and 10000^(-1/2).
+    /// Of a head whose first four components are rotated: inverse frequencies are 1 and 10000^(-1/2).
     #[test]
-    fn as_many_components_are_turned_as_the_specification_says() {
+    fn as_many_components_are_rotated_as_the_specification_says() {
         let (pairing, scaling) = (RopePairing::Halves, RopeScaling::None);
         let table = RopeTable::new(&Rope { theta: 1e4, width: 4, pairing, scaling });
         let (mut cos, mut sin) = (Vec::new(), Vec::new());

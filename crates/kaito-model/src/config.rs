@@ -41,7 +41,7 @@ pub enum DialogFormat {
 /// How a token's place in its sequence is told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Positions {
-    /// Rotary position embedding (RoPE): queries and keys are turned by an angle that grows with the position.
+    /// Rotary position embedding (RoPE): queries and keys are rotated by an angle that grows with the position.
     Rotary(Rope),
     /// Attention with linear biases (ALiBi): scores gain by the position of the key, with a slope of its own for each query head.
     /// The first Falcons.
@@ -53,9 +53,9 @@ pub enum Positions {
 pub struct Rope {
     /// Base of the geometric progression of wavelengths.
     pub theta: f64,
-    /// Components of a head that are turned, the first ones; even.
+    /// Components of a head that are rotated, the first ones; even.
     pub width: usize,
-    /// Which of them form a turned pair.
+    /// Which of them form a rotated pair.
     pub pairing: RopePairing,
     /// How frequencies are changed for contexts beyond those of pre-training.
     pub scaling: RopeScaling,
@@ -82,14 +82,14 @@ pub enum RopeScaling {
         /// Length that the model was pre-trained on.
         original_max_position_embeddings: usize,
     },
-    /// YaRN (Peng et al. 2023): as above, with bounds by how many times a pair turns within the trained length. cos and sin are
+    /// YaRN (Peng et al. 2023): as above, with bounds by how many full rotations a pair makes within the trained length. cos and sin are
     /// multiplied by `attention_factor`.
     Yarn {
         /// How much long wavelengths are stretched.
         factor: f64,
-        /// Pairs that turn more often than this within the trained length stay.
+        /// Pairs that rotate more often than this within the trained length stay.
         beta_fast: f64,
-        /// Pairs that turn less often than this are stretched.
+        /// Pairs that rotate less often than this are stretched.
         beta_slow: f64,
         /// The trained length.
         max_position_embeddings: usize,

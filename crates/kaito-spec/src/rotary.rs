@@ -1,4 +1,4 @@
-/// Which components of a head form a pair that the rotary position embedding turns; `n` components are turned.
+/// Which components of a head form a pair that the rotary position embedding rotates; `n` components are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopePairing {
     /// Component `i` with `i + n / 2`: Hugging Face's checkpoints.
