@@ -82,8 +82,8 @@ pub enum RopeScaling {
         /// Length that the model was pre-trained on.
         original_max_position_embeddings: usize,
     },
-    /// YaRN (Peng et al. 2023): as above, with bounds by how many full rotations a pair makes within the trained length. cos and sin are
-    /// multiplied by `attention_factor`.
+    /// YaRN (Peng et al. 2023): as above, with bounds by how many full rotations a pair makes within the trained length. cos and
+    /// sin are multiplied by `attention_factor`.
     Yarn {
         /// How much long wavelengths are stretched.
         factor: f64,
