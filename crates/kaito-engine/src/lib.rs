@@ -81,11 +81,11 @@ pub mod testing;
 mod token_choice;
 
 pub use cancel::Cancel;
-pub use device::{DTypeChoice, DeviceChoice, StepBudget};
+pub use device::{DeviceChoice, StepBudget};
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
 pub use generate::{FinishReason, GenerateOptions, GenerationParams, PARAMETER_NAMES, ParameterError};
-pub use kaito_kernels::{FileChange, KvDType, Quantization, WhatChanged};
+pub use kaito_kernels::{DType, FileChange, KvDType, Quantization, WhatChanged};
 pub use kaito_model::{
     config::DialogFormat,
     tokenizer::{ChatMessage, Tokenizer},

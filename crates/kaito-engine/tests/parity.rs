@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use case::Case;
-use kaito_engine::{DTypeChoice, LanguageModel, LoadOptions, capacity, device};
+use kaito_engine::{DType, LanguageModel, LoadOptions, capacity, device};
 use kaito_model::family;
 
 /// Enough for the longest sequence of any case and for its beams, but for few requests at once.
@@ -84,7 +84,7 @@ async fn check_loaded_otherwise(directory: &Path, options: LoadOptions, cases: &
     let (config, _) = family::load(directory).unwrap();
     let page_bytes = capacity::bytes_per_token(&config, options.kv_dtype) * device::cpu::PAGE_SIZE as u64;
     let options = LoadOptions {
-        dtype: DTypeChoice::F32,
+        dtype: Some(DType::F32),
         threads: NonZeroUsize::new(1),
         kv_cache_memory: Some(FEW_PAGES * page_bytes),
         ..options

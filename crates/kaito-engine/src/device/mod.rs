@@ -78,33 +78,6 @@ pub struct StepBudget {
     pub drafts: usize,
 }
 
-/// Element type of the weights. All arithmetic is in 32-bit floats, whichever it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DTypeChoice {
-    /// The checkpoint's own.
-    #[default]
-    Auto,
-    /// 32-bit floats. Narrower weights stay where they are: each is widened, exactly, as it is used, which gives the same
-    /// bits as a widened copy of them.
-    F32,
-    /// The upper half of 32-bit floats.
-    Bf16,
-    /// 16-bit floats.
-    F16,
-}
-
-impl DTypeChoice {
-    /// The type, unless it is the checkpoint's own.
-    pub fn dtype(self) -> Option<DType> {
-        match self {
-            Self::Auto => None,
-            Self::F32 => Some(DType::F32),
-            Self::Bf16 => Some(DType::Bf16),
-            Self::F16 => Some(DType::F16),
-        }
-    }
-}
-
 /// In which element types a device can hold what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precisions {
@@ -144,7 +117,7 @@ impl DeviceProperties {
     /// [`DeviceErrorKind::Unsupported`], with what it has instead.
     pub fn check(&self, packing: &Packing, kv_dtype: KvDType) -> Result<(), DeviceError> {
         let Precisions { weights, kv_cache, quantized } = self.precisions;
-        self.check_one("weights", packing.dtype.dtype(), weights)?;
+        self.check_one("weights", packing.dtype, weights)?;
         self.check_one("quantised weights", packing.quantization, quantized)?;
         self.check_one("a KV cache", Some(kv_dtype), kv_cache)
     }
@@ -180,7 +153,7 @@ pub struct DeviceMemory {
 #[derive(Debug, Clone, Copy)]
 pub struct Packing<'a> {
     /// Element type of those that are not quantised.
-    pub dtype: DTypeChoice,
+    pub dtype: Option<DType>,
     /// Whether and how the matrices of the layers are quantised.
     pub quantization: Option<Quantization>,
     /// Folder in which quantised weights are kept for the next start.
@@ -261,14 +234,14 @@ mod tests {
     fn what_a_device_does_not_have_is_refused_by_name() {
         let mut properties = cpu::properties(None);
         let mut packing =
-            Packing { dtype: DTypeChoice::F16, quantization: Some(Quantization::Int4), cache: None, family: "llama" };
+            Packing { dtype: Some(DType::F16), quantization: Some(Quantization::Int4), cache: None, family: "llama" };
         assert_eq!(properties.check(&packing, KvDType::Int8), Ok(()));
         properties.name = "small:0".to_owned();
         properties.precisions =
             Precisions { weights: &[DType::Bf16, DType::F32], kv_cache: &[KvDType::F32], quantized: &[] };
         let refusal = |packing: &Packing, kv_dtype| properties.check(packing, kv_dtype).unwrap_err().to_string();
         assert_eq!(refusal(&packing, KvDType::F32), "small:0: weights in f16 can't be used here; there is bf16, f32");
-        packing.dtype = DTypeChoice::Auto;
+        packing.dtype = None;
         assert_eq!(
             refusal(&packing, KvDType::F32),
             "small:0: quantised weights in int4 can't be used here; there is none"

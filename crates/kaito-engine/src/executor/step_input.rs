@@ -52,7 +52,7 @@ pub struct StepInput {
     pub wanted: Vec<usize>,
     /// Pages to copy before anything is computed.
     pub copies: Vec<PageCopy>,
-    /// Cosines of the rotary angles, `head_dim / 2` a row. Left to the executor, which knows the model's frequencies; empty
+    /// Cosines of the rotary angles, half the rotated width a row. Left to the executor, which knows the model's frequencies; empty
     /// where positions are encoded otherwise.
     pub cos: Vec<f32>,
     /// Sines of the same angles.

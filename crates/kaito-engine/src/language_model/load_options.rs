@@ -2,17 +2,19 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use kaito_kernels::{KvDType, Quantization};
+use kaito_kernels::{DType, KvDType, Quantization};
 
-use crate::device::{DTypeChoice, DeviceChoice, StepBudget};
+use crate::device::{DeviceChoice, StepBudget};
 
 /// How a model is loaded.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
     /// Which device computes.
     pub device: DeviceChoice,
-    /// Element type of the weights; one that is neither the checkpoint's own nor f32 costs a copy of them.
-    pub dtype: DTypeChoice,
+    /// Element type of the weights, the checkpoint's own where it is `None`. Another 16-bit type costs a copy of them. f32 costs none:
+    /// narrower weights stay as they are and are widened, exactly, as they are used, which gives the bits of a widened copy.
+    /// All arithmetic is in 32-bit floats, whichever it is.
+    pub dtype: Option<DType>,
     /// Whether and how the matrices of the layers are quantised; the output head is in 8 bits then.
     pub quantize: Option<Quantization>,
     /// Folder in which quantised weights are kept for the next start; they are made at every start where it is `None`.
@@ -39,7 +41,7 @@ impl Default for LoadOptions {
     fn default() -> Self {
         Self {
             device: DeviceChoice::Auto,
-            dtype: DTypeChoice::Auto,
+            dtype: None,
             quantize: None,
             quantized_cache: None,
             kv_dtype: KvDType::F32,

@@ -87,7 +87,7 @@ mod tests {
     use std::{num::NonZeroUsize, path::Path, time::Duration};
 
     use clap::{CommandFactory, error::ErrorKind};
-    use kaito_engine::{DTypeChoice, DeviceChoice, KvDType, Quantization};
+    use kaito_engine::{DeviceChoice, KvDType, Quantization};
     use kaito_server::HostName;
 
     use super::{model::DType, *};
@@ -240,7 +240,7 @@ mod tests {
         ])
         .model
         .load_options();
-        assert_eq!((options.dtype, options.device), (DTypeChoice::Bf16, DeviceChoice::Cpu));
+        assert_eq!((options.dtype, options.device), (Some(kaito_engine::DType::Bf16), DeviceChoice::Cpu));
         assert_eq!(options.threads.map(NonZeroUsize::get), Some(3));
         assert_eq!((options.max_seq_len, options.max_batch_size), (Some(1000), 5));
         assert_eq!(options.kv_cache_memory, Some(3 << 29));

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum};
-use kaito_engine::{DTypeChoice, DeviceChoice, KvDType, LoadOptions, Quantization};
+use kaito_engine::{DeviceChoice, KvDType, LoadOptions, Quantization};
 
 use crate::{demo::cache_folder, values};
 
@@ -92,10 +92,10 @@ impl ModelArgs {
         LoadOptions {
             device: self.device,
             dtype: match self.dtype {
-                DType::Auto => DTypeChoice::Auto,
-                DType::F32 => DTypeChoice::F32,
-                DType::Bf16 => DTypeChoice::Bf16,
-                DType::F16 => DTypeChoice::F16,
+                DType::Auto => None,
+                DType::F32 => Some(kaito_engine::DType::F32),
+                DType::Bf16 => Some(kaito_engine::DType::Bf16),
+                DType::F16 => Some(kaito_engine::DType::F16),
             },
             quantize: match self.quantize {
                 Quantize::None => None,

@@ -2,11 +2,7 @@
 
 use kaito_kernels::{DType, ThreadPool};
 
-use crate::{
-    Error,
-    device::{DTypeChoice, Packing},
-    quantized::Quantize,
-};
+use crate::{Error, device::Packing, quantized::Quantize};
 use kaito_model::{
     config::LinearKind,
     weights::{ModelWeights, Weight},
@@ -51,7 +47,7 @@ pub(super) fn pack(
 /// enough for it.
 fn bring_near(
     weights: &mut ModelWeights,
-    choice: DTypeChoice,
+    choice: Option<DType>,
     threads: &ThreadPool,
     available: u64,
     progress: &dyn Fn(f32),
@@ -66,7 +62,7 @@ fn bring_near(
     }
     let stored = weights.embedding.parts.iter().find_map(|part| Some(part.weight.plain()?.dtype()));
     let stored = stored.unwrap_or(DType::F32);
-    let dtype = choice.dtype().unwrap_or(stored);
+    let dtype = choice.unwrap_or(stored);
     let tied = weights.is_tied();
     let total = weights.linears().count();
     let (mut copied_bytes, mut mapped_bytes) = (0u64, 0u64);
@@ -81,9 +77,9 @@ fn bring_near(
                     continue;
                 }
             };
-            // Types are mixed in a checkpoint at times; `Auto` leaves them as they are, and so does `F32`, since narrower
+            // Types are mixed in a checkpoint at times. Without a choice they stay as they are, and with f32 too, since narrower
             // weights are widened exactly in the kernels.
-            if matches!(choice, DTypeChoice::Auto | DTypeChoice::F32) || tensor.dtype() == dtype {
+            if choice.is_none_or(|dtype| dtype == DType::F32) || tensor.dtype() == dtype {
                 if tensor.is_mapped() {
                     mapped_bytes += tensor.bytes().len() as u64;
                     if needed <= available {
@@ -100,7 +96,7 @@ fn bring_near(
     if tied {
         weights.head = weights.embedding.clone();
     }
-    if choice == DTypeChoice::F32 && stored != DType::F32 {
+    if choice == Some(DType::F32) && stored != DType::F32 {
         tracing::info!(stored = %stored, "the weights are used as they are stored and widened to f32 as they are read");
     }
     if copied_bytes > 0 {
@@ -121,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    fn packed(dtype: DTypeChoice, quantization: Option<Quantization>) -> (Packed, WeightCount) {
+    fn packed(dtype: Option<DType>, quantization: Option<Quantization>) -> (Packed, WeightCount) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/mistral-window");
         let (config, mut weights) = family::load(&directory).unwrap();
         let packing = Packing { dtype, quantization, cache: None, family: config.family };
@@ -136,11 +132,11 @@ mod tests {
 
     #[test]
     fn what_is_mapped_or_quantised_counts_as_taken() {
-        let (plain, published) = packed(DTypeChoice::Auto, None);
+        let (plain, published) = packed(None, None);
         assert_eq!((plain.dtype, plain.mapped_bytes), (DType::F32, published.bytes));
-        let (narrow, count) = packed(DTypeChoice::Bf16, None);
+        let (narrow, count) = packed(Some(DType::Bf16), None);
         assert_eq!((narrow.dtype, narrow.mapped_bytes, count.bytes), (DType::Bf16, 0, published.bytes / 2));
-        let (quantized, count) = packed(DTypeChoice::Auto, Some(Quantization::Int8));
+        let (quantized, count) = packed(None, Some(Quantization::Int8));
         assert_eq!((quantized.dtype, quantized.mapped_bytes), (DType::F32, count.bytes));
         assert!(count.bytes < published.bytes && count.parameters == published.parameters);
     }
