@@ -117,7 +117,7 @@ def kaito(say):
     """The folder of our release build, built from this checkout."""
     say("building kaito")
     os.chdir(ROOT)
-    processes.run(["cargo", "build", "--release", "--quiet", "--bin", "kaito", "--example", "random_checkpoint"],
+    processes.run(["cargo", "build", "--release", "--quiet", "-p", "kaito", "-p", "random-checkpoint", "--bins"],
                   HOUR, None)
     answer = processes.run(["cargo", "metadata", "--no-deps", "--format-version", "1"], 120, None)
     return Path(json.loads(answer.output)["target_directory"]) / "release"
@@ -202,7 +202,7 @@ def remove(path):
 
 
 def random_checkpoint(release, preset, folder, *flags):
-    processes.run([release / "examples" / "random_checkpoint", preset, "--dtype", "bf16", "--out", folder, *flags],
+    processes.run([release / "random-checkpoint", preset, "--dtype", "bf16", "--out", folder, *flags],
                   HOUR, None)
     config = folder / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ need() {
 }
 
 # programs: sets kaito, to KAITO_BINARY or what is built here, and random_checkpoint, which makes weights; it lies beside
-# kaito's examples, or is built.
+# kaito, or is built.
 programs() {
     local release=${CARGO_TARGET_DIR:-$PWD/target}/release
     kaito=${KAITO_BINARY:-}
@@ -23,10 +23,10 @@ programs() {
     fi
     kaito=$(realpath "$kaito")
     [ -x "$kaito" ] || { echo "there is no program $kaito" >&2; return 1; }
-    random_checkpoint=$(dirname "$kaito")/examples/random_checkpoint
+    random_checkpoint=$(dirname "$kaito")/random-checkpoint
     if [ ! -x "$random_checkpoint" ] || [ -z "${KAITO_BINARY:-}" ]; then
-        cargo build --release --package kaito --example random_checkpoint
-        random_checkpoint=$release/examples/random_checkpoint
+        cargo build --release --package random-checkpoint
+        random_checkpoint=$release/random-checkpoint
     fi
 }
 

@@ -1,6 +1,6 @@
 //! Weights of the true shape of every preset, as files without contents, pass for that preset and for no other.
 
-#[path = "../../examples/random_checkpoint/plan.rs"]
+#[path = "../../../random-checkpoint/src/plan.rs"]
 #[allow(dead_code, reason = "the values of tensors don't matter here")]
 mod plan;
 

@@ -2,8 +2,10 @@
 //! and as laid out as the published one, for tests of loading, memory and speed without a download:
 //!
 //! ```text
-//! cargo run --release --example random_checkpoint -- llama-2-7b --out DIR [--layers 2] [--dtype bf16] [--format meta]
+//! cargo run --release -p random-checkpoint -- llama-2-7b --out DIR [--layers 2] [--dtype bf16] [--format meta]
 //! ```
+
+#![forbid(unsafe_code)]
 
 mod meta;
 mod plan;
