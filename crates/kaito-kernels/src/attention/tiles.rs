@@ -33,6 +33,7 @@ impl Tiles {
     #[inline(always)]
     pub(super) fn vectors<S: Simd>(self) -> usize {
         match (self.largest, S::MANY_REGISTERS) {
+            _ if S::IS_FALLBACK => 2,
             (..=3, true) => 8,
             (4.., true) | (..=3, false) => 4,
             (4.., false) => 2,
@@ -95,7 +96,7 @@ pub(super) const fn may_be<S: Simd>(queries: usize, vectors: usize) -> bool {
         (8, many) => many && queries <= 3,
         // Tiles are of nearly the same size: the smallest may have one query fewer than the largest.
         (4, true) => queries >= 3,
-        (4, false) => queries <= 3,
+        (4, false) => queries <= 3 && !S::IS_FALLBACK,
         _ => true,
     }
 }

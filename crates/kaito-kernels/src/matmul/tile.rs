@@ -128,9 +128,12 @@ impl<E: Element> Product<'_, '_, E> {
         let (mut r, rows) = (0, self.weight.rows());
         // SAFETY: rows `r..r + R`, or row `r`, of all, in the same steps for each segment.
         unsafe {
-            while r + R <= rows {
-                self.rows_at::<S, R, T>(simd, r, pass, kept);
-                r += R;
+            // Blocks of rows are most of the code that this file becomes.
+            if const { !S::IS_FALLBACK } {
+                while r + R <= rows {
+                    self.rows_at::<S, R, T>(simd, r, pass, kept);
+                    r += R;
+                }
             }
             while r < rows {
                 self.rows_at::<S, 1, T>(simd, r, pass, kept);

@@ -35,6 +35,8 @@ pub(crate) trait Simd: Copy {
     const LANES: usize;
     /// Whether there are 32 vector registers and not just 16.
     const MANY_REGISTERS: bool;
+    /// Whether there is no faster set on this kind of processor: then little code counts for more than speed.
+    const IS_FALLBACK: bool = false;
 
     /// Runs a kernel as a function of its own, so that code with many callers is compiled once.
     fn call<K: Kernel>(self, kernel: K) -> K::Output;

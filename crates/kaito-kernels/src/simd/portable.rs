@@ -27,6 +27,7 @@ impl Simd for Portable {
     type Vector = Vector;
     const LANES: usize = LANES;
     const MANY_REGISTERS: bool = false;
+    const IS_FALLBACK: bool = true;
 
     #[inline(never)]
     fn call<K: Kernel>(self, kernel: K) -> K::Output {
