@@ -45,6 +45,8 @@ struct Body {
     bytes: usize,
     /// When it last had [`BEGINNING`] bytes more, and how many it had then; `None` once it is complete.
     pace: Option<(Instant, usize)>,
+    /// Since when it waits for memory. Its client is not read from meanwhile, so it is not slow for that.
+    waits: Option<Instant>,
     give_way: Arc<Notify>,
     leaving: bool,
 }
@@ -74,7 +76,13 @@ impl BodyPool {
         let mut state = self.lock();
         state.next += 1;
         let id = state.next;
-        let body = Body { bytes: 0, pace: Some((Instant::now(), 0)), give_way: Arc::clone(&give_way), leaving: false };
+        let body = Body {
+            bytes: 0,
+            pace: Some((Instant::now(), 0)),
+            waits: None,
+            give_way: Arc::clone(&give_way),
+            leaving: false,
+        };
         state.bodies.insert(id, body);
         Held { pool: Arc::clone(self), id, give_way }
     }
@@ -94,16 +102,24 @@ impl State {
             self.used += more;
             if let Some(body) = self.bodies.get_mut(&id) {
                 body.bytes += more;
-                if let Some(pace) = &mut body.pace
-                    && body.bytes - pace.1 >= BEGINNING
-                {
-                    *pace = (now, body.bytes);
+                let waited = body.waits.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+                if let Some(pace) = &mut body.pace {
+                    pace.0 += waited;
+                    if body.bytes - pace.1 >= BEGINNING {
+                        *pace = (now, body.bytes);
+                    }
                 }
             }
             return true;
         }
+        if let Some(body) = self.bodies.get_mut(&id) {
+            body.waits.get_or_insert(now);
+        }
+        // Where all of them wait for each other, one must give way nevertheless.
+        let all_wait = self.bodies.values().all(|body| body.bytes == 0 || body.waits.is_some() || body.leaving);
         while self.leaving < more {
-            let since = |body: &Body| body.pace.filter(|_| !body.leaving).map(|(since, _)| since);
+            let may_leave = |body: &Body| !body.leaving && (all_wait || body.waits.is_none());
+            let since = |body: &Body| body.pace.filter(|_| may_leave(body)).map(|(since, _)| since);
             let others = self.bodies.iter_mut().filter(|(other, _)| **other != id);
             let slowest = others.filter_map(|(_, body)| Some((since(body)?, body))).min_by_key(|(since, _)| *since);
             let Some((since, body)) = slowest else { break };
@@ -204,7 +220,7 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         for (id, since) in [(1, at(0)), (2, at(100)), (3, at(200))] {
-            let body = Body { bytes: 0, pace: Some((since, 0)), give_way: Arc::default(), leaving: false };
+            let body = Body { bytes: 0, pace: Some((since, 0)), waits: None, give_way: Arc::default(), leaving: false };
             state.bodies.insert(id, body);
         }
         let leaving = |state: &State| {
@@ -223,6 +239,37 @@ mod tests {
         assert_eq!(leaving(&state), [1], "one is enough");
         assert!(!state.grow(3, 2 * BEGINNING, 2 * BEGINNING - 50, at(3000)));
         assert_eq!(leaving(&state), [1, 2]);
+    }
+
+    #[test]
+    fn a_body_that_waits_for_memory_is_not_slow_unless_all_wait() {
+        let mut state = State::default();
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        for id in [1, 2, 3] {
+            let body = Body { bytes: 0, pace: Some((start, 0)), waits: None, give_way: Arc::default(), leaving: false };
+            state.bodies.insert(id, body);
+        }
+        let capacity = 4 * BEGINNING;
+        for id in [1, 2] {
+            assert!(state.grow(id, BEGINNING, capacity, at(0)));
+        }
+        assert!(!state.grow(1, 2 * BEGINNING, capacity, at(100)));
+        assert!(!state.grow(3, 2 * BEGINNING, capacity, at(3000)));
+        assert!(
+            !state.bodies[&1].leaving && state.bodies[&2].leaving,
+            "the one that is slow, and not the one that waits"
+        );
+        // The time for which it waited does not count afterwards either.
+        state.bodies.remove(&2);
+        (state.used, state.leaving) = (BEGINNING, 0);
+        assert!(state.grow(1, 2 * BEGINNING, capacity, at(5000)));
+        assert!(!state.grow(3, 2 * BEGINNING, capacity, at(6900)));
+        assert!(!state.bodies[&1].leaving);
+        // Two that wait for each other.
+        assert!(!state.grow(1, 2 * BEGINNING, capacity, at(7000)));
+        assert!(!state.grow(3, 2 * BEGINNING, capacity, at(9500)));
+        assert!(state.bodies[&1].leaving);
     }
 
     #[test]

@@ -55,6 +55,7 @@ fn each_crate_knows_only_those_below_it() {
         ("kaito-image", &["kaito-model", "kaito-net", "kaito-presets"]),
         ("kaito-bench", &["kaito-engine", "kaito-kernels", "kaito-model", "kaito-net", "kaito-server"]),
         ("kaito-testing", &["kaito-engine", "kaito-server"]),
+        ("random-checkpoint", &["kaito-presets"]),
         (
             "kaito",
             &[
