@@ -366,8 +366,8 @@ async fn a_dropped_stream_frees_its_pages() {
 }
 
 #[tokio::test]
-async fn guessing_ahead_changes_no_text_only_the_number_of_steps() {
-    // Its greedy text soon repeats one token: guesses are right whenever one is made, and a busy machine, where they seldom
+async fn drafts_change_no_text_only_the_number_of_steps() {
+    // Its greedy text soon repeats one token: drafts are right whenever one is made, and a busy machine, where they seldom
     // pay, makes one in sixteen steps all the same.
     let directory = fixture("falcon-rw-type");
     let mut outcomes = Vec::new();
@@ -381,11 +381,11 @@ async fn guessing_ahead_changes_no_text_only_the_number_of_steps() {
         assert_eq!(stats.generated_tokens_total, output.usage.generated_tokens as u64);
         outcomes.push(((output, streamed), stats));
     }
-    let (plain, guessed) = (&outcomes[0], &outcomes[1]);
-    assert_eq!(plain.0, guessed.0);
+    let (plain, drafted) = (&outcomes[0], &outcomes[1]);
+    assert_eq!(plain.0, drafted.0);
     assert_eq!((plain.1.proposed_tokens_total, plain.1.accepted_tokens_total), (0, 0));
-    assert!(guessed.1.accepted_tokens_total > 0, "{:?}", guessed.1);
-    assert_eq!(guessed.1.steps_total, plain.1.steps_total - guessed.1.accepted_tokens_total);
+    assert!(drafted.1.accepted_tokens_total > 0, "{:?}", drafted.1);
+    assert_eq!(drafted.1.steps_total, plain.1.steps_total - drafted.1.accepted_tokens_total);
 }
 
 #[tokio::test]
