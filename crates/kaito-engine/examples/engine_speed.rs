@@ -168,7 +168,7 @@ async fn speculation(directory: &Path, options: &LoadOptions) {
     for ((model, speeds), (before, name)) in models.iter().zip(speeds).zip(steps.iter().zip(["off", "on"])) {
         let stats = model.stats();
         println!(
-            "{name}: {:.2} tokens/s, {} steps for {} tokens, {} of {} proposed tokens right",
+            "{name}: {:.2} tokens/s, {} steps for {} tokens, {} of {} draft tokens right",
             median(speeds),
             stats.steps_total - before,
             stats.generated_tokens_total,

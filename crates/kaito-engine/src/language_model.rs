@@ -62,7 +62,7 @@ impl LanguageModel {
         device.properties().check(&packing, options.kv_dtype)?;
         progress(0.05);
         let tokenizer = Tokenizer::open(directory)?;
-        let ModelDefaults { options: defaults, bos_token_id } = ModelDefaults::read(directory, config.vocab_size)?;
+        let defaults = ModelDefaults::read(directory, config.vocab_size)?;
         progress(LOADED_CONFIGURATION);
         let dtype = device.pack(&mut weights, &packing, &|part| {
             progress(LOADED_CONFIGURATION + part * (LOADED_WEIGHTS - LOADED_CONFIGURATION));
@@ -98,8 +98,6 @@ impl LanguageModel {
         };
         let mapped_files = weights.mapped_files();
         let engine = start_engine(device, config, weights, capacity, options)?;
-        let end_tokens =
-            defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.eos_token_id().into_iter().collect());
         tracing::info!(
             family = info.family, directory = %directory.display(), parameters = info.parameters,
             precision = info.precision(),
@@ -107,6 +105,19 @@ impl LanguageModel {
             max_seq_len = info.max_seq_len, max_batch_size = info.max_batch_size, threads = info.threads, "the model is loaded"
         );
         progress(1.0);
+        Ok(Self::new(engine, info, tokenizer, defaults, mapped_files))
+    }
+
+    fn new(
+        engine: Engine,
+        info: ModelInfo,
+        tokenizer: Tokenizer,
+        defaults: ModelDefaults,
+        mapped_files: Vec<Arc<MappedFile>>,
+    ) -> Self {
+        let ModelDefaults { options: defaults, bos_token_id } = defaults;
+        let end_tokens =
+            defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.eos_token_id().into_iter().collect());
         let context = RequestContext {
             tokenizer,
             defaults,
@@ -116,23 +127,13 @@ impl LanguageModel {
             max_seq_len: info.max_seq_len,
             max_batch_size: info.max_batch_size,
         };
-        Ok(Self(Arc::new(Inner { engine, info, context, mapped_files })))
+        Self(Arc::new(Inner { engine, info, context, mapped_files }))
     }
 
     /// A model of parts that a test puts together.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn of_parts(engine: Engine, tokenizer: Tokenizer, info: ModelInfo) -> Self {
-        let end_tokens = tokenizer.eos_token_id().into_iter().collect();
-        let context = RequestContext {
-            tokenizer,
-            defaults: crate::GenerateOptions::default(),
-            bos_token_id: None,
-            end_tokens,
-            vocab_size: info.vocab_size,
-            max_seq_len: info.max_seq_len,
-            max_batch_size: info.max_batch_size,
-        };
-        Self(Arc::new(Inner { engine, info, context, mapped_files: Vec::new() }))
+        Self::new(engine, info, tokenizer, ModelDefaults::default(), Vec::new())
     }
 
     /// What the model is.

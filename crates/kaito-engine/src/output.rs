@@ -1,6 +1,6 @@
 //! What comes of a request.
 //!
-//! The same types go from the engine's stream to whoever writes the answer. So a new fact about a token or a sequence is a
+//! The same types go from the engine's stream to the code that writes the answer. So a new fact about a token or a sequence is a
 //! field here, filled in where it becomes known and read where it is written.
 
 use crate::generate::FinishReason;

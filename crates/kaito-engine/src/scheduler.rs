@@ -10,7 +10,7 @@
 //! The scheduler plans a step ([`Scheduler::schedule`]), notes that it was computed ([`Scheduler::computed`]) and settles
 //! what was chosen ([`Scheduler::settle`]). Choosing the tokens in between is [`crate::token_choice`]'s.
 //!
-//! A panic while it works leaves what it worked on half done. Whoever catches it calls [`Scheduler::start_over`]: the request
+//! A panic while it works leaves what it worked on half done. The caller catches it and calls [`Scheduler::start_over`]: the request
 //! under work is gone then, and all others are computed again in fresh pages.
 //!
 //! Invariants, checked by property tests:

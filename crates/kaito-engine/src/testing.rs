@@ -135,25 +135,25 @@ pub struct FakeEngine {
 }
 
 impl FakeEngine {
-    /// Starts one with so many pages and rows, that proposes up to `drafts` tokens in a step.
+    /// Starts one with so many pages and sequences, that drafts up to `drafts` tokens in a step.
     ///
     /// # Errors
     /// A thread that can't be started.
-    pub fn start(pages: u32, rows: usize, drafts: usize) -> Result<Self, Error> {
+    pub fn start(pages: u32, sequences: usize, drafts: usize) -> Result<Self, Error> {
         let device = DeviceFaults::default();
         let limits = ExecutorLimits {
             pages: pages as usize,
             page_size: PAGE_SIZE,
             step_tokens: 32,
-            step_logits: rows + drafts,
-            sequences: rows,
+            step_logits: sequences + drafts,
+            sequences,
             sequence_pages: pages as usize,
         };
         let executor = Box::new(FakeExecutor::new(limits, device.clone()));
         let limits = SchedulerLimits {
-            sequences: rows,
+            sequences,
             step_tokens: 32,
-            step_tokens_beside_streams: rows.clamp(9, 32),
+            step_tokens_beside_streams: sequences.clamp(9, 32),
             step_drafts: drafts,
             long_above: None,
         };

@@ -290,7 +290,7 @@ mod tests {
             let mut content = Vec::new();
             entry.read_to_end(&mut content).unwrap();
             let (path, header) = (entry.path().unwrap().to_str().unwrap().to_owned(), entry.header());
-            // Whoever unpacks it has made the folder before.
+            // A program that unpacks it has made the folder before.
             let parent = path.trim_end_matches('/').rsplit_once('/').map(|(parent, _)| format!("{parent}/"));
             assert!(parent.is_none_or(|parent| entries.contains_key(&parent)), "{path} comes before its folder");
             entries.insert(path, (header.mode().unwrap(), header.uid().unwrap(), content));

@@ -33,7 +33,7 @@ pub enum Error {
         /// Which limit, and its size.
         message: String,
     },
-    /// Whoever asked for the rendering no longer wants it.
+    /// The caller no longer wants the rendering.
     #[error("rendering the template was cancelled")]
     Cancelled,
 }

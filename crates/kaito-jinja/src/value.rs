@@ -2,7 +2,7 @@
 //!
 //! Nothing that holds other values can be changed once it is made, except what lies in the [`Renderer`]'s own tables and is
 //! named by an index (namespaces) or holds a scope (macros). So values can't form a ring, and how deep they nest is known
-//! when they are made: whoever walks one, or drops it, needs a bounded stack.
+//! when they are made: to walk one, or to drop it, takes a bounded stack.
 //!
 //! [`Renderer`]: crate::render::Renderer
 

@@ -1,7 +1,7 @@
 //! JSON as Python's `json` writes it: a model's files may hold `NaN`, `Infinity` and `-Infinity`, which JSON has not.
 //!
-//! Each becomes an object with one key of its own. So a field that nobody asks for does no harm, and one that counts is of a
-//! wrong type to whoever reads it.
+//! Each becomes an object with one key of its own. So a field that nobody asks for does no harm, and one that counts has a
+//! wrong type where it is read.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;

@@ -24,7 +24,7 @@ pub struct Family {
     pub adds_bos: bool,
     /// Whether checkpoints are published in Meta's layout too, cut for several tensor-parallel ranks.
     pub published_by_meta: bool,
-    /// Whether vLLM's class for it applies LoRA adapters; a server that is told to in vain refuses to start.
+    /// Whether vLLM's class for it applies LoRA adapters; a server of another class that is told to apply one refuses to start.
     pub vllm_applies_adapters: bool,
     /// What the documentation of its completion models sends.
     pub completion_dialect: Dialect,

@@ -70,7 +70,7 @@ impl Turns {
         self.call_next();
         match going.await {
             Ok(turn) => turn,
-            // Whoever takes the sender away sends a turn.
+            // The sender is only taken away to send a turn.
             Err(_) => std::future::pending().await,
         }
     }

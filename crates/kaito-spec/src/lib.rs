@@ -1,6 +1,6 @@
 //! What a decoder-only transformer is, as data: the element types of its weights, and the parts of its layers with their shapes.
 //!
-//! Whoever reads, computes, plans or packs models speaks of them in these types, so a fact about models is written once. Nothing
+//! All crates that read, compute, plan or pack models describe them in these types, so a fact about models is written once. Nothing
 //! is read or computed here beyond counting, and there are no dependencies.
 #![forbid(unsafe_code)]
 

@@ -112,7 +112,7 @@ impl OpenRequests {
     }
 }
 
-/// A request that is open, in whoever's hands it is. It is closed by being dropped, or with its last event.
+/// A request that is open, wherever it is at the moment. It is closed by being dropped, or with its last event.
 #[derive(Debug)]
 pub(super) struct OpenRequest {
     requests: Arc<OpenRequests>,
@@ -140,7 +140,7 @@ impl OpenRequest {
     /// Closes the request with its last event.
     pub(super) fn end(mut self, last: GenerationEvent) {
         let events = self.events.take();
-        // Closed first, so that whoever saw the last event sees it closed.
+        // Closed first, so that a client that saw the last event sees it closed.
         drop(self);
         if let Some(events) = events {
             events.end(last);
@@ -273,9 +273,9 @@ mod tests {
         assert_eq!((requests.counts().stopped, requests.counts().device_lost), (true, None));
     }
 
-    /// Whoever closes the door and then finds nobody inside knows that nobody comes in any more.
+    /// Once requests are refused and none is open, none is opened any more.
     #[test]
-    fn whoever_was_let_in_is_waited_for() {
+    fn every_request_that_was_opened_is_waited_for() {
         for _ in 0..200 {
             let requests = Arc::new(OpenRequests::default());
             let clients: Vec<_> = (0..4)

@@ -11,14 +11,14 @@ use crate::{
 };
 
 const PAGES: u32 = 120;
-const ROWS: usize = 24;
+const SEQUENCES: usize = 24;
 /// The request that panics.
 const VICTIM: RequestId = 2;
 /// A token that no prompt and, with its ban, no answer has.
 const POISON: u32 = 63;
 
 fn fake() -> FakeEngine {
-    FakeEngine::start(PAGES, ROWS, 8).unwrap()
+    FakeEngine::start(PAGES, SEQUENCES, 8).unwrap()
 }
 
 fn request(prompt: Vec<u32>, options: &Value) -> GenerationRequest {
@@ -157,7 +157,7 @@ async fn a_panic_in_the_middle_of_a_generation_fails_that_request_alone() {
 }
 
 /// Every request panics in every part of its work, early and late, with pages for all and with so few that requests lose
-/// theirs: whoever does not panic gets the tokens that it gets alone.
+/// theirs: a request that does not panic gets the tokens that it gets alone.
 #[tokio::test]
 async fn panics_anywhere_disturb_nobody_else() {
     let expected = alone().await;
@@ -166,7 +166,7 @@ async fn panics_anywhere_disturb_nobody_else() {
     for (at, phase) in phases.into_iter().enumerate() {
         for victim in 0..expected.len() {
             for (pages, passes) in [(PAGES, 2 + at), (40, 9 + victim), (PAGES, 14)] {
-                let fake = FakeEngine::start(pages, ROWS, 8).unwrap();
+                let fake = FakeEngine::start(pages, SEQUENCES, 8).unwrap();
                 let streams = submit_all(&fake, requests());
                 fake.device.allow(passes);
                 fake.device.waits().await;
@@ -318,9 +318,9 @@ async fn sequences_beyond_the_batch_run_in_waves_and_come_out_the_same() {
     let options = json!({"do_sample": true, "seed": 11, "num_return_sequences": 20, "max_new_tokens": 12, "eos_token_id": [5, 6, 7, 8, 9]});
     let prompt: Vec<u32> = (0..23).collect();
     let mut outcomes = Vec::new();
-    // All at once, in waves, one after the other, with and without guesses; and in waves since there are few pages.
-    for (pages, rows, drafts) in [(300, 20, 0), (300, 7, 0), (300, 1, 0), (300, 1, 8), (24, 20, 0)] {
-        let fake = FakeEngine::start(pages, rows, drafts).unwrap();
+    // All at once, in waves, one after the other, with and without drafts; and in waves since there are few pages.
+    for (pages, sequences, drafts) in [(300, 20, 0), (300, 7, 0), (300, 1, 0), (300, 1, 8), (24, 20, 0)] {
+        let fake = FakeEngine::start(pages, sequences, drafts).unwrap();
         let mut stream = fake.engine.submit(request(prompt.clone(), &options)).unwrap();
         let (mut streamed, mut most) = (vec![Vec::new(); 20], 0);
         let outputs = loop {
@@ -334,7 +334,7 @@ async fn sequences_beyond_the_batch_run_in_waves_and_come_out_the_same() {
                 GenerationEvent::Failed(error) => panic!("{error}"),
             }
         };
-        assert!(most <= rows, "{most} of {rows} rows");
+        assert!(most <= sequences, "{most} of {sequences} sequences");
         for (output, streamed) in outputs.iter().zip(&streamed) {
             assert_eq!((&output.tokens[..23], &output.tokens[23..]), (&prompt[..], &streamed[..]));
         }

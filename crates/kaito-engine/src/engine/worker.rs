@@ -88,7 +88,7 @@ impl Worker {
                 }
             }
             let mut step = mem::take(&mut self.step);
-            self.turn(&mut step);
+            self.run_step(&mut step);
             self.step = step;
             self.publish();
         }
@@ -124,10 +124,10 @@ impl Worker {
     }
 
     /// Decides the next step and computes it.
-    fn turn(&mut self, step: &mut Step) {
+    fn run_step(&mut self, step: &mut Step) {
         let mut found = false;
         let scheduled = self.attempt(|worker| found = worker.scheduler.schedule(step));
-        // Whoever has left the queue has left it, even if a panic came later.
+        // A request that has left the queue has left it, even if a panic came later.
         let mut started = true;
         for &request in &step.started {
             started &= self.attempt(|worker| worker.start(request));
@@ -136,7 +136,7 @@ impl Worker {
             return;
         }
         if found {
-            // Who has seen a step's tokens must find its pages in the counters.
+            // A client that has seen a step's tokens must find its pages in the counters.
             self.publish();
             self.compute(step);
         } else if scheduled && !self.scheduler.is_idle() {
@@ -232,7 +232,7 @@ impl Worker {
     fn fail_step(&mut self, step: &Step, error: &DeviceError) {
         let ids = if error.kind == DeviceErrorKind::Lost {
             tracing::error!(%error, requests = self.requests.len(), "the device is lost: all requests fail, and no more are taken");
-            // First, so that whoever sees a request fail finds the reason.
+            // First, so that a client that sees its request fail finds the reason.
             self.shared.open.close(Closed::DeviceLost(error.clone()));
             self.lost = Some(error.clone());
             self.requests.keys().copied().collect()
@@ -295,7 +295,7 @@ impl Worker {
     /// Ends a request that the scheduler no longer holds.
     fn close(&mut self, id: RequestId, last: GenerationEvent) {
         let Some(request) = self.requests.remove(&id) else { return };
-        // Published first, so that whoever saw the last event sees the pages free.
+        // Published first, so that a client that saw the last event sees the pages free.
         self.publish();
         request.open.end(last);
     }

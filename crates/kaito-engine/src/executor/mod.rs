@@ -1,7 +1,7 @@
 //! What computes steps: the engine's thread hands it what to compute and takes logits back.
 //!
-//! The engine's thread knows no device, no model and no threads of kernels: whoever can compute a [`StepInput`] can stand below
-//! it. [`crate::decoder::Decoder`] does so on a device; tests have one that answers from a table.
+//! The engine's thread knows no device, no model and no threads of kernels: it works with anything that can compute a
+//! [`StepInput`]. [`crate::decoder::Decoder`] does so on a device; tests have one that answers from a table.
 //!
 //! # Why `submit` and `collect`
 //!
@@ -9,11 +9,11 @@
 //! runs. A step that is handed over whole, and fetched with a [`Ticket`], leaves the engine's thread free between the two calls:
 //! to plan the next step while a GPU computes this one, or to send one step to several ranks and then wait for all of them. For
 //! that the input must be owned and not borrowed, and so must the output, since the tokens of one step are chosen while another
-//! one is computed. `begin` and `finish` exist one storey below, where the decoder gives a step to its device
+//! one is computed. `begin` and `finish` exist one level below, where the decoder gives a step to its device
 //! ([`crate::device::Operations`]).
 //!
-//! Memory goes round: the output holds the step's input, and [`Executor::recycle`] gives it back empty. So nobody asks for memory
-//! at a step.
+//! The same memory is used for every step: the output holds the step's input, and [`Executor::recycle`] gives it back empty. So no
+//! step allocates.
 
 mod step_input;
 

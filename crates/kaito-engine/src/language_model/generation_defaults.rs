@@ -32,6 +32,7 @@ const OVERRIDDEN: [&str; 10] = [
 ];
 
 /// What a model's own files say about generation.
+#[derive(Default)]
 pub(super) struct ModelDefaults {
     pub options: GenerateOptions,
     pub bos_token_id: Option<u32>,

@@ -7,8 +7,8 @@
 //!
 //! Numbers are little-endian. Where a matrix lies follows from the shapes of the model, which the key stands for; so
 //! nothing that is read decides how much is read. Several programs may share a folder, on several machines too: each writes
-//! under a name that no other has, and what has the file's own name is whole and on the disk. Whoever wrote it uses what it wrote,
-//! whatever others rename meanwhile.
+//! under a name that no other has, and what has the file's own name is whole and on the disk. A program that wrote
+//! a file uses what it wrote, whatever others rename meanwhile.
 
 use std::{
     fmt::Write as _,

@@ -24,7 +24,7 @@ pub(crate) struct Quantize<'a> {
     pub quantization: Quantization,
     /// Folder of the files that are kept; none are where it is `None`.
     pub cache: Option<&'a Path>,
-    /// For the file's name: whoever looks into the folder wants to know what lies there.
+    /// For the file's name, so that a person who looks into the folder sees what lies there.
     pub family: &'static str,
     pub pool: &'a ThreadPool,
     /// Whether the memory is enough for all of it, so that it is read and checked as a whole.

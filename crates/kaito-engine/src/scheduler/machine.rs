@@ -164,7 +164,7 @@ impl Machine {
         let mut rows: Vec<Vec<f32>> = Vec::new();
         for span in &step.spans {
             let Some(SequenceView { tokens, draft, .. }) = self.scheduler.sequence(span) else {
-                // Whoever gets these does not get its own.
+                // A request that gets these does not get its own.
                 rows.extend((0..span.logits).map(|_| vec![f32::NAN; VOCAB]));
                 continue;
             };

@@ -2,8 +2,8 @@
 //!
 //! Invariant: an index that a step's span carries names its request from the `schedule` that made the step to the next one.
 //! A request that leaves in between leaves a gap, and gaps are closed by [`Running::tidy`] alone, with which `schedule`
-//! begins; while it plans, only the youngest request leaves and only younger ones come. Whoever comes with a span gets a
-//! request only where its id agrees, so a stale index finds nothing and never another request.
+//! begins; while it plans, only the youngest request leaves and only younger ones come. A span finds a request
+//! only where its id agrees, so a stale index finds nothing and never another request.
 
 #[cfg(test)]
 use std::cell::Cell;

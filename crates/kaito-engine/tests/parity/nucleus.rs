@@ -22,7 +22,7 @@ const DEFAULT_TOP_P: f64 = 0.9;
 
 const PAGES: usize = 64;
 const PAGE_SIZE: usize = 16;
-const ROWS: usize = 4;
+const SEQUENCES: usize = 4;
 
 /// An engine for the model alone, without tokenizer or requests around it.
 pub fn engine(directory: &Path) -> Engine {
@@ -32,14 +32,14 @@ pub fn engine(directory: &Path) -> Engine {
         pages: PAGES,
         page_size: PAGE_SIZE,
         step_tokens: 32,
-        step_logits: ROWS,
-        sequences: ROWS,
+        step_logits: SEQUENCES,
+        sequences: SEQUENCES,
         sequence_pages: PAGES,
     };
     let operations = CpuOperations::new(threads.clone(), KvDType::F32);
     let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let limits = SchedulerLimits {
-        sequences: ROWS,
+        sequences: SEQUENCES,
         step_tokens: 32,
         step_tokens_beside_streams: 8,
         step_drafts: 0,

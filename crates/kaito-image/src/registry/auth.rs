@@ -294,7 +294,7 @@ impl Auth {
     }
 }
 
-/// Asks the token service, wherever it sends whoever asks; the password does not go to another host, nor does the content
+/// Asks the token service, and follows it where it redirects to; the password does not go to another host, nor does the content
 /// of the request, which is one.
 async fn follow(wire: &Wire, call: &Call, authorization: Option<&HeaderValue>) -> Result<Answer, Failure> {
     let mut url = call.url.clone();

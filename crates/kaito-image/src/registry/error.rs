@@ -43,7 +43,7 @@ pub enum Error {
         /// What can be done, after a semicolon; empty if nothing is known.
         hint: &'static str,
     },
-    /// The registry has no such image, or does not show it to whoever asks.
+    /// The registry has no such image, or does not show it to this user.
     #[error("{registry} has no image {reference}, or does not show it {to}")]
     NotFound {
         /// The registry.

@@ -40,7 +40,7 @@ pub(super) enum Mount {
 }
 
 impl Upload<'_> {
-    /// Asks for the blob from the repository `from`. Whatever speaks against it, the blob can still be sent: whoever pushes
+    /// Asks for the blob from the repository `from`. Whatever speaks against it, the blob can still be sent: the user
     /// may not be allowed to read there, the registry may not know mounts, or fail at them.
     pub(super) async fn mount(&self, from: &str) -> Result<Mount, Error> {
         let source = self.uploads.sources.get(from).filter(|source| !source.closed.load(Ordering::Relaxed));

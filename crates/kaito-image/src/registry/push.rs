@@ -177,7 +177,7 @@ impl Repository {
         let existing = match self.tagged(progress).await? {
             Tagged::Image(digest) => Some(digest),
             Tagged::Nothing => None,
-            // Whoever wants the tag kept has to know what it is.
+            // To keep the tag, one has to know what it names.
             Tagged::Unknown(error) if options.keep_existing => return Err(error),
             Tagged::Unknown(error) => {
                 tracing::warn!(%error, %reference, "it is not known which image the tag names; pushing without");

@@ -135,13 +135,13 @@ impl Schema {
         self
     }
 
-    /// An atomic list: whoever applies it owns all of it.
+    /// An atomic list: the manager that applies it owns all of it.
     pub fn atomic_list(mut self) -> Self {
         self.0.x_kubernetes_list_type = Some("atomic".to_owned());
         self
     }
 
-    /// An atomic object: whoever applies it owns all of it.
+    /// An atomic object: the manager that applies it owns all of it.
     pub fn atomic_object(mut self) -> Self {
         self.0.x_kubernetes_map_type = Some("atomic".to_owned());
         self

@@ -1,4 +1,4 @@
-//! Who may do what: keys, hosts, origins, the shutdown; and what is told to whoever may look.
+//! Who may do what: keys, hosts, origins, the shutdown; and what is told to clients that may look.
 
 use std::fs;
 use std::path::Path;
@@ -148,7 +148,7 @@ async fn a_name_that_was_rebound_to_this_machine_is_answered_on_no_route() {
     let server = serving(ServerOptions { api_keys: keys("secret"), ..options() }).await;
     let answer =
         ask_and_wait(server.address(), "GET / HTTP/1.1\r\nHost: public.example\r\nConnection: close\r\n\r\n").await;
-    assert_eq!(answer.status(), 200, "whoever has the key may come by any name: {answer:?}");
+    assert_eq!(answer.status(), 200, "a client with the key may use any host name: {answer:?}");
     server.stop().await;
 }
 

@@ -7,7 +7,7 @@ use kaito_testing::{
     wait::eventually,
 };
 
-use crate::null_model::{serve, stream, tokens};
+use crate::null_model::{one_runs_and_one_waits, serve, stream, tokens};
 
 /// Far more than any test lets the model compute.
 const LONG: usize = 900;
@@ -55,17 +55,13 @@ async fn a_client_that_hangs_up_before_its_answer_frees_its_pages_and_is_counted
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_in_the_queue_leaves_it() {
     let (server, null) = serve(1, options()).await;
-    null.device.allow(0);
-    let runs = tokio::spawn(server.request("/chat", &tokens(2)).send());
-    null.device.waits().await;
-    let waits = tokio::spawn(server.request("/chat", &tokens(LONG)).send());
-    eventually("it waits", async || server.model.stats().waiting == 1).await;
+    let [runs, waits] = one_runs_and_one_waits(&server, &null, &tokens(LONG)).await;
     waits.abort();
     let counted = r#"kaito_requests_total{route="/chat",status="499"} 1"#;
     eventually("it is counted", async || server.get("/metrics").await.text().await.unwrap().contains(counted)).await;
     null.device.release();
     assert_eq!(runs.await.unwrap().unwrap().status(), 200);
     server.all_pages_free().await;
-    assert_eq!(server.model.stats().generated_tokens_total, 2, "nothing was computed for whoever had gone");
+    assert_eq!(server.model.stats().generated_tokens_total, 2, "nothing was computed for clients that had gone");
     server.stop().await;
 }

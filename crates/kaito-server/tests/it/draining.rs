@@ -15,7 +15,7 @@ use kaito_testing::{
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::null_model::{detail, serve, stream, tokens};
+use crate::null_model::{detail, one_runs_and_one_waits, serve, stream, tokens};
 
 /// Reads the head of an answer and its body of known length; the connection stays open.
 fn read_one(stream: &mut TcpStream) {
@@ -96,11 +96,7 @@ async fn half_a_body_neither_delays_nor_cuts_an_admitted_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_waits_for_its_turn_is_admitted() {
     let (server, null) = serve(1, options()).await;
-    null.device.allow(0);
-    let runs = tokio::spawn(server.request("/chat", &tokens(2)).send());
-    null.device.waits().await;
-    let waits = tokio::spawn(server.request("/chat", &tokens(2)).send());
-    eventually("it waits", async || server.model.stats().waiting == 1).await;
+    let [runs, waits] = one_runs_and_one_waits(&server, &null, &tokens(2)).await;
     server.shut_down();
     null.device.release();
     for answer in [runs, waits] {

@@ -10,7 +10,7 @@ use kaito_testing::{
 };
 use serde_json::{Value, json};
 
-use crate::null_model::{detail, serve, stream, tokens};
+use crate::null_model::{detail, one_runs_and_one_waits, serve, stream, tokens};
 
 const PANICKED: &str = "The computation of this request panicked; see the log.";
 const STOPPED: &str = "The engine has stopped.";
@@ -105,11 +105,7 @@ async fn a_step_that_the_device_has_no_memory_for_fails_its_requests_and_the_nex
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_device_fails_everybody_and_the_server_says_how_it_was_lost() {
     let (server, null) = serve(1, options()).await;
-    null.device.allow(0);
-    let running = tokio::spawn(server.request("/chat", &tokens(2)).send());
-    null.device.waits().await;
-    let waiting = tokio::spawn(server.request("/chat", &tokens(2)).send());
-    eventually("it waits", async || server.model.stats().waiting == 1).await;
+    let [running, waiting] = one_runs_and_one_waits(&server, &null, &tokens(2)).await;
     null.device.fail_next(DeviceErrorKind::Lost, At::Collect);
     null.device.release();
     for answer in [running.await, waiting.await] {
@@ -144,11 +140,7 @@ async fn a_device_that_hangs_makes_the_server_unhealthy_until_it_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_whose_thread_is_gone_answers_nobody_and_the_server_says_so() {
     let (server, null) = serve(1, options()).await;
-    null.device.allow(0);
-    let running = tokio::spawn(server.request("/chat", &tokens(2)).send());
-    null.device.waits().await;
-    let waiting = tokio::spawn(server.request("/chat", &tokens(2)).send());
-    eventually("it waits", async || server.model.stats().waiting == 1).await;
+    let [running, waiting] = one_runs_and_one_waits(&server, &null, &tokens(2)).await;
     null.kill();
     null.device.release();
     for answer in [running, waiting] {

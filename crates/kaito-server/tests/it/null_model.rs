@@ -3,9 +3,13 @@
 
 use kaito_engine::testing::NullModel;
 use kaito_server::ServerOptions;
-use kaito_testing::{files::letters, server::TestServer};
+use kaito_testing::{files::letters, server::TestServer, wait::eventually};
 use reqwest::Response;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+/// A request that was sent.
+pub type Sent = JoinHandle<reqwest::Result<Response>>;
 
 /// Requests that its queue takes.
 pub const WAITING: usize = 100;
@@ -26,6 +30,17 @@ pub fn stream(count: usize) -> Value {
     let mut request = tokens(count);
     request["stream"] = true.into();
     request
+}
+
+/// Sends a request for two tokens, whose first pass waits, and then `second`, which stays in the queue of a server that runs
+/// one sequence.
+pub async fn one_runs_and_one_waits(server: &TestServer, null: &NullModel, second: &Value) -> [Sent; 2] {
+    null.device.allow(0);
+    let runs = tokio::spawn(server.request("/chat", &tokens(2)).send());
+    null.device.waits().await;
+    let waits = tokio::spawn(server.request("/chat", second).send());
+    eventually("it waits", async || server.model.stats().waiting == 1).await;
+    [runs, waits]
 }
 
 /// The sentence of an answer that is an error.

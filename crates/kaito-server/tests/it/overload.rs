@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::null_model::{WAITING, detail, serve, stream, tokens};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_answers_429_and_whoever_was_let_in_is_answered() {
+async fn a_full_queue_answers_429_and_admitted_requests_are_answered() {
     let (server, null) = serve(8, options()).await;
     null.device.allow(0);
     let sent: Vec<_> = (0..WAITING + 20).map(|_| tokio::spawn(server.request("/chat", &tokens(2)).send())).collect();

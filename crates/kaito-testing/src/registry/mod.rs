@@ -231,7 +231,7 @@ fn error(status: u16, code: &str, message: &str) -> Response {
     (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response()
 }
 
-/// Takes what comes, so that whoever sends it gets to read why it is refused.
+/// Takes what comes, so that a client that sends it gets to read why it is refused.
 async fn drain(request: Request) {
     let mut stream = request.into_body().into_data_stream();
     while let Some(Ok(_)) = stream.next().await {}

@@ -26,8 +26,8 @@ pub struct AccessArgs {
     pub allowed_origin: Vec<HeaderValue>,
 }
 
-/// The keys of one flag or of the variable. What is wrong with one is told later: whoever parses the command line shows the
-/// value that it refuses.
+/// The keys of one flag or of the variable. What is wrong with one is told later, since the parser of the command line
+/// shows the value that it refuses.
 #[derive(Debug, Clone)]
 pub struct Keys(pub Result<Vec<ApiKey>, KeyError>);
 

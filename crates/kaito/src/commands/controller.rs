@@ -37,7 +37,7 @@ pub fn run(args: ControllerArgs) -> anyhow::Result<()> {
             }
             tracing::info!("ending");
             end.send_replace(true);
-            // The sender must outlive whoever waits for its value.
+            // The sender must outlive the receivers that wait for its value.
             end.closed().await;
         });
         controller::run(client, options, shutdown).await.map_err(anyhow::Error::from)

@@ -24,7 +24,7 @@ pub fn run(args: &UpArgs) -> anyhow::Result<()> {
     let kaito = std::env::current_exe().context("cannot find this program")?;
     let options = UpOptions { kaito: &kaito, port: args.port, weights: args.weights.as_deref(), log: log_line };
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
-    // Whoever reads the conditions may stop reading them; the model runs on.
+    // The program that reads the conditions may stop reading them; the model runs on.
     runtime.block_on(up(&manifest, &options, logging::patient_stdout())).map_err(anyhow::Error::from)
 }
 

@@ -24,7 +24,7 @@ use crate::{
     progress,
 };
 
-/// How long the end of the process waits for whoever reads its last lines.
+/// How long the end of the process waits for its last lines to be read.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 static STDERR: LazyLock<Arc<Queue>> = LazyLock::new(|| {

@@ -118,7 +118,7 @@ impl Queue {
     }
 }
 
-/// Writes all of a line, also to a descriptor that was told not to wait by whoever shares it.
+/// Writes all of a line, also to a descriptor that was made non-blocking by a program that shares it.
 pub fn write_patiently(to: &mut impl Write, mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
         match to.write(line) {

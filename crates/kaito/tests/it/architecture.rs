@@ -63,7 +63,6 @@ fn each_crate_knows_only_those_below_it() {
                 "kaito-engine",
                 "kaito-hub",
                 "kaito-image",
-                "kaito-model",
                 "kaito-operator",
                 "kaito-presets",
                 "kaito-server",

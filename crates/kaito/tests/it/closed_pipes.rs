@@ -1,4 +1,4 @@
-//! Whoever reads the output goes away, as `head` does.
+//! The program that reads the output goes away, as `head` does.
 
 use std::{
     collections::BTreeSet,

@@ -1,4 +1,4 @@
-//! Long-running commands do not wait for whoever reads their log.
+//! Long-running commands do not wait until somebody reads their log.
 
 use std::{
     fs,

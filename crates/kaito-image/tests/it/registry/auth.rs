@@ -160,7 +160,7 @@ fn helpers_are_asked_and_held_to_their_protocol() {
                 (result, _) => panic!("{config}: {result:?}"),
             }
         }
-        // It gives tokens to anybody, and none to whoever shows a password, an empty one too.
+        // It gives tokens to anybody, and none with a password, an empty one too.
         let open = Registry::start(Config { access: Access::AnonymousToken, ..Config::default() }).await;
         let host = open.address.to_string();
         for config in [

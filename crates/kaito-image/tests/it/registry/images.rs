@@ -42,7 +42,7 @@ pub fn image_of(config: String, layers: Vec<Blob>) -> Image {
     Image { manifest, config, layers }
 }
 
-/// Options that fail fast, and read no credentials of whoever runs the tests.
+/// Options that fail fast, and read no credentials of the user who runs the tests.
 pub fn options() -> Options {
     Options {
         credential_files: Vec::new(),

@@ -123,7 +123,7 @@ async fn storage_that_says_nothing_at_all_stops_no_push() {
     let image = super::images::image_of("{}".to_owned(), layers);
     for status in [403, 500] {
         let (registry, _storage) = with_storage(&old, &[(Method::HEAD, 403), (Method::GET, status)]).await;
-        // Whoever wants the tag to stay does not get it moved.
+        // A tag that is to stay is not moved.
         let keep = PushOptions { keep_existing: true, ..PushOptions::default() };
         let (kept, _) = push(registry.address, "a:1", &image, &keep, &options).await;
         let error = kept.unwrap_err().to_string();

@@ -195,7 +195,7 @@ async fn a_lease_that_is_released_is_taken_at_once() {
     assert_eq!(lease.spec.unwrap().lease_transitions, Some(1));
 }
 
-/// It led from when the answer came, for which time the other had waited in vain already.
+/// Counted from its answer, it would have led at a time at which the other could take the lease already.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_was_granted_too_long_ago_is_none() {
     let server = Server::default();
