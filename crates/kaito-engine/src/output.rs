@@ -31,12 +31,15 @@ pub struct Delta {
 }
 
 /// A token as it is chosen.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Token {
     /// Token id.
     pub id: u32,
     /// Natural logarithm of its probability, with `output_scores`.
     pub log_prob: Option<f32>,
+    /// Its bytes inside a text, perhaps a part of a character, with [`Decoding::token_bytes`](crate::Decoding::token_bytes). Also
+    /// those of a token that has no text in this answer, such as an end token. `None` if the tokenizer doesn't know the token.
+    pub bytes: Option<Vec<u8>>,
 }
 
 /// A whole answer.
@@ -83,6 +86,8 @@ pub struct TokenScore {
     pub text: String,
     /// Natural logarithm of its probability.
     pub log_prob: f32,
+    /// Its bytes, as those of a [`Token`].
+    pub bytes: Option<Vec<u8>>,
     /// Up to ten tokens, likeliest first.
     pub top: Vec<LikelyToken>,
 }
@@ -96,4 +101,6 @@ pub struct LikelyToken {
     pub text: String,
     /// Natural logarithm of its probability.
     pub log_prob: f32,
+    /// Its bytes, as those of a [`Token`].
+    pub bytes: Option<Vec<u8>>,
 }

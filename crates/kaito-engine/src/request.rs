@@ -81,6 +81,8 @@ pub struct Decoding {
     /// Decode the answer as the rest of a text that the prompt begins. Otherwise it is a text of its own, which many
     /// tokenizers begin without a space.
     pub after_prompt: bool,
+    /// Give the bytes of each token along with it, which text can't show of a token that is a part of a character.
+    pub token_bytes: bool,
 }
 
 impl Default for Decoding {
@@ -91,6 +93,7 @@ impl Default for Decoding {
             clean_up_tokenization_spaces: false,
             skip_end_tokens: false,
             after_prompt: true,
+            token_bytes: false,
         }
     }
 }
@@ -260,7 +263,8 @@ impl Prepared {
         let decoder = StreamingDecoder::new(&context.tokenizer, before, options);
         let skipped = if decoding.skip_end_tokens { params.end_tokens.clone() } else { Vec::new() };
         let streams = !matches!(params.strategy, Strategy::Beams(_));
-        let assembler = Assembler::new(&context.tokenizer, decoder, stops, skipped, prompt.len(), streams);
+        let mut assembler = Assembler::new(&context.tokenizer, decoder, stops, skipped, prompt.len(), streams);
+        assembler.give_token_bytes(decoding.token_bytes);
         Self(Preparation::Generate(Box::new((GenerationRequest { prompt, params }, assembler))))
     }
 

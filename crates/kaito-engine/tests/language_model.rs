@@ -446,3 +446,34 @@ async fn prompts_of_one_request_keep_their_order() {
     assert_eq!(by_itself.sequences[0].tokens, whole.sequences[0].tokens);
     assert_eq!(by_itself.sequences[0].text, streamed[&0]);
 }
+
+/// Also those of tokens that are a part of a character, of which an answer at a high temperature is full.
+#[tokio::test]
+async fn tokens_come_with_the_bytes_of_the_text_where_they_are_asked_for() {
+    let model = load("falcon-7b-type", None);
+    let options = json!({
+        "do_sample": true, "temperature": 9.0, "top_k": 0, "seed": 3, "max_new_tokens": 60, "output_scores": true,
+    });
+    for token_bytes in [true, false] {
+        let decoding = Decoding { skip_special_tokens: false, token_bytes, ..Decoding::default() };
+        let mut stream = model.generate(Request { decoding, ..request(PROMPT, options.clone()) }).unwrap();
+        let mut streamed = Vec::new();
+        let sequence = loop {
+            match stream.next().await.unwrap().unwrap() {
+                StreamEvent::Started => {}
+                StreamEvent::Delta(delta) => streamed.extend(delta.token.map(|token| token.bytes)),
+                StreamEvent::Finished(mut output) => break output.sequences.remove(0),
+            }
+        };
+        let scores = sequence.scores.unwrap();
+        assert!(scores.len() > 20, "{} tokens", scores.len());
+        assert_eq!(scores.iter().map(|score| score.bytes.clone()).collect::<Vec<_>>(), streamed);
+        let likely = scores.iter().flat_map(|score| &score.top);
+        assert!(likely.map(|likely| &likely.bytes).chain(&streamed).all(|bytes| bytes.is_some() == token_bytes));
+        if token_bytes {
+            let tokens: Vec<Vec<u8>> = streamed.into_iter().flatten().collect();
+            assert!(tokens.iter().any(|bytes| str::from_utf8(bytes).is_err()), "no token is a part of a character");
+            assert_eq!(String::from_utf8_lossy(&tokens.concat()), sequence.text);
+        }
+    }
+}

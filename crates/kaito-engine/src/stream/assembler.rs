@@ -118,10 +118,20 @@ impl Assembler {
             first: 0,
             streams,
             sequences: Vec::new(),
-            token_texts: TokenTexts { tokenizer: tokenizer.clone(), fresh: None, known: HashMap::new() },
+            token_texts: TokenTexts {
+                tokenizer: tokenizer.clone(),
+                fresh: None,
+                known: HashMap::new(),
+                gives_bytes: false,
+            },
             ending: None,
             complete: None,
         }
+    }
+
+    /// Says whether tokens come with their bytes; they don't otherwise.
+    pub(crate) fn give_token_bytes(&mut self, gives_bytes: bool) {
+        self.token_texts.gives_bytes = gives_bytes;
     }
 
     /// Numbers the sequences from `first` on in what becomes known of them.
@@ -138,7 +148,11 @@ impl Assembler {
         }
         let text = sequence.push(chosen.token, &self.skipped);
         let hit = sequence.stops.hit();
-        let token = Token { id: chosen.token, log_prob: chosen.score.as_ref().map(|score| score.log_prob) };
+        let token = Token {
+            id: chosen.token,
+            log_prob: chosen.score.as_ref().map(|score| score.log_prob),
+            bytes: self.token_texts.bytes(chosen.token),
+        };
         (Some(Delta { sequence: self.first + chosen.sequence, text, token: Some(token), finish_reason: None }), hit)
     }
 
@@ -229,25 +243,33 @@ fn sequence<'a>(
     sequences.get_mut(index)
 }
 
-/// The texts of single tokens, each decoded once.
+/// The texts of single tokens, each decoded once, and their bytes.
 #[derive(Debug)]
 struct TokenTexts {
     tokenizer: Tokenizer,
     /// A decoder that stands inside a text.
     fresh: Option<StreamingDecoder>,
     known: HashMap<u32, String>,
+    /// Whether anybody asks for bytes.
+    gives_bytes: bool,
 }
 
 impl TokenTexts {
     fn score(&mut self, score: &generate::TokenScore) -> TokenScore {
         let text = self.text(score.token);
-        let likely = |&(id, log_prob): &(u32, f32)| LikelyToken { id, text: self.text(id), log_prob };
-        TokenScore { id: score.token, text, log_prob: score.log_prob, top: score.top.iter().map(likely).collect() }
+        let likely =
+            |&(id, log_prob): &(u32, f32)| LikelyToken { id, text: self.text(id), log_prob, bytes: self.bytes(id) };
+        let top = score.top.iter().map(likely).collect();
+        TokenScore { id: score.token, text, log_prob: score.log_prob, bytes: self.bytes(score.token), top }
+    }
+
+    fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        if self.gives_bytes { self.tokenizer.token_bytes(id) } else { None }
     }
 
     /// A token's text where it stands inside a text: alone, many tokenizers would drop its leading space.
     fn text(&mut self, id: u32) -> String {
-        let Self { tokenizer, fresh, known } = self;
+        let Self { tokenizer, fresh, known, .. } = self;
         let decoded = || {
             let fresh = fresh.get_or_insert_with(|| {
                 let decode = DecodeOptions { skip_special_tokens: false, clean_up_tokenization_spaces: false };

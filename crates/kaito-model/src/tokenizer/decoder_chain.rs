@@ -123,6 +123,23 @@ impl DecoderChain {
         &self.filters
     }
 
+    /// The bytes that `token` adds inside a text, be they whole characters or a part of one. What a chain strips at the ends of a
+    /// text stays; what it replaces in the joined text is replaced where the token holds all of it.
+    pub(super) fn token_bytes(&self, mut token: String) -> Vec<u8> {
+        for stage in &self.stages {
+            token = match (stage, byte_of_token(&token)) {
+                (Stage::ByteFallback(_), Some(byte)) if byte.is_ascii() => char::from(byte).to_string(),
+                // The later stages know characters only.
+                (Stage::ByteFallback(_), Some(byte)) => return vec![byte],
+                _ => stage.inside(&token),
+            };
+        }
+        match String::from_utf8(self.join.token_bytes(token)) {
+            Ok(text) => self.filters.iter().fold(text, |text, filter| filter.inside(text)).into_bytes(),
+            Err(error) => error.into_bytes(),
+        }
+    }
+
     /// Appends the joined text that is certain once `token` has come; not yet filtered.
     pub(super) fn push(&mut self, token: String, text: &mut String) {
         let join = &mut self.join;
@@ -185,11 +202,9 @@ fn number(decoder: &Value, name: &str) -> Result<usize, String> {
 fn feed(stages: &mut [Stage], token: String, sink: &mut dyn FnMut(String)) {
     let [first, rest @ ..] = stages else { return sink(token) };
     match first {
-        Stage::Replace { pattern, content } => feed(rest, token.replace(pattern.as_str(), content), sink),
-        Stage::Strip { content, start, stop } => feed(rest, strip(&token, *content, *start, *stop).to_owned(), sink),
-        Stage::Metaspace { replacement, strip } => {
-            let space = if std::mem::take(strip) { "" } else { " " };
-            feed(rest, token.replace(*replacement, space), sink);
+        Stage::Metaspace { replacement, strip } if *strip => {
+            *strip = false;
+            feed(rest, token.replace(*replacement, ""), sink);
         }
         Stage::ByteFallback(run) => match byte_of_token(&token) {
             Some(byte) => run.push(byte, &mut |token| feed(rest, token, sink)),
@@ -198,6 +213,19 @@ fn feed(stages: &mut [Stage], token: String, sink: &mut dyn FnMut(String)) {
                 feed(rest, token, sink);
             }
         },
+        stage => feed(rest, stage.inside(&token), sink),
+    }
+}
+
+impl Stage {
+    /// What becomes of a token inside a text; bytes are not joined.
+    fn inside(&self, token: &str) -> String {
+        match self {
+            Self::Replace { pattern, content } => token.replace(pattern.as_str(), content),
+            Self::Strip { content, start, stop } => strip(token, *content, *start, *stop).to_owned(),
+            Self::Metaspace { replacement, .. } => token.replace(*replacement, " "),
+            Self::ByteFallback(_) => token.to_owned(),
+        }
     }
 }
 
@@ -259,6 +287,19 @@ impl ByteRun {
 }
 
 impl Join {
+    /// The bytes that a token adds inside a text.
+    fn token_bytes(&self, token: String) -> Vec<u8> {
+        match self {
+            Self::Concatenate => token.into_bytes(),
+            Self::WithSpaces(_) => [" ", &token].concat().into_bytes(),
+            Self::Bytes(_) => {
+                let mut bytes = Vec::with_capacity(token.len());
+                push_byte_level(&token, &mut bytes);
+                bytes
+            }
+        }
+    }
+
     fn push(&mut self, token: &str, text: &mut String) {
         match self {
             Self::Concatenate => text.push_str(token),
@@ -269,11 +310,7 @@ impl Join {
                 text.push_str(token);
             }
             Self::Bytes(pending) => {
-                let start = pending.len();
-                if !token.chars().all(|c| byte_of_character(c).map(|byte| pending.push(byte)).is_some()) {
-                    pending.truncate(start);
-                    pending.extend(token.bytes());
-                }
+                push_byte_level(token, pending);
                 let rest = match pending.utf8_chunks().last() {
                     // Only an end that more bytes could complete is kept.
                     Some(chunk) if is_incomplete(chunk.invalid()) => chunk.invalid().to_vec(),
@@ -298,6 +335,15 @@ fn is_incomplete(bytes: &[u8]) -> bool {
     matches!(std::str::from_utf8(bytes), Err(error) if error.error_len().is_none())
 }
 
+/// Appends the bytes that the characters of a token stand for; its own, if any of them stands for none.
+fn push_byte_level(token: &str, bytes: &mut Vec<u8>) {
+    let start = bytes.len();
+    if !token.chars().all(|c| byte_of_character(c).map(|byte| bytes.push(byte)).is_some()) {
+        bytes.truncate(start);
+        bytes.extend(token.bytes());
+    }
+}
+
 /// The byte that a character of a byte-level vocabulary stands for: printable Latin-1 characters for themselves, the
 /// others in order from U+0100 on.
 fn byte_of_character(character: char) -> Option<u8> {
@@ -305,5 +351,40 @@ fn byte_of_character(character: char) -> Option<u8> {
     match u32::from(character) {
         code @ 0..=0xff => u8::try_from(code).ok().filter(|byte| is_printable(*byte)),
         code => (0..=0xff).filter(|byte| !is_printable(*byte)).nth((code - 0x100) as usize),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the documentation of the decoders says, for chains that no fixture has.
+    #[test]
+    fn token_bytes_are_what_the_chain_makes_of_a_token_inside_a_text() {
+        let replace = |from: &str, to: &str| json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
+        let strip = |start: u32, stop: u32| json!({ "type": "Strip", "content": "_", "start": start, "stop": stop });
+        let kind = |kind: &str| json!({ "type": kind });
+        let chain = |decoders: &[Value]| Some(json!({ "type": "Sequence", "decoders": decoders }));
+        for (decoder, token, bytes) in [
+            // Words with spaces between them.
+            (None, "word", b" word".as_slice()),
+            (chain(&[kind("Fuse")]), "<0x41>", b"<0x41>"),
+            (chain(&[kind("ByteFallback"), kind("Fuse")]), "<0xff>", b"\xff"),
+            (chain(&[kind("ByteFallback"), replace("A", "b"), kind("Fuse")]), "<0x41>", b"b"),
+            (chain(&[replace("(", "<0x"), kind("ByteFallback"), kind("Fuse")]), "(E2>", b"\xe2"),
+            // Before the join a token is stripped, after it the text is.
+            (chain(&[strip(1, 2), kind("Fuse")]), "__a___", b"_a_"),
+            (chain(&[kind("Fuse"), strip(1, 2)]), "__a___", b"__a___"),
+            (chain(&[kind("Fuse"), replace("_", " ")]), "_a", b" a"),
+            (chain(&[kind("ByteLevel"), replace(" ", "_")]), "\u{120}a", b"_a"),
+            (chain(&[kind("ByteLevel"), replace(" ", "_")]), "\u{120}\u{c3}", b" \xc3"),
+            // Added tokens may have characters that stand for no byte.
+            (chain(&[kind("ByteLevel")]), "  \u{120}", b"  \xc4\xa0"),
+        ] {
+            let chain = DecoderChain::new(decoder.as_ref()).unwrap();
+            assert_eq!(chain.token_bytes(token.to_owned()), bytes, "{token} {decoder:?}");
+        }
     }
 }

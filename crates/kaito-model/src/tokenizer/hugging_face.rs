@@ -157,6 +157,11 @@ impl HuggingFace {
         added.map(|token| token.content.clone()).or_else(|| self.tokenizer.get_model().id_to_token(id))
     }
 
+    /// The bytes that the token adds inside a text, if the id is in the vocabulary.
+    pub(super) fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        Some(self.decoder.token_bytes(self.token(id)?))
+    }
+
     pub(super) fn is_special(&self, token: &str) -> bool {
         self.tokenizer.get_added_vocabulary().is_special_token(token)
     }

@@ -196,6 +196,21 @@ impl Tokenizer {
         }
     }
 
+    /// The bytes that a token adds to a text that it stands inside of: a part of a character for many tokens, so they need not be
+    /// UTF-8. `None` beyond the vocabulary.
+    ///
+    /// The bytes of a sequence's tokens join to what [`Self::decode`] gives without `clean_up_tokenization_spaces`, but for this:
+    /// decoding puts U+FFFD in place of bytes that are no character; it strips spaces at the beginning of a text, such as
+    /// SentencePiece's dummy prefix, which are bytes of the first token here; and a decoder that replaces texts after it joined the
+    /// tokens may replace some that lie in several. Special tokens have the bytes of their names, also where decoding leaves them
+    /// out; SentencePiece's unknown piece has those of its surface.
+    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        match &self.0.implementation {
+            Implementation::HuggingFace(implementation) => implementation.token_bytes(id),
+            Implementation::SentencePiece(model) => model.piece_bytes(id),
+        }
+    }
+
     /// The token that begins a sequence.
     pub fn bos_token_id(&self) -> Option<u32> {
         self.0.special.bos

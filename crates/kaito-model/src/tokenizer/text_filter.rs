@@ -52,6 +52,14 @@ impl TextFilter {
         CLEAN_UP.into_iter().map(|(pattern, content)| Self::replace(pattern, content))
     }
 
+    /// What becomes of a text that stands inside a longer one, as far as it is changed by itself.
+    pub(super) fn inside(&self, text: String) -> String {
+        match self {
+            Self::Replace(replace) => text.replace(&replace.pattern, &replace.content),
+            Self::StripStart { .. } | Self::StripEnd { .. } => text,
+        }
+    }
+
     /// Takes more text and gives what is certain.
     pub(super) fn push(&mut self, text: &str) -> String {
         match self {

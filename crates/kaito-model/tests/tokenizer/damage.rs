@@ -241,6 +241,7 @@ proptest! {
             for options in OPTIONS {
                 tokenizer.decode(&all, options);
             }
+            all.iter().for_each(|id| drop(tokenizer.token_bytes(*id)));
         }
     }
 }

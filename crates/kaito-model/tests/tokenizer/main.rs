@@ -5,6 +5,7 @@ mod chat_templates;
 mod damage;
 mod properties;
 mod references;
+mod token_bytes;
 
 use std::fs;
 use std::path::{Path, PathBuf};

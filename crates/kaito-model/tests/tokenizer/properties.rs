@@ -1,5 +1,6 @@
 //! What holds for any text and any sequence of tokens.
 
+use std::fmt;
 use std::fs;
 use std::sync::LazyLock;
 
@@ -8,36 +9,46 @@ use proptest::prelude::*;
 
 use crate::{HUGGING_FACE, META, OPTIONS, fixture, open_meta, streamed};
 
-struct Subject {
-    name: &'static str,
-    tokenizer: Tokenizer,
+pub(crate) struct Subject {
+    pub(crate) name: String,
+    pub(crate) tokenizer: Tokenizer,
     /// Ids that matter to decoding more than their number shows: bytes and special tokens.
     bytes: Vec<u32>,
     special: Vec<u32>,
 }
 
-static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
-    let hugging_face = HUGGING_FACE.map(|name| (name, Tokenizer::open(&fixture(name)).unwrap()));
-    let meta = META.map(|name| (name, open_meta(name)));
-    let subject = |(name, tokenizer): (&'static str, Tokenizer)| {
+/// A failure names the subject, whose vocabulary would fill pages.
+impl fmt::Debug for Subject {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.name)
+    }
+}
+
+impl Subject {
+    pub(crate) fn new(name: impl Into<String>, tokenizer: Tokenizer) -> Self {
         let is_byte =
             |id: &u32| tokenizer.token_text(*id).is_some_and(|text| text.starts_with("<0x") && text.len() == 6);
         let bytes: Vec<u32> = (0..tokenizer.vocab_size() as u32).filter(is_byte).collect();
         let special = tokenizer.special_ids().to_vec();
-        Subject { name, tokenizer, bytes, special }
-    };
-    hugging_face.into_iter().chain(meta).map(subject).collect()
+        Self { name: name.into(), tokenizer, bytes, special }
+    }
+}
+
+pub(crate) static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
+    let hugging_face = HUGGING_FACE.map(|name| Subject::new(name, Tokenizer::open(&fixture(name)).unwrap()));
+    let meta = META.map(|name| Subject::new(name, open_meta(name)));
+    hugging_face.into_iter().chain(meta).collect()
 });
 
-/// The number of a subject, a sequence of ids in which bytes and special tokens are frequent, and where its prompt ends.
-fn sequence() -> impl Strategy<Value = (usize, Vec<u32>, usize)> {
+/// One of `subjects`, a sequence of ids in which bytes and special tokens are frequent, and where its prompt ends.
+pub(crate) fn sequence(subjects: &'static [Subject]) -> impl Strategy<Value = (&'static Subject, Vec<u32>, usize)> {
     (
-        0..SUBJECTS.len(),
+        0..subjects.len(),
         prop::collection::vec((0u8..10, any::<prop::sample::Index>()), 0..40),
         any::<prop::sample::Index>(),
     )
-        .prop_map(|(number, choices, cut)| {
-            let subject = &SUBJECTS[number];
+        .prop_map(move |(number, choices, cut)| {
+            let subject = &subjects[number];
             let size = subject.tokenizer.vocab_size();
             let id = |(kind, index): (u8, prop::sample::Index)| match kind {
                 0..=3 if !subject.bytes.is_empty() => subject.bytes[index.index(subject.bytes.len())],
@@ -49,7 +60,7 @@ fn sequence() -> impl Strategy<Value = (usize, Vec<u32>, usize)> {
             };
             let ids: Vec<u32> = choices.into_iter().map(id).collect();
             let cut = cut.index(ids.len() + 1);
-            (number, ids, cut)
+            (subject, ids, cut)
         })
 }
 
@@ -62,8 +73,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
-    fn streamed_pieces_join_to_the_rest_of_the_whole_text((number, ids, cut) in sequence()) {
-        let subject = &SUBJECTS[number];
+    fn streamed_pieces_join_to_the_rest_of_the_whole_text((subject, ids, cut) in sequence(&SUBJECTS)) {
         for options in OPTIONS {
             let expected = after_prompt(&subject.tokenizer, &ids, cut, options);
             let ours = streamed(&subject.tokenizer, &ids[..cut], &ids[cut..], options);

@@ -286,6 +286,20 @@ impl Model {
         self.pieces.get(id as usize).map(|piece| piece.text.as_str())
     }
 
+    /// The bytes that a piece adds inside a text; the name of a control piece, which has no text.
+    pub(crate) fn piece_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let piece = self.piece(id)?;
+        // As decoding does it: a control piece of the same text wins.
+        Some(match self.kind(self.piece_to_id(piece))? {
+            PieceKind::Byte => byte_of_piece(piece).into_iter().collect(),
+            PieceKind::Unknown => self.unk_surface.clone().into_bytes(),
+            PieceKind::Control => piece.as_bytes().to_vec(),
+            PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused => {
+                piece.replace(SPACE_SYMBOL, " ").into_bytes()
+            }
+        })
+    }
+
     /// Whether a piece is a control piece or the unknown one.
     pub fn is_special(&self, id: u32) -> bool {
         matches!(self.kind(id), Some(PieceKind::Control | PieceKind::Unknown))
