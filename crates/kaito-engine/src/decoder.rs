@@ -179,7 +179,7 @@ impl<O: Operations> Decoder<O> {
         }
         for span in spans {
             let positions = span.context - span.rows..span.context;
-            positions.for_each(|position| rope.push_angles(position, span.long, cos, sin));
+            positions.for_each(|position| rope.push_angles(position, span.variant.long, cos, sin));
         }
     }
 }
@@ -196,6 +196,10 @@ impl<O: Operations> Executor for Decoder<O> {
     fn submit(&mut self, mut input: StepInput) -> Result<Ticket, DeviceError> {
         // A step that panicked, or that nobody collects, is given up.
         self.under_way = None;
+        if let Some(adapter) = input.spans.iter().find_map(|span| span.variant.adapter) {
+            let cause = format!("adapter {adapter} is wanted, and this forward pass applies none");
+            return Err(DeviceError::new(DeviceErrorKind::Unsupported, "the decoder", cause));
+        }
         self.add_angles(&mut input);
         let wanted = input.wanted.len();
         self.forward(input)?;

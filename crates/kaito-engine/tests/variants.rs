@@ -16,8 +16,9 @@ use std::{
 use kaito_engine::{
     KvDType,
     decoder::Decoder,
-    device::cpu::CpuOperations,
+    device::{DeviceErrorKind, cpu::CpuOperations},
     executor::{Executor, ExecutorLimits, Span, StepInput},
+    kv_cache::VariantKey,
     rope::RopeTable,
 };
 use kaito_kernels::ThreadPool;
@@ -71,9 +72,22 @@ fn logits(dir: &Path, length: usize) -> Result<Vec<f32>, CheckpointError> {
 }
 
 fn logits_of(config: ModelConfig, weights: ModelWeights, length: usize) -> Vec<f32> {
+    let (mut decoder, step) = prepared(config, weights, length, None);
+    let ticket = decoder.submit(step).unwrap();
+    decoder.collect(ticket).unwrap().logits().to_vec()
+}
+
+/// A model, and the step that computes a prompt.
+fn prepared(
+    config: ModelConfig,
+    weights: ModelWeights,
+    length: usize,
+    adapter: Option<u32>,
+) -> (Decoder<CpuOperations>, StepInput) {
     assert!(length <= config.max_position_embeddings);
     let tokens: Vec<u32> = (0..length).map(|i| ((7 * i + 3) % config.vocab_size) as u32).collect();
     let long = RopeTable::of(&config).and_then(|rope| rope.long_above()).is_some_and(|above| length > above);
+    let variant = VariantKey { long, adapter };
     let pages = length.div_ceil(16);
     let limits = ExecutorLimits {
         pages,
@@ -84,17 +98,28 @@ fn logits_of(config: ModelConfig, weights: ModelWeights, length: usize) -> Vec<f
         sequence_pages: pages,
     };
     let operations = CpuOperations::new(Arc::new(ThreadPool::new(NonZeroUsize::MIN)), KvDType::F32);
-    let mut decoder = Decoder::new(operations, config, weights, limits).unwrap();
+    let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let pages: Vec<u32> = (0..pages as u32).collect();
     let mut step = StepInput::with_room_for(&limits);
-    step.push(&Span { tokens: &tokens, draft: &[], start: 0, pages: &pages, long, logits: 1 });
-    let ticket = decoder.submit(step).unwrap();
-    decoder.collect(ticket).unwrap().logits().to_vec()
+    step.push(&Span { tokens: &tokens, draft: &[], start: 0, pages: &pages, variant, logits: 1 });
+    (decoder, step)
 }
 
 fn difference(one: &[f32], other: &[f32]) -> f32 {
     assert_eq!(one.len(), other.len());
     one.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn an_adapter_that_cannot_be_applied_is_refused_and_the_next_step_computed() {
+    let (config, weights) = family::load(&fixture("llama")).unwrap();
+    let (mut decoder, step) = prepared(config.clone(), weights.clone(), 3, Some(7));
+    let error = decoder.submit(step).unwrap_err();
+    assert_eq!(error.kind, DeviceErrorKind::Unsupported);
+    assert!(error.to_string().contains("adapter 7"), "{error}");
+    let (_, step) = prepared(config, weights, 3, None);
+    let ticket = decoder.submit(step).unwrap();
+    assert!(decoder.collect(ticket).unwrap().logits().iter().all(|logit| logit.is_finite()));
 }
 
 #[test]

@@ -186,7 +186,7 @@ mod tests {
              kaito_duration_seconds_count 1\n\
              kaito_duration_seconds_bucket{le=\"0.5\"} 1\n\
              kaito_duration_seconds_bucket{le=\"+Inf\"} 1\n\
-             # HELP kaito_log_lines_dropped_total Lines of the log that were dropped, since whoever reads it did not keep up or \
+             # HELP kaito_log_lines_dropped_total Lines of the log that were dropped, since its reader did not keep up or \
              is gone.\n\
              # TYPE kaito_log_lines_dropped_total counter\n\
              kaito_log_lines_dropped_total 7\n"

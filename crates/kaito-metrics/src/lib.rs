@@ -25,7 +25,7 @@ struct DroppedLogLines(Arc<AtomicU64>);
 impl Collector for DroppedLogLines {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let metric = ConstCounter::new(self.0.load(Ordering::Relaxed));
-        let help = "Lines of the log that were dropped, since whoever reads it did not keep up or is gone.";
+        let help = "Lines of the log that were dropped, since its reader did not keep up or is gone.";
         metric.encode(encoder.encode_descriptor("log_lines_dropped", help, None, metric.metric_type())?)
     }
 }

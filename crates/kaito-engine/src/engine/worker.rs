@@ -210,7 +210,7 @@ impl Worker {
             let Some(sequence) = self.scheduler.sequence(span) else { continue };
             let SequenceView { tokens, draft, pages, variant } = sequence;
             let Some(tokens) = tokens.get(span.start..span.start + span.count - draft.len()) else { continue };
-            input.push(&Span { tokens, draft, start: span.start, pages, long: variant.long, logits: span.logits });
+            input.push(&Span { tokens, draft, start: span.start, pages, variant, logits: span.logits });
         }
         input
     }

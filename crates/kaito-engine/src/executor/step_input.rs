@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::ExecutorLimits;
-use crate::kv_cache::{PageCopy, PageId};
+use crate::kv_cache::{PageCopy, PageId, VariantKey};
 
 /// A contiguous range of tokens of one sequence, as it is put into a [`StepInput`].
 #[derive(Debug, Clone, Copy)]
@@ -16,15 +16,13 @@ pub struct Span<'a> {
     pub start: usize,
     /// The sequence's page table: enough pages for all of them, writable from `start` on.
     pub pages: &'a [PageId],
-    /// Whether the sequence is so long that long-rope's long factors apply.
-    pub long: bool,
+    /// What its keys and values depend on besides the tokens: the rotary factors, and the adapter of all its rows.
+    pub variant: VariantKey,
     /// How many of the last tokens the logits are wanted after.
     pub logits: usize,
 }
 
-/// A span in its place in a [`StepInput`].
-///
-/// All rows of a span belong to one sequence. So an adapter (LoRA) will be one more field here: its number.
+/// A span in its place in a [`StepInput`]. All its rows belong to one sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputSpan {
     /// First row of the step that belongs to this span.
@@ -35,8 +33,8 @@ pub struct InputSpan {
     pub context: usize,
     /// Where the sequence's page table lies in [`StepInput::pages`].
     pub pages: Range<usize>,
-    /// Whether long-rope's long factors apply.
-    pub long: bool,
+    /// What the keys and values of its rows depend on besides the tokens.
+    pub variant: VariantKey,
 }
 
 /// What a step computes. The same memory is filled at every step, see [`super::Executor::recycle`].
@@ -97,7 +95,7 @@ impl StepInput {
             rows,
             context: span.start + rows,
             pages: first_page..self.pages.len(),
-            long: span.long,
+            variant: span.variant,
         });
     }
 
@@ -124,8 +122,10 @@ mod tests {
         let places = (input.tokens.as_ptr(), input.pages.as_ptr());
         for _ in 0..2 {
             input.clear();
-            let first = Span { tokens: &[1, 2, 3], draft: &[], start: 0, pages: &[7, 8], long: false, logits: 0 };
-            let second = Span { tokens: &[4], draft: &[5, 6], start: 2, pages: &[0, 5, 1], long: true, logits: 3 };
+            let plain = VariantKey::default();
+            let variant = VariantKey { long: true, adapter: Some(3) };
+            let first = Span { tokens: &[1, 2, 3], draft: &[], start: 0, pages: &[7, 8], variant: plain, logits: 0 };
+            let second = Span { tokens: &[4], draft: &[5, 6], start: 2, pages: &[0, 5, 1], variant, logits: 3 };
             input.push(&first);
             input.push(&second);
             assert_eq!((input.rows(), input.tokens.as_slice()), (6, &[1, 2, 3, 4, 5, 6][..]));
@@ -133,8 +133,8 @@ mod tests {
             assert_eq!(
                 input.spans,
                 [
-                    InputSpan { first_row: 0, rows: 3, context: 3, pages: 0..2, long: false },
-                    InputSpan { first_row: 3, rows: 3, context: 5, pages: 2..5, long: true },
+                    InputSpan { first_row: 0, rows: 3, context: 3, pages: 0..2, variant: plain },
+                    InputSpan { first_row: 3, rows: 3, context: 5, pages: 2..5, variant },
                 ]
             );
             assert_eq!(

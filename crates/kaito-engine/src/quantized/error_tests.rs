@@ -69,7 +69,14 @@ fn log_probabilities_with(
     let mut step = Some(StepInput::with_room_for(&limits));
     let mut of_text = |text: &Vec<u32>| {
         let mut input = step.take().unwrap();
-        input.push(&Span { tokens: text, draft: &[], start: 0, pages: &pages, long: false, logits: text.len() });
+        input.push(&Span {
+            tokens: text,
+            draft: &[],
+            start: 0,
+            pages: &pages,
+            variant: Default::default(),
+            logits: text.len(),
+        });
         let ticket = decoder.submit(input).unwrap();
         let mut output = decoder.collect(ticket).unwrap();
         let probabilities = output.logits().chunks_exact(vocab_size).map(log_softmax).collect();

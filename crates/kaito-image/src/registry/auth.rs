@@ -309,8 +309,7 @@ async fn follow(wire: &Wire, call: &Call, authorization: Option<&HeaderValue>) -
         url = resolve(&answer.url, location)?;
         if call.method == Method::POST && !same_origin(&url, &call.url) {
             let host = url.host_str().unwrap_or_default();
-            let what =
-                format!("the token service sends whoever asks on to {host}, which is not shown the identity token");
+            let what = format!("the token service redirects to {host}, which is not shown the identity token");
             return Err(Error::Protocol { url: call.url.to_string(), what }.into());
         }
     }

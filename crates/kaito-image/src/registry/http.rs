@@ -267,7 +267,7 @@ impl Http {
         }
         // Not the registry refuses; other credentials would not help.
         Error::Refused {
-            registry: format!("{}, where {} sends whoever asks,", host(&answer.url), self.registry),
+            registry: format!("{}, to which {} redirects,", host(&answer.url), self.registry),
             action: action.to_owned(),
             status: refusal.status,
             message: refusal.message,

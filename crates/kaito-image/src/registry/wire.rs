@@ -119,7 +119,7 @@ impl Answer {
         if let Some(location) = self.text(header::LOCATION).filter(|_| self.status.is_redirection()) {
             // Its parameters may be as good as a password.
             let location = location.split('?').next().unwrap_or_default();
-            refusal.message = format!(": it sends whoever asks to {location:?}");
+            refusal.message = format!(": it redirects to {location:?}");
         }
         refusal
     }

@@ -304,7 +304,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::executor::Span;
+    use crate::{executor::Span, kv_cache::VariantKey};
 
     /// A step goes on after a failure, and gives the first one at its end; the next step knows nothing of it.
     #[test]
@@ -316,7 +316,14 @@ mod tests {
         let table = operations.load_linear(Linear { out_features: 2, in_features: 4, parts, bias: None }).unwrap();
         let step = || {
             let mut step = StepInput::default();
-            step.push(&Span { tokens: &[1], draft: &[], start: 0, pages: &[0], long: false, logits: 1 });
+            step.push(&Span {
+                tokens: &[1],
+                draft: &[],
+                start: 0,
+                pages: &[0],
+                variant: VariantKey::default(),
+                logits: 1,
+            });
             step
         };
         let (logits, mut output) = (vec![1.0; 4], [0.0; 2]);
