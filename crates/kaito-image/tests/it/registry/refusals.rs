@@ -142,7 +142,7 @@ async fn storage_that_refuses_is_named_and_not_taken_for_the_registry() {
     let reference = parse_reference(&format!("{}/a:1", registry.address)).unwrap();
     let repository = Repository::open(&reference, Wanted::Pull, &options).await.unwrap();
     let error = repository.image(&Platform { os: Os::Linux, architecture: Arch::Amd64 }).await.unwrap_err().to_string();
-    for says in [&format!("{}, where {} sends", storage.address, registry.address), "403"] {
+    for says in [&format!("{}, to which {} redirects", storage.address, registry.address), "403"] {
         assert!(error.contains(says) && !error.contains("docker login"), "{error}");
     }
 }
