@@ -171,8 +171,14 @@ pub async fn a_configuration_of_the_kaito_project(case: Case) {
     case.delete_and_leave_nothing("falcon").await;
     workspace["metadata"]["annotations"] = json!({"kaito.sh/runtime": "vllm"});
     case.apply(&workspace).await;
-    case.says("falcon", "InferenceReady", "False", "ConfigDoesNotFit", &["tensor-parallel-size is 2", "71 attention heads"])
-        .await;
+    case.says(
+        "falcon",
+        "InferenceReady",
+        "False",
+        "ConfigDoesNotFit",
+        &["tensor-parallel-size is 2", "71 attention heads"],
+    )
+    .await;
     case.apply(config("  gpu-memory-utilization: 0.95\n  max-model-len: 1024\n  tensor-parallel-size: 1\n")).await;
     case.is_ready("falcon").await;
     let arguments = case.pods_of("falcon").await.remove(0).spec.unwrap().containers.remove(0).args.unwrap();
