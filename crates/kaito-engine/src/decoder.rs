@@ -198,7 +198,7 @@ impl<O: Operations> Executor for Decoder<O> {
         self.under_way = None;
         if let Some(adapter) = input.spans.iter().find_map(|span| span.variant.adapter) {
             let cause = format!("adapter {adapter} is wanted, and this forward pass applies none");
-            return Err(DeviceError::new(DeviceErrorKind::Unsupported, "the decoder", cause));
+            return Err(DeviceError::new(DeviceErrorKind::Unsupported, "decoder", cause));
         }
         self.add_angles(&mut input);
         let wanted = input.wanted.len();

@@ -83,6 +83,15 @@ impl Case {
     /// Adds the node that [`Self::falcon`] asks for.
     pub async fn add_node(&self) {
         self.kubelet.add(self.node(0, ONE_A100, 1)).await;
+        // The node controller takes the first taint away, which an API server that restarts at that moment would keep it from.
+        let nodes = Api::<k8s_openapi::api::core::v1::Node>::all(self.plane.client.clone());
+        eventually("the node takes pods", || async {
+            let node = nodes.get(&format!("{}-0", self.namespace)).await.map_err(|error| error.to_string())?;
+            let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+            let is_ready = taints.iter().all(|taint| taint.key != "node.kubernetes.io/not-ready");
+            if is_ready { Ok(()) } else { Err(format!("{taints:?}")) }
+        })
+        .await;
     }
 
     pub fn api<K>(&self) -> Api<K>

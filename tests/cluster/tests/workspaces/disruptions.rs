@@ -3,7 +3,7 @@
 use k8s_openapi::api::{
     admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
     apps::v1::Deployment,
-    core::v1::{Node, Secret},
+    core::v1::Secret,
 };
 use kaito_cluster_tests::eventually::eventually;
 use kube::{
@@ -123,15 +123,6 @@ pub async fn image_volumes_are_switched_off_and_on(case: Case) {
         "presetOptions": {"weightsImage": "registry.example.com/weights/falcon-7b-instruct:1"},
     }});
     case.add_node().await;
-    // The node controller takes the first taint away, which an API server that restarts at that moment would keep it from.
-    let nodes = Api::<Node>::all(case.plane.client.clone());
-    eventually("the node takes pods", || async {
-        let node = nodes.get(&format!("{}-0", case.namespace)).await.map_err(|error| error.to_string())?;
-        let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
-        let is_ready = taints.iter().all(|taint| taint.key != "node.kubernetes.io/not-ready");
-        if is_ready { Ok(()) } else { Err(format!("{taints:?}")) }
-    })
-    .await;
     switch("ImageVolume=false");
     restart_the_api_server(&case).await;
     case.apply(case.workspace("falcon", 1, crate::case::ONE_A100, preset)).await;
