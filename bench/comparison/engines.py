@@ -18,38 +18,43 @@ LONG_CONTEXT = 16384
 
 
 class Settings:
-    """How much is measured; `quick` is for trying the script, its figures mean nothing."""
+    """How much is measured; `quick` measures the same for a shorter time."""
 
     def __init__(self, threads, quick):
         self.threads = threads
-        self.prompt = 64 if quick else PROMPT
-        self.batches = (1, 8) if quick else (1, 8, 16)
-        self.decode_tokens = 4 if quick else 32
-        self.clients = 4 if quick else CLIENTS
-        self.request_tokens = (16, 8) if quick else (128, 128)
-        self.long_context = 512 if quick else LONG_CONTEXT
+        self.prompt = PROMPT
+        self.batches = (1, 8, 16)
+        self.context = 32 if quick else CONTEXT
+        self.decode_tokens = 12 if quick else 32
+        self.clients = CLIENTS
+        self.request_tokens = (128, 32) if quick else (128, 128)
+        self.long_context = 2048 if quick else LONG_CONTEXT
         self.transformers_steps = 4 if quick else 16
-        self.limit = 900.0
+        self.limit = 240.0 if quick else 900.0
 
 
 class Kaito:
-    name = OURS
+    """Ours, or another build of it under another name."""
 
-    def __init__(self, release, settings):
-        self.binary, self.settings = release / "kaito", settings
+    client_flags = ("--api", "kaito")
+
+    def __init__(self, binary, settings, name=OURS, compute=None, kernels=None):
+        self.name, self.binary, self.settings = name, binary, settings
+        self.flags = ("--compute", compute) if compute else ()
+        self.environment = {"KAITO_KERNELS": kernels} if kernels else {}
 
     def version(self):
         return processes.run([self.binary, "--version"], 60, None).output.strip()
 
     def model_flags(self, weights, precision):
-        flags = ["--weights", weights.checkpoint, *precision.ours, "--threads", str(self.settings.threads)]
+        flags = ["--weights", weights.checkpoint, *precision.ours, "--threads", str(self.settings.threads), *self.flags]
         if precision.name != "bf16":
-            flags += ["--quantize-cache", weights.quantized_cache(precision)]
+            flags += ["--quantize-cache", weights.quantized_cache(precision, self.name)]
         return flags
 
     def prepare(self, weights, precision):
         """The first start with fewer bits makes a file; it is not to be part of a measurement."""
-        folder = weights.quantized_cache(precision)
+        folder = weights.quantized_cache(precision, self.name)
         if precision.name == "bf16" or folder.exists():
             return
         weights.made.append(folder)
@@ -57,25 +62,25 @@ class Kaito:
             pass
 
     def warm(self, weights, precision):
-        folder = weights.quantized_cache(precision)
+        folder = weights.quantized_cache(precision, self.name)
         if precision.name != "bf16" and folder.exists():
             return prepare.warm(folder)
         return prepare.warm(weights.checkpoint)
 
     def bench(self, flags, limit=None, priority=processes.GROUP_PRIORITY, beside=()):
         """What `kaito bench` reports, and the process that did."""
-        limit = limit or self.settings.limit
+        limit = processes.allowed(limit or self.settings.limit)
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "report.json"
             command = [self.binary, "bench", *flags, "--time-limit", f"{limit:.0f}s", "--json", report]
-            done = processes.run(command, 2 * limit, priority, beside=beside)
+            done = processes.run(command, 2 * limit, priority, self.environment, beside)
             return json.loads(report.read_text(encoding="utf-8")), done
 
     def speed(self, weights, precision):
         settings = self.settings
         flags = [*self.model_flags(weights, precision), "--measure", "prefill,decode", "--repetitions", "1",
                  "--prompt-lengths", str(settings.prompt), "--batch-sizes", ",".join(map(str, settings.batches)),
-                 "--context", str(CONTEXT), "--decode-tokens", str(settings.decode_tokens)]
+                 "--context", str(settings.context), "--decode-tokens", str(settings.decode_tokens)]
         report, done = self.bench(flags)
         return kaito_speed(report, done.others), report
 
@@ -91,19 +96,24 @@ class Kaito:
     def server(self, weights, precision, priority=processes.GROUP_PRIORITY, limit=300.0):
         command = [self.binary, "serve", *self.model_flags(weights, precision), "--port", "{port}", "--max-seq-len", "1024",
                    "--max-batch-size", str(max(CLIENTS, 16)), "--speculate", "false", "--request-timeout", "30m"]
-        return Server(command, "/healthz", limit, priority)
+        return Server(command, "/healthz", limit, priority, self.environment)
 
     def first_token(self, server):
         server.ask("/chat", {"prompt": "Hello world", "do_sample": False, "max_new_tokens": 1, "return_full_text": False})
 
-    client_flags = ("--api", "kaito")
-
 
 class LlamaCpp:
     name = LLAMA
+    client_flags = ("--api", "openai", "--vocab-size", "32000")
 
     def __init__(self, binaries, settings):
         self.binaries, self.settings = binaries, settings
+
+    def system(self):
+        """What it says it can use of the processor. The server says so before it finds that there is no such model."""
+        words = processes.run(["sh", "-c", '"$0" --model /nonexistent --port 1 --verbosity 5 2>&1; true',
+                               self.binaries / "llama-server"], 60)
+        return system_info(words.output)
 
     def prepare(self, weights, precision):
         pass
@@ -123,7 +133,7 @@ class LlamaCpp:
         cells = max(batches) * 256
         several = processes.run(
             [self.binaries / "llama-batched-bench", "--model", model, "--threads", threads, "--ctx-size", str(cells),
-             "-npp", str(CONTEXT), "-ntg", str(settings.decode_tokens), "-npl", ",".join(map(str, batches)), "-pps",
+             "-npp", str(settings.context), "-ntg", str(settings.decode_tokens), "-npl", ",".join(map(str, batches)), "-pps",
              "--output-format", "jsonl"], settings.limit)
         return samples + batched_bench(several.output + several.errors, several.others), None
 
@@ -148,8 +158,6 @@ class LlamaCpp:
     def first_token(self, server):
         server.ask("/completion", {"prompt": "Hello world", "n_predict": 1, "temperature": 0})
 
-    client_flags = ("--api", "openai", "--vocab-size", "32000")
-
 
 class Transformers:
     name = TRANSFORMERS
@@ -161,7 +169,7 @@ class Transformers:
         settings = self.settings
         done = processes.run(
             [self.python, prepare.HERE / "transformers_side.py", "measure", weights.checkpoint, "--dtype", dtype,
-             "--threads", str(settings.threads), "--prompt", str(settings.prompt), "--context", str(CONTEXT),
+             "--threads", str(settings.threads), "--prompt", str(settings.prompt), "--context", str(settings.context),
              "--steps", str(settings.transformers_steps)], settings.limit, environment={"HF_HUB_OFFLINE": "1"})
         report = json.loads(done.output)
         found = [("first token", report["first_token_seconds"]), ("peak memory", done.peak_bytes / 1e9),
@@ -171,7 +179,7 @@ class Transformers:
     def greedy(self, checkpoint, prompts, steps):
         done = processes.run(
             [self.python, prepare.HERE / "transformers_side.py", "greedy", checkpoint, "--threads",
-             str(self.settings.threads), "--steps", str(steps), "--prompts", *prompts], self.settings.limit,
+             str(self.settings.threads), "--steps", str(steps), "--prompts", json.dumps(prompts)], self.settings.limit,
             environment={"HF_HUB_OFFLINE": "1"})
         return json.loads(done.output)
 
@@ -215,6 +223,24 @@ def batched_bench(output, others):
     if not lines:
         raise Failed("llama-batched-bench reported nothing")
     return [(f"decode {line['pl']}", finite(line["speed_tg"], "llama-batched-bench"), others) for line in lines]
+
+
+def system_info(log):
+    """What llama.cpp says it can use of the processor: `{"AVX512": "1", "AMX_INT8": "1", ...}`."""
+    for line in log.splitlines():
+        if "system_info:" in line:
+            pairs = (part.split("=") for part in line.rpartition("CPU :")[2].split("|"))
+            return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
+    return {}
+
+
+def tiles(system):
+    """Whether llama.cpp uses AMX, in words."""
+    if not system:
+        return "it did not say whether it uses AMX"
+    if system.get("AMX_INT8") == "1":
+        return "with AMX (for Q8_0 and Q4_0; its bf16 has no tile code)"
+    return "without AMX"
 
 
 def finite(value, who):
@@ -285,5 +311,5 @@ def long_context(kaito, weights, precision, context):
     return rate, limits["read_bytes_per_second"] / (rate * bytes_read), done.others
 
 
-def samples(shape, precision, engine, found):
-    return [Sample(shape, precision, engine, *row) for row in found]
+def samples(shape, precision, engine, found, number):
+    return [Sample(shape, precision, engine, *row, round=number) for row in found]

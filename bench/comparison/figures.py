@@ -1,9 +1,11 @@
-"""Medians, ratios and the table. What is aimed at is data of this file."""
+"""Medians, ratios and tables."""
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
-OURS, LLAMA, TRANSFORMERS = "kaito", "llama.cpp", "transformers"
+OURS, BEFORE, LLAMA, VLLM, TRANSFORMERS = "kaito", "before", "llama.cpp", "vLLM", "transformers"
+# With whom ours is compared, in the order of the columns.
+PEERS = (BEFORE, LLAMA, VLLM, TRANSFORMERS)
 
 
 @dataclass
@@ -17,6 +19,8 @@ class Sample:
     others: float | None = None
     # Part of the machine's limit that this is, where the engine says so itself.
     of_limit: float | None = None
+    # Samples of one round were taken close to each other.
+    round: int = 1
 
 
 @dataclass(frozen=True)
@@ -26,41 +30,35 @@ class Metric:
     unit: str
     # Ratios are ours to theirs, or theirs to ours where less is better.
     less_is_better: bool = False
-    # Ratio to llama.cpp that is aimed at, by precision.
-    ratio: tuple = ()
-    # Which share of the limit is aimed at.
-    of_limit: float | None = None
-    limit: str = ""
-    # What the figure itself is to be at least, or at most.
-    at_least: float | None = None
-    at_most: float | None = None
-
-    def target_ratio(self, precision):
-        return dict(self.ratio).get(precision)
-
-
-def _ratios(bf16, int8, int4):
-    return (("bf16", bf16), ("int8", int8), ("int4", int4))
 
 
 METRICS = {metric.name: metric for metric in (
-    Metric("prefill", "prefill, 512 tokens", "tokens/s", ratio=_ratios(1.7, 4, 3), of_limit=0.75, limit="peak"),
-    Metric("decode 1", "decode, 1 sequence", "tokens/s", ratio=_ratios(1.3, 1.7, 2), of_limit=0.85, limit="bandwidth"),
-    Metric("decode 8", "decode, 8 sequences", "tokens/s", ratio=_ratios(2.5, 4, 4)),
+    Metric("prefill", "prefill, 512 tokens", "tokens/s"),
+    Metric("decode 1", "decode, 1 sequence", "tokens/s"),
+    Metric("decode 8", "decode, 8 sequences", "tokens/s"),
     Metric("decode 16", "decode, 16 sequences", "tokens/s"),
-    Metric("server", "server, 16 clients", "tokens/s", ratio=_ratios(2, 4, 3)),
+    Metric("server", "server, 16 clients", "tokens/s"),
     Metric("first token", "start to first token", "s", less_is_better=True),
     Metric("peak memory", "peak resident memory", "GB", less_is_better=True),
-    Metric("weights ratio", "peak memory to weights", "x", less_is_better=True, at_most=1.05),
+    Metric("weights ratio", "peak memory to weights", "x", less_is_better=True),
     Metric("shared decode 1", "decode, 1 sequence, one core busy", "tokens/s"),
-    Metric("kept", "of its speed without the busy core", "share", at_least=0.5),
+    Metric("kept", "of its speed without the busy core", "share"),
     Metric("long decode 1", "decode after 16k tokens", "tokens/s"),
-    Metric("long bytes", "its time to that of its bytes", "x", less_is_better=True, at_most=1.3),
+    Metric("long bytes", "its time to that of its bytes", "x", less_is_better=True),
 )}
 
 
 def median(values):
     return statistics.median(values) if values else None
+
+
+@dataclass
+class Ratio:
+    """Of the medians, and the least and the most of the rounds in which both were measured."""
+
+    median: float
+    least: float | None = None
+    most: float | None = None
 
 
 @dataclass
@@ -71,13 +69,11 @@ class Row:
     unit: str
     values: dict
     samples: dict
-    ratio: float | None
-    target: float | None
-    reached: bool | None
+    ratios: dict
     of_limit: float | None
-    of_limit_target: float | None
     # The largest share that others used during a sample that counts.
     others: float | None
+    verdicts: list = field(default_factory=list)
 
 
 def counted(samples, allowed):
@@ -103,29 +99,25 @@ def _row(shape, precision, metric, samples, allowed_others):
         by_engine.setdefault(sample.engine, []).append(sample)
     kept = {engine: counted(of_engine, allowed_others) for engine, of_engine in by_engine.items()}
     values = {engine: median([s.value for s in of_engine]) for engine, of_engine in kept.items()}
-    ours, theirs = values.get(OURS), values.get(LLAMA)
-    ratio = None
-    if ours and theirs:
-        ratio = theirs / ours if metric.less_is_better else ours / theirs
-    target = metric.target_ratio(precision)
+    ratios = {peer: ratio(metric, kept[OURS], kept[peer]) for peer in PEERS if peer in kept and OURS in kept}
     of_limit = median([s.of_limit for s in kept.get(OURS, []) if s.of_limit is not None])
     others = [s.others for of_engine in kept.values() for s in of_engine if s.others is not None]
-    return Row(shape, precision, metric.name, metric.unit, values, {e: len(s) for e, s in kept.items()}, ratio, target,
-               reached(metric, ours, ratio, target, of_limit), of_limit, metric.of_limit, max(others, default=None))
+    return Row(shape, precision, metric.name, metric.unit, values, {e: len(s) for e, s in kept.items()}, ratios, of_limit,
+               max(others, default=None))
 
 
-def reached(metric, ours, ratio, target, of_limit):
-    """Whether everything that is aimed at was reached; None where nothing is, or nothing is known."""
-    verdicts = []
-    if target is not None and ratio is not None:
-        verdicts.append(ratio >= target)
-    if metric.of_limit is not None and of_limit is not None:
-        verdicts.append(of_limit >= metric.of_limit)
-    if metric.at_least is not None and ours is not None:
-        verdicts.append(ours >= metric.at_least)
-    if metric.at_most is not None and ours is not None:
-        verdicts.append(ours <= metric.at_most)
-    return all(verdicts) if verdicts else None
+def ratio(metric, ours, theirs):
+    """How many times better ours is."""
+    def of(one, other):
+        return other / one if metric.less_is_better else one / other
+
+    by_round = []
+    for number in dict.fromkeys(sample.round for sample in ours):
+        both = [median([s.value for s in side if s.round == number]) for side in (ours, theirs)]
+        if all(both):
+            by_round.append(of(*both))
+    middle = of(median([s.value for s in ours]), median([s.value for s in theirs]))
+    return Ratio(middle, min(by_round, default=None), max(by_round, default=None))
 
 
 def number(value, unit):
@@ -138,26 +130,68 @@ def number(value, unit):
     return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
+def share(value):
+    return "" if value is None else f"{value:.0%}"
+
+
 def table(found, allowed_others):
-    """The rows as aligned text."""
-    lines = [("", "", "", "kaito", "llama.cpp", "transformers", "ratio", "aim", "of its limit", "aim", "", "others")]
+    """The rows as aligned text: the figures of everyone, and ours to each of the others'."""
+    engines = [engine for engine in (OURS, *PEERS) if any(engine in row.values for row in found)]
+    peers = [engine for engine in engines if engine != OURS]
+    lines = [("", "", "", *engines, *(f"to {peer}" for peer in peers), "of its limit", "others")]
+    for row in found:
+        loud = "*" if row.others is not None and row.others > allowed_others else ""
+        of_peers = [row.ratios.get(peer) for peer in peers]
+        lines.append((
+            row.precision, METRICS[row.metric].title, row.unit,
+            *(number(row.values.get(engine), row.unit) for engine in engines),
+            *("" if of_peer is None else f"{of_peer.median:.2f}x" for of_peer in of_peers),
+            share(row.of_limit), share(row.others) + loud,
+        ))
+    return aligned(lines, right=range(3, 3 + len(engines) + len(peers) + 1))
+
+
+def aims_table(found):
+    """A line for each aim of which anything is known, and how many of them are met."""
+    lines = [("", "", "compared with", "found", "aim", "")]
+    reached = 0
     for row in found:
         metric = METRICS[row.metric]
-        engines = [number(row.values.get(engine), row.unit) for engine in (OURS, LLAMA, TRANSFORMERS)]
-        share = lambda value: "" if value is None else f"{value:.0%}"
-        own_aim = ""
-        if metric.at_least is not None:
-            own_aim = ">= " + number(metric.at_least, row.unit)
-        if metric.at_most is not None:
-            own_aim = "<= " + number(metric.at_most, row.unit)
-        loud = "*" if row.others is not None and row.others > allowed_others else ""
-        lines.append((
-            row.precision, metric.title, row.unit, *engines,
-            "" if row.ratio is None else f"{row.ratio:.2f}x", f"{row.target:g}x" if row.target else own_aim,
-            share(row.of_limit), share(row.of_limit and row.of_limit_target),
-            {True: "reached", False: "missed", None: ""}[row.reached], share(row.others) + loud,
-        ))
-    return aligned(lines, right=range(3, 10))
+        for verdict in row.verdicts:
+            reached += verdict.reached
+            unit = "share" if verdict.to == "its limit" or metric.unit == "share" else "x"
+            bound = "<= " if not verdict.to and metric.less_is_better else ""
+            lines.append((row.precision, metric.title, verdict.to, number(verdict.found, unit), bound + number(verdict.aim, unit),
+                          "reached" if verdict.reached else "MISSED"))
+    return f"{reached} of {len(lines) - 1} aims reached\n" + aligned(lines, right=(3, 4))
+
+
+def before_table(found):
+    """Ours to the binary from before, with the spread of the rounds: a difference that the spread contains is not shown."""
+    lines = [("", "", "to before", "least", "most", "rounds", "")]
+    for row in found:
+        of_before = row.ratios.get(BEFORE)
+        if of_before is None:
+            continue
+        spread = ["-" if value is None else number(value, "x") for value in (of_before.least, of_before.most)]
+        rounds = min(row.samples[OURS], row.samples[BEFORE])
+        lines.append((row.precision, METRICS[row.metric].title, number(of_before.median, "x"), *spread, str(rounds),
+                      judged(of_before, rounds)))
+    return aligned(lines, right=(2, 3, 4, 5)) if len(lines) > 1 else ""
+
+
+# Rounds that all agree by chance do so once in 16 times when there are this many.
+ENOUGH_ROUNDS = 5
+
+
+def judged(of_before, rounds):
+    """Whether rounds agree that there is a difference."""
+    if of_before.least is None or rounds < 2:
+        return "one round: nothing is shown"
+    if of_before.least <= 1 <= of_before.most:
+        return "within noise"
+    word = "better" if of_before.least > 1 else "worse"
+    return f"{word} in every round" + (", which are too few to tell" if rounds < ENOUGH_ROUNDS else "")
 
 
 def aligned(lines, right=()):

@@ -1,30 +1,17 @@
-"""What the comparison needs before it can begin: the programs, and the same random weights in everyone's format.
+"""The same random weights in everyone's format. They are kept in the data folder; what is there is not made again."""
 
-Programs are kept in the user's cache folder, weights in the data folder; what is there is not made again.
-"""
-
-import hashlib
 import json
-import os
 import shutil
-import sys
-import tarfile
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import processes
+from .figures import OURS
 from .processes import Failed
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-# The release whose source package is built.
-LLAMA_CPP = "0.3.36"
-TOOLS = ("llama-bench", "llama-batched-bench", "llama-server", "llama-quantize")
-REQUIREMENTS = ROOT / "tests" / "parity" / "requirements.txt"
 # Positions that the checkpoints allow, so that long contexts can be measured; no speed depends on it.
 POSITIONS = 32768
-
 HOUR = 3600.0
 
 
@@ -64,65 +51,6 @@ PRECISIONS = {precision.name: precision for precision in (
 )}
 
 
-def cache_folder():
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "kaito"
-
-
-def python_environment(say):
-    """Python with torch, transformers and numpy: what the parity fixtures are made with."""
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:8]
-    folder = cache_folder() / f"transformers-{digest}"
-    python = folder / "bin" / "python"
-    done = folder / "complete"
-    if not done.exists():
-        say(f"installing transformers into {folder} (some 3 GB are downloaded)")
-        processes.run([sys.executable, "-m", "venv", "--clear", folder], HOUR, None)
-        processes.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-cache-dir",
-                       "--no-deps", "--requirement", REQUIREMENTS], HOUR, None)
-        processes.run([python, "-c", "import torch, transformers, numpy"], 600, None)
-        done.touch()
-    return python
-
-
-def llama_cpp(python, say):
-    """The folder of llama.cpp's source and the one of its programs, from the llama-cpp-python source package."""
-    folder = cache_folder() / f"llama.cpp-{LLAMA_CPP}"
-    source, binaries = folder / "source", folder / "build" / "bin"
-    if not (source / "CMakeLists.txt").exists():
-        say(f"downloading llama-cpp-python {LLAMA_CPP} for its copy of llama.cpp")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as download:
-            processes.run([python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                           "--no-binary", "llama-cpp-python", "--dest", download, f"llama-cpp-python=={LLAMA_CPP}"],
-                          HOUR, None)
-            [archive] = Path(download).glob("*.tar.gz")
-            with tarfile.open(archive) as package:
-                package.extractall(download, filter="data")
-            [unpacked] = Path(download).glob("*/vendor/llama.cpp")
-            unpacked.rename(source)
-    # The programs are linked last, so that one which is there is whole.
-    if not all((binaries / tool).exists() for tool in TOOLS):
-        say(f"building llama.cpp in {folder} (10 to 30 minutes on two cores)")
-        off = ["-DBUILD_SHARED_LIBS", "-DLLAMA_OPENSSL", "-DLLAMA_BUILD_TESTS", "-DLLAMA_BUILD_EXAMPLES",
-               "-DLLAMA_BUILD_UI", "-DLLAMA_USE_PREBUILT_UI", "-DGGML_CCACHE"]
-        processes.run(["cmake", "-S", source, "-B", folder / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
-                       *(option + "=OFF" for option in off)], 600, None)
-        processes.run(["cmake", "--build", folder / "build", "--parallel", str(processes.CORES), "--target", *TOOLS],
-                      2 * HOUR, None)
-    return source, binaries
-
-
-def kaito(say):
-    """The folder of our release build, built from this checkout."""
-    say("building kaito")
-    os.chdir(ROOT)
-    processes.run(["cargo", "build", "--release", "--quiet", "-p", "kaito", "-p", "random-checkpoint", "--bins"],
-                  HOUR, None)
-    answer = processes.run(["cargo", "metadata", "--no-deps", "--format-version", "1"], 120, None)
-    return Path(json.loads(answer.output)["target_directory"]) / "release"
-
-
 class Weights:
     """One shape's weights: a checkpoint that kaito and transformers read, and GGUF files for llama.cpp."""
 
@@ -135,41 +63,45 @@ class Weights:
     def gguf(self, precision):
         return self.folder / f"{precision.gguf}.gguf"
 
-    def quantized_cache(self, precision):
-        return self.folder / f"kaito-{precision.name}"
+    def quantized_cache(self, precision, engine):
+        return self.folder / f"{engine}-{precision.name}"
 
-    def lacking(self, precisions):
-        """Bytes that `make` will write, at its highest."""
-        sizes = {self.checkpoint: 16, self.gguf(PRECISIONS["bf16"]): 16}
+    def lacking(self, precisions, builds=(OURS,), with_gguf=True):
+        """Bytes that will be written, at its highest, by `make` and by the first starts of builds of ours."""
+        sizes = {self.checkpoint: 16}
+        if with_gguf and not all(self.gguf(precision).exists() for precision in precisions):
+            sizes[self.gguf(PRECISIONS["bf16"])] = 16
+            sizes |= {self.gguf(precision): precision.bits for precision in precisions}
         for precision in precisions:
-            sizes[self.gguf(precision)] = precision.bits
             if precision.name != "bf16":
-                sizes[self.quantized_cache(precision)] = precision.bits
-        if all(self.gguf(precision).exists() for precision in precisions):
-            del sizes[self.gguf(PRECISIONS["bf16"])]
+                sizes |= {self.quantized_cache(precision, build): precision.bits for build in builds}
         return int(sum(self.shape.parameters * bits / 8 for path, bits in sizes.items() if not path.exists()))
 
-    def make(self, precisions, release, source, binaries, python, say):
-        """Makes what is lacking for these precisions."""
+    def make(self, precisions, builds, release, llama, say):
+        """Makes what is lacking for these precisions: `llama` is llama.cpp as it was built, or None if it has no part in this."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lacking, free = self.lacking(precisions), shutil.disk_usage(self.folder).free
+        lacking, free = self.lacking(precisions, builds, llama is not None), shutil.disk_usage(self.folder).free
         if lacking > free:
             raise Failed(f"{self.folder}: {lacking / 1e9:.0f} GB will be written, but {free / 1e9:.0f} GB are free; "
                          "choose another folder with --data, or fewer precisions with --only")
         self._make_checkpoint(release, say)
+        if llama is not None:
+            self._make_gguf(precisions, llama, say)
+
+    def _make_gguf(self, precisions, llama, say):
         bf16 = self.gguf(PRECISIONS["bf16"])
         wanted = [self.gguf(precision) for precision in precisions]
         missing = [precision for precision in precisions if not self.gguf(precision).exists()]
         if missing and not bf16.exists():
             say(f"writing {bf16}")
-            self._whole(bf16, lambda path: to_gguf(python, source, self.checkpoint, path))
+            self._whole(bf16, lambda path: to_gguf(llama, self.checkpoint, path))
         for precision in missing:
             if precision.name == "bf16":
                 continue
             target = self.gguf(precision)
             say(f"writing {target}")
             self._whole(target, lambda path, kind=precision.gguf: processes.run(
-                [binaries / "llama-quantize", bf16, path, kind, str(processes.CORES)], HOUR, None))
+                [llama.binaries / "llama-quantize", bf16, path, kind, str(processes.CORES)], HOUR, None))
         if bf16 in self.made and bf16 not in wanted:
             bf16.unlink()
             self.made.remove(bf16)
@@ -210,9 +142,9 @@ def random_checkpoint(release, preset, folder, *flags):
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def to_gguf(python, source, checkpoint, target, kind="bf16"):
-    processes.run([python, HERE / "to_gguf.py", checkpoint, target, "--dtype", kind], HOUR, None,
-                  {"PYTHONPATH": str(source / "gguf-py")})
+def to_gguf(llama, checkpoint, target, kind="bf16"):
+    processes.run([llama.python, HERE / "to_gguf.py", checkpoint, target, "--dtype", kind], HOUR, None,
+                  {"PYTHONPATH": str(llama.source / "gguf-py")})
 
 
 def warm(path, chunk=16 << 20):

@@ -4,9 +4,12 @@ Each runs in a session of its own, and so in a scheduler group of its own: with 
 people's work does not share its cores. What other processes used meanwhile is recorded with every sample.
 """
 
+import contextlib
 import http.client
 import json
+import math
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,6 +24,7 @@ CORES = len(os.sched_getaffinity(0))
 GROUP_PRIORITY = -15
 
 _living = set()
+_end = None
 
 
 class Failed(Exception):
@@ -49,22 +53,35 @@ def process_seconds(stat):
     return sum(int(field) for field in fields[11:15]) / TICKS
 
 
-class Watch:
-    """What others use between its making and `others`. `pids` live longer than that, `others` is told of the rest."""
+def session_seconds(session):
+    """CPU time of all processes of a session, and of their children that ended. What is measured has one of its own."""
+    total = 0.0
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as stat:
+                text = stat.read()
+        except OSError:
+            # It ended meanwhile.
+            continue
+        if int(text.rpartition(")")[2].split()[3]) == session:
+            total += process_seconds(text)
+    return total
 
-    def __init__(self, pids=()):
-        self.pids = list(pids)
+
+class Watch:
+    """What others use between its making and `others`. `sessions` live longer than that, `others` is told of the rest."""
+
+    def __init__(self, sessions=()):
+        self.sessions = list(sessions)
         self.started = time.monotonic()
         self.busy, self.own = self._now()
 
     def _now(self):
         with open("/proc/stat", encoding="ascii") as stat:
             busy = busy_seconds(stat.readline())
-        own = time.process_time()
-        for pid in self.pids:
-            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-                own += process_seconds(stat.read())
-        return busy, own
+        return busy, time.process_time() + sum(session_seconds(session) for session in self.sessions)
 
     def others(self, children=0.0):
         busy, own = self._now()
@@ -72,7 +89,26 @@ class Watch:
         return max(0.0, busy - self.busy - (own - self.own) - children) / (elapsed * CORES)
 
 
-def _start(command, out, errors, priority, environment):
+def end_at(moment):
+    """Nothing may run beyond this moment of the monotonic clock."""
+    global _end
+    _end = moment
+
+
+def time_left():
+    """Seconds until everything has to be done; infinite where nobody said."""
+    return math.inf if _end is None else _end - time.monotonic()
+
+
+def allowed(limit):
+    """How long something may take that has a limit of its own."""
+    left = time_left()
+    if left <= 0:
+        raise Failed("no time left")
+    return min(limit, left)
+
+
+def _start(command, out, errors, priority, environment, inward=subprocess.DEVNULL):
     def in_child():
         if priority is None:
             return
@@ -86,7 +122,7 @@ def _start(command, out, errors, priority, environment):
     command = [str(part) for part in command]
     environment = {**os.environ, **(environment or {})}
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=errors, env=environment,
+        child = subprocess.Popen(command, stdin=inward, stdout=out, stderr=errors, env=environment,
                                  start_new_session=True, preexec_fn=in_child)
     except OSError as error:
         raise Failed(f"{command[0]}: {error.strerror}") from error
@@ -101,6 +137,8 @@ def end(child, patience=20.0):
             break
         try:
             os.killpg(child.pid, number)
+            # One that was stopped hears nothing until it goes on.
+            os.killpg(child.pid, signal.SIGCONT)
             child.wait(patience)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
@@ -113,7 +151,8 @@ def end_all():
 
 
 def run(command, limit, priority=GROUP_PRIORITY, environment=None, beside=()):
-    """Runs a program to its end, for `limit` seconds at most. What the processes `beside` it use is no one else's."""
+    """Runs a program to its end, for `limit` seconds at most. What the sessions `beside` it use is no one else's."""
+    limit = allowed(limit)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         watch = Watch(beside)
         child = _start(command, out, errors, priority, environment)
@@ -158,6 +197,7 @@ class Server:
         self.port = free_port()
 
     def __enter__(self):
+        self.limit = allowed(self.limit)
         self.log = tempfile.TemporaryFile()
         command = [str(part).replace("{port}", str(self.port)) for part in self.command]
         self.started = time.monotonic()
@@ -201,7 +241,7 @@ class Server:
     def ask(self, path, body, limit=600.0):
         """What it answers to a JSON body."""
         try:
-            status, answer = self._request("POST", path, json.dumps(body), limit)
+            status, answer = self._request("POST", path, json.dumps(body), allowed(limit))
         except OSError as error:
             raise Failed(f"{_name(self.command)}: {path}: {error}{_tail(self.log)}") from error
         if status != 200:
@@ -211,6 +251,64 @@ class Server:
     def peak_bytes(self):
         with open(f"/proc/{self.pid}/status", encoding="ascii", errors="replace") as status:
             return status_bytes(status.read(), "VmHWM")
+
+
+class Worker:
+    """A program that answers lines of JSON with lines of JSON, and is stopped while it is not asked."""
+
+    def __init__(self, command, limit, environment=None, priority=GROUP_PRIORITY):
+        self.command = command
+        self.log = tempfile.TemporaryFile()
+        self.child = _start(command, subprocess.PIPE, self.log, priority, environment, subprocess.PIPE)
+        self.pid = self.child.pid
+        self.waiting = b""
+        try:
+            self.ready = self._line(allowed(limit))
+        except BaseException:
+            self.close()
+            raise
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def ask(self, question, limit):
+        """Its answer, and the share of the cores that others used meanwhile."""
+        limit = allowed(limit)
+        watch = Watch([self.pid])
+        os.killpg(self.pid, signal.SIGCONT)
+        try:
+            self.child.stdin.write(json.dumps(question).encode() + b"\n")
+            self.child.stdin.flush()
+            answer = self._line(limit)
+        except OSError as error:
+            raise Failed(f"{_name(self.command)}: {error}{_tail(self.log)}") from error
+        finally:
+            # Where it ended, there is nothing to stop.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGSTOP)
+        if "error" in answer:
+            raise Failed(f"{_name(self.command)}: {answer['error']}")
+        return answer, watch.others()
+
+    def _line(self, limit):
+        deadline = time.monotonic() + limit
+        output = self.child.stdout.fileno()
+        while b"\n" not in self.waiting:
+            readable, _, _ = select.select([output], [], [], max(0.0, deadline - time.monotonic()))
+            if not readable:
+                raise Failed(f"{_name(self.command)}: no answer after {limit:.0f} s{_tail(self.log)}")
+            more = os.read(output, 1 << 16)
+            if not more:
+                raise Failed(f"{_name(self.command)}: ended{_tail(self.log)}")
+            self.waiting += more
+        line, _, self.waiting = self.waiting.partition(b"\n")
+        return json.loads(line)
+
+    def close(self):
+        end(self.child)
+        for pipe in (self.child.stdin, self.child.stdout):
+            # What was never read is lost with it.
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self.log.close()
 
 
 def status_bytes(status, field):

@@ -73,16 +73,14 @@ def measure(args):
 
 
 def greedy(args):
-    """Token ids of each prompt, and what follows them, chosen greedily."""
+    """Token ids of what follows each prompt of token ids, chosen greedily."""
     model = load(args)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(args.weights)
     found = []
-    for prompt in args.prompts:
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-        attention = torch.ones_like(ids)
-        answer = model.generate(ids, attention_mask=attention, do_sample=False, max_new_tokens=args.steps, pad_token_id=0)
-        after = answer[0, ids.shape[1]:].tolist()
-        found.append({"prompt": ids[0].tolist(), "tokens": after, "text": tokenizer.decode(after)})
+    for prompt in json.loads(args.prompts):
+        ids = torch.tensor([prompt])
+        answer = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=args.steps,
+                                min_new_tokens=args.steps, pad_token_id=0)
+        found.append(answer[0, ids.shape[1]:].tolist())
     json.dump(found, sys.stdout)
 
 
@@ -95,9 +93,9 @@ def main():
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--sequences", type=int, nargs="*", default=[1, 8])
+    parser.add_argument("--sequences", type=int, nargs="*", default=[1, 8, 16])
     parser.add_argument("--patience", type=float, default=120.0, help="seconds that a figure may be expected to take")
-    parser.add_argument("--prompts", nargs="*", default=[])
+    parser.add_argument("--prompts", default="[]", help="lists of token ids, as JSON")
     args = parser.parse_args()
     with torch.inference_mode():
         {"measure": measure, "greedy": greedy}[args.job](args)

@@ -32,6 +32,15 @@ class Reports(unittest.TestCase):
         with self.assertRaises(Failed):
             engines.batched_bench("nothing", 0.0)
 
+    def test_what_llama_cpp_says_of_the_processor(self):
+        log = ("build: 1\n0.00.031 I cmn  common_param: system_info: n_threads = 2 (n_threads_batch = 2) / 2 | CPU : SSE3 = 1 | AVX512 = 1 | AMX_INT8 = 1 "
+               "| OPENMP = 1 | REPACK = 1 | \nmain: done\n")
+        system = engines.system_info(log)
+        self.assertEqual((system["SSE3"], system["AMX_INT8"]), ("1", "1"))
+        self.assertTrue(engines.tiles(system).startswith("with AMX"))
+        self.assertEqual(engines.tiles({"AVX512": "1"}), "without AMX")
+        self.assertIn("did not say", engines.tiles(engines.system_info("main: done\n")))
+
     def test_a_rate_that_is_none_is_refused(self):
         for text in ("inf", "nan", "0"):
             with self.assertRaises(Failed):

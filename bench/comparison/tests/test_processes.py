@@ -1,6 +1,8 @@
 import os
+import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -72,6 +74,68 @@ class Run(unittest.TestCase):
             self.assertFalse(alive(server.pid))
 
 
+WORKER = """
+import json, sys, time
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    question = json.loads(line)
+    if question == "sleep":
+        time.sleep(600)
+    print(json.dumps({"error": "no"} if question == "fail" else {"said": question}), flush=True)
+"""
+
+
+class Worker(unittest.TestCase):
+    def setUp(self):
+        self.worker = processes.Worker([sys.executable, "-c", WORKER], 60)
+        self.addCleanup(self.worker.close)
+
+    def test_it_answers_and_is_stopped_between_questions(self):
+        self.assertEqual(self.worker.ready, {"ready": True})
+        for question in (1, 2):
+            answer, others = self.worker.ask(question, 60)
+            self.assertEqual(answer, {"said": question})
+            self.assertGreaterEqual(others, 0.0)
+            self.assertEqual(state_after(self.worker.pid, "T"), "T")
+
+    def test_what_went_wrong_is_said(self):
+        with self.assertRaisesRegex(Failed, "no"):
+            self.worker.ask("fail", 60)
+        with self.assertRaisesRegex(Failed, "no answer after 1 s"):
+            self.worker.ask("sleep", 1)
+
+    def test_a_stopped_one_ends(self):
+        self.worker.close()
+        self.assertFalse(alive(self.worker.pid))
+
+
+class Ends(unittest.TestCase):
+    def tearDown(self):
+        processes.end_at(None)
+
+    def test_nothing_runs_beyond_the_end(self):
+        processes.end_at(time.monotonic() + 1)
+        with self.assertRaisesRegex(Failed, "not done after 1 s"):
+            processes.run([sys.executable, "-c", "import time; time.sleep(600)"], 60)
+        with self.assertRaisesRegex(Failed, "no time left"):
+            processes.run([sys.executable, "-c", ""], 60)
+        processes.end_at(None)
+        self.assertEqual(processes.allowed(60), 60)
+
+
+class Sessions(unittest.TestCase):
+    def test_time_of_a_process_and_of_those_it_started(self):
+        code = ("import os, subprocess, sys, time\n"
+                "burn = 'import time\\nend = time.process_time() + 0.3\\nwhile time.process_time() < end: pass\\ntime.sleep(600)'\n"
+                "subprocess.Popen([sys.executable, '-c', burn]).wait()\n")
+        child = processes._start([sys.executable, "-c", code], subprocess.DEVNULL, subprocess.DEVNULL, None, None)
+        self.addCleanup(processes.end, child)
+        deadline = time.monotonic() + 60
+        while processes.session_seconds(child.pid) < 0.3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertGreaterEqual(processes.session_seconds(child.pid), 0.3)
+
+
 class Weights(unittest.TestCase):
     def test_what_will_be_written(self):
         shape = prepare.Shape("small", 1000, 10, 10)
@@ -83,8 +147,15 @@ class Weights(unittest.TestCase):
             self.assertEqual(weights.lacking([int8]), 4000 + 2 * 1062.5)
             weights.checkpoint.mkdir(parents=True)
             weights.gguf(int8).touch()
-            weights.quantized_cache(int8).mkdir()
+            weights.quantized_cache(int8, "kaito").mkdir()
             self.assertEqual(weights.lacking([int8]), 0)
+            # Another build has a cache of its own, whose form may be another.
+            self.assertEqual(weights.lacking([int8], ["kaito", "before"]), 1062)
+
+    def test_without_llama_cpp_none_of_its_files_are_written(self):
+        with tempfile.TemporaryDirectory() as folder:
+            weights = prepare.Weights(Path(folder), prepare.Shape("small", 1000, 10, 10))
+            self.assertEqual(weights.lacking([prepare.PRECISIONS["bf16"]], with_gguf=False), 2000)
 
     def test_a_file_that_is_not_whole_is_not_under_its_name(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -104,10 +175,22 @@ class Weights(unittest.TestCase):
             self.assertFalse(target.exists())
 
 
+def state_after(pid, wanted):
+    """The state of a process, which is given a moment to become the one wanted."""
+    deadline = time.monotonic() + 10
+    while (state := state_of(pid)) != wanted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return state
+
+
+def state_of(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
+
+
 def alive(pid):
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+        return state_of(pid) not in "ZX"
     except FileNotFoundError:
         return False
 

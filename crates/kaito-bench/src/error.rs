@@ -23,9 +23,9 @@ pub enum Error {
     /// The server in this process is gone.
     #[error("the server to be measured ended before its time: {0}")]
     OwnServerEnded(String),
-    /// No encrypted connections can be made.
+    /// No requests can be sent.
     #[error(transparent)]
-    Tls(#[from] kaito_net::Error),
+    Client(#[from] kaito_client::Error),
     /// The report could not be put together.
     #[error("the report could not be written")]
     Page(#[from] minijinja::Error),

@@ -26,8 +26,8 @@ mod target;
 pub use client::{Api, ServerOptions, TokenCounts};
 pub use error::Error;
 pub use failure::{Failure, FailureCount};
-pub use kaito_kernels::Unit;
-pub use limits::Limits;
+pub use kaito_kernels::{Operands, TileElements, Unit};
+pub use limits::{Limits, TileLimits};
 pub use machine::Machine;
 pub use report::{
     ClientsRow, DecodeRow, Load, Model, PrefillRow, RateRow, Report, SCHEMA, TargetInfo, TargetKind, page, tables,

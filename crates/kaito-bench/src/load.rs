@@ -247,7 +247,7 @@ mod tests {
         };
         samples.add(outcome(Ok(answer)));
         for _ in 0..2 {
-            samples.add(outcome(Err(Failure::Connect("refused".to_owned()))));
+            samples.add(outcome(Err(kaito_client::Failure::Connect("refused".to_owned()).into())));
         }
         samples.give_up(Duration::from_secs(120));
         let load = samples.finish(None);

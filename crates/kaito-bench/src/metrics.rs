@@ -16,10 +16,15 @@ pub(crate) fn model(text: &str) -> (Option<String>, Option<Model>) {
         value.trim().parse::<f64>().ok().map(|value| value as u64)
     };
     let facts = || {
+        let precision = label("dtype")?;
+        // Servers that do not say so compute exactly, or with 8 bits.
+        let activations = || if precision.starts_with("int") { "int8" } else { "f32" }.to_owned();
         Some(Model {
             family: label("family")?,
             parameters: label("parameters")?.parse().ok()?,
-            precision: label("dtype")?,
+            activations: label("activations").unwrap_or_else(activations),
+            kernels: label("kernels").unwrap_or_default(),
+            precision,
             weights_bytes: gauge("kaito_model_weights_bytes")?,
             step_bytes: gauge("kaito_model_step_bytes")?,
             kv_dtype: label("kv_dtype")?,

@@ -4,7 +4,6 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use chrono::{SecondsFormat, Utc};
 use kaito_engine::LanguageModel;
-use kaito_kernels::Unit;
 use kaito_model::tokenizer::Special;
 use tokio::sync::watch;
 use url::Url;
@@ -90,10 +89,11 @@ pub async fn measure(
         notes: Vec::new(),
         settings,
     };
-    let prober = ready.here.then_some(ready.model.as_ref()).flatten().and_then(|model| {
-        let unit = if model.precision.starts_with("int") { Unit::Int8 } else { Unit::F32 };
-        Prober::new(model.threads, unit).inspect_err(|e| report.notes.push(notes::without_limits(e))).ok()
-    });
+    let prober = ready
+        .here
+        .then_some(ready.model.as_ref())
+        .flatten()
+        .and_then(|model| Prober::new(model).inspect_err(|e| report.notes.push(notes::without_limits(e))).ok());
     let decode_bytes_per_second = Vec::new();
     let run = Run { ready, report, prober, decode_bytes_per_second, interrupt, progress, done: 0, total: 0 };
     run.all().await
@@ -129,6 +129,8 @@ impl Ready {
             family: info.family.to_owned(),
             parameters: info.parameters,
             precision: info.precision(),
+            activations: info.activations().to_owned(),
+            kernels: info.instruction_set.to_owned(),
             weights_bytes: info.weights_bytes,
             step_bytes: info.step_bytes,
             kv_dtype: info.kv_dtype.to_string(),
@@ -484,7 +486,7 @@ impl Run<'_> {
 
 /// A prompt's operations, two for each parameter and token, divided by those that the machine could do in that time.
 fn fraction_of_peak(row: &PrefillRow, model: Option<&Model>, limits: Option<&Limits>) -> Option<f64> {
-    Some(2.0 * model?.parameters as f64 * row.tokens_per_second? / limits?.operations_per_second)
+    Some(2.0 * model?.parameters as f64 * row.tokens_per_second? / limits?.of_prompts())
 }
 
 enum Asking {

@@ -1,6 +1,9 @@
 //! The tables of prompts (prefill) and decoding: sequences that have the target for themselves.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 
@@ -15,8 +18,9 @@ use crate::{
 
 /// A row is given up after so many repetitions that failed.
 const MOST_FAILURES: usize = 3;
-/// How often answers are made longer until all sequences run at the same time for long enough.
-const MOST_DOUBLINGS: usize = 5;
+/// How often answers are made longer until all sequences run at the same time for long enough, and how much each time at most.
+const MOST_TRIES: usize = 5;
+const MOST_LONGER: usize = 2;
 
 /// What a measurement needs.
 pub(crate) struct Bench<'a> {
@@ -86,8 +90,10 @@ impl Bench<'_> {
             _ => decode_tokens + 1,
         };
         let longest = self.model.map_or(usize::MAX, |model| model.max_seq_len.saturating_sub(context));
-        let (mut repetition, mut failed, mut doublings) = (0, 0, 0);
+        let (mut repetition, mut failed, mut tries) = (0, 0, 0);
+        let began = Instant::now();
         while repetition <= repetitions {
+            let asked = Instant::now();
             let answers = match self.together(sequences, output).await {
                 Ok(answers) => answers,
                 Err(failures) => {
@@ -101,10 +107,14 @@ impl Bench<'_> {
             };
             let window = Window::of(&answers, context, self.model);
             let enough = window.as_ref().is_some_and(|window| window.least >= decode_tokens as f64 * 0.9);
-            if !enough && doublings < MOST_DOUBLINGS && output < longest && !self.target.can_stop() {
-                output = (2 * output).min(longest);
-                doublings += 1;
-                continue;
+            if !enough && tries < MOST_TRIES && output < longest && !self.target.can_stop() {
+                let longer = longer(&answers, output, decode_tokens).min(longest);
+                let left = self.settings.time_limit.saturating_sub(began.elapsed());
+                if is_time_for(longer, output, asked.elapsed(), repetitions + 1, left) {
+                    output = longer;
+                    tries += 1;
+                    continue;
+                }
             }
             if repetition > 0 {
                 samples.tokens_per_event.extend(answers.iter().map(Answer::tokens_per_event));
@@ -142,6 +152,27 @@ impl Bench<'_> {
         }
         if failures.is_empty() { Ok(answers) } else { Err(failures) }
     }
+}
+
+/// The length of answers that all run beside each other for `wanted` tokens each, by answers of length `output` that did not: what the
+/// fastest of them would have said by the time the last one began, and those tokens.
+fn longer(answers: &[Answer], output: usize, wanted: usize) -> usize {
+    let begin = answers.iter().filter_map(|answer| answer.events.first()).max();
+    let before = |answer: &Answer| {
+        let (first, last) = (answer.events.first()?, answer.events.last()?);
+        let seconds = (*last - *first).as_secs_f64();
+        let rate = if seconds > 0.0 { answer.tokens().saturating_sub(1) as f64 / seconds } else { 0.0 };
+        Some(rate * begin?.checked_duration_since(*first)?.as_secs_f64())
+    };
+    let most = answers.iter().filter_map(before).fold(0.0, f64::max);
+    (most.round() as usize).saturating_add(wanted + 1).clamp(output + 1, MOST_LONGER * output)
+}
+
+/// Whether there is time for so many repetitions with answers of length `longer`, by how long they took with a length of `output`.
+/// Each repetition takes as much longer as its answers are: without a bound a server that says many tokens before its last sequence
+/// begins would be asked for a thousand of each, over and over.
+fn is_time_for(longer: usize, output: usize, took: Duration, repetitions: usize, left: Duration) -> bool {
+    took.as_secs_f64() * (longer as f64 / output as f64) * repetitions as f64 <= left.as_secs_f64() / 2.0
 }
 
 /// Sequences that end as soon as all of them have run beside all others for long enough.
@@ -238,8 +269,6 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
 
     fn model() -> Model {
@@ -247,6 +276,8 @@ mod tests {
             family: "llama".to_owned(),
             parameters: 1000,
             precision: "bf16".to_owned(),
+            activations: "f32".to_owned(),
+            kernels: "avx512".to_owned(),
             weights_bytes: 2200,
             step_bytes: 2000,
             kv_dtype: "f32".to_owned(),
@@ -298,6 +329,25 @@ mod tests {
         let all = Window::of_all(&answers, None).unwrap();
         assert!((all.seconds - 0.04).abs() < 1e-9 && (all.tokens - 5.0).abs() < 1e-9, "{all:?}");
         assert!(Window::of(&[answer(origin, [5])], 0, None).is_none());
+    }
+
+    /// The decode table of a server that speculates took minutes: answers were doubled to a thousand tokens, in every repetition.
+    #[test]
+    fn answers_grow_by_what_is_missing_and_as_far_as_there_is_time() {
+        let origin = Instant::now();
+        // A token each 10 ms; the second sequence begins at 200 ms, when the first one is over or nearly so.
+        let early = |tokens| answer(origin, (0..tokens).map(|i| i * 10));
+        let late = |tokens| answer(origin, (0..tokens).map(|i| 200 + i * 10));
+        // 20 tokens before the last one begins, 8 beside each other, and one to begin with; never more than twice as many.
+        assert_eq!(longer(&[early(20), late(20)], 20, 8), 29);
+        assert_eq!(longer(&[early(9), late(9)], 9, 8), 18);
+        // Those that began together need no more than what is wanted, and what was too short grows.
+        assert_eq!(longer(&[early(9), early(9)], 9, 8), 10);
+        assert_eq!(longer(&[], 9, 8), 10);
+
+        let seconds = Duration::from_secs;
+        assert!(is_time_for(66, 33, seconds(2), 6, seconds(48)));
+        assert!(!is_time_for(66, 33, seconds(2), 6, seconds(47)));
     }
 
     #[test]

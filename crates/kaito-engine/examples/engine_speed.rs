@@ -69,7 +69,7 @@ async fn times(mut stream: Stream) -> (Vec<Instant>, usize) {
     let mut times = Vec::new();
     while let Some(event) = stream.next().await {
         match event.expect("the request ends well") {
-            StreamEvent::Started => {}
+            StreamEvent::Started | StreamEvent::PromptScored(_) => {}
             StreamEvent::Delta(delta) => times.extend(delta.token.map(|_| Instant::now())),
             StreamEvent::Finished(output) => return (times, output.usage.prompt_tokens),
         }

@@ -5,6 +5,10 @@ use kaito_kernels::KvDType;
 use crate::Error;
 use kaito_model::config::ModelConfig;
 
+/// Tokens of prompts whose scores one step computes at most. Each takes a row of the vocabulary's width, for which there is always
+/// memory; with so many rows, a step is mostly arithmetic and not the reading of weights.
+pub const STEP_SCORES: usize = 32;
+
 /// Room for sequences.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
@@ -18,7 +22,7 @@ pub struct Capacity {
     pub bytes: u64,
 }
 
-/// Bytes of the keys and values of one token in all layers.
+/// Bytes of the KV cache that one token takes, all layers together.
 pub fn bytes_per_token(config: &ModelConfig, kv_dtype: KvDType) -> u64 {
     let attention = &config.layer.attention;
     let heads = 2 * config.num_layers * attention.num_kv_heads;
@@ -58,7 +62,7 @@ impl Capacity {
                 max_seq_len = fits,
                 model = longest,
                 kv_cache_mib = mib(budget),
-                "the longest sequence is shorter than the model's, since its keys and values must fit the memory"
+                "the longest sequence is shorter than the model's, since its KV cache must fit the memory"
             );
             fits
         } else {

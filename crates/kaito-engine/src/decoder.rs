@@ -2,12 +2,13 @@
 //! its own, in one pass over the weights.
 
 use crate::{
-    device::{BufferKind, DeviceError, DeviceErrorKind, Epilogue, Operations},
+    device::{Adapted, Adapters, BufferKind, DeviceError, DeviceErrorKind, Epilogue, Operations},
     executor::{Executor, ExecutorLimits, HostMemory, StepInput, StepOutput, Ticket},
     rope::RopeTable,
 };
 use kaito_model::{
-    config::{Mlp, ModelConfig, Positions, QkvLayout, Residual},
+    adapter::AdapterWeights,
+    config::{LinearKind, Mlp, ModelConfig, Positions, QkvLayout, Residual},
     weights::ModelWeights,
 };
 
@@ -31,6 +32,17 @@ struct Workspace<O: Operations> {
     mlp_inner: O::Buffer,
     last: O::Buffer,
     logits: O::Buffer,
+    /// The residual stream behind the final norm, of all rows of a step.
+    states: O::Buffer,
+}
+
+/// A step that was submitted, and what it gives.
+struct UnderWay {
+    ticket: Ticket,
+    /// Rows of logits.
+    logits: usize,
+    /// Rows of hidden states.
+    states: usize,
 }
 
 /// A model on a device, with the KV cache of its running sequences.
@@ -44,14 +56,17 @@ pub struct Decoder<O: Operations> {
     layers: Vec<Layer<O>>,
     final_norm: O::Norm,
     head: O::Linear,
+    adapters: Adapters<O::LowRank>,
     pool: O::KvPool,
     workspace: Workspace<O>,
     /// Where the next logits go, unless they lie there still.
     logits: Option<HostMemory>,
+    /// Where the next hidden states go; taken when they are wanted for the first time.
+    states: Option<HostMemory>,
     /// Steps since the start.
     steps: u64,
-    /// The step that was submitted last and the rows of logits that it gives, until it is collected.
-    under_way: Option<(Ticket, usize)>,
+    /// The step that was submitted last, until it is collected.
+    under_way: Option<UnderWay>,
 }
 
 impl<O: Operations> Decoder<O> {
@@ -91,6 +106,7 @@ impl<O: Operations> Decoder<O> {
             mlp_inner: buffer(step_tokens, spec.mlp.width, BufferKind::Operand)?,
             last: buffer(step_logits, config.hidden_size, BufferKind::Exact)?,
             logits: buffer(step_logits, config.vocab_size, BufferKind::Logits)?,
+            states: buffer(step_tokens, config.hidden_size, BufferKind::Exact)?,
         };
         operations.reserve(&config, &limits)?;
         Ok(Self {
@@ -100,9 +116,11 @@ impl<O: Operations> Decoder<O> {
             layers,
             final_norm: operations.load_norm(weights.final_norm, config.final_norm)?,
             head: operations.load_linear(weights.head)?,
+            adapters: Adapters::with_room_for(step_tokens, limits.sequences),
             pool: operations.kv_pool(&config, limits.pages, limits.page_size)?,
             workspace,
             logits: Some(operations.host_memory(limits.step_logits * config.vocab_size)?),
+            states: None,
             steps: 0,
             under_way: None,
             limits,
@@ -121,11 +139,12 @@ impl<O: Operations> Decoder<O> {
             layers,
             final_norm,
             head,
+            adapters,
             pool,
             workspace: w,
             ..
         } = self;
-        let (spec, rows, wanted) = (&config.layer, step.rows(), step.wanted.len());
+        let (spec, rows, wanted, states) = (&config.layer, step.rows(), step.wanted.len(), step.states);
         let rotation = match &config.positions {
             Positions::Rotary(rope) => Some(rope.pairing),
             Positions::Alibi => None,
@@ -144,10 +163,24 @@ impl<O: Operations> Decoder<O> {
             if let (Some(normed), Some(norm)) = (&mut w.mlp_normed, &layer.mlp_norm) {
                 operations.norm(norm, rows, &w.residual, normed);
             }
-            operations.linear(&layer.qkv, rows, &w.normed, &mut w.qkv, Epilogue::Set);
+            operations.linear(
+                &layer.qkv,
+                rows,
+                &w.normed,
+                &mut w.qkv,
+                Epilogue::Set,
+                adapters.of(index, LinearKind::Qkv),
+            );
             operations.place(pool, index, &mut w.qkv, layout, rotation);
             operations.attention(pool, index, &w.qkv, layout, &mut w.attended);
-            operations.linear(&layer.attention_output, rows, &w.attended, &mut w.residual, Epilogue::Add);
+            operations.linear(
+                &layer.attention_output,
+                rows,
+                &w.attended,
+                &mut w.residual,
+                Epilogue::Add,
+                adapters.of(index, LinearKind::AttentionOutput),
+            );
 
             let mlp_input = match (spec.residual, &layer.mlp_norm) {
                 (Residual::Sequential, Some(norm)) => {
@@ -157,13 +190,30 @@ impl<O: Operations> Decoder<O> {
                 (Residual::Parallel, _) => w.mlp_normed.as_ref().unwrap_or(&w.normed),
                 _ => &w.normed,
             };
-            operations.linear(&layer.mlp_in, rows, mlp_input, &mut w.mlp_inner, activation);
-            operations.linear(&layer.mlp_out, rows, &w.mlp_inner, &mut w.residual, Epilogue::Add);
+            operations.linear(
+                &layer.mlp_in,
+                rows,
+                mlp_input,
+                &mut w.mlp_inner,
+                activation,
+                adapters.of(index, LinearKind::MlpIn),
+            );
+            operations.linear(
+                &layer.mlp_out,
+                rows,
+                &w.mlp_inner,
+                &mut w.residual,
+                Epilogue::Add,
+                adapters.of(index, LinearKind::MlpOut),
+            );
         }
         if wanted > 0 {
             operations.select_rows(&w.residual, config.hidden_size, &mut w.last);
             operations.norm(final_norm, wanted, &w.last, &mut w.normed);
-            operations.linear(head, wanted, &w.normed, &mut w.logits, Epilogue::Set);
+            operations.linear(head, wanted, &w.normed, &mut w.logits, Epilogue::Set, Adapted::none());
+        }
+        if states {
+            operations.norm(final_norm, rows, &w.residual, &mut w.states);
         }
         Ok(())
     }
@@ -196,44 +246,64 @@ impl<O: Operations> Executor for Decoder<O> {
     fn submit(&mut self, mut input: StepInput) -> Result<Ticket, DeviceError> {
         // A step that panicked, or that nobody collects, is given up.
         self.under_way = None;
-        if let Some(adapter) = input.spans.iter().find_map(|span| span.variant.adapter) {
-            let cause = format!("adapter {adapter} is wanted, and this forward pass applies none");
+        if let Err(adapter) = self.adapters.divide(&input) {
+            let cause = format!("adapter {adapter} is wanted, and is not there");
             return Err(DeviceError::new(DeviceErrorKind::Unsupported, "decoder", cause));
         }
         self.add_angles(&mut input);
-        let wanted = input.wanted.len();
+        let (logits, states) = (input.wanted.len(), if input.states { input.rows() } else { 0 });
         self.forward(input)?;
         self.steps += 1;
-        self.under_way = Some((Ticket::new(self.steps), wanted));
+        self.under_way = Some(UnderWay { ticket: Ticket::new(self.steps), logits, states });
         Ok(Ticket::new(self.steps))
     }
 
     fn collect(&mut self, ticket: Ticket) -> Result<StepOutput, DeviceError> {
-        let wanted = match self.under_way.take() {
-            Some((expected, wanted)) if expected == ticket => wanted,
-            _ => {
+        let UnderWay { logits: wanted, states: rows, .. } =
+            self.under_way.take().filter(|step| step.ticket == ticket).ok_or_else(|| {
                 let cause = format!("step {} is not under way", ticket.number());
-                return Err(DeviceError::new(DeviceErrorKind::Other, "decoder", cause));
-            }
-        };
-        let vocab_size = self.config.vocab_size;
+                DeviceError::new(DeviceErrorKind::Other, "decoder", cause)
+            })?;
+        let ModelConfig { vocab_size, hidden_size, .. } = self.config;
         let mut logits = match self.logits.take() {
             Some(logits) => logits,
             None => self.operations.host_memory(self.limits.step_logits * vocab_size)?,
         };
-        let len = wanted * vocab_size;
-        match self.operations.finish(&self.workspace.logits, &mut (*logits).as_mut()[..len]) {
-            Ok(input) => Ok(StepOutput::new(input, logits, len)),
+        let mut states = match self.states.take() {
+            None if rows > 0 => Some(self.operations.host_memory(self.limits.step_tokens * hidden_size)?),
+            states => states,
+        };
+        let (logits_len, states_len) = (wanted * vocab_size, rows * hidden_size);
+        let of_states = states.as_mut().map_or(&mut [][..], |states| &mut (**states).as_mut()[..states_len]);
+        let of_logits = &mut (*logits).as_mut()[..logits_len];
+        let finished =
+            self.operations.finish(&mut [(&self.workspace.logits, of_logits), (&self.workspace.states, of_states)]);
+        match finished {
+            Ok(input) => {
+                let output = StepOutput::new(input, logits, logits_len);
+                Ok(match states {
+                    Some(states) => output.with_states(states, states_len),
+                    None => output,
+                })
+            }
             Err(error) => {
-                self.logits = Some(logits);
+                (self.logits, self.states) = (Some(logits), states);
                 Err(error)
             }
         }
     }
 
+    fn add_adapter(&mut self, id: u32, weights: AdapterWeights) -> Result<(), DeviceError> {
+        self.adapters.add(&mut self.operations, id, weights, self.config.num_layers)
+    }
+
+    fn remove_adapter(&mut self, id: u32) {
+        self.adapters.remove(id);
+    }
+
     fn recycle(&mut self, output: StepOutput) -> StepInput {
-        let (mut input, logits) = output.into_parts();
-        self.logits = Some(logits);
+        let (mut input, logits, states) = output.into_parts();
+        (self.logits, self.states) = (Some(logits), states);
         input.clear();
         input
     }

@@ -14,10 +14,10 @@ mod tests;
 mod worker;
 
 use std::{
-    future,
+    fmt, future,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc,
     },
     thread,
@@ -28,15 +28,20 @@ use self::{
     open::{Closed, OpenRequest, OpenRequests},
     worker::Worker,
 };
+use kaito_model::adapter::AdapterWeights;
+
 use crate::{
     Error,
+    adapters::Adapter,
     device::DeviceError,
     events::{self, EventReceiver},
     executor::Executor,
-    generate::{Chosen, Generation, GenerationParams, SequenceOutput, Strategy},
+    generate::{Chosen, Generation, GenerationParams, PromptNumbers, SequenceOutput, Strategy},
     parallel::Parallel,
     scheduler::{RequestId, Scheduler, pages_needed},
 };
+
+pub use crate::events::EventSender;
 
 /// One request for tokens.
 #[derive(Debug, Clone)]
@@ -71,6 +76,8 @@ pub struct EngineStats {
     pub waiting: usize,
     /// Sequences that run.
     pub running: usize,
+    /// Tokens that a page of the KV cache holds.
+    pub page_size: usize,
     /// Pages of the KV cache, all of them.
     pub pages_total: usize,
     /// Pages that running sequences hold.
@@ -89,18 +96,53 @@ pub struct EngineStats {
     pub accepted_tokens_total: u64,
     /// How often a request was preempted: it lost its pages to an older one, and was computed again.
     pub preemptions_total: u64,
+    /// Adapters that the device holds.
+    pub adapters: usize,
     /// Steps since the start.
     pub steps_total: u64,
     /// Time since the last step ended, while there is work.
     pub since_progress: Option<Duration>,
 }
 
+/// What a request's client can tell whoever makes the request's tokens: this engine, or one elsewhere.
+pub trait GenerationControl: fmt::Debug + Send + Sync {
+    /// Ends one sequence of the request where it stands; the others go on.
+    fn stop_sequence(&self, sequence: usize);
+
+    /// Nobody waits for the request any more.
+    fn cancel(&self);
+}
+
+/// Both ends of a request of at most `tokens` tokens, for an engine that is not this one: it sends what it makes, and hears by
+/// `control` what the client wants.
+pub fn generation_channel(tokens: usize, control: Box<dyn GenerationControl>) -> (EventSender, GenerationStream) {
+    let (sender, events) = events::queue(tokens);
+    (sender, GenerationStream { events, control, ended: false })
+}
+
+/// A request of this engine.
+#[derive(Debug)]
+struct OwnRequest {
+    id: RequestId,
+    commands: mpsc::Sender<Command>,
+}
+
+// A failure to send means that the engine is gone; the request's events report that.
+impl GenerationControl for OwnRequest {
+    fn stop_sequence(&self, sequence: usize) {
+        let _ = self.commands.send(Command::StopSequence(self.id, sequence));
+    }
+
+    fn cancel(&self) {
+        let _ = self.commands.send(Command::Cancel(self.id));
+    }
+}
+
 /// The receiving end of a request. Dropping it cancels the request.
 #[derive(Debug)]
 pub struct GenerationStream {
-    id: RequestId,
     events: EventReceiver,
-    commands: mpsc::Sender<Command>,
+    control: Box<dyn GenerationControl>,
     ended: bool,
 }
 
@@ -115,29 +157,45 @@ impl GenerationStream {
         Some(event)
     }
 
-    /// Tokens of the prompt that were taken from the prefix cache, once the request left the queue.
+    /// Tokens of the prompt that were taken from the prefix cache, once the request has ended.
     pub fn cached_tokens(&self) -> usize {
         self.events.cached_tokens()
     }
 
+    /// Takes what became known of the prompt, once there is a token or the request has ended.
+    pub(crate) fn take_prompt_numbers(&self) -> Option<PromptNumbers> {
+        self.events.take_prompt_numbers()
+    }
+
     /// Ends one sequence of the request where it stands; the others go on.
     pub fn stop_sequence(&self, sequence: usize) {
-        // A failure means that the engine is gone; `next` reports that.
-        let _ = self.commands.send(Command::StopSequence(self.id, sequence));
+        self.control.stop_sequence(sequence);
     }
 }
 
 impl Drop for GenerationStream {
     fn drop(&mut self) {
         if !self.ended {
-            let _ = self.commands.send(Command::Cancel(self.id));
+            self.control.cancel();
         }
     }
 }
 
 enum Command {
-    Submit { id: RequestId, generation: Box<Generation>, open: OpenRequest },
+    Submit {
+        id: RequestId,
+        generation: Box<Generation>,
+        open: OpenRequest,
+    },
     StopSequence(RequestId, usize),
+    /// Takes an adapter, and answers when it can be used.
+    AddAdapter {
+        id: u32,
+        weights: AdapterWeights,
+        answer: mpsc::SyncSender<Result<(), DeviceError>>,
+    },
+    /// Nobody holds this adapter any more.
+    RemoveAdapter(u32),
     Cancel(RequestId),
     Stop,
 }
@@ -145,6 +203,7 @@ enum Command {
 #[derive(Default)]
 struct Counters {
     running: AtomicUsize,
+    adapters: AtomicUsize,
     pages_used: AtomicUsize,
     pages_known: AtomicUsize,
     prompt_tokens: AtomicU64,
@@ -201,7 +260,7 @@ impl EngineLimits {
         if pages > self.pages {
             return Err(Error::OverLimit {
                 what: format!(
-                    "{sequences} sequences of up to {total} tokens need {pages} pages of keys and values, but there are {}",
+                    "{sequences} sequences of up to {total} tokens need {pages} pages of the KV cache, but there are {}",
                     self.pages
                 ),
                 setting: "kv_cache_memory",
@@ -267,6 +326,19 @@ impl Engine {
     /// [`Error::TooBusy`] where the queue is full, [`Error::ShuttingDown`] after [`Engine::stop_accepting`], [`Error::Device`]
     /// where the device is lost, and [`Error::InvalidRequest`] or [`Error::OverLimit`] where the request could never run here.
     pub fn submit(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
+        self.queue(request, self.shared.limits.waiting)
+    }
+
+    /// Queues one more prompt of a request whose first one was queued, also where the queue is full: a request is let in whole, or
+    /// not at all.
+    ///
+    /// # Errors
+    /// As for [`Self::submit`], but for a full queue.
+    pub fn submit_further(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
+        self.queue(request, usize::MAX)
+    }
+
+    fn queue(&self, request: GenerationRequest, waiting: usize) -> Result<GenerationStream, Error> {
         let shared = &self.shared;
         let limits = &shared.limits;
         let GenerationRequest { prompt, params } = request;
@@ -282,12 +354,34 @@ impl Engine {
         let sequences = limits.sequences_for(&params, prompt.len())?;
         let new = params.max_total_len.saturating_sub(prompt.len());
         let (sender, events) = events::queue(sequences.saturating_mul(new));
-        let open = shared.open.open(limits.waiting, sender)?;
+        let open = shared.open.open(waiting, sender)?;
         let id = shared.next_id.fetch_add(1, Relaxed);
         let generation = Box::new(Generation::within(prompt, params, sequences));
         // A command that nobody takes closes its request.
         shared.commands.send(Command::Submit { id, generation, open }).map_err(|_| Error::EngineStopped)?;
-        Ok(GenerationStream { id, events, commands: shared.commands.clone(), ended: false })
+        let control = Box::new(OwnRequest { id, commands: shared.commands.clone() });
+        Ok(GenerationStream { events, control, ended: false })
+    }
+
+    /// Loads an adapter between two steps. Waits for that, so call it where blocking is allowed.
+    ///
+    /// # Errors
+    /// What the device objects to, and an engine that is gone.
+    pub fn add_adapter(&self, weights: AdapterWeights) -> Result<Adapter, Error> {
+        // Of the whole process, so that a handle never names an adapter of another model. The prefix cache relies on it that no
+        // number is given twice.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let id = NEXT.try_update(Relaxed, Relaxed, |id| id.checked_add(1));
+        let id = id.map_err(|_| Error::Internal("there have been as many adapters as there are numbers".to_owned()))?;
+        let bytes = weights.bytes();
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.shared.commands.send(Command::AddAdapter { id, weights, answer }).map_err(|_| Error::EngineStopped)?;
+        answered.recv().map_err(|_| Error::EngineStopped)??;
+        let commands = self.shared.commands.clone();
+        Ok(Adapter::new(id, bytes, move |id| {
+            // Where the engine is gone, so is its memory.
+            let _ = commands.send(Command::RemoveAdapter(id));
+        }))
     }
 
     /// Refuses requests from now on; those that were accepted run to their end.
@@ -315,6 +409,8 @@ impl Engine {
             device_lost: open.device_lost,
             waiting: open.waiting,
             running: counters.running.load(Relaxed),
+            adapters: counters.adapters.load(Relaxed),
+            page_size: self.shared.limits.page_size,
             pages_total: self.shared.limits.pages,
             pages_used: counters.pages_used.load(Relaxed),
             pages_known: counters.pages_known.load(Relaxed),

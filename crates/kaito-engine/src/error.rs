@@ -1,5 +1,7 @@
 //! Why a model can't be loaded or a request can't be served, in sentences for people.
 
+use std::time::Duration;
+
 use crate::{
     device::{DeviceError, DeviceErrorKind},
     generate::{GenerateError, ParameterError},
@@ -57,7 +59,7 @@ pub enum Error {
     NoRoom {
         /// Length of the sequence.
         tokens: usize,
-        /// Memory for its keys and values, in MiB.
+        /// Memory for its KV cache, in MiB.
         needed_mib: u64,
         /// Memory that there is for them, in MiB.
         available_mib: u64,
@@ -65,6 +67,24 @@ pub enum Error {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The engine elsewhere that computes failed on the request, or answers what no engine of its kind does.
+    #[error("the engine at {engine} {fault}")]
+    Upstream {
+        /// Where it is.
+        engine: String,
+        /// What it does, as the rest of a sentence.
+        fault: String,
+    },
+    /// The engine elsewhere that computes did not come back in time.
+    #[error("the engine at {engine} is away since {} s: {cause}; try again later", waited.as_secs())]
+    UpstreamAway {
+        /// Where it should be.
+        engine: String,
+        /// Why it does not answer.
+        cause: String,
+        /// How long the request waited for it.
+        waited: Duration,
+    },
     /// A defect of the engine.
     #[error("{0}")]
     Internal(String),
@@ -81,6 +101,10 @@ pub enum ErrorKind {
     ShuttingDown,
     /// The model can't be served here.
     Load,
+    /// The engine elsewhere that computes is at fault.
+    Upstream,
+    /// The engine elsewhere that computes is away; the same request may succeed later.
+    UpstreamAway,
     /// The engine is at fault.
     Internal,
 }
@@ -97,7 +121,7 @@ impl Error {
         match self {
             Self::OverLimit { what, setting } => format!("{what} ({})", name(setting)),
             Self::NoRoom { tokens, needed_mib, available_mib } => format!(
-                "keys and values of one sequence of {tokens} tokens need {needed_mib} MiB, but {available_mib} MiB are there; \
+                "the KV cache of one sequence of {tokens} tokens needs {needed_mib} MiB, but {available_mib} MiB are there; \
                  lower {} or raise {}",
                 name("max_seq_len"),
                 name("kv_cache_memory")
@@ -114,9 +138,17 @@ impl Error {
                 ErrorKind::InvalidRequest
             }
             Self::Tokenizer(
-                TokenizerError::Encode { .. } | TokenizerError::NoChatTemplate | TokenizerError::ChatRefused { .. },
+                TokenizerError::Encode { .. }
+                | TokenizerError::NoChatTemplate
+                | TokenizerError::ChatRefused { .. }
+                | TokenizerError::Unrenderable { .. }
+                | TokenizerError::RequestTemplate { .. }
+                | TokenizerError::ReservedVariable { .. }
+                | TokenizerError::NotContinued { .. },
             ) => ErrorKind::InvalidRequest,
             Self::Tokenizer(TokenizerError::ChatTemplate { .. } | TokenizerError::Cancelled) => ErrorKind::Internal,
+            Self::Upstream { .. } => ErrorKind::Upstream,
+            Self::UpstreamAway { .. } => ErrorKind::UpstreamAway,
             Self::TooBusy { .. } => ErrorKind::TooBusy,
             Self::ShuttingDown => ErrorKind::ShuttingDown,
             Self::Device(error) if error.kind == DeviceErrorKind::Lost => ErrorKind::ShuttingDown,
@@ -139,7 +171,7 @@ mod tests {
         let room = Error::NoRoom { tokens: 2048, needed_mib: 512, available_mib: 100 };
         assert_eq!(
             room.sentence(&flag),
-            "keys and values of one sequence of 2048 tokens need 512 MiB, but 100 MiB are there; lower --max-seq-len or \
+            "the KV cache of one sequence of 2048 tokens needs 512 MiB, but 100 MiB are there; lower --max-seq-len or \
              raise --kv-cache-memory"
         );
         assert_eq!(Error::Cancelled.sentence(&flag), Error::Cancelled.to_string());

@@ -9,7 +9,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use crate::{Error, engine::GenerationEvent, generate::Chosen};
+use crate::{
+    Error,
+    engine::GenerationEvent,
+    generate::{Chosen, PromptNumbers},
+};
 
 /// Tokens that a client can be behind before its queue takes more memory.
 const ROOM: usize = 1024;
@@ -19,6 +23,7 @@ struct Queue {
     started: bool,
     /// Tokens of the prompt that were taken from the prefix cache.
     cached_tokens: usize,
+    of_prompt: Option<PromptNumbers>,
     chosen: Vec<Chosen>,
     last: Option<GenerationEvent>,
     /// Wakes the client that waits for more.
@@ -38,21 +43,32 @@ fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
 
 /// The engine's end. Dropped before the last event, it says that the engine has stopped.
 #[derive(Debug)]
-pub(crate) struct EventSender(Arc<Mutex<Queue>>);
+pub struct EventSender(Arc<Mutex<Queue>>);
 
 impl EventSender {
     /// The request left the queue; `cached_tokens` of its prompt were taken from the prefix cache.
-    pub(crate) fn started(&self, cached_tokens: usize) {
+    pub fn started(&self, cached_tokens: usize) {
         self.change(|queue| (queue.started, queue.cached_tokens) = (true, cached_tokens));
     }
 
+    /// So many tokens of the prompt were taken from a prefix cache, as it turned out later.
+    pub fn found_cached(&self, tokens: usize) {
+        lock(&self.0).cached_tokens = tokens;
+    }
+
     /// Takes the tokens out of `chosen`.
-    pub(crate) fn chosen(&self, chosen: &mut Vec<Chosen>) {
+    pub fn chosen(&self, chosen: &mut Vec<Chosen>) {
         self.change(|queue| queue.chosen.append(chosen));
     }
 
+    /// This became known of the prompt.
+    pub fn prompt_known(&self, numbers: PromptNumbers) {
+        // No event of its own: it is there with the first token, or with the last event.
+        lock(&self.0).of_prompt = Some(numbers);
+    }
+
     /// Says how the request ended.
-    pub(crate) fn end(self, last: GenerationEvent) {
+    pub fn end(self, last: GenerationEvent) {
         self.change(|queue| queue.last = Some(last));
     }
 
@@ -82,6 +98,11 @@ impl EventReceiver {
     /// Tokens of the prompt that were taken from the prefix cache, once the request left the queue.
     pub(crate) fn cached_tokens(&self) -> usize {
         lock(&self.0).cached_tokens
+    }
+
+    /// Takes what became known of the prompt, once there is a token or the request has ended.
+    pub(crate) fn take_prompt_numbers(&self) -> Option<PromptNumbers> {
+        lock(&self.0).of_prompt.take()
     }
 
     /// The next event. After the last one there is never another.

@@ -252,15 +252,16 @@ mod tests {
     use proptest::prelude::*;
 
     /// The model alone.
-    const MODEL: VariantKey = VariantKey { long: false, adapter: None };
+    const MODEL: VariantKey = VariantKey { long: false, adapter: None, salt: None };
 
     /// Variants of which each differs from another one in a single field.
-    const VARIANTS: [VariantKey; 5] = [
+    const VARIANTS: [VariantKey; 6] = [
         MODEL,
-        VariantKey { long: true, adapter: None },
-        VariantKey { long: false, adapter: Some(0) },
-        VariantKey { long: true, adapter: Some(0) },
-        VariantKey { long: false, adapter: Some(1) },
+        VariantKey { long: false, adapter: None, salt: Some(0) },
+        VariantKey { long: true, adapter: None, salt: None },
+        VariantKey { long: false, adapter: Some(0), salt: None },
+        VariantKey { long: true, adapter: Some(0), salt: None },
+        VariantKey { long: false, adapter: Some(1), salt: None },
     ];
 
     #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 mod generation_defaults;
 mod load_options;
+mod model_files;
 mod model_info;
 
 use std::{path::Path, sync::Arc};
@@ -9,11 +10,12 @@ use std::{path::Path, sync::Arc};
 use kaito_kernels::{FileChange, MappedFile};
 
 use self::generation_defaults::ModelDefaults;
-pub use self::{load_options::LoadOptions, model_info::ModelInfo};
+pub use self::{load_options::LoadOptions, model_files::ModelFiles, model_info::ModelInfo};
 use crate::{
     Cancel, Error,
-    capacity::{self, Capacity},
-    device::{self, Device, Packing},
+    adapters::{self, Adapter, AdapterMemory, AdapterSource, Adapters, NamedAdapter},
+    capacity::{self, Capacity, STEP_SCORES},
+    device::{self, Device, Packed, Packing},
     engine::{Engine, EngineStats, GenerationRequest, GenerationStream},
     executor::ExecutorLimits,
     kv_cache::KvCache,
@@ -22,7 +24,10 @@ use crate::{
     scheduler::{Scheduler, SchedulerLimits},
     stream::Stream,
 };
-use kaito_model::{config::ModelConfig, family, tokenizer::Tokenizer, weights::ModelWeights};
+use kaito_model::{
+    adapter::AdapterWeights, checkpoint::CheckpointError, config::ModelConfig, family, tokenizer::Tokenizer,
+    weights::ModelWeights,
+};
 
 /// How far the load is when configuration and tokenizer are read, and when the weights are packed.
 const LOADED_CONFIGURATION: f32 = 0.1;
@@ -36,12 +41,16 @@ struct Inner {
     engine: Engine,
     info: ModelInfo,
     context: RequestContext,
+    adapters: Adapters,
+    /// For adapters to come: what they are read for, and the memory for them.
+    config: Option<ModelConfig>,
+    adapter_memory: AdapterMemory,
     /// Those that the weights are read from at every step.
     mapped_files: Vec<Arc<MappedFile>>,
 }
 
 impl LanguageModel {
-    /// Loads a model's directory and starts its engine. `progress` is told the part that is done, from 0 to 1.
+    /// Loads a model's directory, or a GGUF file, and starts its engine. `progress` is told the part that is done, from 0 to 1.
     ///
     /// # Errors
     /// Files that are missing, damaged or of a kind that isn't supported, and settings that do not fit this machine.
@@ -55,16 +64,23 @@ impl LanguageModel {
         let (config, mut weights) = family::load(directory)?;
         let packing = Packing {
             dtype: options.dtype,
+            compute: options.compute,
             quantization: options.quantize,
             cache: options.quantized_cache.as_deref(),
             family: config.family,
         };
         device.properties().check(&packing, options.kv_dtype)?;
         progress(0.05);
-        let tokenizer = Tokenizer::open(directory)?;
-        let defaults = ModelDefaults::read(directory, config.vocab_size)?;
+        let tokenizer = open_tokenizer(directory, options.chat_template.as_deref())?;
+        // A file stands alone, whatever lies beside it.
+        let defaults = match directory.is_dir() {
+            true => ModelDefaults::read(directory, config.vocab_size)?,
+            false => ModelDefaults::default(),
+        };
+        // In memory before the device looks at what is free, which the KV cache gets its share of.
+        let read = read_adapters(options, &config)?;
         progress(LOADED_CONFIGURATION);
-        let dtype = device.pack(&mut weights, &packing, &|part| {
+        let Packed { dtype, compute } = device.pack(&mut weights, &packing, &|part| {
             progress(LOADED_CONFIGURATION + part * (LOADED_WEIGHTS - LOADED_CONFIGURATION));
         })?;
         let counted = weights.count();
@@ -74,7 +90,7 @@ impl LanguageModel {
             device.properties().page_size,
             options.max_seq_len,
             options.max_batch_size,
-            options.kv_cache_memory.unwrap_or_else(|| device.kv_cache_memory()),
+            options.kv_cache_memory.unwrap_or_else(|| device.kv_cache_memory().saturating_sub(options.adapter_memory)),
         )?;
         let info = ModelInfo {
             family: config.family,
@@ -82,7 +98,9 @@ impl LanguageModel {
             parameters: counted.parameters,
             weights_bytes: counted.bytes,
             dtype,
+            compute,
             quantization: options.quantize,
+            blocks: weights.block_formats(),
             kv_dtype: options.kv_dtype,
             vocab_size: config.vocab_size,
             hidden_size: config.hidden_size,
@@ -91,21 +109,26 @@ impl LanguageModel {
             kv_bytes_per_token: capacity::bytes_per_token(&config, options.kv_dtype),
             attention_window: config.layer.attention.sliding_window,
             dialog_format: config.dialog_format,
+            instruction_set: device.properties().instruction_set,
             threads: device.properties().threads,
             max_seq_len: capacity.max_seq_len,
             max_batch_size: options.max_batch_size,
             chat_template: tokenizer.has_chat_template(),
+            upstream: None,
         };
         let mapped_files = weights.mapped_files();
+        let (kept, adapter_memory) = (Some(config.clone()), AdapterMemory::new(options.adapter_memory));
         let engine = start_engine(device, config, weights, capacity, options)?;
+        let (adapters, adapter) = load_adapters(&engine, read, options)?;
         tracing::info!(
             family = info.family, directory = %directory.display(), parameters = info.parameters,
-            precision = info.precision(),
+            precision = info.precision(), activations = info.activations(), kernels = info.instruction_set,
             weights_mib = info.weights_bytes >> 20, kv_cache_mib = capacity.bytes >> 20, kv_dtype = %info.kv_dtype, pages = capacity.pages,
-            max_seq_len = info.max_seq_len, max_batch_size = info.max_batch_size, threads = info.threads, "the model is loaded"
+            max_seq_len = info.max_seq_len, max_batch_size = info.max_batch_size, threads = info.threads,
+            adapters = options.adapters.len(), adapters_mib = adapters.bytes() >> 20, "the model is loaded"
         );
         progress(1.0);
-        Ok(Self::new(engine, info, tokenizer, defaults, mapped_files))
+        Ok(Self::new(engine, info, tokenizer, defaults, mapped_files, (adapters, adapter), (kept, adapter_memory)))
     }
 
     fn new(
@@ -114,26 +137,17 @@ impl LanguageModel {
         tokenizer: Tokenizer,
         defaults: ModelDefaults,
         mapped_files: Vec<Arc<MappedFile>>,
+        (adapters, adapter): (Adapters, Option<Adapter>),
+        (config, adapter_memory): (Option<ModelConfig>, AdapterMemory),
     ) -> Self {
-        let ModelDefaults { options: defaults, bos_token_id } = defaults;
-        let end_tokens =
-            defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.eos_token_id().into_iter().collect());
-        let context = RequestContext {
-            tokenizer,
-            defaults,
-            bos_token_id,
-            end_tokens,
-            vocab_size: info.vocab_size,
-            max_seq_len: info.max_seq_len,
-            max_batch_size: info.max_batch_size,
-        };
-        Self(Arc::new(Inner { engine, info, context, mapped_files }))
+        let context = RequestContext { adapter, ..defaults.context(tokenizer, &info) };
+        Self(Arc::new(Inner { engine, info, context, adapters, config, adapter_memory, mapped_files }))
     }
 
     /// A model of parts that a test puts together.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn of_parts(engine: Engine, tokenizer: Tokenizer, info: ModelInfo) -> Self {
-        Self::new(engine, info, tokenizer, ModelDefaults::default(), Vec::new())
+        Self::new(engine, info, tokenizer, ModelDefaults::default(), Vec::new(), Default::default(), Default::default())
     }
 
     /// What the model is.
@@ -144,6 +158,41 @@ impl LanguageModel {
     /// A snapshot of the engine for health checks and metrics.
     pub fn stats(&self) -> EngineStats {
         self.0.engine.stats()
+    }
+
+    /// The adapters that requests may name.
+    pub fn adapters(&self) -> &Adapters {
+        &self.0.adapters
+    }
+
+    /// Loads the adapter in `directory` while requests run. It has strength 1, and only requests that name it run with it. If it may
+    /// `replace` one of that name, requests that run with the other one go on with it. Waits for the adapter to be loaded, so call it
+    /// where blocking is allowed.
+    ///
+    /// # Errors
+    /// A name that is in use, files that can't be loaded, and more than the memory that the model was loaded with for adapters, which
+    /// counts those that were unloaded and that requests still run with.
+    pub fn load_adapter(&self, name: &str, directory: &Path, replace: bool) -> Result<(), Error> {
+        let Inner { engine, adapters, config, adapter_memory, .. } = &*self.0;
+        let _one_at_a_time = adapter_memory.lock();
+        if !replace && adapters.find(name).is_some() {
+            return Err(adapters::in_use(name));
+        }
+        let config =
+            config.as_ref().ok_or_else(|| Error::Load(format!("adapter {name:?}: this model has no adapters")))?;
+        let weights =
+            AdapterWeights::open_within(directory, config, adapter_memory.left()).map_err(|error| match error {
+                CheckpointError::AdapterTooLarge { found, limit, .. } => Error::OverLimit {
+                    what: format!(
+                        "adapter {name:?} takes {found} bytes, and {limit} of the memory for adapters are left"
+                    ),
+                    setting: "adapter_memory",
+                },
+                error => adapters::named(name, &error),
+            })?;
+        let held = adapter_memory.take(weights.bytes());
+        let adapter = engine.add_adapter(weights)?.holding(held);
+        adapters.insert(NamedAdapter { name: name.to_owned(), directory: directory.to_owned(), adapter }, replace)
     }
 
     /// What happened to the files that the weights are read from since they were loaded: as a rule nothing. After a change
@@ -185,7 +234,11 @@ impl LanguageModel {
     /// # Errors
     /// As for [`Self::generate`].
     pub fn start(&self, prompts: Vec<Prepared>) -> Result<Stream, Error> {
-        Stream::start(prompts, |request| self.0.engine.submit(request))
+        let engine = &self.0.engine;
+        Stream::start(prompts, |request, is_first| match is_first {
+            true => engine.submit(request),
+            false => engine.submit_further(request),
+        })
     }
 
     /// Generates tokens from tokens, without text.
@@ -198,6 +251,43 @@ impl LanguageModel {
     }
 }
 
+/// The tokenizer of a model, with the chat template in a file in place of its own, if there is one.
+fn open_tokenizer(model: &Path, chat_template: Option<&Path>) -> Result<Tokenizer, Error> {
+    let tokenizer = Tokenizer::open(model)?;
+    Ok(match chat_template {
+        Some(file) => tokenizer.with_chat_template_file(file)?,
+        None => tokenizer,
+    })
+}
+
+/// Reads the adapters that are to be loaded with a model, each at strength 1.
+fn read_adapters(options: &LoadOptions, config: &ModelConfig) -> Result<Vec<AdapterWeights>, Error> {
+    let read = |source: &AdapterSource| {
+        adapters::check_strength(source)?;
+        AdapterWeights::open(&source.directory, config).map_err(|error| adapters::named(&source.name, &error))
+    };
+    options.adapters.iter().map(read).collect()
+}
+
+/// Loads what [`read_adapters`] read: all of them under their names, and what prompts are continued with that name none.
+fn load_adapters(
+    engine: &Engine,
+    read: Vec<AdapterWeights>,
+    options: &LoadOptions,
+) -> Result<(Adapters, Option<Adapter>), Error> {
+    let (adapters, mut all) = (Adapters::default(), AdapterWeights::default());
+    for (source, weights) in options.adapters.iter().zip(read) {
+        let AdapterSource { name, directory, strength } = source;
+        let scaled = weights.scaled(*strength);
+        let alone = if options.combine_adapters { weights } else { scaled.clone() };
+        let adapter = engine.add_adapter(alone).map_err(|error| adapters::named(name, &error))?;
+        adapters.insert(NamedAdapter { name: name.clone(), directory: directory.clone(), adapter }, false)?;
+        all.add(scaled);
+    }
+    let combined = options.combine_adapters && !all.terms.is_empty();
+    Ok((adapters, if combined { Some(engine.add_adapter(all)?) } else { None }))
+}
+
 fn start_engine(
     device: Box<dyn Device>,
     config: ModelConfig,
@@ -208,19 +298,21 @@ fn start_engine(
     let sequences = options.max_batch_size;
     let budget = options.step_budget.unwrap_or(device.properties().step_budget);
     let step_tokens = budget.tokens.max(sequences);
+    let step_scores = STEP_SCORES.min(step_tokens);
     let step_drafts = if options.speculate { budget.drafts } else { 0 };
     let scheduler_limits = SchedulerLimits {
         sequences,
         step_tokens,
         step_tokens_beside_streams: budget.tokens_beside_streams.clamp(sequences, step_tokens),
         step_drafts,
+        step_scores,
         long_above: RopeTable::of(&config).and_then(|rope| rope.long_above()),
     };
     let limits = ExecutorLimits {
         pages: capacity.pages,
         page_size: capacity.page_size,
         step_tokens,
-        step_logits: sequences + step_drafts,
+        step_logits: sequences + step_drafts + step_scores,
         sequences,
         sequence_pages: capacity.max_seq_len.div_ceil(capacity.page_size),
     };

@@ -23,7 +23,7 @@
 //! let mut text = String::new();
 //! while let Some(event) = stream.next().await {
 //!     match event? {
-//!         StreamEvent::Started => {}
+//!         StreamEvent::Started | StreamEvent::PromptScored(_) => {}
 //!         StreamEvent::Delta(delta) => {
 //!             print!("{}", delta.text);
 //!             text.push_str(&delta.text);
@@ -42,6 +42,7 @@
 //! [`dialects`] has requests with the semantics of other programs. The engine knows no HTTP, no preset names and no Kubernetes.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod cancel;
 #[doc(hidden)]
 pub mod capacity;
@@ -78,20 +79,33 @@ mod stream;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
+#[doc(hidden)]
+pub mod throttle;
 mod token_choice;
 
+pub use adapters::{Adapter, AdapterSource, Adapters, NamedAdapter};
 pub use cancel::Cancel;
-pub use device::{DeviceChoice, StepBudget};
+pub use device::{ComputeChoice, DeviceChoice, StepBudget};
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
-pub use generate::{FinishReason, GenerateOptions, GenerationParams, PARAMETER_NAMES, ParameterError};
-pub use kaito_kernels::{DType, FileChange, KvDType, Quantization, WhatChanged};
-pub use kaito_model::{
-    config::DialogFormat,
-    tokenizer::{ChatMessage, Tokenizer},
+pub use generate::{
+    Constraint, FinishReason, GenerateOptions, GenerationParams, PARAMETER_NAMES, ParameterError, Pooling, TokenMask,
 };
-pub use language_model::{LanguageModel, LoadOptions, ModelInfo};
-pub use output::{Delta, LikelyToken, Output, OutputSequence, StreamEvent, Token, TokenScore, Usage};
+pub use kaito_kernels::{
+    BlockFormat, Compute, DType, FileChange, KernelLevel, KvDType, LevelError, Quantization, WhatChanged, choose_level,
+};
+pub use kaito_model::adapter::FILES as ADAPTER_FILES;
+pub use kaito_model::tokenizer::{DecodeOptions, Special};
+pub use kaito_model::{
+    checkpoint::gguf::model_name as gguf_model_name,
+    config::DialogFormat,
+    tokenizer::{CONVERSATION_VARIABLES, ChatMessage, Conversation, Ending, Tokenizer},
+};
+pub use language_model::{LanguageModel, LoadOptions, ModelFiles, ModelInfo};
+pub use output::{
+    Delta, LikelyToken, Output, OutputSequence, PromptOutput, PromptScored, StopReason, StreamEvent, Token, TokenScore,
+    Usage,
+};
 pub use request::{Decoding, Prepared, Prompt, Request, RequestContext};
 pub use stop_strings::{MAX_STOP_BYTES, MAX_STOPS, StopStrings};
 pub use stream::Stream;

@@ -19,6 +19,8 @@ pub struct VariantKey {
     pub long: bool,
     /// Number of the adapter that the model runs with; `None` for the model alone.
     pub adapter: Option<u32>,
+    /// What keeps texts of others apart that have the same tokens: of a request's own salt, if it has one.
+    pub salt: Option<u64>,
 }
 
 /// Names a text that ends with a full page, or the empty text of a variant. A name is never given twice, so it stays true

@@ -2,12 +2,13 @@
 
 use std::fmt::Display;
 
-use kaito_model::tokenizer::{ChatMessage, DecodeOptions, Special, StreamingDecoder, Tokenizer};
+use kaito_model::tokenizer::{ChatMessage, Conversation, Special, Tokenizer};
 
 use crate::{
     Cancel, Error,
+    adapters::Adapter,
     engine::GenerationRequest,
-    generate::{GenerateOptions, GenerationParams, ParameterError, ResolveContext, Strategy},
+    generate::{GenerateOptions, GenerationParams, ParameterError, Pooling, ResolveContext},
     prompt_bytes,
     stop_strings::StopStrings,
     stream::Assembler,
@@ -76,13 +77,18 @@ pub struct Decoding {
     pub skip_special_tokens: bool,
     /// Remove the spaces before punctuation and English contractions that some tokenizers put there.
     pub clean_up_tokenization_spaces: bool,
-    /// Leave end tokens out, whether they are special or not.
+    /// Leave end tokens and stop tokens out, whether they are special or not.
     pub skip_end_tokens: bool,
     /// Decode the answer as the rest of a text that the prompt begins. Otherwise it is a text of its own, which many
     /// tokenizers begin without a space.
     pub after_prompt: bool,
     /// Give the bytes of each token along with it, which text can't show of a token that is a part of a character.
     pub token_bytes: bool,
+    /// Let each token wait until its text is final, and give it along with that: see [`Delta`](crate::Delta). The tokens of an
+    /// answer are then those that its text is made of, without those of a stop string that was cut off.
+    pub by_token: bool,
+    /// Leave the stop string that ended a text at its end.
+    pub include_stop_string: bool,
 }
 
 impl Default for Decoding {
@@ -94,6 +100,8 @@ impl Default for Decoding {
             skip_end_tokens: false,
             after_prompt: true,
             token_bytes: false,
+            by_token: false,
+            include_stop_string: false,
         }
     }
 }
@@ -135,10 +143,14 @@ pub struct RequestContext {
     pub end_tokens: Vec<u32>,
     /// Rows of the model's output head.
     pub vocab_size: usize,
+    /// The `min_p` of its `generation_config.json`, which is none of `defaults`.
+    pub min_p: Option<f64>,
     /// Longest sequence, in tokens.
     pub max_seq_len: usize,
     /// Most sequences that run at the same time.
     pub max_batch_size: usize,
+    /// The adapter that prompts are continued with unless they have another.
+    pub adapter: Option<Adapter>,
 }
 
 impl RequestContext {
@@ -175,9 +187,7 @@ impl RequestContext {
     /// No messages, no chat template, messages that it refuses, a last one that it changes; a template that takes too long,
     /// also because `cancel` says so.
     pub fn render(&self, messages: &[ChatMessage], cancel: &Cancel) -> Result<String, Error> {
-        let Some(last) = messages.last() else {
-            return Err(Error::InvalidRequest("`messages` is empty: it must hold at least one message".to_owned()));
-        };
+        let last = messages.last().ok_or_else(no_messages)?;
         let render = |add_generation_prompt: bool| {
             self.tokenizer.apply_chat_template_unless(&|| cancel.is_cancelled(), messages, add_generation_prompt)
         };
@@ -194,6 +204,19 @@ impl RequestContext {
                     .to_owned(),
             )),
         }
+    }
+
+    /// A conversation as its own or the model's chat template writes it. Encode it with [`Special::Rendered`].
+    ///
+    /// # Errors
+    /// No messages, no chat template, a conversation that it refuses or can't render, a last message that can't be continued; a
+    /// template that takes too long, also because `cancel` says so.
+    pub fn render_conversation(&self, conversation: &Conversation, cancel: &Cancel) -> Result<String, Error> {
+        cancel.check()?;
+        if conversation.messages.is_empty() {
+            return Err(no_messages());
+        }
+        Ok(self.tokenizer.render(conversation, &|| cancel.is_cancelled())?)
     }
 
     /// `prompt`, or the begin token where it is empty, as transformers has it.
@@ -235,6 +258,10 @@ impl RequestContext {
     }
 }
 
+fn no_messages() -> Error {
+    Error::InvalidRequest("`messages` is empty: it must hold at least one message".to_owned())
+}
+
 /// One prompt of a request, ready to be queued: its tokens, how to continue them, and how the new ones become text. Also an
 /// answer that is known without the model, which has a prompt's place in a request of several.
 #[derive(Debug)]
@@ -251,21 +278,40 @@ impl Prepared {
     pub fn new(
         context: &RequestContext,
         prompt: Vec<u32>,
-        params: GenerationParams,
+        mut params: GenerationParams,
         decoding: Decoding,
         stops: StopStrings,
     ) -> Self {
-        let options = DecodeOptions {
-            skip_special_tokens: decoding.skip_special_tokens,
-            clean_up_tokenization_spaces: decoding.clean_up_tokenization_spaces,
-        };
-        let before: &[u32] = if decoding.after_prompt { &prompt } else { &[] };
-        let decoder = StreamingDecoder::new(&context.tokenizer, before, options);
-        let skipped = if decoding.skip_end_tokens { params.end_tokens.clone() } else { Vec::new() };
-        let streams = !matches!(params.strategy, Strategy::Beams(_));
-        let mut assembler = Assembler::new(&context.tokenizer, decoder, stops, skipped, prompt.len(), streams);
-        assembler.give_token_bytes(decoding.token_bytes);
+        params.adapter = params.adapter.or_else(|| context.adapter.clone());
+        let assembler = Assembler::new(&context.tokenizer, &prompt, &params, decoding, stops);
         Self(Preparation::Generate(Box::new((GenerationRequest { prompt, params }, assembler))))
+    }
+
+    /// The same, continued by the model with this adapter, or by the model alone.
+    #[must_use]
+    pub fn with_adapter(mut self, adapter: Option<Adapter>) -> Self {
+        if let Preparation::Generate(generate) = &mut self.0 {
+            generate.0.params.adapter = adapter;
+        }
+        self
+    }
+
+    /// Describes `prompt`, at least one token id, by one vector: the hidden states of its tokens, behind the final norm and pooled.
+    /// No text comes of it; the vector is [`PromptOutput::pooled`](crate::PromptOutput::pooled), as wide as the model's hidden
+    /// states and not normalised.
+    ///
+    /// # Errors
+    /// A prompt that is longer than the longest sequence.
+    pub fn pooled(context: &RequestContext, prompt: Vec<u32>, pooling: Pooling) -> Result<Self, ParameterError> {
+        let limit = context.max_seq_len;
+        if prompt.len() > limit {
+            let tokens = prompt.len();
+            return Err(ParameterError::Conflict(format!(
+                "the prompt has {tokens} tokens, but this model's longest sequence has {limit}"
+            )));
+        }
+        let params = GenerationParams::pool(pooling, prompt.len());
+        Ok(Self::new(context, prompt, params, Decoding::default(), StopStrings::default()))
     }
 
     /// An answer of this text, for which nothing is computed.
@@ -281,14 +327,21 @@ impl Prepared {
         }
     }
 
+    /// The most tokens that a sequence of it may get.
+    pub fn max_tokens(&self) -> usize {
+        match &self.0 {
+            Preparation::Generate(generate) => {
+                let GenerationRequest { prompt, params } = &generate.0;
+                params.max_total_len.saturating_sub(prompt.len())
+            }
+            Preparation::Known(_) => 0,
+        }
+    }
+
     /// How many sequences come of it.
     pub fn sequences(&self) -> usize {
         match &self.0 {
-            Preparation::Generate(generate) => match generate.0.params.strategy {
-                Strategy::Greedy => 1,
-                Strategy::Sample { sequences } => sequences,
-                Strategy::Beams(beams) => beams.sequences,
-            },
+            Preparation::Generate(generate) => generate.0.params.returned_sequences(),
             Preparation::Known(_) => 1,
         }
     }

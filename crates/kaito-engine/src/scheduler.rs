@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 pub use self::{
     faults::Faults,
     request::{Choice, Choosing},
-    step::{SequenceView, Started, Step, StepSpan},
+    step::{Rows, SequenceView, Started, Step, StepSpan},
 };
 use self::{request::Request, running::Running};
 use crate::{Error, generate::Generation, kv_cache::KvCache, speculation::StepCost};
@@ -71,6 +71,8 @@ pub struct SchedulerLimits {
     pub step_tokens_beside_streams: usize,
     /// Most tokens of drafts in a step; 0 proposes none.
     pub step_drafts: usize,
+    /// Most tokens of prompts that are scored in a step; with 0, no request may ask for that.
+    pub step_scores: usize,
     /// Sequence length above which a model's other rotary factors apply, and all its keys are computed again.
     pub long_above: Option<usize>,
 }

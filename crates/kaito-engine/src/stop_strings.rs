@@ -14,8 +14,8 @@ pub const MAX_STOP_BYTES: usize = 64 << 10;
 
 /// Watches a growing text for stop strings. Clones watch for the same ones.
 ///
-/// What it passes on never holds a stop string or a part of one: the end of the text is held back for as long as it may be the
-/// beginning of a stop string. How the text is cut into pieces makes no difference. The time that a piece takes depends on its
+/// What it passes on never holds a stop string or a part of one, unless they are to be included: the end of the text is held back
+/// for as long as it may be the beginning of a stop string. How the text is cut into pieces makes no difference. The time that a piece takes depends on its
 /// own bytes alone, not on how many stop strings there are, how long they are, and how much text is held back.
 #[derive(Debug, Clone, Default)]
 pub struct StopStrings {
@@ -25,7 +25,9 @@ pub struct StopStrings {
     /// What is held back lies behind `passed` bytes that were passed on.
     held: String,
     passed: usize,
-    hit: bool,
+    /// Whether the stop string is passed on.
+    included: bool,
+    found: Option<String>,
 }
 
 impl StopStrings {
@@ -49,24 +51,36 @@ impl StopStrings {
         Ok(Self { automaton, ..Self::default() })
     }
 
-    /// Whether a stop string has appeared: nothing comes after it.
-    pub(crate) fn hit(&self) -> bool {
-        self.hit
+    /// Says whether the stop string that ends a text is the last of it.
+    pub(crate) fn include(self, included: bool) -> Self {
+        Self { included, ..self }
     }
 
-    /// Takes more text and gives what is certain now.
-    pub(crate) fn push(&mut self, text: &str) -> String {
-        if self.hit {
+    /// Whether a stop string has appeared: nothing comes after it.
+    pub(crate) fn hit(&self) -> bool {
+        self.found.is_some()
+    }
+
+    /// The stop string that has appeared.
+    pub(crate) fn found(&self) -> Option<&str> {
+        self.found.as_deref()
+    }
+
+    /// Takes more text and gives what is certain now. A stop string that ends in this piece of the text is one only where
+    /// `counts` says so.
+    pub(crate) fn push(&mut self, text: &str, counts: bool) -> String {
+        if self.hit() {
             return String::new();
         }
         let Some(automaton) = &self.automaton else { return text.to_owned() };
         for (at, byte) in text.bytes().enumerate() {
             self.state = automaton.next(self.state, byte);
             // The stop string that is complete first counts; of several, the longest.
-            if let Some(bytes) = automaton.found(self.state) {
-                self.hit = true;
+            if let Some(bytes) = automaton.found(self.state).filter(|_| counts) {
                 self.held.push_str(text.get(..=at).unwrap_or(text));
-                let passed = self.pass(self.held.len() - bytes);
+                let start = self.held.len() - bytes;
+                self.found = self.held.get(start..).map(str::to_owned);
+                let passed = self.pass(if self.included { self.held.len() } else { start });
                 self.held.clear();
                 return passed;
             }
@@ -77,7 +91,7 @@ impl StopStrings {
 
     /// Gives what was held back: the text has ended.
     pub(crate) fn finish(&mut self) -> String {
-        if self.hit { String::new() } else { self.pass(self.held.len()) }
+        if self.hit() { String::new() } else { self.pass(self.held.len()) }
     }
 
     /// What is held back up to `end`. Strings are found whole, so `end` is between two characters.
@@ -105,7 +119,7 @@ mod tests {
 
     fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
         let mut watch = StopStrings::new(&owned(stops)).unwrap();
-        let mut out: Vec<String> = pieces.iter().map(|piece| watch.push(piece)).collect();
+        let mut out: Vec<String> = pieces.iter().map(|piece| watch.push(piece, true)).collect();
         out.push(watch.finish());
         (out, watch.hit())
     }
@@ -179,7 +193,7 @@ mod tests {
             let mut definition = Definition { stops: stops.clone(), ..Definition::default() };
             let mut out = String::new();
             for piece in &pieces {
-                let (found, expected) = (watch.push(piece), definition.push(piece));
+                let (found, expected) = (watch.push(piece, true), definition.push(piece));
                 prop_assert_eq!(&found, &expected);
                 prop_assert_eq!(watch.hit(), definition.hit);
                 out.push_str(&found);
@@ -203,7 +217,7 @@ mod tests {
             let mut watch = StopStrings::new(&stops).unwrap();
             let mut out = String::new();
             for _ in 0..4 * MAX_STOP_BYTES {
-                out.push_str(&watch.push("a"));
+                out.push_str(&watch.push("a", true));
             }
             assert!(!watch.hit());
             out.push_str(&watch.finish());

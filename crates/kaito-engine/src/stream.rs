@@ -1,6 +1,8 @@
 //! The stream of a request: its prompts' generations, merged, as text.
 
 mod assembler;
+mod sequence_text;
+mod token_texts;
 
 use std::{
     collections::VecDeque,
@@ -10,11 +12,12 @@ use std::{
 };
 
 pub(crate) use self::assembler::Assembler;
+use self::assembler::Complete;
 use crate::{
     Error,
     engine::{GenerationEvent, GenerationRequest, GenerationStream},
     generate::{Chosen, FinishReason},
-    output::{Delta, Output, OutputSequence, StreamEvent, Usage},
+    output::{Delta, Output, OutputSequence, PromptOutput, StreamEvent, Usage},
     request::{Preparation, Prepared},
 };
 
@@ -49,17 +52,18 @@ struct Generating {
     /// `None` when `sequences` are complete.
     assembler: Option<Box<Assembler>>,
     sequences: Vec<OutputSequence>,
+    output: PromptOutput,
 }
 
 impl Stream {
-    /// Queues all prompts with `submit`; if one is refused, none runs.
+    /// Queues all prompts with `submit`, which is told whether one is the first; if one is refused, none runs.
     ///
     /// # Errors
     /// Those of `submit`.
     #[doc(hidden)]
     pub fn start(
         prompts: Vec<Prepared>,
-        submit: impl Fn(GenerationRequest) -> Result<GenerationStream, Error>,
+        submit: impl Fn(GenerationRequest, bool) -> Result<GenerationStream, Error>,
     ) -> Result<Self, Error> {
         let mut stream = Self {
             prompts: Vec::with_capacity(prompts.len()),
@@ -82,9 +86,14 @@ impl Stream {
                     let (request, mut assembler) = *generate;
                     assembler.number_from(first);
                     stream.usage.prompt_tokens += request.prompt.len();
+                    let events = Some(submit(request, stream.incomplete == 0)?);
                     stream.incomplete += 1;
-                    let events = Some(submit(request)?);
-                    Generating { events, assembler: Some(Box::new(assembler)), sequences: Vec::new() }
+                    Generating {
+                        events,
+                        assembler: Some(Box::new(assembler)),
+                        sequences: Vec::new(),
+                        output: PromptOutput::default(),
+                    }
                 }
             };
             stream.prompts.push(generating);
@@ -103,9 +112,17 @@ impl Stream {
             text: text.clone(),
             token: None,
             finish_reason: Some(finish_reason),
+            stop_reason: None,
         }));
-        let answer = OutputSequence { text, tokens: Vec::new(), finish_reason, beam_score: None, scores: None };
-        Generating { events: None, assembler: None, sequences: vec![answer] }
+        let answer = OutputSequence {
+            text,
+            tokens: Vec::new(),
+            finish_reason,
+            stop_reason: None,
+            beam_score: None,
+            scores: None,
+        };
+        Generating { events: None, assembler: None, sequences: vec![answer], output: PromptOutput::default() }
     }
 
     /// The next event; `None` after the last one or an error. However much there is to do, other tasks get their turns.
@@ -127,8 +144,12 @@ impl Stream {
             }
             if self.incomplete == 0 {
                 self.ended = true;
-                let sequences = self.prompts.drain(..).flat_map(|prompt| prompt.sequences).collect();
-                return Some(Ok(StreamEvent::Finished(Output { sequences, usage: self.usage })));
+                let mut output = Output { usage: self.usage, ..Output::default() };
+                for prompt in self.prompts.drain(..) {
+                    output.sequences.extend(prompt.sequences);
+                    output.prompts.push(prompt.output);
+                }
+                return Some(Ok(StreamEvent::Finished(output)));
             }
             let (prompt, event) = next_of(&mut self.prompts).await;
             self.current = prompt;
@@ -158,10 +179,13 @@ impl Stream {
     fn work(&mut self) -> bool {
         let Some(prompt) = self.prompts.get_mut(self.current) else { return false };
         let Some(assembler) = &mut prompt.assembler else { return false };
+        if assembler.is_scoring() {
+            self.worked += assembler.score_prompt(PIECE, self.current, &mut self.ready);
+            return true;
+        }
         if let Some(chosen) = self.chosen.next() {
-            self.worked += 1;
-            let (delta, stopped) = assembler.push(&chosen);
-            self.ready.extend(delta.map(StreamEvent::Delta));
+            let (stopped, worked) = assembler.push(&chosen, &mut self.ready);
+            self.worked += worked;
             if stopped && let Some(events) = &prompt.events {
                 events.stop_sequence(chosen.sequence);
             }
@@ -171,9 +195,9 @@ impl Stream {
             return false;
         }
         self.worked += assembler.go_on(PIECE, &mut self.ready);
-        if let Some(sequences) = assembler.take_complete() {
-            self.usage.generated_tokens += sequences.iter().map(|sequence| sequence.tokens.len()).sum::<usize>();
-            prompt.sequences = sequences;
+        if let Some(Complete { sequences, prompt: output, generated }) = assembler.take_complete() {
+            self.usage.generated_tokens += generated;
+            (prompt.sequences, prompt.output) = (sequences, output);
             prompt.assembler = None;
             self.incomplete -= 1;
         }
@@ -184,14 +208,15 @@ impl Stream {
     fn take(&mut self, event: Option<GenerationEvent>) -> Result<(), Error> {
         let Some(prompt) = self.prompts.get_mut(self.current) else { return Ok(()) };
         match event {
-            Some(GenerationEvent::Started) => {
-                let cached = prompt.events.as_ref().map_or(0, GenerationStream::cached_tokens);
-                self.usage.cached_tokens += cached;
-                self.begin();
+            Some(GenerationEvent::Started) => self.begin(),
+            Some(GenerationEvent::Chosen(chosen)) => {
+                prompt.learn();
+                self.chosen = chosen.into_iter();
             }
-            Some(GenerationEvent::Chosen(chosen)) => self.chosen = chosen.into_iter(),
             Some(GenerationEvent::Finished(outputs)) => {
-                prompt.events = None;
+                prompt.learn();
+                let events = prompt.events.take();
+                self.usage.cached_tokens += events.as_ref().map_or(0, GenerationStream::cached_tokens);
                 if let Some(assembler) = &mut prompt.assembler {
                     assembler.end(outputs);
                 }
@@ -208,6 +233,16 @@ impl Stream {
         if !std::mem::replace(&mut self.started, true) {
             self.ready.push_back(StreamEvent::Started);
             self.ready.extend(self.known.drain(..));
+        }
+    }
+}
+
+impl Generating {
+    /// Takes what became known of the prompt, if anything did.
+    fn learn(&mut self) {
+        let numbers = self.events.as_ref().and_then(GenerationStream::take_prompt_numbers);
+        if let (Some(assembler), Some(numbers)) = (&mut self.assembler, numbers) {
+            assembler.learn(numbers);
         }
     }
 }

@@ -33,6 +33,8 @@ use crate::{
 pub const VOCAB: usize = 64;
 /// Tokens in a page.
 pub const PAGE_SIZE: usize = 4;
+/// Tokens of prompts that are scored in a step.
+const SCORES: usize = 5;
 
 /// Makes forward passes panic, half way through, fail or wait.
 #[derive(Debug, Clone, Default)]
@@ -145,7 +147,7 @@ impl FakeEngine {
             pages: pages as usize,
             page_size: PAGE_SIZE,
             step_tokens: 32,
-            step_logits: sequences + drafts,
+            step_logits: sequences + drafts + SCORES,
             sequences,
             sequence_pages: pages as usize,
         };
@@ -155,6 +157,7 @@ impl FakeEngine {
             step_tokens: 32,
             step_tokens_beside_streams: sequences.clamp(9, 32),
             step_drafts: drafts,
+            step_scores: SCORES,
             long_above: None,
         };
         let scheduler = Scheduler::new(limits, KvCache::new(pages, PAGE_SIZE));
@@ -171,13 +174,14 @@ struct FakeExecutor {
     /// A token and one in each slot of each page; 0 where none was written.
     slots: Vec<u32>,
     logits: Option<HostMemory>,
+    states: Option<HostMemory>,
     under_way: Option<StepInput>,
 }
 
 impl FakeExecutor {
     fn new(limits: ExecutorLimits, faults: DeviceFaults) -> Self {
         let slots = vec![0; limits.pages * PAGE_SIZE];
-        Self { limits, faults, slots, logits: None, under_way: None }
+        Self { limits, faults, slots, logits: None, states: None, under_way: None }
     }
 
     /// Copies pages and writes the step's tokens into theirs.
@@ -198,8 +202,21 @@ impl FakeExecutor {
     fn state(&self, step: &StepInput, span: &InputSpan, row: usize) -> u32 {
         let last = span.context - span.rows + row - span.first_row;
         let past = (0..=last).map(|at| self.slots[slot(step.pages_of(span), at)]);
-        past.fold(17, |hash: u32, token| (hash ^ token).wrapping_mul(0x9e37_79b1).rotate_left(13))
+        past.fold(SEED, follow)
     }
+}
+
+/// The scores of what follows `tokens`, as the fake model has them: a function of all tokens.
+pub fn scores_behind(tokens: &[u32]) -> Vec<f32> {
+    let mut row = vec![0.0; VOCAB];
+    scores(tokens.iter().fold(SEED, |hash, token| follow(hash, token + 1)), &mut row);
+    row
+}
+
+/// The hash of no tokens, and how one goes on.
+const SEED: u32 = 17;
+fn follow(hash: u32, slot: u32) -> u32 {
+    (hash ^ slot).wrapping_mul(0x9e37_79b1).rotate_left(13)
 }
 
 /// Where token `at` of a sequence lies.
@@ -245,12 +262,23 @@ impl Executor for FakeExecutor {
             wanted.zip(&mut rows).for_each(|(&row, out)| scores(self.state(&step, span, row), out));
         }
         let len = step.wanted.len() * VOCAB;
-        Ok(StepOutput::new(step, logits, len))
+        if !step.states {
+            return Ok(StepOutput::new(step, logits, len));
+        }
+        // A state is the half of its hash that f32 has room for.
+        let mut states = self.states.take().unwrap_or_else(|| Box::new(vec![0.0; self.limits.step_tokens]));
+        for span in &step.spans {
+            for row in span.first_row..span.first_row + span.rows {
+                (*states).as_mut()[row] = (self.state(&step, span, row) >> 16) as f32;
+            }
+        }
+        let rows = step.rows();
+        Ok(StepOutput::new(step, logits, len).with_states(states, rows))
     }
 
     fn recycle(&mut self, output: StepOutput) -> StepInput {
-        let (mut input, logits) = output.into_parts();
-        self.logits = Some(logits);
+        let (mut input, logits, states) = output.into_parts();
+        (self.logits, self.states) = (Some(logits), states);
         input.clear();
         input
     }

@@ -5,7 +5,7 @@
 //! and rejected; tokens are chosen, counted and handed to their clients. Memory is taken where a request is submitted (by the
 //! thread that submits it), where it is admitted, where it ends, where its next wave of sequences begins, and where a client
 //! is more than a thousand tokens behind. Beams, which are copied at every step, constraints, which bring code of their own,
-//! and `output_scores`, whose clients are handed vectors, are not steady in this sense.
+//! and scores of tokens, whose clients are handed vectors, are not steady in this sense.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "the lints spare test functions, but not their helpers")]
 
@@ -23,7 +23,11 @@ use std::{
     time::Duration,
 };
 
-use kaito_engine::{GenerateOptions, KvDType, LanguageModel, LoadOptions, Quantization, Request, Stream, StreamEvent};
+use kaito_engine::{
+    Decoding, GenerateOptions, KvDType, LanguageModel, LoadOptions, Prepared, Quantization, Request, StopStrings,
+    Stream, StreamEvent, dialects::openai::SamplingOptions,
+};
+use kaito_model::tokenizer::Special;
 use serde_json::{Value, json};
 
 /// Counts what each thread asks for.
@@ -124,7 +128,7 @@ impl Client {
     fn poll(&mut self, context: &mut Context) {
         while let Poll::Ready(event) = pin!(self.stream.next()).poll(context) {
             match event.unwrap().unwrap() {
-                StreamEvent::Started => {}
+                StreamEvent::Started | StreamEvent::PromptScored(_) => {}
                 StreamEvent::Delta(delta) => self.tokens += usize::from(delta.token.is_some()),
                 StreamEvent::Finished(_) => panic!("a request ended after {} tokens", self.tokens),
             }
@@ -138,7 +142,31 @@ fn prompt(request: usize) -> String {
     format!("Over the lazy dog, and over it once more: {request}")
 }
 
-fn submit(model: &LanguageModel, prompt: String, options: &Value) -> Stream {
+/// How tokens are chosen.
+#[derive(Debug)]
+enum Options {
+    Transformers(Value),
+    OpenAi(Box<SamplingOptions>),
+}
+
+impl From<Value> for Options {
+    fn from(options: Value) -> Self {
+        Self::Transformers(options)
+    }
+}
+
+fn submit(model: &LanguageModel, prompt: String, options: &Options) -> Stream {
+    let options = match options {
+        Options::Transformers(options) => options,
+        Options::OpenAi(options) => {
+            let options = SamplingOptions { max_tokens: Some(TOKENS), min_tokens: TOKENS, ..(**options).clone() };
+            let prompt = model.tokenizer().encode(&prompt, Special::Add).unwrap();
+            let params = options.resolve(model.context(), &prompt).unwrap();
+            let decoding = Decoding { by_token: true, ..Decoding::default() };
+            let prompt = Prepared::new(model.context(), prompt, params, decoding, StopStrings::default());
+            return model.start(vec![prompt]).unwrap();
+        }
+    };
     let mut options = options.as_object().unwrap().clone();
     // End tokens are banned up to the end.
     options.extend([("max_new_tokens".to_owned(), TOKENS.into()), ("min_new_tokens".to_owned(), TOKENS.into())]);
@@ -152,7 +180,7 @@ fn load(directory: &Path, options: &LoadOptions) -> LanguageModel {
 
 /// What the engine's thread asks for from the end of the warm-up on, while `requests` are generated together: each count
 /// that a client saw there.
-fn steady_counts(model: &LanguageModel, requests: usize, options: &Value) -> Vec<u64> {
+fn steady_counts(model: &LanguageModel, requests: usize, options: &Options) -> Vec<u64> {
     let stats = model.stats();
     assert!(stats.pages_known > stats.pages_total / 2, "most pages are in the prefix cache: {stats:?}");
     let rendezvous = Arc::new(Rendezvous { engine_waits: Mutex::new(Some(false)), ..Rendezvous::default() });
@@ -182,7 +210,7 @@ fn steady_counts(model: &LanguageModel, requests: usize, options: &Value) -> Vec
 }
 
 /// A request whose next token wakes the client.
-fn keep_engine(model: &LanguageModel, options: &Value, context: &mut Context) -> Stream {
+fn keep_engine(model: &LanguageModel, options: &Options, context: &mut Context) -> Stream {
     loop {
         let mut stream = submit(model, "Wait for all the others".to_owned(), options);
         loop {
@@ -218,7 +246,8 @@ fn used_model(directory: &Path, requests: usize, options: LoadOptions) -> Langua
     let pages = requests * 256usize.div_ceil(PAGE);
     let model = load(directory, &LoadOptions { kv_cache_memory: Some(page * (pages as u64 + 1)), ..options });
     for text in 0..2 * requests {
-        let mut stream = submit(&model, format!("{text} is where another text begins"), &json!({"do_sample": false}));
+        let mut stream =
+            submit(&model, format!("{text} is where another text begins"), &json!({"do_sample": false}).into());
         runtime().block_on(async { while stream.next().await.is_some() {} });
     }
     model
@@ -229,10 +258,26 @@ fn asks_for_nothing(name: &str, options: LoadOptions) {
         "do_sample": true, "seed": 5, "temperature": 0.9, "top_k": 40, "top_p": 0.95, "repetition_penalty": 1.1,
     });
     let unwarped = json!({"do_sample": true, "seed": 6, "top_k": 0, "no_repeat_ngram_size": 4, "typical_p": 0.9});
+    let raw = SamplingOptions {
+        temperature: Some(0.8),
+        top_p: Some(0.9),
+        min_p: Some(0.01),
+        repetition_penalty: Some(1.1),
+        presence_penalty: 0.5,
+        frequency_penalty: 0.5,
+        logit_bias: vec![(270, 1.0), (280, -100.0)],
+        allowed_token_ids: Some((3..290).collect()),
+        bad_words: vec!["dog".to_owned(), "the lazy".to_owned()],
+        stop_token_ids: vec![7],
+        seed: Some(-5),
+        ..SamplingOptions::default()
+    };
+    let all: [Options; 4] =
+        [json!({"do_sample": false}).into(), sampled.into(), unwarped.into(), Options::OpenAi(Box::new(raw))];
     let mut accepted = 0;
     for requests in [1, 16] {
         let model = used_model(&fixture(name), requests, options.clone());
-        for options in [&json!({"do_sample": false}), &sampled, &unwarped] {
+        for options in &all {
             let reused = model.stats().prompt_tokens_reused_total;
             let counts = steady_counts(&model, requests, options);
             assert!(counts.len() > 5, "{} tokens were watched", counts.len());
@@ -241,7 +286,7 @@ fn asks_for_nothing(name: &str, options: LoadOptions) {
             assert_eq!(
                 at,
                 None,
-                "{name}, {requests} requests, {options}: {} asked for",
+                "{name}, {requests} requests, {options:?}: {} asked for",
                 counts[counts.len() - 1] - counts[0]
             );
             assert!(requests == 1 || model.stats().prompt_tokens_reused_total > reused);

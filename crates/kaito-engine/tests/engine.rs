@@ -12,7 +12,10 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 use kaito_engine::{
     Error, ErrorKind, KvDType,
     decoder::Decoder,
-    device::cpu::{CpuOperations, PAGE_SIZE},
+    device::{
+        Packed,
+        cpu::{CpuOperations, PAGE_SIZE},
+    },
     engine::{Engine, GenerationEvent, GenerationRequest, GenerationStream},
     executor::ExecutorLimits,
     generate::{FinishReason, GenerateOptions, GenerationParams, ResolveContext, SequenceOutput},
@@ -37,13 +40,14 @@ fn engine(pages: usize) -> Engine {
         sequences: 16,
         sequence_pages: pages,
     };
-    let operations = CpuOperations::new(threads.clone(), KvDType::F32);
+    let operations = CpuOperations::new(threads.clone(), KvDType::F32, Packed::F32);
     let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let limits = SchedulerLimits {
         sequences: 16,
         step_tokens: 32,
         step_tokens_beside_streams: 8,
         step_drafts: 0,
+        step_scores: 0,
         long_above: None,
     };
     let scheduler = Scheduler::new(limits, KvCache::new(u32::try_from(pages).unwrap(), PAGE_SIZE));
@@ -168,7 +172,7 @@ async fn requests_that_can_never_run_are_refused_with_numbers() {
     assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     assert_eq!(
         error.to_string(),
-        "1 sequences of up to 100 tokens need 7 pages of keys and values, but there are 5 (`kv_cache_memory`)"
+        "1 sequences of up to 100 tokens need 7 pages of the KV cache, but there are 5 (`kv_cache_memory`)"
     );
     let mut empty = greedy(1, 1);
     empty.prompt.clear();

@@ -1,8 +1,12 @@
 //! A loaded model from end to end, on the tiny models of the parity fixtures: what their cases do not ask.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "the lints spare test functions, but not their helpers")]
 
+#[path = "language_model/compute.rs"]
+mod compute;
 #[path = "language_model/meta.rs"]
 mod meta;
+#[path = "language_model/openai.rs"]
+mod openai;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -12,8 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use kaito_engine::dialects::transformers::TextRequest;
 use kaito_engine::{
-    Cancel, ChatMessage, Decoding, Error, ErrorKind, FinishReason, GenerateOptions, LanguageModel, LoadOptions, Output,
-    Prompt, Request, Stream, StreamEvent,
+    Cancel, ChatMessage, ComputeChoice, Decoding, Error, ErrorKind, FinishReason, GenerateOptions, LanguageModel,
+    LoadOptions, Output, Prompt, Request, Stream, StreamEvent,
 };
 use serde_json::{Value, json};
 
@@ -49,6 +53,7 @@ fn load_from(directory: &Path, max_seq_len: Option<usize>, max_batch_size: usize
         max_seq_len,
         max_batch_size,
         kv_cache_memory: Some(64 << 20),
+        compute: ComputeChoice::Exact,
         ..LoadOptions::default()
     };
     let told = std::sync::Mutex::new(Vec::new());
@@ -82,6 +87,7 @@ async fn answer_of(mut stream: Stream) -> Result<(Output, BTreeMap<usize, String
     let mut started = false;
     while let Some(event) = stream.next().await {
         match event? {
+            StreamEvent::PromptScored(_) => {}
             StreamEvent::Started => assert!(!std::mem::replace(&mut started, true), "a request starts once"),
             StreamEvent::Delta(delta) => {
                 assert!(started, "nothing comes before the start");
@@ -206,7 +212,7 @@ async fn tokens_come_with_their_log_probabilities_as_they_are_chosen() {
     let mut streamed: BTreeMap<usize, Vec<(u32, Option<f32>)>> = BTreeMap::new();
     let output = loop {
         match stream.next().await.unwrap().unwrap() {
-            StreamEvent::Started => {}
+            StreamEvent::Started | StreamEvent::PromptScored(_) => {}
             StreamEvent::Delta(delta) => {
                 let token = delta.token.map(|token| (token.id, token.log_prob));
                 streamed.entry(delta.sequence).or_default().extend(token);
@@ -374,7 +380,8 @@ async fn drafts_change_no_text_only_the_number_of_steps() {
     let directory = fixture("falcon-rw-type");
     let mut outcomes = Vec::new();
     for speculate in [false, true] {
-        let options = LoadOptions { speculate, threads: NonZeroUsize::new(2), ..LoadOptions::default() };
+        let threads = NonZeroUsize::new(2);
+        let options = LoadOptions { speculate, threads, compute: ComputeChoice::Exact, ..LoadOptions::default() };
         let model = LanguageModel::load(&directory, &options, &|_| ()).unwrap();
         let options = json!({"do_sample": false, "max_length": 500, "min_length": 500});
         let (output, streamed) = answer(&model, request(PROMPT, options)).await.unwrap();
@@ -460,7 +467,7 @@ async fn tokens_come_with_the_bytes_of_the_text_where_they_are_asked_for() {
         let mut streamed = Vec::new();
         let sequence = loop {
             match stream.next().await.unwrap().unwrap() {
-                StreamEvent::Started => {}
+                StreamEvent::Started | StreamEvent::PromptScored(_) => {}
                 StreamEvent::Delta(delta) => streamed.extend(delta.token.map(|token| token.bytes)),
                 StreamEvent::Finished(mut output) => break output.sequences.remove(0),
             }

@@ -7,6 +7,8 @@
 mod case;
 #[path = "parity/dialogs.rs"]
 mod dialogs;
+#[path = "parity/hidden_states.rs"]
+mod hidden_states;
 #[path = "parity/nucleus.rs"]
 mod nucleus;
 #[path = "parity/text_generation.rs"]
@@ -43,6 +45,8 @@ fn check_model(name: &str) {
         max_seq_len: cases[0].max_seq_len(),
         max_batch_size: 256,
         max_waiting: 10_000,
+        // The references compute in f32.
+        dtype: Some(DType::F32),
         ..LoadOptions::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -52,6 +56,7 @@ fn check_model(name: &str) {
         for case in &cases {
             failures.extend(check(&model, case).await.err().map(|failure| format!("{:?}: {failure}", case.name)));
         }
+        failures.extend(hidden_states::check(&model, &directory, &cases).await.err());
         failures.extend(check_together(&model, &cases, "beside all others").await);
         if cases[0].is_meta() {
             let engine = nucleus::engine(&directory);
@@ -79,16 +84,12 @@ async fn check_together(model: &LanguageModel, cases: &[Arc<Case>], how: &str) -
     failures
 }
 
-/// With few pages, weights widened beforehand and a single thread, everything must come out the same.
+/// With few pages and a single thread, everything must come out the same.
 async fn check_loaded_otherwise(directory: &Path, options: LoadOptions, cases: &[Arc<Case>]) -> Vec<String> {
     let (config, _) = family::load(directory).unwrap();
     let page_bytes = capacity::bytes_per_token(&config, options.kv_dtype) * device::cpu::PAGE_SIZE as u64;
-    let options = LoadOptions {
-        dtype: Some(DType::F32),
-        threads: NonZeroUsize::new(1),
-        kv_cache_memory: Some(FEW_PAGES * page_bytes),
-        ..options
-    };
+    let options =
+        LoadOptions { threads: NonZeroUsize::new(1), kv_cache_memory: Some(FEW_PAGES * page_bytes), ..options };
     let model = LanguageModel::load(directory, &options, &|_| ()).unwrap();
     // Hundreds of draws at once do not fit.
     let cases: Vec<_> = cases.iter().filter(|case| !case.is_draw()).cloned().collect();

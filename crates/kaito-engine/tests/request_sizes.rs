@@ -14,8 +14,12 @@ use std::{
 };
 
 use kaito_engine::{
-    Cancel, Error, ErrorKind, GenerateOptions, LanguageModel, LoadOptions, PARAMETER_NAMES, Request, StreamEvent,
-    dialects::meta::{CompletionRequest, MetaOptions},
+    Cancel, Decoding, Error, ErrorKind, GenerateOptions, LanguageModel, LoadOptions, PARAMETER_NAMES, Prepared,
+    Request, StopStrings, StreamEvent,
+    dialects::{
+        meta::{CompletionRequest, MetaOptions},
+        openai::{BeamOptions, SamplingOptions},
+    },
     generate::{MAX_BAD_WORD_IDS, MAX_END_TOKENS, MAX_SEQUENCES},
 };
 use serde_json::{Map, Value, json};
@@ -282,6 +286,67 @@ async fn no_parameter_of_metas_completions_decides_how_much_memory_is_asked_for(
         served += usize::from(judge(&what, answer.await));
     }
     assert!(served > 20, "{served} were served");
+    model.drained().await;
+    assert_eq!(model.stats().pages_used, 0);
+}
+
+#[tokio::test]
+async fn no_parameter_of_openais_decides_how_much_memory_is_asked_for() {
+    let _turn = TURN.lock().await;
+    let model = model();
+    let counts = [0, 1, 2, 8, 9, 20, 21, 128, 129, (1 << 31) - 1, 1 << 32, 1 << 53, usize::MAX];
+    let numbers =
+        [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, -0.0, 0.0, 1e-320, 1e-38, 0.5, 1.0, 2.0, 1e38, f64::MAX];
+    let lists = [vec![], vec![u32::MAX], vec![0], vec![7; 256], vec![7; 257], vec![7; 100_000], (0..300).collect()];
+    let base = || SamplingOptions { max_tokens: Some(3), seed: Some(1), ..SamplingOptions::default() };
+    let all = counts.iter().flat_map(|&count| {
+        [
+            SamplingOptions { max_tokens: Some(count), ..base() },
+            SamplingOptions { max_tokens: Some(count), n: 8, logprobs: Some(20), ..base() },
+            SamplingOptions { min_tokens: count, max_tokens: None, ..base() },
+            SamplingOptions { n: count, ..base() },
+            SamplingOptions { best_of: Some(count), ..base() },
+            SamplingOptions { n: count, temperature: Some(0.0), ..base() },
+            SamplingOptions { n: count, beams: Some(BeamOptions::default()), ..base() },
+            SamplingOptions { logprobs: Some(count), ..base() },
+            SamplingOptions { prompt_logprobs: Some(count), max_tokens: Some(0), ..base() },
+            SamplingOptions { seed: Some(count as i64), ..base() },
+            SamplingOptions { top_k: Some(count as i64), ..base() },
+        ]
+    });
+    let all = all.chain(numbers.iter().flat_map(|&number| {
+        [
+            SamplingOptions { temperature: Some(number), ..base() },
+            SamplingOptions { top_p: Some(number), ..base() },
+            SamplingOptions { min_p: Some(number), ..base() },
+            SamplingOptions { repetition_penalty: Some(number), ..base() },
+            SamplingOptions { presence_penalty: number, ..base() },
+            SamplingOptions { frequency_penalty: number, ..base() },
+            SamplingOptions { logit_bias: vec![(7, number as f32)], ..base() },
+        ]
+    }));
+    let all = all.chain(lists.iter().flat_map(|list| {
+        [
+            SamplingOptions { stop_token_ids: list.clone(), ..base() },
+            SamplingOptions { allowed_token_ids: Some(list.clone()), ..base() },
+            SamplingOptions { logit_bias: list.iter().map(|&token| (token, 1.0)).collect(), ..base() },
+            SamplingOptions { bad_words: list.iter().map(|token| token.to_string()).collect(), ..base() },
+            SamplingOptions { bad_words: vec!["a b ".repeat(list.len())], ..base() },
+        ]
+    }));
+    let mut served = 0;
+    for options in all {
+        let what: String = format!("{options:?}").chars().take(600).collect();
+        let answer = watched(&what, async {
+            let prompt: Vec<u32> = vec![1, 261, 287, 302, 261, 287];
+            let params = options.resolve(model.context(), &prompt)?;
+            let decoding = Decoding { by_token: true, token_bytes: true, ..Decoding::default() };
+            let prompt = Prepared::new(model.context(), prompt, params, decoding, StopStrings::default());
+            model.start(vec![prompt])?.output().await.map(drop)
+        });
+        served += usize::from(judge(&what, answer.await));
+    }
+    assert!(served > 80, "{served} were served");
     model.drained().await;
     assert_eq!(model.stats().pages_used, 0);
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Error, Repo, error::io_error, repo::is_safe_component, select};
+use crate::{Error, Repo, Snapshot, error::io_error, repo::is_safe_component, select};
 
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
@@ -41,12 +41,17 @@ impl RepoCache {
         self.snapshot(commit).join(file).is_file()
     }
 
-    /// The snapshot of a revision, if it holds a whole model.
+    /// The snapshot of a revision, if it holds a whole model: that of `variant`, where it is one of several.
     ///
     /// # Errors
     ///
     /// What is missing.
-    pub(crate) fn complete_snapshot(&self, revision: &str) -> Result<(String, PathBuf), String> {
+    pub(crate) fn complete_snapshot(
+        &self,
+        revision: &str,
+        variant: Option<&str>,
+        weights: bool,
+    ) -> Result<Snapshot, String> {
         let commit = if is_commit(revision) {
             revision.to_owned()
         } else {
@@ -60,9 +65,9 @@ impl RepoCache {
                 Err(error) => return Err(format!("{}: {error}", path.display())),
             }
         };
-        let snapshot = self.snapshot(&commit);
-        select::check_complete(&snapshot)?;
-        Ok((commit, snapshot))
+        let directory = self.snapshot(&commit);
+        let gguf = select::check_complete(&directory, variant, weights)?;
+        Ok(Snapshot { directory, commit, gguf })
     }
 
     pub(crate) fn create_folders(&self, commit: &str) -> Result<(), Error> {

@@ -32,6 +32,8 @@ const MAX_INFO_BYTES: u64 = 16 << 20;
 pub struct Hub {
     options: HubOptions,
     http: Http,
+    /// Whether weights are wanted.
+    weights: bool,
 }
 
 /// A repository's files at a commit, in the cache.
@@ -41,6 +43,15 @@ pub struct Snapshot {
     pub directory: PathBuf,
     /// The commit that the revision stands for.
     pub commit: String,
+    /// The first file of the model, where it is in GGUF files. Others may lie beside it.
+    pub gguf: Option<String>,
+}
+
+impl Snapshot {
+    /// What is to be loaded: the directory, or the GGUF file.
+    pub fn model(&self) -> PathBuf {
+        self.gguf.as_ref().map_or_else(|| self.directory.clone(), |file| self.directory.join(file))
+    }
 }
 
 /// The hub's answer about a revision.
@@ -77,7 +88,13 @@ struct Job<'a> {
 impl Hub {
     /// Prepares a client; nothing is sent yet.
     pub fn new(options: HubOptions) -> Self {
-        Self { http: Http::new(&options), options }
+        Self { http: Http::new(&options), options, weights: true }
+    }
+
+    /// The same for what a model has beside its weights.
+    #[must_use]
+    pub fn without_weights(self) -> Self {
+        Self { weights: false, ..self }
     }
 
     /// Downloads those model files of a repository that the cache does not have, and returns where all of them are.
@@ -90,7 +107,7 @@ impl Hub {
     /// Every [`Error`] says what to do about it.
     pub fn download(&self, repo: &Repo, progress: &dyn Progress) -> Result<Snapshot, Error> {
         let cache = RepoCache::new(&self.options.cache, repo);
-        let cached = cache.complete_snapshot(repo.revision()).map(|(commit, directory)| Snapshot { directory, commit });
+        let cached = cache.complete_snapshot(repo.revision(), repo.variant(), self.weights);
         if self.options.offline {
             return cached.map_err(|why| Error::NotCached {
                 repo: repo.to_string(),
@@ -117,9 +134,9 @@ impl Hub {
             (Err(error), _) => return Err(error),
         };
         let job = Job { repo, cache, commit: &info.sha, progress, stop: AtomicBool::new(false) };
-        self.fetch_missing(&job, &info)?;
+        let gguf = self.fetch_missing(&job, &info)?;
         job.cache.write_ref(repo.revision(), &info.sha)?;
-        Ok(Snapshot { directory: job.cache.snapshot(&info.sha), commit: info.sha })
+        Ok(Snapshot { directory: job.cache.snapshot(&info.sha), commit: info.sha, gguf })
     }
 
     fn revision_info(&self, repo: &Repo, retry: RetryPolicy, progress: &dyn Progress) -> Result<RevisionInfo, Error> {
@@ -146,12 +163,17 @@ impl Hub {
         })
     }
 
-    fn fetch_missing(&self, job: &Job<'_>, info: &RevisionInfo) -> Result<(), Error> {
+    /// Gives the first GGUF file, if the model is in such.
+    fn fetch_missing(&self, job: &Job<'_>, info: &RevisionInfo) -> Result<Option<String>, Error> {
         let names: Vec<&str> = info.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
-        let needed = select::needed(&names).map_err(|why| Error::NoModel { repo: job.repo.to_string(), why })?;
+        let select = |names| {
+            if self.weights { select::needed(names, job.repo.variant()) } else { select::beside_weights(names) }
+        };
+        let needed = select(names.as_slice()).map_err(|why| Error::NoModel { repo: job.repo.to_string(), why })?;
+        let gguf = select::first_gguf(&needed);
         let missing: Vec<&str> = needed.into_iter().filter(|name| !job.cache.has(job.commit, name)).collect();
         if missing.is_empty() {
-            return Ok(());
+            return Ok(gguf);
         }
         job.cache.create_folders(job.commit)?;
         let files = in_parallel(&missing, &job.stop, |_, name| self.describe(job, name))?;
@@ -165,7 +187,7 @@ impl Hub {
             job.progress.event(Event::Finished { file: index });
             Ok(())
         })?;
-        Ok(())
+        Ok(gguf)
     }
 
     /// Asks for a file's length and digest without its contents.

@@ -16,6 +16,7 @@
 mod cache;
 mod download;
 mod error;
+mod gguf;
 mod http;
 mod options;
 mod progress;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
-use crate::repo::is_safe_component;
+use crate::{gguf, repo::is_safe_component};
 
 /// Small files beside the weights, which are fetched if a repository has them.
 const COMPANIONS: &[&str] = &[
@@ -18,6 +18,9 @@ const COMPANIONS: &[&str] = &[
     "tokenizer_config.json",
     "vocab.json",
 ];
+
+/// The configuration of a model in the hub's own format.
+const CONFIG: &str = "config.json";
 
 /// The folder of further chat templates, each a file `NAME.jinja`, which stands beside chat_template.jinja.
 const TEMPLATES: &str = "additional_chat_templates";
@@ -49,21 +52,28 @@ const FORMATS: &[Format] = &[
     },
 ];
 
-/// The files to fetch out of all files of a repository: one format of weights, never two, and what stands beside it.
+/// The files to fetch out of all files of a repository: one format of weights, never two, and what stands beside it. GGUF files stand
+/// alone; they are taken where `variant` names one, or where there is nothing else.
 ///
 /// # Errors
 ///
 /// What is missing, and what there is instead.
-pub(crate) fn needed<'a>(files: &[&'a str]) -> Result<Vec<&'a str>, String> {
+pub(crate) fn needed<'a>(files: &[&'a str], variant: Option<&str>) -> Result<Vec<&'a str>, String> {
+    if variant.is_some() {
+        return gguf::needed(files, variant);
+    }
     let present: BTreeSet<&str> = files.iter().copied().collect();
     let published = FORMATS.iter().find_map(|format| {
         let weights = weights_of(format, &present);
         (!weights.is_empty()).then_some(weights)
     });
     let (weights, config) = match published {
-        Some(weights) => (weights, "config.json"),
+        Some(weights) => (weights, CONFIG),
         None => {
             let shards: Vec<&str> = present.iter().copied().filter(|name| is_meta_shard(name)).collect();
+            if shards.is_empty() && files.iter().any(|file| file.ends_with(".gguf")) {
+                return gguf::needed(files, None);
+            }
             if shards.is_empty() {
                 return Err(format!(
                     "it has neither model.safetensors nor pytorch_model.bin nor consolidated.00.pth, single or sharded{}",
@@ -80,6 +90,20 @@ pub(crate) fn needed<'a>(files: &[&'a str]) -> Result<Vec<&'a str>, String> {
     let beside = present.iter().copied().filter(is_beside);
     let needed: BTreeSet<&str> = beside.chain(weights).collect();
     Ok(needed.into_iter().collect())
+}
+
+/// The files beside the weights out of all files of a repository.
+///
+/// # Errors
+///
+/// A repository without a configuration.
+pub(crate) fn beside_weights<'a>(files: &[&'a str]) -> Result<Vec<&'a str>, String> {
+    if !files.contains(&CONFIG) {
+        return Err(format!("it has no {CONFIG}"));
+    }
+    let beside: BTreeSet<&str> =
+        files.iter().copied().filter(|name| COMPANIONS.contains(name) || is_template(name)).collect();
+    Ok(beside.into_iter().collect())
 }
 
 fn weights_of<'a>(format: &Format, present: &BTreeSet<&'a str>) -> Vec<&'a str> {
@@ -119,29 +143,35 @@ fn instead(files: &[&str]) -> String {
     let weights: Vec<&str> = files
         .iter()
         .copied()
-        .filter(|name| {
-            [".gguf", ".safetensors", ".bin", ".pt", ".pth", ".onnx", ".h5"].iter().any(|s| name.ends_with(s))
-        })
+        .filter(|name| [".safetensors", ".bin", ".pt", ".pth", ".onnx", ".h5"].iter().any(|s| name.ends_with(s)))
         .take(3)
         .collect();
     if weights.is_empty() { String::new() } else { format!(" (there are {} instead)", weights.join(", ")) }
 }
 
-/// Whether a snapshot holds a whole model.
+/// Whether a snapshot holds a whole model, or what is beside its weights. Gives its first GGUF file, if it is made of such.
 ///
 /// # Errors
 ///
 /// What is missing.
-pub(crate) fn check_complete(snapshot: &Path) -> Result<(), String> {
-    let entries = fs::read_dir(snapshot).map_err(|error| format!("{}: {error}", snapshot.display()))?;
-    // A link whose blob is gone does not count.
-    let names: Vec<String> = entries
-        .flatten()
-        .filter(|entry| entry.path().is_file())
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
+pub(crate) fn check_complete(snapshot: &Path, variant: Option<&str>, weights: bool) -> Result<Option<String>, String> {
+    let error = |error: std::io::Error| format!("{}: {error}", snapshot.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(snapshot).map_err(error)?.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        // A link whose blob is gone does not count.
+        if entry.path().is_file() {
+            names.push(name);
+        } else if let Ok(inner) = fs::read_dir(entry.path()) {
+            let files = inner.flatten().filter(|entry| entry.path().is_file());
+            names.extend(files.filter_map(|entry| Some(format!("{name}/{}", entry.file_name().into_string().ok()?))));
+        }
+    }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let needed = needed(&names)?;
+    if !weights {
+        return beside_weights(&names).map(|_| None);
+    }
+    let needed = needed(&names, variant)?;
     for index in needed.iter().filter(|name| name.ends_with(".index.json")) {
         for shard in shards_of(&snapshot.join(index))? {
             if !names.contains(&shard.as_str()) {
@@ -149,7 +179,12 @@ pub(crate) fn check_complete(snapshot: &Path) -> Result<(), String> {
             }
         }
     }
-    Ok(())
+    Ok(first_gguf(&needed))
+}
+
+/// The first GGUF file of those that are needed, if they are such.
+pub(crate) fn first_gguf(needed: &[&str]) -> Option<String> {
+    needed.iter().find(|name| name.to_ascii_lowercase().ends_with(".gguf")).map(|name| (*name).to_owned())
 }
 
 #[derive(serde::Deserialize)]
@@ -254,21 +289,22 @@ mod tests {
             ),
         ];
         for (what, files, expected) in cases {
-            assert_eq!(needed(files).as_deref(), Ok(*expected), "{what}");
+            assert_eq!(needed(files, None).as_deref(), Ok(*expected), "{what}");
         }
     }
 
     #[test]
     fn a_repository_without_a_model_is_refused_with_what_it_has() {
         for (files, message) in [
-            (&["README.md", "llama-2-7b.Q4_K_M.gguf"][..], "llama-2-7b.Q4_K_M.gguf"),
+            (&["README.md", "a.Q4_0.gguf", "a.Q8_0.gguf"][..], "2 models in GGUF files"),
+            (&["README.md", "model.onnx"], "model.onnx"),
             (&["model.safetensors"], "no config.json"),
             (&["consolidated.00.pth"], "no params.json"),
             (&["config.json", "model-00001-of-00002.safetensors"], "neither model.safetensors nor"),
             (&["config.json", "../model.safetensors", "/model.safetensors"], "neither"),
             (&[], "neither"),
         ] {
-            let error = needed(files).unwrap_err();
+            let error = needed(files, None).unwrap_err();
             assert!(error.contains(message), "{files:?}: {error}");
         }
     }
@@ -283,10 +319,19 @@ mod tests {
             r#"{"metadata":{"total_size":NaN},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"model-00002-of-00002.safetensors"}}"#,
         );
         write("model-00001-of-00002.safetensors", "");
-        assert_eq!(check_complete(snapshot.path()), Err("model-00002-of-00002.safetensors is missing".to_owned()));
+        assert_eq!(
+            check_complete(snapshot.path(), None, true),
+            Err("model-00002-of-00002.safetensors is missing".to_owned())
+        );
         write("model-00002-of-00002.safetensors", "");
-        assert_eq!(check_complete(snapshot.path()), Ok(()));
+        assert_eq!(check_complete(snapshot.path(), None, true), Ok(None));
+        assert!(check_complete(snapshot.path(), Some("Q4_0"), true).is_err());
+        write("m.Q4_0.gguf", "");
+        assert_eq!(check_complete(snapshot.path(), Some("Q4_0"), true), Ok(Some("m.Q4_0.gguf".to_owned())));
         write("model.safetensors.index.json", "[");
-        assert!(check_complete(snapshot.path()).is_err_and(|error| error.contains("model.safetensors.index.json")));
+        assert!(
+            check_complete(snapshot.path(), None, true)
+                .is_err_and(|error| error.contains("model.safetensors.index.json"))
+        );
     }
 }

@@ -75,6 +75,22 @@ fn assert_same(directory: &Path, files: &[(&str, Vec<u8>)], names: &[&str]) {
 }
 
 #[test]
+fn what_is_beside_the_weights_comes_alone_and_is_no_whole_model() {
+    let files = sharded();
+    let hub = TestHub::start(&files);
+    let cache = tempfile::tempdir().unwrap();
+    let without = || client(&hub, cache.path()).without_weights();
+    let snapshot = download(&without()).unwrap();
+    let names = ["config.json", "tokenizer.json"];
+    assert_same(&snapshot.directory, &files, &names);
+    assert_eq!(fs::read_dir(&snapshot.directory).unwrap().count(), names.len());
+    assert_eq!(download(&without()).unwrap(), snapshot);
+    // With its weights it is still to be fetched.
+    assert_eq!(download(&client(&hub, cache.path())).unwrap(), snapshot);
+    assert_same(&snapshot.directory, &files, &[SHARD_1, SHARD_2]);
+}
+
+#[test]
 fn a_sharded_repository_lands_in_the_usual_layout_and_is_not_fetched_again() {
     let files = sharded();
     let hub = TestHub::start(&files);
@@ -101,7 +117,8 @@ fn a_sharded_repository_lands_in_the_usual_layout_and_is_not_fetched_again() {
         .unwrap();
 
     let root = cache.path().join("models--test--model");
-    assert_eq!(snapshot, Snapshot { directory: root.join("snapshots").join(COMMIT), commit: COMMIT.to_owned() });
+    let directory = root.join("snapshots").join(COMMIT);
+    assert_eq!(snapshot, Snapshot { directory, commit: COMMIT.to_owned(), gguf: None });
     let names = ["config.json", "tokenizer.json", INDEX, SHARD_1, SHARD_2];
     assert_same(&snapshot.directory, &files, &names);
     assert_eq!(fs::read_dir(&snapshot.directory).unwrap().count(), names.len());
@@ -134,6 +151,32 @@ fn named_chat_templates_come_along_in_their_folder() {
     let before = hub.seen().len();
     assert_eq!(download(&client(&hub, cache.path())).unwrap(), snapshot);
     assert_eq!(hub.seen().len(), before + 1, "nothing is fetched again");
+}
+
+#[test]
+fn one_gguf_model_of_several_comes_alone_with_its_parts_and_is_found_offline() {
+    const PARTS: [&str; 2] = ["BF16/m-BF16-00001-of-00002.gguf", "BF16/m-BF16-00002-of-00002.gguf"];
+    let mut files =
+        vec![("config.json", b"{}".to_vec()), ("m.Q4_K_M.gguf", bytes(7, 9_000)), ("m.Q8_0.gguf", bytes(8, 10))];
+    files.extend(PARTS.map(|part| (part, bytes(part.len() as u64, 3_000))));
+    let hub = TestHub::start(&files);
+    let cache = tempfile::tempdir().unwrap();
+    let get = |offline: bool, variant: &str| {
+        let hub = Hub::new(HubOptions { offline, ..options(&hub, cache.path()) });
+        hub.download(&format!("test/model{variant}").parse().unwrap(), &quiet)
+    };
+    let snapshot = get(false, ":q4_k_m").unwrap();
+    assert_eq!(snapshot.gguf.as_deref(), Some("m.Q4_K_M.gguf"));
+    assert_eq!(fs::read(snapshot.model()).unwrap(), files[1].1);
+    assert_eq!(fs::read_dir(&snapshot.directory).unwrap().count(), 1);
+    assert_eq!(get(true, ":Q4_K_M").unwrap(), snapshot);
+    assert!(get(true, ":Q8_0").unwrap_err().to_string().contains("none of its GGUF models is Q8_0: m.Q4_K_M"));
+    let parts = get(false, ":BF16").unwrap();
+    assert_eq!(parts.gguf.as_deref(), Some(PARTS[0]));
+    assert_same(&parts.directory, &files, &PARTS);
+    assert_eq!(get(true, ":BF16").unwrap(), parts);
+    let error = get(false, "").unwrap_err().to_string();
+    assert!(error.contains("it has 3 models in GGUF files (BF16/m-BF16, m.Q4_K_M, m.Q8_0): name one"), "{error}");
 }
 
 #[test]
@@ -437,8 +480,8 @@ fn names_from_the_hub_cannot_leave_the_cache() {
 
 #[test]
 fn a_repository_of_something_else_is_named_with_what_it_has() {
-    let hub = TestHub::start(&[("README.md", b"#".to_vec()), ("model.Q4_0.gguf", bytes(9, 2_000))]);
+    let hub = TestHub::start(&[("README.md", b"#".to_vec()), ("model.onnx", bytes(9, 2_000))]);
     let cache = tempfile::tempdir().unwrap();
     let error = download(&client(&hub, cache.path())).unwrap_err().to_string();
-    assert!(error.contains("model.Q4_0.gguf"), "{error}");
+    assert!(error.contains("model.onnx"), "{error}");
 }

@@ -9,8 +9,8 @@ use crate::methods::{METHODS, is_mutating};
 use crate::render::Renderer;
 use crate::value::{Dict, Items, Value};
 
-/// Attributes that every object of Python has, and those of the protocols that its built-in types follow. The sandbox gives
-/// out none of them.
+/// Attributes that every object of Python has, and those of the protocols that its built-in types follow. The sandbox hides
+/// all of them.
 const INTERNAL: [&str; 30] = [
     "__class__",
     "__delattr__",
@@ -47,7 +47,7 @@ const INTERNAL: [&str; 30] = [
 /// What an attribute is found to be.
 enum Found {
     Value(Value),
-    /// It is there, but not for templates.
+    /// It exists, but the sandbox hides it.
     Unsafe,
     Missing,
 }
@@ -312,7 +312,7 @@ impl Renderer<'_> {
         }
     }
 
-    /// The part of a text or sequence between two indices.
+    /// The part of a string or sequence between two indices.
     fn run(&mut self, value: &Value, start: i128, stop: i128) -> Outcome<Option<Value>> {
         let place = |index: i128| usize::try_from(index).unwrap_or(0);
         let (start, stop) = (place(start), place(stop));

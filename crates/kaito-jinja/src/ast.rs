@@ -1,6 +1,6 @@
 //! A parsed template.
 
-/// A place in the template's table of texts: names, attributes and strings.
+/// An index into the template's table of strings: names, attributes and literals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Symbol(pub(crate) u32);
 
@@ -40,7 +40,7 @@ pub(crate) enum Node {
     Item(Box<(Expr, Expr)>),
     /// `start:stop:step` in the brackets after an expression.
     Slice(Box<Expr>, Box<[Option<Expr>; 3]>),
-    /// What no value can be subscribed with: slices among other subscripts.
+    /// A subscript that no value supports: slices among other subscripts.
     BadSlice,
     Call(Box<Expr>, Box<Args>),
     /// Without an expression, of the block's text.
@@ -103,7 +103,7 @@ pub(crate) enum Target {
     Tuple(Vec<Target>),
 }
 
-/// Whether a printed value is escaped: as the innermost `autoescape` says, or what it is at that time.
+/// Whether a printed value is escaped: as the innermost `autoescape` says, or as it is decided at run time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Escaping {
     Off,
@@ -119,7 +119,7 @@ pub(crate) enum Stmt {
         branches: Vec<(Expr, Vec<Stmt>)>,
         otherwise: Vec<Stmt>,
     },
-    /// By its place in [`Tables::loops`].
+    /// By its index in [`Tables::loops`].
     For(usize),
     Break,
     Continue,
@@ -132,12 +132,12 @@ pub(crate) enum Stmt {
     },
     With(Vec<(Target, Expr)>, Vec<Stmt>),
     FilterBlock(Expr, Vec<Stmt>, Escaping),
-    /// By its place in [`Tables::macros`].
+    /// By its index in [`Tables::macros`].
     Macro(usize),
     /// The body as a macro, and the call that gets it as `caller`. Without a call, the body's text alone is written.
     CallBlock(usize, Option<Expr>),
     Autoescape(Expr, Vec<Stmt>),
-    /// By its place in [`Tables::blocks`].
+    /// By its index in [`Tables::blocks`].
     Block(usize),
     /// `include`, `import`, `from` and `extends`: there is no other template.
     Load {
@@ -177,7 +177,7 @@ pub(crate) struct Block {
     pub(crate) body: Vec<Stmt>,
 }
 
-/// A parsed template, with what statements and values refer to by number.
+/// A parsed template, and the tables that statements and values refer to by index.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     pub(crate) texts: Vec<String>,

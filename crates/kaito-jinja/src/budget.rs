@@ -1,4 +1,4 @@
-//! What a rendering may use: bytes of memory that are alive at once, and a text that grows within them.
+//! The memory budget of a rendering, and a string that grows within it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ struct Ledger {
     limit: usize,
 }
 
-/// The account that everything a template makes is charged to.
+/// The memory budget that all values of a rendering are charged to.
 #[derive(Clone)]
 pub(crate) struct Budget(Rc<Ledger>);
 
@@ -32,7 +32,7 @@ impl Budget {
     }
 }
 
-/// Bytes that a living value is charged for.
+/// Bytes that a value is charged for while it is alive.
 pub(crate) struct Charge {
     ledger: Rc<Ledger>,
     bytes: usize,
@@ -57,7 +57,7 @@ impl Drop for Charge {
     }
 }
 
-/// A text that grows within the budget.
+/// A string that grows within the budget.
 pub(crate) struct Buffer {
     pub(crate) text: String,
     pub(crate) charge: Charge,

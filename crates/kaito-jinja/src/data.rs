@@ -1,4 +1,4 @@
-//! What a template is given: values of JSON, their keys in the order in which they came.
+//! Variables of a template: JSON values, whose objects keep the order of their keys.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 pub enum Data {
     /// `None`.
     None,
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
     /// An `int`.
     Int(i128),
@@ -19,7 +19,7 @@ pub enum Data {
     Str(String),
     /// A `list`.
     List(Vec<Data>),
-    /// A `dict` whose keys are texts. Of two equal keys the later one's value counts, at the earlier one's place.
+    /// A `dict` whose keys are strings. Of two equal keys the value of the later one counts, at the position of the earlier one.
     Dict(Vec<(String, Data)>),
 }
 

@@ -163,7 +163,7 @@ impl<'t> Renderer<'t> {
         self.call(&callee, args).map_err(|fault| fault.at(expr.line))
     }
 
-    /// Applies the filters of a block to its text.
+    /// Applies the filters of a block to its output.
     pub(crate) fn eval_filter_block(&mut self, expr: &'t Expr, text: Value, scope: &Rc<Scope>) -> Outcome<Value> {
         self.deeper(|renderer| {
             let Node::Filter(inner, name, args) = &expr.node else { return Err(Fault::runtime("expected filter")) };

@@ -5,7 +5,7 @@ use crate::functions::{is_filter, is_test};
 use crate::lexer::Token;
 use crate::parser::{Parsed, Parser};
 
-/// How tight operators bind.
+/// Precedence of operators.
 mod level {
     pub(super) const OR: u8 = 1;
     pub(super) const AND: u8 = 2;
@@ -75,7 +75,7 @@ impl Parser {
         })
     }
 
-    /// Operations that bind at least as tight as `least`, from left to right.
+    /// Operations whose precedence is at least `least`, from left to right.
     fn operations(&mut self, least: u8) -> Parsed<Expr> {
         let line = self.line();
         let mut left = if least <= level::NOT && self.is_name("not") {

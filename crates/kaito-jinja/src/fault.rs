@@ -5,7 +5,7 @@ use thiserror::Error;
 /// Why a template can't be parsed or rendered.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// It is no Jinja2 template.
+    /// It is not a Jinja2 template.
     #[error("line {line}: {message}")]
     Syntax {
         /// Line of the template, from 1.
@@ -27,7 +27,7 @@ pub enum Error {
         /// What went wrong.
         message: String,
     },
-    /// The template would take more steps, memory or depth than it may.
+    /// The template exceeds a limit of steps, memory or depth.
     #[error("{message}")]
     Limit {
         /// Which limit, and its size.
@@ -61,7 +61,7 @@ struct Inner {
     line: u32,
 }
 
-/// An error on its way through the evaluator: one word, for it is in every result.
+/// An error inside the evaluator: boxed to the size of a pointer, since it is in every result.
 #[derive(Debug)]
 pub(crate) struct Fault(Box<Inner>);
 
@@ -70,7 +70,7 @@ pub(crate) type Outcome<T> = Result<T, Fault>;
 /// Longest part of a value that a message quotes, in characters.
 const QUOTED: usize = 80;
 
-/// A text as a message quotes it.
+/// A string as an error message quotes it.
 pub(crate) fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED) {
         None => format!("'{text}'"),

@@ -1,4 +1,4 @@
-//! Jinja2's built-in filters: which there are, and those that work on collections.
+//! Jinja2's built-in filters: the table of all of them, and those that work on collections.
 
 use std::rc::Rc;
 
@@ -240,7 +240,7 @@ impl Renderer<'_> {
         Ok(item)
     }
 
-    /// A key of sorting: texts in lower case, unless case matters.
+    /// A sort key: strings in lower case, unless case matters.
     fn folded(&mut self, key: Value, case_sensitive: bool) -> Outcome<Value> {
         match &key {
             Value::Str(text) if !case_sensitive => {
@@ -415,7 +415,7 @@ impl Renderer<'_> {
         }
     }
 
-    /// What `map` makes of an item.
+    /// `map` applied to an item.
     pub(crate) fn mapped(&mut self, args: &CallArgs, item: Value) -> Outcome<Value> {
         let keyword = |name: &str| args.keywords.iter().find(|(key, _)| key == name).map(|(_, value)| value);
         let Some(filter) = args.positional.first() else {
@@ -426,7 +426,7 @@ impl Renderer<'_> {
         self.deeper(|renderer| renderer.filter(&filter, item, rest(args, 1)))
     }
 
-    /// Whether an item passes the test that `select` and its like are given.
+    /// Whether an item passes the test of `select`, `reject`, `selectattr` or `rejectattr`.
     pub(crate) fn selected(&mut self, attribute: bool, args: &CallArgs, item: &Value) -> Outcome<bool> {
         let skip = usize::from(attribute);
         let path = if attribute { self.path(args.positional.first())? } else { Vec::new() };

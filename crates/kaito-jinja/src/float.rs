@@ -1,4 +1,4 @@
-//! Floats as text.
+//! Floats as strings.
 
 /// Digits and decimal exponent of a number in scientific notation, `d.ddde±x`.
 fn parts(scientific: &str) -> (String, i32) {

@@ -10,7 +10,7 @@ struct Arguments<'v> {
     positional: &'v [Value],
     keywords: &'v [(String, Value)],
     map: Option<&'v Value>,
-    /// The number that the next field without a name has; `None` once a field gave its number.
+    /// The number of the next field without a name; `None` once a field has given a number.
     automatic: Option<usize>,
     markup: bool,
 }

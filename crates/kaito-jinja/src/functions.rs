@@ -69,7 +69,7 @@ pub(crate) enum Function {
         of: Value,
         name: &'static str,
     },
-    /// A block of the template, by its number.
+    /// A block of the template, by its index.
     Block(usize),
 }
 
@@ -363,7 +363,7 @@ impl Renderer<'_> {
         self.dict(entries)
     }
 
-    /// A dictionary of entries whose keys may repeat: the last value counts, at the place of the first.
+    /// A dictionary of entries whose keys may repeat: the last value, at the position of the first.
     pub(crate) fn dict(&mut self, entries: Vec<(Value, Value)>) -> Outcome<Value> {
         let mut places = std::collections::HashMap::<u64, Vec<usize>>::new();
         let mut unique: Vec<(Value, Value)> = Vec::with_capacity(entries.len());

@@ -1,4 +1,4 @@
-//! HTML as text: named characters, tags.
+//! HTML: character references and tags.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ static ENTITIES: LazyLock<HashMap<&'static str, String>> = LazyLock::new(|| {
     lines.filter_map(entity).collect()
 });
 
-/// Longest name of a character, with its `;`.
+/// Longest name of a character reference, with its `;`.
 const LONGEST: usize = 33;
 
 /// What Windows-1252 has where Unicode has control characters, from 0x80 on.
@@ -42,7 +42,7 @@ pub(crate) fn unescape(text: &str) -> String {
     out
 }
 
-/// Writes the character that a reference names, and says how long it is; 0 if it is none.
+/// Appends the character that a reference stands for, and returns the reference's length; 0 if there is none.
 fn reference(text: &str, out: &mut String) -> usize {
     if let Some(number) = text.strip_prefix('#') {
         let (digits, radix) = match number.strip_prefix(['x', 'X']) {
@@ -90,14 +90,14 @@ fn push_code(code: u32, out: &mut String) {
             out.extend(code.copied().and_then(char::from_u32));
         }
         0x110000.. => out.push('\u{fffd}'),
-        // Characters that no document may have vanish.
+        // References to characters that HTML does not allow are removed.
         0x1..=0x8 | 0xe..=0x1f | 0x7f | 0xb | 0xfdd0..=0xfdef => {}
         _ if code & 0xfffe == 0xfffe => {}
         _ => out.extend(char::from_u32(code)),
     }
 }
 
-/// The text without tags and comments, with single spaces, and without references to characters.
+/// The string without tags and comments, with single spaces, and with character references replaced.
 pub(crate) fn strip_tags(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut at = 0;

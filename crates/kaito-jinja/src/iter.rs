@@ -1,4 +1,4 @@
-//! Iterators: what a value gives out one by one, and filters that work only as they are asked.
+//! Iterators over values, and lazy filters.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use crate::functions::CallArgs;
 use crate::render::{Renderer, Scope};
 use crate::value::{Dict, Items, MAX_DEPTH, Part, Range, Sequence, Text, Value, depth_over};
 
-/// How much deeper the values of a filter may nest than those it gets.
+/// How much deeper the values that a filter yields may nest than those that it is given.
 const LAZY_LEVELS: u16 = 4;
 
 pub(crate) struct Iter {
@@ -24,15 +24,15 @@ enum Source {
     Chars(Rc<Text>, usize),
     Range(Rc<Range>, usize),
     View(Rc<Dict>, Part, usize),
-    /// What passes the test of a loop, by the loop's number.
+    /// The values that pass the test of a loop, by the loop's index.
     Passing(Rc<Iter>, usize, Rc<Scope>),
-    /// A filter that was not asked yet.
+    /// A lazy filter before its first item.
     Waiting(Box<Lazy>),
     /// A filter over an iterator.
     Running(Rc<Iter>, Box<Lazy>),
 }
 
-/// The filters that are generators.
+/// The filters that return generators.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LazyKind {
     Map,
@@ -47,7 +47,7 @@ struct Lazy {
     kind: LazyKind,
     value: Value,
     args: CallArgs,
-    /// Of `unique`: what came already, by its hash.
+    /// Of `unique`: the items so far, by their hash.
     seen: HashMap<u64, Vec<Value>>,
 }
 
@@ -73,7 +73,7 @@ impl Iter {
         Ok(Self::new(Source::Passing(iter, index, scope), depth))
     }
 
-    /// A filter of a value, which does nothing before it is asked.
+    /// A lazy filter of a value: it does nothing before its first item is asked for.
     pub(crate) fn lazy(kind: LazyKind, value: Value, args: CallArgs) -> Outcome<Value> {
         let keywords = args.keywords.iter().map(|(_, value)| value);
         let depth = depth_over(args.positional.iter().chain(keywords).chain([&value]))?.saturating_add(LAZY_LEVELS);
@@ -169,7 +169,7 @@ impl Renderer<'_> {
         Ok((None, Source::Empty))
     }
 
-    /// What a filter goes through when it is asked for the first time.
+    /// The iterator that a lazy filter takes its items from, made at its first item.
     fn start(&mut self, lazy: &Lazy) -> Outcome<Option<Rc<Iter>>> {
         let value = &lazy.value;
         match lazy.kind {
@@ -201,7 +201,7 @@ impl Renderer<'_> {
         }
     }
 
-    /// What a filter makes of an item.
+    /// A filter applied to an item.
     fn pass(&mut self, lazy: &mut Lazy, item: Value) -> Outcome<Option<Value>> {
         match lazy.kind {
             LazyKind::Map => self.mapped(&lazy.args, item).map(Some),
@@ -228,7 +228,7 @@ impl Renderer<'_> {
     /// Python's `list`.
     pub(crate) fn collect(&mut self, value: &Value) -> Outcome<Rc<Sequence>> {
         match value {
-            // Nobody can change a list or a tuple: its values may be shared.
+            // Lists and tuples are immutable: their values may be shared.
             Value::List(items) | Value::Tuple(items) if !items.group => Ok(items.clone()),
             _ => {
                 let iter = self.iter(value)?;

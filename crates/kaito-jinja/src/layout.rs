@@ -1,4 +1,4 @@
-//! Text laid out in lines: the filters `wordwrap` (Python's `textwrap`) and `pprint`.
+//! Line breaking: the filters `wordwrap` (Python's `textwrap`) and `pprint`.
 
 use crate::budget::Buffer;
 use crate::chars::{is_space, is_word};

@@ -43,7 +43,7 @@ const OPERATORS: [&str; 26] = [
     ":", "|", ",", ";",
 ];
 
-/// What `{%`, `{{` and `{#` begin.
+/// The kinds of tags: `{%`, `{{` and `{#`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tag {
     Block,
@@ -304,7 +304,7 @@ fn next_tag(text: &str) -> Option<(usize, Tag)> {
     None
 }
 
-/// The text before a tag without the white space that the tag takes with it.
+/// The text before a tag, without the white space that the tag removes.
 fn stripped(text: &str, sign: Option<char>, lstrip: bool, line_starting: bool) -> &str {
     match sign {
         Some('-') => text.trim_end_matches(is_space),
@@ -318,7 +318,7 @@ fn stripped(text: &str, sign: Option<char>, lstrip: bool, line_starting: bool) -
     }
 }
 
-/// How much white space after a tag goes with it.
+/// How much white space after a tag is removed.
 fn trimmed(after: &str, sign: Option<char>) -> usize {
     match sign {
         Some('-') => after.len() - after.trim_start_matches(is_space).len(),
@@ -327,7 +327,7 @@ fn trimmed(after: &str, sign: Option<char>) -> usize {
     }
 }
 
-/// `{%- raw -%}`: its sign and length.
+/// `{%- raw -%}`: its white space control and length.
 fn raw_begin(text: &str) -> Option<(Option<char>, usize)> {
     let (sign, inner) = signed(&text[2..]);
     let inner = inner.trim_start_matches(is_space).strip_prefix("raw")?.trim_start_matches(is_space);
@@ -352,7 +352,7 @@ fn signed(text: &str) -> (Option<char>, &str) {
     }
 }
 
-/// The length of the end of a tag here, with the white space that it takes with it.
+/// The length of the end of a tag here, with the white space that it removes.
 fn tag_end(text: &str, block: bool) -> Option<usize> {
     if !block {
         let after = match text.strip_prefix("-}}") {

@@ -28,6 +28,7 @@ mod layout;
 mod lexer;
 mod loops;
 mod methods;
+mod names;
 mod numbers;
 mod ops;
 mod parser;
@@ -56,9 +57,9 @@ pub use fault::Error;
 /// What a rendering may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Steps: statements, operations, items of collections, and some bytes of text each.
+    /// Steps: statements, operations, items of collections, and every few bytes of a string.
     pub steps: u64,
-    /// Bytes that are alive at once, the text included.
+    /// Bytes that are alive at once, the output included.
     pub memory: usize,
 }
 
@@ -80,8 +81,14 @@ impl Template {
         Ok(Self { tables: parser::parse(source)? })
     }
 
+    /// The variables that the template reads without being certain to have assigned them itself, in order. The names of functions
+    /// that every template has are not among them.
+    pub fn free_names(&self) -> impl Iterator<Item = &str> {
+        names::free(&self.tables).into_iter()
+    }
+
     /// Renders the template with some variables, of which the later of two with one name counts. `now` is what
-    /// `strftime_now` writes; `cancelled` is asked every few thousand steps whether anybody still wants the text.
+    /// `strftime_now` writes; `cancelled` is asked every few thousand steps whether to stop.
     pub fn render<'v>(
         &self,
         variables: impl IntoIterator<Item = (&'v str, &'v Data)>,

@@ -40,7 +40,7 @@ impl<'t> Renderer<'t> {
         Ok(Flow::Next)
     }
 
-    /// The text of a recursive loop over some values.
+    /// The output of a recursive loop over some values.
     pub(crate) fn recurse(&mut self, index: usize, values: &Value, scope: &Rc<Scope>, depth0: usize) -> Outcome<Value> {
         let tables = self.tables;
         let Some(statement) = tables.loops.get(index) else { return Err(Fault::runtime("no such loop")) };

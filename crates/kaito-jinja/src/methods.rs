@@ -1,4 +1,4 @@
-//! Methods of values that are no texts, and which methods there are.
+//! Methods of values other than strings, and the table of all methods.
 
 use std::rc::Rc;
 

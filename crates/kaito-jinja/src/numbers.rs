@@ -160,7 +160,7 @@ impl Renderer<'_> {
         }
     }
 
-    /// Python's `int` of a value; of a text, in a base.
+    /// Python's `int` of a value; of a string, in a base.
     pub(crate) fn int(&mut self, value: &Value, base: Option<i128>) -> Outcome<i128> {
         match value {
             Value::Str(text) => {
@@ -207,7 +207,7 @@ fn float_operation(operator: Binary, left: f64, right: f64) -> Outcome<Value> {
     }))
 }
 
-/// A text without white space around it, its digits of any script as ASCII's, and without single underscores between digits.
+/// A string without white space around it, with digits of any script as ASCII digits, without single underscores between digits.
 fn plain_number(text: &str) -> Option<String> {
     let text = text.trim_matches(crate::chars::is_space);
     let mut plain = String::with_capacity(text.len());

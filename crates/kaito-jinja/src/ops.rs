@@ -11,7 +11,7 @@ use crate::functions::Function;
 use crate::render::Renderer;
 use crate::value::{Items, Part, Sequence, Value};
 
-/// How many values a key may hold: tuples in tuples share what they hold, and can hold more than there is.
+/// How many values a key may hold: nested tuples may share values, so that walking them may take more steps than there are values.
 const MAX_HASHED: usize = 10_000;
 
 /// The integer that a float is, if it is one.
@@ -312,12 +312,12 @@ impl Renderer<'_> {
         }
     }
 
-    /// Text before text, as HTML if one of them is.
+    /// Two strings joined, as HTML if one of them is.
     pub(crate) fn add_text(&mut self, left: &Value, right: &Value) -> Outcome<Value> {
         self.joined_text([left, right].into_iter(), left.is_markup() || right.is_markup())
     }
 
-    /// The texts of `parts`, one after the other; with `markup`, as HTML.
+    /// The strings of `parts`, one after the other; with `markup`, as HTML.
     pub(crate) fn joined_text<'v>(&mut self, parts: impl Iterator<Item = &'v Value>, markup: bool) -> Outcome<Value> {
         let mut buffer = Buffer::new(&self.budget)?;
         for part in parts {
@@ -345,7 +345,7 @@ impl Renderer<'_> {
         items.sequence()
     }
 
-    /// A text or sequence `count` times.
+    /// A string or sequence `count` times.
     pub(crate) fn multiply(&mut self, value: &Value, count: i128) -> Outcome<Value> {
         let count = if count <= 0 { 0 } else { usize::try_from(count).unwrap_or(usize::MAX) };
         let total = |length: usize| length.saturating_mul(count);

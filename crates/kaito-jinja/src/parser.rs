@@ -133,7 +133,7 @@ impl Parser {
         if let Some(symbol) = self.symbols.get(&text) {
             return *symbol;
         }
-        // A template has fewer texts than bytes.
+        // A template has fewer strings than bytes.
         let symbol = Symbol(u32::try_from(self.tables.texts.len()).unwrap_or(u32::MAX));
         self.tables.texts.push(text.clone());
         self.symbols.insert(text, symbol);
@@ -406,7 +406,7 @@ impl Parser {
         }
         let index = self.tables.blocks.len();
         self.tables.blocks.push(Block { name: symbol, scoped, required, body: Vec::new() });
-        // What a block reads is no matter of the macro around it.
+        // The names that a block reads do not count as read by the macro around it.
         let special = std::mem::take(&mut self.special);
         let body = self.function("endblock")?;
         self.special = special;

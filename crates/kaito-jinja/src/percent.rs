@@ -1,11 +1,11 @@
-//! The operator `%` of texts.
+//! The operator `%` of strings.
 
 use crate::budget::Buffer;
 use crate::fault::{Fault, Outcome};
 use crate::render::Renderer;
 use crate::value::{Text, Value};
 
-/// Largest width or precision that Python takes.
+/// Largest width or precision that Python accepts.
 const MAX_WIDTH: usize = i32::MAX as usize;
 
 #[derive(Default)]
@@ -266,7 +266,7 @@ impl Renderer<'_> {
     }
 }
 
-/// Where the parenthesis that begins a text is closed.
+/// Position of the parenthesis that closes the one at the beginning.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 0usize;
     for (at, byte) in text.bytes().enumerate() {

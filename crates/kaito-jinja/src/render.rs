@@ -13,12 +13,12 @@ use crate::fault::{Fault, Kind, Outcome};
 use crate::functions::Global;
 use crate::value::{Namespace, Value, depth_over};
 
-/// How deep evaluation may go: statements, expressions and calls, each in the other. What that needs of the stack is checked
+/// Maximum depth of evaluation: statements, expressions and calls, each in the other. The stack that it needs is checked
 /// by `tests/limits.rs`.
 const MAX_CALLS: usize = 260;
-/// Between two looks at whether the rendering is still wanted.
+/// Steps between two checks of whether the rendering was cancelled.
 const STEPS_BETWEEN_LOOKS: u64 = 4096;
-/// What a scope costs that outlives its statement.
+/// What a scope that outlives its statement is charged.
 const SCOPE_BYTES: usize = 256;
 
 /// Variables of one frame. A variable without a value hides those of outer scopes.
@@ -102,7 +102,7 @@ impl<'t> Renderer<'t> {
         }
     }
 
-    /// Gives the template a variable.
+    /// Sets a variable of the template.
     pub(crate) fn define(&mut self, name: &str, value: Value) {
         self.globals.insert(name.to_owned(), value);
     }
@@ -124,7 +124,7 @@ impl<'t> Renderer<'t> {
         Ok(text?.text)
     }
 
-    /// Counts steps, and ends a rendering that takes too many or that nobody wants any more.
+    /// Counts steps, and ends a rendering that exceeds its limit or was cancelled.
     pub(crate) fn step(&mut self, count: usize) -> Outcome<()> {
         self.steps = self.steps.saturating_add(count as u64);
         if self.steps > self.max_steps {
@@ -139,12 +139,12 @@ impl<'t> Renderer<'t> {
         Ok(())
     }
 
-    /// Counts the steps of work on a text.
+    /// Counts the steps of work on a string.
     pub(crate) fn bytes(&mut self, count: usize) -> Outcome<()> {
         self.step(count / 64)
     }
 
-    /// Runs something that may run itself again.
+    /// Evaluates something that may recurse, within the maximum depth.
     pub(crate) fn deeper<T>(&mut self, run: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
         if self.calls >= MAX_CALLS {
             return Err(Fault::limit(format!("the template nests deeper than {MAX_CALLS} calls and operations")));
@@ -159,7 +159,7 @@ impl<'t> Renderer<'t> {
         self.tables.texts.get(symbol.0 as usize).map_or("", String::as_str)
     }
 
-    /// A text of the template as a value, made once.
+    /// A string of the template as a value, made once.
     pub(crate) fn string(&mut self, symbol: Symbol) -> Outcome<Value> {
         let text = self.text(symbol);
         let Some(slot) = self.strings.get_mut(symbol.0 as usize) else { return self.budget.str(text) };
@@ -264,7 +264,7 @@ impl<'t> Renderer<'t> {
         Ok(())
     }
 
-    /// What is written while something runs.
+    /// The output of something, captured as a string.
     pub(crate) fn captured(&mut self, run: impl FnOnce(&mut Self) -> Outcome<()>) -> Outcome<Buffer> {
         let buffer = Buffer::new(&self.budget)?;
         self.output.push(buffer);
@@ -282,7 +282,7 @@ impl<'t> Renderer<'t> {
         }
     }
 
-    /// What a block becomes, which must be a text already.
+    /// The output of a block, which must be a string already.
     pub(crate) fn write_text(&mut self, value: &Value) -> Outcome<()> {
         match value {
             Value::Str(text) => self.write(&text.text),
@@ -490,7 +490,7 @@ impl<'t> Renderer<'t> {
     }
 }
 
-/// Takes the values of a scope's variables away.
+/// Removes the values of a scope's variables.
 pub(crate) fn clear(scope: &Scope) {
     let before = scope.variables.take();
     drop(before);

@@ -1,4 +1,4 @@
-//! Methods of texts.
+//! Methods of strings.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use crate::functions::CallArgs;
 use crate::render::Renderer;
 use crate::value::{Items, Text, Value};
 
-/// A part of a text in bytes, and how many characters lie before it.
+/// A byte range of a string, and the number of characters before it.
 struct Window {
     start: usize,
     end: usize,
@@ -21,7 +21,7 @@ fn is_line_end(character: char) -> bool {
     matches!(character, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-/// The lines of a text, with their ends if they are kept.
+/// The lines of a string, with their ends if they are kept.
 pub(crate) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = text;
@@ -37,7 +37,7 @@ pub(crate) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     lines
 }
 
-/// A text's characters, each with what it is in lower case: a capital sigma's depends on where it stands in the text.
+/// A string's characters, each with its lower case: that of a capital sigma depends on its position in the string.
 fn lowered(text: &str) -> impl Iterator<Item = (char, Option<char>)> {
     let whole = if text.contains('Σ') { text.to_lowercase() } else { String::new() };
     let sigmas: Vec<char> = whole.chars().filter(|c| matches!(c, 'σ' | 'ς')).collect();
@@ -107,7 +107,7 @@ fn is_title(text: &str) -> bool {
     any
 }
 
-/// Whether a text has letters of one case, and none of the other.
+/// Whether a string has letters of one case, and none of the other.
 pub(crate) fn has_case(text: &str, upper: bool) -> bool {
     let (wanted, other) = if upper { (&chars::UPPER, &chars::LOWER) } else { (&chars::LOWER, &chars::UPPER) };
     let mut any = false;
@@ -283,7 +283,7 @@ impl Renderer<'_> {
         }
     }
 
-    /// A list of texts.
+    /// A list of strings.
     fn parts<'p>(&mut self, parts: impl Iterator<Item = &'p str>, markup: bool) -> Outcome<Value> {
         let mut items = Items::new(&self.budget)?;
         for part in parts {
@@ -384,7 +384,7 @@ impl Renderer<'_> {
         Ok(self.budget.built(buffer, of.markup))
     }
 
-    /// The part of a text between two indices. `None` if the first lies behind the text or the second.
+    /// The part of a string between two indices. `None` if the first is past the end or past the second.
     fn window(&self, of: &Text, start: Option<&Value>, end: Option<&Value>) -> Outcome<Option<Window>> {
         let length = of.chars as i128;
         let bound = |value: Option<&Value>, default: i128| match value {

@@ -1,4 +1,4 @@
-//! Values as text: Python's `str` and `repr`, and HTML's escapes.
+//! Values as strings: Python's `str` and `repr`, and HTML's escapes.
 
 use crate::budget::Buffer;
 use crate::chars::is_printable;
@@ -20,14 +20,14 @@ impl Renderer<'_> {
         }
     }
 
-    /// Python's `str` of a value. No copy of a text.
+    /// Python's `str` of a value. A string is not copied.
     pub(crate) fn string_of(&mut self, value: &Value) -> Outcome<String> {
         let mut buffer = Buffer::new(&self.budget)?;
         self.write_str(&mut buffer, value)?;
         Ok(buffer.text)
     }
 
-    /// Python's `str` of a value, which is no HTML.
+    /// Python's `str` of a value, as a string that is not HTML.
     pub(crate) fn str_value(&mut self, value: &Value) -> Outcome<Value> {
         if matches!(value, Value::Str(text) if !text.markup) {
             return Ok(value.clone());
@@ -37,7 +37,7 @@ impl Renderer<'_> {
         Ok(self.budget.built(buffer, false))
     }
 
-    /// `str`, but texts stay what they are.
+    /// `str`, but strings and HTML stay what they are.
     pub(crate) fn soft_str(&mut self, value: &Value) -> Outcome<Value> {
         if matches!(value, Value::Str(_)) { Ok(value.clone()) } else { self.str_value(value) }
     }
@@ -183,7 +183,7 @@ impl Renderer<'_> {
     }
 }
 
-/// What Python writes with its address in memory.
+/// The `repr` of values that Python writes with their address in memory.
 fn no_text(value: &Value) -> Fault {
     Fault::unsupported(format!(
         "writing an object of type '{}', whose text is an address in memory,",
@@ -191,7 +191,7 @@ fn no_text(value: &Value) -> Fault {
     ))
 }
 
-/// `repr` of a text.
+/// `repr` of a string.
 pub(crate) fn push_repr(buffer: &mut Buffer, text: &str) -> Outcome<()> {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     buffer.push(quote)?;
@@ -222,7 +222,7 @@ fn push_code(buffer: &mut Buffer, character: char) -> Outcome<()> {
     })
 }
 
-/// A text with everything that is not ASCII by its code point: Python's `ascii` of a text's `repr`.
+/// A string in which all that is not ASCII is escaped: Python's `ascii` of the `repr` of a string.
 pub(crate) fn push_ascii(buffer: &mut Buffer, text: &str) -> Outcome<()> {
     for character in text.chars() {
         if character.is_ascii() {

@@ -1,4 +1,4 @@
-//! Jinja2's built-in filters of texts and numbers.
+//! Jinja2's built-in filters of strings and numbers.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use crate::str_methods::{capitalize, lines, lower};
 use crate::value::{Text, Value};
 
 impl Renderer<'_> {
-    /// A value as a text, which is HTML if the value is.
+    /// A value as a string, which is HTML if the value is.
     fn soft_text(&mut self, value: &Value) -> Outcome<Rc<Text>> {
         match self.soft_str(value)? {
             Value::Str(text) => {

@@ -1,4 +1,4 @@
-//! The filter `urlize`: addresses in a text become links.
+//! The filter `urlize`: URLs in a string become links.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -40,7 +40,7 @@ static HTTP: LazyLock<Option<Regex>> = LazyLock::new(|| {
 static EMAIL: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^\S+@\w[\w.-]*\.\w+$").ok());
 static SCHEME: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^([\w.+-]{2,}:(/){0,2})$").ok());
 
-/// Longest word that is looked at: the patterns take a microsecond for each of its bytes.
+/// Longest word that is matched: the patterns take a microsecond for each of its bytes.
 const MAX_WORD: usize = 4096;
 
 fn matches(pattern: &Option<Regex>, text: &str) -> bool {

@@ -20,7 +20,7 @@ use crate::render::MacroValue;
 
 /// How deep values may nest.
 pub(crate) const MAX_DEPTH: u16 = 160;
-/// What a text, a list and an entry of a dictionary cost beside their contents.
+/// What a string, a list and an entry of a dictionary are charged besides their contents.
 pub(crate) const TEXT_BYTES: usize = 80;
 const SEQUENCE_BYTES: usize = 80;
 const ENTRY_BYTES: usize = 2 * size_of::<Value>() + 24;
@@ -29,7 +29,7 @@ const INDEXED: usize = 8;
 
 #[derive(Clone)]
 pub(crate) enum Value {
-    /// With what its use is told.
+    /// With the error message of its use.
     Undefined(Rc<str>),
     None,
     Bool(bool),
@@ -42,7 +42,7 @@ pub(crate) enum Value {
     Range(Rc<Range>),
     View(Rc<View>),
     Iter(Rc<Iter>),
-    /// By its place in the renderer's table.
+    /// By its index in the renderer's table.
     Namespace(usize),
     Loop(Rc<LoopState>),
     Macro(Rc<MacroValue>),
@@ -55,7 +55,7 @@ pub(crate) enum Value {
 
 pub(crate) struct Text {
     pub(crate) text: String,
-    /// A text that is HTML already.
+    /// A string that is HTML already (markupsafe's `Markup`).
     pub(crate) markup: bool,
     /// Length in characters.
     pub(crate) chars: usize,
@@ -86,14 +86,14 @@ pub(crate) struct Sequence {
 
 pub(crate) struct Dict {
     pub(crate) entries: Vec<(Value, Value)>,
-    /// Places of entries by the hash of their key, in large dictionaries.
+    /// Indices of entries by the hash of their key, in large dictionaries.
     index: HashMap<u64, Vec<u32>>,
     depth: u16,
     _charge: Charge,
 }
 
 impl Dict {
-    /// The places of entries whose keys may have this hash.
+    /// The indices of entries whose keys may have this hash.
     pub(crate) fn candidates(&self, hash: u64) -> impl Iterator<Item = usize> {
         let indexed = !self.index.is_empty();
         let all = if indexed { 0..0 } else { 0..self.entries.len() };
@@ -124,7 +124,7 @@ pub(crate) enum Part {
     Items,
 }
 
-/// `dict.keys()` and its like.
+/// `dict.keys()`, `dict.values()` and `dict.items()`.
 pub(crate) struct View {
     pub(crate) dict: Rc<Dict>,
     pub(crate) part: Part,
@@ -177,7 +177,7 @@ impl Value {
         matches!(self, Self::Str(text) if text.markup)
     }
 
-    /// Integers, and truth values, which are integers.
+    /// Integers, and booleans, which are integers.
     pub(crate) fn as_int(&self) -> Option<i128> {
         match self {
             Self::Int(value) => Some(*value),
@@ -274,7 +274,7 @@ impl Budget {
         Ok(Value::Dict(Rc::new(Dict { entries, index, depth, _charge: charge })))
     }
 
-    /// The text that was built, as a value.
+    /// The string that was built, as a value.
     pub(crate) fn built(&self, buffer: Buffer, markup: bool) -> Value {
         let Buffer { text, charge } = buffer;
         let chars = text.chars().count();

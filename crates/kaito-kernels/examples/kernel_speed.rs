@@ -2,16 +2,25 @@
 //!
 //! `cargo run --release -p kaito-kernels --example kernel_speed [threads] [part of a name]`
 //!
+//! The environment variable `KAITO_KERNELS` chooses the kernels. Products with weights of 16 bits are measured in each way to compute them, next to
+//! the limit of the units that they take: fused multiply-add, or a plain product of packed matrices by tile registers, of which exact
+//! products take three.
+//!
 //! Figures are the best of several rounds, in which the limits and the kernels take turns: on a busy machine the best
 //! round is the one with the fewest disturbances.
+
+mod time_on_core;
 
 use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
-    Arithmetic, AttentionSequence, AttentionShape, DType, KvBuffer, KvDType, KvLayout, MatrixRef, Quantization,
-    QuantizedInput, QuantizedRef, ReadMemory, Rows, RowsMut, ThreadPool, TiledInput, Unit, Write, instruction_set,
-    matmul, narrow, paged_attention, quantize, quantized_matmul,
+    Arithmetic, AttentionSequence, AttentionShape, Compute, DType, InputForm, KernelLevel, KvBuffer, KvDType, KvLayout,
+    MatrixRef, Quantization, QuantizedInput, QuantizedRef, ReadMemory, Rows, RowsMut, ThreadPool, TileElements,
+    TileProduct, TiledInput, Unit, Write, choose_level, instruction_set, matmul, narrow, paged_attention, quantize,
+    quantized_matmul,
 };
+
+use self::time_on_core::time_on_core;
 
 const ROUNDS: usize = 5;
 /// More than the caches hold.
@@ -21,47 +30,14 @@ fn main() -> std::io::Result<()> {
     let threads = std::env::args().nth(1).and_then(|arg| arg.parse().ok());
     let threads = threads.or(std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
     let filter = std::env::args().nth(2).unwrap_or_default();
+    if let Some(level) = KernelLevel::from_environment().map_err(std::io::Error::other)? {
+        choose_level(level).map_err(std::io::Error::other)?;
+    }
     let pool = ThreadPool::new(threads);
     println!("{} threads, {}", pool.threads(), instruction_set());
 
     let memory = ReadMemory::new(MEMORY_BYTES)?;
-    let multiply_add = Arithmetic::new(Unit::F32);
-    let limits = || (read_bandwidth(&pool, &memory), peak(&pool, multiply_add));
-    let (mut bandwidth, mut flops) = limits();
-
-    let mut results = Vec::new();
-    for dtype in [DType::Bf16, DType::F16, DType::F32] {
-        for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008)] {
-            // So many layers that weights come from memory and not from a cache, as they do in a model.
-            let layers = (MEMORY_BYTES / (rows * cols * dtype.size())).max(1);
-            let bytes = weights(dtype, layers * rows * cols);
-            for tokens in [1, 2, 4, 8, 16, 64, 512] {
-                let name = format!("{dtype} {rows} x {cols}, {tokens} tokens");
-                if !name.contains(&filter) {
-                    continue;
-                }
-                // Many tokens are bound by arithmetic: fewer layers show the same.
-                let layers = layers.min((256 / tokens).max(1));
-                let bytes = &bytes[..layers * rows * cols * dtype.size()];
-                let seconds = matmuls(&pool, dtype, rows, cols, bytes, tokens);
-                results.push((name, bytes.len(), 2 * rows * cols * layers * tokens, seconds));
-                let again = limits();
-                (bandwidth, flops) = (bandwidth.max(again.0), flops.max(again.1));
-            }
-        }
-    }
-    println!("reading memory {:.1} GB/s, fused multiply-add {:.0} GFLOP/s", bandwidth / 1e9, flops / 1e9);
-    println!("{:32} {:>8} {:>9} {:>10} {:>9}", "", "GB/s", "of limit", "GFLOP/s", "of limit");
-    for (name, bytes, operations, seconds) in results {
-        let (read, computed) = (bytes as f64 / seconds, operations as f64 / seconds);
-        println!(
-            "{name:32} {:8.1} {:8.0}% {:10.1} {:8.0}%",
-            read / 1e9,
-            100.0 * read / bandwidth,
-            computed / 1e9,
-            100.0 * computed / flops
-        );
-    }
+    let flops = plain(&pool, &filter, &memory);
     quantized(&pool, &filter, &memory);
     let dtypes = [KvDType::F32, KvDType::Bf16, KvDType::Int8];
     // Llama-2-7B's heads, and TinyLlama's, eight of which share a KV head (grouped-query attention).
@@ -95,11 +71,83 @@ fn main() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Products with weights that are not quantised. The peak of fused multiply-add.
+fn plain(pool: &ThreadPool, filter: &str, memory: &ReadMemory) -> f64 {
+    let multiply_add = Arithmetic::new(Unit::F32);
+    let tiles = tile_product(TileElements::Bf16);
+    let limits = || [read_bandwidth(pool, memory), peak(pool, multiply_add), best_rate(pool, tiles.as_ref())];
+    let mut limit = limits();
+    let mut results = Vec::new();
+    for dtype in [DType::Bf16, DType::F16, DType::F32] {
+        // Three of Llama-2-7B's, and two of TinyLlama's.
+        for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008), (5632, 2048), (2048, 5632)] {
+            // So many layers that weights come from memory and not from a cache, as they do in a model.
+            let layers = (MEMORY_BYTES / (rows * cols * dtype.size())).max(1);
+            let bytes = weights(dtype, layers * rows * cols);
+            for tokens in [1, 2, 4, 8, 16, 64, 256, 512] {
+                for compute in [Compute::Exact, Compute::Bf16] {
+                    let name = format!("{dtype} {rows} x {cols}, {tokens} tokens, {compute}");
+                    if !name.contains(filter) || (dtype == DType::F32 && compute == Compute::Bf16) {
+                        continue;
+                    }
+                    // Many tokens are bound by arithmetic: fewer layers show the same.
+                    let layers = layers.min((256 / tokens).max(1));
+                    let bytes = &bytes[..layers * rows * cols * dtype.size()];
+                    let seconds = matmuls(pool, dtype, compute, [rows, cols], bytes, tokens);
+                    let by_tiles = tiles.is_some() && dtype != DType::F32;
+                    let products = if by_tiles { tile_products(dtype, compute) } else { 1.0 };
+                    let operations = (2 * rows * cols * layers * tokens) as f64;
+                    results.push((name, bytes.len(), operations, seconds, by_tiles, products));
+                    let again = limits();
+                    limit.iter_mut().zip(again).for_each(|(best, rate)| *best = best.max(rate));
+                }
+            }
+        }
+    }
+    let [bandwidth, flops, tile_product] = limit;
+    println!("reading memory {:.1} GB/s, fused multiply-add {:.0} GFLOP/s", bandwidth / 1e9, flops / 1e9);
+    if tiles.is_some() {
+        println!("plain product of bf16 by tile registers {:.0} GFLOP/s", tile_product / 1e9);
+    }
+    println!("{:42} {:>8} {:>9} {:>10} {:>9}", "", "GB/s", "of limit", "GFLOP/s", "of limit");
+    for (name, bytes, operations, seconds, by_tiles, products) in results {
+        let (read, computed) = (bytes as f64 / seconds, operations / seconds);
+        println!(
+            "{name:42} {:8.1} {:8.0}% {:10.1} {:8.0}%",
+            read / 1e9,
+            100.0 * read / bandwidth,
+            computed / 1e9,
+            100.0 * computed * products / if by_tiles { tile_product } else { flops }
+        );
+    }
+    flops
+}
+
+/// A plain product by tile registers, where kernels use them.
+fn tile_product(elements: TileElements) -> Option<TileProduct> {
+    TileProduct::new(elements).filter(|_| KernelLevel::chosen() == KernelLevel::Amx)
+}
+
+/// Operations a second of the best round; 0 where there is no such product.
+fn best_rate(pool: &ThreadPool, product: Option<&TileProduct>) -> f64 {
+    (0..ROUNDS).filter_map(|_| Some(product?.rate(pool))).fold(0.0, f64::max)
+}
+
+/// Products of bf16 that a product of a weight and an activation takes.
+fn tile_products(weights: DType, compute: Compute) -> f64 {
+    let parts = if weights == DType::F16 { 2.0 } else { 1.0 };
+    match compute {
+        Compute::Exact => 3.0 * parts,
+        Compute::Bf16 => parts,
+    }
+}
+
 /// The same for quantised weights, next to the peak of products of bytes.
 fn quantized(pool: &ThreadPool, filter: &str, memory: &ReadMemory) {
     let dot_products = Arithmetic::new(Unit::Int8);
-    let limits = || (read_bandwidth(pool, memory), peak(pool, dot_products));
-    let (mut bandwidth, mut operations) = limits();
+    let tiles = tile_product(TileElements::Int8);
+    let limits = || [read_bandwidth(pool, memory), peak(pool, dot_products), best_rate(pool, tiles.as_ref())];
+    let mut limit = limits();
     let mut results = Vec::new();
     for quantization in [Quantization::Int8, Quantization::Int4] {
         for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008)] {
@@ -125,18 +173,22 @@ fn quantized(pool: &ThreadPool, filter: &str, memory: &ReadMemory) {
                 let seconds = best(pool, || {
                     for layer in bytes.chunks_exact(len).take(layers) {
                         let Ok(weight) = QuantizedRef::new(quantization, rows, cols, layer) else { continue };
-                        quantized.quantize(pool, quantization, tokens, cols, Rows::new(&input, cols));
+                        quantized.quantize(pool, tokens, cols, Rows::new(&input, cols));
                         quantized_matmul(pool, &quantized, weight, RowsMut::new(&mut output, rows), Write::Set);
                     }
                 });
                 results.push((name(tokens), layers * len, 2 * rows * cols * layers * tokens, seconds));
                 let again = limits();
-                (bandwidth, operations) = (bandwidth.max(again.0), operations.max(again.1));
+                limit.iter_mut().zip(again).for_each(|(best, rate)| *best = best.max(rate));
             }
         }
     }
+    let [bandwidth, operations, of_tiles] = limit;
     if !results.is_empty() {
         println!("reading memory {:.1} GB/s, products of bytes {:.0} GOP/s", bandwidth / 1e9, operations / 1e9);
+        if tiles.is_some() {
+            println!("plain product of bytes by tile registers, scaled each 64 columns, {:.0} GOP/s", of_tiles / 1e9);
+        }
     }
     for (name, bytes, count, seconds) in results {
         let (read, computed) = (bytes as f64 / seconds, count as f64 / seconds);
@@ -164,19 +216,6 @@ fn best(pool: &ThreadPool, mut work: impl FnMut()) -> f64 {
     (0..ROUNDS).map(time).fold(f64::INFINITY, f64::min)
 }
 
-/// Seconds that this thread has run, where the system knows.
-fn time_on_core() -> Option<f64> {
-    #[cfg(unix)]
-    {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the structure is this function's own.
-        if unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } == 0 {
-            return Some(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9);
-        }
-    }
-    None
-}
-
 fn weights(dtype: DType, count: usize) -> Vec<u8> {
     let some: Vec<f32> = (0..8192).map(|i| (i as f32 * 0.61).sin() * 0.02).collect();
     let mut bytes = vec![0; count * dtype.size()];
@@ -186,14 +225,21 @@ fn weights(dtype: DType, count: usize) -> Vec<u8> {
     bytes
 }
 
-fn matmuls(pool: &ThreadPool, dtype: DType, rows: usize, cols: usize, bytes: &[u8], tokens: usize) -> f64 {
+fn matmuls(
+    pool: &ThreadPool,
+    dtype: DType,
+    compute: Compute,
+    [rows, cols]: [usize; 2],
+    bytes: &[u8],
+    tokens: usize,
+) -> f64 {
     let input: Vec<f32> = (0..tokens * cols).map(|i| (i as f32 * 0.37).sin()).collect();
     let mut output = vec![0.0; tokens * rows];
     let mut tiled = TiledInput::new();
     best(pool, || {
         for layer in bytes.chunks_exact(rows * cols * dtype.size()) {
             let Ok(weight) = MatrixRef::new(dtype, rows, cols, layer) else { continue };
-            tiled.tile(pool, tokens, cols, Rows::new(&input, cols));
+            tiled.tile(pool, InputForm::of(compute, dtype), tokens, cols, Rows::new(&input, cols));
             matmul(pool, &tiled, weight, RowsMut::new(&mut output, rows), Write::Set);
         }
     })

@@ -17,7 +17,7 @@ const PART: usize = 8 * 1024;
 /// # Panics
 /// If a shape does not fit its data.
 pub fn swiglu(pool: &ThreadPool, tokens: usize, gate_up: Rows, inner: usize, out: RowsMut) {
-    swiglu_on(Level::best(), pool, tokens, gate_up, inner, out);
+    swiglu_on(Level::chosen(), pool, tokens, gate_up, inner, out);
 }
 
 fn swiglu_on(level: Level, pool: &ThreadPool, tokens: usize, gate_up: Rows, inner: usize, out: RowsMut) {
@@ -32,10 +32,11 @@ fn swiglu_on(level: Level, pool: &ThreadPool, tokens: usize, gate_up: Rows, inne
     });
 }
 
-struct Swiglu<'a> {
-    gate: &'a [f32],
-    up: &'a [f32],
-    out: &'a mut [f32],
+/// [`swiglu`] of slices of the same length.
+pub(crate) struct Swiglu<'a> {
+    pub(crate) gate: &'a [f32],
+    pub(crate) up: &'a [f32],
+    pub(crate) out: &'a mut [f32],
 }
 
 impl Kernel for Swiglu<'_> {
@@ -63,7 +64,7 @@ fn gated<S: Simd>(simd: S, gate: S::Vector, up: S::Vector) -> S::Vector {
 
 /// `x = x * (1 + erf(x / sqrt 2)) / 2` in place (Hendrycks and Gimpel 2016, without the approximation by tanh).
 pub fn gelu_erf(pool: &ThreadPool, data: &mut [f32]) {
-    gelu_erf_on(Level::best(), pool, data);
+    gelu_erf_on(Level::chosen(), pool, data);
 }
 
 fn gelu_erf_on(level: Level, pool: &ThreadPool, data: &mut [f32]) {

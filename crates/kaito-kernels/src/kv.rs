@@ -1,6 +1,6 @@
 //! The KV cache's memory: keys and values, exact or narrowed when they are stored.
 
-use std::fmt;
+use std::{fmt, mem};
 
 use half::bf16;
 
@@ -111,39 +111,28 @@ impl KvBuffer {
         Some(Self { head_dim, interleaved, elements })
     }
 
-    /// Where a slot's first element is.
-    fn first_element(&self, slot: usize) -> usize {
-        let within = slot % self.interleaved;
-        (slot - within) * self.head_dim + within
-    }
-
-    /// Stores the key, or value, of a head.
-    ///
-    /// Int8: the largest magnitude becomes 127; an infinity or NaN makes all of the head NaN, magnitudes below 2^-112
-    /// become zero.
+    /// Stores the key, or value, of a head, see [`SlotsMut::write`].
     ///
     /// # Panics
     /// If there is no such slot or the head is not as long as the buffer's.
     pub fn write(&mut self, slot: usize, head: &[f32]) {
-        assert_eq!(head.len(), self.head_dim, "elements of a head");
-        assert!(slot < self.slots(), "slot {slot} is not one of {}", self.slots());
-        let (first, step) = (self.first_element(slot), self.interleaved);
-        match &mut self.elements {
-            Elements::F32(elements) => {
-                elements[first..].iter_mut().step_by(step).zip(head).for_each(|(y, &x)| *y = x);
-            }
-            Elements::Bf16(elements) => {
-                let target = elements[first..].iter_mut().step_by(step);
-                target.zip(head).for_each(|(y, &x)| *y = bf16::from_f32(x).to_le_bytes());
-            }
-            Elements::Int8 { numbers, scales } => {
-                let (scale, inverse) = scale_of_8_bits(head);
-                scales[slot] = scale;
-                for (number, x) in numbers[first..].iter_mut().step_by(step).zip(head) {
-                    *number = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
-                }
-            }
-        }
+        self.slots_mut().write(slot, head);
+    }
+
+    fn slots_mut(&mut self) -> SlotsMut<'_> {
+        let elements = match &mut self.elements {
+            Elements::F32(elements) => ElementsMut::F32(elements),
+            Elements::Bf16(elements) => ElementsMut::Bf16(elements),
+            Elements::Int8 { numbers, scales } => ElementsMut::Int8 { numbers, scales },
+        };
+        SlotsMut { head_dim: self.head_dim, interleaved: self.interleaved, elements }
+    }
+
+    /// The slots in parts of `count`, whole pages of keys, which different threads may write.
+    pub(crate) fn parts(&mut self, count: usize) -> impl Iterator<Item = SlotsMut<'_>> {
+        let parts = self.slots().checked_div(count).unwrap_or(0);
+        let mut rest = self.slots_mut();
+        (0..parts).map(move |_| rest.split_front(count))
     }
 
     /// Copies `count` slots.
@@ -215,6 +204,84 @@ pub(crate) struct Heads<'a> {
     pub scales: &'a [f32],
 }
 
+/// Consecutive slots of a [`KvBuffer`], of whole pages of keys, to write.
+pub(crate) struct SlotsMut<'a> {
+    head_dim: usize,
+    interleaved: usize,
+    elements: ElementsMut<'a>,
+}
+
+enum ElementsMut<'a> {
+    F32(&'a mut [f32]),
+    Bf16(&'a mut [[u8; 2]]),
+    Int8 { numbers: &'a mut [i8], scales: &'a mut [f32] },
+}
+
+impl<'a> SlotsMut<'a> {
+    /// Takes the first `count` slots away.
+    fn split_front(&mut self, count: usize) -> SlotsMut<'a> {
+        let len = count * self.head_dim;
+        let elements = match &mut self.elements {
+            ElementsMut::F32(elements) => ElementsMut::F32(split_front(elements, len)),
+            ElementsMut::Bf16(elements) => ElementsMut::Bf16(split_front(elements, len)),
+            ElementsMut::Int8 { numbers, scales } => {
+                ElementsMut::Int8 { numbers: split_front(numbers, len), scales: split_front(scales, count) }
+            }
+        };
+        SlotsMut { head_dim: self.head_dim, interleaved: self.interleaved, elements }
+    }
+
+    fn slots(&self) -> usize {
+        let len = match &self.elements {
+            ElementsMut::F32(elements) => elements.len(),
+            ElementsMut::Bf16(elements) => elements.len(),
+            ElementsMut::Int8 { numbers, .. } => numbers.len(),
+        };
+        len.checked_div(self.head_dim).unwrap_or(0)
+    }
+
+    /// Stores the key, or value, of a head.
+    ///
+    /// Int8: the largest magnitude becomes 127; an infinity or NaN makes all of the head NaN, magnitudes below 2^-112
+    /// become zero.
+    ///
+    /// # Panics
+    /// If there is no such slot or the head is not as long as the buffer's.
+    pub(crate) fn write(&mut self, slot: usize, head: &[f32]) {
+        assert_eq!(head.len(), self.head_dim, "elements of a head");
+        assert!(slot < self.slots(), "slot {slot} is not one of {}", self.slots());
+        let (first, step) = (first_element(slot, self.head_dim, self.interleaved), self.interleaved);
+        match &mut self.elements {
+            ElementsMut::F32(elements) => {
+                elements[first..].iter_mut().step_by(step).zip(head).for_each(|(y, &x)| *y = x);
+            }
+            ElementsMut::Bf16(elements) => {
+                let target = elements[first..].iter_mut().step_by(step);
+                target.zip(head).for_each(|(y, &x)| *y = bf16::from_f32(x).to_le_bytes());
+            }
+            ElementsMut::Int8 { numbers, scales } => {
+                let (scale, inverse) = scale_of_8_bits(head);
+                scales[slot] = scale;
+                for (number, x) in numbers[first..].iter_mut().step_by(step).zip(head) {
+                    *number = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
+                }
+            }
+        }
+    }
+}
+
+fn split_front<'a, T>(slice: &mut &'a mut [T], len: usize) -> &'a mut [T] {
+    let (front, rest) = mem::take(slice).split_at_mut(len);
+    *slice = rest;
+    front
+}
+
+/// Where a slot's first element is, if the elements of `interleaved` consecutive slots are interleaved.
+fn first_element(slot: usize, head_dim: usize, interleaved: usize) -> usize {
+    let within = slot % interleaved;
+    (slot - within) * head_dim + within
+}
+
 /// What the numbers of a head are multiplied by when they are read, and when they are stored.
 fn scale_of_8_bits(head: &[f32]) -> (f32, f32) {
     let bits = head.iter().fold(0, |bits: u32, x| bits.max(x.to_bits() & 0x7fff_ffff));
@@ -237,7 +304,7 @@ mod tests {
         /// The elements of a slot, widened.
         pub(crate) fn read(&self, slot: usize) -> Vec<f32> {
             let element = |d: usize| {
-                let place = self.first_element(slot) + d * self.interleaved;
+                let place = first_element(slot, self.head_dim, self.interleaved) + d * self.interleaved;
                 match &self.elements {
                     Elements::F32(elements) => elements[place],
                     Elements::Bf16(elements) => bf16::from_le_bytes(elements[place]).to_f32(),

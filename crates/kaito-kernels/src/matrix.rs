@@ -130,6 +130,13 @@ impl<'a> MatrixRef<'a> {
         self.data
     }
 
+    /// Pairs of columns of 16 bits as columns of 32 bits; their number is even.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn as_pairs(&self) -> MatrixRef<'a> {
+        assert!(self.dtype.size() == 2 && self.cols.is_multiple_of(2), "{} columns of {}", self.cols, self.dtype);
+        MatrixRef { dtype: DType::F32, cols: self.cols / 2, ..*self }
+    }
+
     /// Rows `start..start + count`.
     ///
     /// # Panics

@@ -11,7 +11,7 @@ use crate::{
 /// # Panics
 /// If a shape does not fit its data.
 pub fn rms_norm(pool: &ThreadPool, tokens: usize, x: Rows, weight: &[f32], eps: f32, out: RowsMut) {
-    norm_on(Level::best(), pool, tokens, x, Norm { weight, bias: None, eps, centred: false }, out);
+    norm_on(Level::chosen(), pool, tokens, x, Norm { weight, bias: None, eps, centred: false }, out);
 }
 
 /// `out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias` for each of `tokens` rows of `weight.len()`, with the
@@ -28,7 +28,7 @@ pub fn layer_norm(
     eps: f32,
     out: RowsMut,
 ) {
-    norm_on(Level::best(), pool, tokens, x, Norm { weight, bias, eps, centred: true }, out);
+    norm_on(Level::chosen(), pool, tokens, x, Norm { weight, bias, eps, centred: true }, out);
 }
 
 #[derive(Clone, Copy)]
@@ -71,14 +71,33 @@ impl Kernel for NormRows<'_> {
             let mean = if centred { sum::<S, Plain>(simd, x, 0.0) / width as f32 } else { 0.0 };
             let squares = sum::<S, SquaredDistance>(simd, x, mean);
             let scale = 1.0 / (squares / width as f32 + eps).sqrt();
-            for i in 0..width {
-                out[i] = (x[i] - mean) * scale * weight[i];
+            let mut first = 0;
+            while first + S::LANES <= width {
+                let normed = normed(simd, simd.load_slice(&x[first..]), mean, scale, simd.load_slice(&weight[first..]));
+                let normed = match bias {
+                    Some(bias) => simd.add(normed, simd.load_slice(&bias[first..])),
+                    None => normed,
+                };
+                simd.store_slice(&mut out[first..], normed);
+                first += S::LANES;
             }
-            if let Some(bias) = bias {
-                out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            let rest = first..width;
+            if !rest.is_empty() {
+                let x = simd.load_partial(&x[rest.clone()]);
+                let normed = normed(simd, x, mean, scale, simd.load_partial(&weight[rest.clone()]));
+                let normed = match bias {
+                    Some(bias) => simd.add(normed, simd.load_partial(&bias[rest.clone()])),
+                    None => normed,
+                };
+                simd.store_partial(&mut out[rest], normed);
             }
         }
     }
+}
+
+#[inline(always)]
+fn normed<S: Simd>(simd: S, x: S::Vector, mean: f32, scale: f32, weight: S::Vector) -> S::Vector {
+    simd.mul(simd.mul(simd.sub(x, simd.splat(mean)), simd.splat(scale)), weight)
 }
 
 /// A term of a sum over elements. Closures would be functions of their own, which are not compiled for the instruction set.

@@ -24,6 +24,17 @@ impl EvenSplit {
         self.count
     }
 
+    /// The range that has item `i`.
+    #[inline(always)]
+    pub(crate) fn index_of(self, i: usize) -> usize {
+        ((i + 1) * self.count - 1) / self.len
+    }
+
+    /// Items of the largest range.
+    pub(crate) fn most(self) -> usize {
+        self.len.div_ceil(self.count.max(1))
+    }
+
     /// Items of the smallest range.
     pub(crate) fn least(self) -> usize {
         self.len / self.count.max(1)
@@ -184,6 +195,12 @@ impl PartMut<'_> {
         unsafe { std::slice::from_raw_parts_mut(self.first.add(token * self.stride + columns.start), columns.len()) }
     }
 
+    /// Elements from a row to the next one.
+    #[inline(always)]
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Where an element lies, for a prefetch.
     #[inline(always)]
     pub(crate) fn address(&self, token: usize, column: usize) -> *const f32 {
@@ -281,6 +298,10 @@ mod tests {
                 sizes.iter().all(|&size| size <= 6 && (split.least()..=split.least() + 1).contains(&size)),
                 "{sizes:?}"
             );
+            assert_eq!(split.most(), sizes.iter().copied().max().unwrap_or(0));
+            for i in 0..split.count() {
+                assert!(split.range(i).all(|item| split.index_of(item) == i), "range {i} of {sizes:?}");
+            }
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use kaito_spec::RopePairing;
 
-use crate::{RowsMut, ThreadPool, partition::Partition};
+use crate::{
+    RowsMut, ThreadPool,
+    partition::Partition,
+    simd::{Kernel, Level, Simd, dispatch},
+};
 
 /// Rotates heads in place. A head begins at each of `head_offsets` of each of `tokens` rows; pair `i` of it is rotated
 /// by the angle whose cosine and sine are `cos[t * n + i]` and `sin[t * n + i]`, where `n = cos.len() / tokens` is half
@@ -11,6 +15,20 @@ use crate::{RowsMut, ThreadPool, partition::Partition};
 /// # Panics
 /// If a shape does not fit its data.
 pub fn rope(
+    pool: &ThreadPool,
+    tokens: usize,
+    rows: RowsMut,
+    head_offsets: &[usize],
+    pairing: RopePairing,
+    cos: &[f32],
+    sin: &[f32],
+) {
+    rope_on(Level::chosen(), pool, tokens, rows, head_offsets, pairing, cos, sin);
+}
+
+#[allow(clippy::too_many_arguments)]
+fn rope_on(
+    level: Level,
     pool: &ThreadPool,
     tokens: usize,
     rows: RowsMut,
@@ -31,27 +49,64 @@ pub fn rope(
         for t in part.tokens {
             let angles = t * half..(t + 1) * half;
             let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-            for &offset in head_offsets {
-                rotate(rows.slice(t, offset..offset + 2 * half), pairing, cos, sin);
-            }
+            dispatch(level, RotateHeads { row: rows.slice(t, 0..width), head_offsets, pairing, cos, sin });
         }
     });
 }
 
-fn rotate(head: &mut [f32], pairing: RopePairing, cos: &[f32], sin: &[f32]) {
-    let angles = cos.iter().zip(sin);
-    match pairing {
-        RopePairing::Halves => {
-            let (first, second) = head.split_at_mut(cos.len());
-            for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
-                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+/// The heads of a token.
+struct RotateHeads<'a> {
+    row: &'a mut [f32],
+    head_offsets: &'a [usize],
+    pairing: RopePairing,
+    cos: &'a [f32],
+    sin: &'a [f32],
+}
+
+impl Kernel for RotateHeads<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for &offset in self.head_offsets {
+            let head = &mut self.row[offset..offset + 2 * self.cos.len()];
+            match self.pairing {
+                RopePairing::Halves => rotate_halves(simd, head, self.cos, self.sin),
+                RopePairing::Interleaved => rotate_pairs(head, self.cos, self.sin),
             }
         }
-        RopePairing::Interleaved => {
-            for ([a, b], (cos, sin)) in head.as_chunks_mut::<2>().0.iter_mut().zip(angles) {
-                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-            }
+    }
+}
+
+#[inline(always)]
+fn rotate_halves<S: Simd>(simd: S, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let (first, second) = head.split_at_mut(cos.len());
+    let angles = cos.chunks(S::LANES).zip(sin.chunks(S::LANES));
+    for ((a, b), (cos, sin)) in first.chunks_mut(S::LANES).zip(second.chunks_mut(S::LANES)).zip(angles) {
+        if a.len() == S::LANES {
+            let pair = [simd.load_slice(a), simd.load_slice(b)];
+            let [x, y] = rotated(simd, pair, simd.load_slice(cos), simd.load_slice(sin));
+            simd.store_slice(a, x);
+            simd.store_slice(b, y);
+        } else {
+            let pair = [simd.load_partial(a), simd.load_partial(b)];
+            let [x, y] = rotated(simd, pair, simd.load_partial(cos), simd.load_partial(sin));
+            simd.store_partial(a, x);
+            simd.store_partial(b, y);
         }
+    }
+}
+
+#[inline(always)]
+fn rotated<S: Simd>(simd: S, [a, b]: [S::Vector; 2], cos: S::Vector, sin: S::Vector) -> [S::Vector; 2] {
+    let first = simd.sub(simd.mul(a, cos), simd.mul(b, sin));
+    [first, simd.add(simd.mul(b, cos), simd.mul(a, sin))]
+}
+
+#[inline(always)]
+fn rotate_pairs(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    for (([a, b], cos), sin) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
     }
 }
 
@@ -77,9 +132,19 @@ mod tests {
                     let angles: Vec<f32> = (0..tokens * half).map(|_| 100.0 * next()).collect();
                     let cos: Vec<f32> = angles.iter().map(|angle| angle.cos()).collect();
                     let sin: Vec<f32> = angles.iter().map(|angle| angle.sin()).collect();
-                    let mut after = before.clone();
-                    let rows = RowsMut { data: &mut after, stride, offset: 1 };
-                    rope(&pool, tokens, rows, &offsets, pairing, &cos, &sin);
+                    let rotated = |level| {
+                        let mut after = before.clone();
+                        let rows = RowsMut { data: &mut after, stride, offset: 1 };
+                        rope_on(level, &pool, tokens, rows, &offsets, pairing, &cos, &sin);
+                        after
+                    };
+                    let after = rotated(Level::Portable);
+                    for &level in Level::available() {
+                        assert!(
+                            rotated(level).iter().map(|y| y.to_bits()).eq(after.iter().map(|y| y.to_bits())),
+                            "{level:?}"
+                        );
+                    }
 
                     let mut expected: Vec<f64> = before.iter().map(|&x| f64::from(x)).collect();
                     for t in 0..tokens {

@@ -3,6 +3,7 @@
 //! Nothing is computed here: weights are views of mapped files, and a configuration says what a forward pass must do with them.
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod config;
 mod error;

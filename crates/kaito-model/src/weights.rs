@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use kaito_kernels::{MappedFile, Quantization, QuantizedRef};
+use kaito_kernels::{
+    self as kernels, BlockFormat, BlocksRef, DType, MappedFile, Quantization, QuantizedRef, ThreadPool,
+};
 
 use crate::{
     checkpoint::{SharedBytes, Tensor},
@@ -93,6 +95,21 @@ impl ModelWeights {
     /// What the matrices are held in, for people: `bf16` or `int4`, say.
     pub fn precisions(&self) -> BTreeSet<String> {
         self.linears().flat_map(|(_, linear)| &linear.parts).map(|part| part.weight.precision()).collect()
+    }
+
+    /// The formats of the matrices in blocks, that with the most weights first.
+    pub fn block_formats(&self) -> Vec<BlockFormat> {
+        let mut found: Vec<(usize, BlockFormat)> = Vec::new();
+        for part in self.distinct_linears().flat_map(|(_, linear)| &linear.parts) {
+            let Weight::Blocks(tensor) = &part.weight else { continue };
+            match found.iter_mut().find(|(_, format)| *format == tensor.format) {
+                Some((elements, _)) => *elements += part.weight.elements(),
+                None => found.push((part.weight.elements(), tensor.format)),
+            }
+        }
+        // Stable: of two with as many weights, the first stays first.
+        found.sort_by_key(|(elements, _)| std::cmp::Reverse(*elements));
+        found.into_iter().map(|(_, format)| format).collect()
     }
 
     /// The mapped files that matrices lie in, each once.
@@ -202,30 +219,44 @@ pub enum Weight {
     Plain(Tensor),
     /// Quantised.
     Quantized(QuantizedTensor),
+    /// In blocks, as a GGUF file has it.
+    Blocks(BlockTensor),
 }
 
 impl Weight {
     /// The bytes that are read when it is used.
     pub fn bytes(&self) -> &[u8] {
-        match self {
-            Weight::Plain(tensor) => tensor.bytes(),
-            Weight::Quantized(tensor) => tensor.data.bytes(),
-        }
+        self.data().bytes()
     }
 
     /// The mapped file that the bytes lie in, unless they lie in memory of their own.
     pub fn file(&self) -> Option<&Arc<MappedFile>> {
+        self.data().file()
+    }
+
+    /// Brings mapped bytes into memory with all threads of `pool`, so that their first use waits for nothing.
+    pub fn populate(&self, pool: &ThreadPool) {
+        self.data().populate(pool);
+    }
+
+    /// Takes mapped bytes that nobody will use soon out of this process's memory.
+    pub fn release(&self) {
+        self.data().release();
+    }
+
+    fn data(&self) -> &SharedBytes {
         match self {
-            Weight::Plain(tensor) => tensor.file(),
-            Weight::Quantized(tensor) => tensor.data.file(),
+            Weight::Plain(tensor) => tensor.data(),
+            Weight::Quantized(tensor) => &tensor.data,
+            Weight::Blocks(tensor) => &tensor.data,
         }
     }
 
-    /// The tensor, unless it is quantised.
+    /// The tensor, unless it is quantised or in blocks.
     pub fn plain(&self) -> Option<&Tensor> {
         match self {
             Weight::Plain(tensor) => Some(tensor),
-            Weight::Quantized(_) => None,
+            Weight::Quantized(_) | Weight::Blocks(_) => None,
         }
     }
 
@@ -234,14 +265,16 @@ impl Weight {
         match self {
             Weight::Plain(tensor) => tensor.name(),
             Weight::Quantized(tensor) => &tensor.name,
+            Weight::Blocks(tensor) => &tensor.name,
         }
     }
 
-    /// What it is held in, for people: `bf16` or `int4`, say.
+    /// What it is held in, for people: `bf16`, `int4` or `Q4_K`, say.
     pub fn precision(&self) -> String {
         match self {
             Weight::Plain(tensor) => tensor.dtype().to_string(),
             Weight::Quantized(tensor) => tensor.quantization.to_string(),
+            Weight::Blocks(tensor) => tensor.format.to_string(),
         }
     }
 
@@ -250,6 +283,7 @@ impl Weight {
         match self {
             Weight::Plain(tensor) => tensor.elements(),
             Weight::Quantized(tensor) => tensor.rows * tensor.cols,
+            Weight::Blocks(tensor) => tensor.rows * tensor.cols,
         }
     }
 }
@@ -301,5 +335,70 @@ impl QuantizedTensor {
 impl std::fmt::Debug for QuantizedTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "QuantizedTensor({} {} [{}, {}])", self.name, self.quantization, self.rows, self.cols)
+    }
+}
+
+/// A matrix in blocks: a range of a mapped file, or memory of its own.
+#[derive(Clone)]
+pub struct BlockTensor {
+    name: Arc<str>,
+    format: BlockFormat,
+    rows: usize,
+    cols: usize,
+    data: SharedBytes,
+}
+
+impl BlockTensor {
+    /// `None` unless `data` has the bytes of such a matrix.
+    pub fn new(name: &str, format: BlockFormat, rows: usize, cols: usize, data: SharedBytes) -> Option<Self> {
+        let fits = BlocksRef::new(format, rows, cols, data.bytes()).is_ok();
+        fits.then(|| Self { name: name.into(), format, rows, cols, data })
+    }
+
+    /// Number of rows (outputs).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns (inputs).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// How it is stored.
+    pub fn format(&self) -> BlockFormat {
+        self.format
+    }
+
+    /// A view for the kernels. `None` never comes: the length was checked.
+    pub fn matrix(&self) -> Option<BlocksRef<'_>> {
+        BlocksRef::new(self.format, self.rows, self.cols, self.data.bytes()).ok()
+    }
+
+    /// A copy with elements of type `dtype`: exact in f32, else rounded to nearest-even. `None` never comes: the length was checked.
+    pub fn dequantized(&self, dtype: DType, pool: &ThreadPool) -> Option<Tensor> {
+        // Some rows at a time, so that there is not a whole copy in f32 beside the one that is wanted.
+        const PART: usize = 4 << 20;
+        let Self { format, rows, cols, .. } = *self;
+        let row_bytes = format.bytes(cols)?;
+        let mut bytes = vec![0; rows * cols * dtype.size()];
+        if !bytes.is_empty() {
+            let part_rows = (PART / cols).clamp(1, rows);
+            let mut weights = vec![0.0; part_rows * cols];
+            let sources = self.data.bytes().chunks(part_rows * row_bytes);
+            for (source, target) in sources.zip(bytes.chunks_mut(part_rows * cols * dtype.size())) {
+                let weights = weights.get_mut(..target.len() / dtype.size())?;
+                let part = BlocksRef::new(format, weights.len() / cols, cols, source).ok()?;
+                kernels::dequantize(pool, part, weights);
+                kernels::narrow(weights, dtype, target);
+            }
+        }
+        Tensor::from_bytes(&self.name, dtype, vec![rows, cols], bytes)
+    }
+}
+
+impl std::fmt::Debug for BlockTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlockTensor({} {} [{}, {}])", self.name, self.format, self.rows, self.cols)
     }
 }

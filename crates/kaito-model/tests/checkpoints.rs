@@ -350,7 +350,7 @@ fn whole(fixture_name: &str) -> impl Fn(&str) -> Vec<f32> {
 fn hugging_face(dir: &Path) -> TensorSet {
     match Checkpoint::open(dir).unwrap() {
         Checkpoint::HuggingFace(set) => set,
-        Checkpoint::Meta(_) => panic!("Meta's layout"),
+        Checkpoint::Meta(_) | Checkpoint::Gguf(_) => panic!("another layout"),
     }
 }
 
@@ -359,7 +359,7 @@ fn torch_file(name: &str) -> Result<TensorSet, CheckpointError> {
     std::fs::copy(fixture("torch").join(name), dir.path().join("pytorch_model.bin")).unwrap();
     match Checkpoint::open(dir.path())? {
         Checkpoint::HuggingFace(set) => Ok(set),
-        Checkpoint::Meta(_) => panic!("Meta's layout"),
+        Checkpoint::Meta(_) | Checkpoint::Gguf(_) => panic!("another layout"),
     }
 }
 

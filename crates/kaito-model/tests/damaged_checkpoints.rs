@@ -118,14 +118,14 @@ const WEIGHT_FILES: &[Case] = &[
         name: "no directory",
         fixture: "llama",
         damage: |dir| fs::remove_dir_all(dir).unwrap(),
-        expected: "{dir} is not a directory",
+        expected: "{dir} is neither a directory nor a GGUF file",
     },
     Case {
         name: "no weights",
         fixture: "llama",
         damage: |dir| remove(dir, "model.safetensors"),
         expected: "{dir} holds no weights: expected model.safetensors, model.safetensors.index.json, \
-                   pytorch_model.bin, pytorch_model.bin.index.json or consolidated.00.pth",
+                   pytorch_model.bin, pytorch_model.bin.index.json, consolidated.00.pth or a GGUF file",
     },
     Case {
         name: "safetensors: empty file",

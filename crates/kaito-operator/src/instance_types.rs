@@ -80,8 +80,11 @@ pub fn from_file(text: &str) -> Result<InstanceTypes, Error> {
 pub fn described(text: &str) -> Result<Vec<BTreeMap<String, Value>>, Error> {
     let list = list_in(text)?;
     read(&list)?;
-    let described: Option<_> = serde_saphyr::from_str(&list).map_err(|error| Error::Syntax(error.to_string()))?;
-    Ok(described.unwrap_or_default())
+    let described: Option<Vec<BTreeMap<String, Value>>> =
+        serde_saphyr::from_str(&list).map_err(|error| Error::Syntax(error.to_string()))?;
+    let mut described = described.unwrap_or_default();
+    described.iter_mut().flat_map(BTreeMap::values_mut).for_each(Value::sort_all_objects);
+    Ok(described)
 }
 
 /// The list, or what the manifest of a ConfigMap has under [`KEY`].
@@ -94,7 +97,11 @@ fn list_in(text: &str) -> Result<Cow<'_, str>, Error> {
     let data = manifest["data"].as_object();
     match data.and_then(|data| data.get(KEY)?.as_str()) {
         Some(list) => Ok(list.to_owned().into()),
-        None => Err(Error::NoKey(data.into_iter().flatten().map(|(key, _)| key.clone()).collect())),
+        None => {
+            let mut keys: Vec<String> = data.into_iter().flatten().map(|(key, _)| key.clone()).collect();
+            keys.sort();
+            Err(Error::NoKey(keys))
+        }
     }
 }
 

@@ -20,15 +20,22 @@ use crate::shape::Shape;
 /// Tokens in a page of the KV cache; a sequence has whole pages. vLLM's blocks are of this size too.
 pub const PAGE_TOKENS: u64 = 16;
 
+/// Rows of logits that a step on CPUs may have beside one for each sequence: for tokens that are proposed, and for tokens of prompts
+/// that are scored.
+pub const FURTHER_LOGITS_ON_CPUS: u64 = 16 + 32;
+
 /// Most tokens that one step computes.
 const STEP_TOKENS: u64 = 2048;
 
 /// Bytes that the runtime takes of each GPU, whatever the model.
 const RUNTIME: u64 = 640 << 20;
 
-/// Parameters of a quantisation group: they share a scale of 16 bits, as the kernels hold it. Published GPTQ and AWQ
-/// checkpoints share one among 128, with a zero of the element's width: a little less.
-const QUANTISATION_GROUP: u64 = 64;
+/// Parameters of a quantisation group: they share a scale of 16 bits, as the kernels hold it and published GPTQ and AWQ checkpoints
+/// do, which have a zero of the element's width besides.
+const QUANTISATION_GROUP: u64 = 128;
+
+/// Parameters of a group of 4 bits that share a multiplier of 3 bits, as the kernels hold it: more than a zero for 128 takes.
+const QUANTISATION_SUBGROUP: u64 = 16;
 
 /// How numbers are held in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -68,7 +75,11 @@ impl Precision {
     fn matrix_bytes(self, parameters: u64) -> u64 {
         let scales = match self {
             Precision::F32 | Precision::Bf16 | Precision::F16 | Precision::Fp8 => 0,
-            Precision::Int8 | Precision::Int4 => parameters.div_ceil(QUANTISATION_GROUP) * 2,
+            Precision::Int8 => parameters.div_ceil(QUANTISATION_GROUP) * 2,
+            Precision::Int4 => {
+                parameters.div_ceil(QUANTISATION_GROUP) * 2
+                    + (parameters.div_ceil(QUANTISATION_SUBGROUP) * 3).div_ceil(8)
+            }
         };
         self.bytes(parameters) + scales
     }
@@ -126,8 +137,8 @@ impl Cut {
 pub struct Estimate {
     /// Its part of the weights.
     pub weights: u64,
-    /// Its part of the KV cache: keys and values of all tokens.
-    pub keys_and_values: u64,
+    /// Its part of the KV cache.
+    pub kv_cache: u64,
     /// Activations of a step.
     pub activations: u64,
     /// What the runtime takes for itself.
@@ -137,7 +148,7 @@ pub struct Estimate {
 impl Estimate {
     /// All together.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.keys_and_values).saturating_add(self.activations).saturating_add(self.runtime)
+        self.weights.saturating_add(self.kv_cache).saturating_add(self.activations).saturating_add(self.runtime)
     }
 }
 
@@ -145,14 +156,14 @@ impl Estimate {
 pub fn estimate(
     shape: &Shape,
     weights: Precision,
-    keys_and_values: Precision,
+    kv_cache: Precision,
     context: u64,
     batch: u64,
     cut: Cut,
 ) -> Estimate {
     Estimate {
         weights: weights_bytes(shape, weights, cut),
-        keys_and_values: keys_and_values_bytes(shape, keys_and_values, context, batch, cut),
+        kv_cache: kv_cache_bytes(shape, kv_cache, context, batch, cut),
         activations: activation_bytes(shape, weights, context, batch, cut),
         runtime: RUNTIME,
     }
@@ -162,9 +173,18 @@ pub fn estimate(
 /// are in.
 pub fn estimate_on_cpus(shape: &Shape, weights: Precision, context: u64, batch: u64) -> Estimate {
     let whole = Cut::Layers(1);
+    let base = estimate(shape, weights, Precision::F32, context, batch, whole);
+    // With 4 bits the engine holds the value projections in 8.
+    let values = shape.num_layers as u64 * (shape.num_kv_heads * shape.head_dim * shape.hidden_size) as u64;
+    let more = match weights {
+        Precision::Int4 => Precision::Int8.matrix_bytes(values) - Precision::Int4.matrix_bytes(values),
+        _ => 0,
+    };
     Estimate {
-        activations: activation_bytes(shape, Precision::F32, context, batch, whole),
-        ..estimate(shape, weights, Precision::F32, context, batch, whole)
+        weights: base.weights.saturating_add(more),
+        activations: activation_bytes(shape, Precision::F32, context, batch, whole)
+            .saturating_add(logit_bytes(shape, FURTHER_LOGITS_ON_CPUS)),
+        ..base
     }
 }
 
@@ -189,7 +209,7 @@ fn weights_bytes(shape: &Shape, precision: Precision, cut: Cut) -> u64 {
     }
 }
 
-fn keys_and_values_bytes(shape: &Shape, precision: Precision, context: u64, batch: u64, cut: Cut) -> u64 {
+fn kv_cache_bytes(shape: &Shape, precision: Precision, context: u64, batch: u64, cut: Cut) -> u64 {
     let (layers, heads) = match cut {
         // Where there are more ranks than key-value heads, some hold the same one.
         Cut::Ranks(_) => (shape.num_layers as u64, (shape.num_kv_heads as u64).div_ceil(cut.gpus().into())),
@@ -215,8 +235,12 @@ fn activation_bytes(shape: &Shape, weights: Precision, context: u64, batch: u64,
     let token = whole + (queries_and_outputs + keys_and_values + inner).div_ceil(ranks);
     let tokens = context.saturating_mul(batch).min(STEP_TOKENS);
     let element = if weights == Precision::F32 { 4 } else { 2 };
-    let logits = batch.saturating_mul(shape.vocab_size as u64 * 2 * 4);
-    (token * element * tokens).saturating_add(logits)
+    (token * element * tokens).saturating_add(logit_bytes(shape, batch))
+}
+
+/// Rows of logits, twice in f32.
+fn logit_bytes(shape: &Shape, rows: u64) -> u64 {
+    rows.saturating_mul(shape.vocab_size as u64 * 2 * 4)
 }
 
 #[cfg(test)]
@@ -231,7 +255,7 @@ mod tests {
     }
 
     /// By hand from the published shape: 32 layers of 4 x 4096^2 + 3 x 4096 x 11008 + 2 x 4096 parameters, 32000 x 4096 twice,
-    /// 4096; keys and values of 2 x 32 x 4096 numbers a token.
+    /// 4096; a KV cache of 2 x 32 x 4096 numbers a token.
     #[test]
     fn llama_2_7b_on_one_gpu() {
         let layer = 4 * 4096_u64.pow(2) + 3 * 4096 * 11008 + 2 * 4096;
@@ -239,20 +263,30 @@ mod tests {
         assert_eq!(parameters, 6_738_415_616);
         let estimate = of("llama-2-7b", Precision::F16, 2048, 1, Cut::Layers(1));
         assert_eq!(estimate.weights, 13_476_831_232);
-        assert_eq!(estimate.keys_and_values, 1024 * MIB);
+        assert_eq!(estimate.kv_cache, 1024 * MIB);
         // 3 x 4096 + 4 x 4096 + 3 x 11008 numbers of two bytes for each of 2048 tokens, and 32000 x 8 bytes.
         assert_eq!(estimate.activations, (7 * 4096 + 3 * 11008) * 2 * 2048 + 256_000);
         assert_eq!(estimate.runtime, 640 * MIB);
         assert_eq!(of("llama-2-7b", Precision::F32, 2048, 1, Cut::Layers(1)).weights, 2 * 13_476_831_232);
     }
 
-    /// The published 16-bit weights, keys and values of 2 x 32 x 4096 floats a token, and the same vectors in floats.
+    /// The published 16-bit weights, a KV cache of 2 x 32 x 4096 floats a token, and the same vectors in floats.
     #[test]
     fn llama_2_7b_on_cpus() {
         let estimate = estimate_on_cpus(&find("llama-2-7b").unwrap().shape, Precision::F16, 2048, 1);
         assert_eq!(estimate.weights, 13_476_831_232);
-        assert_eq!(estimate.keys_and_values, 2048 * MIB);
-        assert_eq!(estimate.activations, (7 * 4096 + 3 * 11008) * 4 * 2048 + 256_000);
+        assert_eq!(estimate.kv_cache, 2048 * MIB);
+        // A row for the sequence, 16 for drafts, 32 for scores of prompts.
+        assert_eq!(estimate.activations, (7 * 4096 + 3 * 11008) * 4 * 2048 + 49 * 256_000);
+    }
+
+    /// 8 bits and scales for the 4096 x 4096 value projections of each layer: 65/64 bytes and not 69/128.
+    #[test]
+    fn on_cpus_values_have_8_bits_where_others_have_4() {
+        let shape = &find("llama-2-7b").unwrap().shape;
+        let on_gpu = of("llama-2-7b", Precision::Int4, 2048, 1, Cut::Layers(1)).weights;
+        let more = 32 * 4096 * 4096 * 61 / 128;
+        assert_eq!(estimate_on_cpus(shape, Precision::Int4, 2048, 1).weights, on_gpu + more);
     }
 
     /// An eighth of all matrices on each rank, and all 161 norms of 8192; one key-value head of eight.
@@ -261,12 +295,9 @@ mod tests {
         let estimate = of("llama-2-70b", Precision::F16, 4096, 4, Cut::Ranks(8));
         let norms = 161 * 8192 * 2;
         assert_eq!(estimate.weights, (2 * 68_976_648_192 - norms) / 8 + norms);
-        assert_eq!(estimate.keys_and_values, 2 * 80 * 128 * 2 * 4096 * 4);
+        assert_eq!(estimate.kv_cache, 2 * 80 * 128 * 2 * 4096 * 4);
         // More ranks than key-value heads do not make that less.
-        assert_eq!(
-            of("llama-2-70b", Precision::F16, 4096, 4, Cut::Ranks(16)).keys_and_values,
-            estimate.keys_and_values
-        );
+        assert_eq!(of("llama-2-70b", Precision::F16, 4096, 4, Cut::Ranks(16)).kv_cache, estimate.kv_cache);
     }
 
     /// 60 layers on four GPUs are 15 each, of 8192 x (128 + 2 x 8) x 64 + 8192^2 + 2 x 8192 x 32768 parameters and four vectors; the
@@ -277,17 +308,17 @@ mod tests {
         let layer = matrices + 4 * 8192;
         let estimate = of("falcon-40b", Precision::Bf16, 2048, 1, Cut::Layers(4));
         assert_eq!(estimate.weights, 2 * (15 * layer + 65024 * 8192 + 2 * 8192));
-        assert_eq!(estimate.keys_and_values, 2 * 15 * 8 * 64 * 2 * 2048);
+        assert_eq!(estimate.kv_cache, 2 * 15 * 8 * 64 * 2 * 2048);
     }
 
-    /// Four bits, and for each 64 parameters a scale of 16 bits: 4.25 bits a parameter.
+    /// Four bits, for each 16 parameters 3 bits, and for each 128 a scale of 16 bits: 4.3125 bits a parameter, 69 for 16.
     #[test]
     fn integers_come_with_scales() {
         let int4 = of("llama-2-7b", Precision::Int4, 2048, 1, Cut::Layers(1)).weights;
         let matrices = 32 * (4 * 4096_u64.pow(2) + 3 * 4096 * 11008);
-        assert_eq!(int4, matrices * 17 / 32 + (2 * 32000 * 4096 + 65 * 4096) * 2);
+        assert_eq!(int4, matrices * 69 / 128 + (2 * 32000 * 4096 + 65 * 4096) * 2);
         let int8 = of("llama-2-7b", Precision::Int8, 2048, 1, Cut::Layers(1)).weights;
-        assert_eq!(int8, matrices * 33 / 32 + (2 * 32000 * 4096 + 65 * 4096) * 2);
+        assert_eq!(int8, matrices * 65 / 64 + (2 * 32000 * 4096 + 65 * 4096) * 2);
     }
 
     #[test]
@@ -302,7 +333,7 @@ mod tests {
 
     #[test]
     fn sequences_have_whole_pages() {
-        let kv = |context| of("mistral-7b", Precision::Bf16, context, 3, Cut::Layers(1)).keys_and_values;
+        let kv = |context| of("mistral-7b", Precision::Bf16, context, 3, Cut::Layers(1)).kv_cache;
         assert_eq!((kv(1), kv(16), kv(17)), (kv(16), 3 * 16 * 131_072, 3 * 32 * 131_072));
     }
 

@@ -40,6 +40,14 @@ impl Preset {
         }
     }
 
+    /// Path of the route of OpenAI's API for it.
+    pub fn openai_endpoint(&self) -> &'static str {
+        match self.kind {
+            PresetKind::Completion => "/v1/completions",
+            PresetKind::Chat => "/v1/chat/completions",
+        }
+    }
+
     /// Path of the HTTP route that the model's documentation names for it.
     pub fn endpoint(&self) -> &'static str {
         self.dialect().endpoint()

@@ -114,7 +114,7 @@ impl Shape {
         self.parameters() * dtype.size() as u64
     }
 
-    /// Bytes of the keys and values of one token, all layers together.
+    /// Bytes of the KV cache that one token takes, all layers together.
     pub fn kv_cache_bytes_per_token(&self, dtype: DType) -> u64 {
         2 * self.num_layers as u64 * self.num_kv_heads as u64 * self.head_dim as u64 * dtype.size() as u64
     }
@@ -162,7 +162,7 @@ mod tests {
 
     /// Llama 2 7B in 16 bits keeps half a mebibyte a token; grouped-query attention divides that by the queries of a group.
     #[test]
-    fn keys_and_values_of_one_token() {
+    fn kv_cache_of_one_token() {
         for (name, dtype, bytes) in [
             ("llama-2-7b", DType::F16, 524_288),
             ("llama-2-7b", DType::F32, 1_048_576),

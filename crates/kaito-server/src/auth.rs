@@ -1,12 +1,17 @@
 //! Which requests need an API key, and what a server without one lets pass.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::Response;
 
 use crate::error::ApiError;
 use crate::host::Hosts;
 use crate::keys::ApiKeys;
+use crate::state::App;
 
 /// Headers that proxies add to a request, and what the names of the others begin with.
 const FORWARDED: [&str; 21] = [
@@ -34,23 +39,61 @@ const FORWARDED: [&str; 21] = [
 ];
 const FORWARDED_PREFIXES: [&str; 6] = ["forward", "x-forward", "x-original-", "x-envoy-", "x-azure-", "cf-"];
 
+/// The headers that carry a key as their whole value, beside `Authorization: Bearer KEY`: Anthropic's and Azure's.
+const KEY_HEADERS: [&str; 2] = ["x-api-key", "api-key"];
+
 /// Lets a request pass when no key is set, or when it shows one of them.
 ///
 /// # Errors
 /// 401.
 pub(crate) fn check_key(keys: &ApiKeys, headers: &HeaderMap) -> Result<(), ApiError> {
-    let refused = |detail| Err(ApiError::new(StatusCode::UNAUTHORIZED, detail));
     if !keys.are_asked_for() {
         return Ok(());
     }
-    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
-        return refused("The header Authorization is there more than once.");
-    }
-    match bearer(headers) {
-        None => refused("This route needs an API key, as the header `Authorization: Bearer KEY`."),
+    match offered(headers)? {
+        None => Err(refused("This route needs an API key, as the header `Authorization: Bearer KEY`.")),
         Some(offered) if keys.accept(offered) => Ok(()),
-        Some(_) => refused("The API key is wrong."),
+        Some(_) => Err(refused("The API key is wrong.")),
     }
+}
+
+fn refused(detail: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, detail)
+}
+
+/// The one key that a request shows, in whatever headers.
+///
+/// # Errors
+/// 401 where it shows two that differ: a proxy could check one of them, and this server the other.
+fn offered(headers: &HeaderMap) -> Result<Option<&[u8]>, ApiError> {
+    for name in [header::AUTHORIZATION.as_str()].into_iter().chain(KEY_HEADERS) {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            let shown = if name == header::AUTHORIZATION { "Authorization" } else { name };
+            return Err(refused(format!("The header {shown} is there more than once.")));
+        }
+    }
+    let plain = KEY_HEADERS.map(|name| Some((name, headers.get(name)?.as_bytes().trim_ascii())));
+    let bearer = bearer(headers).map(|key| ("Authorization", key));
+    let mut found: Option<(&str, &[u8])> = None;
+    for (name, key) in [bearer].into_iter().chain(plain).flatten() {
+        match found {
+            Some((first, other)) if other != key => {
+                return Err(refused(format!("The headers {first} and {name} hold different API keys.")));
+            }
+            _ => found = Some((name, key)),
+        }
+    }
+    Ok(found.map(|(_, key)| key))
+}
+
+/// Middleware around routes that need a key.
+pub(crate) async fn require_key(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    check_key(&app.options.api_keys, request.headers())?;
+    Ok(next.run(request).await)
 }
 
 /// Lets a request for shutdown pass that shows a key. If the server has none, the request must come from this machine: from a
@@ -151,6 +194,42 @@ mod tests {
         assert!(check_key(&keys, &twice).is_err());
     }
 
+    #[test]
+    fn the_key_comes_in_any_of_three_headers_and_is_the_same_in_all() {
+        const NEEDED: &str = "This route needs an API key, as the header `Authorization: Bearer KEY`.";
+        const WRONG: &str = "The API key is wrong.";
+        let keys = keys();
+        for (pairs, refusal) in [
+            (&[("x-api-key", "secret")][..], None),
+            (&[("api-key", "other")], None),
+            (&[("x-api-key", " secret ")], None),
+            (&[("authorization", "Bearer secret"), ("x-api-key", "secret"), ("api-key", "secret")], None),
+            // What is no bearer token is no key.
+            (&[("authorization", "Basic dXNlcjpwYXNz"), ("x-api-key", "secret")], None),
+            (&[("authorization", "Basic secret")], Some(NEEDED)),
+            (&[("key", "secret")], Some(NEEDED)),
+            (&[("x-api-key", "Bearer secret")], Some(WRONG)),
+            (&[("x-api-key", "")], Some(WRONG)),
+            (&[("api-key", "secret,other")], Some(WRONG)),
+            (
+                &[("authorization", "Bearer secret"), ("x-api-key", "other")],
+                Some("The headers Authorization and x-api-key hold different API keys."),
+            ),
+            (
+                &[("x-api-key", "secret"), ("api-key", "wrong")],
+                Some("The headers x-api-key and api-key hold different API keys."),
+            ),
+            (&[("api-key", "secret"), ("api-key", "secret")], Some("The header api-key is there more than once.")),
+            (
+                &[("authorization", "Basic a"), ("authorization", "Bearer secret")],
+                Some("The header Authorization is there more than once."),
+            ),
+        ] {
+            let outcome = check_key(&keys, &headers(pairs));
+            assert_eq!(outcome.as_ref().err().map(ApiError::detail), refusal, "{pairs:?}");
+        }
+    }
+
     /// The rule "from loopback or with the key" opened it to the internet behind a proxy on the same host.
     #[test]
     fn a_shutdown_comes_from_this_machine_or_with_the_key() {
@@ -182,6 +261,8 @@ mod tests {
             (&keys(), HERE, &[], 401),
             (&keys(), HERE, &[("authorization", "Bearer wrong")], 401),
             (&keys(), HERE, &[("authorization", "Bearer secret")], 200),
+            (&keys(), HERE, &[("x-api-key", "secret")], 200),
+            (&keys(), HERE, &[("authorization", "Bearer secret"), ("api-key", "wrong")], 401),
             (&keys(), "10.0.0.1:1", &[], 401),
             (
                 &keys(),

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 
-/// The fields of one JSON object, taken out one at a time. `null` is the same as absent.
+/// The fields of one JSON object, taken out one at a time; those left keep their order. `null` is the same as absent.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     /// Where the object stands in the body, as a prefix of its fields' names: "" or "input_data.".
@@ -27,6 +27,14 @@ impl Fields {
         }
     }
 
+    /// With the keys of all objects in order, so that which fault is named first, and how a value is shown, does not depend
+    /// on the order in which a client writes them.
+    pub(crate) fn sorted(mut self) -> Self {
+        self.values.values_mut().for_each(Value::sort_all_objects);
+        self.values.sort_keys();
+        self
+    }
+
     /// The full name of a field: "input_data.parameters".
     pub(crate) fn path(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
@@ -37,7 +45,7 @@ impl Fields {
     }
 
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
-        self.values.remove(name).filter(|value| !value.is_null())
+        self.values.shift_remove(name).filter(|value| !value.is_null())
     }
 
     pub(crate) fn take_object(&mut self, name: &str) -> Result<Option<Self>, ApiError> {
@@ -63,7 +71,7 @@ impl Fields {
     /// A flag for which `null` means something else than its absence: the flag, if it is given at all.
     pub(crate) fn take_nullable_flag(&mut self, name: &str) -> Result<Option<Option<bool>>, ApiError> {
         if self.values.get(name).is_some_and(Value::is_null) {
-            self.values.remove(name);
+            self.values.shift_remove(name);
             return Ok(Some(None));
         }
         Ok(self.take_flag(name)?.map(Some))
@@ -81,6 +89,34 @@ impl Fields {
         })
     }
 
+    /// A whole number; 128.0 counts as one.
+    pub(crate) fn take_integer(&mut self, name: &str) -> Result<Option<i64>, ApiError> {
+        let whole = |f: f64| (f.fract() == 0.0 && f.abs() <= 9_007_199_254_740_992.0).then_some(f as i64);
+        self.parameter(name, "an integer", |value| value.as_i64().or_else(|| value.as_f64().and_then(whole)))
+    }
+
+    /// A list of strings.
+    pub(crate) fn take_strings(&mut self, name: &str) -> Result<Option<Vec<String>>, ApiError> {
+        let Some(list) = self.take_list(name)? else { return Ok(None) };
+        let at = self.path(name);
+        list.into_iter()
+            .enumerate()
+            .map(|(i, value)| string(&format!("{at}[{i}]"), value))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
+    /// A list of token ids.
+    pub(crate) fn take_token_ids(&mut self, name: &str) -> Result<Option<Vec<u32>>, ApiError> {
+        let Some(list) = self.take_list(name)? else { return Ok(None) };
+        let at = self.path(name);
+        list.iter()
+            .enumerate()
+            .map(|(i, value)| token_id(&format!("{at}[{i}]"), value))
+            .collect::<Result<_, _>>()
+            .map(Some)
+    }
+
     fn parameter<T>(
         &mut self,
         name: &str,
@@ -90,11 +126,11 @@ impl Fields {
         let Some(value) = self.take(name) else { return Ok(None) };
         match read(&value) {
             Some(read) => Ok(Some(read)),
-            None => Err(ParameterError::invalid(&self.path(name), value, allowed).into()),
+            None => Err(invalid(&self.path(name), &value, allowed)),
         }
     }
 
-    /// Moves all fields of `inner`, which stands within this object, to this level.
+    /// Moves all fields of `inner`, which stands within this object, to this level, all in the order of their names.
     ///
     /// # Errors
     /// 400 when a field stands at both levels.
@@ -107,6 +143,7 @@ impl Fields {
                 )));
             }
         }
+        self.values.sort_keys();
         Ok(())
     }
 
@@ -137,6 +174,25 @@ pub(crate) fn unknown<'a>(prefix: &str, name: &str, known: impl Iterator<Item = 
     }
 }
 
+/// 400 for a value of a parameter, which stands at `at`.
+pub(crate) fn invalid(at: &str, value: impl std::fmt::Display, allowed: &str) -> ApiError {
+    ApiError::from(ParameterError::invalid(at, value, allowed)).with_param(at)
+}
+
+/// 400 for the text `value` of a parameter, which stands at `at` and is none of those `allowed`.
+pub(crate) fn unknown_value(at: &str, value: &str, allowed: &str) -> ApiError {
+    let shown: String = value.chars().take(60).collect();
+    invalid(at, format_args!("\"{shown}\""), allowed)
+}
+
+/// The token id that `value`, which stands at `at`, is.
+pub(crate) fn token_id(at: &str, value: &Value) -> Result<u32, ApiError> {
+    value
+        .as_u64()
+        .and_then(|id| u32::try_from(id).ok())
+        .ok_or_else(|| invalid(at, value, "a token id, an integer of at least 0"))
+}
+
 /// The text of `value`, which stands at `at`.
 pub(crate) fn string(at: &str, value: Value) -> Result<String, ApiError> {
     match value {
@@ -147,12 +203,12 @@ pub(crate) fn string(at: &str, value: Value) -> Result<String, ApiError> {
 
 /// 422 for a value of the wrong type.
 pub(crate) fn wrong_shape(at: &str, wanted: &str, found: &Value) -> ApiError {
-    ApiError::wrong_shape(ParameterError::invalid(at, found, wanted).to_string())
+    ApiError::wrong_shape(ParameterError::invalid(at, found, wanted).to_string()).with_param(at)
 }
 
 /// 422 for a field that must be there.
 pub(crate) fn missing(at: &str, wanted: &str) -> ApiError {
-    ApiError::wrong_shape(format!("`{at}` is missing: it must be {wanted}"))
+    ApiError::wrong_shape(format!("`{at}` is missing: it must be {wanted}")).with_param(at)
 }
 
 #[cfg(test)]

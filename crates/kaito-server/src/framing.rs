@@ -10,14 +10,16 @@ use crate::error::ApiError;
 
 /// Refuses ambiguous requests and closes their connection, since nobody knows where on it the next request begins.
 pub(crate) async fn guard(request: Request, next: Next) -> Response {
-    match check(request.version(), request.headers()) {
+    let authority = request.uri().authority().map(Authority::as_str);
+    match check(request.version(), authority, request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => ([(header::CONNECTION, "close")], error).into_response(),
     }
 }
 
-fn check(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
-    check_host(version, headers)?;
+/// `authority` is that of the request's target.
+fn check(version: Version, authority: Option<&str>, headers: &HeaderMap) -> Result<(), ApiError> {
+    check_host(version, authority, headers)?;
     check_transfer_encoding(headers)?;
     if elements(headers, header::TE).any(|coding| name(&coding) == "chunked") {
         return Err(ApiError::bad_request("TE names chunked, which must not stand there."));
@@ -25,12 +27,20 @@ fn check(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// RFC 9112, 3.2.
-fn check_host(version: Version, headers: &HeaderMap) -> Result<(), ApiError> {
+/// RFC 9112, 3.2, and RFC 9113, 8.3.1: in HTTP/2 the authority takes the place of Host, and where both are there they agree.
+fn check_host(version: Version, authority: Option<&str>, headers: &HeaderMap) -> Result<(), ApiError> {
     let mut hosts = headers.get_all(header::HOST).iter();
+    let http_2 = version == Version::HTTP_2;
     let Some(host) = hosts.next() else {
-        return if version < Version::HTTP_11 { Ok(()) } else { Err(ApiError::bad_request("Host is missing.")) };
+        let dispensable = version < Version::HTTP_11 || (http_2 && authority.is_some());
+        return if dispensable { Ok(()) } else { Err(ApiError::bad_request("Host is missing.")) };
     };
+    if let Some(authority) =
+        authority.filter(|authority| http_2 && !authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
+    {
+        let shown = String::from_utf8_lossy(host.as_bytes());
+        return Err(ApiError::bad_request(format!("Host is {shown:?}, but the request is for {authority:?}.")));
+    }
     let lines = 1 + hosts.count();
     if lines > 1 {
         return Err(ApiError::bad_request(format!("Host stands in {lines} lines; give it once.")));
@@ -89,7 +99,7 @@ mod tests {
         headers.for_each(|(name, value)| {
             map.append(name, value);
         });
-        check(version, &map).map_or_else(|error| error.status().as_u16(), |()| 0)
+        check(version, None, &map).map_or_else(|error| error.status().as_u16(), |()| 0)
     }
 
     #[test]

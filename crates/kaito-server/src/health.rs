@@ -14,6 +14,9 @@ use crate::state::App;
 /// 503 with the reason.
 pub(crate) async fn check(app: &App) -> Result<(), ApiError> {
     let model = app.check_open()?;
+    if let Some(trouble) = model.trouble() {
+        return Err(ApiError::unavailable(trouble));
+    }
     check_progress(&model.stats(), app.options.stall_limit)?;
     check_files(app, model.clone()).await
 }

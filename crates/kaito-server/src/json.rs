@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value};
 
 use crate::error::ApiError;
 
-/// How deep lists and objects may nest; the deepest well-formed request needs 5.
+/// How deep lists and objects may nest; the deepest well-formed request of the Kaito dialects needs 5.
 const MAX_DEPTH: usize = 32;
 /// How many values a body may hold: a value takes some 32 bytes of memory and as little as two of the body.
 const MAX_VALUES: usize = 1 << 18;
@@ -19,6 +19,14 @@ const MAX_VALUES: usize = 1 << 18;
 /// 422 with the place of the first fault: no UTF-8, no JSON, too deep, too many values, a key that occurs twice in an
 /// object, or a value that is no object.
 pub(crate) fn parse_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    parse_object_within(body, MAX_DEPTH)
+}
+
+/// [`parse_object`], where lists and objects may nest so deep.
+///
+/// # Errors
+/// As [`parse_object`].
+pub(crate) fn parse_object_within(body: &[u8], depth: usize) -> Result<Map<String, Value>, ApiError> {
     let text = std::str::from_utf8(body).map_err(|e| {
         let at = e.valid_up_to();
         let byte = body.get(at).copied().unwrap_or_default();
@@ -31,7 +39,7 @@ pub(crate) fn parse_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> 
     }
     let values = Cell::new(0);
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Reader { depth: 0, values: &values }
+    let value = Reader { left: depth, most: depth, values: &values }
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))
         .map_err(|e| ApiError::wrong_shape(format!("The body is not valid JSON: {e}")))?;
@@ -54,16 +62,18 @@ fn kind(value: &Value) -> &'static str {
 
 #[derive(Clone, Copy)]
 struct Reader<'a> {
-    depth: usize,
+    /// How many levels more there may be, of how many.
+    left: usize,
+    most: usize,
     values: &'a Cell<usize>,
 }
 
 impl Reader<'_> {
     fn inside<E: serde::de::Error>(self) -> Result<Self, E> {
-        if self.depth == MAX_DEPTH {
-            return Err(E::custom(format!("lists and objects nest deeper than {MAX_DEPTH} levels")));
+        match self.left.checked_sub(1) {
+            Some(left) => Ok(Self { left, ..self }),
+            None => Err(E::custom(format!("lists and objects nest deeper than {} levels", self.most))),
         }
-        Ok(Self { depth: self.depth + 1, ..self })
     }
 }
 

@@ -2,20 +2,15 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::followed::{self, Followed, Source};
+
 /// Largest file of keys, in bytes.
 const MAX_FILE: u64 = 64 << 10;
-/// How often the file is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long the file must stay as it is before it counts, so that half-written keys are not taken.
-const SETTLED: Duration = Duration::from_millis(100);
 
 /// Why something is no key, or a file has none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +47,7 @@ pub enum KeyError {
     },
 }
 
-/// A secret that clients show as `Authorization: Bearer KEY`. It never appears in logs.
+/// A secret that clients show, as `Authorization: Bearer KEY` for one. It never appears in logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey(String);
 
@@ -86,7 +81,7 @@ impl fmt::Debug for ApiKey {
 #[derive(Debug, Clone, Default)]
 pub struct ApiKeys {
     given: Vec<ApiKey>,
-    file: Option<Arc<KeyFile>>,
+    file: Option<Arc<Followed<KeyFile>>>,
 }
 
 impl ApiKeys {
@@ -95,7 +90,8 @@ impl ApiKeys {
     /// # Errors
     /// What is wrong with the file.
     pub fn new(given: Vec<ApiKey>, file: Option<&Path>) -> Result<Self, KeyError> {
-        Ok(Self { given, file: file.map(KeyFile::open).transpose()?.map(Arc::new) })
+        let file = file.map(|path| Followed::open(KeyFile(path.to_owned()))).transpose()?;
+        Ok(Self { given, file: file.map(Arc::new) })
     }
 
     /// Whether anybody needs a key.
@@ -105,101 +101,51 @@ impl ApiKeys {
 
     /// Whether `offered` is one of the keys. Takes the same time whichever it is, and wherever it differs from them.
     pub(crate) fn accept(&self, offered: &[u8]) -> bool {
-        let read = self.file.as_ref().map(|file| file.keys());
+        let read = self.file.as_ref().map(|file| file.value());
         let all = self.given.iter().chain(read.iter().flat_map(|keys| keys.iter()));
         all.fold(Choice::from(0), |found, key| found | key.0.as_bytes().ct_eq(offered)).into()
     }
 
     /// Reads the file again whenever it changes.
     pub(crate) async fn follow(self) -> Infallible {
-        let Some(file) = self.file else { return std::future::pending().await };
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let Some(first) = read_aside(&file).await else { continue };
-            if file.is_news(&first) {
-                tokio::time::sleep(SETTLED).await;
-                if read_aside(&file).await.as_ref() == Some(&first) {
-                    file.take(first);
-                }
-            }
+        match self.file {
+            Some(file) => file.follow().await,
+            None => std::future::pending().await,
         }
     }
 }
 
-/// A disk may take its time.
-async fn read_aside(file: &Arc<KeyFile>) -> Option<Result<Vec<ApiKey>, KeyError>> {
-    let file = Arc::clone(file);
-    tokio::task::spawn_blocking(move || read(&file.path)).await.ok()
-}
-
+/// A file of keys.
 #[derive(Debug)]
-struct KeyFile {
-    path: PathBuf,
-    state: Mutex<State>,
-}
+struct KeyFile(PathBuf);
 
-#[derive(Debug)]
-struct State {
-    keys: Arc<[ApiKey]>,
-    /// What the log has been told is wrong with the file.
-    trouble: Option<KeyError>,
-}
+impl Source for KeyFile {
+    type Value = Vec<ApiKey>;
+    type Error = KeyError;
 
-impl KeyFile {
-    fn open(path: &Path) -> Result<Self, KeyError> {
-        let keys = read(path)?.into();
-        Ok(Self { path: path.to_owned(), state: Mutex::new(State { keys, trouble: None }) })
+    fn read(&self) -> Result<Vec<ApiKey>, KeyError> {
+        let Self(path) = self;
+        let unreadable = |reason: String| KeyError::Unreadable { path: path.to_owned(), reason };
+        let bytes = followed::read_file(path, MAX_FILE).map_err(|error| unreadable(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| unreadable("stream did not contain valid UTF-8".to_owned()))?;
+        ApiKey::parse_all(&text).map_err(|source| KeyError::InFile { path: path.to_owned(), source: source.into() })
     }
 
-    fn keys(&self) -> Arc<[ApiKey]> {
-        Arc::clone(&self.state.lock().unwrap_or_else(PoisonError::into_inner).keys)
+    fn log_taken(&self, keys: &Vec<ApiKey>) {
+        tracing::info!(file = %self.0.display(), keys = keys.len(), "the file of API keys was read again");
     }
 
-    fn is_news(&self, read: &Result<Vec<ApiKey>, KeyError>) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match read {
-            Ok(keys) => **keys != *state.keys || state.trouble.is_some(),
-            Err(error) => state.trouble.as_ref() != Some(error),
-        }
+    fn log_kept(&self, keys: &Vec<ApiKey>, error: &KeyError) {
+        tracing::warn!(%error, keys = keys.len(), "the API keys that were read before stay");
     }
-
-    fn take(&self, read: Result<Vec<ApiKey>, KeyError>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match read {
-            Ok(keys) => {
-                tracing::info!(file = %self.path.display(), keys = keys.len(), "the file of API keys was read again");
-                *state = State { keys: keys.into(), trouble: None };
-            }
-            Err(error) => {
-                tracing::warn!(%error, keys = state.keys.len(), "the API keys that were read before stay");
-                state.trouble = Some(error);
-            }
-        }
-    }
-}
-
-fn read(path: &Path) -> Result<Vec<ApiKey>, KeyError> {
-    let unreadable = |reason: String| KeyError::Unreadable { path: path.to_owned(), reason };
-    let text = read_text(path).map_err(|error| unreadable(error.to_string()))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(unreadable(format!("it has more than {MAX_FILE} bytes")));
-    }
-    ApiKey::parse_all(&text).map_err(|source| KeyError::InFile { path: path.to_owned(), source: source.into() })
-}
-
-fn read_text(path: &Path) -> io::Result<String> {
-    // To open a pipe would wait for its other end.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::followed::LOOK_EVERY;
 
     fn all(text: &str) -> Result<Vec<String>, KeyError> {
         ApiKey::parse_all(text).map(|keys| keys.into_iter().map(|key| key.0).collect())

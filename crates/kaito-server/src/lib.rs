@@ -5,13 +5,16 @@
 //! [`Model`], and the dialect's [`dialect::Reply`] writes the answer, which `stream` sends as events if it streams.
 #![forbid(unsafe_code)]
 
+mod anthropic;
 mod auth;
 mod body;
 mod body_pool;
 mod connection;
+mod cross_origin;
 pub mod dialect;
 mod error;
 mod fields;
+mod followed;
 mod framing;
 mod health;
 mod host;
@@ -22,6 +25,9 @@ mod keys;
 mod limits;
 mod metrics;
 mod model;
+mod ollama;
+mod openai;
+mod openapi;
 mod options;
 mod page;
 mod record;
@@ -30,7 +36,9 @@ mod server;
 mod shutdown;
 mod state;
 mod stream;
-mod throttle;
+mod tgi;
+mod tls;
+mod trace;
 mod turns;
 
 pub use axum::http::HeaderValue;
@@ -38,5 +46,7 @@ pub use error::{ApiError, Error};
 pub use host::HostName;
 pub use keys::{ApiKey, ApiKeys, KeyError};
 pub use model::Model;
+pub use openai::tools::ToolSetting;
 pub use options::ServerOptions;
-pub use server::{Server, ShutdownHandle};
+pub use server::{LoadingNote, Server, ShutdownHandle};
+pub use tls::{Tls, TlsError};

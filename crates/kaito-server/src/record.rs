@@ -14,9 +14,10 @@ use crate::error::ApiError;
 use crate::keeping::Keeping;
 use crate::routes;
 use crate::state::App;
+use crate::trace::{TRACEPARENT, Traceparent};
 
 /// Names a request in the log; a client may choose it.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// nginx's status for a client that disconnected before the answer; no client ever sees it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
@@ -28,6 +29,8 @@ pub(crate) struct Record {
     app: Arc<App>,
     span: Span,
     route: &'static str,
+    /// Whether it is for text to be generated.
+    is_work: bool,
     pub(crate) started: Instant,
     /// 0 until there is an answer.
     status: AtomicU16,
@@ -53,7 +56,7 @@ impl Record {
 impl Record {
     /// While the model loads or the server ends, being unavailable is no fault, and probes ask often.
     fn log_unavailable(&self) {
-        if routes::is_work(self.route) {
+        if self.is_work {
             tracing::info!("request refused");
         } else if self.app.check_open().is_err() {
             tracing::debug!("request refused");
@@ -83,7 +86,7 @@ impl Drop for Record {
             Some(failure) => tracing::warn!(failure, "answer broken off"),
             None if status == UNAVAILABLE => self.log_unavailable(),
             None if status >= 500 => tracing::warn!("request failed"),
-            None if routes::is_work(self.route) => tracing::info!("request done"),
+            None if self.is_work => tracing::info!("request done"),
             None => tracing::debug!("request done"),
         }
     }
@@ -92,12 +95,15 @@ impl Drop for Record {
 /// Middleware around all routes: gives a request an id, a span of the log and a record.
 pub(crate) async fn keep(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let id = request_id(&app, &request);
-    let route = routes::label(request.uri().path());
+    let path = request.uri().path();
+    let (route, is_work) = (routes::label(path), routes::is_work(path, request.method()));
+    let trace = Traceparent::of(request.headers());
     let span = tracing::info_span!(
         "request",
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
         route,
+        trace_id = trace.as_ref().map(Traceparent::trace_id),
         status = field::Empty,
         prompt_tokens = field::Empty,
         generated_tokens = field::Empty,
@@ -107,6 +113,7 @@ pub(crate) async fn keep(State(app): State<Arc<App>>, mut request: Request, next
         app,
         span: span.clone(),
         route,
+        is_work,
         started: Instant::now(),
         status: AtomicU16::new(0),
         prompt_tokens: AtomicU64::new(0),
@@ -117,6 +124,9 @@ pub(crate) async fn keep(State(app): State<Arc<App>>, mut request: Request, next
     let mut response = next.run(request).instrument(span).await;
     record.status.store(response.status().as_u16(), Ordering::Relaxed);
     response.headers_mut().insert(REQUEST_ID, id);
+    if let Some(trace) = trace {
+        response.headers_mut().insert(TRACEPARENT, trace.into_value());
+    }
     // The request is over when its answer has been sent or dropped.
     response.map(|body| Keeping::wrap(body, record))
 }

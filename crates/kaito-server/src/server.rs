@@ -33,6 +33,17 @@ impl ShutdownHandle {
     }
 }
 
+/// Tells what the loading of the model waits for, where that is not this process.
+#[derive(Clone)]
+pub struct LoadingNote(Arc<App>);
+
+impl LoadingNote {
+    /// The reason that health checks and refused requests get until the model is loaded: a part of a sentence.
+    pub fn waits_for(&self, what: impl Into<String>) {
+        self.0.waits_for(what.into());
+    }
+}
+
 impl Server {
     /// Listens on the address of `options`.
     ///
@@ -54,6 +65,11 @@ impl Server {
     /// A handle that ends the server from within the process.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         ShutdownHandle(Arc::clone(&self.app))
+    }
+
+    /// What tells why loading takes long.
+    pub fn loading_note(&self) -> LoadingNote {
+        LoadingNote(Arc::clone(&self.app))
     }
 
     /// Loads the model with `loader`, on a thread of its own, and answers requests until SIGTERM, ctrl-c, a shutdown
@@ -92,7 +108,8 @@ impl Server {
         let end = shutdown::drained(Arc::clone(&app), signals);
         let serving = connection::serve(listener, routes::router(Arc::clone(&app)), Arc::clone(&app), end);
         let mut serving = std::pin::pin!(serving);
-        let _following = AbortOnDrop(tokio::spawn(app.options.api_keys.clone().follow()));
+        let _following_keys = AbortOnDrop(tokio::spawn(app.options.api_keys.clone().follow()));
+        let _following_tls = app.options.tls.clone().map(|tls| AbortOnDrop(tokio::spawn(tls.follow())));
         tokio::select! {
             () = &mut serving => return Ok(()),
             loaded = loaded => loaded?,

@@ -1,16 +1,18 @@
 //! The state that all requests share.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
+use kaito_engine::throttle::Throttle;
+use kaito_grammar::Grammars;
 use tokio::sync::watch;
 
 use crate::body_pool::BodyPool;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::model::SharedModel;
+use crate::model::{Model, SharedModel};
 use crate::options::ServerOptions;
-use crate::throttle::Throttle;
 use crate::turns::Turns;
 
 /// How many bodies of the largest size have room at one time: several, so that no slow one keeps all others waiting.
@@ -33,6 +35,8 @@ pub(crate) enum Phase {
 #[derive(Clone)]
 pub(crate) struct Admission {
     pub(crate) model: SharedModel,
+    /// What compiles grammars for it.
+    pub(crate) grammars: Grammars,
     phase: watch::Receiver<Phase>,
     _admitted: watch::Receiver<()>,
 }
@@ -43,6 +47,12 @@ impl Admission {
         // An error means that the server is gone altogether.
         let _ = self.phase.wait_for(|phase| *phase == Phase::Ended).await;
     }
+}
+
+/// What compiles grammars for `model`.
+fn grammars(model: &dyn Model) -> Grammars {
+    let context = model.context();
+    Grammars::new(context.tokenizer.clone(), context.vocab_size, context.end_tokens.clone())
 }
 
 /// What all requests share.
@@ -57,12 +67,18 @@ pub(crate) struct App {
     pub(crate) turns: Arc<Turns>,
     /// Limits log messages about a model that is loaded and can't answer.
     pub(crate) unfit: Throttle,
+    /// When the server started.
+    pub(crate) started: SystemTime,
     phase: watch::Sender<Phase>,
     /// Every admission holds a receiver.
     admitted: watch::Sender<()>,
     model: Arc<OnceLock<SharedModel>>,
+    /// What compiles grammars for the model.
+    grammars: OnceLock<Grammars>,
     /// The loaded fraction of the model, as the bits of an f32.
     loaded: AtomicU32,
+    /// What loading waits for.
+    waits_for: Mutex<Option<String>>,
     requests: AtomicU64,
 }
 
@@ -72,15 +88,18 @@ impl App {
         let model = Arc::new(OnceLock::new());
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
-            metrics: Metrics::new(&options.model_name, Arc::clone(&model), Arc::clone(&options.dropped_log_lines)),
+            metrics: Metrics::new(&options, Arc::clone(&model)),
             changed_files: OnceLock::new(),
             bodies: BodyPool::new(options.body_limit.saturating_mul(BODIES).max(BODIES_AT_LEAST)),
             turns: Turns::new(processors),
             unfit: Throttle::default(),
+            started: SystemTime::now(),
             phase: watch::Sender::new(Phase::Serving),
             admitted: watch::Sender::new(()),
             model,
+            grammars: OnceLock::new(),
             loaded: AtomicU32::new(0),
+            waits_for: Mutex::default(),
             requests: AtomicU64::new(0),
             options,
         }
@@ -88,6 +107,11 @@ impl App {
 
     pub(crate) fn set_progress(&self, fraction: f32) {
         self.loaded.store(fraction.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Says what loading waits for, as a part of a sentence.
+    pub(crate) fn waits_for(&self, what: String) {
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = Some(what);
     }
 
     pub(crate) fn set_model(&self, model: SharedModel) {
@@ -153,18 +177,23 @@ impl App {
         // Counted first, so that draining waits for every request that is admitted before it begins.
         let (admitted, phase) = (self.admitted.subscribe(), self.phase.subscribe());
         let model = Arc::clone(self.check_open()?);
-        Ok(Admission { model, phase, _admitted: admitted })
+        let grammars = self.grammars.get_or_init(|| grammars(&*model)).clone();
+        Ok(Admission { model, grammars, phase, _admitted: admitted })
     }
 
     /// 503 for requests that come while the server shuts down.
     pub(crate) fn shutting_down() -> ApiError {
-        ApiError::unavailable("The server is shutting down.")
+        ApiError::unavailable("The server is shutting down.").with_code("shutting_down")
     }
 
-    /// 503 with the percentage that is loaded.
+    /// 503 with what loading waits for, or with the percentage that is loaded.
     pub(crate) fn still_loading(&self) -> ApiError {
+        if let Some(what) = &*self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) {
+            return ApiError::unavailable(format!("The model is loading: {what}.")).with_code("loading");
+        }
         let fraction = f32::from_bits(self.loaded.load(Ordering::Relaxed));
         // 100 % would mean that it answers.
-        ApiError::unavailable(format!("The model is loading: {} %.", ((fraction * 100.0) as u32).min(99)))
+        let percent = ((fraction * 100.0) as u32).min(99);
+        ApiError::unavailable(format!("The model is loading: {percent} %.")).with_code("loading")
     }
 }

@@ -17,6 +17,11 @@ pub fn parity_model(name: &str) -> PathBuf {
     repository().join("tests/parity/fixtures").join(name)
 }
 
+/// An adapter for one of them, `one` or `two`.
+pub fn parity_adapter(model: &str, adapter: &str) -> PathBuf {
+    repository().join("tests/parity/adapters").join(model).join(adapter)
+}
+
 /// The tiny model for tests to which any will do: in the hub's format, without a chat template.
 pub fn tiny_model() -> PathBuf {
     parity_model("mistral-window")

@@ -111,7 +111,7 @@ impl TestHub {
             .route("/{org}/{name}/resolve/{commit}/{*file}", any(resolve))
             .route("/api/resolve-cache/{*file}", any(small_file))
             .with_state(contents.clone());
-        let storage = Router::new().route("/blob/{file}", any(blob)).with_state(contents.clone());
+        let storage = Router::new().route("/blob/{*file}", any(blob)).with_state(contents.clone());
         let storage = background.listen(|listener| async { axum::serve(listener, storage).await.unwrap() });
         let hub = background.listen(|listener| async { axum::serve(listener, hub).await.unwrap() });
         *contents.lock().unwrap() = Contents { files, storage: format!("http://{storage}"), ..Contents::default() };

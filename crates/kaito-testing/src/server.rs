@@ -3,13 +3,13 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use kaito_engine::{LanguageModel, LoadOptions};
-use kaito_server::{ApiKey, ApiKeys, Error, Server, ServerOptions, ShutdownHandle};
+use kaito_server::{ApiKey, ApiKeys, Error, Model, Server, ServerOptions, ShutdownHandle};
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::{
-    files::parity_model,
+    files::{parity_model, repository},
     wait::{LIMIT, eventually},
 };
 
@@ -18,14 +18,14 @@ pub const CHAT_MODEL: &str = "llama-multi-head";
 /// The same family in Meta's format.
 pub const META_MODEL: &str = "meta-llama-7b-type";
 
-/// A running server.
-pub struct TestServer {
+/// A running server, of a model in this process where nothing else is said.
+pub struct TestServer<M = LanguageModel> {
     /// Where it is.
     pub url: String,
     /// Whom it is asked by.
     pub client: Client,
     /// The very model that it runs, to look at its pages.
-    pub model: LanguageModel,
+    pub model: M,
     handle: ShutdownHandle,
     running: JoinHandle<Result<(), Error>>,
 }
@@ -44,6 +44,12 @@ pub fn load(name: &str, options: &LoadOptions) -> LanguageModel {
     LanguageModel::load(&parity_model(name), options, &|_| ()).expect("the fixture loads")
 }
 
+/// Prompts for a model of the parity fixtures, and what PEFT answers with each of its adapters.
+pub fn parity_adapter_cases(model: &str) -> Value {
+    let path = repository().join("tests/parity/adapters").join(model).join("cases.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
 /// The keys of a server, as a flag has them.
 pub fn keys(text: &str) -> ApiKeys {
     ApiKeys::new(ApiKey::parse_all(text).unwrap(), None).unwrap()
@@ -54,9 +60,11 @@ impl TestServer {
     pub async fn start(model: &str) -> Self {
         Self::with(load(model, &LoadOptions::default()), options()).await
     }
+}
 
+impl<M: Model + Clone> TestServer<M> {
     /// A server of this model.
-    pub async fn with(model: LanguageModel, options: ServerOptions) -> Self {
+    pub async fn with(model: M, options: ServerOptions) -> Self {
         let server = Server::bind(options).await.expect("a free port");
         let url = format!("http://{}", server.local_addr());
         let handle = server.shutdown_handle();

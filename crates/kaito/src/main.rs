@@ -1,6 +1,7 @@
 //! The `kaito` command line: one file per subcommand, which calls the library that does the work.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod args;
 mod commands;
 mod demo;
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         _ => "warn",
     };
     let outcome = logging::init(&cli.logging, level).and_then(|()| match cli.command {
-        Command::Serve(args) => commands::serve::run(args, cli.logging.log_format),
+        Command::Serve(args) => commands::serve::run(*args, cli.logging.log_format),
         Command::Chat(args) => commands::chat::run(args),
         Command::Presets(args) => commands::presets::run(&args),
         Command::Devices(args) => commands::devices::run(&args),

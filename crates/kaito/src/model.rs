@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use kaito_engine::LanguageModel;
+use kaito_engine::{LanguageModel, LoadOptions, gguf_model_name};
 use kaito_hub::{Hub, HubOptions, Repo};
 use kaito_presets::Preset;
 
@@ -26,12 +26,13 @@ pub struct ModelSource {
 #[derive(Debug, PartialEq, Eq)]
 enum Files {
     Demo,
-    Directory(PathBuf),
+    /// A directory, or a GGUF file.
+    Local(PathBuf),
     Repository(Repo),
 }
 
 impl ModelSource {
-    /// Decides what is meant, in this order: `--weights`, a preset, a directory, a repository on the hub.
+    /// Decides what is meant, in this order: `--weights`, a preset, a directory or GGUF file, a repository on the hub.
     ///
     /// # Errors
     ///
@@ -40,7 +41,7 @@ impl ModelSource {
         let Some(model) = args.model.as_deref() else {
             return match &args.weights {
                 None => Ok(Self { name: "demo".to_owned(), preset: None, files: Files::Demo }),
-                Some(weights) => Ok(Self { name: base_name(weights), preset: None, files: directory(weights)? }),
+                Some(weights) => Ok(Self { name: base_name(weights), preset: None, files: local(weights)? }),
             };
         };
         let preset = kaito_presets::find(model);
@@ -48,60 +49,80 @@ impl ModelSource {
         let is_name = !model.contains('/');
         if let Some(weights) = &args.weights {
             let name = preset.as_ref().ok().filter(|_| is_name).map_or(model, |preset| preset.name).to_owned();
-            return Ok(Self { name, preset: preset.ok(), files: directory(weights)? });
+            return Ok(Self { name, preset: preset.ok(), files: local(weights)? });
         }
         if let (Ok(preset), true) = (&preset, is_name) {
             let repo = preset.hub_id.parse().context("in the catalogue of presets")?;
             return Ok(Self { name: preset.name.to_owned(), preset: Some(preset), files: Files::Repository(repo) });
         }
         let path = Path::new(model);
-        if path.is_dir() {
-            return Ok(Self { name: base_name(path), preset: None, files: directory(path)? });
+        if path.is_dir() || is_gguf(path) {
+            return Ok(Self { name: base_name(path), preset: None, files: local(path)? });
         }
         match (model.parse::<Repo>(), preset) {
-            (Ok(repo), _) => Ok(Self { name: repo.id(), preset: preset_of(&repo), files: Files::Repository(repo) }),
+            (Ok(repo), _) => {
+                Ok(Self { name: name_of(&repo), preset: preset_of(&repo), files: Files::Repository(repo) })
+            }
             (Err(_), Err(unknown)) if is_name => Err(anyhow!(
-                "{unknown}; nor is there a directory {model} (see `kaito presets`, or give a directory or a hub \
+                "{unknown}; nor is there a directory {model} (see `kaito presets`, or give a directory, a GGUF file or a hub \
                  repository as organisation/name)"
             )),
-            (Err(_), _) => bail!("there is no directory {model}"),
+            (Err(_), _) => bail!("there is no directory or GGUF file {model}"),
+        }
+    }
+
+    /// The repository that the model is published in, where it is known.
+    pub fn repository(&self) -> Option<String> {
+        match (&self.files, self.preset) {
+            (Files::Repository(repo), _) => Some(repo.id()),
+            (_, Some(preset)) => Some(preset.hub_id.to_owned()),
+            (Files::Demo | Files::Local(_), None) => None,
         }
     }
 
     /// Fetches what is missing and loads the model. `report` hears fractions of 0 to 1.
-    pub fn load(
-        &self,
-        args: &ModelArgs,
-        max_waiting: Option<usize>,
-        report: &(dyn Fn(f32) + Sync),
-    ) -> anyhow::Result<LanguageModel> {
-        let mut options = args.load_options();
-        if let Some(max_waiting) = max_waiting {
-            options.max_waiting = max_waiting;
-        }
+    pub fn load(&self, options: &LoadOptions, report: &(dyn Fn(f32) + Sync)) -> anyhow::Result<LanguageModel> {
         let load = |directory: &Path| {
             let bar = LoadingBar::new();
             let report = |fraction| {
                 bar.set(fraction);
                 report(fraction);
             };
-            LanguageModel::load(directory, &options, &report).map_err(|error| match error {
-                kaito_engine::Error::NoRoom { .. } => anyhow!(error.sentence(&flag)),
-                other => other.into(),
-            })
+            LanguageModel::load(directory, options, &report).map_err(with_flags)
         };
+        self.with_files(|hub| hub, load)
+    }
+
+    /// Fetches what is missing of the model beside its weights, and hands its directory to `read`.
+    pub fn without_weights<T>(&self, read: impl FnOnce(&Path) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        self.with_files(Hub::without_weights, read)
+    }
+
+    fn with_files<T>(
+        &self,
+        needed: impl FnOnce(Hub) -> Hub,
+        read: impl FnOnce(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         match &self.files {
             Files::Demo => {
                 let demo = DemoModel::materialise()?;
-                load(demo.directory())
+                read(demo.directory())
             }
-            Files::Directory(directory) => load(directory),
+            Files::Local(path) => read(path),
             Files::Repository(repo) => {
-                let hub = Hub::new(HubOptions::from_env()?);
+                let hub = needed(Hub::new(HubOptions::from_env()?));
                 let snapshot = hub.download(repo, &DownloadProgress::new(&repo.to_string()))?;
-                load(&snapshot.directory)
+                read(&snapshot.model())
             }
         }
+    }
+}
+
+/// An error of the engine, with its settings called as the flags that they are here.
+pub fn with_flags(error: kaito_engine::Error) -> anyhow::Error {
+    match error {
+        kaito_engine::Error::NoRoom { .. } | kaito_engine::Error::OverLimit { .. } => anyhow!(error.sentence(&flag)),
+        other => other.into(),
     }
 }
 
@@ -110,20 +131,35 @@ fn flag(setting: &str) -> String {
     format!("--{}", setting.replace('_', "-"))
 }
 
-fn directory(path: &Path) -> anyhow::Result<Files> {
-    if path.is_dir() {
-        Ok(Files::Directory(path.to_owned()))
+fn local(path: &Path) -> anyhow::Result<Files> {
+    if path.is_dir() || path.is_file() && is_gguf(path) {
+        Ok(Files::Local(path.to_owned()))
     } else if path.exists() {
-        bail!("{} is not a directory; give the directory that holds the model's files", path.display())
+        bail!(
+            "{} is neither a directory nor a GGUF file; give the directory that holds the model's files",
+            path.display()
+        )
     } else {
-        bail!("there is no directory {}", path.display())
+        bail!("there is no {} {}", if is_gguf(path) { "file" } else { "directory" }, path.display())
     }
 }
 
+/// Whether a path is that of a GGUF file, by its name.
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
 fn base_name(path: &Path) -> String {
-    let full = path.canonicalize();
+    // A GGUF file's link in the hub's cache has the name, and what it leads to has none.
+    let full = if is_gguf(path) { None } else { path.canonicalize().ok() };
     let path = full.as_deref().unwrap_or(path);
-    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+    gguf_model_name(&name).unwrap_or(&name).to_owned()
+}
+
+/// What people call a model of the hub: the revision is no part of it.
+fn name_of(repo: &Repo) -> String {
+    repo.variant().map_or_else(|| repo.id(), |variant| format!("{}:{variant}", repo.id()))
 }
 
 fn preset_of(repo: &Repo) -> Option<&'static Preset> {
@@ -150,7 +186,10 @@ mod tests {
         let path = directory.path().to_str().unwrap();
         let name = directory.path().file_name().unwrap().to_str().unwrap();
         let repository = |id: &str| Files::Repository(id.parse().unwrap());
-        let at = || Files::Directory(directory.path().to_owned());
+        let at = || Files::Local(directory.path().to_owned());
+        let file = directory.path().join("tiny.Q4_0-00001-of-00001.gguf");
+        std::fs::write(&file, "").unwrap();
+        let gguf = file.to_str().unwrap();
         for (args, expected_name, preset, files) in [
             (vec![], "demo", None, Files::Demo),
             (
@@ -166,6 +205,9 @@ mod tests {
             (vec!["tiiuae/Falcon-7B"], "tiiuae/Falcon-7B", Some("falcon-7b"), repository("tiiuae/Falcon-7B")),
             (vec!["tiiuae/FALCON-7b", "--weights", path], "tiiuae/FALCON-7b", Some("falcon-7b"), at()),
             (vec!["someone/else@v2"], "someone/else", None, repository("someone/else@v2")),
+            (vec!["someone/else:Q4_K_M"], "someone/else:Q4_K_M", None, repository("someone/else:Q4_K_M")),
+            (vec![gguf], "tiny.Q4_0", None, Files::Local(file.clone())),
+            (vec!["--weights", gguf], "tiny.Q4_0", None, Files::Local(file.clone())),
         ] {
             let source = resolve(&args).unwrap();
             assert_eq!(source.name, expected_name, "{args:?}");
@@ -178,10 +220,21 @@ mod tests {
     fn a_model_that_has_no_room_is_refused_with_the_flags_that_help() {
         let args = ["kaito", "chat", "--max-seq-len", "64", "--kv-cache-memory", "1KiB"];
         let Command::Chat(args) = Cli::try_parse_from(args).unwrap().command else { panic!("another command") };
-        let error = ModelSource::resolve(&args.model).unwrap().load(&args.model, None, &|_| {}).err().unwrap();
+        let error = ModelSource::resolve(&args.model).unwrap().load(&args.model.load_options(), &|_| {}).err().unwrap();
         let error = error.to_string();
-        assert!(error.starts_with("keys and values of one sequence of 64 tokens need "), "{error}");
+        assert!(error.starts_with("the KV cache of one sequence of 64 tokens needs "), "{error}");
         assert!(error.ends_with("; lower --max-seq-len or raise --kv-cache-memory"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_of_the_engine_is_called_as_the_flag_that_it_is() {
+        let over = kaito_engine::Error::OverLimit {
+            what: "9 sequences, but at most 8 run here".to_owned(),
+            setting: "max_batch_size",
+        };
+        assert_eq!(with_flags(over).to_string(), "9 sequences, but at most 8 run here (--max-batch-size)");
+        let other = with_flags(kaito_engine::Error::Cancelled);
+        assert!(other.is::<kaito_engine::Error>(), "the others stay what they are");
     }
 
     #[test]
@@ -189,9 +242,10 @@ mod tests {
         for (args, parts) in [
             (&["llama-2-7b-chatt"][..], &["did you mean llama-2-7b-chat?", "kaito presets"][..]),
             (&["gpt-4"], &["there is no preset \"gpt-4\"", "organisation/name"]),
-            (&["./no/such/dir"], &["there is no directory ./no/such/dir"]),
+            (&["./no/such/dir"], &["there is no directory or GGUF file ./no/such/dir"]),
+            (&["no-such.gguf"], &["there is no file no-such.gguf"]),
             (&["falcon-7b", "--weights", "/no/such/dir"], &["there is no directory /no/such/dir"]),
-            (&["--weights", "Cargo.toml"], &["Cargo.toml is not a directory"]),
+            (&["--weights", "Cargo.toml"], &["Cargo.toml is neither a directory nor a GGUF file"]),
         ] {
             let error = resolve(args).unwrap_err().to_string();
             for part in parts {

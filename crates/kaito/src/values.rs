@@ -3,7 +3,8 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use bytesize::ByteSize;
-use kaito_engine::DeviceChoice;
+use kaito_engine::{DeviceChoice, KernelLevel, LevelError};
+use url::Url;
 
 /// `4GiB`, `512MB`, `1073741824`.
 pub fn size(text: &str) -> Result<u64, String> {
@@ -45,6 +46,11 @@ pub fn device(text: &str) -> Result<DeviceChoice, String> {
     text.parse().map_err(|error: kaito_engine::device::DeviceError| error.cause)
 }
 
+/// A level of kernels, whether or not this machine has it.
+pub fn kernels(text: &str) -> Result<KernelLevel, LevelError> {
+    text.parse()
+}
+
 /// A number from 1 to `LIMIT`.
 pub fn count<const LIMIT: usize>(text: &str) -> Result<NonZeroUsize, String> {
     text.parse()
@@ -73,6 +79,17 @@ pub fn tag(text: &str) -> Result<String, String> {
 pub fn first_key(text: &str) -> Result<String, String> {
     let mut keys = text.split([',', '\n', '\r']).map(str::trim).filter(|key| !key.is_empty());
     keys.next().map(str::to_owned).ok_or_else(|| "is empty".to_owned())
+}
+
+/// `http://` or `https://` with a host; without a scheme, `http://`.
+pub fn url(text: &str) -> Result<Url, String> {
+    let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let url =
+        Url::parse(&with_scheme).map_err(|error| format!("{error}; expected an address like http://localhost:5000"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err("expected an address like http://localhost:5000".to_owned());
+    }
+    Ok(url)
 }
 
 pub fn not_empty(text: &str) -> Result<String, String> {

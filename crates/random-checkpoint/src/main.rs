@@ -104,16 +104,18 @@ impl Job<'_> {
 
     fn write_hugging_face(&self) -> anyhow::Result<()> {
         let shape = &self.preset.shape;
-        self.write_json("config.json", &self.preset.config_json())?;
-        self.write_json("generation_config.json", &self.preset.generation_config_json())?;
-        self.write_json("tokenizer.json", &tokenizer::hugging_face(shape))?;
-        self.write_json("tokenizer_config.json", &tokenizer_config(shape))?;
+        self.write_json("config.json", self.preset.config_json())?;
+        self.write_json("generation_config.json", self.preset.generation_config_json())?;
+        self.write_json("tokenizer.json", tokenizer::hugging_face(shape))?;
+        self.write_json("tokenizer_config.json", tokenizer_config(shape))?;
         safetensors::write(self, &plan::hugging_face(shape))
     }
 
-    fn write_json(&self, name: &str, value: &Value) -> anyhow::Result<()> {
+    /// Writes `value` with sorted keys.
+    fn write_json(&self, name: &str, mut value: Value) -> anyhow::Result<()> {
+        value.sort_all_objects();
         let path = self.dir.join(name);
-        fs::write(&path, serde_json::to_string_pretty(value)? + "\n").with_context(|| path.display().to_string())
+        fs::write(&path, serde_json::to_string_pretty(&value)? + "\n").with_context(|| path.display().to_string())
     }
 }
 

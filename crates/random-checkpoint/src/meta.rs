@@ -31,7 +31,7 @@ pub fn write(job: &Job) -> anyhow::Result<()> {
 pub fn write_beside(job: &Job) -> anyhow::Result<()> {
     let shape = &job.preset.shape;
     ensure!(shape.family.published_by_meta, "--format meta: {} was never published by Meta", job.preset.name);
-    job.write_json("params.json", &params(shape)?)?;
+    job.write_json("params.json", params(shape)?)?;
     let path = job.dir.join("tokenizer.model");
     fs::write(&path, tokenizer::sentencepiece(shape)).with_context(|| path.display().to_string())
 }

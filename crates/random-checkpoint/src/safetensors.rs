@@ -32,7 +32,7 @@ pub fn write(job: &Job, tensors: &[Planned]) -> anyhow::Result<()> {
     }
     if shards.len() > 1 {
         let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-        job.write_json("model.safetensors.index.json", &index)?;
+        job.write_json("model.safetensors.index.json", index)?;
     }
     Ok(())
 }
@@ -64,9 +64,10 @@ fn write_shard(job: &Job, name: &str, tensors: &[Planned]) -> anyhow::Result<()>
     for tensor in tensors {
         let begin = end;
         end += (tensor.elements() * dtype.size()) as u64;
-        let entry = json!({ "dtype": type_name, "shape": tensor.shape, "data_offsets": [begin, end] });
+        let entry = json!({ "data_offsets": [begin, end], "dtype": type_name, "shape": tensor.shape });
         header.insert(tensor.name.clone(), entry);
     }
+    header.sort_keys();
     let mut header = serde_json::to_vec(&header)?;
     header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
 

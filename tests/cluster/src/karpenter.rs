@@ -1,7 +1,7 @@
 //! Simulates Karpenter: its kinds as it defines them, and nodes for node claims, or the failures that a test asks for.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     pin::pin,
     sync::{Arc, Mutex},
 };
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use crate::{
     control_plane::ControlPlane,
-    kubelet::{Kubelet, Node},
+    kubelet::{Kubelet, Node, insist},
 };
 
 /// What Karpenter does with a node claim.
@@ -56,7 +56,9 @@ struct Inner {
     plane: ControlPlane,
     kubelet: Kubelet,
     fates: Mutex<BTreeMap<String, Fate>>,
-    nodes: Mutex<HashSet<String>>,
+    /// The uid of the claim that each node was provisioned for, by the name of both. Held while a claim is seen to, so that a
+    /// watch and a change of fate do not see to one claim at the same time.
+    nodes: tokio::sync::Mutex<BTreeMap<String, String>>,
 }
 
 const FINALIZER: &str = "karpenter.sh/termination";
@@ -78,7 +80,7 @@ impl Karpenter {
             plane: plane.clone(),
             kubelet: kubelet.clone(),
             fates: Mutex::default(),
-            nodes: Mutex::default(),
+            nodes: tokio::sync::Mutex::default(),
         }));
         tokio::spawn(karpenter.clone().watch());
         karpenter
@@ -88,7 +90,7 @@ impl Karpenter {
     pub async fn claims_of(&self, namespace: &str, fate: Fate) {
         self.0.fates.lock().unwrap().insert(namespace.to_owned(), fate);
         for claim in &self.api().list(&kube::api::ListParams::default()).await.unwrap() {
-            self.see(claim).await;
+            self.see(&claim.name_any()).await;
         }
     }
 
@@ -107,37 +109,48 @@ impl Karpenter {
         let mut claims = pin!(watcher(self.api(), config).default_backoff().applied_objects());
         while let Some(claim) = claims.next().await {
             if let Ok(claim) = claim {
-                self.see(&claim).await;
+                self.see(&claim.name_any()).await;
             }
         }
     }
 
-    async fn see(&self, claim: &DynamicObject) {
-        let name = claim.name_any();
-        if claim.metadata.deletion_timestamp.is_some() {
-            if self.0.nodes.lock().unwrap().remove(&name) {
-                self.0.kubelet.remove(&name).await;
-            }
-            let patch = json!({"metadata": {"finalizers": null}});
-            let _ = self.api().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    /// Does what the present state of a claim asks for, whatever the event was that told of it: events come late, and a claim's
+    /// name is used again.
+    async fn see(&self, name: &str) {
+        let mut nodes = self.0.nodes.lock().await;
+        let claim = insist(|| async { self.api().get_opt(name).await }).await.unwrap();
+        let uid = claim.as_ref().and_then(|claim| claim.metadata.uid.clone());
+        let is_going = claim.as_ref().is_none_or(|claim| claim.metadata.deletion_timestamp.is_some());
+        if nodes.get(name).is_some_and(|of| is_going || Some(of) != uid.as_ref()) {
+            nodes.remove(name);
+            self.0.kubelet.remove(name).await;
+        }
+        let Some(claim) = claim else { return };
+        if is_going {
+            let patch = json!({"metadata": {"finalizers": null, "uid": uid}});
+            let _ = self.api().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
             return;
         }
         let namespace = claim.labels().get("kaito.sh/workspacenamespace").cloned().unwrap_or_default();
         let fate = self.0.fates.lock().unwrap().get(&namespace).cloned().unwrap_or(Fate::Pending);
         if !claim.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
             let patch = json!({"metadata": {"finalizers": [FINALIZER]}});
-            let _ = self.api().patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
+            let _ = self.api().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
         }
         match fate {
             Fate::Pending => {
-                self.write(claim, "Unknown", "AwaitingReconciliation", "object is awaiting reconciliation", None).await
+                self.write(&claim, "Unknown", "AwaitingReconciliation", "object is awaiting reconciliation", None).await
             }
-            Fate::LaunchFailed { message } => self.write(claim, "Unknown", "LaunchFailed", message, None).await,
+            Fate::LaunchFailed { message } => self.write(&claim, "Unknown", "LaunchFailed", message, None).await,
             Fate::InsufficientCapacity { message } => {
-                self.tell(claim, "InsufficientCapacityError", message).await;
-                let _ = self.api().delete(&name, &kube::api::DeleteParams::default()).await;
+                self.tell(&claim, "InsufficientCapacityError", message).await;
+                let _ = self.api().delete(name, &kube::api::DeleteParams::default()).await;
             }
-            Fate::Provisioned { gpus } => self.provision(claim, gpus).await,
+            Fate::Provisioned { gpus } => {
+                if nodes.insert(name.to_owned(), uid.unwrap_or_default()).is_none() {
+                    self.provision(&claim, gpus).await;
+                }
+            }
         }
     }
 
@@ -164,9 +177,6 @@ impl Karpenter {
 
     async fn provision(&self, claim: &DynamicObject, gpus: u32) {
         let name = claim.name_any();
-        if !self.0.nodes.lock().unwrap().insert(name.clone()) {
-            return;
-        }
         let provider_id = format!("azure:///subscriptions/tests/virtualMachines/{name}");
         let uid = claim.metadata.uid.clone().unwrap_or_default();
         let mut node = Node::new(&name).gpus(gpus).provider_id(&provider_id).of_claim(&name, &uid);

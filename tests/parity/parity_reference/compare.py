@@ -8,7 +8,7 @@ SCORE_TOLERANCE = 1e-4
 
 def directories(committed: Path, made: Path) -> list[str]:
     """What differs, one line each."""
-    names = {p.name for d in (committed, made) if d.is_dir() for p in d.iterdir()}
+    names = {p.name for d in (committed, made) if d.is_dir() for p in d.iterdir() if p.is_file()}
     found = []
     for name in sorted(names):
         one, other = committed / name, made / name

@@ -1,10 +1,10 @@
 //! How to ask for tokens in each API, and what its events say.
 
+use kaito_client::{Event, Failure, brief, message};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::sse::Event;
-use crate::{answer::Ask, failure::Failure, prompts::Prompt};
+use crate::{answer::Ask, prompts::Prompt};
 
 /// An API that streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -95,10 +95,11 @@ impl Api {
             }
             for (name, value) in extra {
                 match value {
-                    Value::Null => fields.remove(name),
+                    Value::Null => fields.shift_remove(name),
                     value => fields.insert(name.clone(), value.clone()),
                 };
             }
+            fields.sort_keys();
         }
         body
     }
@@ -152,22 +153,6 @@ fn read_openai(event: &Event, reading: &mut Reading) -> Result<Step, Failure> {
 fn parse(event: &Event) -> Result<Value, Failure> {
     serde_json::from_str(&event.data)
         .map_err(|error| Failure::NotAStream(format!("an event's data is no JSON ({error}): {}", brief(&event.data))))
-}
-
-/// What an error's body says, in any of the usual shapes.
-pub(super) fn message(body: &Value) -> String {
-    let error = &body["error"];
-    [&body["detail"], &error["message"], error, &body["message"]]
-        .into_iter()
-        .find_map(Value::as_str)
-        .map_or_else(|| brief(&body.to_string()), brief)
-}
-
-/// The beginning of a text, on one line.
-pub(super) fn brief(text: &str) -> String {
-    const CHARACTERS: usize = 200;
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= CHARACTERS { line } else { line.chars().take(CHARACTERS).chain(['…']).collect() }
 }
 
 #[cfg(test)]
@@ -245,19 +230,5 @@ mod tests {
             Err(Failure::InStream("the request exceeds the context".to_owned()))
         );
         assert_eq!((reading.prompt_tokens, reading.output_tokens, reading.finished), (Some(7), Some(3), true));
-    }
-
-    #[test]
-    fn messages_of_errors_in_their_usual_shapes() {
-        for (body, expected) in [
-            (r#"{"detail":"a"}"#, "a"),
-            (r#"{"error":{"message":"b"}}"#, "b"),
-            (r#"{"error":"c"}"#, "c"),
-            (r#"{"message":"d\n e"}"#, "d e"),
-            (r#"{"other":1}"#, r#"{"other":1}"#),
-        ] {
-            assert_eq!(message(&serde_json::from_str(body).unwrap()), expected);
-        }
-        assert_eq!(brief(&"é".repeat(300)).chars().count(), 201);
     }
 }

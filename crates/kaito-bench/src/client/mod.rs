@@ -1,21 +1,15 @@
 //! A server, measured from outside.
 
 mod dialect;
-mod http;
-mod sse;
 
 use std::time::Instant;
 
 pub use dialect::Api;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use kaito_client::{EventStream, Failure as RequestFailure, Http};
 use serde_json::{Map, Value};
 use url::Url;
 
-use self::{
-    dialect::{Reading, Step},
-    http::Http,
-};
+use self::dialect::{Reading, Step};
 use crate::{
     Error,
     answer::{Answer, Ask},
@@ -80,9 +74,14 @@ pub enum TokenCounts {
 impl ServerClient {
     /// Connects to the server and finds out its API.
     pub(crate) async fn connect(options: ServerOptions) -> Result<Self, Error> {
-        let http = Http::new(options.api_key.as_deref())?;
+        let http = Http::new(options.api_key.as_deref()).map_err(|error| match error {
+            kaito_client::Error::Key => {
+                Error::Settings("--api-key has characters that a header cannot have".to_owned())
+            }
+            other => Error::Client(other),
+        })?;
         let base = options.url.as_str().trim_end_matches('/').trim_end_matches("/v1").to_owned();
-        let failed = |cause: &Failure, hint: &str| Error::Server {
+        let failed = |cause: &RequestFailure, hint: &str| Error::Server {
             url: base.clone(),
             cause: cause.to_string(),
             hint: hint.to_owned(),
@@ -90,8 +89,9 @@ impl ServerClient {
         let api = match options.api {
             Some(api) => api,
             None => match http.get(&format!("{base}/v1/models")).await {
+                Ok(models) if is_of_kaito(&models) => Api::Kaito,
                 Ok(_) => Api::OpenAi,
-                Err(cause @ (Failure::Connect(_) | Failure::Broken(_))) => {
+                Err(cause @ (RequestFailure::Connect(_) | RequestFailure::Broken(_))) => {
                     return Err(failed(&cause, "; is the server running there?"));
                 }
                 Err(_) => Api::Kaito,
@@ -160,10 +160,12 @@ impl ServerClient {
         let ask = Ask { prompt, output: 1, temperature: 0.0, seed: 0 };
         self.ask_by(api, &ask).await.map_err(|cause| {
             let hint = match &cause {
-                Failure::Connect(_) => "; is the server running there?",
-                Failure::Status { status: 404 | 405, .. } => "; --api says which API it has",
-                Failure::Status { status: 401 | 403, .. } => "; --api-key shows a key",
-                Failure::Status { status: 400 | 422, .. } => "; --body changes the fields of requests",
+                Failure::Request(RequestFailure::Connect(_)) => "; is the server running there?",
+                Failure::Request(RequestFailure::Status { status: 404 | 405, .. }) => "; --api says which API it has",
+                Failure::Request(RequestFailure::Status { status: 401 | 403, .. }) => "; --api-key shows a key",
+                Failure::Request(RequestFailure::Status { status: 400 | 422, .. }) => {
+                    "; --body changes the fields of requests"
+                }
                 _ => "",
             };
             Error::Server {
@@ -184,12 +186,7 @@ impl ServerClient {
         let url = format!("{}{}", self.base, api.path());
         let started = Instant::now();
         let response = self.http.send(&url, Some(&body)).await?;
-        let kind = response.headers().get(::http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let kind = kind.unwrap_or("nothing that says what it is").to_owned();
-        if !kind.starts_with("text/event-stream") {
-            return Err(Failure::NotAStream(format!("the answer is {kind}")));
-        }
-        let (events, reading) = read(api, response.into_body(), ask.output).await?;
+        let (events, reading) = read(api, EventStream::of(response)?, ask.output).await?;
         if events.is_empty() {
             return Err(Failure::Empty);
         }
@@ -202,18 +199,18 @@ impl ServerClient {
     }
 }
 
-async fn read(api: Api, mut body: Incoming, asked: usize) -> Result<(Vec<Instant>, Reading), Failure> {
-    let mut parser = sse::Parser::default();
+/// Whether a list of models is a kaito server's, which says more of its model in its own API. While it loads, its list is empty.
+fn is_of_kaito(models: &str) -> bool {
+    let models: Value = serde_json::from_str(models).unwrap_or_default();
+    models["data"].as_array().is_some_and(|list| list.iter().all(|model| model["owned_by"] == "kaito"))
+}
+
+async fn read(api: Api, mut stream: EventStream, asked: usize) -> Result<(Vec<Instant>, Reading), RequestFailure> {
     let mut reading = Reading::default();
     let mut times = Vec::new();
     let mut events = Vec::new();
-    while let Some(frame) = body.frame().await {
+    while stream.read(&mut events).await? {
         let now = Instant::now();
-        let frame = frame.map_err(|error| Failure::Cut(format!(" ({})", http::root_cause(&error))))?;
-        let Some(data) = frame.data_ref() else { continue };
-        parser
-            .feed(data, &mut events)
-            .map_err(|sse::TooLong| Failure::NotAStream("an event without end".to_owned()))?;
         for event in events.drain(..) {
             match api.read(&event, times.len(), &mut reading)? {
                 // Text that was held back comes once more after the last token.
@@ -221,12 +218,30 @@ async fn read(api: Api, mut body: Incoming, asked: usize) -> Result<(Vec<Instant
                 Step::Token => times.push(now),
                 Step::Other => {}
                 Step::Done => {
-                    // Read to its end, a connection can be used again.
-                    while let Some(Ok(_)) = body.frame().await {}
+                    stream.finish().await;
                     return Ok((times, reading));
                 }
             }
         }
     }
-    if reading.finished { Ok((times, reading)) } else { Err(Failure::Cut(String::new())) }
+    if reading.finished { Ok((times, reading)) } else { Err(RequestFailure::Cut(String::new())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kaito_server_is_known_by_its_models() {
+        for (models, kaito) in [
+            (r#"{"object":"list","data":[{"id":"demo","owned_by":"kaito"}]}"#, true),
+            (r#"{"object":"list","data":[]}"#, true),
+            (r#"{"object":"list","data":[{"id":"m","owned_by":"vllm"}]}"#, false),
+            (r#"{"data":[{"id":"tiny","meta":{"n_vocab":100}}]}"#, false),
+            ("{}", false),
+            ("nonsense", false),
+        ] {
+            assert_eq!(is_of_kaito(models), kaito, "{models}");
+        }
+    }
 }

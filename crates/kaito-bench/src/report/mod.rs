@@ -4,7 +4,7 @@ mod page;
 mod plot;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use serde::Serialize;
 
@@ -86,13 +86,17 @@ pub struct Model {
     pub parameters: u64,
     /// The precision of most weights.
     pub precision: String,
+    /// What activations are held in while they are multiplied by weights: `f32`, `bf16` or `int8`.
+    pub activations: String,
+    /// The instructions that its kernels use; empty where that is not known.
+    pub kernels: String,
     /// Bytes of the weights.
     pub weights_bytes: u64,
     /// Bytes of the weights that each step reads.
     pub step_bytes: u64,
-    /// Element type of keys and values.
+    /// Element type of the KV cache.
     pub kv_dtype: String,
-    /// Bytes of the keys and values of a token.
+    /// Bytes of the KV cache that a token takes.
     pub kv_bytes_per_token: u64,
     /// How many tokens back a token looks, where that is bounded.
     pub attention_window: Option<usize>,
@@ -115,7 +119,8 @@ pub struct PrefillRow {
     pub samples: Vec<f64>,
     /// Seconds to the first token.
     pub seconds: Option<Summary>,
-    /// The prompt's operations, divided by those that the machine could do in that time.
+    /// The prompt's operations, divided by those that the machine could do in that time: by a plain product where there are tile
+    /// registers, else at the peak of the unit.
     pub fraction_of_peak: Option<f64>,
     /// Share of all cores that other processes used.
     pub others: Option<f64>,

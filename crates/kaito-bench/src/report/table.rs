@@ -57,10 +57,11 @@ pub(super) fn heading(report: &Report) -> String {
     let target = &report.target;
     let model = report.model.as_ref().map_or_else(String::new, |model| {
         format!(
-            " ({}, {} parameters in {}, {}; keys and values in {})",
+            " ({}, {} parameters in {}, activations in {}, {}; KV cache in {})",
             model.family,
             count(model.parameters as f64),
             model.precision,
+            model.activations,
             mebibytes(model.weights_bytes),
             model.kv_dtype
         )
@@ -75,7 +76,14 @@ pub(super) fn heading(report: &Report) -> String {
             limits.unit,
             giga(limits.operations_per_second),
             limits.threads
-        )
+        ) + &limits.tiles.map_or_else(String::new, |tiles| {
+            format!(
+                "tiles     {} operations/s in registers, {} from the first level cache; a plain product reaches {}\n",
+                giga(tiles.in_registers),
+                giga(tiles.from_first_level_cache),
+                giga(tiles.plain_product)
+            )
+        })
     });
     let counts = match target.token_counts {
         TokenCounts::Exact => "",
@@ -93,10 +101,12 @@ pub(super) fn sections(report: &Report) -> Vec<Section> {
     let settings = &report.settings;
     let mut sections = Vec::new();
     if !report.prefill.is_empty() {
+        let with_tiles = report.limits.is_some_and(|limits| limits.tiles.is_some());
+        let of_limit = if with_tiles { "OF PRODUCT" } else { "OF PEAK" };
         sections.push(Section {
             id: "prefill",
             title: format!("Prompts: tokens/s, median of {}", settings.repetitions),
-            header: header(&["PROMPT", "TOKENS/S", "MIN", "MAX", "MS", "OF PEAK", "OTHERS"]),
+            header: header(&["PROMPT", "TOKENS/S", "MIN", "MAX", "MS", of_limit, "OTHERS"]),
             rows: report
                 .prefill
                 .iter()

@@ -6,17 +6,22 @@
 //!
 //! A GPU will be one more [`DeviceChoice`], one more arm of [`open`], and one more entry of [`list`].
 
+mod adapted;
+mod compute;
 pub mod cpu;
 mod error;
 mod operations;
 
 use std::{fmt, num::NonZeroUsize, path::Path, str::FromStr, sync::Arc};
 
-use kaito_kernels::{DType, KvDType, Quantization};
+use kaito_kernels::{Compute, DType, KvDType, Quantization};
 use kaito_model::{config::ModelConfig, weights::ModelWeights};
 
+pub(crate) use self::adapted::Adapters;
 use self::cpu::CpuDevice;
 pub use self::{
+    adapted::Adapted,
+    compute::ComputeChoice,
     error::{DeviceError, DeviceErrorKind},
     operations::{BufferKind, Epilogue, Operations},
 };
@@ -83,6 +88,8 @@ pub struct StepBudget {
 pub struct Precisions {
     /// Weights that are not quantised.
     pub weights: &'static [DType],
+    /// How products with weights of 16 bits treat activations, that of [`ComputeChoice::Auto`] first.
+    pub compute: &'static [Compute],
     /// The KV cache.
     pub kv_cache: &'static [KvDType],
     /// Quantised weights.
@@ -116,7 +123,7 @@ impl DeviceProperties {
     /// # Errors
     /// [`DeviceErrorKind::Unsupported`], with what it has instead.
     pub fn check(&self, packing: &Packing, kv_dtype: KvDType) -> Result<(), DeviceError> {
-        let Precisions { weights, kv_cache, quantized } = self.precisions;
+        let Precisions { weights, kv_cache, quantized, .. } = self.precisions;
         self.check_one("weights", packing.dtype, weights)?;
         self.check_one("quantised weights", packing.quantization, quantized)?;
         self.check_one("a KV cache", Some(kv_dtype), kv_cache)
@@ -154,12 +161,28 @@ pub struct DeviceMemory {
 pub struct Packing<'a> {
     /// Element type of those that are not quantised.
     pub dtype: Option<DType>,
+    /// How products with weights of 16 bits are to treat activations.
+    pub compute: ComputeChoice,
     /// Whether and how the matrices of the layers are quantised.
     pub quantization: Option<Quantization>,
     /// Folder in which quantised weights are kept for the next start.
     pub cache: Option<&'a Path>,
     /// The model's family, for the names of files in that folder.
     pub family: &'static str,
+}
+
+/// What packing came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// Element type of the weights that are not quantised.
+    pub dtype: DType,
+    /// How products with those of 16 bits treat activations.
+    pub compute: Compute,
+}
+
+impl Packed {
+    /// Everything in f32: narrower weights are widened as they are used.
+    pub const F32: Self = Self { dtype: DType::F32, compute: Compute::Exact };
 }
 
 /// An opened device.
@@ -176,8 +199,7 @@ pub trait Device: Send {
     /// Threads of the host beside the device, for work that is not the device's.
     fn host_threads(&self) -> Arc<dyn Parallel>;
 
-    /// Gives a model's weights the form that the device computes with, and brings them near. Returns the element type of those
-    /// that are not quantised. `progress` hears the part that is done, from 0 to 1.
+    /// Gives a model's weights the form that the device computes with, and brings them near. `progress` hears the part that is done, from 0 to 1.
     ///
     /// # Errors
     /// Weights that can't be packed so.
@@ -186,7 +208,7 @@ pub trait Device: Send {
         weights: &mut ModelWeights,
         packing: &Packing,
         progress: &(dyn Fn(f32) + Sync),
-    ) -> Result<DType, Error>;
+    ) -> Result<Packed, Error>;
 
     /// An executor for a model whose weights this device has packed.
     ///
@@ -233,12 +255,21 @@ mod tests {
     #[test]
     fn what_a_device_does_not_have_is_refused_by_name() {
         let mut properties = cpu::properties(None);
-        let mut packing =
-            Packing { dtype: Some(DType::F16), quantization: Some(Quantization::Int4), cache: None, family: "llama" };
+        let mut packing = Packing {
+            dtype: Some(DType::F16),
+            compute: ComputeChoice::Auto,
+            quantization: Some(Quantization::Int4),
+            cache: None,
+            family: "llama",
+        };
         assert_eq!(properties.check(&packing, KvDType::Int8), Ok(()));
         properties.name = "small:0".to_owned();
-        properties.precisions =
-            Precisions { weights: &[DType::Bf16, DType::F32], kv_cache: &[KvDType::F32], quantized: &[] };
+        properties.precisions = Precisions {
+            weights: &[DType::Bf16, DType::F32],
+            kv_cache: &[KvDType::F32],
+            quantized: &[],
+            ..properties.precisions
+        };
         let refusal = |packing: &Packing, kv_dtype| properties.check(packing, kv_dtype).unwrap_err().to_string();
         assert_eq!(refusal(&packing, KvDType::F32), "small:0: weights in f16 can't be used here; there is bf16, f32");
         packing.dtype = None;

@@ -7,9 +7,10 @@
 //! Under tensor parallelism a rank would hold slices of each [`Linear`], and add up the ranks' partial sums behind the attention
 //! output and behind the second MLP projection: in [`Epilogue::Add`].
 
-use super::DeviceError;
+use super::{Adapted, DeviceError};
 use crate::executor::{ExecutorLimits, HostMemory, StepInput};
 use kaito_model::{
+    adapter::LowRank,
     config::{ModelConfig, Norm, QkvLayout, RopePairing},
     weights::{Linear, NormWeights},
 };
@@ -49,6 +50,8 @@ pub trait Operations: Send + 'static {
     type Linear: Send;
     /// A normalisation's weights where the device can use them.
     type Norm: Send;
+    /// A product of an adapter where the device can use it.
+    type LowRank: Send;
     /// The KV cache: keys and values of all layers.
     type KvPool: Send;
 
@@ -60,6 +63,8 @@ pub trait Operations: Send + 'static {
     fn load_linear(&mut self, linear: Linear) -> Result<Self::Linear, DeviceError>;
     /// Makes a normalisation usable.
     fn load_norm(&mut self, norm: NormWeights, kind: Norm) -> Result<Self::Norm, DeviceError>;
+    /// Makes a product of an adapter usable, and makes room for it in the steps to come. Asked for between two steps.
+    fn load_low_rank(&mut self, term: LowRank) -> Result<Self::LowRank, DeviceError>;
     /// Memory for `pages` pages of `page_size` tokens in every layer of `config`.
     fn kv_pool(&mut self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<Self::KvPool, DeviceError>;
     /// Makes room for the steps of a model, so that no step asks for memory.
@@ -73,7 +78,7 @@ pub trait Operations: Send + 'static {
     fn embed(&mut self, table: &Self::Linear, output: &mut Self::Buffer);
     /// `output[t] = norm(input[t])`.
     fn norm(&mut self, norm: &Self::Norm, rows: usize, input: &Self::Buffer, output: &mut Self::Buffer);
-    /// `output[t] = epilogue(linear(input[t]))`.
+    /// `output[t] = epilogue(linear(input[t]))`, with the products that `adapted` has for row `t` added to the linear map.
     fn linear(
         &mut self,
         linear: &Self::Linear,
@@ -81,6 +86,7 @@ pub trait Operations: Send + 'static {
         input: &Self::Buffer,
         output: &mut Self::Buffer,
         epilogue: Epilogue,
+        adapted: Adapted<'_, Self::LowRank>,
     );
     /// Rotates the rows' query and key heads in place by the step's angles, where `rotation` says which components form
     /// pairs, and writes their keys and values of `layer` into the pages of their sequences.
@@ -103,9 +109,10 @@ pub trait Operations: Send + 'static {
     );
     /// `output[i] = input[wanted[i]]`, rows of `width`.
     fn select_rows(&mut self, input: &Self::Buffer, width: usize, output: &mut Self::Buffer);
-    /// Waits for the step, reads the first `output.len()` numbers of its logits, and gives the step back.
+    /// Waits for the step, reads the first numbers of buffers into as much memory as is given with each, and gives the step
+    /// back.
     ///
     /// # Errors
     /// The first failure of the step.
-    fn finish(&mut self, logits: &Self::Buffer, output: &mut [f32]) -> Result<StepInput, DeviceError>;
+    fn finish(&mut self, read: &mut [(&Self::Buffer, &mut [f32])]) -> Result<StepInput, DeviceError>;
 }

@@ -4,4 +4,5 @@
 //! others. Nothing else of the engine knows of dialects.
 
 pub mod meta;
+pub mod openai;
 pub mod transformers;

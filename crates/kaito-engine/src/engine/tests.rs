@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     device::DeviceErrorKind,
-    generate::{FinishReason, GenerateOptions, ResolveContext},
+    generate::{FinishReason, GenerateOptions, Pooling, ResolveContext},
     scheduler::Phase,
     testing::{At, FakeEngine, VOCAB},
 };
@@ -424,4 +424,45 @@ async fn an_engine_whose_thread_is_gone_closes_every_request() {
     fake.engine.drained().await;
     let stats = fake.engine.stats();
     assert!(stats.stopped && stats.waiting == 0 && stats.since_progress.is_none(), "{stats:?}");
+}
+
+/// The hidden state that the fake model has behind each token of a prompt is a hash of all tokens up to it.
+fn fake_states(prompt: &[u32]) -> Vec<f32> {
+    let state = |end: usize| {
+        let hash = |hash: u32, token: &u32| (hash ^ (token + 1)).wrapping_mul(0x9e37_79b1).rotate_left(13);
+        (prompt[..=end].iter().fold(17, hash) >> 16) as f32
+    };
+    (0..prompt.len()).map(state).collect()
+}
+
+#[tokio::test]
+async fn prompts_are_pooled_beside_requests_for_text() {
+    let fake = fake();
+    let prompt: Vec<u32> = (0..75).map(|at| at * 7 % 60).collect();
+    let states = fake_states(&prompt);
+    let mean = states.iter().map(|&x| f64::from(x)).sum::<f64>() / 75.0;
+    let pool =
+        |pooling| GenerationRequest { params: GenerationParams::pool(pooling, prompt.len()), prompt: prompt.clone() };
+    let expected = alone().await;
+    let texts = submit_all(&fake, requests());
+    let pools: Vec<_> = [Pooling::Mean, Pooling::Last, Pooling::Mean]
+        .map(|pooling| (pooling, fake.engine.submit(pool(pooling)).unwrap()))
+        .into();
+    fake.device.release();
+    for (pooling, mut stream) in pools {
+        let ended = loop {
+            match stream.next().await.unwrap() {
+                GenerationEvent::Finished(outputs) => break outputs,
+                GenerationEvent::Started => {}
+                event => panic!("{event:?}"),
+            }
+        };
+        assert!(ended.is_empty());
+        let value = if pooling == Pooling::Mean { mean as f32 } else { states[74] };
+        assert_eq!(stream.take_prompt_numbers().unwrap().pooled, Some(vec![value]), "{pooling:?}");
+    }
+    for (stream, expected) in texts.into_iter().zip(&expected) {
+        assert_eq!(&ending(stream).await.0.unwrap(), expected);
+    }
+    is_clean(&fake).await;
 }

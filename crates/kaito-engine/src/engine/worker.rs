@@ -23,6 +23,7 @@ use crate::{
     parallel::Parallel,
     recycle::recycled,
     scheduler::{Phase, RequestId, Scheduler, SequenceView, Started, Step, StepSpan, panicked},
+    throttle::Throttle,
     token_choice::TokenChoice,
 };
 
@@ -42,6 +43,8 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     /// How the device was lost.
     lost: Option<DeviceError>,
+    /// A device may fail every step.
+    failures: Throttle,
     /// Memory that each step uses again. The input is made anew after a step that failed.
     step: Step,
     input: Option<StepInput>,
@@ -69,6 +72,7 @@ impl Worker {
             commands,
             shared,
             lost: None,
+            failures: Throttle::default(),
         }
     }
 
@@ -118,6 +122,16 @@ impl Worker {
                     let generation = worker.scheduler.remove(id);
                     worker.finish(id, generation);
                 }
+            }
+            Command::AddAdapter { id, weights, answer } => {
+                let added = worker.executor.add_adapter(id, weights);
+                worker.shared.counters.adapters.fetch_add(usize::from(added.is_ok()), Relaxed);
+                // Who asked may have gone.
+                let _ = answer.send(added);
+            }
+            Command::RemoveAdapter(id) => {
+                worker.executor.remove_adapter(id);
+                worker.shared.counters.adapters.fetch_sub(1, Relaxed);
             }
             Command::Stop => {}
         });
@@ -210,7 +224,8 @@ impl Worker {
             let Some(sequence) = self.scheduler.sequence(span) else { continue };
             let SequenceView { tokens, draft, pages, variant } = sequence;
             let Some(tokens) = tokens.get(span.start..span.start + span.count - draft.len()) else { continue };
-            input.push(&Span { tokens, draft, start: span.start, pages, variant, logits: span.logits });
+            let (logits, states) = (span.rows(), span.states > 0);
+            input.push(&Span { tokens, draft, start: span.start, pages, variant, logits, states });
         }
         input
     }
@@ -220,8 +235,9 @@ impl Worker {
         let chosen = self.attempt(|worker| {
             worker.scheduler.computed(step);
             let mut logits = recycled(mem::take(&mut worker.logits));
-            logits.extend(output.logits().chunks_exact_mut(worker.shared.limits.vocab_size));
-            worker.token_choice.choose(&*worker.host, &mut worker.scheduler, step, &mut logits);
+            let (all_logits, states) = output.numbers();
+            logits.extend(all_logits.chunks_exact_mut(worker.shared.limits.vocab_size));
+            worker.token_choice.choose(&*worker.host, &mut worker.scheduler, step, &mut logits, states);
             worker.logits = recycled(logits);
         });
         self.input = Some(self.executor.recycle(output));
@@ -238,7 +254,9 @@ impl Worker {
             self.requests.keys().copied().collect()
         } else {
             let ids: Vec<RequestId> = step.requests().filter_map(|spans| Some(spans.first()?.request)).collect();
-            tracing::error!(%error, requests = ids.len(), "the device failed in a step: its requests fail");
+            if let Some(unlogged) = self.failures.pass() {
+                tracing::error!(%error, requests = ids.len(), unlogged, "the device failed in a step: its requests fail");
+            }
             ids
         };
         for id in ids {
@@ -248,8 +266,8 @@ impl Worker {
 
     /// Tells clients what was chosen.
     fn settle(&mut self, step: &Step) {
-        for (span, _) in step.choosing() {
-            self.attempt(|worker| worker.settle_one(span));
+        for rows in step.choosing() {
+            self.attempt(|worker| worker.settle_one(rows.span));
         }
     }
 
@@ -260,13 +278,17 @@ impl Worker {
         match scheduler.settle(span) {
             Some(Ok(advance)) => {
                 // Beams have no chosen tokens before their end, but each live one grew by a token.
-                let generated = advance.chosen.len().max(advance.parents.len());
+                let grown = if span.logits > 0 { advance.parents.len() } else { 0 };
+                let generated = advance.chosen.len().max(grown);
                 shared.counters.generated_tokens.fetch_add(generated as u64, Relaxed);
                 // The client may be gone; its cancellation is on its way.
-                if let Some(events) = request.open.events()
-                    && !advance.chosen.is_empty()
-                {
-                    events.chosen(&mut advance.chosen);
+                if let Some(events) = request.open.events() {
+                    if let Some(numbers) = advance.prompt.take() {
+                        events.prompt_known(numbers);
+                    }
+                    if !advance.chosen.is_empty() {
+                        events.chosen(&mut advance.chosen);
+                    }
                 }
                 if advance.finished {
                     let generation = self.scheduler.remove_settled(span);

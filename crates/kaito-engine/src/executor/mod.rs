@@ -18,7 +18,8 @@
 mod step_input;
 
 pub use self::step_input::{InputSpan, Span, StepInput};
-use crate::device::DeviceError;
+use crate::device::{DeviceError, DeviceErrorKind};
+use kaito_model::adapter::AdapterWeights;
 
 /// What an executor must have room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,22 +62,36 @@ pub struct StepOutput {
     input: StepInput,
     logits: HostMemory,
     len: usize,
+    /// The memory of hidden states, and how many numbers of it are the step's.
+    states: Option<(HostMemory, usize)>,
 }
 
 impl StepOutput {
     /// The output of the step `input`, whose logits are the first `len` numbers of `logits`.
     pub fn new(input: StepInput, logits: HostMemory, len: usize) -> Self {
-        Self { input, logits, len }
+        Self { input, logits, len, states: None }
+    }
+
+    /// The same with hidden states, which are the first `len` numbers of `states`.
+    #[must_use]
+    pub fn with_states(self, states: HostMemory, len: usize) -> Self {
+        Self { states: Some((states, len)), ..self }
     }
 
     /// Rows of logits, each as long as the vocabulary, one for each row that was wanted, in their order.
     pub fn logits(&mut self) -> &mut [f32] {
-        &mut (*self.logits).as_mut()[..self.len]
+        self.numbers().0
     }
 
-    /// The step's input and the memory of its logits.
-    pub fn into_parts(self) -> (StepInput, HostMemory) {
-        (self.input, self.logits)
+    /// The same, and rows of hidden states behind the final norm, one for each row of the step, where any were wanted.
+    pub fn numbers(&mut self) -> (&mut [f32], &[f32]) {
+        let states = self.states.as_mut().map_or(&[][..], |(states, len)| &(**states).as_mut()[..*len]);
+        (&mut (*self.logits).as_mut()[..self.len], states)
+    }
+
+    /// The step's input, the memory of its logits, and that of its hidden states.
+    pub fn into_parts(self) -> (StepInput, HostMemory, Option<HostMemory>) {
+        (self.input, self.logits, self.states.map(|(states, _)| states))
     }
 }
 
@@ -99,6 +114,18 @@ pub trait Executor: Send + 'static {
     /// # Errors
     /// As for [`Self::submit`]: a device may report a failure only here.
     fn collect(&mut self, ticket: Ticket) -> Result<StepOutput, DeviceError>;
+
+    /// Takes an adapter: spans may ask for it by its number from the next step on.
+    ///
+    /// # Errors
+    /// Too little memory, an adapter that does not fit the model, an executor that applies none.
+    fn add_adapter(&mut self, id: u32, _weights: AdapterWeights) -> Result<(), DeviceError> {
+        let cause = format!("adapter {id}: this executor applies none");
+        Err(DeviceError::new(DeviceErrorKind::Unsupported, "executor", cause))
+    }
+
+    /// Gives an adapter's memory back. No span of a later step asks for it.
+    fn remove_adapter(&mut self, _id: u32) {}
 
     /// Takes an output's memory back, and gives its input back, empty.
     fn recycle(&mut self, output: StepOutput) -> StepInput;

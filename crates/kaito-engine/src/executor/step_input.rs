@@ -20,6 +20,8 @@ pub struct Span<'a> {
     pub variant: VariantKey,
     /// How many of the last tokens the logits are wanted after.
     pub logits: usize,
+    /// Whether the hidden states of any of its tokens are wanted.
+    pub states: bool,
 }
 
 /// A span in its place in a [`StepInput`]. All its rows belong to one sequence.
@@ -48,6 +50,8 @@ pub struct StepInput {
     pub pages: Vec<PageId>,
     /// Rows that logits are wanted after, ascending.
     pub wanted: Vec<usize>,
+    /// Whether hidden states are wanted: if so, those of all rows, behind the final norm.
+    pub states: bool,
     /// Pages to copy before anything is computed.
     pub copies: Vec<PageCopy>,
     /// Cosines of the rotary angles, half the rotated width a row. Left to the executor, which knows the model's frequencies; empty
@@ -59,12 +63,17 @@ pub struct StepInput {
 
 impl StepInput {
     /// An empty input in which any step within `limits` has room.
+    ///
+    /// Where sequences share pages, their page tables may list more pages than there are: then the memory grows, and is kept.
+    /// As much as the longest tables of all sequences would be far too much: 134 MB for 4096 sequences of 128k tokens.
     pub fn with_room_for(limits: &ExecutorLimits) -> Self {
+        let listed_pages = limits.sequences.saturating_mul(limits.sequence_pages).min(limits.pages);
         Self {
             tokens: Vec::with_capacity(limits.step_tokens),
             spans: Vec::with_capacity(limits.sequences),
-            pages: Vec::with_capacity(limits.sequences.saturating_mul(limits.sequence_pages)),
+            pages: Vec::with_capacity(listed_pages),
             wanted: Vec::with_capacity(limits.step_logits),
+            states: false,
             copies: Vec::with_capacity(limits.sequences),
             cos: Vec::new(),
             sin: Vec::new(),
@@ -73,11 +82,12 @@ impl StepInput {
 
     /// Removes everything and keeps the memory.
     pub fn clear(&mut self) {
-        let Self { tokens, spans, pages, wanted, copies, cos, sin } = self;
+        let Self { tokens, spans, pages, wanted, states, copies, cos, sin } = self;
         tokens.clear();
         spans.clear();
         pages.clear();
         wanted.clear();
+        *states = false;
         copies.clear();
         cos.clear();
         sin.clear();
@@ -90,6 +100,7 @@ impl StepInput {
         self.pages.extend_from_slice(span.pages);
         let rows = self.tokens.len() - first_row;
         self.wanted.extend(self.tokens.len() - span.logits.min(rows)..self.tokens.len());
+        self.states |= span.states;
         self.spans.push(InputSpan {
             first_row,
             rows,
@@ -114,6 +125,22 @@ impl StepInput {
 mod tests {
     use super::*;
 
+    /// 128k tokens are 8192 pages of 16; a small KV cache has 1000 of them.
+    #[test]
+    fn page_tables_get_room_for_the_pages_that_exist() {
+        let small = ExecutorLimits {
+            pages: 1000,
+            page_size: 16,
+            step_tokens: 512,
+            step_logits: 512,
+            sequences: 4096,
+            sequence_pages: 8192,
+        };
+        assert_eq!(StepInput::with_room_for(&small).pages.capacity(), 1000);
+        let large = ExecutorLimits { pages: 1_000_000, sequences: 2, sequence_pages: 10, ..small };
+        assert_eq!(StepInput::with_room_for(&large).pages.capacity(), 20);
+    }
+
     #[test]
     fn spans_lie_one_after_the_other() {
         let limits =
@@ -123,11 +150,22 @@ mod tests {
         for _ in 0..2 {
             input.clear();
             let plain = VariantKey::default();
-            let variant = VariantKey { long: true, adapter: Some(3) };
-            let first = Span { tokens: &[1, 2, 3], draft: &[], start: 0, pages: &[7, 8], variant: plain, logits: 0 };
-            let second = Span { tokens: &[4], draft: &[5, 6], start: 2, pages: &[0, 5, 1], variant, logits: 3 };
+            let variant = VariantKey { long: true, adapter: Some(3), salt: None };
+            let first = Span {
+                tokens: &[1, 2, 3],
+                draft: &[],
+                start: 0,
+                pages: &[7, 8],
+                variant: plain,
+                logits: 0,
+                states: true,
+            };
+            let second =
+                Span { tokens: &[4], draft: &[5, 6], start: 2, pages: &[0, 5, 1], variant, logits: 3, states: false };
+            assert!(!input.states);
             input.push(&first);
             input.push(&second);
+            assert!(input.states);
             assert_eq!((input.rows(), input.tokens.as_slice()), (6, &[1, 2, 3, 4, 5, 6][..]));
             assert_eq!(input.wanted, [3, 4, 5]);
             assert_eq!(

@@ -109,4 +109,14 @@ impl Constraint for Follower {
     fn is_finished(&self) -> bool {
         self.example == Example::Fixed && self.tokens == FIXED
     }
+
+    fn forced(&mut self, out: &mut Vec<u32>) {
+        match self.example {
+            Example::Even => {}
+            Example::Fixed => out.extend_from_slice(&FIXED[self.tokens.len()..]),
+            // A guess, which is wrong where another token comes first, and refused where it closes too much.
+            Example::Brackets if open(&self.tokens) == Some(DEPTH) => out.extend([CLOSE; DEPTH + 1]),
+            Example::Brackets => {}
+        }
+    }
 }

@@ -3,7 +3,8 @@
 //! A sequence's scores pass through the request's logits processors, then its constraint, then for sampling the warpers,
 //! before a token is chosen: the likeliest one, one drawn at random, or those of a beam search.
 //!
-//! The semantics are those of transformers 4.46.3 (`GenerationMixin.generate`) and of Meta's Llama 2 code.
+//! The semantics are those of transformers 4.46.3 (`GenerationMixin.generate`), of Meta's Llama 2 code, and, for the processors of
+//! raw scores, of OpenAI's API and vLLM.
 
 mod beam;
 mod constraint;
@@ -14,21 +15,31 @@ mod independent;
 mod numeric;
 mod options;
 mod params;
+mod pool;
 mod processors;
+mod raw_processors;
 mod sampler;
 #[cfg(test)]
 mod tests;
 mod warpers;
 
+use crate::adapters::Adapter;
+use std::ops::Range;
+
 use beam::BeamSearch;
-pub use constraint::{Constraint, TokenMask};
+pub use constraint::{AskAhead, Constraint, ConstraintSource, TokenMask};
 use independent::Independent;
 pub use options::{
     EarlyStopping, GenerateOptions, MAX_BAD_WORD_IDS, MAX_BEAMS, MAX_END_TOKENS, MAX_SEQUENCES, PARAMETER_NAMES,
     ParameterError,
 };
-pub use params::{BeamParams, GenerationParams, MAX_ANSWER_TOKENS, MAX_SCORED_TOKENS, ResolveContext, Strategy};
+pub use params::{
+    BeamParams, GenerationParams, MAX_ANSWER_TOKENS, MAX_SCORED_TOKENS, ResolveContext, Returns, Strategy,
+};
+use pool::Pool;
+pub use pool::Pooling;
 pub use processors::{ForcedEos, Processors};
+pub use raw_processors::RawProcessors;
 pub use warpers::{Warper, Warpers};
 
 /// How many of the likeliest tokens a [`TokenScore`] names.
@@ -46,6 +57,14 @@ pub enum GenerateError {
         /// Index of the token that was to be chosen.
         position: usize,
     },
+    /// The model's scores, or what the parameters make of them, can't be chosen from.
+    #[error(
+        "the scores of the token at position {position}, as the parameters of the request change them, are not finite numbers"
+    )]
+    UnusableScores {
+        /// Index of the token that was to be chosen.
+        position: usize,
+    },
     /// The parameters, or the constraint, rule out every token.
     #[error("the parameters of the request rule out every token at position {position}")]
     NothingAllowed {
@@ -58,10 +77,24 @@ pub enum GenerateError {
         /// Index of the token.
         position: usize,
     },
+    /// The request's constraint can't be followed any further.
+    #[error("the constraint of the request can't be followed beyond position {position}: {reason}")]
+    ConstraintFailed {
+        /// Index of the token that was to be chosen.
+        position: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The model's hidden states can't be pooled.
+    #[error("the model's hidden state of the token at position {position} is not made of finite numbers")]
+    InvalidStates {
+        /// Index of the token.
+        position: usize,
+    },
     /// The caller passed another number of rows of scores than there are live sequences.
-    #[error("{got} rows of scores were passed for {expected} live sequences")]
+    #[error("{got} rows of numbers were passed where there must be {expected}")]
     WrongRows {
-        /// Live sequences.
+        /// Rows that there must be: one of scores for each live sequence, one of hidden states for each that is pooled.
         expected: usize,
         /// Rows passed.
         got: usize,
@@ -70,16 +103,17 @@ pub enum GenerateError {
 
 /// A chosen token with its log-probability and the likeliest tokens in its place.
 ///
-/// For greedy decoding and sampling the probabilities are those of the distribution that was chosen from: the softmax
-/// of the processed and warped scores. For beams they are the processed scores themselves, whose sum over a sequence
-/// is what its score is made of.
+/// With `output_scores`, the probabilities of greedy decoding and sampling are those of the distribution that was chosen from:
+/// the softmax of the processed and warped scores. For beams they are the processed scores themselves, whose sum over a sequence
+/// is what its score is made of. With `log_probs` they are the softmax of the model's raw scores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenScore {
     /// Token id.
     pub token: u32,
     /// Natural logarithm of its probability.
     pub log_prob: f32,
-    /// Up to [`TOP_SCORES`] tokens and their log-probabilities, likeliest first; none of probability zero.
+    /// The likeliest tokens and their log-probabilities, likeliest first: up to [`TOP_SCORES`], none of probability zero, or as
+    /// many as `log_probs` asks for.
     pub top: Vec<(u32, f32)>,
 }
 
@@ -90,7 +124,7 @@ pub enum FinishReason {
     EndToken,
     /// The longest allowed length is reached.
     Length,
-    /// It was stopped from outside, or its constraint lets nothing follow.
+    /// It was stopped from outside, one of its stop tokens was chosen, or its constraint lets nothing follow.
     Stop,
 }
 
@@ -101,7 +135,7 @@ pub struct Chosen {
     pub sequence: usize,
     /// Token id.
     pub token: u32,
-    /// Its score, with `output_scores`.
+    /// Its score, with `output_scores` or `log_probs`.
     pub score: Option<TokenScore>,
 }
 
@@ -113,10 +147,23 @@ pub struct Scratch {
     best: Vec<numeric::Candidate>,
     /// A bit for each token.
     seen: Vec<u64>,
+    /// How often each token occurs.
+    counts: Vec<u32>,
+    /// The model's scores, where their log-probabilities are asked for.
+    raw: Vec<f32>,
     /// For each beginning of an n-gram, the length of its longest proper end that is a beginning, too.
     borders: Vec<usize>,
     /// What a constraint allows; empty where there is none.
-    mask: TokenMask,
+    asked: constraint::Asked,
+}
+
+/// What became known of a prompt while it was computed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PromptNumbers {
+    /// Scores of its tokens, from the second one on, where they were asked for.
+    pub scores: Vec<TokenScore>,
+    /// What its hidden states were pooled to, where that was asked for.
+    pub pooled: Option<Vec<f32>>,
 }
 
 /// What a step did.
@@ -128,6 +175,8 @@ pub struct Advance {
     /// The tokens chosen, end tokens included, in the order of the sequences. Empty for beams, whose tokens are not
     /// settled before the end.
     pub chosen: Vec<Chosen>,
+    /// What became known of the prompt, in the step that completed it.
+    pub prompt: Option<PromptNumbers>,
     /// Whether no live sequence is left and the generation is back at its prompt, for sequences that have not run yet.
     pub restarted: bool,
     /// Whether this was the last step.
@@ -154,26 +203,31 @@ pub struct SequenceOutput {
     pub score: Option<f32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
-    /// One entry for each new token, with `output_scores`.
+    /// One entry for each new token, with `output_scores` or `log_probs`.
     pub scores: Option<Vec<TokenScore>>,
 }
 
-/// One request: greedy decoding, sampling of one or more sequences, or a beam search.
+/// One request: greedy decoding, sampling of one or more sequences, a beam search, or a prompt whose hidden states are pooled.
 #[derive(Debug, Clone)]
 pub struct Generation {
     search: Search,
     max_sequences: usize,
     max_total_len: usize,
+    cache_salt: Option<u64>,
+    /// Held as long as anything is computed with it.
+    adapter: Option<Adapter>,
 }
 
 #[derive(Debug, Clone)]
 enum Search {
     Independent(Box<Independent>),
     Beams(Box<BeamSearch>),
+    Pool(Box<Pool>),
 }
 
 impl Generation {
-    /// A generation that continues `prompt`. One that is as long as the longest allowed sequence is finished at once.
+    /// A generation that continues `prompt`. One that is as long as the longest allowed sequence is finished at once, or when its
+    /// prompt is scored.
     pub fn new(prompt: Vec<u32>, params: GenerationParams) -> Self {
         Self::within(prompt, params, usize::MAX)
     }
@@ -181,17 +235,44 @@ impl Generation {
     /// The same with at most `sequences` live sequences: those beyond that wait for their turn. Beams need all of theirs.
     pub fn within(prompt: Vec<u32>, params: GenerationParams, sequences: usize) -> Self {
         let max_total_len = params.max_total_len.max(prompt.len());
+        let (cache_salt, adapter) = (params.cache_salt, params.adapter.clone());
         match params.strategy {
             Strategy::Greedy | Strategy::Sample { .. } => {
                 let max_sequences = params.max_sequences().min(sequences.max(1));
                 let search = Independent::new(prompt, params, max_sequences);
-                Self { search: Search::Independent(Box::new(search)), max_sequences, max_total_len }
+                Self {
+                    search: Search::Independent(Box::new(search)),
+                    max_sequences,
+                    max_total_len,
+                    cache_salt,
+                    adapter,
+                }
             }
             Strategy::Beams(beams) => {
                 let search = Box::new(BeamSearch::new(prompt, params, beams));
-                Self { search: Search::Beams(search), max_sequences: beams.num_beams, max_total_len }
+                Self {
+                    search: Search::Beams(search),
+                    max_sequences: beams.num_beams,
+                    max_total_len,
+                    cache_salt,
+                    adapter,
+                }
+            }
+            Strategy::Pool(pooling) => {
+                let search = Search::Pool(Box::new(Pool::new(prompt, pooling)));
+                Self { search, max_sequences: 1, max_total_len, cache_salt, adapter }
             }
         }
+    }
+
+    /// What keeps its keys and values apart from those of other requests.
+    pub fn cache_salt(&self) -> Option<u64> {
+        self.cache_salt
+    }
+
+    /// The number of the adapter that the model runs with.
+    pub fn adapter(&self) -> Option<u32> {
+        self.adapter.as_ref().map(Adapter::id)
     }
 
     /// Live sequences: those whose next scores are needed. At first a single one, the prompt, however many samples or beams
@@ -200,6 +281,7 @@ impl Generation {
         match &self.search {
             Search::Independent(search) => search.live_sequences(),
             Search::Beams(search) => search.live_sequences(),
+            Search::Pool(pool) => usize::from(!pool.wanted().is_empty()),
         }
     }
 
@@ -208,6 +290,13 @@ impl Generation {
         match &self.search {
             Search::Independent(search) => search.tokens(live),
             Search::Beams(search) => search.tokens(live),
+            Search::Pool(pool) => {
+                if live == 0 {
+                    pool.prompt()
+                } else {
+                    &[]
+                }
+            }
         }
     }
 
@@ -248,6 +337,81 @@ impl Generation {
         match &mut self.search {
             Search::Independent(search) => search.advance(scores, advance),
             Search::Beams(search) => search.advance(scores).map(|done| *advance = done),
+            // Nothing is chosen.
+            Search::Pool(_) => Err(GenerateError::WrongRows { expected: 0, got }),
+        }
+    }
+
+    /// The live sequences that have a constraint each, where there are several of them: their constraints can be asked before
+    /// [`Self::advance`], several at once.
+    pub fn ask_ahead(&mut self) -> impl Iterator<Item = AskAhead<'_>> {
+        let search = match &mut self.search {
+            Search::Independent(search) => Some(search.ask_ahead()),
+            Search::Beams(_) | Search::Pool(_) => None,
+        };
+        search.into_iter().flatten()
+    }
+
+    /// The prompt's tokens whose followers have no score yet; `None` where none is missing or asked for. Nothing is chosen before
+    /// that.
+    pub fn unscored(&self) -> Option<Range<usize>> {
+        match &self.search {
+            Search::Independent(search) => search.unscored(),
+            Search::Beams(_) | Search::Pool(_) => None,
+        }
+    }
+
+    /// Notes the scores of the prompt's next tokens. `rows` are the model's raw scores for what follows the first tokens of
+    /// [`Self::unscored`].
+    ///
+    /// # Errors
+    /// Scores that have no probabilities. The generation is of no further use then.
+    pub fn score_prompt(&mut self, rows: &[&mut [f32]]) -> Result<(), GenerateError> {
+        match &mut self.search {
+            Search::Independent(search) => search.score_prompt(rows),
+            Search::Beams(_) | Search::Pool(_) => Ok(()),
+        }
+    }
+
+    /// The prompt's tokens whose hidden states are still to be pooled; `None` where none is pooled. Then nothing is chosen.
+    pub fn unpooled(&self) -> Option<Range<usize>> {
+        match &self.search {
+            Search::Pool(pool) => Some(pool.wanted()),
+            Search::Independent(_) | Search::Beams(_) => None,
+        }
+    }
+
+    /// Pools the hidden states of the prompt's next tokens: those of the first tokens of [`Self::unpooled`].
+    ///
+    /// # Errors
+    /// States that are no finite numbers. The generation is of no further use then.
+    pub fn pool<'a>(&mut self, states: impl Iterator<Item = &'a [f32]>) -> Result<(), GenerateError> {
+        match &mut self.search {
+            Search::Pool(pool) => pool.add(states),
+            Search::Independent(_) | Search::Beams(_) => Ok(()),
+        }
+    }
+
+    /// Takes what became known of the prompt, once that is complete; `None` before, afterwards, and where nothing was asked for.
+    pub fn take_prompt_numbers(&mut self) -> Option<PromptNumbers> {
+        match &mut self.search {
+            Search::Independent(search) => {
+                let scores = search.take_prompt_scores()?;
+                Some(PromptNumbers { scores, pooled: None })
+            }
+            Search::Pool(pool) => {
+                let pooled = Some(pool.take()?);
+                Some(PromptNumbers { scores: Vec::new(), pooled })
+            }
+            Search::Beams(_) => None,
+        }
+    }
+
+    /// Adds to `draft` what the constraint of the only live sequence expects to come next.
+    pub fn forced(&mut self, draft: &mut Vec<u32>) {
+        match &mut self.search {
+            Search::Independent(search) => search.forced(draft),
+            Search::Beams(_) | Search::Pool(_) => {}
         }
     }
 
@@ -256,8 +420,8 @@ impl Generation {
     pub fn allowed(&mut self, draft: &[u32]) -> usize {
         match &mut self.search {
             Search::Independent(search) => search.allowed(draft),
-            // Nothing is proposed for beams, which change places at every token.
-            Search::Beams(_) => 0,
+            // Nothing is proposed for beams, which change places at every token, and nothing follows what is pooled.
+            Search::Beams(_) | Search::Pool(_) => 0,
         }
     }
 
@@ -265,7 +429,7 @@ impl Generation {
     pub fn stop_sequence(&mut self, sequence: usize) -> Stopped {
         match &mut self.search {
             Search::Independent(search) => search.stop(sequence),
-            Search::Beams(_) => Stopped::None,
+            Search::Beams(_) | Search::Pool(_) => Stopped::None,
         }
     }
 
@@ -274,6 +438,7 @@ impl Generation {
         match &self.search {
             Search::Independent(search) => search.outputs(),
             Search::Beams(search) => search.outputs(),
+            Search::Pool(_) => Vec::new(),
         }
     }
 }

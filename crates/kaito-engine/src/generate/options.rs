@@ -29,6 +29,14 @@ pub enum ParameterError {
     /// The value is at odds with another parameter's.
     #[error("{0}")]
     Conflict(String),
+    /// The value is at odds with the model, the server or another parameter.
+    #[error("{sentence}")]
+    Refused {
+        /// The parameter.
+        name: String,
+        /// What is wrong.
+        sentence: String,
+    },
     /// The prompt leaves no room for a new token.
     #[error(
         "the prompt has {prompt} tokens, but {limit_name} is {limit}: at least one token must be left for the answer"
@@ -54,6 +62,19 @@ impl ParameterError {
             .filter(|(distance, candidate)| *distance <= 2.max(candidate.len() / 3))
             .map(|(_, candidate)| candidate.to_owned());
         Self::Unknown { name, nearest }
+    }
+
+    /// The parameter that must change, where it is a single one.
+    pub fn parameter(&self) -> Option<&str> {
+        match self {
+            Self::Unknown { name, .. } | Self::Invalid { name, .. } | Self::Refused { name, .. } => Some(name),
+            Self::Conflict(_) | Self::PromptTooLong { .. } => None,
+        }
+    }
+
+    /// A value that is at odds with something else.
+    pub(crate) fn refused(name: &str, sentence: String) -> Self {
+        Self::Refused { name: name.to_owned(), sentence }
     }
 
     /// A value of the wrong type or out of range.

@@ -1,9 +1,12 @@
 //! What a request's options come to for one prompt and one model, or why they can't be.
 
 use super::Constraint;
+use super::Pooling;
 use super::options::{EarlyStopping, GenerateOptions, ParameterError};
 use super::processors::{ForcedEos, Processors};
+use super::raw_processors::RawProcessors;
 use super::warpers::{Warper, Warpers};
+use crate::adapters::Adapter;
 
 /// Most tokens of all sequences or beams of a request, their prompts included: bounds what it and its answer take.
 pub const MAX_ANSWER_TOKENS: usize = 1 << 22;
@@ -39,6 +42,8 @@ pub enum Strategy {
     },
     /// Beam search, in all its forms.
     Beams(BeamParams),
+    /// None is: the hidden states of the prompt's tokens become one vector.
+    Pool(Pooling),
 }
 
 /// Parameters of a beam search.
@@ -60,6 +65,19 @@ pub struct BeamParams {
     pub pad_token: u32,
 }
 
+/// What of the sequences is returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Returns {
+    /// All of them.
+    #[default]
+    All,
+    /// So many copies of the only one.
+    Copies(usize),
+    /// So many of them: those whose tokens have the highest log-probabilities on average, best first. Whether their scores are
+    /// returned, too.
+    Best(usize, bool),
+}
+
 /// Everything that decides a generation, checked and complete.
 #[derive(Debug, Clone)]
 pub struct GenerationParams {
@@ -67,18 +85,32 @@ pub struct GenerationParams {
     pub strategy: Strategy,
     /// What is done to the scores first.
     pub processors: Processors,
+    /// What is done to the raw scores instead of that, in another order.
+    pub raw_processors: Option<Box<RawProcessors>>,
     /// How sampling narrows the distribution; unused without sampling.
     pub warpers: Warpers,
     /// Tokens that end a sequence.
     pub end_tokens: Vec<u32>,
+    /// Tokens that end a sequence because the request says so, not the model.
+    pub stop_tokens: Vec<u32>,
     /// Longest sequence, prompt included.
     pub max_total_len: usize,
     /// Seed of the random numbers; `None` takes one from the operating system.
     pub seed: Option<u64>,
     /// Whether to note the log-probabilities of chosen tokens.
     pub output_scores: bool,
+    /// Note log-probabilities of the model's raw scores instead, and those of so many of the likeliest tokens.
+    pub log_probs: Option<usize>,
+    /// The same for the tokens of the prompt.
+    pub prompt_log_probs: Option<usize>,
+    /// What of the sequences is returned.
+    pub returns: Returns,
     /// What the sequences may be, as it is before their first token; each goes on with a fork of its own.
     pub constraint: Option<Box<dyn Constraint>>,
+    /// Requests share the prefix cache with those of the same salt.
+    pub cache_salt: Option<u64>,
+    /// The adapter that the model runs with; `None` for the model alone.
+    pub adapter: Option<Adapter>,
 }
 
 impl GenerationParams {
@@ -118,12 +150,19 @@ impl GenerationParams {
         Ok(Self {
             strategy,
             processors: processors(options, context, &end_tokens, max_total_len)?,
+            raw_processors: None,
             warpers: warpers(options, if num_beams > 1 { 1 + end_tokens.len().max(1) } else { 1 }),
             end_tokens,
+            stop_tokens: Vec::new(),
             max_total_len: max_total_len.min(context.max_seq_len),
             seed: options.seed,
             output_scores: options.output_scores.unwrap_or(false),
+            log_probs: None,
+            prompt_log_probs: None,
+            returns: Returns::All,
             constraint: None,
+            cache_salt: None,
+            adapter: None,
         })
     }
 
@@ -131,25 +170,58 @@ impl GenerationParams {
     /// `top_p`, and there are no processors. A prompt of `max_total_len` or more tokens gets no new one.
     pub fn meta(temperature: f64, top_p: f64, max_total_len: usize, end_tokens: Vec<u32>, seed: Option<u64>) -> Self {
         let greedy = temperature <= 0.0;
+        let strategy = if greedy { Strategy::Greedy } else { Strategy::Sample { sequences: 1 } };
+        let steps = vec![Warper::Temperature(temperature as f32), Warper::MetaTopP(top_p)];
+        let warpers = Warpers { steps, min_tokens_to_keep: 1 };
+        Self { warpers, end_tokens, seed, ..Self::bare(strategy, max_total_len) }
+    }
+
+    /// No new tokens: the hidden states of a prompt of `prompt_len` tokens are pooled.
+    pub fn pool(pooling: Pooling, prompt_len: usize) -> Self {
+        Self::bare(Strategy::Pool(pooling), prompt_len)
+    }
+
+    /// Nothing changes the scores, and nothing but the length ends a sequence.
+    fn bare(strategy: Strategy, max_total_len: usize) -> Self {
         Self {
-            strategy: if greedy { Strategy::Greedy } else { Strategy::Sample { sequences: 1 } },
+            strategy,
             processors: Processors::default(),
-            warpers: Warpers {
-                steps: vec![Warper::Temperature(temperature as f32), Warper::MetaTopP(top_p)],
-                min_tokens_to_keep: 1,
-            },
-            end_tokens,
+            raw_processors: None,
+            warpers: Warpers { steps: Vec::new(), min_tokens_to_keep: 1 },
+            end_tokens: Vec::new(),
+            stop_tokens: Vec::new(),
             max_total_len,
-            seed,
+            seed: None,
             output_scores: false,
+            log_probs: None,
+            prompt_log_probs: None,
+            returns: Returns::All,
             constraint: None,
+            cache_salt: None,
+            adapter: None,
         }
+    }
+
+    /// How many sequences come of it.
+    pub fn returned_sequences(&self) -> usize {
+        match (self.returns, self.strategy) {
+            (Returns::Copies(count) | Returns::Best(count, _), _) => count,
+            (Returns::All, Strategy::Greedy) => 1,
+            (Returns::All, Strategy::Sample { sequences }) => sequences,
+            (Returns::All, Strategy::Beams(beams)) => beams.sequences,
+            (Returns::All, Strategy::Pool(_)) => 0,
+        }
+    }
+
+    /// Whether chosen tokens have scores.
+    pub(crate) fn scores(&self) -> bool {
+        self.output_scores || self.log_probs.is_some()
     }
 
     /// Most sequences that run at the same time.
     pub fn max_sequences(&self) -> usize {
         match self.strategy {
-            Strategy::Greedy => 1,
+            Strategy::Greedy | Strategy::Pool(_) => 1,
             Strategy::Sample { sequences } => sequences,
             Strategy::Beams(beams) => beams.num_beams,
         }

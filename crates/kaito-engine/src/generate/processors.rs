@@ -89,7 +89,7 @@ impl Processors {
     }
 }
 
-fn ban(scores: &mut [f32], token: u32) {
+pub(super) fn ban(scores: &mut [f32], token: u32) {
     if let Some(score) = scores.get_mut(token as usize) {
         *score = f32::NEG_INFINITY;
     }
@@ -106,7 +106,7 @@ fn penalize_choices(scores: &mut [f32], chosen: &[u32], penalty: f32) {
     }
 }
 
-fn penalize_repetition(scores: &mut [f32], tokens: &[u32], penalty: f32, seen: &mut Vec<u64>) {
+pub(super) fn penalize_repetition(scores: &mut [f32], tokens: &[u32], penalty: f32, seen: &mut Vec<u64>) {
     seen.clear();
     seen.resize(scores.len().div_ceil(64), 0);
     for &token in tokens {
@@ -192,7 +192,8 @@ fn remove_invalid(scores: &mut [f32]) {
 }
 
 /// Makes of a model's scores what the next token of a sequence is chosen by, warpers aside: the sequence is `tokens` so far,
-/// of which the first `prompt_len` are the prompt. `chosen_by_earlier_groups` is as for [`Processors::apply`].
+/// of which the first `prompt_len` are the prompt. `chosen_by_earlier_groups` is as for [`Processors::apply`]. Returns whether the
+/// sequence's constraint lets nothing follow, so that the sequence ends where no end token can be chosen.
 ///
 /// # Errors
 /// Scores that can't be chosen from.
@@ -204,19 +205,22 @@ pub fn process(
     constraint: Option<&mut (dyn Constraint + 'static)>,
     scores: &mut [f32],
     scratch: &mut Scratch,
-) -> Result<(), GenerateError> {
+) -> Result<bool, GenerateError> {
+    if let Some(raw) = &params.raw_processors {
+        return raw.apply(params, tokens, prompt_len, constraint, scores, scratch);
+    }
     params.processors.apply(scores, tokens, prompt_len, chosen_by_earlier_groups, scratch);
     if !is_valid(scores) {
         return Err(GenerateError::InvalidScores { position: tokens.len() });
     }
     if let Some(constraint) = constraint {
-        constrain(constraint, &params.end_tokens, scores, &mut scratch.mask);
+        constrain(constraint, &params.end_tokens, tokens.len(), scores, &mut scratch.asked)?;
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Whether a row can be chosen from: nothing in it that is not a number, and no positive infinity.
-fn is_valid(scores: &[f32]) -> bool {
+pub(super) fn is_valid(scores: &[f32]) -> bool {
     // To the end in any case, which is faster than a branch at each score.
     scores.iter().fold(true, |valid, &score| valid & (score < f32::INFINITY))
 }

@@ -64,6 +64,25 @@ pub fn likeliest(candidates: impl Iterator<Item = Candidate>) -> Vec<(u32, f32)>
     top.into_iter().filter(|c| c.score > f32::NEG_INFINITY).map(|c| (c.token, c.score)).collect()
 }
 
+/// The log-probability of `token` under the softmax of a row of scores, and those of the `likeliest` likeliest tokens; `None`
+/// where the scores have none.
+pub fn describe_raw(
+    scores: &[f32],
+    token: u32,
+    likeliest: usize,
+    best: &mut Vec<Candidate>,
+) -> Option<super::TokenScore> {
+    let (max, log_sum) = numeric::log_sum_exp(scores.iter().copied());
+    let log_prob = |score: f32| score - max - log_sum;
+    let chosen = log_prob(*scores.get(token as usize)?);
+    if !log_sum.is_finite() {
+        return None;
+    }
+    numeric::top_n_into(numeric::enumerate(scores), likeliest, best);
+    let top = best.iter().map(|c| (c.token, log_prob(c.score))).collect();
+    Some(super::TokenScore { token, log_prob: chosen, top })
+}
+
 /// Log-probabilities of `chosen` and of the likeliest candidates, under the softmax of the candidates' scores.
 pub fn describe(candidates: impl Iterator<Item = Candidate> + Clone, chosen: Candidate) -> super::TokenScore {
     let (max, log_sum) = numeric::log_sum_exp(candidates.clone().map(|c| c.score));

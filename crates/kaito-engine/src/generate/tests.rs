@@ -2,6 +2,7 @@
 
 mod constraints;
 mod parameters;
+mod raw;
 mod reference;
 mod sampling;
 mod sequences;

@@ -21,6 +21,8 @@ pub enum Warper {
     /// Keeps the tokens whose surprise is nearest the entropy, up to the one that completes this probability
     /// (Meister et al., "Locally Typical Sampling").
     TypicalP(f64),
+    /// Keeps the tokens whose probability is at least this part of the likeliest one's.
+    MinP(f64),
 }
 
 /// The warpers of one request, in order.
@@ -70,6 +72,11 @@ impl Warpers {
                     candidates.truncate(count);
                 }
                 Warper::TypicalP(mass) => typical(candidates, keep, mass),
+                Warper::MinP(part) => {
+                    let max = candidates.iter().map(|c| c.score).fold(f32::NEG_INFINITY, f32::max);
+                    let lowest = part.ln();
+                    candidates.retain(|c| f64::from(c.score - max) >= lowest);
+                }
             }
         }
     }

@@ -8,11 +8,13 @@ use std::{
 
 use serde_json::{Map, Value};
 
+use super::ModelInfo;
 use crate::{
     Error,
     generate::{GenerateOptions, PARAMETER_NAMES},
+    request::RequestContext,
 };
-use kaito_model::json;
+use kaito_model::{json, tokenizer::Tokenizer};
 
 /// Largest `generation_config.json` or `config.json` that is read.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
@@ -36,6 +38,7 @@ const OVERRIDDEN: [&str; 10] = [
 pub(super) struct ModelDefaults {
     pub options: GenerateOptions,
     pub bos_token_id: Option<u32>,
+    pub min_p: Option<f64>,
 }
 
 impl ModelDefaults {
@@ -50,7 +53,7 @@ impl ModelDefaults {
         }
         let mut fields = fields.unwrap_or_default();
         // A request's word alone: this one is no field of these files, but programs that train leave theirs there.
-        fields.remove("seed");
+        fields.shift_remove("seed");
         let has_non_finite = |value: &Value| {
             let mut values = std::slice::from_ref(value).iter().chain(value.as_array().into_iter().flatten());
             values.any(|value| json::non_finite(value).is_some())
@@ -64,7 +67,27 @@ impl ModelDefaults {
         let bos_token_id = fields.get("bos_token_id").and_then(Value::as_u64).and_then(|id| id.try_into().ok());
         let mut options = GenerateOptions::from_generation_config(&fields);
         keep_known_tokens(&mut options, vocab_size);
-        Ok(Self { options, bos_token_id })
+        let min_p = fields.get("min_p").and_then(Value::as_f64).filter(|min_p| (0.0..=1.0).contains(min_p));
+        Ok(Self { options, bos_token_id, min_p })
+    }
+}
+
+impl ModelDefaults {
+    /// What decides how requests to the model become tokens.
+    pub fn context(self, tokenizer: Tokenizer, info: &ModelInfo) -> RequestContext {
+        let Self { options: defaults, bos_token_id, min_p } = self;
+        let end_tokens = defaults.eos_token_id.clone().unwrap_or_else(|| tokenizer.end_token_ids().to_vec());
+        RequestContext {
+            tokenizer,
+            defaults,
+            bos_token_id,
+            end_tokens,
+            vocab_size: info.vocab_size,
+            min_p,
+            max_seq_len: info.max_seq_len,
+            max_batch_size: info.max_batch_size,
+            adapter: None,
+        }
     }
 }
 

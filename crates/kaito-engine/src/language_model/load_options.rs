@@ -4,7 +4,8 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use kaito_kernels::{DType, KvDType, Quantization};
 
-use crate::device::{DeviceChoice, StepBudget};
+use crate::adapters::AdapterSource;
+use crate::device::{ComputeChoice, DeviceChoice, StepBudget};
 
 /// How a model is loaded.
 #[derive(Debug, Clone)]
@@ -12,9 +13,12 @@ pub struct LoadOptions {
     /// Which device computes.
     pub device: DeviceChoice,
     /// Element type of the weights, the checkpoint's own where it is `None`. Another 16-bit type costs a copy of them. f32 costs none:
-    /// narrower weights stay as they are and are widened, exactly, as they are used, which gives the bits of a widened copy.
-    /// All arithmetic is in 32-bit floats, whichever it is.
+    /// narrower weights stay as they are and are widened, exactly, as they are used.
+    /// Sums are in 32-bit floats, whichever it is.
     pub dtype: Option<DType>,
+    /// How products with weights of 16 bits treat activations. With a `dtype` of f32 they are always exact. It makes no difference to
+    /// quantised weights, whose products quantise activations too.
+    pub compute: ComputeChoice,
     /// Whether and how the matrices of the layers are quantised; the output head is in 8 bits then.
     pub quantize: Option<Quantization>,
     /// Folder in which quantised weights are kept for the next start; they are made at every start where it is `None`.
@@ -33,8 +37,18 @@ pub struct LoadOptions {
     pub max_waiting: usize,
     /// Whether speculative decoding may be used where that is expected to be faster. What comes out is the same.
     pub speculate: bool,
+    /// A file with a chat template, in place of the model's own.
+    pub chat_template: Option<PathBuf>,
     /// How much a step computes at most; what suits the device where it is `None`.
     pub step_budget: Option<StepBudget>,
+    /// Adapters that are loaded with the model.
+    pub adapters: Vec<AdapterSource>,
+    /// Whether prompts that name no adapter are continued with all of these together, each as strong as it says; each has strength 1
+    /// where it is named, then. Otherwise they are continued by the model alone, and a strength is that of the adapter by its name.
+    pub combine_adapters: bool,
+    /// Bytes for adapters that are loaded later, [`LanguageModel::load_adapter`](crate::LanguageModel::load_adapter). A KV cache whose
+    /// size nobody says is so much smaller.
+    pub adapter_memory: u64,
 }
 
 impl Default for LoadOptions {
@@ -42,6 +56,7 @@ impl Default for LoadOptions {
         Self {
             device: DeviceChoice::Auto,
             dtype: None,
+            compute: ComputeChoice::Auto,
             quantize: None,
             quantized_cache: None,
             kv_dtype: KvDType::F32,
@@ -51,7 +66,11 @@ impl Default for LoadOptions {
             kv_cache_memory: None,
             max_waiting: 256,
             speculate: true,
+            chat_template: None,
             step_budget: None,
+            adapters: Vec::new(),
+            combine_adapters: false,
+            adapter_memory: 0,
         }
     }
 }

@@ -32,7 +32,7 @@ use kaito_model::checkpoint::SharedBytes;
 
 const MAGIC: &[u8; 8] = b"KAITO-QW";
 /// Of the file and of the layout of its matrices: what an older program wrote is made again.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MATRIX_ALIGNMENT: usize = 64;
 const HEADER_ALIGNMENT: usize = 4096;
 /// A file that is being written is that of a program which has ended if nobody wrote to it for so long.
@@ -55,6 +55,11 @@ impl Layout {
         let matrices: Vec<_> = matrices.iter().map(place).collect();
         Self { len: matrices.last().map_or(at, |last| last.end), matrices }
     }
+}
+
+/// The version that a file says it has, if it is such a file at all.
+fn version(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.strip_prefix(MAGIC)?.first_chunk()?))
 }
 
 fn header_bytes(matrices: usize) -> usize {
@@ -135,6 +140,9 @@ impl<'a> CacheFile<'a> {
     /// The checksums of the matrices.
     fn read_header(&self, file: &MappedFile) -> io::Result<Vec<u32>> {
         let (bytes, count) = (file.bytes(), self.layout.matrices.len());
+        if let Some(version) = version(bytes).filter(|version| *version != VERSION) {
+            return Err(damaged(&format!("it is of version {version}, and this program has {VERSION}")));
+        }
         if bytes.len() != self.layout.len {
             return Err(damaged(&format!("it has {} bytes and not {}", bytes.len(), self.layout.len)));
         }
@@ -144,7 +152,7 @@ impl<'a> CacheFile<'a> {
         }
         let (start, sums) = header.split_at(header.len() - 4 * count);
         if start != self.header_start() {
-            return Err(damaged("its header is that of other weights or of another version"));
+            return Err(damaged("its header is that of other weights"));
         }
         Ok(sums.as_chunks().0.iter().map(|sum| u32::from_le_bytes(*sum)).collect())
     }

@@ -8,17 +8,18 @@ use std::{
     sync::Arc,
 };
 
-use kaito_kernels::{DType, KvDType};
+use kaito_kernels::KvDType;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{tests::fixture, *};
 use crate::{
     decoder::Decoder,
-    device::cpu::CpuOperations,
+    device::{Packed, cpu::CpuOperations},
     executor::{Executor, ExecutorLimits, Span, StepInput},
 };
 use kaito_model::{
+    checkpoint::Tensor,
     family,
     tokenizer::{Special, Tokenizer},
 };
@@ -64,7 +65,7 @@ fn log_probabilities_with(
         sequence_pages: pages.len(),
     };
     let vocab_size = config.vocab_size;
-    let operations = CpuOperations::new(Arc::new(pool()), kv_dtype);
+    let operations = CpuOperations::new(Arc::new(pool()), kv_dtype, Packed::F32);
     let mut decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let mut step = Some(StepInput::with_room_for(&limits));
     let mut of_text = |text: &Vec<u32>| {
@@ -76,6 +77,7 @@ fn log_probabilities_with(
             pages: &pages,
             variant: Default::default(),
             logits: text.len(),
+            states: false,
         });
         let ticket = decoder.submit(input).unwrap();
         let mut output = decoder.collect(ticket).unwrap();
@@ -169,7 +171,7 @@ fn the_demo_model_on_running_text() {
     let tokens: usize = texts.iter().map(Vec::len).sum();
     assert!(tokens > 1000, "{tokens} tokens are too few to tell precisions apart");
     let exact = log_probabilities(&demo(), None, KvDType::F32, &texts);
-    println!("{tokens} tokens\nweights  keys and values  perplexity  divergence  same token");
+    println!("{tokens} tokens\nweights  KV cache  perplexity  divergence  same token");
     for (quantization, kv_dtype, bound) in PRECISIONS {
         let other = log_probabilities(&demo(), quantization, kv_dtype, &texts);
         let distance = distance(&texts, &exact, &other);
@@ -193,7 +195,7 @@ fn the_demo_model_on_running_text() {
 
 /// Adds noise to the matrices that quantisation changes, of a root mean square that is a part of theirs.
 fn disturb(weights: &mut ModelWeights, part: f32, rng: &mut impl Rng) {
-    for linear_part in parts_mut(Quantization::Int8, weights) {
+    for linear_part in parts_mut(weights) {
         let Weight::Plain(tensor) = &linear_part.weight else { continue };
         let mut values = tensor.to_f32();
         let mean_square = values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32;

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use super::Matrix;
-use kaito_model::checkpoint::Tensor;
+use kaito_model::weights::Weight;
 
 pub(super) const KEY_BYTES: usize = 32;
 
@@ -22,7 +22,7 @@ pub(super) fn of(matrices: &[Matrix]) -> [u8; KEY_BYTES] {
     let whole = matrices.iter().map(|matrix| matrix.source.bytes().len()).sum::<usize>() <= WHOLE;
     let mut digest = Sha256::new();
     for Matrix { source, quantization, rows, cols, .. } in matrices {
-        digest.update(format!("{quantization} {} {rows} {cols}\n", source.dtype()));
+        digest.update(format!("{quantization} {} {rows} {cols}\n", source.precision()));
         if whole {
             digest.update(source.bytes());
         } else {
@@ -34,14 +34,14 @@ pub(super) fn of(matrices: &[Matrix]) -> [u8; KEY_BYTES] {
     digest.finalize().into()
 }
 
-fn sample(digest: &mut Sha256, tensor: &Tensor) {
-    let bytes = tensor.bytes();
+fn sample(digest: &mut Sha256, weight: &Weight) {
+    let bytes = weight.bytes();
     for i in 0..SAMPLES {
         let last = bytes.len().saturating_sub(SAMPLE_BYTES);
         let start = (last as u128 * i as u128 / (SAMPLES as u128 - 1)) as usize;
         digest.update(bytes.get(start..bytes.len().min(start + SAMPLE_BYTES)).unwrap_or_default());
     }
-    let file = tensor.file();
+    let file = weight.file();
     let modified = file.and_then(|file| file.modified()?.duration_since(SystemTime::UNIX_EPOCH).ok());
     digest.update(modified.map_or(0, |time| time.as_nanos()).to_le_bytes());
     digest.update(file.map_or(0, |file| file.bytes().len() as u64).to_le_bytes());

@@ -1,20 +1,21 @@
 //! Quantisation of a model's weights while it loads, once: the result is kept in a file, which the next start maps.
 //!
-//! The matrices of the layers get the precision that is asked for, with a scale for each quantisation group of 64 weights. The
-//! output head gets 8 bits: it is a few percent of a model, and its errors go into the logits as they are. Embeddings, norms and
-//! biases stay: a step reads little of them.
+//! The matrices of the layers get the precision that is asked for, with a scale for each quantisation group of 128 weights. The
+//! output head gets 8 bits: it is a few percent of a model, and its errors go into the logits as they are. So do the value projections,
+//! where they are matrices of their own: they are 2 to 8 percent of a layer and make a third of what 4 bits cost, see `docs/precision.md`.
+//! Embeddings, norms and biases stay: a step reads little of them.
 
 mod cache_file;
 mod key;
 
 use std::path::Path;
 
-use kaito_kernels::{self as kernels, MatrixRef, Quantization, ThreadPool};
+use kaito_kernels::{self as kernels, DType, MatrixRef, Quantization, ThreadPool};
 
 use self::cache_file::{CacheFile, Layout};
 use crate::Error;
 use kaito_model::{
-    checkpoint::{SharedBytes, Tensor},
+    checkpoint::SharedBytes,
     config::LinearKind,
     weights::{Linear, LinearPart, ModelWeights, QuantizedTensor, Weight},
 };
@@ -35,7 +36,7 @@ pub(crate) struct Quantize<'a> {
 
 /// A matrix and what becomes of it.
 struct Matrix {
-    source: Tensor,
+    source: Weight,
     quantization: Quantization,
     rows: usize,
     cols: usize,
@@ -51,7 +52,7 @@ impl Quantize<'_> {
     pub(crate) fn apply(&self, weights: &mut ModelWeights) -> Result<(), Error> {
         let matrices = self.plan(weights)?;
         let tensors = self.find_or_make(&matrices);
-        for (part, tensor) in parts_mut(self.quantization, weights).zip(tensors) {
+        for (part, tensor) in parts_mut(weights).zip(tensors) {
             part.weight = Weight::Quantized(tensor);
         }
         Ok(())
@@ -59,11 +60,14 @@ impl Quantize<'_> {
 
     /// Bytes of `weights` when they are quantised.
     pub(crate) fn bytes(quantization: Quantization, weights: &ModelWeights) -> u64 {
+        let values = first_value(weights);
         let count = |(kind, linear): (LinearKind, &Linear)| -> u64 {
-            let Some(quantization) = of_linear(quantization, kind) else { return 0 };
-            let parts = linear.parts.iter().filter_map(|part| match &part.weight {
-                Weight::Plain(tensor) => dims(tensor).and_then(|(rows, cols)| quantization.bytes(rows, cols)),
-                Weight::Quantized(tensor) => quantization.bytes(tensor.rows(), tensor.cols()),
+            let parts = linear.parts.iter().filter_map(|part| {
+                let quantization = of_part(quantization, kind, part, values)?;
+                match &part.weight {
+                    Weight::Quantized(tensor) => quantization.bytes(tensor.rows(), tensor.cols()),
+                    source => dims(source).and_then(|(rows, cols)| quantization.bytes(rows, cols)),
+                }
             });
             parts.map(|bytes| bytes as u64).sum()
         };
@@ -71,15 +75,18 @@ impl Quantize<'_> {
     }
 
     fn plan(&self, weights: &ModelWeights) -> Result<Vec<Matrix>, Error> {
-        let mut matrices = Vec::new();
+        let (mut matrices, values) = (Vec::new(), first_value(weights));
         for (kind, linear) in weights.linears() {
-            let Some(quantization) = of_linear(self.quantization, kind) else { continue };
             for part in &linear.parts {
-                let Weight::Plain(source) = &part.weight else { continue };
-                let (rows, cols, bytes) = dims(source)
+                let Some(quantization) = of_part(self.quantization, kind, part, values) else { continue };
+                if matches!(part.weight, Weight::Quantized(_)) {
+                    continue;
+                }
+                let source = part.weight.clone();
+                let (rows, cols, bytes) = dims(&source)
                     .and_then(|(rows, cols)| Some((rows, cols, quantization.bytes(rows, cols)?)))
                     .ok_or_else(|| Error::Load(format!("{source:?} is no matrix, so it can't be quantised")))?;
-                matrices.push(Matrix { source: source.clone(), quantization, rows, cols, bytes });
+                matrices.push(Matrix { source, quantization, rows, cols, bytes });
             }
         }
         Ok(matrices)
@@ -140,9 +147,15 @@ impl Quantize<'_> {
     fn make(&self, matrix: &Matrix) -> Vec<u8> {
         let mut target = vec![0; matrix.bytes];
         let Matrix { source, quantization, rows, cols, .. } = matrix;
-        let view = MatrixRef::new(source.dtype(), *rows, *cols, source.bytes())
-            .unwrap_or_else(|error| unreachable!("a tensor has the bytes of its shape: {error}"));
-        kernels::quantize(self.pool, *quantization, view, &mut target);
+        let widened = match source {
+            Weight::Blocks(blocks) => blocks.dequantized(DType::F32, self.pool),
+            Weight::Plain(_) | Weight::Quantized(_) => None,
+        };
+        if let Some(tensor) = widened.as_ref().or_else(|| source.plain()) {
+            let view = MatrixRef::new(tensor.dtype(), *rows, *cols, tensor.bytes())
+                .unwrap_or_else(|error| unreachable!("a tensor has the bytes of its shape: {error}"));
+            kernels::quantize(self.pool, *quantization, view, &mut target);
+        }
         source.release();
         target
     }
@@ -155,27 +168,44 @@ fn tensors(matrices: &[Matrix], data: Vec<SharedBytes>) -> Vec<QuantizedTensor> 
     matrices.iter().zip(data).filter_map(tensor).collect()
 }
 
-fn dims(tensor: &Tensor) -> Option<(usize, usize)> {
-    match *tensor.shape() {
-        [rows, cols] => Some((rows, cols)),
-        _ => None,
+fn dims(weight: &Weight) -> Option<(usize, usize)> {
+    match weight {
+        Weight::Plain(tensor) => match *tensor.shape() {
+            [rows, cols] => Some((rows, cols)),
+            _ => None,
+        },
+        Weight::Blocks(tensor) => Some((tensor.rows(), tensor.cols())),
+        Weight::Quantized(tensor) => Some((tensor.rows(), tensor.cols())),
     }
 }
 
-/// How a linear map is quantised where `quantization` is asked for; `None` where it is not.
-fn of_linear(quantization: Quantization, kind: LinearKind) -> Option<Quantization> {
+/// How a part of a linear map is quantised where `quantization` is asked for; `None` where it is not. `first_value` is that of
+/// [`first_value`].
+fn of_part(
+    quantization: Quantization,
+    kind: LinearKind,
+    part: &LinearPart,
+    first_value: usize,
+) -> Option<Quantization> {
     match kind {
         LinearKind::Embedding => None,
+        LinearKind::Qkv if part.output_offset >= first_value => Some(Quantization::Int8),
         LinearKind::Qkv | LinearKind::AttentionOutput | LinearKind::MlpIn | LinearKind::MlpOut => Some(quantization),
         LinearKind::Head => Some(Quantization::Int8),
     }
 }
 
-/// The matrices that are quantised where `quantization` is asked for and are not quantised yet, in the order of
-/// [`ModelWeights::linears`].
-fn parts_mut(quantization: Quantization, weights: &mut ModelWeights) -> impl Iterator<Item = &mut LinearPart> {
-    let linears = weights.linears_mut().filter(move |(kind, _)| of_linear(quantization, *kind).is_some());
-    linears.flat_map(|(_, linear)| &mut linear.parts).filter(|part| matches!(part.weight, Weight::Plain(_)))
+/// Where values begin among the outputs of a layer's queries, keys and values: there are as many queries as attention has outputs, and
+/// keys and values share the rest.
+fn first_value(weights: &ModelWeights) -> usize {
+    let first = weights.layers.first();
+    first.map_or(usize::MAX, |layer| layer.qkv.out_features.midpoint(layer.attention_output.in_features))
+}
+
+/// The matrices that are quantised and are not quantised yet, in the order of [`ModelWeights::linears`].
+fn parts_mut(weights: &mut ModelWeights) -> impl Iterator<Item = &mut LinearPart> {
+    let linears = weights.linears_mut().filter(|(kind, _)| *kind != LinearKind::Embedding);
+    linears.flat_map(|(_, linear)| &mut linear.parts).filter(|part| !matches!(part.weight, Weight::Quantized(_)))
 }
 
 #[cfg(test)]

@@ -6,10 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use kaito_kernels::DType;
-
 use super::*;
-use kaito_model::family;
+use kaito_model::{checkpoint::Tensor, family};
 
 pub(super) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name)
@@ -200,19 +198,20 @@ fn what_an_ended_program_was_writing_is_removed() {
 }
 
 #[test]
-fn embeddings_stay_and_a_tied_head_gets_8_bits_of_its_own() {
+fn embeddings_stay_and_values_and_a_tied_head_get_8_bits() {
     let mut weights = load("llama-tied-bin-f16");
     let before = weights.embedding.parts[0].weight.bytes().as_ptr();
     apply(&mut weights, Quantization::Int4, None);
     assert_eq!(weights.embedding.parts[0].weight.precision(), "f16");
     assert_eq!(weights.embedding.parts[0].weight.bytes().as_ptr(), before);
     assert_eq!(weights.head.parts[0].weight.precision(), "int8");
-    assert_eq!(weights.layers[0].qkv.parts[0].weight.precision(), "int4");
+    let qkv = &weights.layers[0].qkv.parts;
+    assert_eq!(qkv.iter().map(|part| part.weight.precision()).collect::<Vec<_>>(), ["int4", "int4", "int8"]);
 }
 
 fn key_of(bytes: Vec<u8>, rows: usize, quantization: Quantization) -> [u8; key::KEY_BYTES] {
     let cols = bytes.len() / 2 / rows;
-    let source = Tensor::from_bytes("m", DType::Bf16, vec![rows, cols], bytes).unwrap();
+    let source = Tensor::from_bytes("m", DType::Bf16, vec![rows, cols], bytes).unwrap().into();
     key::of(&[Matrix { source, quantization, rows, cols, bytes: 0 }])
 }
 

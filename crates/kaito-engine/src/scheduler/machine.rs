@@ -7,7 +7,10 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    generate::{GenerateOptions, GenerationParams, ResolveContext, example_constraints::Example},
+    generate::{
+        GenerateOptions, GenerationParams, Pooling, PromptNumbers, ResolveContext, TokenScore,
+        example_constraints::Example,
+    },
     kv_cache::VariantKey,
     token_choice::TokenChoice,
 };
@@ -16,12 +19,14 @@ use crate::{
 pub const PAGE: usize = 4;
 /// Tokens of the vocabulary.
 pub const VOCAB: usize = 11;
+/// Tokens of prompts that are scored in a step.
+pub const SCORES: usize = 5;
 /// Sequences that run at the same time.
 pub const SEQUENCES: usize = 8;
 
 /// Logits that depend on the last `memory` tokens: what a decoder would compute. With a short memory texts repeat
 /// themselves.
-fn logits(tokens: &[u32], memory: usize) -> Vec<f32> {
+pub fn logits(tokens: &[u32], memory: usize) -> Vec<f32> {
     let mut state =
         tokens[tokens.len().saturating_sub(memory)..].iter().fold(0x9e37_79b9_7f4a_7c15u64, |state, &token| {
             (state ^ u64::from(token) ^ 0x100).wrapping_mul(0xbf58_476d_1ce4_e5b9).rotate_left(23)
@@ -39,10 +44,26 @@ pub fn generation(prompt: &[u32], options: &Value, sequences: usize) -> Generati
     constrained(prompt, options, sequences, None)
 }
 
+/// The same with scores of the prompt.
+pub fn scored(prompt: &[u32], options: &Value, sequences: usize, likeliest: usize) -> Generation {
+    let params = GenerationParams { prompt_log_probs: Some(likeliest), ..params(prompt, options) };
+    Generation::within(prompt.to_vec(), params, sequences)
+}
+
 /// The same with a constraint.
 pub fn constrained(prompt: &[u32], options: &Value, sequences: usize, example: Option<Example>) -> Generation {
     let constraint = example.map(Example::constraint);
     Generation::within(prompt.to_vec(), GenerationParams { constraint, ..params(prompt, options) }, sequences)
+}
+
+/// What pools a prompt.
+pub fn pooling(prompt: &[u32], pooling: Pooling) -> Generation {
+    Generation::within(prompt.to_vec(), GenerationParams::pool(pooling, prompt.len()), 1)
+}
+
+/// The hidden state of a token.
+pub fn state(token: u32, position: usize) -> [f32; 2] {
+    [token as f32, position as f32]
 }
 
 /// What the options of a request come to.
@@ -74,6 +95,10 @@ pub struct Machine {
     memory: Vec<u32>,
     /// What requests that ended came to; nothing for one that failed.
     pub outputs: BTreeMap<RequestId, Vec<Vec<u32>>>,
+    /// The scores of their prompts, of those that asked for them.
+    pub prompt_scores: BTreeMap<RequestId, Vec<TokenScore>>,
+    /// What their prompts were pooled to, of those that asked for that.
+    pub pooled: BTreeMap<RequestId, Vec<f32>>,
 }
 
 impl Machine {
@@ -87,6 +112,7 @@ impl Machine {
             step_tokens: 24,
             step_tokens_beside_streams: 9,
             step_drafts,
+            step_scores: SCORES,
             long_above,
         };
         Self::limited(pages, model_memory, limits)
@@ -100,6 +126,8 @@ impl Machine {
             token_choice: TokenChoice::default(),
             memory: vec![u32::MAX; pages as usize * PAGE],
             outputs: BTreeMap::new(),
+            prompt_scores: BTreeMap::new(),
+            pooled: BTreeMap::new(),
         }
     }
 
@@ -134,6 +162,7 @@ impl Machine {
         self.check();
         let budget: usize = step.spans.iter().map(|span| span.count).sum();
         let limits = *self.scheduler.limits();
+        assert!(step.spans.iter().map(|span| span.scored).sum::<usize>() <= limits.step_scores);
         assert!(budget <= limits.step_tokens.max(limits.sequences), "{budget} tokens in a step");
         let mut memory = std::mem::take(&mut self.memory);
         for copy in &step.copies {
@@ -152,6 +181,7 @@ impl Machine {
             } else {
                 assert!(draft.is_empty());
             }
+            assert!(span.rows() <= span.count);
         }
         // Checked when all is written: a page that two sequences write would show here.
         for (span, SequenceView { tokens, draft, pages, variant }) in self.sequences(step) {
@@ -165,23 +195,46 @@ impl Machine {
         for span in &step.spans {
             let Some(SequenceView { tokens, draft, .. }) = self.scheduler.sequence(span) else {
                 // A request that gets these does not get its own.
-                rows.extend((0..span.logits).map(|_| vec![f32::NAN; VOCAB]));
+                rows.extend((0..span.rows()).map(|_| vec![f32::NAN; VOCAB]));
                 continue;
             };
             let all: Vec<u32> = tokens.iter().chain(draft).copied().collect();
             let end = span.start + span.count;
-            rows.extend((end - span.logits..end).map(|last| logits(&all[..=last], self.model_memory)));
+            rows.extend((end - span.rows()..end).map(|last| logits(&all[..=last], self.model_memory)));
         }
         let mut rows: Vec<&mut [f32]> = rows.iter_mut().map(Vec::as_mut_slice).collect();
-        self.token_choice.choose(&self.pool, &mut self.scheduler, step, &mut rows);
-        for (span, _) in step.choosing() {
-            let outputs = match self.scheduler.settle(span) {
-                Some(Ok(advance)) if !advance.finished => continue,
+        // The hidden states of a row are its token and position.
+        let states: Vec<f32> = if step.spans.iter().any(|span| span.states > 0) {
+            let state = |span: &StepSpan, at: usize| match self.scheduler.sequence(span) {
+                Some(SequenceView { tokens, draft, .. }) => state(*tokens.iter().chain(draft).nth(at).unwrap(), at),
+                None => [f32::NAN; 2],
+            };
+            step.spans
+                .iter()
+                .flat_map(|span| (span.start..span.start + span.count).flat_map(|at| state(span, at)))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        self.token_choice.choose(&self.pool, &mut self.scheduler, step, &mut rows, &states);
+        for Rows { span, .. } in step.choosing() {
+            let settled = self.scheduler.settle(span);
+            let settled = settled.map(|settled| {
+                settled.map(|advance| {
+                    if let Some(PromptNumbers { scores, pooled }) = advance.prompt.take() {
+                        self.pooled.extend(pooled.map(|pooled| (span.request, pooled)));
+                        self.prompt_scores.insert(span.request, scores);
+                    }
+                    advance.finished
+                })
+            });
+            let outputs = match settled {
+                Some(Ok(false)) => continue,
                 None => {
                     assert!(!self.scheduler.holds(span.request));
                     continue;
                 }
-                Some(Ok(_)) => self.scheduler.remove_settled(span).unwrap().outputs(),
+                Some(Ok(true)) => self.scheduler.remove_settled(span).unwrap().outputs(),
                 Some(Err(_)) => {
                     self.scheduler.remove_settled(span).unwrap();
                     Vec::new()

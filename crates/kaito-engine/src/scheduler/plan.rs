@@ -17,6 +17,7 @@ impl Scheduler {
         let streams = self.running.iter().any(Request::streams);
         let mut budget = self.limits.step_tokens;
         let mut drafted = 0;
+        let mut scores = self.limits.step_scores;
         // Streams first: they are older than what is admitted below, or equally entitled to one token each.
         for streams_only in [true, false] {
             if !streams_only {
@@ -34,9 +35,10 @@ impl Scheduler {
                     if streams_only {
                         self.propose(index, budget, drafted);
                     }
-                    let planned = self.plan(index, budget, step);
+                    let planned = self.plan(index, budget, scores, step);
                     budget -= planned.tokens;
                     drafted += planned.drafted;
+                    scores -= planned.scored;
                 }
             }
         }
@@ -92,7 +94,7 @@ impl Scheduler {
             unclaimed = unclaimed.saturating_sub(pages);
             tokens += longest.saturating_sub(known.pages * self.cache.page_size());
             request.reuse(&mut self.cache);
-            request.reserve(self.limits.step_drafts > 0);
+            request.reserve(self.limits.step_drafts);
             if !mem::replace(&mut request.started, true) {
                 let cached_tokens = known.pages * self.cache.page_size();
                 self.reused_tokens += cached_tokens as u64;
@@ -134,10 +136,19 @@ impl Scheduler {
             .min(above.saturating_sub(len))
             .min(spare);
         let tokens = streams + drafted;
-        let mut length = request.speculator.length(&self.cost, tokens, tokens as f64).min(limit);
         if limit == 0 {
             return;
         }
+        request.generation.forced(&mut request.draft);
+        request.draft.truncate(limit);
+        // Also of what it expects itself, a constraint may refuse an end: what could be said in other tokens, say.
+        let allowed = request.generation.allowed(&request.draft);
+        request.draft.truncate(allowed);
+        request.forced = !request.draft.is_empty();
+        if request.forced {
+            return;
+        }
+        let mut length = request.speculator.length(&self.cost, tokens, tokens as f64).min(limit);
         request.ngrams.propose(request.generation.tokens(0), length.max(1), &mut request.draft);
         // What the request's constraint refuses would be computed for nothing.
         let allowed = request.generation.allowed(&request.draft);
@@ -148,17 +159,18 @@ impl Scheduler {
         request.draft.truncate(length);
     }
 
-    /// Plans what the request at `index` can compute within `budget`. Where pages are missing, younger requests are
+    /// Plans what the request at `index` can compute within `budget` and `scores`. Where pages are missing, younger requests are
     /// preempted; where there is no younger one, this one is.
-    fn plan(&mut self, index: usize, budget: usize, step: &mut Step) -> Planned {
+    fn plan(&mut self, index: usize, budget: usize, scores: usize, step: &mut Step) -> Planned {
         if let Some(request) = self.running.at_mut(index) {
-            request.plan(index, budget);
+            request.plan(index, budget, scores);
         }
         self.take_pages(index, step);
         let spans = self.running.at(index).map_or(&[][..], |request| &request.spans);
         Planned {
             tokens: spans.iter().map(|span| span.count).sum(),
             drafted: spans.iter().map(|span| span.logits.saturating_sub(1)).sum(),
+            scored: spans.iter().map(|span| span.scored).sum(),
         }
     }
 
@@ -196,4 +208,6 @@ struct Planned {
     tokens: usize,
     /// Those of them that are proposed.
     drafted: usize,
+    /// Those of them whose logits score the prompt.
+    scored: usize,
 }

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::{
     RequestId,
-    machine::{Machine, SEQUENCES, VOCAB, constrained},
+    machine::{self, Machine, SEQUENCES, VOCAB, constrained, logits, params, state},
 };
-use crate::generate::example_constraints::Example;
+use crate::generate::{Generation, GenerationParams, Pooling, example_constraints::Example};
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -18,6 +18,10 @@ enum Op {
         prompt: Vec<u32>,
         options: Value,
         constraint: Option<Example>,
+        /// Likeliest tokens in the place of each of the prompt's.
+        scored: Option<usize>,
+        /// No tokens: the prompt's hidden states are pooled.
+        pooling: Option<Pooling>,
     },
     Cancel(usize),
     /// After a step was planned and before it is computed.
@@ -40,14 +44,18 @@ fn op() -> impl Strategy<Value = Op> {
         .prop_map(|(stem, len)| (0..len as u32).map(|at| (at * at + at / 9 * stem) % 11).collect());
     let prompt = prop_oneof![prop::collection::vec(0..VOCAB as u32, 1..30), stem];
     let constraint = prop_oneof![2 => Just(None), 1 => prop::sample::select(&Example::ALL[..]).prop_map(Some)];
-    let submit = (prompt, options, 1..20usize, prop::option::of(0..VOCAB), constraint);
+    let scored = prop_oneof![2 => Just(None), 1 => (0..4usize).prop_map(Some)];
+    let pooling = prop_oneof![4 => Just(None), 1 => Just(Some(Pooling::Mean)), 1 => Just(Some(Pooling::Last))];
+    let submit = (prompt, options, 1..20usize, prop::option::of(0..VOCAB), constraint, scored, pooling);
     prop_oneof![
-        4 => submit.prop_map(|(prompt, mut options, new, end, constraint)| {
+        4 => submit.prop_map(|(prompt, mut options, new, end, constraint, scored, pooling)| {
             options["max_new_tokens"] = json!(new);
             if let Some(end) = end {
                 options["eos_token_id"] = json!(end);
             }
-            Op::Submit { prompt, options, constraint }
+            // Beams have no scores of their prompt.
+            let scored = scored.filter(|_| options.get("num_beams").is_none());
+            Op::Submit { prompt, options, constraint, scored, pooling }
         }),
         1 => (0..20usize).prop_map(Op::Cancel),
         1 => (0..20usize).prop_map(Op::CancelInStep),
@@ -56,11 +64,33 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// The log-probability of a token by its definition.
+fn log_prob(scores: &[f32], token: u32) -> f64 {
+    let sum: f64 = scores.iter().map(|&score| f64::from(score).exp()).sum();
+    f64::from(scores[token as usize]) - sum.ln()
+}
+
+/// What a prompt's hidden states come to by their definition.
+fn pooled(prompt: &[u32], pooling: Pooling) -> Vec<f32> {
+    let states: Vec<[f32; 2]> = prompt.iter().enumerate().map(|(at, &token)| state(token, at)).collect();
+    match pooling {
+        Pooling::Last => states.last().unwrap().to_vec(),
+        Pooling::Mean => {
+            let mean = |at: usize| states.iter().map(|state| f64::from(state[at])).sum::<f64>() / states.len() as f64;
+            vec![mean(0) as f32, mean(1) as f32]
+        }
+    }
+}
+
+/// A request: its prompt, its options, its constraint, how many likely tokens its prompt's scores come with, and whether its
+/// prompt is pooled instead.
+type Submitted = (Vec<u32>, Value, Option<Example>, Option<usize>, Option<Pooling>);
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Pages are never leaked or shared wrongly, every request ends, and its tokens are those it has alone. A constraint is
-    /// kept whatever happens to its request: drafts, beams, waves, preemption, other rotary factors.
+    /// Pages are never leaked or shared wrongly, every request ends, and its tokens are those it has alone, its prompt's scores and
+    /// hidden states those of the model. A constraint is kept whatever happens to its request: drafts, beams, waves, preemption, other rotary factors.
     #[test]
     fn requests_run_together_as_they_run_alone(
         ops in prop::collection::vec(op(), 1..30),
@@ -70,15 +100,25 @@ proptest! {
         step_drafts in prop_oneof![Just(0), 1..8usize],
     ) {
         let mut machine = Machine::with(pages, long_above, model_memory, step_drafts);
-        let mut requests: BTreeMap<RequestId, (Vec<u32>, Value, Option<Example>)> = BTreeMap::new();
+        let mut requests: BTreeMap<RequestId, Submitted> = BTreeMap::new();
         let mut stopped = BTreeSet::new();
         for op in ops {
             match op {
-                Op::Submit { prompt, options, constraint } => {
+                Op::Submit { prompt, options, constraint, scored, pooling } => {
                     let id = requests.len() as RequestId;
                     // Sequences run in waves here, and together where they run alone.
-                    machine.scheduler.submit(id, constrained(&prompt, &options, 3, constraint));
-                    requests.insert(id, (prompt, options, constraint));
+                    let constraint_of_it = constraint.map(Example::constraint);
+                    let params = GenerationParams {
+                        constraint: constraint_of_it,
+                        prompt_log_probs: scored,
+                        ..params(&prompt, &options)
+                    };
+                    let generation = match pooling {
+                        Some(pooling) => machine::pooling(&prompt, pooling),
+                        None => Generation::within(prompt.clone(), params, 3),
+                    };
+                    machine.scheduler.submit(id, generation);
+                    requests.insert(id, (prompt, options, constraint, scored, pooling));
                 }
                 Op::Cancel(which) => {
                     machine.scheduler.remove(which as RequestId);
@@ -104,11 +144,24 @@ proptest! {
         }
         machine.drain();
         for (id, together) in machine.outputs.iter().filter(|(id, _)| !stopped.contains(id)) {
-            let (prompt, options, constraint) = &requests[id];
+            let (prompt, options, constraint, scored, pooling) = &requests[id];
+            if let Some(pooling) = pooling {
+                prop_assert_eq!(machine.pooled.get(id), Some(&pooled(prompt, *pooling)), "{:?}", prompt);
+                continue;
+            }
             let mut alone = Machine::with(1000, None, model_memory, 0);
             alone.scheduler.submit(*id, constrained(prompt, options, SEQUENCES, *constraint));
             alone.drain();
             prop_assert_eq!(together, &alone.outputs[id], "{:?} {:?} {:?}", prompt, options, constraint);
+            // Nothing comes before a token that is alone; a request that failed may have failed before.
+            let scores = machine.prompt_scores.get(id).filter(|_| !together.is_empty());
+            let expected = scored.filter(|_| !together.is_empty() && prompt.len() > 1).map(|_| prompt[1..].to_vec());
+            prop_assert_eq!(scores.map(|scores| scores.iter().map(|score| score.token).collect()), expected);
+            for (at, score) in scores.into_iter().flatten().enumerate() {
+                let expected = log_prob(&logits(&prompt[..=at], model_memory), prompt[at + 1]);
+                prop_assert!((f64::from(score.log_prob) - expected).abs() < 1e-5, "{:?} {}", score, expected);
+                prop_assert_eq!(Some(score.top.len()), *scored);
+            }
             for (output, constraint) in together.iter().zip(constraint.iter().cycle()) {
                 let end = options["eos_token_id"].as_u64().map(|end| end as u32);
                 prop_assert!(constraint.holds(&output[prompt.len()..], end), "{:?} {:?}", constraint, output);

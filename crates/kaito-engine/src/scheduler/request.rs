@@ -1,6 +1,6 @@
 //! A request inside the scheduler: its sequences, and what they have computed.
 
-use std::mem;
+use std::{mem, ops::Range};
 
 use super::{RequestId, StepSpan};
 use crate::{
@@ -38,6 +38,8 @@ pub struct Request {
     pub ngrams: NgramIndex,
     /// The draft: tokens proposed behind the last one of the only sequence, while a step computes them.
     pub draft: Vec<u32>,
+    /// Whether the draft is its constraint's, not that of n-grams.
+    pub forced: bool,
     pub choice: Choice,
 }
 
@@ -59,6 +61,10 @@ pub struct Choosing<'a> {
     pub id: RequestId,
     /// Its sequences.
     pub generation: &'a mut Generation,
+    /// How many of its rows of logits, the first ones, are for the scores of its prompt.
+    pub scored: usize,
+    /// Rows of the step whose hidden states are to be pooled.
+    pub states: Range<usize>,
     /// Tokens proposed behind its only sequence, to be verified; none for several sequences.
     pub draft: &'a [u32],
     /// Left by the choice.
@@ -82,14 +88,19 @@ impl Request {
         Self {
             id,
             sequences: (0..generation.live_sequences()).map(|_| Sequence::default()).collect(),
+            variant: VariantKey {
+                adapter: generation.adapter(),
+                salt: generation.cache_salt(),
+                ..VariantKey::default()
+            },
             generation,
             shared_prefix: None,
-            variant: VariantKey::default(),
             started: false,
             spans: Vec::new(),
             speculator: Speculator::default(),
             ngrams: NgramIndex::default(),
             draft: Vec::new(),
+            forced: false,
             choice: Choice::default(),
         }
     }
@@ -114,10 +125,12 @@ impl Request {
     }
 
     /// Tokens of a sequence that pages of the prefix cache may stand for: the last one is left to compute, since that gives
-    /// logits.
+    /// logits, and so are those whose logits score the prompt, or whose hidden states are pooled.
     fn reusable(&self, sequence: usize) -> &[u32] {
         let tokens = self.generation.tokens(sequence);
         let end = self.shared_prefix.unwrap_or(tokens.len().saturating_sub(1));
+        let needed = self.generation.unscored().or(self.generation.unpooled());
+        let end = needed.map_or(end, |needed| end.min(needed.start));
         tokens.get(..end).unwrap_or_default()
     }
 
@@ -145,18 +158,18 @@ impl Request {
         self.fork_if_ready(cache);
     }
 
-    /// Makes room for all that a running request comes to hold, so that no step asks for memory on its behalf. `drafts`
-    /// says whether tokens may be proposed for it.
-    pub fn reserve(&mut self, drafts: bool) {
+    /// Makes room for all that a running request comes to hold, so that no step asks for memory on its behalf. Up to `drafts`
+    /// tokens may be proposed for it.
+    pub fn reserve(&mut self, drafts: usize) {
         self.generation.reserve();
-        self.draft.reserve(LONGEST_DRAFT);
-        if drafts && self.generation.max_sequences() == 1 {
+        self.draft.reserve(LONGEST_DRAFT.max(drafts));
+        if drafts > 0 && self.generation.max_sequences() == 1 {
             self.ngrams.reserve(self.generation.max_total_len());
         }
         let sequences = self.generation.max_sequences();
         self.spans.reserve(sequences);
         self.choice.advance.parents.reserve(sequences);
-        self.choice.advance.chosen.reserve(sequences + LONGEST_DRAFT);
+        self.choice.advance.chosen.reserve(sequences + LONGEST_DRAFT.max(drafts));
     }
 
     /// Releases all pages and forgets what was computed.
@@ -241,7 +254,9 @@ impl Request {
         }
         let proposed = self.draft.len();
         if proposed > 0 {
-            self.speculator.observe(proposed, accepted);
+            if !self.forced {
+                self.speculator.observe(proposed, accepted);
+            }
             self.draft.clear();
         }
         let restarted = advance.restarted;
@@ -279,9 +294,10 @@ impl Request {
         }
     }
 
-    /// Puts into `spans` what the request, which runs at `index`, can compute within `budget` tokens. Its sequences advance
-    /// together: the last token of each is computed only when all of them are.
-    pub fn plan(&mut self, index: usize, budget: usize) {
+    /// Puts into `spans` what the request, which runs at `index`, can compute within `budget` tokens, of which logits of up to
+    /// `scores` may be wanted to score its prompt. Its sequences advance together: the last token of each is computed only when
+    /// all of them are.
+    pub fn plan(&mut self, index: usize, budget: usize, scores: usize) {
         let mut spans = mem::take(&mut self.spans);
         spans.clear();
         let span = |sequence: usize, count: usize, logits: usize| StepSpan {
@@ -291,11 +307,27 @@ impl Request {
             start: self.sequences[sequence].computed,
             count,
             logits,
+            scored: 0,
+            states: 0,
         };
         let missing: usize = (0..self.sequences.len()).map(|sequence| self.missing(sequence)).sum();
         if let Some(prefix) = self.shared_prefix {
             let count = prefix.saturating_sub(self.sequences[0].computed).min(budget);
             spans.extend((count > 0).then(|| span(0, count, 0)));
+        } else if let Some(unscored) = self.generation.unscored() {
+            // The prompt alone: a single sequence, and no draft.
+            let start = self.sequences.first().map_or(0, |sequence| sequence.computed);
+            let end = if unscored.len() <= scores { start + missing } else { unscored.start + scores };
+            let end = end.min(start + budget);
+            let logits = usize::from(end == start + missing);
+            let scored = end.min(unscored.end).saturating_sub(unscored.start);
+            spans.extend((end > start).then(|| StepSpan { scored, ..span(0, end - start, logits) }));
+        } else if let Some(unpooled) = self.generation.unpooled() {
+            // The prompt alone, too, and nothing is chosen behind it.
+            let start = self.sequences.first().map_or(0, |sequence| sequence.computed);
+            let end = start + missing.min(budget);
+            let states = end.saturating_sub(unpooled.start.max(start));
+            spans.extend((end > start).then(|| StepSpan { states, ..span(0, end - start, 0) }));
         } else if missing <= budget {
             let draft = self.draft.len();
             spans.extend((0..self.sequences.len()).map(|at| span(at, self.missing(at) + draft, 1 + draft)));

@@ -1,6 +1,6 @@
 //! Following a step: what was computed, what was chosen, and what was stopped meanwhile.
 
-use super::{Choosing, Phase, Request, RequestId, Scheduler, Step, StepSpan};
+use super::{Choosing, Phase, Request, RequestId, Rows, Scheduler, Step, StepSpan};
 use crate::{
     Error,
     generate::{Advance, Generation, Stopped},
@@ -18,21 +18,23 @@ impl Scheduler {
         self.at_work = None;
     }
 
-    /// The requests whose next tokens can be chosen now that `step` is computed, in the order of its spans, each with the
-    /// number of rows of logits that it has in the step; no request where it has left.
+    /// The requests whose next tokens can be chosen, or whose prompts' tokens scored or pooled, now that `step` is computed, in the
+    /// order of its spans, each with the number of rows of logits that it has in the step; no request where it has left.
     pub fn choosing<'a>(&'a mut self, step: &'a Step) -> impl Iterator<Item = (usize, Option<Choosing<'a>>)> {
         let mut running = self.running.enumerate_mut().peekable();
-        step.choosing().map(move |(span, rows)| {
+        step.choosing().map(move |Rows { span, logits, states }| {
             // Both are in the order of indices, so that one walk finds them all.
             while running.next_if(|(index, _)| *index < span.index).is_some() {}
             let found = running.next_if(|(index, request)| *index == span.index && request.id == span.request);
             let choosing = found.map(|(_, request)| Choosing {
                 id: request.id,
                 generation: &mut request.generation,
+                scored: span.scored,
+                states,
                 draft: &request.draft,
                 choice: &mut request.choice,
             });
-            (rows, choosing)
+            (logits, choosing)
         })
     }
 

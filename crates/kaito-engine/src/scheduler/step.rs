@@ -1,5 +1,7 @@
 //! What a step computes, and of which sequences.
 
+use std::ops::Range;
+
 use super::RequestId;
 use crate::kv_cache::{PageCopy, VariantKey};
 
@@ -22,6 +24,17 @@ pub struct StepSpan {
     pub count: usize,
     /// How many of the last tokens logits are wanted for: the sequence's last token, and all of a draft behind it.
     pub logits: usize,
+    /// How many tokens before those logits are wanted for, too: to score the prompt's tokens that follow them.
+    pub scored: usize,
+    /// How many of the last tokens hidden states are wanted for.
+    pub states: usize,
+}
+
+impl StepSpan {
+    /// Rows of logits: those of the last tokens.
+    pub fn rows(&self) -> usize {
+        self.scored + self.logits
+    }
 }
 
 /// What to compute next. The same one is filled again and again.
@@ -46,12 +59,28 @@ impl Step {
         self.spans.chunk_by(|a, b| a.request == b.request)
     }
 
-    /// The first span of each request whose next tokens can be chosen when the step is computed, and how many rows of
-    /// logits the request has in the step.
-    pub fn choosing(&self) -> impl Iterator<Item = (&StepSpan, usize)> {
-        let rows = |spans: &[StepSpan]| spans.iter().map(|span| span.logits).sum();
-        self.requests().filter_map(move |spans| Some((spans.first()?, rows(spans)))).filter(|(_, rows)| *rows > 0)
+    /// The requests that something comes of when the step is computed: whose next tokens can be chosen, or whose prompt's tokens
+    /// scored or pooled.
+    pub fn choosing(&self) -> impl Iterator<Item = Rows<'_>> {
+        let mut end = 0;
+        let rows = self.requests().filter_map(move |spans| {
+            end += spans.iter().map(|span| span.count).sum::<usize>();
+            let (span, logits) = (spans.first()?, spans.iter().map(StepSpan::rows).sum());
+            Some(Rows { span, logits, states: end - span.states..end })
+        });
+        rows.filter(|rows| rows.logits > 0 || !rows.states.is_empty())
     }
+}
+
+/// What a request has of a step's numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rows<'a> {
+    /// Its first span in the step.
+    pub span: &'a StepSpan,
+    /// How many rows of logits it has, behind those of the requests before it.
+    pub logits: usize,
+    /// Its rows of the step whose hidden states are wanted. Where there are any, its span is the only one.
+    pub states: Range<usize>,
 }
 
 /// What an executor needs of a sequence.

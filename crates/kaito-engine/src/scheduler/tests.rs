@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{
-    machine::{Machine, SEQUENCES, VOCAB, constrained, generation, params},
+    machine::{Machine, SEQUENCES, VOCAB, constrained, generation, params, pooling, scored, state},
     *,
 };
-use crate::generate::{Constraint, GenerationParams, TokenMask, example_constraints::Example};
+use crate::generate::{Constraint, GenerationParams, Pooling, TokenMask, example_constraints::Example};
 
 #[test]
 fn younger_requests_are_preempted_for_older_ones_and_all_of_them_end() {
@@ -175,6 +175,115 @@ fn nothing_is_computed_of_a_draft_that_the_constraint_refuses() {
     }
 }
 
+#[test]
+fn tokens_that_a_constraint_forces_take_few_steps_and_guesses_that_are_wrong_change_nothing() {
+    let prompt = [1, 2, 3];
+    for options in [
+        json!({"do_sample": false, "max_new_tokens": 40}),
+        json!({"do_sample": true, "seed": 4, "top_k": 0, "max_new_tokens": 40}),
+    ] {
+        for example in [Example::Fixed, Example::Brackets] {
+            let run = |step_drafts: usize| {
+                // A model that remembers everything repeats nothing: all drafts are the constraint's.
+                let mut machine = Machine::with(100, None, usize::MAX, step_drafts);
+                machine.scheduler.submit(0, constrained(&prompt, &options, SEQUENCES, Some(example)));
+                let steps = std::iter::from_fn(|| machine.step().then_some(())).count();
+                (machine.outputs.remove(&0).unwrap(), steps, machine.scheduler.proposed_tokens())
+            };
+            let (plain, forced) = (run(0), run(4));
+            assert_eq!((&plain.0, plain.2), (&alone(&prompt, &options, Some(example)), (0, 0)));
+            assert_eq!(plain.0, forced.0, "{example:?} {options}");
+            let (proposed, accepted) = forced.2;
+            assert_eq!(forced.1, plain.1 - accepted as usize);
+            if example == Example::Fixed {
+                // Behind the prompt's step, which chooses the first of six tokens, four drafts and the one behind them.
+                assert_eq!((forced.1, proposed, accepted), (2, 4, 4), "{options}");
+            } else {
+                assert!(accepted < proposed, "{options}: all of {proposed} guesses were right");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_prompt_that_is_scored_takes_no_pages_where_scores_are_missing() {
+    let prompt: Vec<u32> = (0..23).map(|at| at * 5 % 11).collect();
+    let options = json!({"do_sample": false, "max_new_tokens": 3});
+    let mut machine = Machine::new(40, None);
+    let run = |machine: &mut Machine, generation: Generation| {
+        machine.scheduler.submit(9, generation);
+        let mut spans = Vec::new();
+        while let Some(step) = machine.schedule() {
+            spans.extend(step.spans.iter().map(|span| (span.start, span.count, span.scored, span.logits)));
+            machine.compute(&step);
+        }
+        spans
+    };
+    let plain = run(&mut machine, generation(&prompt, &options, 1));
+    assert_eq!(plain, [(0, 23, 0, 1), (23, 1, 0, 1), (24, 1, 0, 1)]);
+    let tokens = machine.outputs.remove(&9);
+    // Five at a time, and with the last of them the row that the answer begins with.
+    let scored = run(&mut machine, scored(&prompt, &options, 1, 2));
+    let pieces =
+        [(0, 5, 5, 0), (5, 5, 5, 0), (10, 5, 5, 0), (15, 5, 5, 0), (20, 3, 2, 1), (23, 1, 0, 1), (24, 1, 0, 1)];
+    assert_eq!((scored, machine.scheduler.reused_tokens()), (pieces.to_vec(), 0));
+    assert_eq!(machine.outputs.remove(&9), tokens);
+    assert_eq!(machine.prompt_scores[&9].len(), 22);
+    // Its own pages are known to others.
+    assert_eq!(run(&mut machine, generation(&prompt, &options, 1))[0], (20, 3, 0, 1));
+}
+
+#[test]
+fn a_prompt_that_was_preempted_while_it_was_scored_goes_on_where_it_was() {
+    let scored_options = json!({"do_sample": false, "max_new_tokens": 2});
+    let prompt: Vec<u32> = (0..30).map(|at| at * 7 % 11).collect();
+    // One token at a time is scored; meanwhile an older request grows until the pages of the younger one are needed.
+    let limits = SchedulerLimits {
+        sequences: SEQUENCES,
+        step_tokens: 24,
+        step_tokens_beside_streams: 9,
+        step_drafts: 0,
+        step_scores: 1,
+        long_above: None,
+    };
+    let mut machine = Machine::limited(14, usize::MAX, limits);
+    machine.scheduler.submit(0, generation(&[1, 2, 3], &json!({"do_sample": false, "max_new_tokens": 45}), 1));
+    (0..8).for_each(|_| assert!(machine.step()));
+    machine.scheduler.submit(1, scored(&prompt, &scored_options, 1, 0));
+    machine.drain();
+    assert!(machine.scheduler.preemptions() > 0, "nobody was preempted");
+    let mut alone = Machine::new(1000, None);
+    alone.scheduler.submit(1, scored(&prompt, &scored_options, 1, 0));
+    alone.drain();
+    assert_eq!(machine.prompt_scores[&1], alone.prompt_scores[&1]);
+    assert_eq!(machine.outputs[&1], alone.outputs[&1]);
+}
+
+#[test]
+fn a_prompt_that_is_pooled_computes_the_tokens_whose_states_are_wanted() {
+    let prompt: Vec<u32> = (0..30).map(|at| at * 5 % 11).collect();
+    let spans = |machine: &mut Machine, generation: Generation| {
+        machine.scheduler.submit(9, generation);
+        let mut spans = Vec::new();
+        while let Some(step) = machine.schedule() {
+            spans.extend(step.spans.iter().map(|span| (span.start, span.count, span.logits, span.states)));
+            machine.compute(&step);
+        }
+        spans
+    };
+    let mut machine = Machine::new(40, None);
+    // In chunks of a step, and only as far as the prompt.
+    assert_eq!(spans(&mut machine, pooling(&prompt, Pooling::Mean)), [(0, 24, 0, 24), (24, 6, 0, 6)]);
+    let mean = machine.pooled.remove(&9).unwrap();
+    assert_eq!(mean, [prompt.iter().sum::<u32>() as f32 / 30.0, 14.5]);
+    // Its pages are known to others, but hold no hidden states.
+    assert_eq!(spans(&mut machine, pooling(&prompt, Pooling::Last)), [(28, 2, 0, 1)]);
+    assert_eq!(machine.pooled.remove(&9).unwrap(), state(prompt[29], 29));
+    assert_eq!(spans(&mut machine, pooling(&prompt, Pooling::Mean)), [(0, 24, 0, 24), (24, 6, 0, 6)]);
+    assert_eq!(machine.pooled[&9], mean);
+    assert!(machine.outputs[&9].is_empty());
+}
+
 /// Allows everything, and panics when it has accepted so many tokens.
 #[derive(Debug)]
 struct Panicking(usize);
@@ -260,6 +369,7 @@ fn most_looks(requests: usize, pages_each: usize, step_drafts: usize) -> usize {
         step_tokens: 2 * requests,
         step_tokens_beside_streams: 2 * requests,
         step_drafts,
+        step_scores: 0,
         long_above: Some(30),
     };
     let options = json!({"do_sample": false, "max_new_tokens": 6});

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use kaito_kernels::{DType, KvDType};
+use kaito_kernels::{Compute, DType, KvDType};
 
 use super::{DeviceFaults, FakeEngine, PAGE_SIZE, VOCAB};
 use crate::{Error, LanguageModel, ModelInfo, Tokenizer, engine::Engine, scheduler::Faults};
@@ -37,7 +37,9 @@ impl NullModel {
             parameters: 0,
             weights_bytes: 0,
             dtype: DType::F32,
+            compute: Compute::Exact,
             quantization: None,
+            blocks: Vec::new(),
             kv_dtype: KvDType::F32,
             vocab_size: VOCAB,
             hidden_size: 1,
@@ -46,10 +48,12 @@ impl NullModel {
             kv_bytes_per_token: size_of::<f32>() as u64,
             attention_window: None,
             dialog_format: None,
+            instruction_set: "none",
             threads: 1,
             max_seq_len: LONGEST.min(pages as usize * PAGE_SIZE),
             max_batch_size: sequences,
             chat_template: tokenizer.has_chat_template(),
+            upstream: None,
         };
         let model = LanguageModel::of_parts(engine.clone(), tokenizer, info);
         Ok(Self { model, requests, device, engine })

@@ -83,7 +83,7 @@ async fn answer(model: &LanguageModel, case: &Case, options: MetaOptions, times:
     let mut streamed: BTreeMap<usize, String> = BTreeMap::new();
     while let Some(event) = stream.next().await {
         match event.map_err(|error| error.to_string())? {
-            StreamEvent::Started => {}
+            StreamEvent::Started | StreamEvent::PromptScored(_) => {}
             StreamEvent::Delta(delta) => streamed.entry(delta.sequence).or_default().push_str(&delta.text),
             StreamEvent::Finished(output) => {
                 let outputs = output.sequences;

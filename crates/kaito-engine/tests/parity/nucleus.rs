@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use kaito_engine::KvDType;
 use kaito_engine::decoder::Decoder;
-use kaito_engine::device::cpu::CpuOperations;
+use kaito_engine::device::{Packed, cpu::CpuOperations};
 use kaito_engine::engine::{Engine, GenerationEvent, GenerationRequest};
 use kaito_engine::executor::ExecutorLimits;
 use kaito_engine::generate::GenerationParams;
@@ -36,13 +36,14 @@ pub fn engine(directory: &Path) -> Engine {
         sequences: SEQUENCES,
         sequence_pages: PAGES,
     };
-    let operations = CpuOperations::new(threads.clone(), KvDType::F32);
+    let operations = CpuOperations::new(threads.clone(), KvDType::F32, Packed::F32);
     let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let limits = SchedulerLimits {
         sequences: SEQUENCES,
         step_tokens: 32,
         step_tokens_beside_streams: 8,
         step_drafts: 0,
+        step_scores: 0,
         long_above: None,
     };
     let scheduler = Scheduler::new(limits, KvCache::new(PAGES as u32, PAGE_SIZE));

@@ -100,7 +100,7 @@ async fn answer(model: &LanguageModel, case: &Case, parameters: &Map<String, Val
     let mut streamed: BTreeMap<usize, String> = BTreeMap::new();
     while let Some(event) = stream.next().await {
         match event.map_err(|error| error.to_string())? {
-            StreamEvent::Started => {}
+            StreamEvent::Started | StreamEvent::PromptScored(_) => {}
             StreamEvent::Delta(delta) => streamed.entry(delta.sequence).or_default().push_str(&delta.text),
             StreamEvent::Finished(output) => return Ok(Answer { prompt, shown, output, streamed }),
         }

@@ -473,7 +473,9 @@ fn weights_that_cannot_be_served_are_refused_before_anything_is_written() {
     }
     let empty = tempfile::tempdir().unwrap();
     assert!(check(empty.path()).unwrap_err().to_string().contains("holds no weights"));
-    assert!(check(&empty.path().join("no")).unwrap_err().to_string().contains("is not a directory"));
+    assert!(
+        check(&empty.path().join("no")).unwrap_err().to_string().contains("is neither a directory nor a GGUF file")
+    );
 }
 
 #[test]

@@ -84,7 +84,7 @@ pub fn paged_attention(
     sequences: &[AttentionSequence],
     output: RowsMut,
 ) {
-    paged_attention_on(Level::best(), pool, shape, queries, keys, values, sequences, output);
+    paged_attention_on(Level::chosen(), pool, shape, queries, keys, values, sequences, output);
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -11,8 +11,9 @@ use crate::{KvLayout, kv::KvElement, simd::Simd};
 /// Queries that go through pages together. Nothing that one of them sums up depends on the others.
 #[derive(Default)]
 pub(super) struct QueryBlock {
-    /// `[head_dim][BLOCK_QUERIES]`.
+    /// `[query][head_dim]`.
     queries: Vec<f32>,
+    count: usize,
     head_dim: usize,
     page_size: usize,
     scale: f32,
@@ -40,25 +41,25 @@ impl QueryBlock {
     pub(super) fn take(count: usize, shape: &AttentionShape) -> Self {
         let AttentionShape { head_dim, layout: KvLayout { page_size, .. }, scale, .. } = *shape;
         let score_stride = block_pages(page_size) * page_size;
-        let mut block = Self { head_dim, page_size, scale, score_stride, ..LAST.take() };
-        for (numbers, rows, width, value) in [
-            (&mut block.queries, BLOCK_QUERIES, head_dim, 0.0),
-            (&mut block.scores, count, score_stride, 0.0),
-            (&mut block.slot_scales, 1, score_stride, 1.0),
-            (&mut block.max, count, 1, f32::NEG_INFINITY),
-            (&mut block.sum, count, 1, 0.0),
-            (&mut block.weighted, count, head_dim, 0.0),
-        ] {
+        let mut block = Self { count, head_dim, page_size, scale, score_stride, ..LAST.take() };
+        // Room for the largest block at once, so that no later one allocates. What lies there is written before it is read.
+        for (numbers, width) in
+            [(&mut block.queries, head_dim), (&mut block.scores, score_stride), (&mut block.slot_scales, score_stride)]
+        {
+            numbers.resize(numbers.len().max(BLOCK_QUERIES * width), 0.0);
+        }
+        for (numbers, width, value) in
+            [(&mut block.max, 1, f32::NEG_INFINITY), (&mut block.sum, 1, 0.0), (&mut block.weighted, head_dim, 0.0)]
+        {
             numbers.clear();
-            // Room for the largest block at once, so that no later one allocates.
             numbers.reserve_exact(BLOCK_QUERIES * width);
-            numbers.resize(rows * width, value);
+            numbers.resize(count * width, value);
         }
         block
     }
 
     pub(super) fn set_query(&mut self, i: usize, query: &[f32]) {
-        self.queries[i..].iter_mut().step_by(BLOCK_QUERIES).zip(query).for_each(|(y, &x)| *y = x);
+        self.queries[i * self.head_dim..(i + 1) * self.head_dim].copy_from_slice(query);
     }
 
     /// Leaves the memory to the next block of this thread.
@@ -81,13 +82,12 @@ impl QueryBlock {
         values: &PagedHeads<E>,
         mut prefetch: Prefetch,
     ) {
-        let (page_size, count) = (self.page_size, self.max.len());
+        let (page_size, count) = (self.page_size, self.count);
         // Where the pages begin in a row of scores.
         let place = pages.start * page_size - first;
         let scaled = keys.copy_scales(pages.clone(), &mut self.slot_scales[place..]);
         simd.call(Scores {
-            queries: &self.queries,
-            count,
+            queries: &self.queries[..count * self.head_dim],
             keys: keys.block(pages.clone()),
             scale: self.scale,
             slot_scales: if scaled { &self.slot_scales[place..] } else { &[] },
@@ -174,9 +174,12 @@ impl QueryBlock {
     }
 
     /// The result of query `i`.
+    #[inline(always)]
     pub(super) fn write(&self, i: usize, output: &mut [f32]) {
         let weighted = &self.weighted[i * self.head_dim..(i + 1) * self.head_dim];
         let sum = self.sum[i];
-        output.iter_mut().zip(weighted).for_each(|(y, x)| *y = x / sum);
+        for (y, x) in output.iter_mut().zip(weighted) {
+            *y = x / sum;
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The scores of queries and the keys of a KV block.
 
 use super::{
-    BLOCK_QUERIES, BLOCK_TOKENS, Prefetch,
+    BLOCK_TOKENS, Prefetch,
     paged_heads::KvBlock,
     tiles::{Tile, Tiles, tiled},
 };
@@ -10,18 +10,17 @@ use crate::{
     simd::{Kernel, Simd},
 };
 
-/// `scores[q][t] = scale * slot_scales[t] * sum_d queries[d][q] * keys[t][d]` for the tokens `t` of some pages: each quarter
+/// `scores[q][t] = scale * slot_scales[t] * sum_d queries[q][d] * keys[t][d]` for the tokens `t` of some pages: each quarter
 /// of `d` is summed up in order, then the quarters are, since so rounding errors are a fraction of those of one long sum.
 pub(super) struct Scores<'a, E> {
-    /// `[dim][BLOCK_QUERIES]`, of which the first `count` of each row are queries.
+    /// `[query][dim]`.
     pub queries: &'a [f32],
-    pub count: usize,
     /// `[dim][page_size]` in each page.
     pub keys: KvBlock<'a, E>,
     pub scale: f32,
     /// One for each token; none if they are 1.
     pub slot_scales: &'a [f32],
-    /// `[count][score_stride]`.
+    /// `[query][score_stride]`.
     pub scores: &'a mut [f32],
     pub score_stride: usize,
     /// What is prefetched meanwhile.
@@ -44,7 +43,7 @@ impl<E: KvElement> Kernel for Scores<'_, E> {
                 count += 1;
             }
         }
-        let tiles = Tiles::of(self.count);
+        let tiles = Tiles::of(self.queries.len() / self.keys.dim());
         match tiles.vectors::<S>() {
             8 if const { S::MANY_REGISTERS } => self.vectors::<S, 8>(simd, &tiles, &keys, count),
             2 if const { !S::MANY_REGISTERS } => self.vectors::<S, 2>(simd, &tiles, &keys, count),
@@ -76,7 +75,7 @@ impl<E: KvElement> Scores<'_, E> {
         let mut vectors = [std::ptr::null::<u8>(); V];
         vectors.copy_from_slice(&keys[first..first + V]);
         let mut due = tile.prefetches(row, V * S::LANES * E::SIZE);
-        let mut queries = self.queries[tile.query..dim * BLOCK_QUERIES].as_ptr();
+        let mut queries = self.queries[tile.query * dim..(tile.query + Q) * dim].as_ptr();
         let quarter = dim.div_ceil(4) * row;
         let mut totals = [[simd.splat(0.0); V]; Q];
         let mut place = 0;
@@ -87,22 +86,22 @@ impl<E: KvElement> Scores<'_, E> {
                 if due.is_now(place) {
                     self.prefetch.next(simd);
                 }
-                // SAFETY: a page of a `KvBlock` has `dim` rows of `page_size` elements, a multiple of `LANES`; there are as many rows
-                // of `BLOCK_QUERIES` queries, which are as many as `Q` and those before the tile at least, see `Tiles::of`.
+                // SAFETY: a page of a `KvBlock` has `dim` rows of `page_size` elements, a multiple of `LANES`; as many elements has
+                // each of the tile's `Q` queries.
                 unsafe {
                     let mut tokens = [simd.splat(0.0); V];
                     for j in 0..V {
                         tokens[j] = E::load(simd, vectors[j].add(place));
                     }
                     for i in 0..Q {
-                        let query = simd.splat(*queries.add(i));
+                        let query = simd.splat(*queries.add(i * dim));
                         for j in 0..V {
                             sums[i][j] = simd.mul_add(query, tokens[j], sums[i][j]);
                         }
                     }
                 }
                 place += row;
-                queries = queries.wrapping_add(BLOCK_QUERIES);
+                queries = queries.wrapping_add(1);
             }
             for i in 0..Q {
                 for j in 0..V {

@@ -318,9 +318,9 @@ fn relative_errors_of_narrowed_keys_and_values() {
         case.queries.iter_mut().flatten().for_each(|x| *x *= 0.05);
         case
     };
-    let exact = case().compute(Level::best(), 2, &chosen);
+    let exact = case().compute(Level::chosen(), 2, &chosen);
     for (dtype, bound) in [(KvDType::F32, 0.0), (KvDType::Bf16, 0.004), (KvDType::Int8, 0.012)] {
-        let other = case().stored_as(dtype).compute(Level::best(), 2, &chosen);
+        let other = case().stored_as(dtype).compute(Level::chosen(), 2, &chosen);
         let squares = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>();
         let error = (squares(&exact[0], &other[0]) / squares(&exact[0], &vec![0.0; exact[0].len()])).sqrt();
         println!("{dtype}: {error:.5}");

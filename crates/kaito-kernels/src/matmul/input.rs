@@ -2,10 +2,15 @@
 
 use std::{iter, mem, ops::Range};
 
+#[cfg(any(target_arch = "x86_64", test))]
+use super::tiles::pack::PackedInput;
+use super::{Compute, InputForm, compute::Form};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Level;
 use crate::{
-    Rows, ThreadPool,
+    DType, Rows, ThreadPool,
     partition::EvenSplit,
-    simd::{CACHE_LINE, Kernel, Level, Simd, dispatch},
+    simd::{CACHE_LINE, Kernel, Simd, dispatch},
 };
 
 /// Tokens of a tile at most, so that the sums of a few weight rows with them stay in registers.
@@ -29,7 +34,8 @@ const ALONE_TOKENS: usize = 16;
 /// Tiles are of nearly the same size. Columns that the last vector lacks are zeros.
 #[derive(Debug)]
 pub struct TiledInput {
-    pub(super) level: Level,
+    /// How the tokens that it has now lie here.
+    pub(super) form: InputForm,
     tokens: usize,
     pub(super) cols: usize,
     padded_cols: usize,
@@ -37,6 +43,9 @@ pub struct TiledInput {
     values: Vec<f32>,
     /// Elements of `values` before the first of these tokens, so that vectors are aligned to cache lines.
     skipped: usize,
+    /// The activations, if their form is one of tile registers.
+    #[cfg(any(target_arch = "x86_64", test))]
+    pub(super) packed: PackedInput,
 }
 
 /// Tokens that are multiplied together.
@@ -50,31 +59,57 @@ pub(super) struct Tile<'a> {
 impl TiledInput {
     /// No tokens.
     pub fn new() -> Self {
-        Self { level: Level::best(), tokens: 0, cols: 0, padded_cols: 0, values: Vec::new(), skipped: 0 }
+        Self {
+            form: InputForm::of(Compute::Exact, DType::F32),
+            tokens: 0,
+            cols: 0,
+            padded_cols: 0,
+            values: Vec::new(),
+            skipped: 0,
+            #[cfg(any(target_arch = "x86_64", test))]
+            packed: PackedInput::default(),
+        }
     }
 
-    /// Makes room for `tokens` rows of `cols` activations.
-    pub fn reserve(&mut self, tokens: usize, cols: usize) {
-        let len = tokens * cols.next_multiple_of(LINE) + LINE;
-        self.values.reserve_exact(len.saturating_sub(self.values.len()));
+    /// Makes room for `tokens` rows of `cols` activations of this form.
+    pub fn reserve(&mut self, form: InputForm, tokens: usize, cols: usize) {
+        match form.0 {
+            #[cfg(any(target_arch = "x86_64", test))]
+            Form::Tiles { split, .. } => self.packed.reserve(split, tokens, cols),
+            _ => {
+                let len = tokens * cols.next_multiple_of(LINE) + LINE;
+                self.values.reserve_exact(len.saturating_sub(self.values.len()));
+            }
+        }
     }
 
-    /// Copies `tokens` rows of `cols` activations.
+    /// Copies `tokens` rows of `cols` activations for products with weights that `form` was made for.
     ///
     /// # Panics
     /// If the shape does not fit its data.
-    pub fn tile(&mut self, pool: &ThreadPool, tokens: usize, cols: usize, input: Rows) {
-        self.tile_on(Level::best(), pool, tokens, cols, input);
-    }
-
-    pub(crate) fn tile_on(&mut self, level: Level, pool: &ThreadPool, tokens: usize, cols: usize, input: Rows) {
+    pub fn tile(&mut self, pool: &ThreadPool, form: InputForm, tokens: usize, cols: usize, input: Rows) {
         input.check("input", tokens, cols);
-        let padded_cols = cols.next_multiple_of(LINE);
+        (self.form, self.tokens, self.cols) = (form, tokens, cols);
+        #[cfg(target_arch = "x86_64")]
+        if form.0 == Form::Pairs && cols % 2 == 1 {
+            self.form.0 = Form::RoundedVectors(Level::Avx512);
+        }
+        let (level, lanes) = match self.form.0 {
+            Form::Vectors(level) => (level, Lanes::Exact),
+            Form::RoundedVectors(level) => (level, Lanes::Rounded),
+            #[cfg(target_arch = "x86_64")]
+            Form::Pairs => (Level::Avx512, Lanes::Pairs),
+            #[cfg(any(target_arch = "x86_64", test))]
+            Form::Tiles { unit, split } => {
+                self.packed.pack(unit, pool, split, [tokens, cols], input);
+                return;
+            }
+        };
+        let padded_cols = if lanes == Lanes::Pairs { cols / 2 } else { cols }.next_multiple_of(LINE);
         let len = tokens * padded_cols;
         self.values.resize(self.values.len().max(len + LINE), 0.0);
         let skipped = self.values.as_ptr().align_offset(CACHE_LINE).min(LINE);
-        (self.level, self.tokens, self.cols, self.padded_cols, self.skipped) =
-            (level, tokens, cols, padded_cols, skipped);
+        (self.padded_cols, self.skipped) = (padded_cols, skipped);
         let tiles = tiles_of(tokens);
         let mut rest = &mut self.values[skipped..skipped + len];
         let mut next = 0..tiles.count();
@@ -84,7 +119,7 @@ impl TiledInput {
             rest = others;
             Some((tokens, values))
         });
-        let copy = |(tokens, values)| dispatch(level, CopyTile { input, tokens, cols, values });
+        let copy = |(tokens, values)| dispatch(level, CopyTile { input, tokens, cols, lanes, values });
         if tokens <= ALONE_TOKENS {
             parts.for_each(copy);
             return;
@@ -123,10 +158,19 @@ fn tiles_of(tokens: usize) -> EvenSplit {
     EvenSplit::of_at_most(tokens, MAX_TILE_TOKENS)
 }
 
+/// What becomes of activations that are copied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lanes {
+    Exact,
+    Rounded,
+    Pairs,
+}
+
 struct CopyTile<'a> {
     input: Rows<'a>,
     tokens: Range<usize>,
     cols: usize,
+    lanes: Lanes,
     values: &'a mut [f32],
 }
 
@@ -135,17 +179,51 @@ impl Kernel for CopyTile<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        match self.lanes {
+            Lanes::Exact => self.copy::<S, false>(simd),
+            Lanes::Rounded => self.copy::<S, true>(simd),
+            Lanes::Pairs => self.copy_pairs(simd),
+        }
+    }
+}
+
+impl CopyTile<'_> {
+    /// Each lane has two columns, rounded to bf16; lanes are those of a cache line.
+    #[inline(always)]
+    fn copy_pairs<S: Simd>(self, simd: S) {
+        let tokens = self.tokens.len();
+        for t in 0..tokens {
+            let row = self.input.row(self.tokens.start + t, self.cols);
+            let targets = self.values[t * LINE..].chunks_mut(tokens * LINE);
+            for (i, target) in targets.enumerate() {
+                let mut pairs = [0; LINE];
+                for at in (0..2 * LINE).step_by(S::LANES) {
+                    let left = row.len().saturating_sub(2 * LINE * i + at).min(S::LANES);
+                    let x = simd.load_partial(&row[row.len().min(2 * LINE * i + at)..][..left]);
+                    simd.store_bf16(&mut pairs[at / 2..], simd.round_to_bf16(x));
+                }
+                for (value, pair) in target.iter_mut().zip(pairs) {
+                    *value = f32::from_bits(pair);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn copy<S: Simd, const ROUNDED: bool>(self, simd: S) {
         let tokens = self.tokens.len();
         for t in 0..tokens {
             let row = self.input.row(self.tokens.start + t, self.cols);
             let mut targets = self.values[t * S::LANES..].chunks_mut(tokens * S::LANES);
             let mut vectors = row.chunks_exact(S::LANES);
             for (vector, target) in (&mut vectors).zip(&mut targets) {
-                simd.store_slice(target, simd.load_slice(vector));
+                let vector = simd.load_slice(vector);
+                simd.store_slice(target, if ROUNDED { simd.round_to_bf16(vector) } else { vector });
             }
             let mut last = vectors.remainder();
             for target in targets {
-                simd.store_slice(target, simd.load_partial(last));
+                let vector = simd.load_partial(last);
+                simd.store_slice(target, if ROUNDED { simd.round_to_bf16(vector) } else { vector });
                 last = &[];
             }
         }

@@ -3,20 +3,34 @@
 //! Every output is summed up in one order, whatever the shape of the call: columns are cut into blocks of
 //! [`BLOCK_COLUMNS`]; within a block, lane `l` of one vector sums the columns `l`, `l + LANES`, ..; the lanes are
 //! added in a fixed tree; the sums of the blocks are added in order. Register blocking, in tiles of several rows and tokens, only
-//! decides which of these sums are computed side by side.
+//! decides which of these sums are computed side by side. That is so for vectors; products by tile registers have an order of their
+//! own, which does not depend on the shape of the call either.
 
+mod blocks;
+mod compute;
 pub(crate) mod element;
 mod input;
 mod tile;
+#[cfg(any(target_arch = "x86_64", test))]
+mod tiles;
 mod weight_rows;
 
-pub use self::input::TiledInput;
+use std::mem::MaybeUninit;
+
+pub use self::{
+    blocks::block_matmul,
+    compute::{Compute, InputForm, UnknownCompute},
+    input::TiledInput,
+};
 use self::{
+    compute::{Form, widening_competes},
     element::{Bf16, Element, F16, F32},
     input::MAX_TILE_TOKENS,
     tile::{MAX_SEGMENT_TOKENS, Product, strip_rows},
     weight_rows::WeightRows,
 };
+#[cfg(target_arch = "x86_64")]
+use crate::simd::dispatch_bf16_pairs;
 use crate::{
     DType, MatrixRef, RowsMut, ThreadPool,
     partition::{Part, PartMut, PartSizes, Partition},
@@ -39,6 +53,9 @@ const BLOCK_COLUMNS: usize = 1024;
 /// tokens' columns of a segment stay in the first level cache.
 const SEGMENT_VECTORS: usize = 32;
 
+/// From so many tokens on, widening a weight once is worth writing and reading the copy.
+const WIDEN_TOKENS: usize = 48;
+
 const PART_SIZES: PartSizes = PartSizes {
     tile_tokens: MAX_TILE_TOKENS,
     most_tiles: 256usize.div_ceil(MAX_TILE_TOKENS),
@@ -54,9 +71,16 @@ const PART_SIZES: PartSizes = PartSizes {
 /// The bits of `y[t][r]` depend on `x[t]`, `w[r]` and, with [`Write::Add`], its former value alone.
 ///
 /// # Panics
-/// If the output does not fit in its data, or the input has another number of columns than the weight.
+/// If the output does not fit in its data, or the input was made for other weights: of another number of columns, or of a type that its
+/// form does not fit.
 pub fn matmul(pool: &ThreadPool, input: &TiledInput, weight: MatrixRef, mut output: RowsMut, mode: Write) {
     assert_eq!(input.cols, weight.cols(), "input and weight have different numbers of columns");
+    assert!(
+        input.form.fits(weight.dtype()),
+        "the input is {:?}, which does not fit weights in {}",
+        input.form,
+        weight.dtype()
+    );
     let (tokens, rows, cols) = (input.tokens(), weight.rows(), weight.cols());
     output.check("output", tokens, rows);
     if tokens == 0 || rows == 0 || cols == 0 {
@@ -65,9 +89,28 @@ pub fn matmul(pool: &ThreadPool, input: &TiledInput, weight: MatrixRef, mut outp
         }
         return;
     }
-    let partition = Partition::of_product(pool.threads(), tokens, rows, cols, &PART_SIZES);
-    output.for_each_part("output", pool, partition, |part, output| {
-        dispatch(input.level, PartProduct { input, weight, output, mode, part });
+    let partition = |sizes| Partition::of_product(pool.threads(), tokens, rows, cols, sizes);
+    let level = match input.form.0 {
+        Form::Vectors(level) | Form::RoundedVectors(level) => level,
+        #[cfg(target_arch = "x86_64")]
+        Form::Pairs => {
+            // A pair is as large as an f32, and is read like one.
+            let pairs = weight.as_pairs();
+            output.for_each_part("output", pool, partition(&PART_SIZES), |part, output| {
+                dispatch_bf16_pairs(PairProduct(PartProduct { input, weight: pairs, output, mode, part }));
+            });
+            return;
+        }
+        #[cfg(any(target_arch = "x86_64", test))]
+        Form::Tiles { unit, .. } => {
+            output.for_each_part("output", pool, partition(tiles::part_sizes(tokens)), |part, output| {
+                unit.compute(&input.packed, weight, output, mode, part);
+            });
+            return;
+        }
+    };
+    output.for_each_part("output", pool, partition(&PART_SIZES), |part, output| {
+        dispatch(level, PartProduct { input, weight, output, mode, part });
     });
 }
 
@@ -93,6 +136,20 @@ impl Kernel for PartProduct<'_> {
     }
 }
 
+/// The same where each lane of weights and activations is a pair of bf16.
+#[cfg(target_arch = "x86_64")]
+struct PairProduct<'a>(PartProduct<'a>);
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel for PairProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        self.0.run_typed::<S, F32>(simd);
+    }
+}
+
 impl PartProduct<'_> {
     /// While a strip of rows and one block of their columns is multiplied, the next one is prefetched.
     ///
@@ -100,6 +157,11 @@ impl PartProduct<'_> {
     /// done in long sequential reads. For more, a block of columns of many rows stays in the cache while the tokens pass.
     #[inline(always)]
     fn run_typed<S: Simd, E: Element>(mut self, simd: S) {
+        let may_widen = const { S::MANY_REGISTERS && E::SIZE < F32::SIZE };
+        if may_widen && self.part.tokens.len() >= WIDEN_TOKENS && widening_competes() {
+            self.run_widened::<S, E>(simd);
+            return;
+        }
         let (rows, cols) = (self.part.columns.clone(), self.weight.cols());
         let few = self.input.tokens() <= MAX_SEGMENT_TOKENS;
         let strip = if few { strip_rows::<S>(self.input.least_tile()) } else { rows.len() };
@@ -139,6 +201,28 @@ impl PartProduct<'_> {
                     next,
                 });
             }
+        }
+    }
+
+    /// Many tokens multiply each weight many times: where widening takes the same units as multiplying, it is done once for all of them.
+    #[inline(always)]
+    fn run_widened<S: Simd, E: Element>(mut self, simd: S) {
+        let (rows, cols) = (self.part.columns.clone(), self.weight.cols());
+        let mut room = [const { MaybeUninit::uninit() }; PART_SIZES.most_blocks * BLOCK_COLUMNS];
+        for column in (0..cols).step_by(BLOCK_COLUMNS) {
+            let columns = column..cols.min(column + BLOCK_COLUMNS);
+            let stored = WeightRows::<E>::new(&self.weight, rows.start, 1, rows.len(), columns);
+            simd.call(Product::<F32> {
+                weight: stored.widen(simd, &mut room),
+                input: self.input,
+                tiles: self.part.tiles.clone(),
+                output: &mut self.output,
+                first_row: rows.start,
+                apart: 1,
+                add: column > 0 || self.mode == Write::Add,
+                segment: BLOCK_COLUMNS,
+                next: std::ptr::null(),
+            });
         }
     }
 

@@ -1,26 +1,35 @@
 //! Weights of 8 or 4 bits, and the product of activations with them.
 //!
-//! A quantisation group is [`GROUP`] columns of one row; it has one scale. Activations are quantised to 8 bits
-//! once for each token and group, so that a group's products are integers and their sum is exact; the sums of groups,
-//! times both scales, are added in f32 in the order of the columns. Nothing of this depends on the instruction set, on
-//! the other tokens and rows of a call or on the number of threads: the bits of a result are the same everywhere.
+//! A quantisation group is [`GROUP`] columns of one row; it has one scale. Weights and activations of a group are rotated before
+//! they are quantised (see [`rotation`]), which leaves their products what they are. Activations are quantised to 8 bits once for
+//! each token and group, and a weight without its scale is an integer of at most 127, so that a group's products are integers and
+//! their sum is exact; the sums of groups, times both scales, are added in f32 in the order of the columns. Nothing of this depends
+//! on the instruction set, on the other tokens and rows of a call or on the number of threads: the bits of a result are the
+//! same everywhere.
 //!
 //! In memory, [`BLOCK_ROWS`] rows are interleaved: a block. Four columns of each of them, a quad, are 64 bytes, which one
 //! `vpdpbusd` multiplies by the same four columns of a token:
 //!
 //! ```text
 //! quants: [block of rows][group][quad of columns][row of the block][column of the quad]
-//! scales: [block of rows][group][row of the block]                                        bf16
+//! sides:  [block of rows][group] with the scales, [row of the block] bf16, and for 4 bits the multipliers (see `int4`)
 //! ```
 //!
-//! An 8-bit weight `q` from -127 to 127 is stored as the byte `q + 128`, a 4-bit one from -8 to 7 as `q + 8`; two quads
-//! share 64 bytes, the even one in the lower halves of the bytes. Rows and columns that the matrix lacks are zeros.
+//! An 8-bit weight `q` from -127 to 127 is stored as the byte `q + 128`. With 4 bits two quads share 64 bytes, the even one in the
+//! lower halves of the bytes. Rows and columns that the matrix lacks are zeros before they are rotated.
 
 mod dot;
 mod input;
+#[cfg(target_arch = "x86_64")]
+mod input_avx512;
+mod int4;
 mod peak;
 mod product;
+mod rotation;
+mod source;
 mod strip;
+#[cfg(any(target_arch = "x86_64", test))]
+mod tiled;
 mod weights;
 
 use std::fmt;
@@ -31,8 +40,8 @@ pub(crate) use self::{
     weights::{ROUND, TINY},
 };
 
-/// Columns of a quantisation group: 64 weights with one scale.
-pub(crate) const GROUP: usize = 64;
+/// Columns of a quantisation group: 128 weights with one scale.
+pub(crate) const GROUP: usize = 128;
 /// Rows of a block, which lie interleaved.
 pub(crate) const BLOCK_ROWS: usize = 16;
 /// Columns of a quad, which one instruction multiplies at once.
@@ -43,9 +52,9 @@ const SCALE_BYTES: usize = BLOCK_ROWS * 2;
 /// How a weight matrix is quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Quantization {
-    /// 8 bits a weight and a bf16 scale for each 64: 8.25 bits.
+    /// 8 bits a weight and a bf16 scale for each 128: 8.125 bits.
     Int8,
-    /// 4 bits a weight and a bf16 scale for each 64: 4.25 bits.
+    /// 4 bits a weight, 3 bits for each 16 and a bf16 scale for each 128: 4.3125 bits.
     Int4,
 }
 
@@ -53,22 +62,22 @@ impl Quantization {
     /// Bytes of a matrix; `None` if the number overflows.
     pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
         let groups = rows.div_ceil(BLOCK_ROWS).checked_mul(cols.div_ceil(GROUP))?;
-        groups.checked_mul(self.group_bytes() + SCALE_BYTES)
+        groups.checked_mul(self.group_bytes() + self.side_bytes())
     }
 
     /// Bytes of the weights of a group in a block of rows.
     fn group_bytes(self) -> usize {
         match self {
             Quantization::Int8 => BLOCK_ROWS * GROUP,
-            Quantization::Int4 => BLOCK_ROWS * GROUP / 2,
+            Quantization::Int4 => int4::NIBBLE_BYTES,
         }
     }
 
-    /// The stored number that stands for zero.
-    fn zero_point(self) -> i32 {
+    /// Bytes of the scales of a group in a block of rows, and of what else there is for its weights together.
+    fn side_bytes(self) -> usize {
         match self {
-            Quantization::Int8 => 128,
-            Quantization::Int4 => 8,
+            Quantization::Int8 => SCALE_BYTES,
+            Quantization::Int4 => int4::SIDE_BYTES,
         }
     }
 }
@@ -148,11 +157,11 @@ impl<'a> QuantizedRef<'a> {
         &self.data[first * bytes..(first + count) * bytes]
     }
 
-    /// Their scales.
-    fn scales(&self, block: usize, group: usize, count: usize) -> &'a [u8] {
+    /// Their scales, and what else there is for them together.
+    fn sides(&self, block: usize, group: usize, count: usize) -> &'a [u8] {
         let all = self.rows.div_ceil(BLOCK_ROWS) * self.groups() * self.quantization.group_bytes();
-        let first = block * self.groups() + group;
-        &self.data[all + first * SCALE_BYTES..all + (first + count) * SCALE_BYTES]
+        let (first, bytes) = (block * self.groups() + group, self.quantization.side_bytes());
+        &self.data[all + first * bytes..all + (first + count) * bytes]
     }
 }
 

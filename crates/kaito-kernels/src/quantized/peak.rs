@@ -4,16 +4,16 @@ use std::hint::black_box;
 
 use super::{
     BLOCK_ROWS, GROUP,
-    dot::{Bytes, Dot, DotKernel, DotLevel, Stored, dispatch},
-    input::InputGroup,
+    dot::{Dot, DotKernel, DotLevel, GROUP_BYTES, dispatch},
+    input::{InputGroups, Numbers},
 };
 
 /// Does `steps` steps of products. The number of operations that they were.
 pub(crate) fn dot_products(steps: usize) -> usize {
-    match DotLevel::best() {
+    match DotLevel::chosen() {
         // SAFETY: the processor has what an available level needs.
         #[cfg(target_arch = "x86_64")]
-        DotLevel::Avx512Vnni => unsafe { vnni(steps) },
+        DotLevel::Amx | DotLevel::Avx512Vnni => unsafe { vnni(steps) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         DotLevel::Avx2 => unsafe { maddubs(steps) },
@@ -84,19 +84,16 @@ impl DotKernel for Groups {
 
 #[inline(always)]
 fn groups<D: Dot, const R: usize, const T: usize>(dot: D, steps: usize) -> usize {
-    let weights = [[3u8; Bytes::BYTES]; R];
-    let input = [const { InputGroup { scale: 1.0, correction: 0, values: [5; GROUP] } }; T];
+    let weights = [[3u8; GROUP_BYTES]; R];
+    let (numbers, corrections) = ([Numbers([5; GROUP]); T], [0; T]);
     let mut weight_pointers = [std::ptr::null(); R];
     for (pointer, weights) in weight_pointers.iter_mut().zip(&weights) {
         *pointer = weights.as_ptr();
     }
-    let mut input_pointers = [std::ptr::null(); T];
-    for (pointer, input) in input_pointers.iter_mut().zip(&input) {
-        *pointer = input;
-    }
+    let input = InputGroups { numbers: numbers.as_ptr(), scales: std::ptr::null(), corrections: corrections.as_ptr() };
     for _ in 0..steps {
         // SAFETY: each pointer is that of a whole group.
-        black_box(unsafe { dot.group::<Bytes, R, T>(black_box(weight_pointers), black_box(input_pointers)) });
+        black_box(unsafe { dot.group::<R, T>(black_box(weight_pointers), black_box(input)) });
     }
     steps * R * T * BLOCK_ROWS * GROUP * 2
 }

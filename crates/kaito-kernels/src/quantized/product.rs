@@ -2,12 +2,22 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use super::dot::dispatch_amx;
+#[cfg(test)]
+use super::dot::dispatch_portable;
+#[cfg(any(target_arch = "x86_64", test))]
+use super::tiled::TiledProduct;
 use super::{
-    BLOCK_ROWS, GROUP, Quantization, QuantizedInput, QuantizedRef, SCALE_BYTES,
-    dot::{Bytes, Dot, DotKernel, DotLevel, Form, Nibbles, Stored, UnpackedNibbles, dispatch},
-    input::InputGroup,
+    BLOCK_ROWS, GROUP, Quantization, QuantizedInput, QuantizedRef,
+    dot::{Dot, DotKernel, DotLevel, dispatch},
+    input::INPUT_TILE,
     strip::{Strip, StripWeights, UNPACKED_GROUPS, Unpacked},
 };
+#[cfg(test)]
+use crate::amx::Emulated;
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Hardware;
 use crate::{
     RowsMut, ThreadPool, Write,
     partition::{EvenSplit, Part, PartMut, PartSizes, Partition},
@@ -21,9 +31,9 @@ use crate::{
 /// from zero or with [`Write::Add`] from its former value. Its bits depend on `x[t]`, `w[r]` and that value alone.
 ///
 /// # Panics
-/// If the output does not fit in its data, or the input was quantised for other weights.
+/// If the output does not fit in its data, or the input has another number of columns.
 pub fn quantized_matmul(pool: &ThreadPool, input: &QuantizedInput, weight: QuantizedRef, output: RowsMut, mode: Write) {
-    quantized_matmul_on(DotLevel::best(), pool, input, weight, output, mode);
+    quantized_matmul_on(DotLevel::chosen(), pool, input, weight, output, mode);
 }
 
 pub(super) fn quantized_matmul_on(
@@ -35,13 +45,7 @@ pub(super) fn quantized_matmul_on(
     mode: Write,
 ) {
     let (tokens, rows) = (input.tokens, weight.rows);
-    assert_eq!(
-        (input.cols, input.quantization),
-        (weight.cols, weight.quantization),
-        "the input was quantised for {} columns of {} weights",
-        input.cols,
-        input.quantization
-    );
+    assert_eq!(input.cols, weight.cols, "columns of the input and of the weights");
     output.check("output", tokens, rows);
     if tokens == 0 || rows == 0 || weight.cols == 0 {
         if mode == Write::Set {
@@ -51,13 +55,30 @@ pub(super) fn quantized_matmul_on(
     }
     let partition = Partition::of_product(pool.threads(), tokens, rows, weight.groups() * GROUP, &PART_SIZES);
     output.for_each_part("output", pool, partition, |part, output| {
-        dispatch(level, PartProduct { input, weight, output, mode, part });
+        let product = PartProduct { input, weight, output, mode, part };
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            DotLevel::Amx if tokens >= TILED_TOKENS => {
+                // A level that is available has the unit.
+                if let Some(unit) = Hardware::new() {
+                    dispatch_amx(TiledProduct { unit, product });
+                }
+            }
+            #[cfg(test)]
+            DotLevel::EmulatedTiles if tokens >= TILED_TOKENS => {
+                dispatch_portable(TiledProduct { unit: Emulated, product });
+            }
+            _ => dispatch(level, product),
+        }
     });
 }
 
+/// From so many tokens on products are done by tile registers, where there are any.
+const TILED_TOKENS: usize = 3;
+
 const PART_SIZES: PartSizes = PartSizes {
-    tile_tokens: 1,
-    most_tiles: 256,
+    tile_tokens: INPUT_TILE,
+    most_tiles: 16,
     block_rows: BLOCK_ROWS,
     least_blocks: STREAMS,
     most_blocks: 16,
@@ -70,15 +91,15 @@ const SEQUENTIAL_TOKENS: usize = 16;
 
 /// Groups of a strip, for several tiles of tokens: those of two blocks of rows, 128 KiB of bytes, stay in the second level cache
 /// beside those of the next strip.
-const STRIP_GROUPS: usize = 64;
+const STRIP_GROUPS: usize = 32;
 
 /// The product of some tokens with some weight rows, which are `part`'s columns of the output.
-struct PartProduct<'a> {
-    input: &'a QuantizedInput,
-    weight: QuantizedRef<'a>,
-    output: PartMut<'a>,
-    mode: Write,
-    part: Part,
+pub(super) struct PartProduct<'a> {
+    pub(super) input: &'a QuantizedInput,
+    pub(super) weight: QuantizedRef<'a>,
+    pub(super) output: PartMut<'a>,
+    pub(super) mode: Write,
+    pub(super) part: Part,
 }
 
 impl DotKernel for PartProduct<'_> {
@@ -91,15 +112,15 @@ impl DotKernel for PartProduct<'_> {
         let groups = self.weight.groups();
         let mut unpacked = Unpacked::new();
         // A single tile goes through all groups at once.
-        let most_groups = if tokens <= D::TILE_TOKENS {
-            groups
-        } else if D::UNPACK_ONCE && self.weight.quantization == Quantization::Int4 {
+        let most_groups = if self.weight.quantization == Quantization::Int4 && !self.unpacks_in_registers::<D>() {
             UNPACKED_GROUPS
+        } else if tokens <= D::TILE_TOKENS {
+            groups
         } else {
             STRIP_GROUPS
         };
         // A single tile is bound by memory bandwidth, and takes a block of rows from each of several places (see `STREAMS`).
-        let far = tokens == 1 || (D::TILE_BLOCKS == 1 && tokens <= D::TILE_TOKENS);
+        let far = tokens <= D::TILE_TOKENS && (tokens <= 2 || D::TILE_BLOCKS == 1);
         let strip_blocks = if far { STREAMS } else { D::TILE_BLOCKS };
         let full = blocks / strip_blocks;
         let (step, apart) = if far { (1, full) } else { (strip_blocks, 1) };
@@ -127,75 +148,78 @@ impl PartProduct<'_> {
     /// A strip of rows times all tokens of the part.
     #[inline(always)]
     fn strip<D: Dot>(&mut self, dot: D, strip: Strip, next: Strip, unpacked: &mut Unpacked) {
-        let weight = self.weight;
-        let next = weight.quants(next.block, next.group, 1).as_ptr();
-        match weight.quantization {
-            Quantization::Int8 => {
-                let weights = StripWeights::<Bytes>::of(weight, strip);
-                dot.call(Tiles { product: self, strip, weights, next });
-            }
-            Quantization::Int4 => {
-                if const { D::UNPACK_ONCE } && self.part.tokens.len() > D::TILE_TOKENS {
-                    let weights = StripWeights::<UnpackedNibbles>::unpacked(dot, weight, strip, unpacked);
-                    dot.call(Tiles { product: self, strip, weights, next });
-                } else {
-                    let weights = StripWeights::<Nibbles>::of(weight, strip);
-                    dot.call(Tiles { product: self, strip, weights, next });
+        let next = self.weight.quants(next.block, next.group, 1).as_ptr();
+        if const { D::UNPACKS_IN_REGISTERS } && self.unpacks_in_registers::<D>() {
+            let weights = StripWeights::as_they_lie(self.weight, strip);
+            return dot.call(Tiles::<true> { product: self, strip, weights, next });
+        }
+        let weights = StripWeights::new(dot, self.weight, strip, unpacked, self.part.tokens.len() <= D::TILE_TOKENS);
+        dot.call(Tiles::<false> { product: self, strip, weights, next });
+    }
+
+    #[inline(always)]
+    fn unpacks_in_registers<D: Dot>(&self) -> bool {
+        D::UNPACKS_IN_REGISTERS && self.weight.quantization == Quantization::Int4 && self.part.tokens.len() <= 2
+    }
+}
+
+/// All tiles of a strip: its rows and up to [`Dot::TILE_TOKENS`] tokens each. `NIBBLES`: of 4-bit weights as they lie in the matrix, and
+/// of one or two tokens.
+struct Tiles<'a, 'p, const NIBBLES: bool> {
+    product: &'a mut PartProduct<'p>,
+    strip: Strip,
+    weights: StripWeights<'a>,
+    /// Where the next strip begins.
+    next: *const u8,
+}
+
+impl<const NIBBLES: bool> DotKernel for Tiles<'_, '_, NIBBLES> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<D: Dot>(mut self, dot: D) {
+        let all = self.product.part.tokens.clone();
+        // Where there are several, each prefetches some of the next strip, so that reading and computing overlap.
+        let bytes = self.strip.groups * self.product.weight.quantization.group_bytes();
+        let lines = if all.len() <= D::TILE_TOKENS { 0 } else { bytes / CACHE_LINE };
+        // Tokens of one tile here lie together in the input.
+        for input_tile in self.product.part.tiles.clone() {
+            let of_input = self.product.input.tiles().range(input_tile);
+            let tiles = EvenSplit::of_at_most(of_input.len(), D::TILE_TOKENS);
+            for tile in 0..tiles.count() {
+                let range = tiles.range(tile);
+                let tokens = of_input.start + range.start..of_input.start + range.end;
+                let (from, to) = (tokens.start - all.start, tokens.end - all.start);
+                let lines = from * lines / all.len()..to * lines / all.len();
+                // What no tile of this instruction set has need not be compiled.
+                match self.strip.blocks {
+                    1 => self.tile_of::<D, 1>(dot, tokens, lines),
+                    2 if const { !NIBBLES && D::TILE_BLOCKS == 2 } => self.tile_of::<D, 2>(dot, tokens, lines),
+                    STREAMS if const { D::TILE_BLOCKS == 2 } => match tokens.len() {
+                        1 => self.tile::<D, STREAMS, 1>(dot, tokens.start, lines),
+                        _ => self.tile::<D, STREAMS, 2>(dot, tokens.start, lines),
+                    },
+                    STREAMS => self.tile_of::<D, STREAMS>(dot, tokens, lines),
+                    _ => unreachable!(),
                 }
             }
         }
     }
 }
 
-/// All tiles of a strip: its rows and up to [`Dot::TILE_TOKENS`] tokens each.
-struct Tiles<'a, 'p, W> {
-    product: &'a mut PartProduct<'p>,
-    strip: Strip,
-    weights: StripWeights<'a, W>,
-    /// Where the next strip begins.
-    next: *const u8,
-}
-
-impl<W: Stored> DotKernel for Tiles<'_, '_, W> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<D: Dot>(mut self, dot: D) {
-        let tokens = self.product.part.tokens.clone();
-        let tiles = EvenSplit::of_at_most(tokens.len(), D::TILE_TOKENS);
-        // Where there are several, each prefetches some of the next strip, so that reading and computing overlap.
-        let bytes = self.strip.groups * self.product.weight.quantization.group_bytes();
-        let count = tiles.count();
-        let lines = if count == 1 { 0 } else { bytes / CACHE_LINE };
-        for tile in 0..count {
-            let lines = tile * lines / count..(tile + 1) * lines / count;
-            let range = tiles.range(tile);
-            let tokens = tokens.start + range.start..tokens.start + range.end;
-            // What no tile of this instruction set has need not be compiled.
-            match self.strip.blocks {
-                1 => self.tile_of::<D, 1>(dot, tokens, lines),
-                2 if const { D::TILE_BLOCKS == 2 } => self.tile_of::<D, 2>(dot, tokens, lines),
-                STREAMS if const { D::TILE_BLOCKS == 2 } => self.tile::<D, STREAMS, 1>(dot, tokens.start, lines),
-                STREAMS => self.tile_of::<D, STREAMS>(dot, tokens, lines),
-                _ => unreachable!(),
-            }
-        }
-    }
-}
-
-impl<W: Stored> Tiles<'_, '_, W> {
+impl<const NIBBLES: bool> Tiles<'_, '_, NIBBLES> {
     /// A tile of `R` blocks of rows.
     #[inline(always)]
     fn tile_of<D: Dot, const R: usize>(&mut self, dot: D, tokens: Range<usize>, lines: Range<usize>) {
         match tokens.len() {
             1 => self.tile::<D, R, 1>(dot, tokens.start, lines),
             2 if const { D::TILE_TOKENS >= 2 } => self.tile::<D, R, 2>(dot, tokens.start, lines),
-            3 if const { D::TILE_TOKENS >= 3 } => self.tile::<D, R, 3>(dot, tokens.start, lines),
-            4 if const { D::TILE_TOKENS >= 4 } => self.tile::<D, R, 4>(dot, tokens.start, lines),
-            5 if const { D::TILE_TOKENS >= 5 } => self.tile::<D, R, 5>(dot, tokens.start, lines),
-            6 if const { D::TILE_TOKENS >= 6 } => self.tile::<D, R, 6>(dot, tokens.start, lines),
-            7 if const { D::TILE_TOKENS >= 7 } => self.tile::<D, R, 7>(dot, tokens.start, lines),
-            8 if const { D::TILE_TOKENS >= 8 } => self.tile::<D, R, 8>(dot, tokens.start, lines),
+            3 if const { !NIBBLES && D::TILE_TOKENS >= 3 } => self.tile::<D, R, 3>(dot, tokens.start, lines),
+            4 if const { !NIBBLES && D::TILE_TOKENS >= 4 } => self.tile::<D, R, 4>(dot, tokens.start, lines),
+            5 if const { !NIBBLES && D::TILE_TOKENS >= 5 } => self.tile::<D, R, 5>(dot, tokens.start, lines),
+            6 if const { !NIBBLES && D::TILE_TOKENS >= 6 } => self.tile::<D, R, 6>(dot, tokens.start, lines),
+            7 if const { !NIBBLES && D::TILE_TOKENS >= 7 } => self.tile::<D, R, 7>(dot, tokens.start, lines),
+            8 if const { !NIBBLES && D::TILE_TOKENS >= 8 } => self.tile::<D, R, 8>(dot, tokens.start, lines),
             _ => unreachable!(),
         }
     }
@@ -207,12 +231,9 @@ impl<W: Stored> Tiles<'_, '_, W> {
         let Self { product: PartProduct { input, weight, output, mode, part }, strip, weights, next } = self;
         let groups = weights.groups();
         let row = weight.groups();
-        let mut x: [*const InputGroup; T] = [input.groups.as_ptr(); T];
-        for t in 0..T {
-            let first = (token + t) * row + strip.group;
-            x[t] = input.groups[first..first + groups].as_ptr();
-        }
-        let (mut quants, mut scales) = weights.starts::<R>();
+        let (mut x, input_step) = (input.at(token, T, strip.group, groups), input.width());
+        let (mut quants, mut sides) = weights.starts::<R>();
+        let (group_bytes, side_bytes) = (weights.group_bytes(), weights.side_bytes());
         // The last block may not have all of its rows.
         let rows_end = part.columns.end;
         let continues = strip.group > 0 || *mode == Write::Add;
@@ -234,13 +255,17 @@ impl<W: Stored> Tiles<'_, '_, W> {
             }
         }
         let lines_of_group = lines.len().div_ceil(groups);
-        let least = if W::FORM == Form::Nibbles { D::PREFETCH_NIBBLES_FROM } else { D::PREFETCH_BYTES_FROM };
-        let ahead = lines.is_empty() && matches!(least, Some(least) if T >= least);
+        let ahead = lines.is_empty()
+            && if NIBBLES {
+                T > 1
+            } else {
+                weight.quantization == Quantization::Int8 && matches!(D::PREFETCH_FROM, Some(least) if T >= least)
+            };
         let next = *next;
         let next_step = row * weight.quantization.group_bytes();
         for _ in 0..groups {
             if ahead {
-                for line in 0..W::BYTES / CACHE_LINE {
+                for line in 0..group_bytes / CACHE_LINE {
                     for r in 0..R {
                         dot.prefetch(quants[r].wrapping_add(PREFETCH_DISTANCE + line * CACHE_LINE));
                     }
@@ -253,19 +278,18 @@ impl<W: Stored> Tiles<'_, '_, W> {
             }
             // SAFETY: there are `groups` groups of each block of the weights and of each token, and each step takes one.
             unsafe {
-                let ints = dot.group::<W, R, T>(quants, x);
+                let ints =
+                    if NIBBLES { dot.group_of_nibbles::<R, T>(quants, sides, x) } else { dot.group::<R, T>(quants, x) };
                 for r in 0..R {
-                    let weight_scales = dot.scales(&*scales[r].cast());
+                    let weight_scales = dot.scales(&*sides[r].cast());
                     for t in 0..T {
-                        let both = dot.mul(weight_scales, dot.splat((*x[t]).scale));
+                        let both = dot.mul(weight_scales, dot.splat(*x.scales.add(t)));
                         sums[r][t] = dot.add_scaled(ints[r][t], both, sums[r][t]);
                     }
-                    quants[r] = quants[r].add(W::BYTES);
-                    scales[r] = scales[r].add(SCALE_BYTES);
+                    quants[r] = quants[r].add(group_bytes);
+                    sides[r] = sides[r].add(side_bytes);
                 }
-                for t in 0..T {
-                    x[t] = x[t].add(1);
-                }
+                x = x.skip(input_step);
             }
         }
         for r in 0..R {
@@ -285,7 +309,7 @@ impl<W: Stored> Tiles<'_, '_, W> {
 
 /// The outputs of a token for the rows of a block, or for those that the matrix has.
 #[inline(always)]
-fn load_outputs<D: Dot>(dot: D, outputs: &[f32]) -> D::Floats {
+pub(super) fn load_outputs<D: Dot>(dot: D, outputs: &[f32]) -> D::Floats {
     if let Some(all) = outputs.first_chunk() {
         return dot.load(all);
     }
@@ -295,7 +319,7 @@ fn load_outputs<D: Dot>(dot: D, outputs: &[f32]) -> D::Floats {
 }
 
 #[inline(always)]
-fn store_outputs<D: Dot>(dot: D, outputs: &mut [f32], sums: D::Floats) {
+pub(super) fn store_outputs<D: Dot>(dot: D, outputs: &mut [f32], sums: D::Floats) {
     if let Some(all) = outputs.first_chunk_mut() {
         return dot.store(all, sums);
     }

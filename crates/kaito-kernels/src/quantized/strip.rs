@@ -3,13 +3,13 @@
 use std::{marker::PhantomData, mem::MaybeUninit};
 
 use super::{
-    QuantizedRef, SCALE_BYTES,
-    dot::{Dot, Stored, UnpackedNibbles},
+    Quantization, QuantizedRef,
+    dot::{Dot, GROUP_BYTES, UnpackedGroup},
 };
-use crate::simd::STREAMS;
+use crate::simd::{CACHE_LINE, STREAMS};
 
-/// Groups of a strip whose nibbles are unpacked once for all tiles: they stay in the first level cache.
-pub(super) const UNPACKED_GROUPS: usize = 8;
+/// Groups of a strip whose 4-bit weights are unpacked once for all tiles: they stay in the first level cache.
+pub(super) const UNPACKED_GROUPS: usize = 4;
 
 /// A few blocks of rows of a part, and some of their groups: what is multiplied by all tokens of the part at a time.
 #[derive(Clone, Copy)]
@@ -24,59 +24,100 @@ pub(super) struct Strip {
     pub groups: usize,
 }
 
-/// Room for the unpacked nibbles of a strip.
+/// Room for the unpacked weights of a strip.
 #[repr(align(64))]
-pub(super) struct Unpacked([MaybeUninit<u8>; 2 * UNPACKED_GROUPS * UnpackedNibbles::BYTES]);
+pub(super) struct Unpacked([[UnpackedGroup; UNPACKED_GROUPS]; STREAMS]);
 
 impl Unpacked {
+    #[inline(always)]
     pub(super) fn new() -> Self {
-        Self([const { MaybeUninit::uninit() }; 2 * UNPACKED_GROUPS * UnpackedNibbles::BYTES])
+        Self([const { [const { MaybeUninit::uninit() }; UNPACKED_GROUPS] }; STREAMS])
     }
 }
 
-/// The weights of a strip: `groups` groups, in the form `W`, of each of some blocks of rows, and their scales.
+/// The weights of a strip, as bytes with the zero point 128 or as nibbles: `groups` groups of each of some blocks of rows, and their scales.
 /// [`StripWeights::push`] checks that they are there.
-pub(super) struct StripWeights<'a, W> {
+pub(super) struct StripWeights<'a> {
     quants: [*const u8; STREAMS],
-    scales: [*const u8; STREAMS],
+    sides: [*const u8; STREAMS],
     blocks: usize,
     groups: usize,
-    form: PhantomData<&'a W>,
+    group_bytes: usize,
+    side_bytes: usize,
+    borrowed: PhantomData<&'a u8>,
 }
 
-impl<'a, W: Stored> StripWeights<'a, W> {
-    fn new(groups: usize) -> Self {
+impl<'a> StripWeights<'a> {
+    /// Those of 8 bits are used as they lie in the matrix, those of 4 bits are unpacked into `room`.
+    #[inline(always)]
+    pub(super) fn new<D: Dot>(
+        dot: D,
+        weight: QuantizedRef<'a>,
+        strip: Strip,
+        room: &'a mut Unpacked,
+        prefetches: bool,
+    ) -> Self {
+        let groups = strip.groups;
+        let mut weights = Self::empty(groups, GROUP_BYTES, weight.quantization.side_bytes());
+        for (i, room) in room.0.iter_mut().take(strip.blocks).enumerate() {
+            let block = strip.block + i * strip.apart;
+            let quants = weight.quants(block, strip.group, groups);
+            let sides = weight.sides(block, strip.group, groups);
+            let quants = match weight.quantization {
+                Quantization::Int8 => quants,
+                Quantization::Int4 => unpack(dot, quants, sides, room, prefetches),
+            };
+            weights.push(quants, sides);
+        }
+        weights
+    }
+
+    /// Those of either precision as they lie in the matrix.
+    #[inline(always)]
+    pub(super) fn as_they_lie(weight: QuantizedRef<'a>, strip: Strip) -> Self {
+        let mut weights =
+            Self::empty(strip.groups, weight.quantization.group_bytes(), weight.quantization.side_bytes());
+        for i in 0..strip.blocks {
+            let block = strip.block + i * strip.apart;
+            let quants = weight.quants(block, strip.group, strip.groups);
+            weights.push(quants, weight.sides(block, strip.group, strip.groups));
+        }
+        weights
+    }
+
+    #[inline(always)]
+    fn empty(groups: usize, group_bytes: usize, side_bytes: usize) -> Self {
         let none = [std::ptr::null(); STREAMS];
-        Self { quants: none, scales: none, blocks: 0, groups, form: PhantomData }
+        Self { quants: none, sides: none, blocks: 0, groups, group_bytes, side_bytes, borrowed: PhantomData }
     }
 
     /// Adds the groups of a block.
     ///
     /// # Panics
     /// If the bytes are not those of as many groups, or there are [`STREAMS`] blocks already.
-    fn push(&mut self, quants: &'a [u8], scales: &'a [u8]) {
-        assert_eq!((quants.len(), scales.len()), (self.groups * W::BYTES, self.groups * SCALE_BYTES));
+    fn push(&mut self, quants: &'a [u8], sides: &'a [u8]) {
+        assert_eq!((quants.len(), sides.len()), (self.groups * self.group_bytes, self.groups * self.side_bytes));
         self.quants[self.blocks] = quants.as_ptr();
-        self.scales[self.blocks] = scales.as_ptr();
+        self.sides[self.blocks] = sides.as_ptr();
         self.blocks += 1;
-    }
-
-    /// Weights that lie in the matrix in this form.
-    #[inline(always)]
-    pub(super) fn of(weight: QuantizedRef<'a>, strip: Strip) -> Self {
-        let mut weights = Self::new(strip.groups);
-        for i in 0..strip.blocks {
-            let block = strip.block + i * strip.apart;
-            let quants = weight.quants(block, strip.group, strip.groups);
-            weights.push(quants, weight.scales(block, strip.group, strip.groups));
-        }
-        weights
     }
 
     /// Groups of each block.
     #[inline(always)]
     pub(super) fn groups(&self) -> usize {
         self.groups
+    }
+
+    /// From the weights of a group to those of the next.
+    #[inline(always)]
+    pub(super) fn group_bytes(&self) -> usize {
+        self.group_bytes
+    }
+
+    /// From the scales of a group to those of the next.
+    #[inline(always)]
+    pub(super) fn side_bytes(&self) -> usize {
+        self.side_bytes
     }
 
     /// Where the groups of the first `R` blocks begin, and where their scales do.
@@ -86,30 +127,42 @@ impl<'a, W: Stored> StripWeights<'a, W> {
     #[inline(always)]
     pub(super) fn starts<const R: usize>(&self) -> ([*const u8; R], [*const u8; R]) {
         assert!(R <= self.blocks);
-        let (mut quants, mut scales) = ([self.quants[0]; R], [self.scales[0]; R]);
+        let (mut quants, mut sides) = ([self.quants[0]; R], [self.sides[0]; R]);
         quants.copy_from_slice(&self.quants[..R]);
-        scales.copy_from_slice(&self.scales[..R]);
-        (quants, scales)
+        sides.copy_from_slice(&self.sides[..R]);
+        (quants, sides)
     }
 }
 
-impl<'a> StripWeights<'a, UnpackedNibbles> {
-    /// Weights whose nibbles are unpacked into `room`, once for all tiles of tokens.
-    #[inline(always)]
-    pub(super) fn unpacked<D: Dot>(dot: D, weight: QuantizedRef<'a>, strip: Strip, room: &'a mut Unpacked) -> Self {
-        let mut weights = Self::new(strip.groups);
-        let rooms = room.0.chunks_exact_mut(UNPACKED_GROUPS * UnpackedNibbles::BYTES);
-        for (i, room) in rooms.take(strip.blocks).enumerate() {
-            let block = strip.block + i * strip.apart;
-            let packed = weight.quants(block, strip.group, strip.groups).as_chunks().0;
-            let room = &mut room[..strip.groups * UnpackedNibbles::BYTES];
-            for (source, target) in packed.iter().zip(room.as_chunks_mut().0) {
-                dot.unpack(source, target);
-            }
-            // SAFETY: `unpack` has written each of the groups, which are all of this.
-            let quants = unsafe { room.assume_init_ref() };
-            weights.push(quants, weight.scales(block, strip.group, strip.groups));
+/// How far ahead weights of 4 bits are prefetched while others are unpacked.
+const PREFETCH_DISTANCE: usize = 4096;
+
+/// Unpacks the groups of a block, as many bytes of `room` as they take, and prefetches those that lie ahead if it is told to.
+///
+/// # Panics
+/// If there are more than [`UNPACKED_GROUPS`].
+#[inline(always)]
+pub(super) fn unpack<'a, D: Dot>(
+    dot: D,
+    nibbles: &[u8],
+    sides: &[u8],
+    room: &'a mut [UnpackedGroup; UNPACKED_GROUPS],
+    prefetches: bool,
+) -> &'a [u8] {
+    if prefetches && D::PREFETCH_FROM.is_some() {
+        for line in 0..nibbles.len() / CACHE_LINE {
+            dot.prefetch(nibbles.as_ptr().wrapping_add(PREFETCH_DISTANCE + line * CACHE_LINE));
         }
-        weights
+        for line in 0..=sides.len() / CACHE_LINE {
+            dot.prefetch(sides.as_ptr().wrapping_add(sides.len() + line * CACHE_LINE));
+        }
     }
+    let (nibbles, sides) = (nibbles.as_chunks().0, sides.as_chunks().0);
+    let groups = &mut room[..nibbles.len()];
+    assert_eq!(nibbles.len(), sides.len());
+    for i in 0..groups.len() {
+        dot.unpack(&nibbles[i], &sides[i], &mut groups[i]);
+    }
+    // SAFETY: `Dot::unpack` has written all of each group.
+    unsafe { std::slice::from_raw_parts(groups.as_ptr().cast(), groups.len() * GROUP_BYTES) }
 }

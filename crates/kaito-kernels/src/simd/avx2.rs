@@ -132,6 +132,19 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn round_to_bf16(self, v: __m256) -> __m256 {
+        // SAFETY: see above.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let is_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7fff)));
+            let quiet = _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000)));
+            let result = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            _mm256_and_ps(result, _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32.cast_signed())))
+        }
+    }
+
+    #[inline(always)]
     fn exp2_integral(self, n: __m256) -> __m256 {
         // SAFETY: see above.
         unsafe {

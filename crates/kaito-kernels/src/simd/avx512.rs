@@ -1,11 +1,20 @@
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd, one_instruction};
+use super::{Kernel, Simd, TileRow, one_instruction};
 
 /// AVX-512 F and VL, with AVX2, FMA and F16C. VL lets halves of the upper 16 registers be used as they are; without it
 /// the compiler keeps sums out of these registers.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
+
+impl Avx512 {
+    /// # Safety
+    /// The processor has the features of [`run`].
+    #[inline(always)]
+    pub(super) unsafe fn new() -> Self {
+        Self(())
+    }
+}
 
 /// # Safety
 /// The processor has the features named here.
@@ -108,6 +117,76 @@ impl Simd for Avx512 {
     fn greatest(self, v: __m512) -> f32 {
         // SAFETY: see above.
         unsafe { _mm512_reduce_max_ps(v) }
+    }
+
+    #[inline(always)]
+    fn round_to_bf16(self, v: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let is_odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(is_odd, _mm512_set1_epi32(0x7fff)));
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let result = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v), quiet);
+            _mm512_castsi512_ps(_mm512_and_si512(result, _mm512_set1_epi32(0xffff_0000_u32.cast_signed())))
+        }
+    }
+
+    #[inline(always)]
+    fn truncate_to_bf16(self, v: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let mask = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), mask))
+        }
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, target: &mut [u32], v: __m512) {
+        assert!(target.len() >= Self::LANES / 2);
+        // SAFETY: see above; the target has the 32 bytes.
+        unsafe {
+            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(v)));
+            _mm256_storeu_si256(target.as_mut_ptr().cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    fn transpose(self, source: &[TileRow; 16], target: &mut [TileRow; 16]) {
+        // SAFETY: see above; rows are 64 bytes.
+        unsafe {
+            let zero = _mm512_setzero_si512();
+            let (mut a, mut b) = ([zero; 16], [zero; 16]);
+            for i in 0..16 {
+                a[i] = _mm512_load_si512(source[i].0.as_ptr().cast());
+            }
+            // Within each quarter of a vector: pairs of rows, then fours.
+            for i in 0..8 {
+                b[2 * i] = _mm512_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+                b[2 * i + 1] = _mm512_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+            }
+            for i in 0..4 {
+                a[4 * i] = _mm512_unpacklo_epi64(b[4 * i], b[4 * i + 2]);
+                a[4 * i + 1] = _mm512_unpackhi_epi64(b[4 * i], b[4 * i + 2]);
+                a[4 * i + 2] = _mm512_unpacklo_epi64(b[4 * i + 1], b[4 * i + 3]);
+                a[4 * i + 3] = _mm512_unpackhi_epi64(b[4 * i + 1], b[4 * i + 3]);
+            }
+            // Now quarter `q` of `a[4 * i + c]` has column `4 * q + c` of rows `4 * i ..`.
+            for c in 0..4 {
+                let even01 = _mm512_shuffle_i32x4::<0x88>(a[c], a[4 + c]);
+                let odd01 = _mm512_shuffle_i32x4::<0xdd>(a[c], a[4 + c]);
+                let even23 = _mm512_shuffle_i32x4::<0x88>(a[8 + c], a[12 + c]);
+                let odd23 = _mm512_shuffle_i32x4::<0xdd>(a[8 + c], a[12 + c]);
+                b[c] = _mm512_shuffle_i32x4::<0x88>(even01, even23);
+                b[4 + c] = _mm512_shuffle_i32x4::<0x88>(odd01, odd23);
+                b[8 + c] = _mm512_shuffle_i32x4::<0xdd>(even01, even23);
+                b[12 + c] = _mm512_shuffle_i32x4::<0xdd>(odd01, odd23);
+            }
+            for i in 0..16 {
+                _mm512_store_si512(target[i].0.as_mut_ptr().cast(), b[i]);
+            }
+        }
     }
 
     #[inline(always)]

@@ -8,11 +8,20 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+mod level;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod portable;
 
 use std::sync::OnceLock;
+
+use half::bf16;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512_bf16::{dispatch_bf16_pairs, has_bf16_pairs};
+pub use level::{KernelLevel, LevelError, choose_level, instruction_set};
 
 /// Bytes of a cache line.
 pub(crate) const CACHE_LINE: usize = 64;
@@ -27,6 +36,11 @@ pub(crate) const PREFETCH_DISTANCE: usize = 512;
 
 /// No instruction set has more `f32` lanes.
 pub(crate) const MAX_LANES: usize = 16;
+
+/// A cache line of 16 sums, or of 16 pairs of bf16.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct TileRow(pub [u32; 16]);
 
 /// A value of this type proves that the processor has the instruction set, which makes its methods safe to call.
 pub(crate) trait Simd: Copy {
@@ -90,6 +104,53 @@ pub(crate) trait Simd: Copy {
             }
         }
         lanes[0]
+    }
+    /// Each lane rounded to the nearest bf16, ties to even. NaN stays NaN.
+    #[inline(always)]
+    fn round_to_bf16(self, v: Self::Vector) -> Self::Vector {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store_slice(&mut lanes, v);
+        for lane in &mut lanes {
+            *lane = bf16::from_f32(*lane).to_f32();
+        }
+        self.load_slice(&lanes)
+    }
+    /// Each lane with its first 8 significant bits: the bf16 next to it towards zero.
+    #[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code))] // For tile registers.
+    #[inline(always)]
+    fn truncate_to_bf16(self, v: Self::Vector) -> Self::Vector {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store_slice(&mut lanes, v);
+        for lane in &mut lanes {
+            *lane = f32::from_bits(lane.to_bits() & 0xffff_0000);
+        }
+        self.load_slice(&lanes)
+    }
+    /// `a - b`, or 0 where that is not a number.
+    #[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code))] // For tile registers.
+    #[inline(always)]
+    fn difference_of_finite(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        let (difference, zero) = (self.sub(a, b), self.splat(0.0));
+        self.add(self.max(difference, zero), self.min(difference, zero))
+    }
+    /// Writes lanes that are bf16 as such, two to an element, the first in its lower half.
+    #[inline(always)]
+    fn store_bf16(self, target: &mut [u32], v: Self::Vector) {
+        let mut lanes = [0.0; MAX_LANES];
+        self.store_slice(&mut lanes, v);
+        for i in 0..Self::LANES / 2 {
+            target[i] = lanes[2 * i].to_bits() >> 16 | (lanes[2 * i + 1].to_bits() & 0xffff_0000);
+        }
+    }
+    /// Writes the columns of `source` as rows of `target`.
+    #[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code))] // For tile registers.
+    #[inline(always)]
+    fn transpose(self, source: &[TileRow; 16], target: &mut [TileRow; 16]) {
+        for (i, row) in target.iter_mut().enumerate() {
+            for (element, column) in row.0.iter_mut().zip(source) {
+                *element = column.0[i];
+            }
+        }
     }
     /// `2^n` for integral `n` from -126 to 127.
     fn exp2_integral(self, n: Self::Vector) -> Self::Vector;
@@ -193,7 +254,7 @@ pub(crate) trait Kernel {
 }
 
 /// An instruction set that kernels are compiled for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Level {
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -209,29 +270,33 @@ impl Level {
     pub(crate) fn available() -> &'static [Level] {
         static AVAILABLE: OnceLock<Vec<Level>> = OnceLock::new();
         AVAILABLE.get_or_init(|| {
-            let mut levels = Vec::new();
-            #[cfg(target_arch = "x86_64")]
-            {
-                if is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
-                {
-                    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-                        levels.push(Level::Avx512);
-                    }
-                    levels.push(Level::Avx2);
-                }
-            }
-            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-            levels.push(Level::Neon);
-            levels.push(Level::Portable);
+            let mut levels: Vec<Level> = KernelLevel::available().iter().map(|level| level.vectors()).collect();
+            levels.dedup();
             levels
         })
     }
 
-    pub(crate) fn best() -> Level {
-        Self::available()[0]
+    /// The level of this process.
+    pub(crate) fn chosen() -> Level {
+        KernelLevel::chosen().vectors()
     }
+}
+
+/// Runs `kernel` compiled for AVX-512 alone, which not every processor has.
+///
+/// # Panics
+/// If the processor does not have it.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn dispatch_avx512<K: Kernel>(kernel: K) -> K::Output {
+    assert!(Level::available().contains(&Level::Avx512));
+    // SAFETY: just checked.
+    unsafe { avx512::run(kernel) }
+}
+
+/// Runs `kernel` compiled for any processor.
+#[cfg(test)]
+pub(crate) fn dispatch_portable<K: Kernel>(kernel: K) -> K::Output {
+    portable::Portable.call(kernel)
 }
 
 /// Runs `kernel` compiled for `level`.
@@ -247,19 +312,6 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         Level::Neon => neon::Neon::new().call(kernel),
         Level::Portable => portable::Portable.call(kernel),
-    }
-}
-
-/// The instruction set that kernels use on this machine, for logs: `avx512`, `avx2`, `neon` or `portable`.
-pub fn instruction_set() -> &'static str {
-    match Level::best() {
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => "avx512",
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => "avx2",
-        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-        Level::Neon => "neon",
-        Level::Portable => "portable",
     }
 }
 

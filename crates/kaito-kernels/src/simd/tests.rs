@@ -90,3 +90,36 @@ fn every_half_value_widens_exactly_at_any_alignment() {
         }
     }
 }
+
+struct Round<'a>(&'a [f32]);
+
+impl Kernel for Round<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+        let mut out = vec![0.0; self.0.len()];
+        for (x, y) in self.0.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+            simd.store_partial(y, simd.round_to_bf16(simd.load_partial(x)));
+        }
+        out
+    }
+}
+
+/// As `half` rounds, which `convert` compares with the definition.
+#[test]
+fn rounds_to_the_nearest_bf16() {
+    let mut inputs = vec![f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 0.0, -0.0];
+    inputs.extend([f32::from_bits(0x7f80_0001), f32::from_bits(0xffff_ffff), f32::NAN]);
+    for high in 0..=u16::MAX {
+        inputs.extend([0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| f32::from_bits(u32::from(high) << 16 | low)));
+    }
+    for &level in Level::available() {
+        for (&x, y) in inputs.iter().zip(dispatch(level, Round(&inputs))) {
+            let expected = bf16::from_f32(x).to_f32();
+            let same = y.to_bits() == expected.to_bits() || (y.is_nan() && expected.is_nan());
+            assert!(same, "{level:?}: {x:e} becomes {y:e}, not {expected:e}");
+            assert_eq!(y.to_bits() & 0xffff, 0, "{level:?}: {x:e}");
+        }
+    }
+}

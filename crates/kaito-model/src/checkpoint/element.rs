@@ -1,14 +1,18 @@
-use kaito_kernels::DType;
+use kaito_kernels::{BlockFormat, DType};
 
-/// Element type of a stored tensor. Models compute with the three float types; the others occur in buffers.
+use super::tensor::byte_len;
+
+/// Element type of a stored tensor. Models compute with the three float types and with blocks; the others occur in buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ElementType {
-    /// Its name in safetensors headers.
+    /// Its name in safetensors headers, or in GGUF.
     pub name: &'static str,
-    /// Bytes of one element.
+    /// Bytes of one element, or of one block of elements.
     pub size: usize,
     /// The type to compute with, if there is one.
     pub dtype: Option<DType>,
+    /// How elements lie in blocks, where they do.
+    pub blocks: Option<BlockFormat>,
 }
 
 /// Every known type: name in safetensors, name of torch's storage class, size.
@@ -48,9 +52,76 @@ impl ElementType {
 
     fn find(matches: impl Fn(&str, &str) -> bool) -> Option<Self> {
         let &(name, _, size, dtype) = TYPES.iter().find(|(safetensors, torch, ..)| matches(safetensors, torch))?;
-        Some(Self { name, size, dtype })
+        Some(Self { name, size, dtype, blocks: None })
+    }
+
+    /// The type that has this number in GGUF; its name, or the number, where it is not read.
+    pub fn from_ggml(number: u32) -> Result<Self, String> {
+        let Some(&(_, name)) = GGML_TYPES.iter().find(|(known, _)| *known == number) else {
+            return Err(format!("type {number}"));
+        };
+        let blocks = BlockFormat::all().find(|format| format.name() == name);
+        let in_blocks =
+            blocks.map(|blocks| Self { name, size: blocks.block_bytes(), dtype: None, blocks: Some(blocks) });
+        in_blocks.or_else(|| Self::from_safetensors(name)).ok_or_else(|| format!("type {name}"))
+    }
+
+    /// The types of weights that are read from GGUF, in words.
+    pub fn read_from_ggml() -> String {
+        let blocks: Vec<&str> = BlockFormat::all().map(BlockFormat::name).collect();
+        format!("F32, F16, BF16, {} are", blocks.join(", "))
+    }
+
+    /// Elements of a block; 1 where they lie one by one.
+    pub fn block_elements(&self) -> usize {
+        self.blocks.map_or(1, BlockFormat::block_weights)
+    }
+
+    /// Bytes of a tensor of this shape, outermost dimension first. `None` if that overflows, or if its rows are no whole blocks.
+    pub fn bytes_of(&self, shape: &[usize]) -> Option<usize> {
+        let (&row, outer) = shape.split_last().unwrap_or((&1, &[]));
+        let row = row.is_multiple_of(self.block_elements()).then(|| row / self.block_elements())?;
+        byte_len(outer, self.size)?.checked_mul(row)
     }
 }
+
+/// The types of GGUF, by number, also those that are not read: so that an error can name them.
+const GGML_TYPES: [(u32, &str); 34] = [
+    (0, "F32"),
+    (1, "F16"),
+    (2, "Q4_0"),
+    (3, "Q4_1"),
+    (6, "Q5_0"),
+    (7, "Q5_1"),
+    (8, "Q8_0"),
+    (9, "Q8_1"),
+    (10, "Q2_K"),
+    (11, "Q3_K"),
+    (12, "Q4_K"),
+    (13, "Q5_K"),
+    (14, "Q6_K"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (30, "BF16"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+    (41, "Q1_0"),
+];
 
 /// Where a tensor lies in a weight file.
 #[derive(Debug, Clone, PartialEq, Eq)]

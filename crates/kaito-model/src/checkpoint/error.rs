@@ -11,8 +11,8 @@ pub enum CheckpointError {
         /// What the system said.
         source: io::Error,
     },
-    /// The directory is missing, or is not a directory.
-    #[error("{path} is not a directory")]
+    /// It is missing, or neither a directory nor a GGUF file by its name.
+    #[error("{path} is neither a directory nor a GGUF file")]
     NotADirectory {
         /// What was asked for.
         path: PathBuf,
@@ -20,11 +20,59 @@ pub enum CheckpointError {
     /// No weight file of any known name.
     #[error(
         "{dir} holds no weights: expected model.safetensors, model.safetensors.index.json, pytorch_model.bin, \
-         pytorch_model.bin.index.json or consolidated.00.pth"
+         pytorch_model.bin.index.json, consolidated.00.pth or a GGUF file"
     )]
     NoWeights {
         /// The model directory.
         dir: PathBuf,
+    },
+    /// A directory that is no adapter.
+    #[error("{dir} holds no adapter: there is no {missing}")]
+    NoAdapter {
+        /// The directory.
+        dir: PathBuf,
+        /// The file that it lacks.
+        missing: String,
+    },
+    /// A tensor of an adapter that the model has no use for, or that is not supported.
+    #[error("{path}: tensor {tensor} {reason}")]
+    AdapterTensor {
+        /// The adapter's weight file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An adapter that there is no room for.
+    #[error("{path}: the adapter takes {found} bytes in memory, and there is room for {limit}")]
+    AdapterTooLarge {
+        /// The adapter's weight file.
+        path: PathBuf,
+        /// Bytes of its matrices in f32.
+        found: u64,
+        /// Bytes that it may take.
+        limit: u64,
+    },
+    /// Several models in GGUF files, any of which could be meant.
+    #[error("{dir} holds {count} models in GGUF files ({listed}): give the file of one")]
+    SeveralModels {
+        /// The directory.
+        dir: PathBuf,
+        /// Number of models.
+        count: usize,
+        /// A file of each, or of the first few.
+        listed: String,
+    },
+    /// A part of a model in several GGUF files.
+    #[error("{dir}: {missing} is missing, one of the {parts} parts of a model")]
+    MissingPart {
+        /// The directory.
+        dir: PathBuf,
+        /// Number of parts.
+        parts: usize,
+        /// The first that is missing.
+        missing: String,
     },
     /// Weights without the file that describes them.
     #[error("{dir} holds {weights} but no {expected}, which describes them")]

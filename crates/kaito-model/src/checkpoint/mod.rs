@@ -4,6 +4,7 @@
 
 mod element;
 mod error;
+pub mod gguf;
 mod index;
 pub mod pickle;
 pub mod safetensors;
@@ -26,7 +27,9 @@ pub use shared_bytes::SharedBytes;
 pub use tensor::Tensor;
 pub use tensor_set::TensorSet;
 
-use tensor_set::{Reader, WeightFile};
+pub(crate) use tensor_set::{Reader, WeightFile};
+
+use gguf::GgufModel;
 
 /// The weight files of a model directory, opened and mapped.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub enum Checkpoint {
     /// Meta's layout: `consolidated.NN.pth`, one file for each tensor-parallel rank, each with its slice of every
     /// tensor.
     Meta(Vec<TensorSet>),
+    /// GGUF files, which describe themselves.
+    Gguf(GgufModel),
 }
 
 /// Hugging Face's weight files in the order of preference: one file, index of several, and what reads them.
@@ -45,13 +50,14 @@ const LAYOUTS: [(&str, &str, Reader); 2] = [
 ];
 
 impl Checkpoint {
-    /// Opens the weights in `dir`: safetensors where there are any, else PyTorch files, else Meta's shards.
+    /// Opens the weights in `dir`: safetensors where there are any, else PyTorch files, else Meta's shards, else the only model in GGUF
+    /// files. `dir` may be a GGUF file itself.
     ///
     /// # Errors
     /// When there are none, and for every file that is missing, truncated or malformed.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
-        if !dir.is_dir() {
-            return Err(CheckpointError::NotADirectory { path: dir.to_owned() });
+        if let Some(files) = gguf::find(dir)? {
+            return GgufModel::open(&files).map(Self::Gguf);
         }
         for (single, index, reader) in LAYOUTS {
             let (single, index) = (dir.join(single), dir.join(index));
@@ -77,9 +83,16 @@ impl Checkpoint {
         let sets = match self {
             Self::HuggingFace(tensors) => std::slice::from_ref(tensors),
             Self::Meta(ranks) => ranks,
+            Self::Gguf(model) => std::slice::from_ref(&model.tensors),
         };
         sets.iter().flat_map(|set| set.files().into_iter().chain([set.path()])).collect()
     }
+}
+
+/// Whether a directory has weights in a format that goes before GGUF.
+fn has_other_weights(dir: &Path) -> bool {
+    let published = LAYOUTS.iter().any(|(single, index, _)| dir.join(single).is_file() || dir.join(index).is_file());
+    published || dir.join("consolidated.00.pth").is_file()
 }
 
 /// Paths of `consolidated.00.pth` onwards; the numbering must have no gap.

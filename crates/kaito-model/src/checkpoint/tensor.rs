@@ -76,6 +76,11 @@ impl Tensor {
         self.data.release();
     }
 
+    /// The elements, in the file or in memory.
+    pub(crate) fn data(&self) -> &SharedBytes {
+        &self.data
+    }
+
     /// The published file that the elements lie in.
     pub fn file(&self) -> Option<&Arc<MappedFile>> {
         self.data.file()

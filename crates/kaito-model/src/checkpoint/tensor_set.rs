@@ -12,8 +12,10 @@ use kaito_kernels::{DType, MappedFile};
 use super::{
     element::StoredTensor,
     error::{CheckpointError, FormatError, shorten},
+    shared_bytes::SharedBytes,
     tensor::{Tensor, byte_len},
 };
+use crate::weights::{BlockTensor, Weight};
 
 /// First bytes of the text file that a clone without Git LFS has in place of a large file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
@@ -42,6 +44,11 @@ impl WeightFile {
         }
         let tensors = reader(map.bytes()).map_err(format)?;
         Ok(Self { path: path.to_owned(), map: Arc::new(map), tensors })
+    }
+
+    /// The mapped file.
+    pub(crate) fn map(&self) -> &Arc<MappedFile> {
+        &self.map
     }
 }
 
@@ -144,28 +151,7 @@ impl TensorSet {
     /// # Errors
     /// When it is missing, has another shape than `expected` or an element type that is not computed with.
     pub fn tensor(&self, name: &str, expected: &[usize]) -> Result<Tensor, CheckpointError> {
-        let Some(Located { path, map, stored, used, rival }) = self.tensors.get(name) else {
-            let (path, tensor) = (self.path.clone(), name.to_owned());
-            return Err(match self.absent.get(name) {
-                Some(shard) => CheckpointError::NotInShard { index: path, tensor, shard: shorten(shard) },
-                None => CheckpointError::MissingTensor { path, tensor, expected: expected.to_vec() },
-            });
-        };
-        if let Some(rival) = rival {
-            return Err(CheckpointError::Duplicate {
-                tensor: name.to_owned(),
-                first: path.to_path_buf(),
-                second: rival.to_path_buf(),
-            });
-        }
-        if stored.shape != expected {
-            return Err(CheckpointError::Shape {
-                path: path.to_path_buf(),
-                tensor: name.to_owned(),
-                expected: expected.to_vec(),
-                found: stored.shape.clone(),
-            });
-        }
+        let Located { path, map, stored, used, .. } = self.located(name, expected)?;
         let Some(dtype) = stored.element.dtype else {
             return Err(CheckpointError::ElementType {
                 path: path.to_path_buf(),
@@ -178,10 +164,49 @@ impl TensorSet {
             None => Tensor::from_file(name, dtype, stored.shape.clone(), map.clone(), stored.range.clone()),
             Some(strides) => gather(name, dtype, &stored.shape, strides, &map.bytes()[stored.range.clone()]),
         };
-        tensor.ok_or_else(|| CheckpointError::Format {
-            path: path.to_path_buf(),
-            source: FormatError::tensor(name, "its elements do not lie inside the file"),
-        })
+        tensor.ok_or_else(|| outside(path, name))
+    }
+
+    /// The matrix `name` of `rows` x `cols`, in place: a tensor, or blocks.
+    ///
+    /// # Errors
+    /// As for [`TensorSet::tensor`].
+    pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, CheckpointError> {
+        let Located { path, map, stored, used, .. } = self.located(name, &[rows, cols])?;
+        let Some(format) = stored.element.blocks else {
+            return self.tensor(name, &[rows, cols]).map(Weight::Plain);
+        };
+        used.store(true, Ordering::Relaxed);
+        let data = SharedBytes::mapped(map.clone(), stored.range.clone());
+        let blocks = data.and_then(|data| BlockTensor::new(name, format, rows, cols, data));
+        blocks.map(Weight::Blocks).ok_or_else(|| outside(path, name))
+    }
+
+    /// The only tensor `name`, which has the shape `expected`.
+    fn located(&self, name: &str, expected: &[usize]) -> Result<&Located, CheckpointError> {
+        let Some(located) = self.tensors.get(name) else {
+            let (path, tensor) = (self.path.clone(), name.to_owned());
+            return Err(match self.absent.get(name) {
+                Some(shard) => CheckpointError::NotInShard { index: path, tensor, shard: shorten(shard) },
+                None => CheckpointError::MissingTensor { path, tensor, expected: expected.to_vec() },
+            });
+        };
+        if let Some(rival) = &located.rival {
+            return Err(CheckpointError::Duplicate {
+                tensor: name.to_owned(),
+                first: located.path.to_path_buf(),
+                second: rival.to_path_buf(),
+            });
+        }
+        if located.stored.shape != expected {
+            return Err(CheckpointError::Shape {
+                path: located.path.to_path_buf(),
+                tensor: name.to_owned(),
+                expected: expected.to_vec(),
+                found: located.stored.shape.clone(),
+            });
+        }
+        Ok(located)
     }
 
     /// Names the tensors that nobody asked for in the log: buffers that some programs save, or a sign of a configuration that
@@ -202,6 +227,12 @@ impl TensorSet {
             );
         }
     }
+}
+
+/// The error for a tensor that is not where its file says.
+fn outside(path: &Path, name: &str) -> CheckpointError {
+    let source = FormatError::tensor(name, "its elements do not lie inside the file");
+    CheckpointError::Format { path: path.to_path_buf(), source }
 }
 
 /// Copies a tensor with arbitrary `strides` (in elements) out of `stored`, its first to its last byte, into row-major order.

@@ -28,7 +28,7 @@ pub(super) mod limits {
 ///
 /// Some keys have several spellings. The first that is there (and not null) is used, the others must have the same value, and
 /// errors name the first.
-pub(super) struct ConfigFile {
+pub(crate) struct ConfigFile {
     path: PathBuf,
     /// Path of this object within the file, as a prefix of keys in messages.
     prefix: String,
@@ -40,6 +40,11 @@ impl ConfigFile {
         let malformed = |source| CheckpointError::Json { path: path.to_owned(), source };
         let map = json::parse_object(&read_bounded(path, MAX_CONFIG)?).map_err(malformed)?;
         Ok(Self { path: path.to_owned(), prefix: String::new(), map })
+    }
+
+    /// Fields that were read elsewhere; messages show `prefix` before their keys.
+    pub fn of(path: &Path, prefix: &str, map: Map<String, Value>) -> Self {
+        Self { path: path.to_owned(), prefix: prefix.to_owned(), map }
     }
 
     pub fn path(&self) -> &Path {
@@ -224,7 +229,7 @@ fn whole(value: &Value) -> Option<usize> {
 }
 
 /// Query heads, key-value heads and the width of each.
-pub(super) struct Heads {
+pub(crate) struct Heads {
     pub queries: usize,
     pub key_values: usize,
     pub dim: usize,

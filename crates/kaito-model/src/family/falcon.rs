@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
     architectures: &["FalconForCausalLM", "RWForCausalLM"],
     base: &["FalconModel", "RWModel"],
     model_types: &["falcon", "RefinedWeb", "RefinedWebModel"],
+    names: NAMES,
     describe,
 };
 

@@ -12,8 +12,13 @@ use crate::{
     config::{AttentionSpec, DialogFormat, LayerSpec, Mlp, MlpSpec, ModelConfig, Norm, Positions, Residual},
 };
 
-pub(super) const FAMILY: Family =
-    Family { architectures: &["LlamaForCausalLM"], base: &["LlamaModel"], model_types: &["llama"], describe };
+pub(super) const FAMILY: Family = Family {
+    architectures: &["LlamaForCausalLM"],
+    base: &["LlamaModel"],
+    model_types: &["llama"],
+    names: NAMES,
+    describe,
+};
 
 /// Values of `rope_type` that Llama and Falcon have.
 pub(super) const ROPE_KINDS: &[&str] = &["default", "linear", "dynamic", "llama3", "yarn"];

@@ -7,8 +7,13 @@ use super::{
 };
 use crate::checkpoint::CheckpointError;
 
-pub(super) const FAMILY: Family =
-    Family { architectures: &["MistralForCausalLM"], base: &["MistralModel"], model_types: &["mistral"], describe };
+pub(super) const FAMILY: Family = Family {
+    architectures: &["MistralForCausalLM"],
+    base: &["MistralModel"],
+    model_types: &["mistral"],
+    names: llama::NAMES,
+    describe,
+};
 
 fn describe(file: &ConfigFile) -> Result<Description, CheckpointError> {
     let defaults = llama::Defaults {

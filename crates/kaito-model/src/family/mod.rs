@@ -16,9 +16,10 @@
 //! of the specification and its place in the decoder), a field that `foreign.rs` refuses in all families, or a tokenizer class that
 //! `tokenizer/class.rs` does not know. To be in the catalogue, it needs an entry in `kaito-presets` (`family.rs`, `catalogue.rs`).
 
-mod config_file;
+pub(crate) mod config_file;
 mod falcon;
 mod foreign;
+mod gguf;
 mod llama;
 mod meta;
 mod mistral;
@@ -34,7 +35,7 @@ use crate::{
     weights::ModelWeights,
 };
 use config_file::ConfigFile;
-use tensor_names::TensorNames;
+pub(crate) use tensor_names::TensorNames;
 
 /// A family of Hugging Face models.
 struct Family {
@@ -44,6 +45,8 @@ struct Family {
     base: &'static [&'static str],
     /// Values of `model_type`.
     model_types: &'static [&'static str],
+    /// Names of its tensors; those of norms may differ from model to model.
+    names: TensorNames,
     /// Reads its config.json.
     describe: fn(&ConfigFile) -> Result<Description, CheckpointError>,
 }
@@ -58,7 +61,7 @@ struct Description {
 
 const FAMILIES: [Family; 4] = [llama::FAMILY, mistral::FAMILY, falcon::FAMILY, phi3::FAMILY];
 
-/// Reads a model directory: configuration, and weights as views of the mapped files.
+/// Reads a model directory, or a GGUF file: configuration, and weights as views of the mapped files.
 ///
 /// # Errors
 /// For a file that is missing or malformed, a configuration that contradicts itself, a model of another family, and
@@ -81,7 +84,39 @@ pub fn load(dir: &Path) -> Result<(ModelConfig, ModelWeights), CheckpointError> 
             ranks.iter().for_each(TensorSet::log_unused);
             Ok(loaded)
         }
+        Checkpoint::Gguf(model) => gguf::load(&model),
     }
+}
+
+/// A model's configuration, and what it alone says of the weights.
+#[derive(Debug)]
+pub struct Described {
+    /// The configuration.
+    pub config: ModelConfig,
+    /// Number of parameters, tied ones once.
+    pub parameters: u64,
+}
+
+/// Reads the configuration of a model directory in Hugging Face's format, whether or not there are weights.
+///
+/// # Errors
+/// For a `config.json` that is missing or malformed or contradicts itself, and for a model of another family.
+pub fn describe(dir: &Path) -> Result<Described, CheckpointError> {
+    let file = ConfigFile::open(&dir.join("config.json"))?;
+    foreign::refuse(&file)?;
+    let Description { config, tied, .. } = (find(&file)?.describe)(&file)?;
+    let matrix = config.vocab_size as u64 * config.hidden_size as u64;
+    let layer = config.layer.matrix_parameters(config.hidden_size) + config.layer.vector_parameters(config.hidden_size);
+    let parameters = matrix * if tied { 1 } else { 2 }
+        + config.num_layers as u64 * layer
+        + config.final_norm.parameters(config.hidden_size);
+    Ok(Described { config, parameters })
+}
+
+/// The names that a model of this configuration has for its tensors in Hugging Face's format, be it in that format or not.
+pub(crate) fn tensor_names(config: &ModelConfig) -> Option<&'static TensorNames> {
+    let family = FAMILIES.iter().find(|family| family.model_types.contains(&config.family))?;
+    Some(&family.names)
 }
 
 fn hugging_face(file: &ConfigFile, tensors: &TensorSet) -> Result<(ModelConfig, ModelWeights), CheckpointError> {

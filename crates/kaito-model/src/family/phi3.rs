@@ -3,8 +3,13 @@
 use super::{Description, Family, config_file::ConfigFile, foreign, llama, mistral, tensor_names::TensorNames};
 use crate::checkpoint::CheckpointError;
 
-pub(super) const FAMILY: Family =
-    Family { architectures: &["Phi3ForCausalLM"], base: &["Phi3Model"], model_types: &["phi3"], describe };
+pub(super) const FAMILY: Family = Family {
+    architectures: &["Phi3ForCausalLM"],
+    base: &["Phi3Model"],
+    model_types: &["phi3"],
+    names: NAMES,
+    describe,
+};
 
 const NAMES: TensorNames = TensorNames { qkv: &["self_attn.qkv_proj"], mlp_in: &["mlp.gate_up_proj"], ..llama::NAMES };
 

@@ -9,7 +9,7 @@ use crate::{
 /// Embedding, layers and final norm lie under `base`. Some programs leave it out when they save, and some put a prefix of their
 /// own before all names.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TensorNames {
+pub(crate) struct TensorNames {
     pub base: &'static str,
     pub embedding: &'static str,
     /// Prefix of a layer's tensors; a number and a dot follow.
@@ -89,27 +89,41 @@ impl TensorNames {
         stored.unwrap_or_else(|| self.head.to_owned())
     }
 
+    /// The matrices (name, rows) that each linear map of a layer is stored as, one above the other, in the order of
+    /// [`LayerSpec::linears`](crate::config::LayerSpec::linears).
+    pub fn stored(&self, config: &ModelConfig) -> [(LinearSpec, Vec<(&'static str, usize)>); 4] {
+        let attention = &config.layer.attention;
+        // One matrix, or several of so many rows.
+        let matrices = |spec: LinearSpec, names: &[&'static str], rows: &[usize]| {
+            let rows = if names.len() == 1 { &[spec.out_features] } else { rows };
+            (spec, names.iter().copied().zip(rows.iter().copied()).collect())
+        };
+        let [qkv, attention_output, mlp_in, mlp_out] = config.layer.linears(config.hidden_size);
+        [
+            matrices(qkv, self.qkv, &[attention.query_width(), attention.kv_width(), attention.kv_width()]),
+            matrices(attention_output, &[self.attention_output], &[]),
+            matrices(mlp_in, self.mlp_in, &[config.layer.mlp.width; 2]),
+            matrices(mlp_out, &[self.mlp_out], &[]),
+        ]
+    }
+
     fn layer(&self, prefix: &str, config: &ModelConfig, source: &Source) -> Result<LayerWeights, CheckpointError> {
         let hidden = config.hidden_size;
-        let attention = &config.layer.attention;
         let name = |name: &str| format!("{prefix}{name}");
-        let [qkv, attention_output, mlp_in, mlp_out] = config.layer.linears(hidden);
-        // A map is stored as one matrix, or as several of so many rows.
-        let linear = |spec: LinearSpec, names: &[&str], rows: &[usize]| {
-            let rows = if names.len() == 1 { &[spec.out_features] } else { rows };
-            let matrices: Vec<_> = names.iter().map(|suffix| name(suffix)).zip(rows.iter().copied()).collect();
+        let [qkv, attention_output, mlp_in, mlp_out] = self.stored(config).map(|(spec, matrices)| {
+            let matrices: Vec<_> = matrices.into_iter().map(|(suffix, rows)| (name(suffix), rows)).collect();
             source.linear(&matrices, spec.in_features, spec.bias)
-        };
+        });
         Ok(LayerWeights {
             attention_norm: source.norm(&name(self.attention_norm), hidden)?,
             mlp_norm: match config.layer.residual {
                 Residual::ParallelSharedNorm => None,
                 Residual::Sequential | Residual::Parallel => Some(source.norm(&name(self.mlp_norm), hidden)?),
             },
-            qkv: linear(qkv, self.qkv, &[attention.query_width(), attention.kv_width(), attention.kv_width()])?,
-            attention_output: linear(attention_output, &[self.attention_output], &[])?,
-            mlp_in: linear(mlp_in, self.mlp_in, &[config.layer.mlp.width; 2])?,
-            mlp_out: linear(mlp_out, &[self.mlp_out], &[])?,
+            qkv: qkv?,
+            attention_output: attention_output?,
+            mlp_in: mlp_in?,
+            mlp_out: mlp_out?,
         })
     }
 }
@@ -142,9 +156,8 @@ impl Source<'_> {
     ) -> Result<Linear, CheckpointError> {
         let mut linear = Linear { out_features: 0, in_features, parts: Vec::new(), bias: with_bias.then(Vec::new) };
         for (name, rows) in parts {
-            let weight = self.tensors.tensor(&format!("{name}.weight"), &[*rows, in_features])?;
             linear.parts.push(LinearPart {
-                weight: weight.into(),
+                weight: self.tensors.matrix(&format!("{name}.weight"), *rows, in_features)?,
                 output_offset: linear.out_features,
                 input_offset: 0,
             });

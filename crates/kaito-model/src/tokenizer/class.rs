@@ -95,6 +95,11 @@ pub(super) const CODE_GEN: &str = "CodeGenTokenizer";
 const LLAMA_FAMILIES: [&str; 4] = ["llama", "mistral", "phi3", "mixtral"];
 
 impl TokenizerClass {
+    /// The class of a tokenizer that its file describes whole.
+    pub(super) fn of_file() -> &'static Self {
+        &BACKEND
+    }
+
     /// The class that a directory asks for, with `json` its tokenizer_config.json. `Err` is what is not supported.
     pub(super) fn of(
         directory: &Path,

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::sentencepiece::ModelError;
+use crate::checkpoint::CheckpointError;
 
 /// Why a tokenizer can't be opened or used.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,9 @@ pub enum TokenizerError {
         /// The model's directory.
         directory: PathBuf,
     },
+    /// The GGUF file that has the tokenizer can't be read.
+    #[error(transparent)]
+    Gguf(#[from] CheckpointError),
     /// A file is there but can't be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
@@ -76,6 +80,36 @@ pub enum TokenizerError {
     ChatRefused {
         /// The template's own words.
         message: String,
+    },
+    /// The chat template fails on this conversation, which has other fields or values than it can handle.
+    #[error("the chat template cannot render this conversation: {reason}")]
+    Unrenderable {
+        /// What the template engine says.
+        reason: String,
+    },
+    /// The template that came with a conversation is none.
+    #[error("the request's chat template can't be used: {reason}")]
+    RequestTemplate {
+        /// What the template engine says.
+        reason: String,
+    },
+    /// The template that was to replace the model's is none.
+    #[error("the given chat template can't be used: {reason}")]
+    GivenTemplate {
+        /// What the template engine says.
+        reason: String,
+    },
+    /// A further variable for the template has the name of a part of the conversation.
+    #[error("`{name}` is a part of the conversation and can't be a variable of its own for the chat template")]
+    ReservedVariable {
+        /// The name.
+        name: &'static str,
+    },
+    /// The last message can't be continued.
+    #[error("the last message can't be continued: {reason}")]
+    NotContinued {
+        /// Why not.
+        reason: &'static str,
     },
     /// Nobody waited for the rendered conversation any more.
     #[error("rendering the chat template was cancelled")]

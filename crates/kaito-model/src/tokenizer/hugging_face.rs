@@ -59,9 +59,19 @@ impl HuggingFace {
             }
             (None, None) => return Ok(None),
         };
+        Ok(Some((Self::of_parts(&path, tokenizer, decoder, &config)?, config)))
+    }
+
+    /// A tokenizer that was made of something else than a directory; `path` is for messages.
+    pub(super) fn of_parts(
+        path: &Path,
+        tokenizer: Tokenizer,
+        decoder: DecoderChain,
+        config: &TokenizerConfig,
+    ) -> Result<Self, TokenizerError> {
         let mut tokenizer = Self { tokenizer, decoder, fill_token: config.fill_token.clone() };
-        fenced(|| tokenizer.configure(&config)).map_err(|reason| malformed(&path, reason))?;
-        Ok(Some((tokenizer, config)))
+        fenced(|| tokenizer.configure(config)).map_err(|reason| malformed(path, reason))?;
+        Ok(tokenizer)
     }
 
     /// What the constructors of transformers do to a tokenizer after reading it.
@@ -175,6 +185,12 @@ impl HuggingFace {
         ids
     }
 
+    /// The id of an added token, which is cut out of every text before the rest of it is encoded.
+    pub(super) fn added_token(&self, text: &str) -> Option<u32> {
+        let id = self.tokenizer.token_to_id(text)?;
+        self.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id).then_some(id)
+    }
+
     pub(super) fn vocab_size(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
@@ -214,7 +230,7 @@ fn decoder_of(path: &Path, tokenizer: &Tokenizer) -> Result<DecoderChain, Tokeni
 }
 
 /// Runs a function of the `tokenizers` crate, which panics on some damaged files, and turns that into an error.
-fn fenced<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+pub(super) fn fenced<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(panic) => Err(panic

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test they are failures of the test")]
 
 mod chat_templates;
+mod conversations;
 mod damage;
+mod gguf;
 mod properties;
 mod references;
 mod token_bytes;

@@ -57,6 +57,8 @@ where
     cache: Cache<K>,
     /// The newest version of a list that is not complete yet.
     listed: u64,
+    /// Our writes that were known when that list was asked for, and their versions.
+    written_before: HashMap<ObjectRef<K>, u64>,
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Cache<K> {
@@ -64,7 +66,7 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Cache<K> {
     pub fn new() -> (Self, Filler<K>) {
         let writer = Writer::<K>::default();
         let cache = Self { store: writer.as_reader(), written: Arc::default(), seen: Arc::default() };
-        (cache.clone(), Filler { writer, cache, listed: 0 })
+        (cache.clone(), Filler { writer, cache, listed: 0, written_before: HashMap::new() })
     }
 
     /// What the watch has reported, without our own newer writes.
@@ -121,12 +123,18 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + 'static> Filler<K> {
             Event::Apply(object) | Event::Delete(object) => {
                 seen.fetch_max(version(object).unwrap_or(0), Ordering::AcqRel);
             }
-            Event::Init => self.listed = 0,
+            Event::Init => {
+                self.listed = 0;
+                let written = lock(&self.cache.written);
+                self.written_before = written.iter().map(|(key, newer)| (key.clone(), newer.version)).collect();
+            }
             Event::InitApply(object) => self.listed = self.listed.max(version(object).unwrap_or(0)),
             Event::InitDone => {
                 seen.fetch_max(self.listed, Ordering::AcqRel);
-                // The list is newer than the writes before its request, and it does not name objects that were deleted since.
-                lock(&self.cache.written).clear();
+                // The list is newer than the writes before its request, and it does not name objects that were deleted since. It
+                // may be older than the writes during its request.
+                let before = std::mem::take(&mut self.written_before);
+                lock(&self.cache.written).retain(|key, newer| before.get(key) != Some(&newer.version));
             }
         }
     }
@@ -197,6 +205,17 @@ mod tests {
         assert_eq!(version_of(&cache, "b"), Some(6), "the list is not complete yet");
         filler.take(&Event::InitDone);
         assert_eq!(["a", "b", "c"].map(|name| version_of(&cache, name)), [None, None, Some(4)]);
+    }
+
+    #[test]
+    fn what_is_written_while_a_list_is_on_its_way_is_not_lost() {
+        let (cache, mut filler) = Cache::new();
+        cache.wrote(object("a", 5));
+        filler.take(&Event::Init);
+        filler.take(&Event::InitApply(object("b", 4)));
+        cache.wrote(object("c", 7));
+        filler.take(&Event::InitDone);
+        assert_eq!(["a", "b", "c"].map(|name| version_of(&cache, name)), [None, Some(4), Some(7)]);
     }
 
     #[test]

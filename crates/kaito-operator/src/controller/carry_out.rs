@@ -253,13 +253,14 @@ fn manifests(client: &Client, workspace: &Workspace) -> Api<Manifest> {
 
 /// Applies a workspace's status.
 pub async fn apply_status(client: &Client, workspace: &Workspace, status: &WorkspaceStatus) -> kube::Result<Manifest> {
-    let json = json!({
+    let mut json = json!({
         "apiVersion": Workspace::api_version(&()),
         "kind": Workspace::kind(&()),
         // With the uid, so that a workspace that was deleted meanwhile is not created again.
         "metadata": {"name": workspace.name(), "namespace": workspace.namespace(), "uid": workspace.metadata.uid},
         "status": status,
     });
+    json.sort_all_objects();
     let parameters = PatchParams::apply(MANAGER).force();
     manifests(client, workspace).patch_status(workspace.name(), &parameters, &Patch::Apply(&json)).await
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fmt::Debug,
     sync::Arc,
 };
 
@@ -10,13 +11,18 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::reflector::ObjectRef};
+use serde::de::DeserializeOwned;
 
-use super::{reconcile::Context, watches::Watches};
+use super::{
+    cache::Cache,
+    reconcile::{Context, Error},
+    watches::Watches,
+};
 use crate::{
     decide::{
         ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Rollouts, Taken, claim_names, gpus_of_pod,
-        has_ended, under_way_since,
+        has_ended, is_going, under_way_since,
     },
     workspace::{LABEL_WORKSPACE, Workspace},
 };
@@ -59,6 +65,47 @@ impl Context {
             },
         }
     }
+}
+
+impl Context {
+    /// Asks the API server for what `workspace` owns, and tells the caches. Whether there is anything that holds it.
+    ///
+    /// A cache does not know of a write whose answer was lost, for a timeout or a lost lease, until its watch tells of it.
+    pub async fn learn_of_owned(&self, workspace: &Workspace) -> Result<bool, Error> {
+        let (client, caches, namespace) = (&self.client, &self.caches, workspace.namespace());
+        let label = format!("{LABEL_WORKSPACE}={}", workspace.name());
+        let owns = |metadata: &ObjectMeta| workspace.owns(metadata) && !is_going(metadata);
+        let mut found = learn(Api::namespaced(client.clone(), namespace), &caches.deployments, &label, owns).await?;
+        found |= learn(Api::namespaced(client.clone(), namespace), &caches.stateful_sets, &label, owns).await?;
+        found |= learn(Api::namespaced(client.clone(), namespace), &caches.services, &label, owns).await?;
+        if *caches.claims_exist.borrow() == Some(true) {
+            let owns = |metadata: &ObjectMeta| workspace.is_on_labels_of(metadata);
+            found |= learn(Api::all(client.clone()), &caches.claims, &label, owns).await?;
+        }
+        Ok(found)
+    }
+}
+
+async fn learn<K>(
+    api: Api<K>,
+    cache: &Cache<K>,
+    label: &str,
+    holds: impl Fn(&ObjectMeta) -> bool,
+) -> Result<bool, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + 'static,
+{
+    let listed = api.list(&ListParams::default().labels(label)).await;
+    let listed = listed.map_err(|source| Error::Request {
+        what: format!("cannot list what is left of kind {}", K::kind(&())),
+        source: Box::new(source),
+    })?;
+    let mut is_held = false;
+    for object in listed.items.into_iter().filter(|object| holds(object.meta())) {
+        cache.wrote(object);
+        is_held = true;
+    }
+    Ok(is_held)
 }
 
 /// The other workspaces whose rollout is under way, as `namespace/name`.
@@ -149,4 +196,50 @@ fn when(event: &KubeEvent) -> Option<Timestamp> {
         event.metadata.creation_timestamp.as_ref().map(|time| time.0),
     ];
     times.into_iter().flatten().max()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::Full;
+    use hyper::{Request, Response};
+    use k8s_openapi::api::core::v1::Service;
+    use kube::{Client, client::Body};
+    use serde_json::json;
+
+    use super::*;
+
+    /// The write's answer was lost, so that only the API server knows of the Service.
+    #[tokio::test]
+    async fn deleting_at_every_stage_left_a_service_behind() {
+        let service = |name: &str, uid: &str| {
+            json!({"metadata": {
+                "name": name, "namespace": "team", "resourceVersion": "7", "labels": {LABEL_WORKSPACE: "falcon"},
+                "ownerReferences": [{"apiVersion": "kaito.sh/v1beta1", "kind": "Workspace", "name": "falcon", "uid": uid}],
+            }})
+        };
+        let list = json!({
+            "apiVersion": "v1", "kind": "ServiceList", "metadata": {"resourceVersion": "9"},
+            "items": [service("falcon", "1"), service("another", "2")],
+        });
+        let answer = move |request: Request<Body>| {
+            assert_eq!(request.uri().path(), "/api/v1/namespaces/team/services");
+            let query = request.uri().query().unwrap_or_default();
+            assert!(query.contains("labelSelector=kaito.sh%2Fworkspace%3Dfalcon"), "{query}");
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(bytes::Bytes::from(list.to_string())))))
+        };
+        let client = Client::new(tower::service_fn(answer), "team");
+        let (cache, _filler) = Cache::<Service>::new();
+        let owned_by = |uid: &'static str| {
+            move |metadata: &ObjectMeta| metadata.owner_references.iter().flatten().any(|owner| owner.uid == uid)
+        };
+        let label = format!("{LABEL_WORKSPACE}=falcon");
+        let services = || Api::namespaced(client.clone(), "team");
+        assert!(!learn(services(), &cache, &label, owned_by("3")).await.unwrap());
+        assert!(cache.all(|_| true).is_empty());
+        assert!(learn(services(), &cache, &label, owned_by("1")).await.unwrap());
+        let known: Vec<_> = cache.all(|_| true).iter().map(|service| service.name_any()).collect();
+        assert_eq!(known, ["falcon"], "the next decision deletes it");
+    }
 }

@@ -163,6 +163,11 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
         observed = context.observe(&workspace, config.clone(), Vec::new());
         decision = decide(&workspace, &observed, &options, Timestamp::now());
     }
+    // Nothing comes back to what is left behind.
+    if decision.releases(&workspace) && context.learn_of_owned(&workspace).await? {
+        observed = context.observe(&workspace, config.clone(), Vec::new());
+        decision = decide(&workspace, &observed, &options, Timestamp::now());
+    }
     context.without_futile_writes(&workspace, &mut decision, &observed);
 
     let mut has_changed = false;

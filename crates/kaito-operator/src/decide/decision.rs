@@ -2,10 +2,13 @@
 
 use std::{fmt, time::Duration};
 
-use super::object::{Change, Object, ObjectKind};
+use super::{
+    object::{Change, Object, ObjectKind},
+    observed::is_going,
+};
 use crate::{
     reason::Reason,
-    workspace::{ConditionType, WorkspaceStatus},
+    workspace::{ConditionType, Workspace, WorkspaceStatus},
 };
 
 /// What is to be done, in this order.
@@ -35,6 +38,11 @@ impl Decision {
     /// Whether nothing is to be written.
     pub fn is_empty(&self) -> bool {
         self.finalizers.is_none() && self.writes.is_empty() && self.deletes.is_empty() && self.status.is_none()
+    }
+
+    /// Whether this lets a workspace go that is being deleted.
+    pub fn releases(&self, workspace: &Workspace) -> bool {
+        is_going(&workspace.metadata) && self.finalizers.is_some()
     }
 }
 

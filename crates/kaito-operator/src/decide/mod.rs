@@ -40,7 +40,7 @@ use k8s_openapi::{
 };
 pub use nodes::{Choice, GRACE, PodNeeds, TurnedDown, choose};
 pub use object::{APPLIED, Change, Object, ObjectKind};
-pub use observed::{ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Taken, has_ended};
+pub use observed::{ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Taken, has_ended, is_going};
 pub use options::{NodeClass, NotANodeClass, Options, Provisioner};
 pub use rollout::under_way_since;
 pub use rollout_policy::{RolloutPolicy, Rollouts};
@@ -53,7 +53,6 @@ use self::{
     claims::{ClaimPlan, Need},
     model::Model,
     object::AnyObject,
-    observed::is_going,
     rollout::Draft,
     status::Findings,
 };

@@ -63,6 +63,8 @@ impl<K: Resource<DynamicType = ()> + Serialize> AnyObject for K {
             fields.insert("apiVersion".to_owned(), K::api_version(&()).into());
             fields.insert("kind".to_owned(), K::kind(&()).into());
         }
+        // Its hash must not depend on the order of a type's fields.
+        json.sort_all_objects();
         json
     }
 }

@@ -90,7 +90,10 @@ struct Record {
 
 impl Record {
     fn of(workspace: &Workspace, layout: &Layout, observed: &Observed, options: &Options) -> Self {
-        let hash = |value: &Value| text::digest(&value.to_string());
+        let hash = |mut value: Value| {
+            value.sort_all_objects();
+            text::digest(&value.to_string())
+        };
         let config = match &observed.config {
             Config::Data(data) => json!(data),
             Config::NotRead | Config::Missing => Value::Null,
@@ -99,8 +102,8 @@ impl Record {
         let facts = json!([workspace.resource, workspace.inference, format!("{layout:?}")]);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            author: hash(&json!([workspace.metadata.generation, runtime, config])),
-            facts: hash(&facts),
+            author: hash(json!([workspace.metadata.generation, runtime, config])),
+            facts: hash(facts),
             images: Images::of(options),
         }
     }
@@ -373,7 +376,9 @@ fn seal_of(object: Object) -> Option<String> {
 }
 
 fn json_of(template: &PodTemplateSpec) -> Value {
-    serde_json::to_value(template).unwrap_or_default()
+    let mut json = serde_json::to_value(template).unwrap_or_default();
+    json.sort_all_objects();
+    json
 }
 
 /// What a rollout changes, in words.

@@ -118,7 +118,11 @@ fn section(runtime: Runtime, text: &str, config: &mut ServerConfig) -> Result<Ve
     }
     match own {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Object(section)) => Ok(section.into_iter().collect()),
+        Some(Value::Object(mut section)) => {
+            // Of two spellings of a flag the same one counts, wherever it stands.
+            section.sort_keys();
+            Ok(section.into_iter().collect())
+        }
         Some(other) => {
             let other: String = other.to_string().chars().take(100).collect();
             Err(invalid(format!("{FILE} has {other} for {runtime}; expected a mapping of flags to values")))

@@ -1,10 +1,8 @@
 //! The runtime `kaito`: our own server, `kaito serve`.
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, EnvVar};
 
-use kaito_presets::Preset;
-
-use super::{ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Server, WEIGHTS, probes, strings, variable, vllm};
+use super::{ADAPTERS, Check, Flag, IMAGE_WEIGHTS, Launch, PORT, Server, WEIGHTS, probes, strings, variable};
 use crate::{
     reason::{Problem, Reason},
     workspace::AdapterSpec,
@@ -28,7 +26,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
         command: Some(strings(&["kaito"])),
         args: Some(arguments(launch)),
         // A server without weights in its image downloads them; /tmp is the one place that it can write to.
-        env: Some(vec![variable("HF_HOME", "/tmp/huggingface")]),
+        env: Some(std::iter::once(variable("HF_HOME", "/tmp/huggingface")).chain(strengths(launch.adapters)).collect()),
         ..Container::default()
     };
     probes(&mut container, launch.preset, &Check::Http("/healthz"));
@@ -41,21 +39,14 @@ fn arguments(launch: &Launch<'_>) -> Vec<String> {
     if launch.weights.is_some() {
         arguments.extend(strings(&["--weights", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]));
     }
+    if !launch.adapters.is_empty() {
+        arguments.extend(strings(&["--adapters", ADAPTERS]));
+    }
     arguments.extend(Flag::arguments(&launch.config.flags));
     arguments
 }
 
-pub fn adapters_problem(preset: &Preset, adapters: &[AdapterSpec]) -> Option<Problem> {
-    let other = if vllm::applies_adapters(preset) {
-        "The annotation kaito.sh/runtime: vllm chooses a server that does".to_owned()
-    } else {
-        format!("Nor does vLLM to {} models", preset.shape.family)
-    };
-    (!adapters.is_empty()).then(|| Problem {
-        reason: Reason::AdaptersNotApplied,
-        message: format!(
-            "the adapters lie in {ADAPTERS}, but kaito serve of this release does not apply adapters: the base model \
-             answers. {other}"
-        ),
-    })
+/// How strongly each adapter counts, in a variable of its name; 1 where there is none.
+fn strengths(adapters: &[AdapterSpec]) -> impl Iterator<Item = EnvVar> {
+    adapters.iter().filter_map(|adapter| Some(variable(&adapter.source.name, adapter.strength.as_deref()?)))
 }

@@ -138,7 +138,7 @@ pub fn server(runtime: Runtime, launch: &Launch<'_>) -> Result<Server, Problem> 
 /// Why the adapters of a workspace do not act as it says, if they do not.
 pub fn adapters_problem(runtime: Runtime, preset: &Preset, adapters: &[AdapterSpec]) -> Option<Problem> {
     match runtime {
-        Runtime::Kaito => kaito::adapters_problem(preset, adapters),
+        Runtime::Kaito => None,
         Runtime::Vllm => vllm::adapters_problem(preset, adapters),
     }
 }

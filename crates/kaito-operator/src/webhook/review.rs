@@ -98,6 +98,7 @@ fn encode(mut response: AdmissionResponse) -> serde_json::Result<Vec<u8>> {
         // In base64, as the specification says; the type alone would write a list of numbers.
         review["response"]["patch"] = serde_json::to_value(ByteString(patch))?;
     }
+    review.sort_all_objects();
     serde_json::to_vec(&review)
 }
 
@@ -211,7 +212,11 @@ fn mutate(response: AdmissionResponse, subject: &Subject) -> Result<AdmissionRes
 
 /// The difference of the defaults alone: both sides are serialised by the same types.
 fn difference(before: &Workspace, after: &Workspace) -> serde_json::Result<json_patch::Patch> {
-    Ok(json_patch::diff(&serde_json::to_value(before)?, &serde_json::to_value(after)?))
+    // In the order of the fields' names, in which the patch then has its operations.
+    let [mut before, mut after] = [serde_json::to_value(before)?, serde_json::to_value(after)?];
+    before.sort_all_objects();
+    after.sort_all_objects();
+    Ok(json_patch::diff(&before, &after))
 }
 
 #[cfg(test)]

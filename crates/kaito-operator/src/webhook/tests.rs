@@ -111,6 +111,8 @@ impl Running {
         stream.write_all(head.as_bytes()).await.unwrap();
         // A request that is refused by its head may not be read to its end.
         let _ = stream.write_all(body).await;
+        // What the socket did not take at once stays with the TLS session, and reading does not send it.
+        let _ = stream.flush().await;
         let mut answer = Vec::new();
         let _ = timeout(LIMIT, stream.read_to_end(&mut answer)).await.unwrap();
         String::from_utf8(answer).unwrap()

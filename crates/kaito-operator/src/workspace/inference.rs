@@ -118,8 +118,9 @@ mod nameless {
     pub fn serialize<S: Serializer>(volume: &Option<Box<Volume>>, serializer: S) -> Result<S::Ok, S::Error> {
         let mut value = serde_json::to_value(volume).map_err(ser::Error::custom)?;
         if let Value::Object(fields) = &mut value {
-            fields.remove("name");
+            fields.shift_remove("name");
         }
+        value.sort_all_objects();
         value.serialize(serializer)
     }
 }

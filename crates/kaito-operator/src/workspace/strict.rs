@@ -38,9 +38,12 @@ pub fn read(value: &Value) -> Result<Read<Workspace>, ReadError> {
 
 /// Reads any object.
 pub(crate) fn read_as<T: DeserializeOwned>(value: &Value) -> Result<Read<T>, ReadError> {
+    // Which fault is named first does not depend on the order in which the author wrote the fields.
+    let mut value = value.clone();
+    value.sort_all_objects();
     let mut unknown_fields = Vec::new();
     let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+    let deserializer = serde_path_to_error::Deserializer::new(&value, &mut track);
     let object = serde_ignored::deserialize(deserializer, |path| unknown_fields.push(field_path(&path)));
     match object {
         Ok(object) => Ok(Read { object, unknown_fields }),

@@ -30,7 +30,7 @@ pub struct Load {
     context: Option<u64>,
     batch: u64,
     weights: Precision,
-    keys_and_values: Precision,
+    kv_cache: Precision,
 }
 
 /// What a server that computes on CPUs needs.
@@ -73,7 +73,7 @@ impl From<&'static Preset> for Load {
     /// The model as published, one sequence, of at least [`MIN_CONTEXT`] tokens.
     fn from(preset: &'static Preset) -> Self {
         let weights = Precision::from(preset.dtype);
-        Self { preset, context: None, batch: 1, weights, keys_and_values: weights }
+        Self { preset, context: None, batch: 1, weights, kv_cache: weights }
     }
 }
 
@@ -101,20 +101,20 @@ impl Load {
         Ok(Self { batch, ..self })
     }
 
-    /// With weights in this precision; keys and values are in 32 bits beside 32-bit weights, else in 16.
+    /// With weights in this precision; the KV cache is in 32 bits beside 32-bit weights, else in 16.
     #[must_use]
     pub fn weights(self, weights: Precision) -> Self {
-        let keys_and_values = match weights {
+        let kv_cache = match weights {
             Precision::F32 | Precision::Bf16 | Precision::F16 => weights,
             Precision::Fp8 | Precision::Int8 | Precision::Int4 => self.preset.dtype.into(),
         };
-        Self { weights, keys_and_values, ..self }
+        Self { weights, kv_cache, ..self }
     }
 
-    /// With keys and values (the KV cache) in this precision.
+    /// With the KV cache in this precision.
     #[must_use]
-    pub fn keys_and_values(self, keys_and_values: Precision) -> Self {
-        Self { keys_and_values, ..self }
+    pub fn kv_cache(self, kv_cache: Precision) -> Self {
+        Self { kv_cache, ..self }
     }
 
     fn limit(&self) -> u64 {
@@ -127,7 +127,7 @@ impl Load {
     }
 
     fn estimate(&self, context: u64, batch: u64, cut: Cut) -> Estimate {
-        estimate(&self.preset.shape, self.weights, self.keys_and_values, context, batch, cut)
+        estimate(&self.preset.shape, self.weights, self.kv_cache, context, batch, cut)
     }
 
     /// What a server that computes on CPUs needs for it.
@@ -183,8 +183,8 @@ pub struct Plan {
     pub cut: Cut,
     /// How the weights are held.
     pub weights: Precision,
-    /// How keys and values are held.
-    pub keys_and_values: Precision,
+    /// Precision of the KV cache.
+    pub kv_cache: Precision,
     /// Tokens of each sequence.
     pub context: u64,
     /// Sequences at once.
@@ -311,7 +311,7 @@ fn plan(load: &Load, instance_type: &InstanceType, nodes: Option<NonZeroU32>) ->
         gpus_per_node,
         cut,
         weights: load.weights,
-        keys_and_values: load.keys_and_values,
+        kv_cache: load.kv_cache,
         context,
         batch,
         per_gpu: load.estimate(context, batch, cut),

@@ -191,12 +191,7 @@ impl fmt::Display for Shortfall {
                 }
                 let besides = needed.activations.saturating_add(needed.runtime);
                 write!(f, " ({} of weights, ", gib_needed(needed.weights))?;
-                write!(
-                    f,
-                    "{} of keys and values, {} besides)",
-                    gib_needed(needed.keys_and_values),
-                    gib_needed(besides)
-                )?;
+                write!(f, "{} of KV cache, {} besides)", gib_needed(needed.kv_cache), gib_needed(besides))?;
                 if *longest > 0 { write!(f, "; {} would fit", load(*longest)) } else { Ok(()) }
             }
             Shortfall::TotalGpuMemory { nodes, provided, needed, preset } => {

@@ -122,7 +122,7 @@ fn the_memory_that_a_program_has_is_what_counts() {
         long.problems().collect::<Vec<_>>(),
         [format!(
             "Insufficient per GPU memory: of its 16 GiB per GPU g4dn.xlarge leaves a program 14.56 GiB, but preset \
-             llama-2-7b-chat needs 15.42 GiB for 1 sequence of 4096 tokens (12.56 GiB of weights, 2 GiB of keys and values, \
+             llama-2-7b-chat needs 15.42 GiB for 1 sequence of 4096 tokens (12.56 GiB of weights, 2 GiB of KV cache, \
              0.87 GiB besides); 1 sequence of {longest} tokens would fit; 1 node of p3.2xlarge or 1 node of g5.xlarge would be \
              enough"
         )]
@@ -252,10 +252,10 @@ proptest::proptest! {
                 proptest::prop_assert!(instance_type.gpu.memory >= workload.gpu_memory_each.unwrap_or(0));
             }
             // All parts together are the whole, and no less.
-            let whole = estimate(&preset.shape, plan.weights, plan.keys_and_values, plan.context, plan.batch, Cut::Layers(1));
+            let whole = estimate(&preset.shape, plan.weights, plan.kv_cache, plan.context, plan.batch, Cut::Layers(1));
             proptest::prop_assert!(plan.per_gpu.weights * u64::from(plan.cut.gpus()) >= whole.weights);
             proptest::prop_assert!(
-                plan.per_gpu.keys_and_values * u64::from(plan.cut.gpus()) >= whole.keys_and_values
+                plan.per_gpu.kv_cache * u64::from(plan.cut.gpus()) >= whole.kv_cache
             );
             // Less fits too.
             let less = load.context(context.min(limit).div_ceil(2)).unwrap().batch(batch.div_ceil(2)).unwrap();

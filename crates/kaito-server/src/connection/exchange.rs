@@ -1,20 +1,22 @@
-//! The requests of one connection, one after the other, and what the connection must know of them.
+//! The requests of one connection, and what the connection must know of them.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{HeaderMap, HeaderValue, Request, Response, header};
+use axum::http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::Service;
 use tower::ServiceExt;
 
+use super::flow::Flow;
 use crate::keeping::Keeping;
 use crate::routes::Peer;
 use crate::state::{App, Phase};
@@ -22,16 +24,18 @@ use crate::state::{App, Phase};
 /// What a connection is doing.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    /// From the head of a request to the end of its answer.
-    busy: AtomicBool,
-    /// When the request came whose answer is a stream, while that is sent.
-    streaming: Mutex<Option<Instant>>,
+    /// Requests from their heads to the ends of their answers: one at a time, or in HTTP/2 several.
+    open: AtomicUsize,
     requests: AtomicUsize,
+    /// Of each open request whose answer is a stream, by its number, when it came.
+    streaming: Mutex<BTreeMap<usize, Instant>>,
+    /// The answers that an HTTP/2 connection is sending, by the numbers of their requests.
+    flows: Mutex<BTreeMap<usize, Weak<Flow>>>,
 }
 
 impl Activity {
     pub(super) fn is_busy(&self) -> bool {
-        self.busy.load(Relaxed)
+        self.open.load(Relaxed) > 0
     }
 
     /// How many requests have come.
@@ -39,31 +43,40 @@ impl Activity {
         self.requests.load(Relaxed)
     }
 
-    /// When the request came whose answer is a stream that is being sent.
+    /// When the first request came whose answer is a stream that is being sent.
     pub(super) fn streaming_since(&self) -> Option<Instant> {
-        *self.streaming.lock().unwrap_or_else(PoisonError::into_inner)
+        Some(*locked(&self.streaming).first_key_value()?.1)
     }
 
-    fn set_streaming(&self, since: Option<Instant>) {
-        *self.streaming.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    /// The answers that are being sent in HTTP/2.
+    pub(super) fn flows(&self) -> Vec<Arc<Flow>> {
+        locked(&self.flows).values().filter_map(Weak::upgrade).collect()
     }
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Marks the connection as busy while it lives.
-struct Busy(Arc<Activity>);
+struct Busy {
+    activity: Arc<Activity>,
+    number: usize,
+}
 
 impl Busy {
     fn new(activity: Arc<Activity>) -> Self {
-        activity.busy.store(true, Relaxed);
-        activity.requests.fetch_add(1, Relaxed);
-        Self(activity)
+        activity.open.fetch_add(1, Relaxed);
+        let number = activity.requests.fetch_add(1, Relaxed);
+        Self { activity, number }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.busy.store(false, Relaxed);
-        self.0.set_streaming(None);
+        self.activity.open.fetch_sub(1, Relaxed);
+        locked(&self.activity.streaming).remove(&self.number);
+        locked(&self.activity.flows).remove(&self.number);
     }
 }
 
@@ -81,20 +94,36 @@ impl Service<Request<Incoming>> for Exchange {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let came = Instant::now();
+        let (came, version) = (Instant::now(), request.version());
         let busy = Busy::new(Arc::clone(&self.activity));
         let ended = Arc::new(AtomicBool::new(request.body().is_end_stream()));
         let mut request = request.map(|body| Body::new(Arriving { body, ended: Arc::clone(&ended) }));
         request.extensions_mut().insert(Peer(self.peer));
         let (app, answer) = (Arc::clone(&self.app), self.router.clone().oneshot(request));
+        let is_http_2 = version == Version::HTTP_2;
         Box::pin(async move {
             let mut response = answer.await?;
-            // What is left of an unread body would be taken for the next request.
-            if !ended.load(Relaxed) || *app.phase().borrow() != Phase::Serving {
+            if is_http_2 {
+                // A stream has an end of its own, and what is left unread of another one is no request.
+                response.headers_mut().remove(header::CONNECTION);
+            } else if !ended.load(Relaxed) || *app.phase().borrow() != Phase::Serving {
+                // What is left of an unread body would be taken for the next request.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            busy.0.set_streaming(is_stream(response.headers()).then_some(came));
-            Ok(response.map(|body| Keeping::wrap(body, busy)))
+            let streaming = is_stream(response.headers());
+            let (activity, number) = (Arc::clone(&busy.activity), busy.number);
+            if streaming {
+                locked(&activity.streaming).insert(number, came);
+            }
+            let response = response.map(|body| Keeping::wrap(body, busy));
+            if !is_http_2 {
+                return Ok(response);
+            }
+            Ok(response.map(|body| {
+                let (body, flow) = Flow::of(body, streaming.then_some(came));
+                locked(&activity.flows).insert(number, flow);
+                body
+            }))
         })
     }
 }

@@ -5,8 +5,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// How many bytes are read and thrown away, for how long altogether, and how long nothing may come meanwhile.
@@ -30,15 +29,33 @@ const PIECE: usize = 16 << 10;
 const SHUTTING_DOWN: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 2\r\n\
                              connection: close\r\ncontent-length: 41\r\n\r\n{\"detail\":\"The server is shutting down.\"}";
 
+/// The answer to a request that comes without TLS where the server speaks it.
+const TLS_ONLY: &str = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n\
+                        content-length: 65\r\n\r\n{\"detail\":\"This port speaks HTTPS; use https:// in the address.\"}";
+
 /// Answers half a head.
-pub(super) async fn refuse(stream: &mut TcpStream) {
+pub(super) async fn refuse(stream: &mut (impl AsyncWrite + Unpin)) {
+    say(stream, SHUTTING_DOWN).await;
+}
+
+/// Answers a client that speaks no TLS where the server does.
+pub(super) async fn refuse_plain(stream: &mut (impl AsyncWrite + Unpin)) {
+    say(stream, TLS_ONLY).await;
+}
+
+async fn say(stream: &mut (impl AsyncWrite + Unpin), answer: &str) {
+    let said = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.flush().await
+    };
     // A client that does not take it within that time goes without.
-    let _ = timeout(SHORT.silence, stream.write_all(SHUTTING_DOWN.as_bytes())).await;
+    let _ = timeout(SHORT.silence, said).await;
 }
 
 /// Says that nothing more will be written, and waits until the client closes, within the bounds of `patience`.
-pub(super) async fn linger(mut stream: TcpStream, patience: Patience) {
-    if stream.shutdown().await.is_err() {
+pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, patience: Patience) {
+    // With TLS there is something to write, for which a client may leave no room.
+    if !matches!(timeout(patience.silence, stream.shutdown()).await, Ok(Ok(()))) {
         return;
     }
     let end = Instant::now() + patience.time;
@@ -59,7 +76,9 @@ mod tests {
 
     #[test]
     fn the_last_answer_has_the_length_that_it_announces() {
-        let (head, body) = SHUTTING_DOWN.split_once("\r\n\r\n").unwrap();
-        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
+        for answer in [SHUTTING_DOWN, TLS_ONLY] {
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
+        }
     }
 }

@@ -48,8 +48,10 @@ impl Watched {
         Self { stream, limit, given_up: Box::new(given_up), blocked: None }
     }
 
-    pub(super) fn into_inner(self) -> TcpStream {
-        self.stream
+    /// The first byte that the client sends, which stays to be read; `None` if it sends none.
+    pub(super) async fn first_byte(&self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        Ok((self.stream.peek(&mut first).await? > 0).then_some(first[0]))
     }
 
     /// Passes on the result of a write, or an error if it has waited for the client for too long.

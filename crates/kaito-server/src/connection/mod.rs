@@ -2,30 +2,37 @@
 
 mod exchange;
 mod farewell;
+mod flow;
+mod http_1;
+mod http_2;
 mod io;
+mod lent;
 
 use std::error::Error;
-use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use kaito_engine::throttle::Throttle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::options::ServerOptions;
 use crate::state::{App, Phase};
-use crate::throttle::Throttle;
+use crate::tls;
 use exchange::{Activity, Exchange};
 use io::Watched;
 
 /// How long a client may take over the head of a request, and how long a connection may lie idle between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a client may take over the handshake of TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first byte of a TLS connection: a record of its handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// How long connections may take to write what is ready once the server ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after a connection could not be accepted, as a rule because the process has no file descriptor left.
@@ -35,6 +42,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HURRY: Duration = Duration::from_secs(1);
 /// The most that a connection reads ahead or holds back of what it writes; also the longest head of a request.
 const BUFFER: usize = 64 << 10;
+
+/// Whether a client is given up that has taken nothing of an answer for `lasted`.
+#[derive(Clone)]
+struct Judge {
+    app: Arc<App>,
+}
+
+impl Judge {
+    /// `streaming_since` says when the request came, if its answer is a stream. A client that takes nothing of any answer for
+    /// the stall limit is given up by its socket, or by its stream.
+    fn gives_up(&self, streaming_since: Option<Instant>, lasted: Duration) -> bool {
+        let ServerOptions { stall_limit, request_timeout, .. } = self.app.options;
+        // A client that reads a little now and then may take as long as a request may, and the stall limit more.
+        let overdue = |since: Instant| since.elapsed() > request_timeout + stall_limit;
+        let wanted = || self.app.model().is_some_and(|model| model.stats().waiting > 0);
+        streaming_since.is_some_and(|since| overdue(since) || (lasted >= HURRY && wanted()))
+    }
+}
 
 /// Serves `router` until `end` completes, then lets the connections finish what they are writing.
 pub(crate) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, end: impl Future<Output = ()>) {
@@ -68,61 +93,46 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, app: Arc<App>, 
 
 async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, app: Arc<App>) {
     let activity = Arc::new(Activity::default());
+    let judge = Judge { app: Arc::clone(&app) };
     let given_up = {
-        let (activity, app) = (Arc::clone(&activity), Arc::clone(&app));
-        let ServerOptions { stall_limit, request_timeout, .. } = app.options;
-        move |lasted| {
-            // A client that reads a little now and then may take as long as a request may, and the stall limit more.
-            let overdue = |since: Instant| since.elapsed() > request_timeout + stall_limit;
-            let wanted = || app.model().is_some_and(|model| model.stats().waiting > 0);
-            activity.streaming_since().is_some_and(|since| overdue(since) || (lasted >= HURRY && wanted()))
-        }
+        let (activity, judge) = (Arc::clone(&activity), judge.clone());
+        move |lasted| judge.gives_up(activity.streaming_since(), lasted)
     };
     let stream = Watched::new(stream, app.options.stall_limit, given_up);
-    let exchange = Exchange { app: Arc::clone(&app), router, peer, activity: Arc::clone(&activity) };
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(BUFFER)
-        .max_header_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), exchange);
-
-    let mut phase = app.phase().subscribe();
-    let mut seen = *phase.borrow();
-    // What to do with the socket in the end.
-    let (mut in_order, mut told_to_end) = (true, None);
-    loop {
-        tokio::select! {
-            biased;
-            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => {
-                if let Err(error) = ended {
-                    in_order = log(&error, peer);
-                }
-                break;
-            }
-            later = async { phase.wait_for(|phase| *phase > seen).await.map(|phase| *phase) } => {
-                // An error means that the server is gone, which `app` rules out.
-                seen = later.unwrap_or(Phase::Ended);
-                told_to_end = (!activity.is_busy()).then(|| activity.requests());
-                // After this request there is no other.
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                let polled = poll_fn(|cx| Poll::Ready(connection.poll_without_shutdown(cx))).await;
-                if polled.is_ready() || !activity.is_busy() {
-                    break;
-                }
-            }
+    let exchange = Exchange { app: Arc::clone(&app), router, peer, activity };
+    let Some(config) = app.options.tls.as_ref().map(tls::Tls::config) else {
+        return http_1::serve(stream, exchange).await;
+    };
+    let mut ended = app.phase().subscribe();
+    let secured = tokio::select! {
+        secured = tokio::time::timeout(HANDSHAKE_TIMEOUT, secure(stream, TlsAcceptor::from(config), peer)) => secured,
+        // A client that has not asked for anything yet does not delay the end.
+        _ = async { ended.wait_for(|phase| *phase == Phase::Ended).await.map(|_| ()) } => return,
+    };
+    match secured {
+        Ok(Some(stream)) if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2) => {
+            http_2::serve(stream, exchange, judge).await;
         }
+        Ok(Some(stream)) => http_1::serve(stream, exchange).await,
+        Ok(None) => {}
+        Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
     }
-    let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner().into_inner();
-    // No request was open when the server began to end, and none came since: what was read is half the head of one.
-    if told_to_end == Some(activity.requests()) && !parts.read_buf.is_empty() {
-        farewell::refuse(&mut stream).await;
+}
+
+/// The handshake of TLS; `None` where there is none.
+async fn secure(mut stream: Watched, acceptor: TlsAcceptor, peer: SocketAddr) -> Option<TlsStream<Watched>> {
+    match stream.first_byte().await {
+        Ok(Some(TLS_HANDSHAKE)) => {}
+        Ok(Some(first)) if first.is_ascii_uppercase() => {
+            tracing::debug!(%peer, "a request without TLS");
+            farewell::refuse_plain(&mut stream).await;
+            farewell::linger(stream, farewell::SHORT).await;
+            return None;
+        }
+        Ok(_) | Err(_) => return None,
     }
-    if in_order {
-        let patience = if *phase.borrow() == Phase::Serving { farewell::USUAL } else { farewell::SHORT };
-        farewell::linger(stream, patience).await;
-    }
+    let secured = acceptor.accept(stream).await;
+    secured.inspect_err(|error| tracing::debug!(%peer, %error, "the TLS handshake failed")).ok()
 }
 
 /// Logs why a connection broke off; `true` if something can still be written to it.

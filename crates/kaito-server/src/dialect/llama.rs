@@ -3,18 +3,24 @@
 use std::sync::Arc;
 
 use kaito_engine::dialects::meta::{ChatRequest, CompletionRequest, MetaOptions};
-use kaito_engine::{Cancel, ChatMessage, Error, Output, RequestContext};
+use kaito_engine::{Cancel, ChatMessage, Output};
 use serde_json::{Value, json};
 
-use super::{Reply, Request, Task, Work, parse_messages};
+use super::{Context, Reply, Request, Streaming, Task, Work, parse_messages};
 use crate::error::ApiError;
 use crate::fields::{self, Fields};
+use crate::{json, stream, tgi};
 
 const PARAMETERS: [&str; 7] =
     ["temperature", "top_p", "max_gen_len", "max_seq_len", "max_batch_size", "seed", "stream"];
 
-/// Reads `{"prompts": [...], "parameters": {...}}`.
-pub(super) fn parse_completion(mut body: Fields) -> Result<Request, ApiError> {
+/// Reads the body of `/generate`, `{"prompts": [...], "parameters": {...}}`.
+pub(crate) fn parse_completion(body: &[u8]) -> Result<Request, ApiError> {
+    let body = Fields::root(json::parse_object(body)?);
+    if tgi::is_ours(&body) {
+        return tgi::parse_generate(body);
+    }
+    let mut body = body.sorted();
     if !body.contains("prompts") && body.contains("prompt") {
         return Err(ApiError::wrong_shape(
             "The body has `prompt`, which /chat takes; /generate takes `prompts`, a list of strings.",
@@ -98,16 +104,16 @@ fn parse_options(mut parameters: Fields) -> Result<MetaOptions, ApiError> {
 }
 
 impl Work for CompletionRequest {
-    fn prepare(self: Box<Self>, context: &RequestContext, cancel: &Cancel) -> Result<Task, Error> {
-        let prompts = CompletionRequest::prepare(&self, context, cancel)?;
-        Ok(Task { prompts, reply: Arc::new(Completions { prompts: self.prompts }) })
+    fn prepare(self: Box<Self>, context: &Context<'_>, cancel: &Cancel) -> Result<Task, ApiError> {
+        let prompts = CompletionRequest::prepare(&self, context.request, cancel)?;
+        Ok(Task::Generate { prompts, reply: Arc::new(Completions { prompts: self.prompts }) })
     }
 }
 
 impl Work for ChatRequest {
-    fn prepare(self: Box<Self>, context: &RequestContext, cancel: &Cancel) -> Result<Task, Error> {
-        let prompts = ChatRequest::prepare(&self, context, cancel)?;
-        Ok(Task { prompts, reply: Arc::new(Dialogs { dialogs: self.dialogs }) })
+    fn prepare(self: Box<Self>, context: &Context<'_>, cancel: &Cancel) -> Result<Task, ApiError> {
+        let prompts = ChatRequest::prepare(&self, context.request, cancel)?;
+        Ok(Task::Generate { prompts, reply: Arc::new(Dialogs { dialogs: self.dialogs }) })
     }
 }
 
@@ -127,6 +133,10 @@ impl Reply for Completions {
             pairs.map(|(prompt, answer)| json!({ "prompt": prompt, "response": answer.text })).collect();
         json!({ "results": results }).to_string()
     }
+
+    fn streaming(self: Arc<Self>) -> Box<dyn Streaming> {
+        stream::kaito(self)
+    }
 }
 
 /// The answer to dialogs: each dialog as it came, with the answer appended and the roles capitalised.
@@ -141,7 +151,7 @@ impl Reply for Dialogs {
     }
 
     fn body(&self, output: &Output) -> String {
-        let message = |role: &str, content: &str| json!({ "role": capitalise(role), "content": content });
+        let message = |role: &str, content: &str| json!({ "content": content, "role": capitalise(role) });
         let pairs = self.dialogs.iter().zip(&output.sequences);
         let results: Vec<Vec<_>> = pairs
             .map(|(dialog, answer)| {
@@ -151,6 +161,10 @@ impl Reply for Dialogs {
             })
             .collect();
         json!({ "results": results }).to_string()
+    }
+
+    fn streaming(self: Arc<Self>) -> Box<dyn Streaming> {
+        stream::kaito(self)
     }
 }
 
@@ -169,7 +183,6 @@ fn capitalise(role: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Endpoint, parse};
     use super::*;
 
     fn dialogs(body: &str) -> ChatRequest {
@@ -191,9 +204,9 @@ mod tests {
     #[test]
     fn stream_stands_in_the_body_or_among_the_parameters() {
         for body in [r#"{"prompts":["a"],"stream":true}"#, r#"{"prompts":["a"],"parameters":{"stream":true}}"#] {
-            assert!(parse(Endpoint::Generate, body.as_bytes()).unwrap().stream);
+            assert!(parse_completion(body.as_bytes()).unwrap().stream);
         }
-        assert!(!parse(Endpoint::Generate, br#"{"prompts":["a"],"stream":null}"#).unwrap().stream);
+        assert!(!parse_completion(br#"{"prompts":["a"],"stream":null}"#).unwrap().stream);
     }
 
     #[test]

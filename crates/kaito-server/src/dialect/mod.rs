@@ -9,29 +9,53 @@ pub(crate) mod text_generation;
 use std::fmt;
 use std::sync::Arc;
 
-use axum::response::sse::Event;
-use kaito_engine::{Cancel, ChatMessage, Delta, Output, Prepared, RequestContext};
+use kaito_engine::{
+    Cancel, ChatMessage, Delta, ModelInfo, Output, Prepared, PromptScored, RequestContext, StreamEvent,
+};
+use kaito_grammar::Grammars;
+use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::fields::{self, Fields};
-use crate::{json, stream};
+use crate::model::Model;
+use crate::openai::names::Names;
+use crate::options::ServerOptions;
 
-/// A route that generates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `POST /generate`
-    Generate,
-    /// `POST /chat`
-    Chat,
-}
+/// Reads the body of a request.
+///
+/// # Errors
+/// 422 when the body is not JSON or has the wrong shape, 400 for what its dialect refuses.
+pub(crate) type Parse = fn(&[u8]) -> Result<Request, ApiError>;
 
 /// A request as the client wrote it: well-formed, its values not yet judged against the model.
 #[derive(Debug)]
 pub struct Request {
-    /// Whether the answer is to come piece by piece, as server-sent events.
+    /// Whether the answer is to come piece by piece.
     pub stream: bool,
     /// What is asked for.
     pub work: Box<dyn Work>,
+}
+
+/// What a request is judged against.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// What of the model decides how requests become tokens.
+    pub request: &'a RequestContext,
+    /// What the model is.
+    pub info: &'a ModelInfo,
+    /// The server's options.
+    pub options: &'a ServerOptions,
+    /// What compiles grammars for the model.
+    pub grammars: &'a Grammars,
+    /// The model itself.
+    pub model: &'a dyn Model,
+}
+
+impl<'a> Context<'a> {
+    /// The names that the model and its adapters are served by.
+    pub(crate) fn names(&self) -> Names<'a> {
+        self.model.names(self.options)
+    }
 }
 
 /// What a request asks for.
@@ -40,15 +64,22 @@ pub trait Work: fmt::Debug + Send {
     ///
     /// # Errors
     /// A request that can't be served as it stands, and [`kaito_engine::Error::Cancelled`].
-    fn prepare(self: Box<Self>, context: &RequestContext, cancel: &Cancel) -> Result<Task, kaito_engine::Error>;
+    fn prepare(self: Box<Self>, context: &Context<'_>, cancel: &Cancel) -> Result<Task, ApiError>;
 }
 
-/// A request that is ready for the model.
-pub struct Task {
-    /// Its prompts.
-    pub prompts: Vec<Prepared>,
-    /// Who writes what comes of them.
-    pub reply: Arc<dyn Reply>,
+/// What is left to do for a request.
+pub enum Task {
+    /// The model continues prompts.
+    Generate {
+        /// The prompts.
+        prompts: Vec<Prepared>,
+        /// Who writes what comes of them.
+        reply: Arc<dyn Reply>,
+    },
+    /// Nothing: this is the answer.
+    Known(Value),
+    /// Nothing: this is the answer, and no JSON.
+    Text(String),
 }
 
 /// Writes what comes of a request, as its dialect has it.
@@ -59,49 +90,80 @@ pub trait Reply: Send + Sync {
     /// The body of an answer that does not stream.
     fn body(&self, output: &Output) -> String;
 
-    /// The event of a stream for new text, if there is one.
-    fn delta(&self, delta: &Delta) -> Option<Event> {
-        stream::delta(delta)
+    /// A writer for one stream.
+    fn streaming(self: Arc<Self>) -> Box<dyn Streaming>;
+
+    /// How the events of a stream are told apart.
+    fn framing(&self) -> Framing {
+        Framing::ServerSentEvents
     }
 
-    /// The last events of a stream that came to its end.
-    fn finished(&self, output: &Output) -> Vec<Event> {
-        vec![stream::result(self.body(output))]
+    /// Hears what the model does, before anything is written of it: for answers that say how long that took.
+    fn note(&self, _event: &StreamEvent) {}
+}
+
+/// How the events of a stream are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// `text/event-stream`.
+    ServerSentEvents,
+    /// `application/x-ndjson`: the data alone, each on a line.
+    Lines,
+}
+
+/// One piece of what a stream sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What kind of piece it is, where the framing has a place for it.
+    pub name: Option<&'static str>,
+    /// What it says: JSON, on one line.
+    pub data: String,
+}
+
+impl Event {
+    /// A nameless event.
+    pub(crate) fn data(data: impl Into<String>) -> Self {
+        Self { name: None, data: data.into() }
     }
 
-    /// The last events of a stream that broke off.
-    fn failed(&self, error: &ApiError) -> Vec<Event> {
-        vec![stream::error(error)]
+    /// An event with a name.
+    pub(crate) fn named(name: &'static str, data: impl Into<String>) -> Self {
+        Self { name: Some(name), data: data.into() }
     }
 }
 
-/// Reads the body of a request to `endpoint`.
+/// Writes the events of one answer. Each method returns those that are to be sent now.
+pub trait Streaming: Send {
+    /// The request left the queue.
+    fn started(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
+    /// The tokens of a prompt have their log-probabilities.
+    fn prompt_scored(&mut self, _scored: &PromptScored) -> Vec<Event> {
+        Vec::new()
+    }
+
+    /// There is new text.
+    fn delta(&mut self, delta: &Delta) -> Vec<Event>;
+
+    /// The answer is complete: the last events.
+    fn finished(&mut self, output: &Output) -> Vec<Event>;
+
+    /// The answer broke off: the last events.
+    fn failed(&mut self, error: &ApiError) -> Vec<Event>;
+}
+
+/// Reads the body of a request to the route at `path`. `None` if that does not generate.
 ///
 /// # Errors
-/// 422 when the body is not JSON or has the wrong shape, 400 for unknown parameters and ones given twice.
-pub fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Request, ApiError> {
-    let fields = Fields::root(json::parse_object(body)?);
-    match endpoint {
-        Endpoint::Generate => llama::parse_completion(fields),
-        Endpoint::Chat => {
-            let mut given = ["prompt", "messages", "input_data"].into_iter().filter(|name| fields.contains(name));
-            match (given.next(), given.next()) {
-                (Some(first), Some(second)) => Err(ApiError::bad_request(format!(
-                    "The body has both `{first}` and `{second}`; /chat takes one of them."
-                ))),
-                (Some("input_data"), None) => llama::parse_dialogs(fields),
-                (Some(_), None) => text_generation::parse(fields),
-                (None, _) if fields.contains("prompts") => Err(ApiError::wrong_shape(
-                    "The body has `prompts`, which /generate takes; /chat takes `prompt`, `messages` or `input_data`.",
-                )),
-                (None, _) => Err(fields::missing("prompt", "a string, or else give `messages` or `input_data`")),
-            }
-        }
-    }
+/// As [`Parse`].
+pub fn parse(path: &str, body: &[u8]) -> Option<Result<Request, ApiError>> {
+    crate::routes::parser(path).map(|parse| parse(body))
 }
 
 /// Reads a list of `{"role", "content"}` objects that stands at `at`.
-fn parse_messages(at: &str, list: Vec<serde_json::Value>) -> Result<Vec<ChatMessage>, ApiError> {
+fn parse_messages(at: &str, list: Vec<Value>) -> Result<Vec<ChatMessage>, ApiError> {
     let parse = |(i, value)| {
         let mut message = Fields::object(&format!("{at}[{i}]"), value)?;
         let mut text =

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use kaito_engine::dialects::transformers::{PreparedText, TextRequest};
-use kaito_engine::{Cancel, Error, GenerateOptions, Output, PARAMETER_NAMES, Prompt, RequestContext, TokenScore};
+use kaito_engine::{Cancel, GenerateOptions, Output, PARAMETER_NAMES, Prompt, TokenScore};
 use serde_json::{Map, Value, json};
 
-use super::{Reply, Request, Task, Work, parse_messages};
+use super::{Context, Reply, Request, Streaming, Task, Work, llama, parse_messages};
 use crate::error::ApiError;
 use crate::fields::{self, Fields};
+use crate::{json, stream};
 
 /// What a request has beside the parameters of generation.
 const FIELDS: [&str; 10] = [
@@ -24,8 +25,25 @@ const FIELDS: [&str; 10] = [
     "stream",
 ];
 
+/// Reads the body of `/chat`, whose fields say of which dialect it is.
+pub(crate) fn parse_chat(body: &[u8]) -> Result<Request, ApiError> {
+    let fields = Fields::root(json::parse_object(body)?).sorted();
+    let mut given = ["prompt", "messages", "input_data"].into_iter().filter(|name| fields.contains(name));
+    match (given.next(), given.next()) {
+        (Some(first), Some(second)) => {
+            Err(ApiError::bad_request(format!("The body has both `{first}` and `{second}`; /chat takes one of them.")))
+        }
+        (Some("input_data"), None) => llama::parse_dialogs(fields),
+        (Some(_), None) => parse(fields),
+        (None, _) if fields.contains("prompts") => Err(ApiError::wrong_shape(
+            "The body has `prompts`, which /generate takes; /chat takes `prompt`, `messages` or `input_data`.",
+        )),
+        (None, _) => Err(fields::missing("prompt", "a string, or else give `messages` or `input_data`")),
+    }
+}
+
 /// Reads a body that has `prompt` or `messages`. Parameters stand at the top level or under `generate_kwargs`.
-pub(super) fn parse(body: Fields) -> Result<Request, ApiError> {
+pub(crate) fn parse(body: Fields) -> Result<Request, ApiError> {
     let (stream, request) = read(body)?;
     Ok(Request { stream, work: Box::new(request) })
 }
@@ -85,7 +103,7 @@ fn take_stop(body: &mut Fields) -> Result<Vec<String>, ApiError> {
 fn parse_options(mut parameters: Map<String, Value>) -> Result<GenerateOptions, ApiError> {
     for name in FIELDS {
         // What is left of the fields above is null.
-        parameters.remove(name);
+        parameters.shift_remove(name);
     }
     let known = || PARAMETER_NAMES.iter().copied();
     if let Some(name) = parameters.keys().find(|name| !known().any(|known| known == name.as_str())) {
@@ -95,11 +113,11 @@ fn parse_options(mut parameters: Map<String, Value>) -> Result<GenerateOptions, 
 }
 
 impl Work for TextRequest {
-    fn prepare(self: Box<Self>, context: &RequestContext, cancel: &Cancel) -> Result<Task, Error> {
+    fn prepare(self: Box<Self>, context: &Context<'_>, cancel: &Cancel) -> Result<Task, ApiError> {
         let flags = [self.options.return_dict_in_generate, self.options.output_scores];
-        let PreparedText { prompt, shown } = TextRequest::prepare(*self, context, cancel)?;
+        let PreparedText { prompt, shown } = TextRequest::prepare(*self, context.request, cancel)?;
         let prompt_tokens = flags.contains(&Some(true)).then(|| prompt.prompt().to_vec());
-        Ok(Task { prompts: vec![prompt], reply: Arc::new(Texts { shown, prompt_tokens }) })
+        Ok(Task::Generate { prompts: vec![prompt], reply: Arc::new(Texts { shown, prompt_tokens }) })
     }
 }
 
@@ -130,6 +148,9 @@ impl Reply for Texts {
         let sequences = &output.sequences;
         let texts: String = sequences.iter().flat_map(|sequence| [self.shown.as_str(), &sequence.text]).collect();
         let mut body = json!({ "Result": texts });
+        if let Some(scores) = sequences.iter().map(|sequence| sequence.scores.as_ref()).collect::<Option<Vec<_>>>() {
+            body["scores"] = scores.into_iter().map(|scores| scores.iter().map(score).collect::<Value>()).collect();
+        }
         if let Some(prompt) = &self.prompt_tokens {
             body["sequences"] =
                 sequences.iter().map(|sequence| json!([prompt.as_slice(), &sequence.tokens].concat())).collect();
@@ -137,17 +158,18 @@ impl Reply for Texts {
                 body["sequences_scores"] = json!(scores);
             }
         }
-        if let Some(scores) = sequences.iter().map(|sequence| sequence.scores.as_ref()).collect::<Option<Vec<_>>>() {
-            body["scores"] = scores.into_iter().map(|scores| scores.iter().map(score).collect::<Value>()).collect();
-        }
         body.to_string()
+    }
+
+    fn streaming(self: Arc<Self>) -> Box<dyn Streaming> {
+        stream::kaito(self)
     }
 }
 
 /// One token with its log-probability (null where it is minus infinity) and its likeliest rivals.
 fn score(token: &TokenScore) -> Value {
-    let top: Vec<_> = token.top.iter().map(|t| json!({ "id": t.id, "text": t.text, "logprob": t.log_prob })).collect();
-    json!({ "id": token.id, "text": token.text, "logprob": token.log_prob, "top": top })
+    let top: Vec<_> = token.top.iter().map(|t| json!({ "id": t.id, "logprob": t.log_prob, "text": t.text })).collect();
+    json!({ "id": token.id, "logprob": token.log_prob, "text": token.text, "top": top })
 }
 
 #[cfg(test)]

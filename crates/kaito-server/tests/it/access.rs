@@ -170,6 +170,39 @@ async fn no_origin_may_call_unless_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_may_send_any_header_and_read_those_that_sdks_need() {
+    let allowed_origins = vec!["http://good.example".parse().unwrap()];
+    let server = serving(ServerOptions { allowed_origins, api_keys: keys("secret"), ..options() }).await;
+    let url = format!("{}/chat", server.url);
+    let asked = "authorization,content-type,x-stainless-os,x-anything";
+    let preflight = server.client.request(reqwest::Method::OPTIONS, &url).header("origin", "http://good.example");
+    let preflight = preflight.header("access-control-request-method", "POST");
+    let answer = preflight.header("access-control-request-headers", asked).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["access-control-allow-headers"], asked);
+    assert_eq!(answer.headers()["access-control-allow-origin"], "http://good.example");
+    // Also of a refusal.
+    let refused = server.request("/chat", &json!({})).header("origin", "http://good.example").send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    assert_eq!(refused.headers()["access-control-expose-headers"], "x-request-id,retry-after,traceparent");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_is_kept_in_the_answer_if_it_is_one() {
+    let server = serving(options()).await;
+    let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (sent, echoed) in [(valid, Some(valid)), ("00-4bf9", None), ("", None)] {
+        let request = server.client.get(format!("{}/no/such/route", server.url)).header("traceparent", sent);
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 404);
+        let found = answer.headers().get("traceparent").map(|value| value.to_str().unwrap());
+        assert_eq!(found, echoed, "{sent}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_come_in_the_format_that_is_asked_for() {
     let server = serving(options()).await;
     for (accept, content_type, line) in [

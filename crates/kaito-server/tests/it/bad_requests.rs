@@ -184,7 +184,7 @@ fn cases() -> Vec<Case> {
         case("a message longer than the model's context", "/chat", long_message.as_bytes(), 400),
         case("one of two prompts longer than the model's context", "/generate", long_prompt.as_bytes(), 400),
         case("a body over the limit", "/chat", large.as_bytes(), 413),
-        case("a path that is not there", "/v1/chat/completions", b"{}", 404),
+        case("a path that is not there", "/v2/chat", b"{}", 404),
         case("a path below a route", "/chat/", b"{}", 404),
     ]);
     for (content_type, status) in [("", 415), ("text/plain", 415), ("application/x-www-form-urlencoded", 415)] {
@@ -199,7 +199,7 @@ fn cases() -> Vec<Case> {
         (Method::GET, "/shutdown"),
         (Method::PUT, "/chat"),
         (Method::OPTIONS, "/chat"),
-        (Method::POST, "/"),
+        (Method::PUT, "/"),
         (Method::DELETE, "/healthz"),
         (Method::POST, "/metrics"),
     ] {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing helper fails its test")]
 
 mod access;
+mod anthropic;
 mod bad_requests;
 mod cancellation;
 mod documented_requests;
@@ -10,8 +11,16 @@ mod draining;
 mod faults;
 mod framing;
 mod lifecycle;
+mod metrics;
 mod null_model;
+mod objects;
+mod ollama;
+mod openai;
+mod openapi;
 mod overload;
 mod preparing;
 mod refusals;
+mod responses;
 mod streaming;
+mod tgi;
+mod tls;

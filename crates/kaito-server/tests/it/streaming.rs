@@ -128,3 +128,35 @@ async fn a_request_that_cannot_be_done_has_a_status_even_if_it_streams() {
     assert_eq!(response.headers()["content-type"], "application/json");
     server.stop().await;
 }
+
+/// As clients have always read them, whatever order the code writes them in.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_of_answers_and_events_are_in_alphabetical_order() {
+    let server = TestServer::start(CHAT_MODEL).await;
+    let dialog = json!({ "input_data": { "input_string": [[{ "role": "user", "content": "Hi" }]], "parameters": { "max_gen_len": 3 } } });
+    let scored = json!({
+        "prompt": "Hello", "do_sample": false, "num_beams": 2, "max_new_tokens": 3, "return_dict_in_generate": true,
+        "output_scores": true,
+    });
+    let mut texts = Vec::new();
+    for (path, body) in [
+        ("/chat", dialog),
+        ("/chat", scored),
+        ("/chat", json!({ "prompt": "Hello", "max_new_tokens": 3, "stream": true })),
+        ("/generate", json!({ "prompts": ["Hello"], "parameters": { "max_gen_len": 3 } })),
+        ("/chat", json!({ "prompt": { "b": 1, "a": 2 }, "z": 1, "y": 2 })),
+    ] {
+        let text = server.post(path, &body).await.text().await.unwrap();
+        let data: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        texts.extend(if data.is_empty() { vec![text.clone()] } else { data.into_iter().map(str::to_owned).collect() });
+    }
+    assert!(texts.len() > 6, "{texts:?}");
+    for text in texts {
+        let mut value: Value = serde_json::from_str(&text).unwrap();
+        value.sort_all_objects();
+        assert_eq!(value.to_string(), text);
+        // The value that was sent is shown in the same way.
+        assert!(!text.contains(r#"{\"b\":1"#), "{text}");
+    }
+    server.stop().await;
+}

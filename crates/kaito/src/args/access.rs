@@ -9,13 +9,21 @@ use url::Url;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Access")]
 pub struct AccessArgs {
-    /// Key that clients must send as `Authorization: Bearer KEY`. Of several keys, separated by commas or given by repeating
-    /// the flag, each is accepted. Prefer the variable or a file: every user of this machine can read a command line
+    /// Key that clients must send, as `Authorization: Bearer KEY`, `x-api-key: KEY` or `api-key: KEY`. Of several keys, separated
+    /// by commas or given by repeating the flag, each is accepted. Prefer the variable or a file: every user of this machine
+    /// can read a command line
     #[arg(long, env = "KAITO_API_KEY", value_name = "KEY", hide_env_values = true, value_parser = keys)]
     pub api_key: Vec<Keys>,
     /// File of further keys, one per line; it is read again whenever it changes
     #[arg(long, env = "KAITO_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
+    /// Certificate of the server in PEM, with those between it and its authority behind it: the server speaks HTTPS then, HTTP/2
+    /// included. It is read again whenever it or the key changes
+    #[arg(long, env = "KAITO_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// Private key of that certificate, in PEM
+    #[arg(long, env = "KAITO_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
     /// Further host name that requests may be addressed to. Without a key, a server on a loopback address answers only for
     /// localhost, loopback addresses and its own host name, so that web pages cannot reach it by host names of their own
     /// (DNS rebinding)

@@ -27,7 +27,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Measure the server at this address, from outside, instead of a model in this process
-    #[arg(long, env = "KAITO_URL", value_name = "URL", value_parser = url, conflicts_with_all = ["model", "weights"], help_heading = "Server")]
+    #[arg(long, env = "KAITO_URL", value_name = "URL", value_parser = values::url, conflicts_with_all = ["model", "weights"], help_heading = "Server")]
     pub url: Option<Url>,
     /// API that the server speaks
     #[arg(long, env = "KAITO_API", value_enum, default_value_t = ApiName::Auto, help_heading = "Server")]
@@ -45,28 +45,21 @@ pub struct BenchArgs {
     /// Fields to add to the body of each request, as a JSON object; null removes a field
     #[arg(long, env = "KAITO_BODY", value_name = "JSON", value_parser = object, requires = "url", help_heading = "Server")]
     pub body: Option<Map<String, Value>>,
-    /// What to measure
-    #[arg(long, env = "KAITO_MEASURE", value_enum, value_delimiter = ',', default_values_t = TableName::ALL, help_heading = "Measurements")]
+    /// What to measure [default: the tables whose rows are given by --prompt-lengths, --batch-sizes, --request-rates or --clients; all
+    /// where none of them is]
+    #[arg(long, env = "KAITO_MEASURE", value_enum, value_delimiter = ',', help_heading = "Measurements")]
     pub measure: Vec<TableName>,
-    /// Lengths of prompts, in tokens
+    /// Lengths of prompts, in tokens [default: 16,128,512]
     #[arg(
         long,
         env = "KAITO_PROMPT_LENGTHS",
         value_name = "TOKENS",
         value_delimiter = ',',
-        default_value = "16,128,512",
         help_heading = "Measurements"
     )]
     pub prompt_lengths: Vec<usize>,
-    /// Numbers of sequences that are decoded at the same time
-    #[arg(
-        long,
-        env = "KAITO_BATCH_SIZES",
-        value_name = "N",
-        value_delimiter = ',',
-        default_value = "1,2,4,8,16",
-        help_heading = "Measurements"
-    )]
+    /// Numbers of sequences that are decoded at the same time [default: 1,2,4,8,16]
+    #[arg(long, env = "KAITO_BATCH_SIZES", value_name = "N", value_delimiter = ',', help_heading = "Measurements")]
     pub batch_sizes: Vec<usize>,
     /// Tokens of each sequence's prompt when decoding is measured
     #[arg(long, env = "KAITO_CONTEXT", value_name = "TOKENS", default_value_t = 128, help_heading = "Measurements")]
@@ -83,28 +76,20 @@ pub struct BenchArgs {
     /// How often prompts and decoding are measured, after one warm-up that does not count
     #[arg(long, env = "KAITO_REPETITIONS", value_name = "N", default_value_t = 5, help_heading = "Measurements")]
     pub repetitions: usize,
-    /// Rates at which requests arrive at the server, in requests per second
+    /// Rates at which requests arrive at the server, in requests per second [default: 1,2,4]
     #[arg(
         long,
         env = "KAITO_REQUEST_RATES",
         value_name = "RATE",
         value_delimiter = ',',
-        default_value = "1,2,4",
         help_heading = "Measurements"
     )]
     pub request_rates: Vec<f64>,
     /// How long requests arrive at each rate
     #[arg(long, env = "KAITO_RATE_DURATION", value_name = "TIME", value_parser = values::duration, default_value = "20s", help_heading = "Measurements")]
     pub rate_duration: Duration,
-    /// Numbers of clients, each of which waits for an answer before it sends the next request
-    #[arg(
-        long,
-        env = "KAITO_CLIENTS",
-        value_name = "N",
-        value_delimiter = ',',
-        default_value = "16",
-        help_heading = "Measurements"
-    )]
+    /// Numbers of clients, each of which waits for an answer before it sends the next request [default: 16]
+    #[arg(long, env = "KAITO_CLIENTS", value_name = "N", value_delimiter = ',', help_heading = "Measurements")]
     pub clients: Vec<usize>,
     /// Requests that each of these clients sends
     #[arg(
@@ -142,6 +127,9 @@ pub struct BenchArgs {
     /// Longest time for each row of the tables; what is not done by then is cut off
     #[arg(long, env = "KAITO_TIME_LIMIT", value_name = "TIME", value_parser = values::duration, default_value = "2m", help_heading = "Measurements")]
     pub time_limit: Duration,
+    /// Longest time of everything; it then ends as by Ctrl-C [default: that of each row, for as many rows as there are]
+    #[arg(long, env = "KAITO_TOTAL_TIME_LIMIT", value_name = "TIME", value_parser = values::duration, help_heading = "Measurements")]
+    pub total_time_limit: Option<Duration>,
     /// Write everything as JSON to a file or, with -, to stdout instead of the tables
     #[arg(long = "json", env = "KAITO_JSON_FILE", value_name = "FILE", help_heading = "Report")]
     pub json_file: Option<PathBuf>,
@@ -152,7 +140,7 @@ pub struct BenchArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ApiName {
-    /// OpenAI's if the server has it, else kaito's
+    /// kaito's if the server is one, else OpenAI's if it has that
     Auto,
     /// kaito's /chat
     Kaito,
@@ -176,7 +164,14 @@ pub enum TableName {
 }
 
 impl TableName {
-    const ALL: [Self; 4] = [Self::Prefill, Self::Decode, Self::Rates, Self::Clients];
+    fn table(self) -> Table {
+        match self {
+            Self::Prefill => Table::Prefill,
+            Self::Decode => Table::Decode,
+            Self::Rates => Table::Rates,
+            Self::Clients => Table::Clients,
+        }
+    }
 }
 
 impl ApiName {
@@ -191,22 +186,36 @@ impl ApiName {
 }
 
 impl BenchArgs {
+    /// The tables that were asked for, by name or by their rows: whoever says how many clients wants to know about clients, and not
+    /// to wait for a minute of requests at rates.
+    fn tables(&self) -> Vec<TableName> {
+        if !self.measure.is_empty() {
+            return self.measure.clone();
+        }
+        let rows = [
+            (TableName::Prefill, !self.prompt_lengths.is_empty()),
+            (TableName::Decode, !self.batch_sizes.is_empty()),
+            (TableName::Rates, !self.request_rates.is_empty()),
+            (TableName::Clients, !self.clients.is_empty()),
+        ];
+        let any = rows.iter().any(|(_, given)| *given);
+        rows.into_iter().filter(|(_, given)| *given || !any).map(|(name, _)| name).collect()
+    }
+
     pub fn settings(&self) -> Settings {
-        let table = |name: &TableName| match name {
-            TableName::Prefill => Table::Prefill,
-            TableName::Decode => Table::Decode,
-            TableName::Rates => Table::Rates,
-            TableName::Clients => Table::Clients,
-        };
+        fn given<T: Clone>(values: &[T], default: &[T]) -> Vec<T> {
+            let chosen = if values.is_empty() { default } else { values };
+            chosen.to_vec()
+        }
         Settings {
-            measure: self.measure.iter().map(table).collect(),
-            prompt_lengths: self.prompt_lengths.clone(),
-            batch_sizes: self.batch_sizes.clone(),
+            measure: self.tables().iter().map(|name| name.table()).collect(),
+            prompt_lengths: given(&self.prompt_lengths, &[16, 128, 512]),
+            batch_sizes: given(&self.batch_sizes, &[1, 2, 4, 8, 16]),
             context: self.context,
             decode_tokens: self.decode_tokens,
-            request_rates: self.request_rates.clone(),
+            request_rates: given(&self.request_rates, &[1.0, 2.0, 4.0]),
             rate_duration: self.rate_duration,
-            clients: self.clients.clone(),
+            clients: given(&self.clients, &[16]),
             requests_per_client: self.requests_per_client,
             input_tokens: self.input_tokens,
             output_tokens: self.output_tokens,
@@ -222,17 +231,6 @@ impl BenchArgs {
 /// Every program start has random keys for its maps. Some servers take seeds of 32 bits alone.
 fn random_seed() -> u64 {
     RandomState::new().build_hasher().finish() & u64::from(u32::MAX)
-}
-
-/// `http://` or `https://` with a host; without a scheme, `http://`.
-fn url(text: &str) -> Result<Url, String> {
-    let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-    let url =
-        Url::parse(&with_scheme).map_err(|error| format!("{error}; expected an address like http://localhost:5000"))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err("expected an address like http://localhost:5000".to_owned());
-    }
-    Ok(url)
 }
 
 fn object(text: &str) -> Result<Map<String, Value>, String> {
@@ -270,6 +268,20 @@ mod tests {
         assert_eq!(settings.prompt_lengths, [1, 2]);
         assert_eq!(settings.measure, [Table::Prefill, Table::Clients]);
         assert_eq!(bench(&[]).unwrap().settings().measure.len(), 4);
+    }
+
+    /// `--url ... --clients 16` measured everything, and took minutes for one row that was asked for.
+    #[test]
+    fn a_flag_that_names_rows_chooses_their_table() {
+        let tables = |args: &[&str]| bench(args).unwrap().settings().measure;
+        let all = [Table::Prefill, Table::Decode, Table::Rates, Table::Clients];
+        assert_eq!(tables(&[]), all);
+        assert_eq!(tables(&["--url", "localhost", "--context", "8"]), all);
+        assert_eq!(tables(&["--clients", "16"]), [Table::Clients]);
+        assert_eq!(tables(&["--clients", "16", "--batch-sizes", "1,2"]), [Table::Decode, Table::Clients]);
+        assert_eq!(tables(&["--clients", "16", "--measure", "prefill"]), [Table::Prefill]);
+        let settings = bench(&["--measure", "rates"]).unwrap().settings();
+        assert_eq!((settings.request_rates, settings.clients), (vec![1.0, 2.0, 4.0], vec![16]));
     }
 
     /// A second run against the same server found its prompts in the prefix cache.

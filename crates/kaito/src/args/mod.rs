@@ -1,6 +1,8 @@
 //! Every flag, its environment variable and its help: a file per subcommand.
 
 mod access;
+mod adapters;
+mod api;
 mod bench;
 mod chat;
 mod controller;
@@ -15,9 +17,12 @@ mod plan;
 mod presets;
 mod serve;
 mod up;
+mod upstream;
 mod validate;
 
 pub use access::AccessArgs;
+pub use adapters::{AdapterArgs, name as adapter_name, strength as adapter_strength};
+pub use api::ApiArgs;
 pub use bench::BenchArgs;
 pub use chat::ChatArgs;
 use clap::{Parser, Subcommand};
@@ -36,6 +41,7 @@ pub use plan::PlanArgs;
 pub use presets::PresetsArgs;
 pub use serve::ServeArgs;
 pub use up::UpArgs;
+pub use upstream::UpstreamArgs;
 pub use validate::ValidateArgs;
 
 const EXIT_STATUS: &str = "\
@@ -55,7 +61,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve a model over HTTP
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Talk to a model in the terminal
     Chat(ChatArgs),
     /// List the presets, the models that kaito knows by name
@@ -87,14 +93,14 @@ mod tests {
     use std::{num::NonZeroUsize, path::Path, time::Duration};
 
     use clap::{CommandFactory, error::ErrorKind};
-    use kaito_engine::{DeviceChoice, KvDType, Quantization};
+    use kaito_engine::{ComputeChoice, DeviceChoice, KernelLevel, KvDType, Quantization};
     use kaito_server::HostName;
 
     use super::{model::DType, *};
 
     fn serve(args: &[&str]) -> ServeArgs {
         match Cli::try_parse_from(["kaito", "serve"].iter().chain(args)).unwrap().command {
-            Command::Serve(args) => args,
+            Command::Serve(args) => *args,
             other => panic!("{other:?}"),
         }
     }
@@ -111,7 +117,9 @@ mod tests {
         assert_eq!((args.drain_limit, args.stall_limit, args.body_limit), (None, Duration::from_secs(60), 4 << 20));
         assert!(args.access.allowed_origin.is_empty());
         assert_eq!(args.model.device, DeviceChoice::Auto);
-        assert_eq!((args.model.dtype, args.model.max_batch_size.get(), args.model.model), (DType::Auto, 32, None));
+        assert_eq!((args.model.load_options().max_batch_size, args.model.max_batch_size), (32, None));
+        assert_eq!((args.model.dtype, args.model.model), (DType::Auto, None));
+        assert_eq!((args.upstream.upstream, args.upstream.upstream_wait), (None, Duration::from_secs(120)));
     }
 
     #[test]
@@ -146,6 +154,8 @@ mod tests {
             ),
             (&["--device", ""], &["--device", "auto or cpu"]),
             (&["--dtype", "int8"], &["int8", "auto, f32, bf16, f16"]),
+            (&["--compute", "f32"], &["f32", "auto, exact, bf16"]),
+            (&["--kernels", "sse9"], &["sse9", "amx, avx512, avx2, neon and portable"]),
             (&["--quantize", "int2"], &["int2", "none, int8, int4"]),
             (&["--kv-dtype", "fp8"], &["fp8", "f32, bf16, int8"]),
             (&["--kv-cache-memory", "4 elephants"], &["4 elephants", "4GiB"]),
@@ -166,6 +176,13 @@ mod tests {
             (&["--stall-limit", "0"], &["--stall-limit", "more than nothing"]),
             (&["--body-limit", "2GiB"], &["--body-limit", "1GiB"]),
             (&["--threads", "100000"], &["--threads", "from 1 to 1024"]),
+            (&["--tls-certificate", "a"], &["--tls-key <FILE>"]),
+            (&["--tls-key", "a"], &["--tls-certificate <FILE>"]),
+            (&["--upstream", "127.0.0.1:8000"], &["--upstream", "http://127.0.0.1:8000"]),
+            (&["--upstream", "http://user:secret@127.0.0.1"], &["--upstream", "http://127.0.0.1:8000"]),
+            (&["--upstream", "http://a", "--quantize", "int8"], &["--upstream", "--quantize"]),
+            (&["--upstream", "http://a", "--embeddings", "mean"], &["--upstream", "--embeddings"]),
+            (&["--upstream-model", "a"], &["--upstream <URL>"]),
             (&["--max-batch-size", "18446744073709551615"], &["--max-batch-size", "from 1 to 4096"]),
         ] {
             let error = Cli::try_parse_from(["kaito", "serve"].iter().chain(args)).unwrap_err();
@@ -184,13 +201,17 @@ mod tests {
 
     #[test]
     fn keys_hosts_and_origins_may_be_several() {
-        let AccessArgs { api_key, api_key_file, allowed_host, allowed_origin } = serve(&[
+        let AccessArgs { api_key, api_key_file, tls_certificate, tls_key, allowed_host, allowed_origin } = serve(&[
             "--api-key",
             "old, new",
             "--api-key",
             "third\n",
             "--api-key-file",
             "keys",
+            "--tls-certificate",
+            "tls.crt",
+            "--tls-key",
+            "tls.key",
             "--allowed-host",
             "a.example,B.example.",
             "--allowed-host",
@@ -203,6 +224,8 @@ mod tests {
         .access;
         assert_eq!(api_key.iter().map(|keys| keys.0.as_ref().unwrap().len()).sum::<usize>(), 3);
         assert_eq!(api_key_file.as_deref(), Some(Path::new("keys")));
+        let tls = [tls_certificate, tls_key].map(Option::unwrap);
+        assert_eq!(tls, ["tls.crt", "tls.key"].map(std::path::PathBuf::from));
         let shown = |hosts: Vec<HostName>| hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown(allowed_host), ["a.example", "b.example", "::2"]);
         assert_eq!(allowed_origin, ["https://a.example", "http://localhost:3000", "*"]);
@@ -233,10 +256,14 @@ mod tests {
             "int4",
             "--quantize-cache",
             "/somewhere",
+            "--chat-template",
+            "/a/template.jinja",
             "--kv-dtype",
             "int8",
             "--device",
             "cpu",
+            "--compute",
+            "exact",
         ])
         .model
         .load_options();
@@ -246,6 +273,10 @@ mod tests {
         assert_eq!(options.kv_cache_memory, Some(3 << 29));
         assert_eq!((options.quantize, options.kv_dtype), (Some(Quantization::Int4), KvDType::Int8));
         assert_eq!(options.quantized_cache.as_deref(), Some(Path::new("/somewhere")));
-        assert_eq!(serve(&[]).model.load_options().quantize, None);
+        assert_eq!(options.chat_template.as_deref(), Some(Path::new("/a/template.jinja")));
+        assert_eq!(options.compute, ComputeChoice::Exact);
+        let options = serve(&[]).model.load_options();
+        assert_eq!((options.quantize, options.compute), (None, ComputeChoice::Auto));
+        assert_eq!(serve(&["--kernels", "avx2"]).model.kernels, Some(KernelLevel::Avx2));
     }
 }

@@ -2,19 +2,20 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
+use anyhow::Context;
 use clap::{ArgAction, Args, ValueEnum};
-use kaito_engine::{DeviceChoice, KvDType, LoadOptions, Quantization};
+use kaito_engine::{ComputeChoice, DeviceChoice, KernelLevel, KvDType, LoadOptions, Quantization, choose_level};
 
 use crate::{demo::cache_folder, values};
 
 /// Which model, and how it is loaded.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// A preset's name (see `kaito presets`), a directory of weights, or a hub repository
-    /// (organisation/name[@revision]); without it, the demo model that comes with kaito
+    /// A preset's name (see `kaito presets`), a directory of weights, a GGUF file, or a hub repository
+    /// (organisation/name[@revision], and which of its GGUF files: :Q4_K_M); without it, the demo model that comes with kaito
     #[arg(env = "KAITO_MODEL", value_parser = values::not_empty)]
     pub model: Option<String>,
-    /// Directory of the model's weights, instead of a download
+    /// Directory of the model's weights, or their GGUF file, instead of a download
     #[arg(long, env = "KAITO_WEIGHTS", value_name = "DIR")]
     pub weights: Option<PathBuf>,
     /// What computes: auto or cpu (see `kaito devices`)
@@ -23,13 +24,16 @@ pub struct ModelArgs {
     /// Element type of the weights in memory; auto keeps that of the files
     #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = DType::Auto)]
     pub dtype: DType,
+    /// How activations are multiplied by weights of 16 bits; --dtype f32 is always exact
+    #[arg(long, env = "KAITO_COMPUTE", value_enum, default_value_t = Compute::Auto)]
+    pub compute: Compute,
     /// Store the layers' weights in fewer bits: quantised at the first start, and kept in a file that later starts map
     #[arg(long, env = "KAITO_QUANTIZE", value_enum, default_value_t = Quantize::None)]
     pub quantize: Quantize,
     /// Folder for the files of quantised weights [default: kaito/quantized in the user's cache folder]
     #[arg(long, env = "KAITO_QUANTIZE_CACHE", value_name = "DIR")]
     pub quantize_cache: Option<PathBuf>,
-    /// Element type of the KV cache (keys and values); fewer bits leave room for more and longer sequences
+    /// Element type of the KV cache; fewer bits leave room for more and longer sequences
     #[arg(long, env = "KAITO_KV_DTYPE", value_enum, default_value_t = KvElement::F32)]
     pub kv_dtype: KvElement,
     /// Worker threads that compute, at most 1024 [default: one per core]
@@ -38,16 +42,23 @@ pub struct ModelArgs {
     /// Longest sequence, prompt and answer together, in tokens [default: the model's own limit]
     #[arg(long, env = "KAITO_MAX_SEQ_LEN", value_name = "TOKENS")]
     pub max_seq_len: Option<NonZeroUsize>,
-    /// Most sequences that are computed at the same time, at most 4096
-    #[arg(long, env = "KAITO_MAX_BATCH_SIZE", value_name = "N", value_parser = values::count::<4096>, default_value = "32")]
-    pub max_batch_size: NonZeroUsize,
-    /// Memory for the KV cache (keys and values), like 4GiB [default: what the memory of this machine allows]
+    /// Most sequences that are computed at the same time, at most 4096 [default: 32; by an engine elsewhere 256]
+    #[arg(long, env = "KAITO_MAX_BATCH_SIZE", value_name = "N", value_parser = values::count::<4096>)]
+    pub max_batch_size: Option<NonZeroUsize>,
+    /// Memory for the KV cache, like 4GiB [default: what the memory of this machine allows]
     #[arg(long, env = "KAITO_KV_CACHE_MEMORY", value_name = "SIZE", value_parser = values::size)]
     pub kv_cache_memory: Option<u64>,
+    /// File with a chat template (Jinja2), in place of the model's own
+    #[arg(long, env = "KAITO_CHAT_TEMPLATE", value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
     /// Speculative decoding (n-gram): where a text repeats itself, propose the next tokens and verify them in one step. The
     /// text stays the same and takes fewer steps. It switches itself off while it does not pay
     #[arg(long, env = "KAITO_SPECULATE", value_name = "true|false", action = ArgAction::Set, default_value_t = true)]
     pub speculate: bool,
+    /// For debugging: instructions that the kernels use, amx, avx512, avx2, neon or portable [default: the best that the processor
+    /// has]
+    #[arg(long, env = "KAITO_KERNELS", value_name = "LEVEL", value_parser = values::kernels)]
+    pub kernels: Option<KernelLevel>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,12 +77,23 @@ pub enum DType {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Compute {
+    /// bf16 where the processor has fast units for it, else exact
+    Auto,
+    /// In f32
+    Exact,
+    /// Rounded to bf16 at each product, with sums in f32
+    #[value(alias = "bfloat16")]
+    Bf16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Quantize {
     /// As --dtype says
     None,
-    /// 8.25 bits per weight
+    /// 8.125 bits per weight
     Int8,
-    /// 4.25 bits per weight
+    /// 4.3125 bits per weight
     Int4,
 }
 
@@ -88,7 +110,17 @@ pub enum KvElement {
 }
 
 impl ModelArgs {
+    /// Chooses the kernels that were asked for, before any of them runs.
+    ///
+    /// # Errors
+    ///
+    /// If this machine lacks them.
+    pub fn choose_kernels(&self) -> anyhow::Result<()> {
+        self.kernels.map_or(Ok(()), choose_level).context("--kernels")
+    }
+
     pub fn load_options(&self) -> LoadOptions {
+        let defaults = LoadOptions::default();
         LoadOptions {
             device: self.device,
             dtype: match self.dtype {
@@ -96,6 +128,11 @@ impl ModelArgs {
                 DType::F32 => Some(kaito_engine::DType::F32),
                 DType::Bf16 => Some(kaito_engine::DType::Bf16),
                 DType::F16 => Some(kaito_engine::DType::F16),
+            },
+            compute: match self.compute {
+                Compute::Auto => ComputeChoice::Auto,
+                Compute::Exact => ComputeChoice::Exact,
+                Compute::Bf16 => ComputeChoice::Bf16,
             },
             quantize: match self.quantize {
                 Quantize::None => None,
@@ -113,10 +150,11 @@ impl ModelArgs {
             },
             threads: self.threads,
             max_seq_len: self.max_seq_len.map(NonZeroUsize::get),
-            max_batch_size: self.max_batch_size.get(),
+            max_batch_size: self.max_batch_size.map_or(defaults.max_batch_size, NonZeroUsize::get),
             kv_cache_memory: self.kv_cache_memory,
             speculate: self.speculate,
-            ..LoadOptions::default()
+            chat_template: self.chat_template.clone(),
+            ..defaults
         }
     }
 }

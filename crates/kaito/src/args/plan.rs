@@ -17,7 +17,8 @@ pub struct PlanArgs {
     /// A preset (see `kaito presets`)
     #[arg(env = "KAITO_PRESET")]
     pub preset: String,
-    /// Instance type of the nodes (see `kaito instance-types`); without it, all types that the model fits on, smallest first
+    /// Instance type of the nodes (see `kaito instance-types`); without it, the smallest that fits is recommended, and all others
+    /// that fit are listed
     #[arg(long, env = "KAITO_INSTANCE_TYPE", value_name = "NAME")]
     pub instance_type: Option<String>,
     /// Number of nodes [default: as many as it takes]
@@ -32,7 +33,7 @@ pub struct PlanArgs {
     /// Precision of the weights; auto: as they are published
     #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = PlanDType::Auto)]
     pub dtype: PlanDType,
-    /// Precision of the KV cache (keys and values); auto: that of the weights, or 16 bits if they have fewer
+    /// Precision of the KV cache; auto: that of the weights, or 16 bits if they have fewer
     #[arg(long, env = "KAITO_KV_DTYPE", value_enum, default_value_t = PlanDType::Auto)]
     pub kv_dtype: PlanDType,
     /// Only machines of this cloud

@@ -2,9 +2,10 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use kaito_server::ToolSetting;
 
-use super::{AccessArgs, ModelArgs};
+use super::{AccessArgs, AdapterArgs, ApiArgs, ModelArgs, UpstreamArgs};
 use crate::values;
 
 #[derive(Debug, Args)]
@@ -33,6 +34,38 @@ pub struct ServeArgs {
     /// reports an engine that made no progress for so long
     #[arg(long, env = "KAITO_STALL_LIMIT", value_name = "TIME", value_parser = values::duration, default_value = "60s")]
     pub stall_limit: Duration,
+    /// How tools are written for the model, and calls of them by it
+    #[arg(long, env = "KAITO_TOOL_FORMAT", value_enum, default_value_t = ToolFormat::Auto)]
+    pub tool_format: ToolFormat,
+    #[command(flatten)]
+    pub adapters: AdapterArgs,
     #[command(flatten)]
     pub access: AccessArgs,
+    #[command(flatten)]
+    pub api: ApiArgs,
+    #[command(flatten)]
+    pub upstream: UpstreamArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ToolFormat {
+    /// As the model's chat template writes them, where it does, else generic
+    Auto,
+    /// As the model's chat template writes them
+    Native,
+    /// In the model's instructions, as JSON
+    Generic,
+    /// Not at all: requests with tools are refused
+    Off,
+}
+
+impl From<ToolFormat> for ToolSetting {
+    fn from(format: ToolFormat) -> Self {
+        match format {
+            ToolFormat::Auto => Self::Auto,
+            ToolFormat::Native => Self::Native,
+            ToolFormat::Generic => Self::Generic,
+            ToolFormat::Off => Self::Off,
+        }
+    }
 }

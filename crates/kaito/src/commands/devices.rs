@@ -1,6 +1,10 @@
 //! `kaito devices`: what this machine can compute on.
 
-use kaito_engine::device::{self, DeviceMemory, DeviceProperties};
+use anyhow::Context;
+use kaito_engine::{
+    KernelLevel,
+    device::{self, DeviceMemory, DeviceProperties},
+};
 use serde_json::{Value, json};
 
 use super::pretty;
@@ -11,13 +15,24 @@ use crate::{
 };
 
 pub fn run(args: &DevicesArgs) -> anyhow::Result<()> {
+    KernelLevel::from_environment().context("KAITO_KERNELS")?;
     let devices = device::list();
     print(&if args.json { pretty(&devices.iter().map(json_of).collect::<Vec<_>>())? } else { table(&devices) })
 }
 
 fn table(devices: &[(DeviceProperties, DeviceMemory)]) -> String {
-    let header =
-        ["DEVICE", "MODEL", "INSTRUCTIONS", "CORES", "MEMORY", "FREE", "WEIGHTS", "QUANTISED WEIGHTS", "KV CACHE"];
+    let header = [
+        "DEVICE",
+        "MODEL",
+        "INSTRUCTIONS",
+        "CORES",
+        "MEMORY",
+        "FREE",
+        "WEIGHTS",
+        "COMPUTE",
+        "QUANTISED WEIGHTS",
+        "KV CACHE",
+    ];
     let rows = devices.iter().map(|(device, memory)| {
         [
             device.name.clone(),
@@ -27,6 +42,7 @@ fn table(devices: &[(DeviceProperties, DeviceMemory)]) -> String {
             bytes(memory.total),
             bytes(memory.free),
             names(device.precisions.weights).join(", "),
+            names(device.precisions.compute).join(", "),
             names(device.precisions.quantized).join(", "),
             names(device.precisions.kv_cache).join(", "),
         ]
@@ -36,16 +52,17 @@ fn table(devices: &[(DeviceProperties, DeviceMemory)]) -> String {
 
 fn json_of((device, memory): &(DeviceProperties, DeviceMemory)) -> Value {
     json!({
-        "name": device.name,
-        "model": device.model,
-        "instruction_set": device.instruction_set,
         "cores": device.cores,
-        "memory": { "total": memory.total, "free": memory.free },
+        "instruction_set": device.instruction_set,
+        "memory": { "free": memory.free, "total": memory.total },
+        "model": device.model,
+        "name": device.name,
         "page_size": device.page_size,
         "precisions": {
-            "weights": names(device.precisions.weights),
-            "quantized_weights": names(device.precisions.quantized),
+            "compute": names(device.precisions.compute),
             "kv_cache": names(device.precisions.kv_cache),
+            "quantized_weights": names(device.precisions.quantized),
+            "weights": names(device.precisions.weights),
         },
     })
 }
@@ -56,7 +73,7 @@ fn names(precisions: &[impl ToString]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use kaito_engine::device::cpu;
+    use kaito_engine::{Compute, device::cpu};
 
     use super::*;
 
@@ -65,12 +82,13 @@ mod tests {
         let mut device = cpu::properties(None);
         device.model = Some("AMD EPYC 7B13".to_owned());
         (device.instruction_set, device.cores) = ("avx2", 16);
+        device.precisions.compute = &[Compute::Exact, Compute::Bf16];
         let nameless = DeviceProperties { model: None, cores: 2, ..device.clone() };
         let memory = |gib: u64| DeviceMemory { total: gib << 30, free: (gib << 30) - (1 << 29) };
         let expected = [
-            "DEVICE  MODEL          INSTRUCTIONS  CORES  MEMORY    FREE      WEIGHTS         QUANTISED WEIGHTS  KV CACHE\n",
-            "cpu     AMD EPYC 7B13  avx2          16     64.0 GiB  63.5 GiB  f32, bf16, f16  int8, int4         f32, bf16, int8\n",
-            "cpu     -              avx2          2      4.0 GiB   3.5 GiB   f32, bf16, f16  int8, int4         f32, bf16, int8\n",
+            "DEVICE  MODEL          INSTRUCTIONS  CORES  MEMORY    FREE      WEIGHTS         COMPUTE      QUANTISED WEIGHTS  KV CACHE\n",
+            "cpu     AMD EPYC 7B13  avx2          16     64.0 GiB  63.5 GiB  f32, bf16, f16  exact, bf16  int8, int4         f32, bf16, int8\n",
+            "cpu     -              avx2          2      4.0 GiB   3.5 GiB   f32, bf16, f16  exact, bf16  int8, int4         f32, bf16, int8\n",
         ];
         assert_eq!(table(&[(device, memory(64)), (nameless, memory(4))]), expected.concat());
     }

@@ -26,6 +26,7 @@ fn json_of(one: &InstanceType) -> Value {
     if let Some(object) = value.as_object_mut() {
         object.insert("gpu_memory".to_owned(), json!(one.gpu_memory()));
     }
+    value.sort_all_objects();
     value
 }
 

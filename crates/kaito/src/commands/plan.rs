@@ -46,7 +46,7 @@ fn load(preset: &'static Preset, args: &PlanArgs) -> anyhow::Result<Load> {
         load = load.weights(precision);
     }
     if let Some(precision) = args.kv_dtype.precision() {
-        load = load.keys_and_values(precision);
+        load = load.kv_cache(precision);
     }
     Ok(load)
 }
@@ -58,6 +58,7 @@ fn json_of(plan: &Plan) -> Value {
         object.insert("notes".to_owned(), notes(plan).into());
         object.insert("per_gpu_total".to_owned(), plan.per_gpu.total().into());
     }
+    value.sort_all_objects();
     value
 }
 
@@ -90,14 +91,39 @@ fn table(preset: &Preset, plans: &[Plan], args: &PlanArgs) -> String {
         ]
     });
     format!(
-        "{}, {}, {}:\n\n{}\nCONTEXT: the longest sequences that fit, {} at once; SEQUENCES: how many of {} tokens do.\n",
+        "{}, {}, {}:\n\n{}\n{}\nCONTEXT: the longest sequences that fit, {} at once; SEQUENCES: how many of {} tokens do.\n\
+         The order is that of GPU memory in all, then of GPUs, main memory and CPUs: the table of instance types has no \
+         prices.\n",
         preset.name,
         weights(preset, first),
         sequences(first),
+        recommendation(first, plans.len()),
         aligned(std::iter::once(header.map(String::from)).chain(rows).collect()),
         first.batch,
         first.context,
     )
+}
+
+/// The first of the `number` plans that fit, and why it is the one to take.
+fn recommendation(plan: &Plan, number: usize) -> String {
+    let one = &plan.instance_type;
+    let memory = gib(one.gpu_memory().saturating_mul(plan.nodes.into()));
+    let why = match number {
+        1 => format!("No other type fits; it has {memory} of GPU memory in all."),
+        _ => format!("Of the {number} types that fit it has the least GPU memory, {memory} in all."),
+    };
+    let mut text = format!(
+        "Recommended: {} of {} ({}). {why}\nIn a Workspace: resource.instanceType {}, resource.count {}.\n",
+        plural(plan.nodes.into(), "node"),
+        one.name,
+        one.cloud,
+        one.name,
+        plan.nodes,
+    );
+    for note in notes(plan) {
+        text.push_str(&format!("Note: {note}\n"));
+    }
+    text
 }
 
 fn in_full(preset: &Preset, plan: &Plan) -> String {
@@ -119,7 +145,7 @@ fn in_full(preset: &Preset, plan: &Plan) -> String {
         ("load", sequences(plan)),
         ("", String::new()),
         ("weights", gib_needed(used.weights)),
-        ("keys and values", format!("{}, in {}", gib_needed(used.keys_and_values), plan.keys_and_values,)),
+        ("KV cache", format!("{}, in {}", gib_needed(used.kv_cache), plan.kv_cache)),
         ("activations", gib_needed(used.activations)),
         ("runtime", gib_needed(used.runtime)),
         ("each GPU", format!("{} of the {} that a program can have", gib_needed(used.total()), gib(usable))),

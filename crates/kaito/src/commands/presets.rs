@@ -23,7 +23,8 @@ pub fn run(args: &PresetsArgs) -> anyhow::Result<()> {
 }
 
 fn table() -> String {
-    let header = ["NAME", "PARAMETERS", "WEIGHTS", "CONTEXT", "KIND", "ENDPOINT", "REPOSITORY"].map(String::from);
+    let header =
+        ["NAME", "PARAMETERS", "WEIGHTS", "CONTEXT", "KIND", "ENDPOINT", "KAITO'S", "REPOSITORY"].map(String::from);
     let rows = PRESETS.iter().map(|preset| {
         [
             preset.name.to_owned(),
@@ -31,6 +32,7 @@ fn table() -> String {
             format!("{} {}", bytes(preset.shape.weights_bytes(preset.dtype)), preset.dtype),
             preset.shape.max_position_embeddings.to_string(),
             kind(preset.kind).to_owned(),
+            preset.openai_endpoint().to_owned(),
             preset.endpoint().to_owned(),
             preset.hub_id.to_owned(),
         ]
@@ -49,7 +51,7 @@ fn in_full(preset: &Preset) -> String {
         ("repository", preset.hub_id.to_owned()),
         ("family", shape.family.to_string()),
         ("kind", kind(preset.kind).to_owned()),
-        ("endpoint", preset.endpoint().to_owned()),
+        ("endpoint", format!("{} (OpenAI's API), {} (Kaito's)", preset.openai_endpoint(), preset.endpoint())),
         ("", String::new()),
         ("parameters", count(shape.parameters())),
         (
@@ -61,7 +63,7 @@ fn in_full(preset: &Preset) -> String {
             ),
         ),
         (
-            "keys and values",
+            "KV cache",
             format!(
                 "{} a token in 32 bits; {} for a full context",
                 bytes(kv(DType::F32)),
@@ -113,8 +115,10 @@ fn json_of(preset: &Preset) -> Value {
     let mut value = json!(preset);
     if let Some(object) = value.as_object_mut() {
         object.insert("endpoint".to_owned(), json!(preset.endpoint()));
+        object.insert("openai_endpoint".to_owned(), json!(preset.openai_endpoint()));
         object.insert("parameters".to_owned(), json!(preset.shape.parameters()));
     }
+    value.sort_all_objects();
     value
 }
 

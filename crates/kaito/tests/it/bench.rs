@@ -84,7 +84,8 @@ fn check(report: &Value) {
     same(&report["target"], "target");
     same(&report["settings"], "settings");
     same(&report["machine"], "machine");
-    for (optional, name) in [(&report["limits"], "limits"), (&report["model"], "model")] {
+    let tiles = &report["limits"]["tiles"];
+    for (optional, name) in [(&report["limits"], "limits"), (&report["model"], "model"), (tiles, "tiles")] {
         if !optional.is_null() {
             same(optional, name);
         }
@@ -125,7 +126,7 @@ fn a_model_in_this_process() {
     let tables = text(&output.stdout);
     assert!(output.status.success(), "{tables}{}", text(&output.stderr));
     for part in
-        ["model     demo (llama, 3.", "limits    reading memory", "Prompts:", "Decoding after 16", "CLIENTS", "OF PEAK"]
+        ["model     demo (llama, 3.", "limits    reading memory", "Prompts:", "Decoding after 16", "CLIENTS", "OF P"]
     {
         assert!(tables.contains(part), "{part}: {tables}");
     }
@@ -381,6 +382,21 @@ fn a_row_ends_at_its_time_limit() {
     assert_eq!((&clients["requests"], &clients["completed"]), (&json!(3), &json!(0)));
     assert_eq!(clients["failures"], json!([{"cause": "not done within the time limit of 5s", "count": 3}]));
     assert_eq!(clients["tokens_per_second"], Value::Null);
+}
+
+#[test]
+fn everything_ends_at_the_total_time_limit() {
+    let server = OpenAi::start(Manner::Hanging);
+    let args = ["--url", &server.url, "--body", r#"{"own": 1}"#, "--total-time-limit", "5s", "--json", "-"];
+    let output = output(&mut bench(&args));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["interrupted"], true);
+    assert_eq!((report["prefill"].as_array().unwrap().len(), &report["clients"]), (2, &json!([])));
+    // Without a terminal each row is told when it begins.
+    let told = text(&output.stderr);
+    assert!(told.contains("% prompts of 16 tokens\n") && told.contains("% prompts of 40 tokens\n"), "{told}");
+    assert!(!told.contains("clients"), "{told}");
 }
 
 /// The commands of docs/bench.md, with fewer and smaller measurements by their variables.

@@ -1,18 +1,12 @@
 //! The command line from outside: what it prints, how it ends.
 
-use std::{
-    fs::{self, File},
-    io::{Read, Write},
-    net::TcpListener,
-    process::Stdio,
-};
+use std::{fs, net::TcpListener};
 
 use kaito_testing::{
-    files::{copy_of, parity_model, tiny_model},
+    files::{copy_of, tiny_model},
     hub::TestHub,
-    process::{Serving, output, output_with_input, signal, text},
+    process::{Serving, output, output_with_input, text},
 };
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::program::{commands, kaito};
@@ -101,11 +95,16 @@ fn failures_say_what_is_wrong_and_set_the_status() {
         (&["serve", "--log", "=,="], 1, &["--log", "=,="]),
         (&["bake"], 2, &["bake"]),
         (&["presets", "llama-3-8b"], 1, &["there is no preset \"llama-3-8b\"", "kaito presets"]),
-        (&["serve", "/no/such/directory"], 1, &["there is no directory /no/such/directory"]),
+        (&["serve", "/no/such/directory"], 1, &["there is no directory or GGUF file /no/such/directory"]),
         (&["serve", "mistral-7b-instrct"], 1, &["did you mean mistral-7b-instruct?"]),
         (&["serve", "--port", "0", empty], 1, &[empty, "holds no weights", "model.safetensors"]),
         (&["chat", damaged], 1, &["model.safetensors"]),
         (&["serve", "--host", "127.0.0.1", "--port", &port], 1, &[&port, "in use"]),
+        (
+            &["serve", "--tls-certificate", "/no/such.crt", "--tls-key", "/no/such.key"],
+            1,
+            &["--tls-certificate and --tls-key", "/no/such.crt cannot be read"],
+        ),
         (&["serve", "--host", "no such host"], 1, &["no such host"]),
     ] {
         let output = output(&mut kaito(args));
@@ -122,7 +121,7 @@ fn failures_say_what_is_wrong_and_set_the_status() {
 #[test]
 fn the_demo_is_served_without_arguments_until_sigterm() {
     let serving = Serving::start(&mut kaito(&["serve"]));
-    for part in ["serves demo", "3.8", "bf16", "Try it:", &serving.address] {
+    for part in ["serves demo", "3.8", "bf16", "Try it:", &serving.address, "  OpenAI API  http://", "/v1\n"] {
         assert!(serving.summary.contains(part), "{part}: {}", serving.summary);
     }
     assert_eq!(serving.get("/healthz"), (200, r#"{"status":"Healthy"}"#.to_owned()));
@@ -168,33 +167,6 @@ fn keys_that_no_header_can_carry_are_refused_at_the_start_and_not_shown() {
 }
 
 #[test]
-fn a_conversation_through_a_pipe() {
-    let questions =
-        "/system You are brief.\nWhat is Kaito?\n\n/nonsense\nAnd a workspace?\n/reset\n/help\n/quit\nnever read\n";
-    let ask = || {
-        let mut command = kaito(&["chat", "--temperature", "0", "--max-new-tokens", "20"]);
-        let output = output_with_input(&mut command, questions);
-        assert!(output.status.success(), "{}", text(&output.stderr));
-        assert!(text(&output.stderr).contains("there is no command /nonsense"), "{}", text(&output.stderr));
-        text(&output.stdout)
-    };
-    let answers = ask();
-    let (spoken, help) = answers.split_at(answers.find("/reset  ").unwrap());
-    assert_eq!(spoken.trim().lines().filter(|line| !line.trim().is_empty()).count(), 2, "{answers:?}");
-    assert!(help.contains("/system TEXT"));
-    assert_eq!(ask(), answers, "without randomness the answers are the same");
-}
-
-#[test]
-fn a_model_without_a_chat_template_continues_lines() {
-    let model = tiny_model();
-    let args = ["chat", model.to_str().unwrap(), "--seed", "7", "--max-new-tokens", "5"];
-    let first = output_with_input(&mut kaito(&args), "one\ntwo\n");
-    assert!(first.status.success(), "{}", text(&first.stderr));
-    assert_eq!(first.stdout, output_with_input(&mut kaito(&args), "one\ntwo\n").stdout, "a seed fixes the answers");
-}
-
-#[test]
 fn a_preset_is_downloaded_from_the_hub_once() {
     let hub = TestHub::of_folder(&tiny_model());
     let cache = tempfile::tempdir().unwrap();
@@ -216,50 +188,4 @@ fn a_preset_is_downloaded_from_the_hub_once() {
     let output = output_with_input(chat().env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", elsewhere.path()), "one\n");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("is not in the cache"), "{}", text(&output.stderr));
-}
-
-/// The line editor took Ctrl-C for itself, and in the moment before the first token it ended the program.
-#[test]
-fn an_interrupt_ends_the_answer_and_not_the_program() {
-    let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY).unwrap();
-    rustix::pty::grantpt(&terminal).unwrap();
-    rustix::pty::unlockpt(&terminal).unwrap();
-    let name = rustix::pty::ptsname(&terminal, Vec::new()).unwrap();
-    let side = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-    let mut terminal = File::from(terminal);
-
-    // By the likeliest tokens this one goes on for two thousand.
-    let model = parity_model("falcon-40b-type-bf16");
-    let mut command = kaito(&["chat", model.to_str().unwrap(), "--max-new-tokens", "100000", "--temperature", "0"]);
-    command.env("TERM", "xterm").stdin(side.try_clone().unwrap()).stdout(side).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
-    drop(command);
-
-    let mut screen = String::new();
-    let mut wait_for = |terminal: &mut File, text: &str| {
-        let mut buffer = [0; 4096];
-        loop {
-            if let Some(at) = screen.find(text) {
-                screen.drain(..at + text.len());
-                return;
-            }
-            let read = terminal.read(&mut buffer).unwrap();
-            screen.push_str(&String::from_utf8_lossy(&buffer[..read]));
-        }
-    };
-    // The editor turns bracketed paste on when it begins to read a line and off when it has one.
-    let (reading, read) = ("\x1b[?2004h", "\x1b[?2004l");
-    wait_for(&mut terminal, reading);
-    for _ in 0..10 {
-        terminal.write_all(b"once upon a time\r").unwrap();
-        wait_for(&mut terminal, read);
-        signal(&child, Signal::INT);
-        wait_for(&mut terminal, reading);
-    }
-    terminal.write_all(b"/quit\r").unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    // On a busy machine an answer may be over before the signal comes.
-    let stopped = text(&output.stderr).matches("[stopped]").count();
-    assert!(stopped >= 5, "{stopped} of 10: {}", text(&output.stderr));
 }

@@ -58,7 +58,7 @@ fn plans_as_json() {
     let one = json(&["plan", "llama-2-7b", "--instance-type", "g4dn.xlarge", "--context", "4096", "--json"]);
     assert_eq!(one["fits"], false);
     assert_eq!(one["per_gpu"]["weights"], 13_476_831_232_u64);
-    assert_eq!(one["per_gpu"]["keys_and_values"], 2_u64 << 30);
+    assert_eq!(one["per_gpu"]["kv_cache"], 2_u64 << 30);
     assert_eq!(one["instance_type"]["gpu"]["memory"], 16_u64 << 30);
     assert_eq!(one["shortfalls"][0]["kind"], "usable_gpu_memory");
     assert!(one["problems"][0].as_str().unwrap().starts_with("Insufficient per GPU memory: "), "{one}");

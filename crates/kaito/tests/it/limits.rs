@@ -10,7 +10,7 @@ use kaito_testing::{
 use crate::program::{KAITO, kaito};
 
 /// Every flag of `kaito serve` that takes a number, a time or a size.
-const NUMBERS: [&str; 10] = [
+const NUMBERS: [&str; 12] = [
     "--port",
     "--request-timeout",
     "--max-waiting",
@@ -21,6 +21,8 @@ const NUMBERS: [&str; 10] = [
     "--max-seq-len",
     "--max-batch-size",
     "--kv-cache-memory",
+    "--upstream-wait",
+    "--adapter-memory",
 ];
 /// The smallest, the largest, and what lies beyond.
 const VALUES: [&str; 6] = ["0", "1", "9223372036854775808", "18446744073709551615", "18446744073709551616", "-1"];

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod bench;
+mod chat;
 mod cli;
 mod closed_pipes;
 mod dependencies;
@@ -11,6 +12,7 @@ mod dockerfiles;
 mod documents;
 mod hardware;
 mod images;
+mod kernels;
 mod limits;
 mod precision;
 mod preset_weights;
@@ -18,3 +20,4 @@ mod program;
 mod readme;
 mod unread_logs;
 mod up;
+mod upstream;

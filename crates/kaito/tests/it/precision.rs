@@ -19,7 +19,7 @@ fn quantised_weights_are_made_once() {
             let precision = arguments.windows(2).find(|pair| pair[0] == "--quantize").unwrap()[1];
             assert!(serving.summary.contains(&format!(" in {precision},")), "{}", serving.summary);
             if let Some(pair) = arguments.windows(2).find(|pair| pair[0] == "--kv-dtype") {
-                assert!(serving.summary.contains(&format!("keys and values in {}", pair[1])), "{}", serving.summary);
+                assert!(serving.summary.contains(&format!(" pages in {}", pair[1])), "{}", serving.summary);
             }
             let body = r#"{"prompt":"What is a workspace?","generate_kwargs":{"max_length":40,"do_sample":false}}"#;
             let answer = serving.post("/chat", body);

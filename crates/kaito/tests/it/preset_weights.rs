@@ -9,10 +9,14 @@ use std::{
     io::Write,
 };
 
-use kaito_engine::{KvDType, capacity::bytes_per_token, device::cpu::PAGE_SIZE};
+use kaito_engine::{
+    KvDType,
+    capacity::{STEP_SCORES, bytes_per_token},
+    device::{self, cpu::PAGE_SIZE},
+};
 use kaito_image::{Expected, Model};
 use kaito_model::family;
-use kaito_presets::{Cut, DType, PAGE_TOKENS, PRESETS, Precision, Preset, estimate};
+use kaito_presets::{Cut, DType, FURTHER_LOGITS_ON_CPUS, PAGE_TOKENS, PRESETS, Precision, Preset, estimate};
 use kaito_testing::files::tiny_model;
 use serde_json::{Map, json};
 
@@ -62,7 +66,13 @@ fn a_presets_own_weights_pass_and_those_of_others_do_not() {
 
 /// The planner counts for GPUs from a preset's shape, the server from the file that it has loaded.
 #[test]
-fn the_planner_and_the_server_count_the_same_keys_and_values() {
+fn the_planner_counts_the_rows_of_logits_of_the_server() {
+    let (cpus, _) = &device::list()[0];
+    assert_eq!(FURTHER_LOGITS_ON_CPUS, (cpus.step_budget.drafts + STEP_SCORES) as u64);
+}
+
+#[test]
+fn the_planner_and_the_server_count_the_same_kv_cache() {
     assert_eq!(PAGE_SIZE as u64, PAGE_TOKENS);
     for preset in PRESETS {
         let (config, _weights) = family::load(hollow(preset).path()).unwrap();
@@ -70,7 +80,7 @@ fn the_planner_and_the_server_count_the_same_keys_and_values() {
             let tokens = 2048;
             let planned = estimate(&preset.shape, preset.dtype.into(), planner, tokens, 1, Cut::Layers(1));
             let served = bytes_per_token(&config, server) * tokens;
-            assert_eq!(served, planned.keys_and_values, "{} in {planner}", preset.name);
+            assert_eq!(served, planned.kv_cache, "{} in {planner}", preset.name);
         }
     }
 }

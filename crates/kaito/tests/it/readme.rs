@@ -1,4 +1,4 @@
-//! README.md, docs/serving.md and docs/api.md keep their word: every command in them is run.
+//! README.md and the pages about serving, the APIs and their clients keep their word: every command in them is run.
 //!
 //! Shell commands are run line by line. A server is started on a port of its own, asked by the `curl` lines that follow until
 //! the next server, and ended like a container. A block of JSON or text below a request is its answer. Weights come from a hub
@@ -30,6 +30,11 @@ struct Shell {
     cache: tempfile::TempDir,
 }
 
+/// A GGUF file of a tiny model.
+fn tiny_gguf() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/gguf/fixtures/models/llama-k.gguf")
+}
+
 impl Shell {
     fn new() -> Self {
         Self { hub: TestHub::of_folder(&tiny_model()), cache: tempfile::tempdir().unwrap() }
@@ -38,6 +43,7 @@ impl Shell {
     fn command(&self, line: &str) -> Command {
         let meta = parity_model("meta-llama-7b-type");
         let line = line.replace("/models/llama-2-7b-chat", meta.to_str().unwrap());
+        let line = line.replace("/models/llama-2-7b.Q4_K_M.gguf", tiny_gguf().to_str().unwrap());
         let mut command = Command::new("sh");
         // The environment of a run of the binary, but the shell's program.
         for (name, value) in kaito(&[""]).get_envs().filter_map(|(name, value)| Some((name, value?))) {
@@ -78,7 +84,8 @@ impl Shell {
                     let output = self.command(&line).output().unwrap();
                     let text = text(&output.stdout);
                     assert!(output.status.success(), "{line}\n{text}");
-                    assert!(printed.is_some() || !text.contains(r#""detail""#), "{line}\n{text}");
+                    let refused = [r#""detail""#, r#""error":{"#].iter().any(|part| text.contains(part));
+                    assert!(printed.is_some() || !refused, "{line}\n{text}");
                     answer = Some((line, text));
                 } else if !line.starts_with("cargo ") {
                     let output = output_with_input(&mut self.command(&line), "");
@@ -112,9 +119,31 @@ fn the_page_about_serving_keeps_its_word() {
 }
 
 #[test]
+fn the_pages_about_other_apis_keep_their_word() {
+    for page in ["docs/openai.md", "docs/anthropic.md", "docs/ollama.md"] {
+        let run = Shell::new().run(page);
+        assert!(run > 1, "only {run} commands were found in {page}");
+    }
+}
+
+#[test]
 fn the_page_about_the_api_keeps_its_word() {
     let run = Shell::new().run("docs/api.md");
     assert!(run > 8, "only {run} commands were found");
+}
+
+#[test]
+fn the_page_about_gguf_files_keeps_its_word() {
+    let model = std::fs::read(tiny_gguf()).unwrap();
+    let files = ["llama-2-7b.Q4_K_M.gguf", "llama-2-7b.Q8_0.gguf"].map(|name| (name, model.clone()));
+    let shell = Shell { hub: TestHub::start(&files), cache: tempfile::tempdir().unwrap() };
+    assert_eq!(shell.run("docs/gguf.md"), 3);
+}
+
+/// What is no shell's is run by `tests/clients/run`.
+#[test]
+fn the_page_about_clients_keeps_its_word() {
+    assert_eq!(Shell::new().run("docs/clients.md"), 2);
 }
 
 /// What stands in backticks in the first column of the table of docs/api.md below `header`.

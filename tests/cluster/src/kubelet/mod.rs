@@ -111,7 +111,11 @@ impl Kubelet {
     pub async fn remove(&self, name: &str) {
         lock(&self.0.nodes).remove(name);
         let api = Api::<v1::Node>::all(self.0.plane.client.clone());
-        insist(|| async { api.delete(name, &DeleteParams::default()).await.map(drop) }).await.unwrap();
+        match insist(|| async { api.delete(name, &DeleteParams::default()).await.map(drop) }).await {
+            // Its owner was deleted, and the garbage collector was faster.
+            Err(Error::Api(status)) if status.code == 404 => {}
+            removed => removed.unwrap(),
+        }
     }
 
     /// Sets what the namespace's pods do from now on.
@@ -322,7 +326,7 @@ fn by_kubelet() -> PatchParams {
 }
 
 /// Tries again while the API server does not answer, as a kubelet does; its refusals are final.
-async fn insist<T, F: Future<Output = Result<T, Error>>>(request: impl Fn() -> F) -> Result<T, Error> {
+pub(crate) async fn insist<T, F: Future<Output = Result<T, Error>>>(request: impl Fn() -> F) -> Result<T, Error> {
     for _ in 0..120 {
         match request().await {
             Err(error) if !matches!(&error, Error::Api(status) if status.code < 500 && status.code != 429) => {

@@ -1,6 +1,6 @@
 //! What a case does: applies manifests, and waits for the results.
 
-use std::{fmt::Debug, ops::Deref, sync::Arc};
+use std::{fmt::Debug, ops::Deref, sync::Arc, time::Duration};
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -11,7 +11,7 @@ use k8s_openapi::{
     },
 };
 use kaito_cluster_tests::{
-    eventually::eventually,
+    eventually::{LIMIT, eventually, within},
     kubelet::Node,
     workspace::{self, Condition, condition},
 };
@@ -170,8 +170,13 @@ impl Case {
 
     /// Waits until a workspace serves.
     pub async fn is_ready(&self, workspace: &str) -> DynamicObject {
+        self.is_ready_within(LIMIT, workspace).await
+    }
+
+    /// [`Self::is_ready`] with a limit of its own.
+    pub async fn is_ready_within(&self, limit: Duration, workspace: &str) -> DynamicObject {
         let api = &self.workspaces();
-        eventually(&format!("{}/{workspace} is ready", self.namespace), || async {
+        within(limit, &format!("{}/{workspace} is ready", self.namespace), || async {
             let object = api.get(workspace).await.map_err(|error| error.to_string())?;
             let found = CONDITIONS.map(|kind| condition(&object, kind));
             let right = found.iter().all(|condition| {

@@ -1,8 +1,10 @@
 //! Nodes that Karpenter provisions.
 
+use std::time::Duration;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kaito_cluster_tests::{
-    eventually::eventually,
+    eventually::{LIMIT, eventually},
     karpenter::{Fate, Karpenter},
 };
 use kube::{Api, ResourceExt};
@@ -105,7 +107,8 @@ pub async fn a_cloud_without_machines(case: Case) {
     case.apply(case.falcon("falcon")).await;
     case.tells("falcon", "Warning", "InsufficientCapacity", &[NO_MACHINE]).await;
     karpenter.claims_of(&case.namespace, Fate::Provisioned { gpus: 1 }).await;
-    case.is_ready("falcon").await;
+    // The controller claims again a minute after the failure.
+    case.is_ready_within(LIMIT + Duration::from_secs(60), "falcon").await;
 }
 
 pub async fn deleting_while_claims_are_pending(case: Case) {

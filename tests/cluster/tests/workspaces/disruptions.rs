@@ -16,7 +16,7 @@ use crate::{case::Case, installation::METRICS, suite::SYSTEM};
 
 pub async fn the_leader_dies(case: Case) {
     case.add_node().await;
-    assert_eq!(case.controllers().await.len(), 2);
+    case.controllers_run(2).await;
     case.apply(case.falcon("before")).await;
     case.is_ready("before").await;
     let (first, process) = case.leading().await;

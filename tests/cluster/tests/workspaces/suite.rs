@@ -1,6 +1,7 @@
 //! One control plane and one installation for all cases, each of which has a namespace of its own.
 
 use std::{
+    fs,
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
@@ -113,7 +114,23 @@ pub fn run(
     !libtest_mimic::run(arguments, trials.collect()).has_failed()
 }
 
-/// A failure shows what is in the case's namespace.
+impl Suite {
+    /// The last lines of the controllers' logs about a namespace, a lease or a broken watch.
+    fn logs_about(&self, namespace: &str) -> String {
+        let mut shown = String::new();
+        for file in fs::read_dir(self.plane.folder.join("logs")).into_iter().flatten().flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            let (true, Ok(log)) = (name.starts_with("kaito-"), fs::read_to_string(file.path())) else { continue };
+            let lines =
+                log.lines().filter(|line| [namespace, "lease", "leader", "watch"].iter().any(|it| line.contains(it)));
+            let lines: Vec<_> = lines.collect();
+            shown += &format!("log of {name}:\n{}\n", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+        shown
+    }
+}
+
+/// A failure shows what is in the case's namespace, and what the controllers logged about it.
 async fn tried(suite: Arc<Suite>, namespace: String, run: fn(Case) -> Future_) -> Result<(), Failed> {
     let case = Case::new(suite.clone(), namespace.clone()).await;
     let Err(panic) = AssertUnwindSafe(run(case)).catch_unwind().await else { return Ok(()) };
@@ -125,5 +142,6 @@ async fn tried(suite: Arc<Suite>, namespace: String, run: fn(Case) -> Future_) -
         let printed = suite.plane.kubectl(&["get", kinds, "--namespace", &namespace, "--output", output]).await;
         shown += &format!("{}{}\n", printed.stdout, printed.stderr);
     }
+    shown += &suite.logs_about(&namespace);
     Err(format!("{message}\n\n{shown}").into())
 }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use kaito_kernels::{
-    self as kernels, MatrixLengthError, MatrixRef, QuantizedInput, Rows, RowsMut, ThreadPool, TiledInput, Write,
+    self as kernels, BlocksRef, DType, InputForm, MatrixLengthError, MatrixRef, QuantizedInput, Rows, RowsMut,
+    ThreadPool, TiledInput, Write,
 };
 
-use super::NAME;
-use crate::device::{DeviceError, DeviceErrorKind};
+use super::{NAME, buffer::CpuBuffer};
+use crate::device::{DeviceError, DeviceErrorKind, Packed};
 use kaito_model::{
     checkpoint::Tensor,
-    weights::{Linear, LinearPart, QuantizedTensor, Weight},
+    weights::{BlockTensor, Linear, LinearPart, QuantizedTensor, Weight},
 };
 
 /// A linear map whose matrices are known to be such, and to fit it.
@@ -30,6 +31,7 @@ pub(super) struct CpuPart {
 pub(super) enum CpuMatrix {
     Plain(PlainMatrix),
     Quantized(QuantizedTensor),
+    Blocks(BlockTensor),
 }
 
 pub(super) struct PlainMatrix {
@@ -63,6 +65,7 @@ impl CpuPart {
         let described = match &weight {
             Weight::Plain(tensor) => format!("{} of shape {:?}", tensor.name(), tensor.shape()),
             Weight::Quantized(tensor) => format!("{} of shape {:?}", weight.name(), [tensor.rows(), tensor.cols()]),
+            Weight::Blocks(tensor) => format!("{} of shape {:?}", weight.name(), [tensor.rows(), tensor.cols()]),
         };
         let (matrix, rows, cols) = match weight {
             Weight::Plain(tensor) => match *tensor.shape() {
@@ -72,6 +75,10 @@ impl CpuPart {
             Weight::Quantized(tensor) => {
                 let (rows, cols) = (tensor.rows(), tensor.cols());
                 (CpuMatrix::Quantized(tensor), rows, cols)
+            }
+            Weight::Blocks(tensor) => {
+                let (rows, cols) = (tensor.rows(), tensor.cols());
+                (CpuMatrix::Blocks(tensor), rows, cols)
             }
         };
         if output_offset + rows > out_features || input_offset + cols > in_features {
@@ -86,20 +93,42 @@ pub(super) struct Products {
     pub threads: Arc<ThreadPool>,
     /// The first failure of the step.
     pub error: Option<DeviceError>,
+    packed: Packed,
+    /// Room for what SwiGLU makes of activations that are not quantised.
+    activated: Vec<f32>,
     /// Room for the activations of one linear map, and for their quantised form.
     tiled_input: TiledInput,
     quantized_input: QuantizedInput,
 }
 
 impl Products {
-    pub fn new(threads: Arc<ThreadPool>) -> Self {
-        Self { threads, error: None, tiled_input: TiledInput::default(), quantized_input: QuantizedInput::default() }
+    /// Products with weights as `packed` says.
+    pub fn new(threads: Arc<ThreadPool>, packed: Packed) -> Self {
+        Self {
+            threads,
+            error: None,
+            packed,
+            activated: Vec::new(),
+            tiled_input: TiledInput::default(),
+            quantized_input: QuantizedInput::default(),
+        }
     }
 
-    /// Makes room for `rows` rows of up to `widest` activations.
-    pub fn reserve(&mut self, rows: usize, widest: usize) {
-        self.tiled_input.reserve(rows, widest);
+    /// The form of activations for weights that are stored in this type. Where weights are asked for in f32, narrower ones are
+    /// multiplied by the kernels of f32: that gives the bits of a widened copy.
+    fn form(&self, stored: DType) -> InputForm {
+        let weights = if self.packed.dtype == DType::F32 { DType::F32 } else { stored };
+        InputForm::of(self.packed.compute, weights)
+    }
+
+    /// Makes room for `rows` rows of up to `widest` activations, and of `gated` that come out of SwiGLU.
+    pub fn reserve(&mut self, rows: usize, widest: usize, gated: usize) -> Result<(), DeviceError> {
+        for weights in [DType::F32, DType::Bf16, DType::F16] {
+            self.tiled_input.reserve(self.form(weights), rows, widest);
+        }
         self.quantized_input.reserve(rows, widest);
+        self.activated = zeros(rows * gated)?;
+        Ok(())
     }
 
     /// Keeps the first failure of a step.
@@ -108,7 +137,7 @@ impl Products {
     }
 
     /// `output[t] (+)= linear(input[t])`.
-    pub fn compute(&mut self, linear: &CpuLinear, count: usize, input: &[f32], output: &mut [f32], write: Write) {
+    pub fn compute(&mut self, linear: &CpuLinear, count: usize, input: &CpuBuffer, output: &mut [f32], write: Write) {
         if let Some(bias) = &linear.bias {
             for row in output.chunks_exact_mut(linear.out_features).take(count) {
                 match write {
@@ -118,46 +147,95 @@ impl Products {
             }
         }
         // Parts that read the same input share its tiled or quantised form.
-        let (mut written, mut tiled, mut quantized) = (None, None, None);
+        let (mut written, mut tiled, mut quantized, mut activated) = (None, None, None, false);
+        let width = linear.in_features;
         for part in &linear.parts {
             let first = written != Some(part.output_offset);
             written = Some(part.output_offset);
             let write = if first && linear.bias.is_none() { write } else { Write::Add };
-            let input = rows(input, linear.in_features, part.input_offset);
             let output = rows_mut(output, linear.out_features, part.output_offset);
             match &part.matrix {
-                CpuMatrix::Plain(matrix) => {
-                    let weight = match matrix.view() {
+                CpuMatrix::Plain(_) | CpuMatrix::Blocks(_) => {
+                    let weight = match FloatMatrix::of(&part.matrix) {
                         Ok(weight) => weight,
                         Err(error) => {
-                            self.fail(error.to_string());
+                            self.fail(error);
                             continue;
                         }
                     };
-                    let wanted = (part.input_offset, weight.cols());
+                    let form = self.form(weight.dtype());
+                    let wanted = (form, part.input_offset, weight.cols());
                     if tiled.replace(wanted) != Some(wanted) {
-                        self.tiled_input.tile(&self.threads, count, weight.cols(), input);
+                        if input.is_gated() && !activated {
+                            let to = rows_mut(&mut self.activated, width, 0);
+                            kernels::swiglu(&self.threads, count, input.gate_up(width), width, to);
+                            activated = true;
+                        }
+                        let values: &[f32] = if activated { &self.activated } else { input.values() };
+                        let input = rows(values, width, part.input_offset);
+                        self.tiled_input.tile(&self.threads, form, count, weight.cols(), input);
                     }
-                    kernels::matmul(&self.threads, &self.tiled_input, weight, output, write);
+                    match weight {
+                        FloatMatrix::Plain(weight) => {
+                            kernels::matmul(&self.threads, &self.tiled_input, weight, output, write);
+                        }
+                        FloatMatrix::Blocks(weight) => {
+                            kernels::block_matmul(&self.threads, &self.tiled_input, weight, output, write);
+                        }
+                    }
                 }
                 CpuMatrix::Quantized(tensor) => {
                     let Some(weight) = tensor.matrix() else {
                         self.fail(format!("{tensor:?} is no quantised matrix"));
                         continue;
                     };
-                    let wanted = (weight.quantization(), part.input_offset, weight.cols());
+                    let (first, cols) = (part.input_offset, weight.cols());
+                    let wanted = (first, cols);
                     if quantized.replace(wanted) != Some(wanted) {
-                        self.quantized_input.quantize(
-                            &self.threads,
-                            weight.quantization(),
-                            count,
-                            weight.cols(),
-                            input,
-                        );
+                        let (target, threads) = (&mut self.quantized_input, &self.threads);
+                        if input.is_gated() {
+                            let gate_up = input.gate_up(width);
+                            target.quantize_swiglu(threads, count, gate_up, width, first..first + cols);
+                        } else {
+                            target.quantize(threads, count, cols, rows(input.values(), width, first));
+                        }
                     }
                     kernels::quantized_matmul(&self.threads, &self.quantized_input, weight, output, write);
                 }
             }
+        }
+    }
+}
+
+/// A matrix whose products do not quantise activations.
+enum FloatMatrix<'a> {
+    Plain(MatrixRef<'a>),
+    Blocks(BlocksRef<'a>),
+}
+
+impl<'a> FloatMatrix<'a> {
+    fn of(matrix: &'a CpuMatrix) -> Result<Self, String> {
+        match matrix {
+            CpuMatrix::Plain(matrix) => matrix.view().map(Self::Plain).map_err(|error| error.to_string()),
+            CpuMatrix::Blocks(tensor) => {
+                tensor.matrix().map(Self::Blocks).ok_or_else(|| format!("{tensor:?} is no matrix of blocks"))
+            }
+            CpuMatrix::Quantized(tensor) => Err(format!("{tensor:?} is quantised")),
+        }
+    }
+
+    /// The type that its products compute with: blocks stand for numbers in f32.
+    fn dtype(&self) -> DType {
+        match self {
+            Self::Plain(matrix) => matrix.dtype(),
+            Self::Blocks(_) => DType::F32,
+        }
+    }
+
+    fn cols(&self) -> usize {
+        match self {
+            Self::Plain(matrix) => matrix.cols(),
+            Self::Blocks(matrix) => matrix.cols(),
         }
     }
 }
@@ -170,13 +248,23 @@ pub(super) fn rows_mut(data: &mut [f32], stride: usize, offset: usize) -> RowsMu
     RowsMut { data, stride, offset }
 }
 
+/// `len` zeros that take no memory before they are written.
+pub(super) fn zeros(len: usize) -> Result<Vec<f32>, DeviceError> {
+    kernels::zeros(len)
+        .ok_or_else(|| out_of_memory(format!("no room for {} MiB of memory", (len * size_of::<f32>()) >> 20)))
+}
+
+pub(super) fn out_of_memory(cause: String) -> DeviceError {
+    DeviceError::new(DeviceErrorKind::OutOfMemory, NAME, cause)
+}
+
 pub(super) fn unsupported(cause: String) -> DeviceError {
     DeviceError::new(DeviceErrorKind::Unsupported, NAME, cause)
 }
 
 #[cfg(test)]
 mod tests {
-    use kaito_kernels::{DType, Quantization};
+    use kaito_kernels::Quantization;
     use kaito_model::checkpoint::SharedBytes;
 
     use super::*;

@@ -1,20 +1,22 @@
 //! The processor as a device.
 
+mod buffer;
 mod linear;
+mod low_rank;
 mod memory;
 mod operations;
 mod pack;
 
 use std::{fs, num::NonZeroUsize, sync::Arc, thread};
 
-use kaito_kernels::{DType, KvDType, Quantization, ThreadPool, instruction_set};
+use kaito_kernels::{Compute, DType, KvDType, Quantization, ThreadPool, instruction_set};
 use kaito_model::{config::ModelConfig, weights::ModelWeights};
 
 pub use self::{
     memory::{available_memory, memory},
     operations::CpuOperations,
 };
-use super::{Device, DeviceError, DeviceMemory, DeviceProperties, Packing, Precisions, StepBudget};
+use super::{Device, DeviceError, DeviceMemory, DeviceProperties, Packed, Packing, Precisions, StepBudget};
 use crate::{
     Error,
     decoder::Decoder,
@@ -47,6 +49,11 @@ pub fn properties(threads: Option<NonZeroUsize>) -> DeviceProperties {
         step_budget: STEP_BUDGET,
         precisions: Precisions {
             weights: &[DType::F32, DType::Bf16, DType::F16],
+            compute: if Compute::has_fast_bf16() {
+                &[Compute::Bf16, Compute::Exact]
+            } else {
+                &[Compute::Exact, Compute::Bf16]
+            },
             kv_cache: &[KvDType::F32, KvDType::Bf16, KvDType::Int8],
             quantized: &[Quantization::Int8, Quantization::Int4],
         },
@@ -65,6 +72,8 @@ pub struct CpuDevice {
     threads: Arc<ThreadPool>,
     /// Memory beside the packed weights, once there are some.
     left: Option<DeviceMemory>,
+    /// What packing the weights came to.
+    packed: Packed,
 }
 
 impl CpuDevice {
@@ -72,7 +81,7 @@ impl CpuDevice {
     pub fn open(threads: Option<NonZeroUsize>) -> Self {
         let properties = properties(threads);
         let threads = NonZeroUsize::new(properties.threads).unwrap_or(NonZeroUsize::MIN);
-        Self { properties, threads: Arc::new(ThreadPool::new(threads)), left: None }
+        Self { properties, threads: Arc::new(ThreadPool::new(threads)), left: None, packed: Packed::F32 }
     }
 }
 
@@ -98,12 +107,13 @@ impl Device for CpuDevice {
         weights: &mut ModelWeights,
         packing: &Packing,
         progress: &(dyn Fn(f32) + Sync),
-    ) -> Result<DType, Error> {
+    ) -> Result<Packed, Error> {
         // Asked before the weights are mapped in, which makes them memory in use.
         let DeviceMemory { total, free } = memory();
         let packed = pack::pack(weights, packing, &self.threads, free, progress)?;
         self.left = Some(DeviceMemory { total, free: free.saturating_sub(packed.mapped_bytes) });
-        Ok(packed.dtype)
+        self.packed = Packed { dtype: packed.dtype, compute: packed.compute };
+        Ok(self.packed)
     }
 
     fn executor(
@@ -113,7 +123,7 @@ impl Device for CpuDevice {
         kv_dtype: KvDType,
         limits: ExecutorLimits,
     ) -> Result<Box<dyn Executor>, DeviceError> {
-        let operations = CpuOperations::new(self.threads, kv_dtype);
+        let operations = CpuOperations::new(self.threads, kv_dtype, self.packed);
         Ok(Box::new(Decoder::new(operations, config, weights, limits)?))
     }
 }

@@ -8,15 +8,17 @@ use kaito_kernels::{
 };
 
 use super::{
-    NAME,
-    linear::{CpuLinear, CpuMatrix, Products, rows, rows_mut, unsupported},
+    buffer::CpuBuffer,
+    linear::{CpuLinear, CpuMatrix, Products, out_of_memory, rows, rows_mut, unsupported, zeros},
+    low_rank::{CpuLowRank, LowRankProducts},
 };
 use crate::{
-    device::{BufferKind, DeviceError, DeviceErrorKind, Epilogue, Operations},
+    device::{Adapted, BufferKind, DeviceError, Epilogue, Operations, Packed},
     executor::{ExecutorLimits, HostMemory, StepInput},
     recycle::recycled,
 };
 use kaito_model::{
+    adapter::LowRank,
     config::{AttentionSpec, Mlp, ModelConfig, Norm, Positions, QkvLayout, RopePairing},
     weights::{Linear, NormWeights},
 };
@@ -24,47 +26,53 @@ use kaito_model::{
 /// All cores of this machine, or a part of them.
 pub struct CpuOperations {
     products: Products,
+    low_rank: LowRankProducts,
     kv_dtype: KvDType,
     /// The step that is under way.
     step: StepInput,
-    /// Rows `[gate | up]` on their way through SwiGLU.
-    gate_up: Vec<f32>,
-    /// Room for what attention is told of a step.
+    /// Room for what attention and the KV cache are told of a step.
     sequences: Vec<AttentionSequence<'static>>,
 }
 
 impl CpuOperations {
-    /// Operations that `threads` share out, the calling thread included, with a KV cache of this element type.
-    pub fn new(threads: Arc<ThreadPool>, kv_dtype: KvDType) -> Self {
+    /// Operations that `threads` share out, the calling thread included, with a KV cache of this element type. `packed` says
+    /// what products compute with.
+    pub fn new(threads: Arc<ThreadPool>, kv_dtype: KvDType, packed: Packed) -> Self {
         Self {
-            products: Products::new(threads),
+            products: Products::new(threads, packed),
+            low_rank: LowRankProducts::default(),
             kv_dtype,
             step: StepInput::default(),
-            gate_up: Vec::new(),
             sequences: Vec::new(),
         }
     }
 
     /// Writes the rows' keys and values of `layer` into the pages of their sequences.
-    fn store(&self, pool: &mut CpuKvPool, layer: usize, qkv: &[f32], layout: &QkvLayout) {
-        let (kv_layout, head_dim) = (pool.layout, pool.attention.head_dim);
-        for span in &self.step.spans {
-            let pages = self.step.pages_of(span);
-            // Head by head, since a page of one head stays in the cache while its tokens are written.
-            for head in 0..kv_layout.num_kv_heads {
-                for row in 0..span.rows {
-                    let position = span.context - span.rows + row;
-                    let page = pages[position / kv_layout.page_size];
-                    let source = (span.first_row + row) * layout.width;
-                    let slot = kv_layout.slot(head, page) + position % kv_layout.page_size;
-                    let from = source + layout.key[head];
-                    pool.keys[layer].write(slot, &qkv[from..from + head_dim]);
-                    let from = source + layout.value[head];
-                    pool.values[layer].write(slot, &qkv[from..from + head_dim]);
-                }
-            }
-        }
+    fn store(&mut self, pool: &mut CpuKvPool, layer: usize, qkv: &[f32], layout: &QkvLayout) {
+        let sequences = sequences_of(&self.step, recycled(mem::take(&mut self.sequences)));
+        kernels::store_kv(
+            &self.products.threads,
+            pool.layout,
+            rows(qkv, layout.width, 0),
+            &layout.key,
+            &layout.value,
+            &mut pool.keys[layer],
+            &mut pool.values[layer],
+            &sequences,
+        );
+        self.sequences = recycled(sequences);
     }
+}
+
+/// What attention and the KV cache are told of a step, in memory for that.
+fn sequences_of<'a>(step: &'a StepInput, mut sequences: Vec<AttentionSequence<'a>>) -> Vec<AttentionSequence<'a>> {
+    sequences.extend(step.spans.iter().map(|span| AttentionSequence {
+        first_row: span.first_row,
+        rows: span.rows,
+        context: span.context,
+        pages: step.pages_of(span),
+    }));
+    sequences
 }
 
 /// A normalisation's weights and kind.
@@ -82,24 +90,15 @@ pub struct CpuKvPool {
     alibi_slopes: Vec<f32>,
 }
 
-fn out_of_memory(cause: String) -> DeviceError {
-    DeviceError::new(DeviceErrorKind::OutOfMemory, NAME, cause)
-}
-
-/// `len` zeros that take no memory before they are written.
-fn zeros(len: usize) -> Result<Vec<f32>, DeviceError> {
-    kernels::zeros(len)
-        .ok_or_else(|| out_of_memory(format!("no room for {} MiB of memory", (len * size_of::<f32>()) >> 20)))
-}
-
 impl Operations for CpuOperations {
-    type Buffer = Vec<f32>;
+    type Buffer = CpuBuffer;
     type Linear = CpuLinear;
     type Norm = CpuNorm;
+    type LowRank = CpuLowRank;
     type KvPool = CpuKvPool;
 
-    fn buffer(&mut self, rows: usize, width: usize, _: BufferKind) -> Result<Vec<f32>, DeviceError> {
-        zeros(rows * width)
+    fn buffer(&mut self, rows: usize, width: usize, kind: BufferKind) -> Result<CpuBuffer, DeviceError> {
+        CpuBuffer::new(rows, width, kind)
     }
 
     fn host_memory(&mut self, len: usize) -> Result<HostMemory, DeviceError> {
@@ -114,6 +113,10 @@ impl Operations for CpuOperations {
         Ok(CpuNorm { weights, kind })
     }
 
+    fn load_low_rank(&mut self, term: LowRank) -> Result<CpuLowRank, DeviceError> {
+        self.low_rank.load(term)
+    }
+
     fn kv_pool(&mut self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<CpuKvPool, DeviceError> {
         let attention = config.layer.attention;
         let layout = KvLayout { num_kv_heads: attention.num_kv_heads, pages, page_size };
@@ -124,9 +127,8 @@ impl Operations for CpuOperations {
         }
         let layers = |layer: &dyn Fn(usize) -> Option<KvBuffer>| {
             let layers = (0..config.num_layers).map(|_| layer(layout.slots()?)).collect::<Option<Vec<_>>>();
-            layers.ok_or_else(|| {
-                out_of_memory(format!("no room for {pages} pages of keys and values in {}", self.kv_dtype))
-            })
+            layers
+                .ok_or_else(|| out_of_memory(format!("no room for {pages} pages of the KV cache in {}", self.kv_dtype)))
         };
         Ok(CpuKvPool {
             keys: layers(&|slots| KvBuffer::keys(self.kv_dtype, slots, attention.head_dim, page_size))?,
@@ -142,13 +144,13 @@ impl Operations for CpuOperations {
 
     fn reserve(&mut self, config: &ModelConfig, limits: &ExecutorLimits) -> Result<(), DeviceError> {
         let rows = limits.step_tokens;
-        let inputs = config.layer.linears(config.hidden_size).map(|linear| linear.in_features);
-        let widest = inputs.into_iter().max().unwrap_or(config.hidden_size);
-        self.products.reserve(rows, widest);
+        let linears = config.layer.linears(config.hidden_size);
+        let widest = linears.iter().map(|linear| linear.in_features).max().unwrap_or(config.hidden_size);
+        let widest_output = linears.iter().map(|linear| linear.out_features).max().unwrap_or(config.hidden_size);
+        self.low_rank.note_room(rows, widest, widest_output);
+        let mlp = config.layer.mlp;
+        self.products.reserve(rows, widest, if mlp.kind == Mlp::SwiGlu { mlp.width } else { 0 })?;
         self.sequences.reserve(limits.sequences);
-        if config.layer.mlp.kind == Mlp::SwiGlu {
-            self.gate_up = zeros(rows * config.layer.mlp.in_width())?;
-        }
         Ok(())
     }
 
@@ -168,16 +170,23 @@ impl Operations for CpuOperations {
         }
     }
 
-    fn embed(&mut self, table: &CpuLinear, output: &mut Vec<f32>) {
+    fn embed(&mut self, table: &CpuLinear, output: &mut CpuBuffer) {
         // An embedding is the transpose of a linear map from tokens: its rows are tokens, its columns components.
         for part in &table.parts {
             match &part.matrix {
                 CpuMatrix::Plain(matrix) => match matrix.view() {
                     Ok(matrix) => {
-                        let output = rows_mut(output, table.in_features, part.input_offset);
+                        let output = rows_mut(output.values_mut(), table.in_features, part.input_offset);
                         kernels::gather_rows(&self.step.tokens, matrix, output);
                     }
                     Err(error) => self.products.fail(error.to_string()),
+                },
+                CpuMatrix::Blocks(tensor) => match tensor.matrix() {
+                    Some(matrix) => {
+                        let output = rows_mut(output.values_mut(), table.in_features, part.input_offset);
+                        kernels::gather_block_rows(&self.step.tokens, matrix, output);
+                    }
+                    None => self.products.fail(format!("{tensor:?} is no matrix of blocks")),
                 },
                 // It is not worth it: a step reads few rows of an embedding.
                 CpuMatrix::Quantized(tensor) => {
@@ -187,9 +196,9 @@ impl Operations for CpuOperations {
         }
     }
 
-    fn norm(&mut self, norm: &CpuNorm, count: usize, input: &Vec<f32>, output: &mut Vec<f32>) {
+    fn norm(&mut self, norm: &CpuNorm, count: usize, input: &CpuBuffer, output: &mut CpuBuffer) {
         let width = norm.weights.weight.len();
-        let (input, output) = (rows(input, width, 0), rows_mut(output, width, 0));
+        let (input, output) = (rows(input.values(), width, 0), rows_mut(output.values_mut(), width, 0));
         let weights = &norm.weights;
         match norm.kind {
             Norm::Rms { eps } => kernels::rms_norm(&self.products.threads, count, input, &weights.weight, eps, output),
@@ -209,23 +218,19 @@ impl Operations for CpuOperations {
         &mut self,
         linear: &CpuLinear,
         count: usize,
-        input: &Vec<f32>,
-        output: &mut Vec<f32>,
+        input: &CpuBuffer,
+        output: &mut CpuBuffer,
         epilogue: Epilogue,
+        adapted: Adapted<'_, CpuLowRank>,
     ) {
-        match epilogue {
-            Epilogue::Set => self.products.compute(linear, count, input, output, Write::Set),
-            Epilogue::Add => self.products.compute(linear, count, input, output, Write::Add),
-            Epilogue::Gelu => {
-                self.products.compute(linear, count, input, output, Write::Set);
-                kernels::gelu_erf(&self.products.threads, &mut output[..count * linear.out_features]);
-            }
-            Epilogue::SwiGlu => {
-                self.products.compute(linear, count, input, &mut self.gate_up, Write::Set);
-                let inner = linear.out_features / 2;
-                let (from, to) = (rows(&self.gate_up, 2 * inner, 0), rows_mut(output, inner, 0));
-                kernels::swiglu(&self.products.threads, count, from, inner, to);
-            }
+        let write = if epilogue == Epilogue::Add { Write::Add } else { Write::Set };
+        let output = if epilogue == Epilogue::SwiGlu { output.gate_up_mut() } else { output.values_mut() };
+        self.products.compute(linear, count, input, output, write);
+        if let Err(cause) = self.low_rank.add(&self.products.threads, linear, &adapted, input, output) {
+            self.products.fail(cause);
+        }
+        if epilogue == Epilogue::Gelu {
+            kernels::gelu_erf(&self.products.threads, &mut output[..count * linear.out_features]);
         }
     }
 
@@ -233,10 +238,11 @@ impl Operations for CpuOperations {
         &mut self,
         pool: &mut CpuKvPool,
         layer: usize,
-        qkv: &mut Vec<f32>,
+        qkv: &mut CpuBuffer,
         layout: &QkvLayout,
         rotation: Option<RopePairing>,
     ) {
+        let qkv = qkv.values_mut();
         if let Some(pairing) = rotation {
             let step = &self.step;
             for heads in [&layout.query, &layout.key] {
@@ -247,7 +253,14 @@ impl Operations for CpuOperations {
         self.store(pool, layer, qkv, layout);
     }
 
-    fn attention(&mut self, pool: &CpuKvPool, layer: usize, qkv: &Vec<f32>, layout: &QkvLayout, output: &mut Vec<f32>) {
+    fn attention(
+        &mut self,
+        pool: &CpuKvPool,
+        layer: usize,
+        qkv: &CpuBuffer,
+        layout: &QkvLayout,
+        output: &mut CpuBuffer,
+    ) {
         let shape = AttentionShape {
             query_offsets: &layout.query,
             layout: pool.layout,
@@ -256,16 +269,9 @@ impl Operations for CpuOperations {
             window: pool.attention.sliding_window,
             alibi_slopes: &pool.alibi_slopes,
         };
-        let step = &self.step;
-        let mut sequences = recycled(mem::take(&mut self.sequences));
-        sequences.extend(step.spans.iter().map(|span| AttentionSequence {
-            first_row: span.first_row,
-            rows: span.rows,
-            context: span.context,
-            pages: step.pages_of(span),
-        }));
-        let (queries, width) = (rows(qkv, layout.width, 0), pool.attention.query_width());
-        let output = rows_mut(output, width, 0);
+        let sequences = sequences_of(&self.step, recycled(mem::take(&mut self.sequences)));
+        let (queries, width) = (rows(qkv.values(), layout.width, 0), pool.attention.query_width());
+        let output = rows_mut(output.values_mut(), width, 0);
         kernels::paged_attention(
             &self.products.threads,
             &shape,
@@ -278,14 +284,17 @@ impl Operations for CpuOperations {
         self.sequences = recycled(sequences);
     }
 
-    fn select_rows(&mut self, input: &Vec<f32>, width: usize, output: &mut Vec<f32>) {
-        for (target, &row) in output.chunks_exact_mut(width).zip(&self.step.wanted) {
+    fn select_rows(&mut self, input: &CpuBuffer, width: usize, output: &mut CpuBuffer) {
+        let input = input.values();
+        for (target, &row) in output.values_mut().chunks_exact_mut(width).zip(&self.step.wanted) {
             target.copy_from_slice(&input[row * width..(row + 1) * width]);
         }
     }
 
-    fn finish(&mut self, logits: &Vec<f32>, output: &mut [f32]) -> Result<StepInput, DeviceError> {
-        output.copy_from_slice(&logits[..output.len()]);
+    fn finish(&mut self, read: &mut [(&CpuBuffer, &mut [f32])]) -> Result<StepInput, DeviceError> {
+        for (buffer, output) in read {
+            output.copy_from_slice(&buffer.values()[..output.len()]);
+        }
         match self.products.error.take() {
             None => Ok(mem::take(&mut self.step)),
             Some(error) => Err(error),
@@ -304,12 +313,13 @@ mod tests {
     };
 
     use super::*;
-    use crate::{executor::Span, kv_cache::VariantKey};
+    use crate::{device::DeviceErrorKind, executor::Span, kv_cache::VariantKey};
 
     /// A step goes on after a failure, and gives the first one at its end; the next step knows nothing of it.
     #[test]
     fn a_failure_in_a_step_comes_at_its_end() {
-        let mut operations = CpuOperations::new(Arc::new(ThreadPool::new(NonZeroUsize::MIN)), KvDType::F32);
+        let threads = Arc::new(ThreadPool::new(NonZeroUsize::MIN));
+        let mut operations = CpuOperations::new(threads, KvDType::F32, Packed::F32);
         let bytes = vec![0; Quantization::Int4.bytes(2, 4).unwrap()];
         let tensor = QuantizedTensor::new("e", Quantization::Int4, 2, 4, SharedBytes::owned(bytes)).unwrap();
         let parts = vec![LinearPart { weight: Weight::Quantized(tensor), output_offset: 0, input_offset: 0 }];
@@ -323,17 +333,20 @@ mod tests {
                 pages: &[0],
                 variant: VariantKey::default(),
                 logits: 1,
+                states: false,
             });
             step
         };
-        let (logits, mut output) = (vec![1.0; 4], [0.0; 2]);
+        let mut logits = operations.buffer(1, 4, BufferKind::Logits).unwrap();
+        logits.values_mut().fill(1.0);
+        let (mut embedded, mut output) = (operations.buffer(1, 4, BufferKind::Exact).unwrap(), [0.0; 2]);
         operations.begin(step()).unwrap();
-        operations.embed(&table, &mut vec![0.0; 4]);
-        let error = operations.finish(&logits, &mut output).unwrap_err();
+        operations.embed(&table, &mut embedded);
+        let error = operations.finish(&mut [(&logits, &mut output)]).unwrap_err();
         assert_eq!(error.kind, DeviceErrorKind::Unsupported);
         assert_eq!(error.to_string(), "cpu: QuantizedTensor(e int4 [2, 4]): a quantised embedding");
         operations.begin(step()).unwrap();
-        assert_eq!(operations.finish(&logits, &mut output).unwrap().tokens, [1]);
+        assert_eq!(operations.finish(&mut [(&logits, &mut output)]).unwrap().tokens, [1]);
         assert_eq!(output, [1.0; 2]);
     }
 }

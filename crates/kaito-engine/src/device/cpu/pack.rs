@@ -1,9 +1,11 @@
 //! Weights as the processor computes with them: quantised, of another element type, or as they lie in the mapped checkpoint.
 
-use kaito_kernels::{DType, ThreadPool};
+use kaito_kernels::{Compute, DType, ThreadPool};
 
+use super::linear::unsupported;
 use crate::{Error, device::Packing, quantized::Quantize};
 use kaito_model::{
+    checkpoint::Tensor,
     config::LinearKind,
     weights::{ModelWeights, Weight},
 };
@@ -12,9 +14,11 @@ use kaito_model::{
 const QUANTIZED: f32 = 0.94;
 
 /// What packing came to.
-pub(super) struct Packed {
+pub(super) struct PackedInMemory {
     /// Element type of the matrices that are not quantised.
     pub dtype: DType,
+    /// How products with those of 16 bits treat activations.
+    pub compute: Compute,
     /// Bytes that stay mapped or are quantised.
     pub mapped_bytes: u64,
 }
@@ -26,7 +30,14 @@ pub(super) fn pack(
     threads: &ThreadPool,
     available: u64,
     progress: &(dyn Fn(f32) + Sync),
-) -> Result<Packed, Error> {
+) -> Result<PackedInMemory, Error> {
+    let stored = stored_dtype(weights);
+    let dtype = packing.dtype.unwrap_or(stored);
+    // Quantised weights are multiplied by quantised activations, whatever is chosen.
+    let compute = match packing.quantization {
+        None => packing.compute.resolve(dtype, Compute::has_fast_bf16()).map_err(unsupported)?,
+        Some(_) => Compute::Exact,
+    };
     let mut done = 0.0;
     if let Some(quantization) = packing.quantization {
         let quantize = Quantize {
@@ -40,19 +51,28 @@ pub(super) fn pack(
         quantize.apply(weights)?;
         done = QUANTIZED;
     }
-    Ok(bring_near(weights, packing.dtype, threads, available, &|part| progress(done + part * (1.0 - done))))
+    let mapped_bytes =
+        bring_near(weights, packing.dtype, stored, threads, available, &|part| progress(done + part * (1.0 - done)));
+    Ok(PackedInMemory { dtype, compute, mapped_bytes })
+}
+
+/// Element type of the weights as they are stored: types are mixed in a checkpoint at times, and the embedding stands for all.
+fn stored_dtype(weights: &ModelWeights) -> DType {
+    let stored = weights.embedding.parts.iter().find_map(|part| Some(part.weight.plain()?.dtype()));
+    stored.unwrap_or(DType::F32)
 }
 
 /// Gives all matrices the type that is asked for, and brings those that stay mapped into memory where `available` bytes are
-/// enough for it.
+/// enough for it. Returns how many bytes stay mapped or are quantised.
 fn bring_near(
     weights: &mut ModelWeights,
     choice: Option<DType>,
+    stored: DType,
     threads: &ThreadPool,
     available: u64,
     progress: &dyn Fn(f32),
-) -> Packed {
-    let needed = weights.count().bytes;
+) -> u64 {
+    let needed = needed(weights, choice);
     if needed > available {
         tracing::warn!(
             weights_mib = needed >> 20,
@@ -60,9 +80,6 @@ fn bring_near(
             "the weights are larger than the free memory: parts of them will be read from disk again at every step"
         );
     }
-    let stored = weights.embedding.parts.iter().find_map(|part| Some(part.weight.plain()?.dtype()));
-    let stored = stored.unwrap_or(DType::F32);
-    let dtype = choice.unwrap_or(stored);
     let tied = weights.is_tied();
     let total = weights.linears().count();
     let (mut copied_bytes, mut mapped_bytes) = (0u64, 0u64);
@@ -70,25 +87,24 @@ fn bring_near(
         // A tied head is the embedding once more.
         let parts = if tied && kind == LinearKind::Head { &mut [] } else { linear.parts.as_mut_slice() };
         for part in parts {
-            let tensor = match &mut part.weight {
-                Weight::Plain(tensor) => tensor,
-                Weight::Quantized(_) => {
-                    mapped_bytes += part.weight.bytes().len() as u64;
-                    continue;
+            if matches!(part.weight, Weight::Quantized(_)) {
+                mapped_bytes += part.weight.bytes().len() as u64;
+                continue;
+            }
+            // Without a choice types stay as they are, and with f32 too, since narrower weights are widened exactly in the kernels.
+            match choice.filter(|&dtype| dtype != DType::F32).and_then(|dtype| cast(&part.weight, dtype, threads)) {
+                Some(tensor) => {
+                    copied_bytes += tensor.bytes().len() as u64;
+                    part.weight.release();
+                    part.weight = tensor.into();
                 }
-            };
-            // Types are mixed in a checkpoint at times. Without a choice they stay as they are, and with f32 too, since narrower
-            // weights are widened exactly in the kernels.
-            if choice.is_none_or(|dtype| dtype == DType::F32) || tensor.dtype() == dtype {
-                if tensor.is_mapped() {
-                    mapped_bytes += tensor.bytes().len() as u64;
+                None if part.weight.file().is_some() => {
+                    mapped_bytes += part.weight.bytes().len() as u64;
                     if needed <= available {
-                        tensor.populate(threads);
+                        part.weight.populate(threads);
                     }
                 }
-            } else {
-                *tensor = tensor.cast(dtype, threads);
-                copied_bytes += tensor.bytes().len() as u64;
+                None => {}
             }
         }
         progress((done + 1) as f32 / total as f32);
@@ -101,11 +117,31 @@ fn bring_near(
     }
     if copied_bytes > 0 {
         tracing::warn!(
-            from = %stored, to = %dtype, mib = copied_bytes >> 20,
+            from = %stored, to = %choice.unwrap_or(stored), mib = copied_bytes >> 20,
             "the weights are copied into memory, since another element type than the checkpoint's is asked for"
         );
     }
-    Packed { dtype, mapped_bytes }
+    mapped_bytes
+}
+
+/// Bytes that the matrices will have. Blocks grow where another type than f32 is chosen.
+fn needed(weights: &ModelWeights, choice: Option<DType>) -> u64 {
+    let tied = weights.is_tied();
+    let distinct = weights.linears().filter(|(kind, _)| !(tied && *kind == LinearKind::Head));
+    let bytes = |weight: &Weight| match (weight, choice.filter(|&dtype| dtype != DType::F32)) {
+        (Weight::Blocks(_), Some(dtype)) => weight.elements() * dtype.size(),
+        _ => weight.bytes().len(),
+    };
+    distinct.flat_map(|(_, linear)| &linear.parts).map(|part| bytes(&part.weight) as u64).sum()
+}
+
+/// The matrix with elements of another type, `None` where it has that type.
+fn cast(weight: &Weight, dtype: DType, threads: &ThreadPool) -> Option<Tensor> {
+    match weight {
+        Weight::Plain(tensor) => (tensor.dtype() != dtype).then(|| tensor.cast(dtype, threads)),
+        Weight::Blocks(tensor) => tensor.dequantized(dtype, threads),
+        Weight::Quantized(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -116,11 +152,13 @@ mod tests {
     use kaito_model::{family, weights::WeightCount};
 
     use super::*;
+    use crate::device::ComputeChoice;
 
-    fn packed(dtype: Option<DType>, quantization: Option<Quantization>) -> (Packed, WeightCount) {
+    fn packed(dtype: Option<DType>, quantization: Option<Quantization>) -> (PackedInMemory, WeightCount) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/mistral-window");
         let (config, mut weights) = family::load(&directory).unwrap();
-        let packing = Packing { dtype, quantization, cache: None, family: config.family };
+        let compute = ComputeChoice::Auto;
+        let packing = Packing { dtype, compute, quantization, cache: None, family: config.family };
         let heard = Mutex::new(Vec::new());
         let progress = |part| heard.lock().unwrap().push(part);
         let threads = ThreadPool::new(NonZeroUsize::MIN);
@@ -139,5 +177,24 @@ mod tests {
         let (quantized, count) = packed(None, Some(Quantization::Int8));
         assert_eq!((quantized.dtype, quantized.mapped_bytes), (DType::F32, count.bytes));
         assert!(count.bytes < published.bytes && count.parameters == published.parameters);
+    }
+    #[test]
+    fn how_products_compute_follows_the_weights_as_they_are_used() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/falcon-rw-type");
+        let computed = |dtype, compute, quantization| {
+            let (config, mut weights) = family::load(&directory).unwrap();
+            let packing = Packing { dtype, compute, quantization, cache: None, family: config.family };
+            let packed = pack(&mut weights, &packing, &ThreadPool::new(NonZeroUsize::MIN), u64::MAX, &|_| ());
+            packed.map(|packed| packed.compute).map_err(|error| error.to_string())
+        };
+        let auto = if Compute::has_fast_bf16() { Compute::Bf16 } else { Compute::Exact };
+        assert_eq!(computed(None, ComputeChoice::Auto, None), Ok(auto));
+        assert_eq!(computed(None, ComputeChoice::Exact, None), Ok(Compute::Exact));
+        assert_eq!(computed(None, ComputeChoice::Bf16, None), Ok(Compute::Bf16));
+        // Mapped in 16 bits and widened as they are read, and exact all the same.
+        assert_eq!(computed(Some(DType::F32), ComputeChoice::Auto, None), Ok(Compute::Exact));
+        let refusal = computed(Some(DType::F32), ComputeChoice::Bf16, None).unwrap_err();
+        assert!(refusal.starts_with("cpu: products with weights in f32 are always exact"), "{refusal}");
+        assert_eq!(computed(None, ComputeChoice::Bf16, Some(Quantization::Int8)), Ok(Compute::Exact));
     }
 }

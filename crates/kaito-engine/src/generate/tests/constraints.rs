@@ -1,5 +1,10 @@
 //! Constraints: in every kind of generation, on drafts, and against everything else that changes scores.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
 use serde_json::json;
 
 use super::{
@@ -180,6 +185,50 @@ fn a_constraint_that_contradicts_itself_fails_its_request() {
     }
 }
 
+/// Gives up at the second token.
+#[derive(Debug, Clone, Default)]
+struct Exhausted {
+    tokens: usize,
+}
+
+impl Constraint for Exhausted {
+    fn mask(&mut self, allowed: &mut TokenMask) {
+        (0..VOCAB as u32).filter(|_| self.tokens == 0).for_each(|token| allowed.set(token, true));
+    }
+
+    fn accept(&mut self, _: u32) -> bool {
+        self.tokens += 1;
+        true
+    }
+
+    fn rollback(&mut self, tokens: usize) {
+        self.tokens -= tokens;
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(self.clone())
+    }
+
+    fn may_end(&self) -> bool {
+        false
+    }
+
+    fn fault(&self) -> Option<&str> {
+        (self.tokens > 0).then_some("too many states")
+    }
+}
+
+#[test]
+fn a_constraint_that_gives_up_fails_its_request_with_its_reason() {
+    let mut params = constrained(json!({"do_sample": false}), Example::Even);
+    params.constraint = Some(Box::new(Exhausted::default()));
+    let mut generation = Generation::new(PROMPT.to_vec(), params);
+    let mut advance = |advance: &mut Advance| generation.advance(&mut [&mut [0.5; VOCAB]], advance);
+    assert_eq!(advance(&mut Advance::default()), Ok(()));
+    let failed = GenerateError::ConstraintFailed { position: PROMPT.len() + 1, reason: "too many states".to_owned() };
+    assert_eq!(advance(&mut Advance::default()), Err(failed));
+}
+
 #[test]
 fn a_mask_has_a_bit_for_each_token_and_passes_over_others() {
     let mut generation = Generation::new(
@@ -198,5 +247,76 @@ fn a_mask_has_a_bit_for_each_token_and_passes_over_others() {
         generation.advance(&mut [&mut scores], &mut advance).unwrap();
         let expected = if best % 2 == 0 { best as u32 } else { 126 };
         assert_eq!(advance.chosen[0].token, expected);
+    }
+}
+
+/// An example that counts how often it is asked.
+#[derive(Debug)]
+struct Counting(Box<dyn Constraint>, Arc<AtomicUsize>);
+
+impl Constraint for Counting {
+    fn mask(&mut self, allowed: &mut TokenMask) {
+        self.1.fetch_add(1, Relaxed);
+        self.0.mask(allowed);
+    }
+
+    fn accept(&mut self, token: u32) -> bool {
+        self.0.accept(token)
+    }
+
+    fn rollback(&mut self, tokens: usize) {
+        self.0.rollback(tokens);
+    }
+
+    fn fork(&self) -> Box<dyn Constraint> {
+        Box::new(Self(self.0.fork(), self.1.clone()))
+    }
+
+    fn may_end(&self) -> bool {
+        self.0.may_end()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+#[test]
+fn a_constraint_that_is_asked_ahead_is_asked_once_and_nothing_else_changes() {
+    let tables = tables();
+    let raw = Some(Box::new(RawProcessors::default()));
+    for (example, raw_processors) in [(Example::Even, None), (Example::Brackets, None), (Example::Brackets, raw)] {
+        let options =
+            json!({"do_sample": true, "seed": 2, "top_k": 0, "num_return_sequences": 5, "max_new_tokens": 12});
+        let run = |ahead: bool| {
+            let asked = Arc::new(AtomicUsize::new(0));
+            let constraint: Box<dyn Constraint> = Box::new(Counting(example.constraint(), asked.clone()));
+            let params = GenerationParams {
+                constraint: Some(constraint),
+                raw_processors: raw_processors.clone(),
+                ..constrained(options.clone(), example)
+            };
+            let mut generation = Generation::new(PROMPT.to_vec(), params);
+            let (mut advance, mut several) = (Advance::default(), 0);
+            while !generation.is_finished() {
+                let mut scores: Vec<Vec<f32>> = (0..generation.live_sequences())
+                    .map(|live| table_row(&tables[TABLE], generation.tokens(live)))
+                    .collect();
+                if ahead {
+                    let live = generation.live_sequences();
+                    let mut sequences: Vec<AskAhead<'_>> = generation.ask_ahead().collect();
+                    // In any order, since each is asked on whatever thread is free.
+                    sequences.iter_mut().rev().for_each(|sequence| sequence.ask(VOCAB));
+                    assert_eq!(sequences.len(), if live > 1 { live } else { 0 });
+                    several += sequences.len();
+                }
+                let mut rows: Vec<&mut [f32]> = scores.iter_mut().map(Vec::as_mut_slice).collect();
+                generation.advance(&mut rows, &mut advance).unwrap();
+            }
+            (generation.outputs(), asked.load(Relaxed), several)
+        };
+        let (plain, ahead) = (run(false), run(true));
+        assert_eq!((&plain.0, plain.1), (&ahead.0, ahead.1), "{example:?}");
+        assert!(ahead.2 >= 5 * 11, "{example:?}: {} were asked ahead", ahead.2);
     }
 }

@@ -1,7 +1,11 @@
 use std::arch::{asm, x86_64::*};
 
-use super::{Dot, DotKernel, Form, PackedGroup, QUADS, Stored, UnpackedGroup};
-use crate::quantized::{BLOCK_ROWS, SCALE_BYTES, input::InputGroup};
+use super::{Dot, DotKernel, QUADS, UnpackedGroup};
+use crate::quantized::{
+    BLOCK_ROWS, SCALE_BYTES,
+    input::InputGroups,
+    int4::{CODEBOOK, NIBBLE_BYTES, SIDE_BYTES},
+};
 
 /// AVX2 with FMA. A vector has eight rows: half a block.
 #[derive(Clone, Copy)]
@@ -21,9 +25,7 @@ impl Dot for Avx2 {
     type Floats = [__m256; 2];
     const TILE_BLOCKS: usize = 1;
     const TILE_TOKENS: usize = 4;
-    const UNPACK_ONCE: bool = false;
-    const PREFETCH_BYTES_FROM: Option<usize> = Some(1);
-    const PREFETCH_NIBBLES_FROM: Option<usize> = Some(1);
+    const PREFETCH_FROM: Option<usize> = Some(1);
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -32,33 +34,19 @@ impl Dot for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn group<W: Stored, const R: usize, const T: usize>(
+    unsafe fn group<const R: usize, const T: usize>(
         self,
         weights: [*const u8; R],
-        input: [*const InputGroup; T],
+        input: InputGroups,
     ) -> [[[__m256i; 2]; T]; R] {
         // SAFETY: see above.
-        unsafe {
-            match W::FORM {
-                Form::Bytes => bytes(weights, input),
-                Form::Nibbles | Form::UnpackedNibbles => nibbles::<W, R, T>(weights, input),
-            }
-        }
+        unsafe { bytes::<R, T>(weights, input) }
     }
 
     #[inline(always)]
-    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup) {
-        // SAFETY: see above. Each 64 bytes make 128.
-        unsafe {
-            let mask = _mm256_set1_epi8(15);
-            for i in 0..QUADS {
-                let packed = _mm256_loadu_si256(source.as_ptr().add(i * 32).cast());
-                let high = _mm256_srli_epi16::<4>(packed);
-                let target = target.as_mut_ptr().add(i / 2 * 128 + i % 2 * 32);
-                _mm256_storeu_si256(target.cast(), _mm256_and_si256(packed, mask));
-                _mm256_storeu_si256(target.add(64).cast(), _mm256_and_si256(high, mask));
-            }
-        }
+    fn unpack(self, nibbles: &[u8; NIBBLE_BYTES], side: &[u8; SIDE_BYTES], target: &mut UnpackedGroup) {
+        // SAFETY: see above.
+        unsafe { unpack(nibbles, side, target) }
     }
 
     #[inline(always)]
@@ -103,6 +91,17 @@ impl Dot for Avx2 {
     }
 
     #[inline(always)]
+    fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> [__m256i; 2] {
+        let p = ints.as_ptr();
+        // SAFETY: see above.
+        unsafe {
+            let correction = _mm256_set1_epi32(correction);
+            let (low, high) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast()));
+            [_mm256_add_epi32(low, correction), _mm256_add_epi32(high, correction)]
+        }
+    }
+
+    #[inline(always)]
     fn add_scaled(self, ints: [__m256i; 2], scales: [__m256; 2], sums: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: see above.
         unsafe {
@@ -122,17 +121,14 @@ impl Dot for Avx2 {
 /// As [`Dot::group`], and the processor has AVX2.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // Iterators take closures.
-unsafe fn bytes<const R: usize, const T: usize>(
-    weights: [*const u8; R],
-    input: [*const InputGroup; T],
-) -> [[[__m256i; 2]; T]; R] {
+unsafe fn bytes<const R: usize, const T: usize>(weights: [*const u8; R], input: InputGroups) -> [[[__m256i; 2]; T]; R] {
     // SAFETY: by contract.
     unsafe {
-        let columns = widen(input);
+        let columns = widen::<T>(input);
         let even = _mm256_set1_epi16(255);
         let mut sums = [[[_mm256_setzero_si256(); 2]; T]; R];
         for r in 0..R {
-            let mut lanes = corrections(input);
+            let mut lanes = corrections::<T>(input);
             for pair in opaque(0)..opaque(QUADS / 2) {
                 for quad in [2 * pair, 2 * pair + 1] {
                     let stored = load_halves(weights[r].add(quad * 64));
@@ -174,13 +170,13 @@ struct Columns([i32; QUADS], [i32; QUADS]);
 /// The groups can be read, and the processor has AVX2.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // Iterators take closures.
-unsafe fn widen<const T: usize>(input: [*const InputGroup; T]) -> [Columns; T] {
+unsafe fn widen<const T: usize>(input: InputGroups) -> [Columns; T] {
     let mut columns = [Columns([0; QUADS], [0; QUADS]); T];
     // SAFETY: by contract; eight quads are 32 bytes.
     unsafe {
         for t in 0..T {
             for quad in (0..QUADS).step_by(8) {
-                let values = _mm256_loadu_si256((&raw const (*input[t]).values).cast::<i32>().add(quad).cast());
+                let values = _mm256_loadu_si256(input.numbers.add(t).cast::<i32>().add(quad).cast());
                 let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(values));
                 _mm256_store_si256(columns[t].0.as_mut_ptr().add(quad).cast(), even);
                 _mm256_store_si256(columns[t].1.as_mut_ptr().add(quad).cast(), _mm256_srai_epi16::<8>(values));
@@ -200,94 +196,20 @@ fn opaque(number: usize) -> usize {
     number
 }
 
-/// Quads of nibbles whose products are added in 16 bits: 8 * 2 * 15 * 127 < 2^15.
-const RUN: usize = 8;
-
-/// # Safety
-/// The group can be read and has such a quad.
-#[inline(always)]
-unsafe fn quad_of(group: *const InputGroup, quad: usize) -> i32 {
-    // SAFETY: by contract.
-    unsafe { (&raw const (*group).values).cast::<i32>().add(quad).read_unaligned() }
-}
-
 /// What the sums begin with, for both halves of the rows.
 ///
 /// # Safety
 /// The groups can be read, and the processor has AVX2.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // Iterators take closures.
-unsafe fn corrections<const T: usize>(input: [*const InputGroup; T]) -> [[__m256i; 2]; T] {
+unsafe fn corrections<const T: usize>(input: InputGroups) -> [[__m256i; 2]; T] {
     // SAFETY: by contract.
     unsafe {
         let mut lanes = [[_mm256_setzero_si256(); 2]; T];
         for t in 0..T {
-            lanes[t] = [_mm256_set1_epi32((*input[t]).correction); 2];
+            lanes[t] = [_mm256_set1_epi32(*input.corrections.add(t)); 2];
         }
         lanes
-    }
-}
-
-/// # Safety
-/// As [`Dot::group`], and the processor has AVX2.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // Iterators take closures.
-unsafe fn nibbles<W: Stored, const R: usize, const T: usize>(
-    weights: [*const u8; R],
-    input: [*const InputGroup; T],
-) -> [[[__m256i; 2]; T]; R] {
-    // SAFETY: by contract.
-    unsafe {
-        let (mask, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
-        let mut sums = [[[_mm256_setzero_si256(); 2]; T]; R];
-        for r in 0..R {
-            let mut lanes = corrections(input);
-            for run in opaque(0)..opaque(QUADS / RUN) {
-                let mut shorts = [[_mm256_setzero_si256(); 2]; T];
-                for pair in opaque(run * RUN / 2)..opaque((run + 1) * RUN / 2) {
-                    let (low, high) = if W::FORM == Form::Nibbles {
-                        let packed = load_halves(weights[r].add(pair * 64));
-                        let high = [_mm256_srli_epi16::<4>(packed[0]), _mm256_srli_epi16::<4>(packed[1])];
-                        (both_and(packed, mask), both_and(high, mask))
-                    } else {
-                        let at = weights[r].add(pair * 128);
-                        (load_halves(at), load_halves(at.add(64)))
-                    };
-                    add_nibbles(&mut shorts, low, input, 2 * pair);
-                    add_nibbles(&mut shorts, high, input, 2 * pair + 1);
-                }
-                for t in 0..T {
-                    for half in 0..2 {
-                        lanes[t][half] = _mm256_add_epi32(lanes[t][half], _mm256_madd_epi16(shorts[t][half], ones));
-                    }
-                }
-            }
-            sums[r] = lanes;
-        }
-        sums
-    }
-}
-
-/// Adds the products of a quad of nibbles.
-///
-/// # Safety
-/// The groups can be read and have such a quad, and the processor has AVX2.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // Iterators take closures.
-unsafe fn add_nibbles<const T: usize>(
-    shorts: &mut [[__m256i; 2]; T],
-    weights: [__m256i; 2],
-    input: [*const InputGroup; T],
-    quad: usize,
-) {
-    // SAFETY: by contract.
-    unsafe {
-        for t in 0..T {
-            let x = _mm256_set1_epi32(quad_of(input[t], quad));
-            for half in 0..2 {
-                shorts[t][half] = _mm256_add_epi16(shorts[t][half], _mm256_maddubs_epi16(weights[half], x));
-            }
-        }
     }
 }
 
@@ -307,4 +229,61 @@ unsafe fn load_halves(p: *const u8) -> [__m256i; 2] {
 unsafe fn both_and(halves: [__m256i; 2], mask: __m256i) -> [__m256i; 2] {
     // SAFETY: by contract.
     unsafe { [_mm256_and_si256(halves[0], mask), _mm256_and_si256(halves[1], mask)] }
+}
+
+/// The codebook by byte shuffles, times multipliers of three bits by additions: see
+/// [`int4::unpack`](crate::quantized::int4::unpack).
+///
+/// # Safety
+/// The processor has AVX2.
+#[target_feature(enable = "avx2")]
+unsafe fn unpack(nibbles: &[u8; NIBBLE_BYTES], side: &[u8; SIDE_BYTES], target: &mut UnpackedGroup) {
+    let target = target.as_mut_ptr().cast::<u8>();
+    // SAFETY: the features are there by contract. After the scales a side has 16 bytes three times; each 64 bytes of nibbles make 128,
+    // which are all of the target.
+    unsafe {
+        // A multiplier is 3 and what its two bits say.
+        let one = _mm256_broadcastsi128_si256(_mm_loadu_si128(CODEBOOK.as_ptr().cast()));
+        let two = _mm256_add_epi8(one, one);
+        let three = _mm256_add_epi8(two, one);
+        let nibble = _mm256_set1_epi8(15);
+        // A byte of each of eight rows, four times: for each column of a quad.
+        let four =
+            _mm256_setr_epi32(0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c, 0, 0x0404_0404, 0x0808_0808, 0x0c0c_0c0c);
+        for half in 0..2 {
+            let mut planes = [_mm256_setzero_si256(); 3];
+            for (i, plane) in planes.iter_mut().enumerate() {
+                let rows = _mm_loadl_epi64(side.as_ptr().add(SCALE_BYTES + i * BLOCK_ROWS + half * 8).cast());
+                *plane = _mm256_shuffle_epi8(_mm256_cvtepu8_epi32(rows), four);
+            }
+            for subgroup in 0..8 {
+                let magnitude = planes[subgroup / 4];
+                let has_one = is_set(magnitude, 1 << (subgroup % 4 * 2));
+                let has_two = is_set(magnitude, 2 << (subgroup % 4 * 2));
+                let is_negative = is_set(planes[2], 1 << subgroup);
+                for pair in [2 * subgroup, 2 * subgroup + 1] {
+                    let packed = _mm256_loadu_si256(nibbles.as_ptr().add(pair * 64 + half * 32).cast());
+                    let both = [packed, _mm256_srli_epi16::<4>(packed)];
+                    for (i, indices) in both.into_iter().enumerate() {
+                        let indices = _mm256_and_si256(indices, nibble);
+                        let once = _mm256_and_si256(_mm256_shuffle_epi8(one, indices), has_one);
+                        let twice = _mm256_and_si256(_mm256_shuffle_epi8(two, indices), has_two);
+                        let product =
+                            _mm256_add_epi8(_mm256_shuffle_epi8(three, indices), _mm256_add_epi8(once, twice));
+                        let signed = _mm256_sub_epi8(_mm256_xor_si256(product, is_negative), is_negative);
+                        let bytes = _mm256_xor_si256(signed, _mm256_set1_epi8(-128));
+                        _mm256_storeu_si256(target.add(pair * 128 + i * 64 + half * 32).cast(), bytes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// All bits of the bytes that have `bit` set.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn is_set(bytes: __m256i, bit: u8) -> __m256i {
+    let bit = _mm256_set1_epi8(bit as i8);
+    _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)
 }

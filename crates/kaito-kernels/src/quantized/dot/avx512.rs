@@ -1,15 +1,19 @@
 use std::arch::x86_64::*;
 
-use super::{Dot, DotKernel, Form, PackedGroup, QUADS, Stored, UnpackedGroup};
-use crate::quantized::{BLOCK_ROWS, SCALE_BYTES, input::InputGroup};
+use super::{Dot, DotKernel, GROUP_BYTES, QUADS, UnpackedGroup};
+use crate::quantized::{
+    BLOCK_ROWS, SCALE_BYTES,
+    input::InputGroups,
+    int4::{BYTES, NIBBLE_BYTES, SIDE_BYTES},
+};
 
-/// AVX-512 F, VL and VNNI.
+/// AVX-512 F, BW, VL, VNNI and VBMI.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512Vnni(());
 
 /// # Safety
 /// The processor has the features named here.
-#[target_feature(enable = "avx512f,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 pub(super) unsafe fn run<K: DotKernel>(kernel: K) -> K::Output {
     kernel.run(Avx512Vnni(()))
 }
@@ -19,12 +23,11 @@ pub(super) unsafe fn run<K: DotKernel>(kernel: K) -> K::Output {
 impl Dot for Avx512Vnni {
     type Ints = __m512i;
     type Floats = __m512;
-    // 16 sums of integers, 4 vectors of weights, a mask and four columns of a token.
+    // 16 sums of integers, 4 vectors of weights and four columns of a token.
     const TILE_BLOCKS: usize = 2;
     const TILE_TOKENS: usize = 8;
-    const UNPACK_ONCE: bool = false;
-    const PREFETCH_BYTES_FROM: Option<usize> = Some(6);
-    const PREFETCH_NIBBLES_FROM: Option<usize> = Some(2);
+    const PREFETCH_FROM: Option<usize> = Some(6);
+    const UNPACKS_IN_REGISTERS: bool = true;
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -34,19 +37,18 @@ impl Dot for Avx512Vnni {
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
-    unsafe fn group<W: Stored, const R: usize, const T: usize>(
+    unsafe fn group<const R: usize, const T: usize>(
         self,
         weights: [*const u8; R],
-        input: [*const InputGroup; T],
+        input: InputGroups,
     ) -> [[__m512i; T]; R] {
-        // SAFETY: see above. A group has `QUADS` quads of 4 bytes a token and of 64 (packed: 32) bytes a block of rows.
+        // SAFETY: see above. A group has `QUADS` quads of 4 bytes a token and of 64 bytes a block of rows.
         unsafe {
-            let mask = _mm512_set1_epi8(15);
             let mut sums = [[_mm512_setzero_si512(); T]; R];
             // Each addition waits some cycles for the one before it: where there are few sums, every other quad has its own.
             let mut odd = [[_mm512_setzero_si512(); T]; R];
             for t in 0..T {
-                let correction = _mm512_set1_epi32((*input[t]).correction);
+                let correction = _mm512_set1_epi32(*input.corrections.add(t));
                 for r in 0..R {
                     sums[r][t] = correction;
                 }
@@ -55,22 +57,16 @@ impl Dot for Avx512Vnni {
                 let mut low = [_mm512_setzero_si512(); R];
                 let mut high = [_mm512_setzero_si512(); R];
                 for r in 0..R {
-                    if W::FORM == Form::Nibbles {
-                        let packed = _mm512_loadu_si512(weights[r].add(pair * 64).cast());
-                        low[r] = _mm512_and_si512(packed, mask);
-                        high[r] = _mm512_and_si512(_mm512_srli_epi32::<4>(packed), mask);
-                    } else {
-                        low[r] = _mm512_loadu_si512(weights[r].add(pair * 128).cast());
-                        high[r] = _mm512_loadu_si512(weights[r].add(pair * 128 + 64).cast());
-                    }
+                    low[r] = _mm512_loadu_si512(weights[r].add(pair * 128).cast());
+                    high[r] = _mm512_loadu_si512(weights[r].add(pair * 128 + 64).cast());
                 }
                 for t in 0..T {
-                    let x = (&raw const (*input[t]).values).cast::<i32>().add(2 * pair);
-                    let first = _mm512_set1_epi32(x.read_unaligned());
+                    let x = input.numbers.add(t).cast::<i32>().add(2 * pair);
+                    let first = _mm512_set1_epi32(x.read());
                     for r in 0..R {
                         sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], low[r], first);
                     }
-                    let second = _mm512_set1_epi32(x.add(1).read_unaligned());
+                    let second = _mm512_set1_epi32(x.add(1).read());
                     for r in 0..R {
                         if R * T <= 4 {
                             odd[r][t] = _mm512_dpbusd_epi32(odd[r][t], high[r], second);
@@ -92,17 +88,59 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup) {
-        // SAFETY: see above. Each 64 bytes make 128.
+    fn unpack(self, nibbles: &[u8; NIBBLE_BYTES], side: &[u8; SIDE_BYTES], target: &mut UnpackedGroup) {
+        // SAFETY: see above.
+        unsafe { unpack(nibbles, side, target) }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    unsafe fn group_of_nibbles<const R: usize, const T: usize>(
+        self,
+        nibbles: [*const u8; R],
+        sides: [*const u8; R],
+        input: InputGroups,
+    ) -> [[__m512i; T]; R] {
+        // SAFETY: see above. A group has 16 pairs of quads, of 8 bytes a token and of 64 bytes a block of rows.
         unsafe {
-            let mask = _mm512_set1_epi8(15);
-            for pair in 0..QUADS / 2 {
-                let packed = _mm512_loadu_si512(source.as_ptr().add(pair * 64).cast());
-                let high = _mm512_srli_epi32::<4>(packed);
-                let target = target.as_mut_ptr().add(pair * 128);
-                _mm512_storeu_si512(target.cast(), _mm512_and_si512(packed, mask));
-                _mm512_storeu_si512(target.add(64).cast(), _mm512_and_si512(high, mask));
+            let tables = tables();
+            let mut planes = [[_mm512_setzero_si512(); 3]; R];
+            let mut sums = [[_mm512_setzero_si512(); T]; R];
+            // Each addition waits some cycles for the one before it: each quad of a pair has its own.
+            let mut odd = [[_mm512_setzero_si512(); T]; R];
+            for r in 0..R {
+                planes[r] = multiplier_planes(sides[r]);
+                for t in 0..T {
+                    sums[r][t] = _mm512_set1_epi32(*input.corrections.add(t));
+                }
             }
+            for subgroup in 0..SUBGROUPS {
+                let mut multipliers = [_mm512_setzero_si512(); R];
+                for r in 0..R {
+                    multipliers[r] = multiplier_bits(planes[r], subgroup);
+                }
+                for pair in 2 * subgroup..2 * subgroup + 2 {
+                    let mut quads = [[_mm512_setzero_si512(); 2]; R];
+                    for r in 0..R {
+                        let packed = _mm512_loadu_si512(nibbles[r].add(pair * 64).cast());
+                        quads[r] = weights_of_nibbles(tables, packed, multipliers[r]);
+                    }
+                    for t in 0..T {
+                        let x = input.numbers.add(t).cast::<i32>().add(2 * pair);
+                        let (first, second) = (_mm512_set1_epi32(x.read()), _mm512_set1_epi32(x.add(1).read()));
+                        for r in 0..R {
+                            sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r][0], first);
+                            odd[r][t] = _mm512_dpbusd_epi32(odd[r][t], quads[r][1], second);
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for t in 0..T {
+                    sums[r][t] = _mm512_add_epi32(sums[r][t], odd[r][t]);
+                }
+            }
+            sums
         }
     }
 
@@ -140,8 +178,93 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_add_epi32(_mm512_loadu_si512(ints.as_ptr().cast()), _mm512_set1_epi32(correction)) }
+    }
+
+    #[inline(always)]
     fn add_scaled(self, ints: __m512i, scales: __m512, sums: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scales, sums) }
     }
 }
+
+/// Columns that share a multiplier are two pairs of quads.
+const SUBGROUPS: usize = QUADS / 4;
+
+/// A byte of a table of 128 for each nibble: see [`int4::unpack`](crate::quantized::int4::unpack).
+///
+/// # Safety
+/// The processor has the features named here.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn unpack(nibbles: &[u8; NIBBLE_BYTES], side: &[u8; SIDE_BYTES], target: &mut UnpackedGroup) {
+    let target = target.as_mut_ptr().cast::<u8>();
+    // SAFETY: the features are there by contract. Each 64 bytes of nibbles make 128, which are all of the target.
+    unsafe {
+        let tables = tables();
+        let planes = multiplier_planes(side.as_ptr());
+        for subgroup in 0..SUBGROUPS {
+            let multipliers = multiplier_bits(planes, subgroup);
+            for pair in 2 * subgroup..2 * subgroup + 2 {
+                let packed = _mm512_loadu_si512(nibbles.as_ptr().add(pair * 64).cast());
+                let [low, high] = weights_of_nibbles(tables, packed, multipliers);
+                _mm512_storeu_si512(target.add(pair * 128).cast(), low);
+                _mm512_storeu_si512(target.add(pair * 128 + 64).cast(), high);
+            }
+        }
+    }
+}
+
+/// The weights, with the zero point 128, of positive multipliers and of negative ones.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn tables() -> [__m512i; 2] {
+    let table = BYTES.as_ptr().cast::<u8>();
+    // SAFETY: it has 128 bytes.
+    unsafe { [_mm512_loadu_si512(table.cast()), _mm512_loadu_si512(table.add(64).cast())] }
+}
+
+/// The three bytes of each row that hold multipliers, four times each: for each column of a quad.
+///
+/// # Safety
+/// A side can be read there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+#[allow(clippy::needless_range_loop)] // Iterators take closures.
+unsafe fn multiplier_planes(side: *const u8) -> [__m512i; 3] {
+    let four = _mm512_set4_epi32(0x0c0c_0c0c, 0x0808_0808, 0x0404_0404, 0);
+    let mut planes = [_mm512_setzero_si512(); 3];
+    for i in 0..3 {
+        // SAFETY: by contract; after the scales a side has 16 bytes three times.
+        let rows = unsafe { _mm_loadu_si128(side.add(SCALE_BYTES + i * BLOCK_ROWS).cast()) };
+        planes[i] = _mm512_shuffle_epi8(_mm512_cvtepu8_epi32(rows), four);
+    }
+    planes
+}
+
+/// The bits of a subgroup's multipliers as bits of an index: 4 and 5 the magnitude, 6 the sign.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn multiplier_bits(planes: [__m512i; 3], subgroup: usize) -> __m512i {
+    // Rotations that may go either way, of which bits within a byte are taken.
+    let (magnitude, sign) = ((4 - subgroup as i32 % 4 * 2) & 31, (6 - subgroup as i32) & 31);
+    let magnitude = _mm512_rolv_epi32(planes[subgroup / 4], _mm512_set1_epi32(magnitude));
+    let sign = _mm512_rolv_epi32(planes[2], _mm512_set1_epi32(sign));
+    let magnitude = _mm512_and_si512(magnitude, _mm512_set1_epi8(0x30));
+    // magnitude | (sign & 0x40)
+    _mm512_ternarylogic_epi32::<0xf8>(magnitude, sign, _mm512_set1_epi8(0x40))
+}
+
+/// The weights of a pair of quads, of which the multipliers' bits are given.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vbmi")]
+fn weights_of_nibbles(tables: [__m512i; 2], packed: __m512i, multipliers: __m512i) -> [__m512i; 2] {
+    let nibble = _mm512_set1_epi8(0x0f);
+    // (packed & nibble) | multipliers
+    let low = _mm512_ternarylogic_epi32::<0xea>(packed, nibble, multipliers);
+    let high = _mm512_ternarylogic_epi32::<0xea>(_mm512_srli_epi32::<4>(packed), nibble, multipliers);
+    [_mm512_permutex2var_epi8(tables[0], low, tables[1]), _mm512_permutex2var_epi8(tables[0], high, tables[1])]
+}
+
+const _: () = assert!(GROUP_BYTES == 2 * NIBBLE_BYTES && BYTES.len() * BYTES[0].len() == 128);

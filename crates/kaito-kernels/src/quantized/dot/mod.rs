@@ -10,59 +10,22 @@ mod portable;
 
 use std::{mem::MaybeUninit, sync::OnceLock};
 
-use super::{BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES, input::InputGroup};
-#[cfg(target_arch = "x86_64")]
-use crate::simd::Level;
-use crate::simd::prefetch;
+use super::{
+    BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES,
+    input::InputGroups,
+    int4::{self, NIBBLE_BYTES, SIDE_BYTES},
+};
+use crate::simd::{KernelLevel, prefetch};
 
 /// Quads of a group.
 const QUADS: usize = GROUP / QUAD;
 const _: () = assert!(GROUP.is_multiple_of(QUAD) && QUADS.is_multiple_of(2));
 
-/// How the weights of a group lie in memory.
-pub(super) trait Stored: Copy {
-    const FORM: Form;
-    /// Bytes of a group in a block of rows.
-    const BYTES: usize;
-}
+/// Bytes of the weights of a group in a block of rows: a byte each, with the zero point 128. 4-bit ones are unpacked to them.
+pub(super) const GROUP_BYTES: usize = BLOCK_ROWS * GROUP;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// A byte each, with the zero point 128.
-    Bytes,
-    /// Two in a byte, with the zero point 8.
-    Nibbles,
-    /// A byte each, with the zero point 8: nibbles, unpacked.
-    UnpackedNibbles,
-}
-
-#[derive(Clone, Copy)]
-pub(super) struct Bytes;
-#[derive(Clone, Copy)]
-pub(super) struct Nibbles;
-#[derive(Clone, Copy)]
-pub(super) struct UnpackedNibbles;
-
-impl Stored for Bytes {
-    const FORM: Form = Form::Bytes;
-    const BYTES: usize = BLOCK_ROWS * GROUP;
-}
-
-impl Stored for Nibbles {
-    const FORM: Form = Form::Nibbles;
-    const BYTES: usize = BLOCK_ROWS * GROUP / 2;
-}
-
-impl Stored for UnpackedNibbles {
-    const FORM: Form = Form::UnpackedNibbles;
-    const BYTES: usize = BLOCK_ROWS * GROUP;
-}
-
-/// A group of nibbles in a block of rows.
-pub(super) type PackedGroup = [u8; Nibbles::BYTES];
-
-/// Room for such a group with a byte for each nibble.
-pub(super) type UnpackedGroup = [MaybeUninit<u8>; UnpackedNibbles::BYTES];
+/// Room for a group that is unpacked.
+pub(super) type UnpackedGroup = MaybeUninit<[u8; GROUP_BYTES]>;
 
 /// A value of this type proves that the processor has the instruction set. Vectors have a lane for each row of a block.
 pub(super) trait Dot: Copy {
@@ -71,12 +34,11 @@ pub(super) trait Dot: Copy {
     /// Register blocking: the greatest tile whose sums of integers stay in registers, in blocks of rows (1 or 2) and tokens (up to 8).
     const TILE_BLOCKS: usize;
     const TILE_TOKENS: usize;
-    /// Whether unpacking nibbles costs so much that it is done once for several tiles.
-    const UNPACK_ONCE: bool;
     /// From how many tokens on a single tile prefetches its weights, if it ever does: with fewer tokens there is so little to
     /// compute that the loads of weights themselves run far enough ahead.
-    const PREFETCH_BYTES_FROM: Option<usize> = None;
-    const PREFETCH_NIBBLES_FROM: Option<usize> = None;
+    const PREFETCH_FROM: Option<usize> = None;
+    /// Whether [`Dot::group_of_nibbles`] is there: products with one or two tokens unpack 4-bit weights for themselves.
+    const UNPACKS_IN_REGISTERS: bool = false;
 
     /// Runs a kernel as a function of its own, so that code with many callers is compiled once.
     fn call<K: DotKernel>(self, kernel: K) -> K::Output;
@@ -84,15 +46,32 @@ pub(super) trait Dot: Copy {
     /// For `R` blocks of rows and `T` tokens the sum of a group's products, exactly.
     ///
     /// # Safety
-    /// `W::BYTES` bytes can be read at each of `weights`, a group at each of `input`.
-    unsafe fn group<W: Stored, const R: usize, const T: usize>(
+    /// [`GROUP_BYTES`] bytes can be read at each of `weights`, groups of `T` tokens at `input`.
+    unsafe fn group<const R: usize, const T: usize>(
         self,
         weights: [*const u8; R],
-        input: [*const InputGroup; T],
+        input: InputGroups,
     ) -> [[Self::Ints; T]; R];
 
-    /// Writes the nibbles of a group as bytes: all of `target`.
-    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup);
+    /// The same for 4-bit weights as they lie in the matrix.
+    ///
+    /// # Safety
+    /// The nibbles of a group can be read at each of `nibbles`, its side at each of `sides`, groups of `T` tokens at `input`.
+    #[inline(always)]
+    unsafe fn group_of_nibbles<const R: usize, const T: usize>(
+        self,
+        _nibbles: [*const u8; R],
+        _sides: [*const u8; R],
+        _input: InputGroups,
+    ) -> [[Self::Ints; T]; R] {
+        unreachable!("{}", Self::UNPACKS_IN_REGISTERS)
+    }
+
+    /// Writes 4-bit weights of a group as bytes: all of `target`. See [`int4::unpack`].
+    #[inline(always)]
+    fn unpack(self, nibbles: &[u8; NIBBLE_BYTES], side: &[u8; SIDE_BYTES], target: &mut UnpackedGroup) {
+        int4::unpack(nibbles, side, target.write([0; GROUP_BYTES]));
+    }
 
     /// Asks for the memory at `p`, which may be any address, to be brought into the second level cache.
     #[inline(always)]
@@ -106,6 +85,8 @@ pub(super) trait Dot: Copy {
     /// Widens the scales of a group in a block of rows: a bf16 for each lane.
     fn scales(self, scales: &[u8; SCALE_BYTES]) -> Self::Floats;
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `ints + correction`.
+    fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> Self::Ints;
     /// `ints * scales + sums`, rounded once on every instruction set.
     fn add_scaled(self, ints: Self::Ints, scales: Self::Floats, sums: Self::Floats) -> Self::Floats;
 }
@@ -120,6 +101,9 @@ pub(super) trait DotKernel {
 /// An instruction set that products are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DotLevel {
+    /// Tile registers for many tokens, and the vectors of `Avx512Vnni`.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
     #[cfg(target_arch = "x86_64")]
@@ -128,6 +112,9 @@ pub(super) enum DotLevel {
     NeonDot,
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
     Neon,
+    /// Emulated tile registers for many tokens, and portable vectors.
+    #[cfg(test)]
+    EmulatedTiles,
     Portable,
 }
 
@@ -139,10 +126,13 @@ impl DotLevel {
             let mut levels = Vec::new();
             #[cfg(target_arch = "x86_64")]
             {
-                if Level::available().contains(&Level::Avx512) && is_x86_feature_detected!("avx512vnni") {
+                if KernelLevel::available().contains(&KernelLevel::Amx) && has_byte_instructions() {
+                    levels.push(DotLevel::Amx);
+                }
+                if KernelLevel::available().contains(&KernelLevel::Avx512) && has_byte_instructions() {
                     levels.push(DotLevel::Avx512Vnni);
                 }
-                if Level::available().contains(&Level::Avx2) {
+                if KernelLevel::available().contains(&KernelLevel::Avx2) {
                     levels.push(DotLevel::Avx2);
                 }
             }
@@ -153,14 +143,62 @@ impl DotLevel {
                 }
                 levels.push(DotLevel::Neon);
             }
+            #[cfg(test)]
+            levels.push(DotLevel::EmulatedTiles);
             levels.push(DotLevel::Portable);
             levels
         })
     }
 
-    pub(super) fn best() -> DotLevel {
-        Self::available()[0]
+    /// The level of this process: the best one that its [`KernelLevel`] includes.
+    pub(super) fn chosen() -> DotLevel {
+        static CHOSEN: OnceLock<DotLevel> = OnceLock::new();
+        *CHOSEN.get_or_init(|| {
+            let kernels = KernelLevel::available();
+            // Levels are in order, best first.
+            let from = kernels.iter().position(|&level| level == KernelLevel::chosen()).unwrap_or(0);
+            let included = |dot: &&DotLevel| kernels[from..].contains(&dot.kernel_level());
+            Self::available().iter().find(included).copied().unwrap_or(DotLevel::Portable)
+        })
     }
+
+    fn kernel_level(self) -> KernelLevel {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            DotLevel::Amx => KernelLevel::Amx,
+            #[cfg(target_arch = "x86_64")]
+            DotLevel::Avx512Vnni => KernelLevel::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            DotLevel::Avx2 => KernelLevel::Avx2,
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            DotLevel::NeonDot | DotLevel::Neon => KernelLevel::Neon,
+            #[cfg(test)]
+            DotLevel::EmulatedTiles => KernelLevel::Portable,
+            DotLevel::Portable => KernelLevel::Portable,
+        }
+    }
+}
+
+/// Those of AVX-512 that products need beside F and VL. Processors that have VNNI and not VBMI, of two years, use AVX2.
+#[cfg(target_arch = "x86_64")]
+fn has_byte_instructions() -> bool {
+    is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx512vbmi")
+}
+
+/// Runs `kernel` compiled for the vectors that a processor with tile registers has.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn dispatch_amx<K: DotKernel>(kernel: K) -> K::Output {
+    assert!(DotLevel::available().contains(&DotLevel::Amx));
+    // SAFETY: the processor has what an available level needs.
+    unsafe { avx512::run(kernel) }
+}
+
+/// Runs `kernel` compiled for portable vectors.
+#[cfg(test)]
+pub(super) fn dispatch_portable<K: DotKernel>(kernel: K) -> K::Output {
+    portable::Portable.call(kernel)
 }
 
 /// Runs `kernel` compiled for `level`.
@@ -169,7 +207,7 @@ pub(super) fn dispatch<K: DotKernel>(level: DotLevel, kernel: K) -> K::Output {
     match level {
         // SAFETY: the processor has what an available level needs.
         #[cfg(target_arch = "x86_64")]
-        DotLevel::Avx512Vnni => unsafe { avx512::run(kernel) },
+        DotLevel::Amx | DotLevel::Avx512Vnni => unsafe { avx512::run(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         DotLevel::Avx2 => unsafe { avx2::run(kernel) },
@@ -179,6 +217,8 @@ pub(super) fn dispatch<K: DotKernel>(level: DotLevel, kernel: K) -> K::Output {
         // SAFETY: every 64-bit ARM processor has these instructions.
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         DotLevel::Neon => unsafe { neon::run(kernel) },
+        #[cfg(test)]
+        DotLevel::EmulatedTiles => portable::Portable.call(kernel),
         DotLevel::Portable => portable::Portable.call(kernel),
     }
 }

@@ -3,8 +3,12 @@ use std::{
     marker::PhantomData,
 };
 
-use super::{Dot, DotKernel, Form, PackedGroup, QUADS, Stored, UnpackedGroup};
-use crate::quantized::{BLOCK_ROWS, SCALE_BYTES, input::InputGroup};
+use super::{Dot, DotKernel, QUADS, UnpackedGroup};
+use crate::quantized::{
+    BLOCK_ROWS, SCALE_BYTES,
+    input::InputGroups,
+    int4::{CODEBOOK, MULTIPLIERS, NIBBLE_BYTES, SIDE_BYTES},
+};
 
 /// Whether four products of bytes are added by one instruction.
 pub(super) trait Sums: Copy {
@@ -94,8 +98,6 @@ impl<P: Sums> Dot for Neon<P> {
     type Floats = [float32x4_t; QUARTERS];
     const TILE_BLOCKS: usize = 1;
     const TILE_TOKENS: usize = 2;
-    const UNPACK_ONCE: bool = true;
-    const PREFETCH_NIBBLES_FROM: Option<usize> = Some(2);
 
     #[inline(always)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -105,46 +107,27 @@ impl<P: Sums> Dot for Neon<P> {
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
-    unsafe fn group<W: Stored, const R: usize, const T: usize>(
+    unsafe fn group<const R: usize, const T: usize>(
         self,
         weights: [*const u8; R],
-        input: [*const InputGroup; T],
+        input: InputGroups,
     ) -> [[Self::Ints; T]; R] {
         // SAFETY: see above.
         unsafe {
-            let (mask, sign) = (vdupq_n_u8(15), vdupq_n_u8(128));
+            let sign = vdupq_n_u8(128);
             let mut sums = [[[vdupq_n_s32(0); QUARTERS]; T]; R];
-            if W::FORM != Form::Bytes {
-                for t in 0..T {
-                    for r in 0..R {
-                        sums[r][t] = [vdupq_n_s32((*input[t]).correction); QUARTERS];
-                    }
-                }
-            }
             for pair in 0..QUADS / 2 {
                 let mut x = [[vdupq_n_s8(0); 2]; T];
                 for t in 0..T {
-                    let p = (&raw const (*input[t]).values).cast::<i32>().add(2 * pair);
-                    x[t][0] = vreinterpretq_s8_s32(vdupq_n_s32(p.read_unaligned()));
-                    x[t][1] = vreinterpretq_s8_s32(vdupq_n_s32(p.add(1).read_unaligned()));
+                    let p = input.numbers.add(t).cast::<i32>().add(2 * pair);
+                    x[t][0] = vreinterpretq_s8_s32(vdupq_n_s32(p.read()));
+                    x[t][1] = vreinterpretq_s8_s32(vdupq_n_s32(p.add(1).read()));
                 }
                 for r in 0..R {
                     for quarter in 0..QUARTERS {
-                        // Weights as signed bytes: those of the zero point 128 lose it, nibbles are small enough.
-                        let (low, high) = match W::FORM {
-                            Form::Nibbles => {
-                                let packed = vld1q_u8(weights[r].add(pair * 64 + quarter * 16));
-                                (vandq_u8(packed, mask), vshrq_n_u8::<4>(packed))
-                            }
-                            Form::UnpackedNibbles => {
-                                let at = weights[r].add(pair * 128 + quarter * 16);
-                                (vld1q_u8(at), vld1q_u8(at.add(64)))
-                            }
-                            Form::Bytes => {
-                                let at = weights[r].add(pair * 128 + quarter * 16);
-                                (veorq_u8(vld1q_u8(at), sign), veorq_u8(vld1q_u8(at.add(64)), sign))
-                            }
-                        };
+                        let at = weights[r].add(pair * 128 + quarter * 16);
+                        // Without the zero point the bytes are signed, and need no correction.
+                        let (low, high) = (veorq_u8(vld1q_u8(at), sign), veorq_u8(vld1q_u8(at.add(64)), sign));
                         let (low, high) = (vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(high));
                         for t in 0..T {
                             let sum = P::add(sums[r][t][quarter], low, x[t][0]);
@@ -158,15 +141,36 @@ impl<P: Sums> Dot for Neon<P> {
     }
 
     #[inline(always)]
-    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup) {
-        // SAFETY: see above. Each 64 bytes make 128.
+    fn unpack(self, nibbles: &[u8; NIBBLE_BYTES], side: &[u8; SIDE_BYTES], target: &mut UnpackedGroup) {
+        let target = target.as_mut_ptr().cast::<u8>();
+        // SAFETY: see above. After the scales a side has 16 bytes three times; each 64 bytes of nibbles make 128, which are all of
+        // the target.
         unsafe {
-            let mask = vdupq_n_u8(15);
-            for i in 0..QUADS * 2 {
-                let packed = vld1q_u8(source.as_ptr().add(i * 16));
-                let target = target.as_mut_ptr().add(i / QUARTERS * 128 + i % QUARTERS * 16).cast::<u8>();
-                vst1q_u8(target, vandq_u8(packed, mask));
-                vst1q_u8(target.add(64), vshrq_n_u8::<4>(packed));
+            let codebook = vld1q_s8(CODEBOOK.as_ptr());
+            let multipliers = vcombine_s8(vld1_s8(MULTIPLIERS.as_ptr()), vdup_n_s8(0));
+            let (mask, sign) = (vdupq_n_u8(15), vdupq_n_u8(128));
+            let planes = side.as_ptr().add(SCALE_BYTES);
+            let (low, high) = (vld1q_u8(planes), vld1q_u8(planes.add(BLOCK_ROWS)));
+            let signs = vld1q_u8(planes.add(2 * BLOCK_ROWS));
+            for subgroup in 0..8i8 {
+                let magnitude = vshlq_u8(if subgroup < 4 { low } else { high }, vdupq_n_s8(-(subgroup % 4 * 2)));
+                let negative = vshlq_u8(signs, vdupq_n_s8(-subgroup));
+                let bits =
+                    vorrq_u8(vandq_u8(magnitude, vdupq_n_u8(3)), vshlq_n_u8::<2>(vandq_u8(negative, vdupq_n_u8(1))));
+                let of_rows = vqtbl1q_s8(multipliers, bits);
+                for quarter in 0..QUARTERS {
+                    // Of each of four rows, for each column of a quad.
+                    let first = vdupq_n_u8(4 * quarter as u8);
+                    let rows = vaddq_u8(first, vld1q_u8([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3].as_ptr()));
+                    let factors = vqtbl1q_s8(of_rows, rows);
+                    for pair in [2 * subgroup as usize, 2 * subgroup as usize + 1] {
+                        let packed = vld1q_u8(nibbles.as_ptr().add(pair * 64 + quarter * 16));
+                        for (i, indices) in [vandq_u8(packed, mask), vshrq_n_u8::<4>(packed)].into_iter().enumerate() {
+                            let weights = vreinterpretq_u8_s8(vmulq_s8(vqtbl1q_s8(codebook, indices), factors));
+                            vst1q_u8(target.add(pair * 128 + i * 64 + quarter * 16), veorq_u8(weights, sign));
+                        }
+                    }
+                }
             }
         }
     }
@@ -213,6 +217,19 @@ impl<P: Sums> Dot for Neon<P> {
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
         // SAFETY: see above.
         unsafe { [vmulq_f32(a[0], b[0]), vmulq_f32(a[1], b[1]), vmulq_f32(a[2], b[2]), vmulq_f32(a[3], b[3])] }
+    }
+
+    #[inline(always)]
+    fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> Self::Ints {
+        let p = ints.as_ptr();
+        // SAFETY: see above.
+        unsafe {
+            let mut corrected = [vdupq_n_s32(correction); QUARTERS];
+            for i in 0..QUARTERS {
+                corrected[i] = vaddq_s32(corrected[i], vld1q_s32(p.add(4 * i)));
+            }
+            corrected
+        }
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 use half::bf16;
 
-use super::{Dot, DotKernel, Form, PackedGroup, Stored, UnpackedGroup};
-use crate::quantized::{BLOCK_ROWS, QUAD, SCALE_BYTES, input::InputGroup};
+use super::{Dot, DotKernel, GROUP_BYTES};
+use crate::quantized::{BLOCK_ROWS, QUAD, SCALE_BYTES, input::InputGroups};
 
 /// Plain arrays, which the compiler turns into whatever vectors the target has.
 #[derive(Clone, Copy)]
@@ -12,7 +12,6 @@ impl Dot for Portable {
     type Floats = [f32; BLOCK_ROWS];
     const TILE_BLOCKS: usize = 1;
     const TILE_TOKENS: usize = 1;
-    const UNPACK_ONCE: bool = true;
 
     #[inline(never)]
     fn call<K: DotKernel>(self, kernel: K) -> K::Output {
@@ -20,29 +19,25 @@ impl Dot for Portable {
     }
 
     #[inline(always)]
-    unsafe fn group<W: Stored, const R: usize, const T: usize>(
+    #[allow(clippy::needless_range_loop)] // Rows and tokens, as in the other instruction sets.
+    unsafe fn group<const R: usize, const T: usize>(
         self,
         weights: [*const u8; R],
-        input: [*const InputGroup; T],
+        input: InputGroups,
     ) -> [[Self::Ints; T]; R] {
         let mut sums = [[[0i32; BLOCK_ROWS]; T]; R];
         for r in 0..R {
             // SAFETY: by contract.
-            let bytes = unsafe { std::slice::from_raw_parts(weights[r], W::BYTES) };
+            let bytes = unsafe { std::slice::from_raw_parts(weights[r], GROUP_BYTES) };
             for t in 0..T {
                 // SAFETY: by contract.
-                let input = unsafe { &*input[t] };
-                let mut lanes = [input.correction; BLOCK_ROWS];
-                for (quad, x) in input.values.as_chunks::<QUAD>().0.iter().enumerate() {
-                    let (at, shift) = match W::FORM {
-                        Form::Bytes | Form::UnpackedNibbles => (quad, 0),
-                        Form::Nibbles => (quad / 2, quad % 2 * 4),
-                    };
-                    let block = &bytes[at * BLOCK_ROWS * QUAD..][..BLOCK_ROWS * QUAD];
+                let (numbers, correction) = unsafe { (&(*input.numbers.add(t)).0, *input.corrections.add(t)) };
+                let mut lanes = [correction; BLOCK_ROWS];
+                for (quad, x) in numbers.as_chunks::<QUAD>().0.iter().enumerate() {
+                    let block = &bytes[quad * BLOCK_ROWS * QUAD..][..BLOCK_ROWS * QUAD];
                     for (lane, w) in lanes.iter_mut().zip(block.as_chunks::<QUAD>().0) {
                         for c in 0..QUAD {
-                            let w = if W::FORM == Form::Nibbles { w[c] >> shift & 15 } else { w[c] };
-                            *lane = lane.wrapping_add(i32::from(w) * i32::from(x[c]));
+                            *lane = lane.wrapping_add(i32::from(w[c]) * i32::from(x[c]));
                         }
                     }
                 }
@@ -50,17 +45,6 @@ impl Dot for Portable {
             }
         }
         sums
-    }
-
-    #[inline(always)]
-    fn unpack(self, source: &PackedGroup, target: &mut UnpackedGroup) {
-        const VECTOR: usize = BLOCK_ROWS * QUAD;
-        for (packed, quads) in source.as_chunks::<VECTOR>().0.iter().zip(target.as_chunks_mut::<{ 2 * VECTOR }>().0) {
-            for i in 0..VECTOR {
-                quads[i].write(packed[i] & 15);
-                quads[VECTOR + i].write(packed[i] >> 4);
-            }
-        }
     }
 
     /// Nothing: without vector instructions of its own a product is bound by arithmetic.
@@ -94,6 +78,15 @@ impl Dot for Portable {
     #[inline(always)]
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
         std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> Self::Ints {
+        let mut corrected = *ints;
+        for lane in &mut corrected {
+            *lane = lane.wrapping_add(correction);
+        }
+        corrected
     }
 
     #[inline(always)]

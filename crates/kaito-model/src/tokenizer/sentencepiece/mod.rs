@@ -13,11 +13,11 @@ use std::collections::HashMap;
 
 use common_prefix_search::CommonPrefixSearch;
 use normalizer::{Normalizer, SPACE_SYMBOL};
-use proto::{Algorithm, Piece};
+use proto::Algorithm;
 use unigram::Unigram;
 
 pub(crate) use decode::Decoder;
-pub(crate) use proto::{Algorithm as ProtoAlgorithm, ModelProto, PieceKind};
+pub(crate) use proto::{Algorithm as ProtoAlgorithm, ModelProto, Piece, PieceKind};
 
 /// Why a SentencePiece model can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -17,10 +17,10 @@ fn objects(workspace: &Workspace, observed: &Observed, options: &Options) -> Str
         let mut json = object.to_json();
         // These change with every field, so they would only repeat the difference.
         let annotations = json["metadata"]["annotations"].as_object_mut().unwrap();
-        annotations.remove("kaito.sh/applied").unwrap();
+        annotations.shift_remove("kaito.sh/applied").unwrap();
         annotations.retain(|key, _| !["kaito.sh/made-from", "kaito.sh/pod-template"].contains(&key.as_str()));
         if json["metadata"]["annotations"] == json!({}) {
-            json["metadata"].as_object_mut().unwrap().remove("annotations");
+            json["metadata"].as_object_mut().unwrap().shift_remove("annotations");
         }
         serde_saphyr::to_string(&json).unwrap()
     });

@@ -213,7 +213,7 @@ fn nodes_without_gpus_compute_on_their_cpus_and_the_status_says_so() {
 }
 
 #[test]
-fn adapters_that_the_server_does_not_apply_are_told_without_holding_up_the_model() {
+fn adapters_are_ready_where_the_server_applies_them_as_the_workspace_says() {
     let mut workspace = preset("mistral-7b", 1);
     workspace.inference.as_mut().unwrap().adapters =
         serde_saphyr::from_str("[{source: {name: poet, image: 'registry.example/poet:1'}, strength: '0.5'}]").unwrap();
@@ -222,7 +222,10 @@ fn adapters_that_the_server_does_not_apply_are_told_without_holding_up_the_model
     observed.pods = vec![ready_pod("ws-1", "a")];
     all_ready(&mut observed, 1);
     settle(&mut workspace, &mut observed, &options());
-    assert_eq!(condition(&workspace, ConditionType::AdaptersReady).1, "AdaptersNotApplied");
+    assert_eq!(
+        condition(&workspace, ConditionType::AdaptersReady),
+        ("True", "AdaptersLoaded", "the server loads poet")
+    );
     assert_eq!(condition(&workspace, ConditionType::WorkspaceReady).0, "True");
 
     workspace.metadata.annotations = Some([("kaito.sh/runtime".to_owned(), "vllm".to_owned())].into());
@@ -283,5 +286,5 @@ fn pods_that_compute_on_cpus_hold_no_gpus_and_ask_for_what_they_need() {
     settle(&mut workspace, &mut observed, &options());
     let template = &observed.deployment.as_ref().unwrap().spec.as_ref().unwrap().template;
     let requests = template.spec.as_ref().unwrap().containers[0].resources.clone().unwrap().requests.unwrap();
-    assert_eq!((requests["cpu"].0.as_str(), requests["memory"].0.as_str()), ("2", "5Gi"));
+    assert_eq!((requests["cpu"].0.as_str(), requests["memory"].0.as_str()), ("2", "6Gi"));
 }

@@ -69,7 +69,7 @@ fn model(args: &ImageBuildArgs) -> anyhow::Result<Model> {
 fn download(repository: &str) -> anyhow::Result<PathBuf> {
     let repository = repository.parse().context("in the catalogue of presets")?;
     let hub = Hub::new(HubOptions::from_env()?);
-    Ok(hub.download(&repository, &DownloadProgress::new(&repository.to_string()))?.directory)
+    Ok(hub.download(&repository, &DownloadProgress::new(&repository.to_string()))?.model())
 }
 
 struct Below {

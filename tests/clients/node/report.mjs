@@ -1,0 +1,28 @@
+// Writes one line a check into $CLIENTS_RESULTS, and every failure to the terminal.
+import { appendFileSync } from 'node:fs'
+import { inspect } from 'node:util'
+
+export default async function* report(events) {
+  let passed = 0
+  let failed = 0
+  for await (const { type, data } of events) {
+    if (type !== 'test:pass' && type !== 'test:fail') continue
+    if (!/^(clients|real)\//.test(data.name)) {
+      // A file that cannot be loaded is a failure without a check.
+      if (type === 'test:fail' && data.details.error?.failureType !== 'subtestsFailed') {
+        failed += 1
+        yield `${data.name}\n${inspect(data.details.error.cause ?? data.details.error)}\n`
+      }
+      continue
+    }
+    const result = type === 'test:pass' ? 'ok' : 'FAILED'
+    if (type === 'test:pass') passed += 1
+    else {
+      failed += 1
+      yield `${data.name}\n${inspect(data.details.error.cause ?? data.details.error)}\n\n`
+    }
+    const seconds = (data.details.duration_ms / 1000).toFixed(2)
+    if (process.env.CLIENTS_RESULTS) appendFileSync(process.env.CLIENTS_RESULTS, `${data.name}\t${result}\t${seconds}\n`)
+  }
+  yield `${passed} passed, ${failed} failed\n`
+}
