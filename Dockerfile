@@ -17,6 +17,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY crates crates
 COPY models models
 COPY charts charts
+COPY fuzz fuzz
 COPY tests/cluster tests/cluster
 RUN cargo build --release --locked --package kaito --bin kaito \
  && mkdir -p /image/usr/local/bin /image/etc/ssl/certs /image/home/kaito \

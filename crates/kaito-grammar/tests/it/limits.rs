@@ -130,3 +130,21 @@ fn grammars_are_compiled_and_followed_on_many_threads_at_once() {
         }
     });
 }
+
+/// The mask of a token that the grammar forces is there before a limit that is met further ahead is known.
+#[test]
+fn a_limit_that_forced_tokens_meet_is_told() {
+    let model = Model::demo();
+    // Found by fuzzing; its first byte says that it is a regular expression.
+    let found = include_str!("../fixtures/fuzz/regex_control_characters");
+    let mut constraint = model.constraint(&Grammar::Regex(found[1..].to_owned()));
+    let mut accepted = 0;
+    while let Some(&token) = model.allowed(&mut *constraint).first() {
+        if !constraint.accept(token) {
+            break;
+        }
+        accepted += 1;
+    }
+    assert_eq!(accepted, 1);
+    assert!(constraint.fault().is_some_and(|reason| reason.contains("too many expressions")), "{constraint:?}");
+}
