@@ -14,7 +14,9 @@ import httpx2
 REPOSITORY = Path(__file__).resolve().parents[3]
 BINARY = Path(os.environ.get("KAITO_BINARY", REPOSITORY / "target/debug/kaito")).resolve()
 LOADING_LIMIT = 120.0
-ADDRESS = re.compile(r"(http://127\.0\.0\.1:\d+)")
+# What the log says once a request can be answered: of weights that are loaded, or of an engine elsewhere.
+READY = re.compile("the model is loaded|the engine answers")
+ADDRESS = re.compile(r"listening.* address=(127\.0\.0\.1:\d+)")
 
 
 class Running:
@@ -80,9 +82,10 @@ class Server(Running):
             printed = self.log.read_text(errors="replace")
             if self.process.poll() is not None:
                 raise RuntimeError(f"{' '.join(command)} ended with {self.process.returncode}:\n{printed}")
-            if (found := ADDRESS.search(printed)) and "the model is loaded" in printed:
-                if httpx2.get(f"{found[1]}/healthz").status_code == 200:
-                    return found[1]
+            if (found := ADDRESS.search(printed)) and READY.search(printed):
+                url = f"http://{found[1]}"
+                if httpx2.get(f"{url}/healthz").status_code == 200:
+                    return url
             time.sleep(0.05)
         raise RuntimeError(f"{' '.join(command)} is not healthy after {LOADING_LIMIT:.0f} s:\n{printed}")
 

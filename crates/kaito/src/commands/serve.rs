@@ -1,6 +1,6 @@
 //! `kaito serve`: a model over HTTP.
 
-use std::{io::Write, net::SocketAddr, num::NonZeroUsize, sync::Arc};
+use std::{io::Write, net::SocketAddr, num::NonZeroUsize};
 
 use anyhow::{Context, anyhow, bail};
 use kaito_engine::{Adapters, LanguageModel, LoadOptions, ModelInfo};
@@ -19,7 +19,7 @@ use crate::{
 
 pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
     args.model.choose_kernels()?;
-    let source = Arc::new(ModelSource::resolve(&args.model)?);
+    let source = ModelSource::resolve(&args.model)?;
     let options = ServerOptions {
         address: network::address(args.host.as_deref(), args.port)?,
         api_keys: keys(&args.access)?,
@@ -60,6 +60,8 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
     };
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let needs_key = options.api_keys.are_asked_for();
+    // The first name is the one that answers carry.
+    let served_name = args.api.served_model_name.first().unwrap_or(&source.name).clone();
     let open_to_all = !options.address.ip().is_loopback() && !needs_key;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the threads of the server")?;
     runtime.block_on(async move {
@@ -69,12 +71,11 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
         if open_to_all {
             tracing::warn!("everybody who can reach this address can use the model; --api-key sets a key");
         }
-        let announced = source.clone();
-        let place = Place { scheme, address, needs_key, log_format };
+        let place = Place { served_name, scheme, address, needs_key, log_format };
         let served = match args.upstream.upstream.clone() {
             None => {
                 let loader = move |report: &(dyn Fn(f32) + Sync)| source.load(&load, report);
-                let ready = move |model: &LanguageModel| announce(&announced, model, &place);
+                let ready = move |model: &LanguageModel| announce(model, &place);
                 server.run_and_tell(loader, ready).await
             }
             Some(url) => {
@@ -89,7 +90,7 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
                         })
                     })
                 };
-                let ready = move |model: &Upstream| announce(&announced, model, &place);
+                let ready = move |model: &Upstream| announce(model, &place);
                 server.run_and_tell(loader, ready).await
             }
         };
@@ -116,6 +117,7 @@ fn upstream(args: &ServeArgs, url: &str) -> UpstreamOptions {
 
 /// Where a model is served, and how that is told.
 struct Place {
+    served_name: String,
     scheme: &'static str,
     address: SocketAddr,
     needs_key: bool,
@@ -142,10 +144,10 @@ fn allowed_hosts(args: &ServeArgs) -> Vec<HostName> {
 }
 
 /// What is being served, and how to try it.
-fn announce(source: &ModelSource, model: &impl Model, place: &Place) {
-    let Place { scheme, address, needs_key, log_format } = *place;
+fn announce(model: &impl Model, place: &Place) {
+    let Place { ref served_name, scheme, address, needs_key, log_format } = *place;
     if log_format == LogFormat::Json {
-        tracing::info!(model = source.name, %address, "ready to serve");
+        tracing::info!(model = served_name, %address, "ready to serve");
         return;
     }
     let info = model.info();
@@ -162,7 +164,7 @@ fn announce(source: &ModelSource, model: &impl Model, place: &Place) {
          \n  OpenAI API  {}{}\n\
          \nTry it:\n\n{}\n\nOr in Python, after pip install openai:\n\n{}\n\n",
         env!("CARGO_PKG_VERSION"),
-        escape::line(&source.name),
+        escape::line(served_name),
         escape::line(&info.directory.display().to_string()),
         info.family,
         parameters(info),
@@ -181,7 +183,7 @@ fn announce(source: &ModelSource, model: &impl Model, place: &Place) {
         base_url,
         info.upstream.as_deref().map(|url| format!("\n  engine      {}", escape::line(url))).unwrap_or_default(),
         example(&reachable, info.chat_template),
-        python(&base_url, &source.name, info.chat_template, needs_key),
+        python(&base_url, served_name, info.chat_template, needs_key),
     );
     // The summary goes into a queue, so that a stdout that nobody reads neither blocks nor fails.
     let _ = logging::patient_stdout().write_all(text.as_bytes());

@@ -135,11 +135,11 @@ fn the_demo_is_served_without_arguments_until_sigterm() {
 
 #[test]
 fn flags_are_read_from_the_environment() {
-    let mut command = kaito(&["serve"]);
+    let mut command = kaito(&["serve", "--served-model-name", "small,other"]);
     command.env("KAITO_MODEL", "falcon-7b").env("KAITO_WEIGHTS", tiny_model()).env("KAITO_API_KEY", "secret key");
     command.env("KAITO_MAX_SEQ_LEN", "64").env("KAITO_MAX_BATCH_SIZE", "3").env("KAITO_HOST", "localhost");
     let serving = Serving::start(&mut command);
-    for part in ["serves falcon-7b", "3 at once, of 64 tokens"] {
+    for part in ["serves small\n", "3 at once, of 64 tokens"] {
         assert!(serving.summary.contains(part), "{part}: {}", serving.summary);
     }
     assert_eq!(serving.post("/chat", r#"{"prompt":"x"}"#).0, 401);
