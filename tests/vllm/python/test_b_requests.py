@@ -104,7 +104,7 @@ def test_stream(reference, upstream):
 
 
 # Hot enough that the demo model, which knows its few texts well, says several things.
-DRAWN = ASK | {"prompt": "The", "temperature": 2.0, "max_tokens": 16}
+DRAWN = ASK | {"prompt": "The", "temperature": 2.0, "top_p": 1.0, "top_k": -1, "max_tokens": 16}
 
 
 def test_seed(upstream):
