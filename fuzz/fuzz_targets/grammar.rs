@@ -1,6 +1,7 @@
 //! A grammar of any bytes: a JSON schema, a regular expression or a grammar in Lark's syntax. It is refused in one sentence or
 //! can be followed, and neither takes longer than the limits say.
 #![no_main]
+#![allow(clippy::expect_used, clippy::panic, reason = "a finding is a panic")]
 
 use std::path::Path;
 use std::sync::OnceLock;

@@ -1,5 +1,6 @@
 //! A body of the OpenAI API of any bytes: a request, or a client's error in one sentence.
 #![no_main]
+#![allow(clippy::expect_used, clippy::panic, reason = "a finding is a panic")]
 
 use kaito_server::dialect::parse;
 use libfuzzer_sys::fuzz_target;
