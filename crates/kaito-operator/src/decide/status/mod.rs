@@ -231,9 +231,11 @@ impl Findings<'_> {
     fn config_applied(&self, inference: &InferenceSpec) -> Option<Verdict> {
         let name = inference.config.as_deref()?;
         let model = self.model.and_then(Model::as_preset)?;
-        let ServerConfig { flags, sizes, ignored, needless } = model.config.as_ref().ok()?;
+        let ServerConfig { flags, sizes, served_names, sequences: _, ignored, needless } =
+            model.config.as_ref().ok()?;
         let sizes = [sizes.tensor.is_some(), sizes.pipeline.is_some(), sizes.data.is_some(), sizes.context.is_some()];
-        let taken = flags.len() + sizes.iter().filter(|is_given| **is_given).count();
+        let named = usize::from(!served_names.is_empty());
+        let taken = flags.len() + named + sizes.iter().filter(|is_given| **is_given).count();
         let mut message = format!("the server gets {} from ConfigMap {name}", text::count(taken, "flag"));
         if !needless.is_empty() {
             message.push_str(&format!("; not needed: {}", needless.join("; ")));

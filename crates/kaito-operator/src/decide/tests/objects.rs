@@ -103,15 +103,16 @@ fn vllm_on_one_node() {
 #[test]
 fn weights_alone_are_mounted_beside_a_server() {
     let instance_type = "Standard_NC24ads_A100_v4";
-    // What the options name, the annotation, and the images of the server and of its volume.
-    for (named, annotations, server, mounted) in [
-        ("weightsImage: w:1", &[][..], "registry.example/kaito:1", Some("w:1")),
-        ("weightsImage: w:1, image: ''", &[], "registry.example/kaito:1", Some("w:1")),
-        ("weightsImage: w:1, image: s:1", &[], "s:1", Some("w:1")),
-        ("image: s:1", &[], "s:1", None),
-        ("weightsImage: w:1", &[VLLM], "registry.example/vllm:1", Some("w:1")),
-        ("weightsImage: w:1, image: s:1", &[VLLM], "registry.example/vllm:1", Some("w:1")),
-        ("image: s:1", &[VLLM], "registry.example/vllm:1", Some("s:1")),
+    // What the options name, the annotation, and the images of the containers and of the volume.
+    const VLLM_IMAGE: &str = "registry.example/vllm:1";
+    for (named, annotations, images, mounted) in [
+        ("weightsImage: w:1", &[][..], &["registry.example/kaito:1"][..], Some("w:1")),
+        ("weightsImage: w:1, image: ''", &[], &["registry.example/kaito:1"], Some("w:1")),
+        ("weightsImage: w:1, image: s:1", &[], &["s:1"], Some("w:1")),
+        ("image: s:1", &[], &["s:1"], None),
+        ("weightsImage: w:1", &[VLLM], &["registry.example/kaito:1", VLLM_IMAGE], Some("w:1")),
+        ("weightsImage: w:1, image: s:1", &[VLLM], &["s:1", VLLM_IMAGE], Some("w:1")),
+        ("image: s:1", &[VLLM], &["registry.example/kaito:1", VLLM_IMAGE], Some("s:1")),
     ] {
         let mut workspace = on(instance_type, annotated(preset("falcon-7b", 1), annotations));
         workspace.inference = Some(
@@ -123,17 +124,30 @@ fn weights_alone_are_mounted_beside_a_server() {
         let decision = decide(&workspace, &nodes_of(instance_type, "1"), &options(), now());
         let object = decision.objects.iter().find(|object| object.kind() == ObjectKind::Deployment).unwrap();
         let pod = object.to_json()["spec"]["template"]["spec"].clone();
-        let container = &pod["containers"][0];
-        assert_eq!(container["image"], server, "{named}");
+        let containers = pod["containers"].as_array().unwrap();
+        assert_eq!(containers.iter().map(|one| one["image"].as_str().unwrap()).collect::<Vec<_>>(), images, "{named}");
         let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "weights");
         assert_eq!(volume.map(|volume| volume["image"]["reference"].as_str().unwrap()), mounted, "{named}");
         assert_eq!(object.image_volumes(), mounted.map(|_| "weights").into_iter().collect::<Vec<_>>());
-        let mount = container["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == "weights");
         let expected = json!({"name": "weights", "mountPath": "/mnt/weights", "readOnly": true});
-        assert_eq!(mount, mounted.map(|_| &expected), "{named}");
-        let arguments = container["args"].as_array().unwrap();
-        assert_eq!(arguments.contains(&json!("/mnt/weights/weights")), mounted.is_some(), "{named}: {arguments:?}");
+        for container in containers {
+            let mount = container["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == "weights");
+            assert_eq!(mount, mounted.map(|_| &expected), "{named}");
+            let arguments = container["args"].as_array().unwrap();
+            assert_eq!(arguments.contains(&json!("/mnt/weights/weights")), mounted.is_some(), "{named}: {arguments:?}");
+        }
     }
+}
+
+/// Without an image of its own release, the controller takes the server in the preset's image.
+#[test]
+fn a_front_is_in_the_presets_image_where_there_is_no_other() {
+    let instance_type = "Standard_NC24ads_A100_v4";
+    let workspace = on(instance_type, annotated(preset("falcon-7b", 1), &[VLLM]));
+    let without = Options { server_image: None, ..options() };
+    let decision = decide(&workspace, &nodes_of(instance_type, "1"), &without, now());
+    let object = decision.objects.iter().find(|object| object.kind() == ObjectKind::Deployment).unwrap();
+    assert_eq!(object.to_json()["spec"]["template"]["spec"]["containers"][0]["image"], "registry.example/mine:1");
 }
 
 #[test]
