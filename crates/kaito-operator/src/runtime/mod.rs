@@ -1,5 +1,6 @@
 //! What runs in a workspace's pods: the containers of each runtime, with their command lines, probes, resources and volumes.
 
+mod choice;
 mod config;
 mod kaito;
 mod server_config;
@@ -8,6 +9,7 @@ mod vllm_config;
 
 use std::collections::BTreeMap;
 
+pub use choice::{Chosen, Circumstances, choose};
 pub use server_config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
 
 use k8s_openapi::{

@@ -97,7 +97,8 @@ impl Findings<'_> {
         if chosen.len() >= wanted {
             let mut names: Vec<_> = chosen.iter().map(|node| name(&node.metadata)).collect();
             names.sort_unstable();
-            let on_cpus = self.workspace.preset().is_some() && !self.workspace.runtime().is_ok_and(runtime::uses_gpus);
+            let runtime = self.model.and_then(Model::as_preset).and_then(|model| model.runtime.clone().ok());
+            let on_cpus = runtime.is_some_and(|runtime| !runtime::uses_gpus(runtime));
             let note = if on_cpus { "; the runtime kaito computes on CPUs" } else { "" };
             let mut message = format!("{}: {}{note}", text::count(wanted, "ready node"), text::list(&names));
             if let Some(note) = left_claims::note(self.workspace, self.observed, self.options) {

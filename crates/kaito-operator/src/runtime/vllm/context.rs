@@ -66,6 +66,19 @@ struct Room {
     weights: u64,
 }
 
+/// What is left of these GPUs' memory, of which vLLM takes a part, beside what they hold.
+fn free(gpus: u64, gpu_memory: u64, part: f64, held: u64) -> u64 {
+    let usable = ((gpu_memory as f64 * part) as u64).saturating_mul(gpus);
+    usable.saturating_sub(held).saturating_sub(gpus.saturating_mul(GIB))
+}
+
+/// Whether so many GPUs with so much memory hold a model as it was published, and a KV cache that is worth it.
+pub fn fits(preset: &Preset, gpus: u32, gpu_memory: u64) -> bool {
+    let Preset { shape, dtype, .. } = preset;
+    let free = free(gpus.into(), gpu_memory, GPU_MEMORY_UTILISATION, shape.weights_bytes(*dtype));
+    free / shape.kv_cache_bytes_per_token(*dtype).max(1) >= CONTEXT_STEP
+}
+
 /// The memory for the KV cache, where the GPUs are known.
 fn room(launch: &Launch<'_>) -> Option<Room> {
     let Preset { shape, dtype, .. } = launch.preset;
@@ -80,9 +93,8 @@ fn room(launch: &Launch<'_>) -> Option<Room> {
         Some(WeightBytes::Known(bytes)) => published.saturating_mul(bytes) / 2,
     };
     let part = sizes.gpu_memory_utilisation.unwrap_or(GPU_MEMORY_UTILISATION);
-    let usable = ((gpu_memory as f64 * part) as u64).saturating_mul(gpus);
     let held = weights.saturating_sub(sizes.offloaded.saturating_mul(gpus));
-    let free = usable.saturating_sub(held).saturating_sub(gpus.saturating_mul(GIB));
+    let free = free(gpus, gpu_memory, part, held);
     let token = shape.kv_cache_bytes_per_token(*dtype);
     // The published number is for elements of two bytes.
     let token = match (sizes.kv_bytes, sizes.weight_bytes) {

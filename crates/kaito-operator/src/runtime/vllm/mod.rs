@@ -10,6 +10,7 @@ mod scripts;
 
 use std::collections::BTreeMap;
 
+pub use context::fits;
 use k8s_openapi::{
     api::core::v1::{Container, ExecAction, Lifecycle, LifecycleHandler, ResourceRequirements, VolumeMount},
     apimachinery::pkg::api::resource::Quantity,
