@@ -6,14 +6,14 @@ use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::api::resour
 use kaito_presets::{Preset, WorkloadKind};
 
 use super::{
-    division::{Among, can_share, divide},
+    division::{Among, divide},
     hosts::Hosts,
     model::{Model, PresetModel},
     observed::Observed,
     options::Options,
 };
 use crate::{
-    layout::{Division, GPU, Layout, gpus_of, workload_kind},
+    layout::{Division, GPU, Layout, can_share, gpus_of, workload_kind},
     reason::Problem,
     runtime,
     workspace::Workspace,
@@ -67,7 +67,11 @@ fn of_preset(
     let offered = nodes.gpus;
     let usual = match (kind, offered) {
         (WorkloadKind::StatefulSet, offered) => gpus_that_share(preset, needed, offered.unwrap_or(u32::MAX)),
-        (WorkloadKind::Deployment, Some(offered)) => offered.min(needed),
+        (WorkloadKind::Deployment, Some(offered)) => {
+            let memory = nodes.hardware.map(|hardware| hardware.gpu_memory);
+            let holding = memory.and_then(|memory| runtime::gpus_that_hold(preset, offered, memory));
+            holding.unwrap_or(offered.min(needed))
+        }
         (WorkloadKind::Deployment, None) => needed,
     };
     // Nodes without any GPU are refused later, by the runtime.
@@ -101,6 +105,30 @@ pub fn requests(template: &PodTemplateSpec, is_preset: bool) -> BTreeMap<String,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_has_more_gpus_than_asked_for_where_those_are_too_small() {
+        let gib = kaito_presets::GIB;
+        for (name, offered, memory, gpus) in [
+            ("falcon-40b", 2, 80, Some(2)),
+            ("falcon-40b", 8, 80, Some(2)),
+            ("falcon-40b", 8, 40, Some(4)),
+            ("falcon-40b", 3, 40, None),
+            ("falcon-40b", 8, 16, Some(8)),
+            ("falcon-40b", 4, 22, None),
+            ("mistral-7b", 1, 24, Some(1)),
+            ("mistral-7b", 4, 15, Some(2)),
+            ("mistral-7b", 1, 15, None),
+            ("mistral-7b", 0, 80, None),
+        ] {
+            let preset = kaito_presets::find(name).unwrap();
+            assert_eq!(
+                runtime::gpus_that_hold(preset, offered, memory * gib),
+                gpus,
+                "{name}: {offered} of {memory} GiB"
+            );
+        }
+    }
 
     #[test]
     fn a_pod_has_gpus_that_can_share_each_layer() {

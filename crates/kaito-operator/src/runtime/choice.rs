@@ -32,13 +32,14 @@ pub struct Chosen {
 /// The runtime that a workspace gets.
 pub fn choose(choice: RuntimeChoice, circumstances: Circumstances<'_>) -> Chosen {
     let Circumstances { preset, adapters, ranks, gpus, gpu_memory } = circumstances;
-    let used = gpus.saturating_mul(ranks.max(1)).min(preset.workload.gpus);
     let (runtime, why) = match choice {
         RuntimeChoice::Fixed(runtime) => (runtime, "the annotation kaito.sh/runtime says so"),
         RuntimeChoice::Auto if gpus == 0 => (Runtime::Kaito, "its nodes have no GPUs"),
         // Our own engine does not serve ranks, whatever else is asked for.
         RuntimeChoice::Auto if ranks > 1 => (Runtime::Vllm, "its nodes have GPUs"),
-        RuntimeChoice::Auto if gpu_memory.is_some_and(|memory| !vllm::fits(preset, used, memory)) => {
+        RuntimeChoice::Auto
+            if gpu_memory.is_some_and(|memory| vllm::gpus_that_hold(preset, gpus, memory).is_none()) =>
+        {
             (Runtime::Kaito, "its GPUs have too little memory for vLLM")
         }
         RuntimeChoice::Auto if vllm::adapters_problem(preset, adapters).is_some() => {
@@ -70,7 +71,12 @@ mod tests {
             (AUTO, "mistral-7b", vec![], 1, 0, None, Runtime::Kaito),
             // 13.5 GiB of weights.
             (AUTO, "mistral-7b", vec![], 1, 1, Some(15), Runtime::Kaito),
-            (AUTO, "mistral-7b", vec![], 1, 4, Some(15), Runtime::Kaito),
+            (AUTO, "mistral-7b", vec![], 1, 2, Some(15), Runtime::Vllm),
+            (AUTO, "falcon-40b", vec![], 1, 2, Some(40), Runtime::Kaito),
+            (AUTO, "falcon-40b", vec![], 1, 3, Some(40), Runtime::Kaito),
+            (AUTO, "falcon-40b", vec![], 1, 8, Some(40), Runtime::Vllm),
+            // Its 71 heads cannot be shared.
+            (AUTO, "falcon-7b", vec![], 1, 8, Some(14), Runtime::Kaito),
             (AUTO, "llama-2-13b", vec![], 1, 2, Some(16), Runtime::Vllm),
             (AUTO, "llama-2-13b", vec![], 1, 1, Some(16), Runtime::Kaito),
             (AUTO, "llama-2-70b", vec![], 2, 4, Some(80), Runtime::Vllm),

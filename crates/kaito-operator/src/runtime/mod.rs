@@ -177,6 +177,11 @@ pub fn uses_gpus(runtime: Runtime) -> bool {
     }
 }
 
+/// As many of a node's GPUs as vLLM needs for a model, if they are enough.
+pub fn gpus_that_hold(preset: &Preset, offered: u32, gpu_memory: u64) -> Option<u32> {
+    vllm::gpus_that_hold(preset, offered, gpu_memory)
+}
+
 /// What a ConfigMap says for a runtime.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use kaito_presets::{GIB, Preset};
 
 use super::super::{Launch, WeightBytes, does_not_fit};
 use crate::{
-    layout::Division,
+    layout::{Division, can_share},
     reason::{Problem, Reason},
     text,
 };
@@ -72,11 +72,17 @@ fn free(gpus: u64, gpu_memory: u64, part: f64, held: u64) -> u64 {
     usable.saturating_sub(held).saturating_sub(gpus.saturating_mul(GIB))
 }
 
-/// Whether so many GPUs with so much memory hold a model as it was published, and a KV cache that is worth it.
-pub fn fits(preset: &Preset, gpus: u32, gpu_memory: u64) -> bool {
-    let Preset { shape, dtype, .. } = preset;
-    let free = free(gpus.into(), gpu_memory, GPU_MEMORY_UTILISATION, shape.weights_bytes(*dtype));
-    free / shape.kv_cache_bytes_per_token(*dtype).max(1) >= CONTEXT_STEP
+/// As many of a node's GPUs as hold a model as it was published, and a KV cache that is worth it: those that the preset asks for, or
+/// more where those are too small; `None` where all of them are.
+pub fn gpus_that_hold(preset: &Preset, offered: u32, gpu_memory: u64) -> Option<u32> {
+    let Preset { shape, dtype, workload, .. } = preset;
+    let is_room = |gpus: u32| {
+        let free = free(gpus.into(), gpu_memory, GPU_MEMORY_UTILISATION, shape.weights_bytes(*dtype));
+        free / shape.kv_cache_bytes_per_token(*dtype).max(1) >= CONTEXT_STEP
+    };
+    let asked = workload.gpus.min(offered);
+    let more = (asked.saturating_add(1)..=offered).filter(|gpus| can_share(preset, *gpus));
+    std::iter::once(asked).chain(more).filter(|gpus| *gpus > 0).find(|gpus| is_room(*gpus))
 }
 
 /// The memory for the KV cache, where the GPUs are known.

@@ -10,7 +10,7 @@ mod scripts;
 
 use std::collections::BTreeMap;
 
-pub use context::fits;
+pub use context::gpus_that_hold;
 use k8s_openapi::{
     api::core::v1::{Container, ExecAction, Lifecycle, LifecycleHandler, ResourceRequirements, VolumeMount},
     apimachinery::pkg::api::resource::Quantity,
