@@ -96,6 +96,22 @@ pub struct Adapters {
 }
 
 impl Adapters {
+    /// Adapters of a model that an engine elsewhere computes, which has them: names without matrices here. Each has a folder, which
+    /// is the engine's.
+    pub fn elsewhere(named: impl IntoIterator<Item = (String, PathBuf)>) -> Self {
+        let named = named.into_iter().zip(0..).map(|((name, directory), id)| NamedAdapter {
+            name,
+            directory,
+            adapter: Adapter::new(id, 0, |_| {}),
+        });
+        Self { named: RwLock::new(named.collect()) }
+    }
+
+    /// The name of an adapter that has one.
+    pub fn name_of(&self, adapter: &Adapter) -> Option<String> {
+        self.read(|named| named.iter().find(|known| known.adapter == *adapter).map(|known| known.name.clone()))
+    }
+
     /// The adapter of this name.
     pub fn find(&self, name: &str) -> Option<Adapter> {
         self.read(|named| named.iter().find(|known| known.name == name).map(|known| known.adapter.clone()))

@@ -1,7 +1,7 @@
 //! How a model is spread over pods and GPUs: the types that runtimes, decisions and admission share.
 
 use k8s_openapi::api::core::v1::PodSpec;
-use kaito_presets::{Preset, WorkloadKind};
+use kaito_presets::{Preset, Shape, WorkloadKind};
 
 use crate::workspace::Workspace;
 
@@ -79,6 +79,16 @@ pub fn workload_kind(preset: &Preset, pods: u32) -> WorkloadKind {
 pub fn ranks(workspace: &Workspace, preset: &Preset) -> Option<u32> {
     let pods = u32::try_from(workspace.resource.count).ok().filter(|pods| *pods > 1)?;
     (workload_kind(preset, pods) == WorkloadKind::StatefulSet).then_some(pods)
+}
+
+/// Whether that many GPUs can share each layer evenly: its attention heads, and the rows of its MLP.
+pub fn can_share(preset: &Preset, gpus: u32) -> bool {
+    let Shape { num_heads, num_kv_heads, intermediate_size, .. } = preset.shape;
+    let gpus = gpus as usize;
+    num_heads.is_multiple_of(gpus)
+        && intermediate_size.is_multiple_of(gpus)
+        // Where there are more GPUs than KV heads, vLLM gives several GPUs a copy of the same head.
+        && (num_kv_heads.is_multiple_of(gpus) || gpus.is_multiple_of(num_kv_heads))
 }
 
 /// GPUs that the containers of a pod hold together.

@@ -15,7 +15,7 @@
 //! | `manifests` | `kaito validate`: manifests in files | `admission`, `workspace`, `yaml` |
 //! | `decide` | what is to be done for a workspace, as a pure function | `runtime`, `layout`, `karpenter`, `reason`, `workspace`, `text`, `named` |
 //! | `admission` | which workspaces are refused, and why | `runtime`, `layout`, `workspace` |
-//! | `runtime` | the container of each runtime | `layout`, `reason`, `workspace`, `text` |
+//! | `runtime` | the containers of each runtime | `layout`, `reason`, `workspace`, `text` |
 //! | `layout` | how a model is spread over pods and GPUs | `workspace` |
 //! | `karpenter` | the kind NodeClaim | `workspace` |
 //! | `crd` | the CustomResourceDefinition | `workspace` |

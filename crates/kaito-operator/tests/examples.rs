@@ -10,7 +10,7 @@ use std::{
 
 use kaito_operator::{
     admission::{Verdict, defaults, validate_create},
-    workspace::{Runtime, Workspace, strict},
+    workspace::{Runtime, RuntimeChoice, Workspace, strict},
     yaml,
 };
 use kaito_presets::{InstanceTypes, PRESETS};
@@ -97,7 +97,9 @@ fn what_a_workspace_can_ask_for_has_an_example() {
     any("preferred nodes", &|workspace| !workspace.resource.preferred_nodes.is_empty());
     any("adapters", &|workspace| workspace.inference.as_ref().is_some_and(|inference| !inference.adapters.is_empty()));
     any("a template", &|workspace| workspace.inference.as_ref().is_some_and(|inference| inference.template.is_some()));
-    any("vLLM on two nodes", &|workspace| workspace.runtime() == Ok(Runtime::Vllm) && workspace.resource.count == 2);
+    any("vLLM on two nodes", &|workspace| {
+        workspace.runtime() == Ok(RuntimeChoice::Fixed(Runtime::Vllm)) && workspace.resource.count == 2
+    });
     any("a load balancer", &Workspace::wants_load_balancer);
     let secrets = |workspace: &Workspace| Some(!workspace.preset()?.preset_options.image_pull_secrets.is_empty());
     any("pull secrets", &|workspace| secrets(workspace) == Some(true));

@@ -1,6 +1,7 @@
 //! The engine elsewhere: where it is, what it serves, and whether it is fit.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -58,6 +59,8 @@ pub(crate) struct Counters {
 pub(crate) struct Served {
     pub(crate) model: String,
     pub(crate) max_seq_len: Option<usize>,
+    /// Adapters of that model, each with its folder there.
+    pub(crate) adapters: Vec<(String, PathBuf)>,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +74,8 @@ struct Model {
     max_model_len: Option<usize>,
     /// The model that an adapter is for.
     parent: Option<String>,
+    /// The folder that it was read from.
+    root: Option<String>,
 }
 
 /// A sequence that runs, until it is dropped.
@@ -109,7 +114,12 @@ fn read_served(body: &str, asked: Option<&str>) -> Result<Served, String> {
         None => model.parent.is_none(),
     });
     match (found, asked) {
-        (Some(model), _) => Ok(Served { model: model.id.clone(), max_seq_len: model.max_model_len }),
+        (Some(model), _) => {
+            let adapters = models.data.iter().filter(|other| other.parent.as_ref() == Some(&model.id));
+            let named = |adapter: &Model| (adapter.id.clone(), adapter.root.clone().unwrap_or_default().into());
+            let adapters = adapters.map(named).collect();
+            Ok(Served { model: model.id.clone(), max_seq_len: model.max_model_len, adapters })
+        }
         (None, Some(asked)) => {
             Err(format!("does not serve the model {asked}; it serves {}", kaito_client::brief(&names())))
         }
@@ -289,11 +299,12 @@ mod tests {
     #[test]
     fn the_model_is_the_first_that_is_no_adapter_or_the_one_asked_for() {
         let body = r#"{"object":"list","data":[
-            {"id":"lora","object":"model","parent":"base","max_model_len":null},
+            {"id":"lora","object":"model","root":"/mnt/lora","parent":"base","max_model_len":null},
             {"id":"base","object":"model","parent":null,"root":"/models/base","max_model_len":2048,"permission":[]}]}"#;
-        let served = |model: &str, max_seq_len| Ok(Served { model: model.to_owned(), max_seq_len });
-        assert_eq!(read_served(body, None), served("base", Some(2048)));
-        assert_eq!(read_served(body, Some("lora")), served("lora", None));
+        let served = |model: &str, max_seq_len, adapters| Ok(Served { model: model.to_owned(), max_seq_len, adapters });
+        let adapters = vec![("lora".to_owned(), "/mnt/lora".into())];
+        assert_eq!(read_served(body, None), served("base", Some(2048), adapters));
+        assert_eq!(read_served(body, Some("lora")), served("lora", None, Vec::new()));
         let other = read_served(body, Some("other")).unwrap_err();
         assert_eq!(other, "does not serve the model other; it serves lora, base");
         assert_eq!(read_served(r#"{"data":[]}"#, None), Err("serves no model".to_owned()));

@@ -58,7 +58,7 @@ struct Inner {
     engine: Arc<Engine>,
     queue: Queue,
     files: ModelFiles,
-    /// None: those that the engine has are its own models, by their names.
+    /// Those that the engine had for the model when it was first asked.
     adapters: Adapters,
     closed: AtomicBool,
     runtime: Handle,
@@ -108,7 +108,7 @@ impl Upstream {
             engine,
             queue,
             files,
-            adapters: Adapters::default(),
+            adapters: Adapters::elsewhere(served.adapters),
             closed: AtomicBool::new(false),
             runtime: Handle::current(),
         })))
@@ -120,11 +120,12 @@ impl Upstream {
     }
 
     fn submit(&self, request: GenerationRequest, first: bool) -> Result<GenerationStream, kaito_engine::Error> {
-        let Inner { engine, queue, files, closed, runtime, .. } = &*self.0;
+        let Inner { engine, queue, files, adapters, closed, runtime } = &*self.0;
         if closed.load(Relaxed) {
             return Err(kaito_engine::Error::ShuttingDown);
         }
-        let plan = Plan::new(request, &files.context)?;
+        let adapter = request.params.adapter.as_ref().and_then(|adapter| adapters.name_of(adapter));
+        let plan = Plan::new(request, adapter, &files.context)?;
         generation::start(runtime, engine.clone(), queue, plan, !first)
     }
 }

@@ -12,6 +12,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) prompt: Vec<u32>,
+    /// The adapter that continues it, by the name that the engine has for it.
+    adapter: Option<String>,
     pub(crate) sequences: usize,
     /// The most tokens of a sequence.
     pub(crate) max_new: usize,
@@ -30,11 +32,15 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// What is asked for `request`.
+    /// What is asked for `request`, of the model or of an `adapter` of it.
     ///
     /// # Errors
     /// A parameter that the engine has not, by its name.
-    pub(crate) fn new(request: GenerationRequest, context: &RequestContext) -> Result<Self, ParameterError> {
+    pub(crate) fn new(
+        request: GenerationRequest,
+        adapter: Option<String>,
+        context: &RequestContext,
+    ) -> Result<Self, ParameterError> {
         let GenerationRequest { prompt, params } = request;
         let raw = params.raw_processors.as_deref();
         let (name, words) = match raw {
@@ -65,9 +71,15 @@ impl Plan {
             again,
             fields,
             prompt,
+            adapter,
             end_tokens: params.end_tokens,
             stop_tokens: params.stop_tokens,
         })
+    }
+
+    /// Whom it is asked of: the engine's `model`, or an adapter, which is a model of its own to the engine.
+    fn asked<'a>(&'a self, model: &'a str) -> &'a str {
+        self.adapter.as_deref().unwrap_or(model)
     }
 
     /// The body that asks the engine's `model` for the tokens of a sequence which has `tokens` already. They are asked for anew where
@@ -76,7 +88,7 @@ impl Plan {
         let tokens = if self.again { &[] } else { tokens };
         let mut body = self.fields.clone();
         let mut set = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
-        set("model", json!(model));
+        set("model", json!(self.asked(model)));
         set("prompt", self.prompt.iter().chain(tokens).copied().collect());
         set("stream", json!(true));
         set("stream_options", json!({ "include_usage": true }));
@@ -95,6 +107,7 @@ impl Plan {
 
     /// The body that asks for the scores of the prompt, with one token behind it that nobody wants.
     pub(crate) fn scoring_body(&self, model: &str, likeliest: usize) -> Value {
+        let model = self.asked(model);
         json!({ "model": model, "prompt": self.prompt, "max_tokens": 1, "temperature": 0, "prompt_logprobs": likeliest })
     }
 }

@@ -1,14 +1,19 @@
 use std::num::NonZeroU32;
 
-use kaito_presets::{InstanceTypes, Load, Shortfall, gib, gib_needed};
+use kaito_presets::{InstanceType, InstanceTypes, Load, Shortfall, gib, gib_needed};
 
-use super::{Verdict, syntax};
+use super::{Verdict, inference, syntax};
 use crate::{
     layout,
-    workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, MOST_NODES, Runtime, Workspace},
+    workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, MOST_NODES, Runtime, RuntimeChoice, Workspace},
 };
 
 const PATH: &str = "resource.instanceType";
+
+/// The type of the nodes that are asked for, where it is known.
+pub fn instance_type<'a>(workspace: &Workspace, instance_types: &'a InstanceTypes) -> Option<&'a InstanceType> {
+    instance_types.find(workspace.resource.instance_type.as_deref()?).ok()
+}
 
 /// Whether a preset fits on the nodes that are asked for, where both are known.
 pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mut Verdict) {
@@ -40,10 +45,17 @@ pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mu
     if let Some(note) = plan.surplus_nodes() {
         verdict.warn("resource.count", note);
     }
-    match (workspace.runtime(), plan.precision_problem(), instance_type.memory) {
-        (Ok(Runtime::Vllm), Some(note), _) => verdict.warn(PATH, note),
+    let has_ranks = layout::ranks(workspace, preset).is_some();
+    let choice = workspace.runtime().ok();
+    let runtime = choice.zip(workspace.inference.as_ref()).map(|(choice, asked)| match choice {
+        RuntimeChoice::Fixed(runtime) => runtime,
+        RuntimeChoice::Auto => inference::by_hardware(workspace, asked, preset, instance_type),
+    });
+    match (runtime, plan.precision_problem(), instance_type.memory) {
+        // Who leaves the runtime to the hardware leaves the precision to it, too.
+        (Some(Runtime::Vllm), Some(note), _) if choice != Some(RuntimeChoice::Auto) => verdict.warn(PATH, note),
         // With several ranks the runtime kaito does not serve, which is said elsewhere.
-        (Ok(Runtime::Kaito), _, Some(memory)) if layout::ranks(workspace, preset).is_none() => {
+        (Some(Runtime::Kaito), _, Some(memory)) if !has_ranks => {
             let needed = Load::from(preset).on_cpus().memory.total();
             if needed > memory {
                 verdict.warn(

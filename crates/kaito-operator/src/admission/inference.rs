@@ -1,12 +1,13 @@
-use kaito_presets::{ImageAccess, Preset};
+use kaito_presets::{ImageAccess, InstanceType, Preset};
 
 use super::{ANEW, Verdict, adapters, image, immutable, names, quoted, syntax, template};
 use crate::{
-    layout, runtime,
-    workspace::{AccessMode, InferenceSpec, PresetSpec, Workspace},
+    layout,
+    runtime::{self, Circumstances},
+    workspace::{AccessMode, InferenceSpec, PresetSpec, Runtime, RuntimeChoice, Workspace},
 };
 
-pub fn check(workspace: &Workspace, verdict: &mut Verdict) {
+pub fn check(workspace: &Workspace, nodes: Option<&InstanceType>, verdict: &mut Verdict) {
     let Some(inference) = &workspace.inference else {
         verdict.refuse("inference", "is missing; it names the model to serve, as a preset or as a template of pods");
         return;
@@ -20,7 +21,7 @@ pub fn check(workspace: &Workspace, verdict: &mut Verdict) {
         (None, Some(template)) => template::check(template, verdict),
     }
     check_rest(inference, verdict);
-    check_runtime(workspace, verdict);
+    check_runtime(workspace, nodes, verdict);
 }
 
 pub fn check_update(old: &Workspace, new: &Workspace, verdict: &mut Verdict) {
@@ -47,11 +48,17 @@ pub fn check_update(old: &Workspace, new: &Workspace, verdict: &mut Verdict) {
     }
 }
 
-/// Warns of what the runtime cannot do. That is no reason to refuse the workspace: a private image may hold another server.
-pub fn check_runtime(workspace: &Workspace, verdict: &mut Verdict) {
-    let (Some(inference), Ok(runtime)) = (&workspace.inference, workspace.runtime()) else { return };
+/// Warns of what the runtime cannot do, as far as it can be told which one it will be: where the hardware decides, the type of the
+/// nodes must be known. That is no reason to refuse the workspace: a private image may hold another server.
+pub fn check_runtime(workspace: &Workspace, nodes: Option<&InstanceType>, verdict: &mut Verdict) {
+    let (Some(inference), Ok(choice)) = (&workspace.inference, workspace.runtime()) else { return };
     let preset = inference.preset.as_ref().and_then(|preset| kaito_presets::find(&preset.name).ok());
     let Some(preset) = preset else { return };
+    let runtime = match (choice, nodes) {
+        (RuntimeChoice::Fixed(runtime), _) => runtime,
+        (RuntimeChoice::Auto, None) => return,
+        (RuntimeChoice::Auto, Some(nodes)) => by_hardware(workspace, inference, preset, nodes),
+    };
     if let Some(problem) = runtime::adapters_problem(runtime, preset, &inference.adapters) {
         verdict.warn("inference.adapters", problem.message);
     }
@@ -59,6 +66,23 @@ pub fn check_runtime(workspace: &Workspace, verdict: &mut Verdict) {
     if let Some(problem) = runtime::ranks_problem(runtime).filter(|_| ranks.is_some()) {
         verdict.warn("resource.count", problem.message);
     }
+}
+
+/// The runtime that nodes of this type lead to.
+pub fn by_hardware(
+    workspace: &Workspace,
+    inference: &InferenceSpec,
+    preset: &'static Preset,
+    nodes: &InstanceType,
+) -> Runtime {
+    let circumstances = Circumstances {
+        preset,
+        adapters: &inference.adapters,
+        ranks: layout::ranks(workspace, preset).unwrap_or(1),
+        gpus: nodes.gpus,
+        gpu_memory: Some(nodes.gpu.usable_memory),
+    };
+    runtime::choose(RuntimeChoice::Auto, circumstances).runtime
 }
 
 fn check_same_preset(old: Option<&PresetSpec>, new: Option<&PresetSpec>, verdict: &mut Verdict) {

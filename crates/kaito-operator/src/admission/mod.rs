@@ -69,7 +69,7 @@ pub fn validate_create(workspace: &Workspace, instance_types: &InstanceTypes) ->
     metadata::check_name(workspace, &mut verdict);
     metadata::check_annotations(workspace, &mut verdict);
     resource::check(&workspace.resource, &mut verdict);
-    inference::check(workspace, &mut verdict);
+    inference::check(workspace, hardware::instance_type(workspace, instance_types), &mut verdict);
     hardware::check(workspace, instance_types, &mut verdict);
     verdict
 }
@@ -86,7 +86,7 @@ pub fn validate_update(old: &Workspace, new: &Workspace) -> Verdict {
     inference::check_update(old, new, &mut verdict);
     let adapters = |workspace: &Workspace| workspace.inference.clone().map(|inference| inference.adapters);
     if old.runtime() != new.runtime() || adapters(old) != adapters(new) {
-        inference::check_runtime(new, &mut verdict);
+        inference::check_runtime(new, None, &mut verdict);
     }
     verdict
 }

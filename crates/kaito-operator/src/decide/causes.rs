@@ -5,13 +5,17 @@ use std::time::Duration;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
+        core::v1::{ContainerStateRunning, ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
     },
     jiff::Timestamp,
 };
 
 use super::observed::{Observed, has_ended, is_going, name};
-use crate::{reason::Reason, runtime::CONTAINER, text};
+use crate::{
+    reason::Reason,
+    runtime::{ENGINE, SERVER},
+    text,
+};
 
 /// Why the model does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub struct Cause {
     pub kind: CauseKind,
     /// The pod, where one pod is concerned.
     pub pod: Option<String>,
+    /// The container, where it is another than the one whose log kubectl shows unless told otherwise.
+    pub container: Option<String>,
     /// What the cluster says of it.
     pub detail: String,
 }
@@ -110,9 +116,12 @@ impl Cause {
         if others > 0 {
             message.push_str(&format!(" (and {} likewise)", text::count(others, "pod")));
         }
-        let next = self.kind.next_step();
-        if !next.is_empty() {
-            message.push_str(&format!(". {next}"));
+        match (self.kind, &self.container) {
+            (CauseKind::ContainerCrashLoopBackOff, Some(container)) => {
+                message.push_str(&format!(". See kubectl logs --previous --container {container} of the pod"));
+            }
+            _ if self.kind.next_step().is_empty() => {}
+            _ => message.push_str(&format!(". {}", self.kind.next_step())),
         }
         message
     }
@@ -136,6 +145,7 @@ pub fn worst(observed: &Observed, wanted: usize, limit: Duration) -> (Cause, usi
     let worst = causes.iter().min_by_key(|cause| cause.kind).cloned().unwrap_or(Cause {
         kind: CauseKind::PodsPending,
         pod: None,
+        container: None,
         detail: "the pods are being made".to_owned(),
     });
     let others = causes.iter().filter(|cause| cause.kind == worst.kind && cause.pod != worst.pod).count();
@@ -153,7 +163,7 @@ fn refused_pods(observed: &Observed) -> Option<Cause> {
 pub fn refusal(message: String) -> Cause {
     let is_quota = message.contains("exceeded quota") || message.contains("failed quota");
     let kind = if is_quota { CauseKind::QuotaExceeded } else { CauseKind::PodsForbidden };
-    Cause { kind, pod: None, detail: message }
+    Cause { kind, pod: None, container: None, detail: message }
 }
 
 fn replica_failure(deployment: &Deployment) -> Option<String> {
@@ -180,7 +190,8 @@ fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
     if is_ready(pod) {
         return None;
     }
-    let cause = |kind, detail: String| Some(Cause { kind, pod: Some(name(&pod.metadata).to_owned()), detail });
+    let cause =
+        |kind, detail: String| Some(Cause { kind, pod: Some(name(&pod.metadata).to_owned()), container: None, detail });
     let status = pod.status.as_ref()?;
     if phase(pod) == "Failed" {
         let reason = status.reason.as_deref().unwrap_or("Failed");
@@ -197,14 +208,14 @@ fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
         );
     }
     let statuses = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    let worst = statuses().filter_map(of_container).min_by_key(|(kind, _)| *kind);
-    if let Some((kind, detail)) = worst {
-        return cause(kind, detail);
+    let told = statuses().filter_map(|container| Some((of_container(container)?, container)));
+    if let Some(((kind, detail), container)) = told.min_by_key(|((kind, _), _)| *kind) {
+        let container = (container.name != SERVER).then(|| container.name.clone());
+        return Some(Cause { container, ..cause(kind, detail)? });
     }
-    let server = statuses().find(|container| container.name == CONTAINER).or_else(|| statuses().last());
-    if let Some((container, running)) =
-        server.and_then(|container| Some((container, container.state.as_ref()?.running.as_ref()?)))
-    {
+    // A pod has started when all of its containers run: an engine's image may be fetched for long after the server runs.
+    let waits: Vec<&ContainerStatus> = statuses().filter(|container| has_not_run(container)).collect();
+    if let (true, Some((container, running))) = (waits.is_empty(), computing(pod).and_then(running)) {
         let since =
             running.started_at.as_ref().map(|time| format!(" since {}", text::time(time.0))).unwrap_or_default();
         if container.started == Some(true) && was_ready(pod) {
@@ -213,28 +224,34 @@ fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
         let limit = text::duration(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX));
         return cause(CauseKind::ModelLoading, format!("the model is loading{since}; it may take {limit}"));
     }
-    let waits: Vec<String> = statuses()
-        .filter(|container| {
-            container.state.as_ref().is_none_or(|state| state.running.is_none() && state.terminated.is_none())
-        })
-        .map(|container| container.image.clone())
-        .collect();
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     match (node, waits.first()) {
         (Some(node), Some(image)) => {
-            cause(CauseKind::PodsStarting, format!("node {node} fetches and starts image {image}"))
+            cause(CauseKind::PodsStarting, format!("node {node} fetches and starts image {}", image.image))
         }
         (Some(node), None) => cause(CauseKind::PodsStarting, format!("node {node} starts it")),
         (None, _) => cause(CauseKind::PodsPending, "it waits for the scheduler".to_owned()),
     }
 }
 
-/// Whether the pod has been ready since its server last started: if so, the condition changed after the start.
+fn has_not_run(container: &ContainerStatus) -> bool {
+    container.state.as_ref().is_none_or(|state| state.running.is_none() && state.terminated.is_none())
+}
+
+fn running(container: &ContainerStatus) -> Option<(&ContainerStatus, &ContainerStateRunning)> {
+    Some((container, container.state.as_ref()?.running.as_ref()?))
+}
+
+/// The container that loads the model: the engine where there is one, else the server; of a user's own pods the first.
+fn computing(pod: &Pod) -> Option<&ContainerStatus> {
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let named = |name: &str| containers.iter().find(|container| container.name == name);
+    named(ENGINE).or_else(|| named(SERVER)).or_else(|| containers.first())
+}
+
+/// Whether the pod has been ready since what computes last started: if so, the condition changed after the start.
 fn was_ready(pod: &Pod) -> bool {
-    let started = pod.status.as_ref().and_then(|status| {
-        let container = status.container_statuses.as_ref()?.iter().find(|container| container.name == CONTAINER)?;
-        Some(container.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
-    });
+    let started = computing(pod).and_then(running).and_then(|(_, running)| Some(running.started_at.as_ref()?.0));
     let unready_since =
         condition(pod, "Ready").and_then(|ready| ready.last_transition_time.as_ref()).map(|time| time.0);
     matches!((started, unready_since), (Some(started), Some(since)) if since > started)
@@ -320,7 +337,7 @@ fn times(container: &ContainerStatus) -> String {
 pub struct Milestones {
     /// A node was found.
     pub scheduled: Option<Timestamp>,
-    /// The server's container started.
+    /// The container that loads the model started.
     pub started: Option<Timestamp>,
     /// The server answered.
     pub ready: Option<Timestamp>,
@@ -332,11 +349,6 @@ pub fn milestones(pod: &Pod) -> Milestones {
         let condition = condition(pod, type_).filter(|condition| condition.status == "True")?;
         condition.last_transition_time.as_ref().map(|time| time.0)
     };
-    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
-    let server = containers.and_then(|all| all.iter().find(|it| it.name == CONTAINER).or_else(|| all.first()));
-    Milestones {
-        scheduled: when("PodScheduled"),
-        started: server.and_then(|it| it.state.as_ref()?.running.as_ref()?.started_at.as_ref()).map(|time| time.0),
-        ready: when("Ready"),
-    }
+    let started = computing(pod).and_then(running).and_then(|(_, running)| running.started_at.as_ref());
+    Milestones { scheduled: when("PodScheduled"), started: started.map(|time| time.0), ready: when("Ready") }
 }

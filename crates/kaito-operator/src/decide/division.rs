@@ -3,7 +3,7 @@
 use kaito_presets::{Preset, Shape};
 
 use crate::{
-    layout::Division,
+    layout::{Division, can_share},
     reason::Problem,
     runtime::{Sizes, does_not_fit},
     text,
@@ -85,16 +85,6 @@ fn check_model(preset: &Preset, division: Division) -> Result<(), Problem> {
         return Err(does_not_fit(format!("pipeline-parallel-size is {pipeline}, but {name} has {num_layers} layers")));
     }
     Ok(())
-}
-
-/// Whether that many GPUs can share each layer evenly: its attention heads, and the rows of its MLP.
-pub fn can_share(preset: &Preset, gpus: u32) -> bool {
-    let Shape { num_heads, num_kv_heads, intermediate_size, .. } = preset.shape;
-    let gpus = gpus as usize;
-    num_heads.is_multiple_of(gpus)
-        && intermediate_size.is_multiple_of(gpus)
-        // Where there are more GPUs than KV heads, vLLM gives several GPUs a copy of the same head.
-        && (num_kv_heads.is_multiple_of(gpus) || gpus.is_multiple_of(num_kv_heads))
 }
 
 fn product(division: Division) -> String {

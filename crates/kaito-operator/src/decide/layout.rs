@@ -6,17 +6,17 @@ use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::api::resour
 use kaito_presets::{Preset, WorkloadKind};
 
 use super::{
-    division::{Among, can_share, divide},
+    division::{Among, divide},
+    hosts::Hosts,
     model::{Model, PresetModel},
-    nodes::{gpus, is_candidate},
-    observed::{Observed, label},
+    observed::Observed,
     options::Options,
 };
 use crate::{
-    layout::{Division, GPU, Hardware, Layout, gpus_of, workload_kind},
+    layout::{Division, GPU, Layout, can_share, gpus_of, workload_kind},
     reason::Problem,
     runtime,
-    workspace::{LABEL_INSTANCE_TYPE, Workspace},
+    workspace::Workspace,
 };
 
 /// The layout of a workspace's model.
@@ -54,7 +54,7 @@ fn of_preset(
 ) -> Result<Layout, Problem> {
     let preset = model.preset;
     let kind = workload_kind(preset, pods);
-    let nodes = Nodes::of(workspace, observed, options);
+    let nodes = Hosts::of(workspace, observed, options);
     let together = if kind == WorkloadKind::StatefulSet { pods } else { 1 };
     if !model.runtime.as_ref().is_ok_and(|runtime| runtime::uses_gpus(*runtime)) {
         let division = Division::usual(0, together);
@@ -64,11 +64,14 @@ fn of_preset(
         WorkloadKind::Deployment => preset.workload.gpus,
         WorkloadKind::StatefulSet => preset.workload.gpus.div_ceil(pods),
     };
-    // While a device plugin restarts, a node offers no GPUs. The model is not restarted with fewer for that.
-    let offered = nodes.gpus.map(|offered| offered.max(current_gpus(observed)));
+    let offered = nodes.gpus;
     let usual = match (kind, offered) {
         (WorkloadKind::StatefulSet, offered) => gpus_that_share(preset, needed, offered.unwrap_or(u32::MAX)),
-        (WorkloadKind::Deployment, Some(offered)) => offered.min(needed),
+        (WorkloadKind::Deployment, Some(offered)) => {
+            let memory = nodes.hardware.map(|hardware| hardware.gpu_memory);
+            let holding = memory.and_then(|memory| runtime::gpus_that_hold(preset, offered, memory));
+            holding.unwrap_or(offered.min(needed))
+        }
         (WorkloadKind::Deployment, None) => needed,
     };
     // Nodes without any GPU are refused later, by the runtime.
@@ -84,42 +87,6 @@ fn gpus_that_share(preset: &Preset, needed: u32, offered: u32) -> u32 {
     let offered = offered.min(u32::try_from(preset.shape.num_heads).unwrap_or(u32::MAX));
     let can_be = |gpus: &u32| can_share(preset, *gpus);
     (needed..=offered).find(can_be).or_else(|| (1..=offered.min(needed)).rev().find(can_be)).unwrap_or(0)
-}
-
-/// What is known of the nodes that a workspace can run on.
-struct Nodes {
-    /// The most GPUs that one of them has, where any is known.
-    gpus: Option<u32>,
-    /// The weakest of their instance types.
-    hardware: Option<Hardware>,
-}
-
-impl Nodes {
-    fn of(workspace: &Workspace, observed: &Observed, options: &Options) -> Self {
-        if let Some(hardware) = options.hardware(workspace.resource.instance_type.as_deref()) {
-            return Self { gpus: Some(hardware.gpus), hardware: Some(hardware) };
-        }
-        let candidates: Vec<_> = observed
-            .nodes
-            .iter()
-            .filter(|node| is_candidate(workspace, node))
-            .map(|node| (gpus(node), options.hardware(label(&node.metadata, LABEL_INSTANCE_TYPE))))
-            .collect();
-        let known = |hardware: &Option<Hardware>| hardware.map_or(0, |hardware| hardware.gpus);
-        Self {
-            gpus: candidates.iter().map(|(offered, hardware)| (*offered).max(known(hardware))).max(),
-            hardware: candidates
-                .iter()
-                .filter_map(|(_, hardware)| *hardware)
-                .min_by_key(|known| (known.has_bf16, known.gpu_memory)),
-        }
-    }
-}
-
-fn current_gpus(observed: &Observed) -> u32 {
-    let deployment = observed.deployment.as_ref().and_then(|it| it.spec.as_ref()).map(|spec| &spec.template);
-    let stateful_set = observed.stateful_set.as_ref().and_then(|it| it.spec.as_ref()).map(|spec| &spec.template);
-    deployment.or(stateful_set).and_then(|template| template.spec.as_ref()).map_or(0, gpus_of)
 }
 
 /// What a pod requests of its node: GPUs, or, for a preset on CPUs, CPUs and memory.
@@ -138,6 +105,30 @@ pub fn requests(template: &PodTemplateSpec, is_preset: bool) -> BTreeMap<String,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_has_more_gpus_than_asked_for_where_those_are_too_small() {
+        let gib = kaito_presets::GIB;
+        for (name, offered, memory, gpus) in [
+            ("falcon-40b", 2, 80, Some(2)),
+            ("falcon-40b", 8, 80, Some(2)),
+            ("falcon-40b", 8, 40, Some(4)),
+            ("falcon-40b", 3, 40, None),
+            ("falcon-40b", 8, 16, Some(8)),
+            ("falcon-40b", 4, 22, None),
+            ("mistral-7b", 1, 24, Some(1)),
+            ("mistral-7b", 4, 15, Some(2)),
+            ("mistral-7b", 1, 15, None),
+            ("mistral-7b", 0, 80, None),
+        ] {
+            let preset = kaito_presets::find(name).unwrap();
+            assert_eq!(
+                runtime::gpus_that_hold(preset, offered, memory * gib),
+                gpus,
+                "{name}: {offered} of {memory} GiB"
+            );
+        }
+    }
 
     #[test]
     fn a_pod_has_gpus_that_can_share_each_layer() {

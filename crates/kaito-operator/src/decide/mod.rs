@@ -13,6 +13,7 @@ mod claims;
 mod decision;
 mod deletion;
 mod division;
+mod hosts;
 mod layout;
 mod left_claims;
 mod model;
@@ -76,7 +77,7 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
     // Each of these is computed here and nowhere else in a decision.
     let inference = workspace.inference.as_ref();
     let mut problem = None;
-    let model = inference.and_then(|inference| noted(Model::of(workspace, inference, observed), &mut problem));
+    let model = inference.and_then(|inference| noted(Model::of(workspace, inference, observed, options), &mut problem));
     let model = model.as_ref();
     let layout = model.and_then(|model| noted(layout::layout(workspace, model, observed, options), &mut problem));
     let draft = model
@@ -190,7 +191,7 @@ pub fn pods(
         message: "the workspace has no inference: there is nothing to run".to_owned(),
     };
     let inference = workspace.inference.as_ref().ok_or_else(nothing)?;
-    let model = Model::of(workspace, inference, observed)?;
+    let model = Model::of(workspace, inference, observed, options)?;
     let layout = layout::layout(workspace, &model, observed, options)?;
     let template = workload::workload(workspace, &model, &layout, options)?.template().cloned();
     Ok((layout, template.ok_or_else(nothing)?))

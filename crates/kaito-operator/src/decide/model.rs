@@ -3,10 +3,15 @@
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use kaito_presets::Preset;
 
-use super::observed::{Config, Observed};
+use super::{
+    hosts::Hosts,
+    observed::{Config, Observed},
+    options::Options,
+};
 use crate::{
+    layout,
     reason::{Problem, Reason},
-    runtime::{self, ServerConfig},
+    runtime::{self, Circumstances, ServerConfig},
     workspace::{AdapterSpec, InferenceSpec, PresetSpec, Runtime, Workspace},
 };
 
@@ -40,7 +45,12 @@ impl<'a> Model<'a> {
     /// # Errors
     ///
     /// Where the preset does not exist, or neither preset nor template is given.
-    pub fn of(workspace: &Workspace, inference: &'a InferenceSpec, observed: &Observed) -> Result<Self, Problem> {
+    pub fn of(
+        workspace: &Workspace,
+        inference: &'a InferenceSpec,
+        observed: &Observed,
+        options: &Options,
+    ) -> Result<Self, Problem> {
         let spec = match (&inference.preset, &inference.template) {
             (Some(spec), _) => spec,
             (None, Some(template)) => return Ok(Self::Template(template)),
@@ -55,8 +65,17 @@ impl<'a> Model<'a> {
             reason: Reason::PresetUnknown,
             message: format!("{unknown}; see `kaito presets`"),
         })?;
+        let hosts = Hosts::of(workspace, observed, options);
+        let circumstances = Circumstances {
+            preset,
+            adapters: &inference.adapters,
+            ranks: layout::ranks(workspace, preset).unwrap_or(1),
+            gpus: hosts.gpus.filter(|_| hosts.have_gpus).unwrap_or(0),
+            gpu_memory: hosts.hardware.map(|hardware| hardware.gpu_memory),
+        };
         let runtime = workspace
             .runtime()
+            .map(|choice| runtime::choose(choice, circumstances).runtime)
             .map_err(|unknown| Problem { reason: Reason::RuntimeUnknown, message: unknown.to_string() });
         let config = runtime.clone().and_then(|runtime| config(workspace, inference, runtime, preset, observed));
         let adapters = &inference.adapters;

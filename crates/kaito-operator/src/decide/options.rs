@@ -28,7 +28,7 @@ pub struct Options {
 
 impl Options {
     /// The default of `vllm_image`.
-    pub const DEFAULT_VLLM_IMAGE: &str = "docker.io/vllm/vllm-openai:v0.11.0";
+    pub const DEFAULT_VLLM_IMAGE: &str = "docker.io/vllm/vllm-openai:v0.32.0";
 
     /// The image of a public preset.
     pub fn public_image(&self, preset: &str) -> Option<String> {

@@ -34,7 +34,8 @@ use crate::{
 
 /// The user and group of pods, which no common image uses.
 const USER: i64 = 65532;
-/// How long a pod may take to end: the server gives running requests 180 s, and then needs time to break off the rest.
+/// How long a pod may take to end: the server gives running requests 180 s, and then needs time to break off the rest. An engine
+/// beside it ends after it.
 pub const TERMINATION_GRACE_SECONDS: i64 = 200;
 
 /// The workload that serves a workspace's model.
@@ -103,8 +104,8 @@ fn progress_deadline(preset: &Preset) -> Option<i32> {
     i32::try_from(preset.workload.ready_within.as_secs().saturating_add(600)).ok()
 }
 
-/// The images of a preset, the user's own or the installation's: the one of the server, and the one of the weights if it is
-/// another.
+/// The images of a preset, the user's own or the installation's: the one of our server, and the one of the weights if they are
+/// to be mounted.
 fn images<'a>(
     spec: &'a PresetSpec,
     preset: &Preset,
@@ -126,24 +127,19 @@ fn images<'a>(
                     ),
                 });
             }
-            (server, None) => Images { server, weights: None, vllm: &options.vllm_image },
-            (server, weights) => {
-                Images { server: server.or(options.server_image.as_deref()), weights, vllm: &options.vllm_image }
-            }
+            (Some(image), None) => Images::Together(image),
+            (server, Some(weights)) => Images::Apart { server, weights },
         },
-        AccessMode::Public if public.is_none() => {
-            return Err(Problem {
-                reason: Reason::RegistryMissing,
-                message: format!(
-                    "the controller knows no registry with an image of {}: give it --preset-registry, or set accessMode: \
-                     private and presetOptions.image",
-                    preset.name
-                ),
-            });
-        }
-        AccessMode::Public => Images { server: public, weights: None, vllm: &options.vllm_image },
+        AccessMode::Public => Images::Together(public.ok_or_else(|| Problem {
+            reason: Reason::RegistryMissing,
+            message: format!(
+                "the controller knows no registry with an image of {}: give it --preset-registry, or set accessMode: private \
+                 and presetOptions.image",
+                preset.name
+            ),
+        })?),
     };
-    match images.of(runtime) {
+    match images.of(runtime, options.server_image.as_deref()) {
         (Some(server), weights) => Ok((server, weights)),
         (None, _) => Err(Problem {
             reason: Reason::ServerImageMissing,
@@ -168,6 +164,7 @@ fn preset_pods(
     let launch = Launch {
         preset,
         image,
+        vllm_image: &options.vllm_image,
         weights,
         gpus: layout.gpus,
         division: layout.division,
@@ -178,14 +175,15 @@ fn preset_pods(
         adapters,
         config,
     };
-    let Server { mut container, mut volumes } = runtime::server(runtime, &launch)?;
+    let mut server = runtime::server(runtime, &launch)?;
     let parts = adapters::parts(adapters)?;
-    volumes.extend(parts.volumes);
-    container.volume_mounts.get_or_insert_default().extend(parts.mounts);
+    server.volumes.extend(parts.volumes);
+    server.mount(parts.mounts);
+    let Server { containers, volumes } = server;
     Ok(PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(workspace.owned_labels()), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
-            containers: vec![container],
+            containers,
             init_containers: (!parts.fetchers.is_empty()).then_some(parts.fetchers),
             volumes: Some(volumes),
             image_pull_secrets: pull_secrets(spec, adapters),

@@ -57,6 +57,9 @@ const RESERVED_OF_KAITO: &[&str] = &[
     "tensor-parallel-size",
 ];
 
+/// Further reserved names for the runtime `vllm`: the server in front reaches it at its loopback address, over plain HTTP.
+const RESERVED_OF_VLLM: &[&str] = &["root-path", "ssl-ca-certs", "ssl-cert-reqs", "ssl-certfile", "ssl-keyfile", "uds"];
+
 /// What a ConfigMap says for a runtime.
 ///
 /// # Errors
@@ -73,8 +76,11 @@ pub fn read(runtime: Runtime, preset: &Preset, data: &BTreeMap<String, String>) 
     for (name, text) in data.iter().filter(|(name, _)| *name != FILE) {
         values.insert(flag_name(name)?, FlagValue::Text(text.trim().to_owned()));
     }
-    let is_reserved =
-        |name: &str| RESERVED.contains(&name) || runtime == Runtime::Kaito && RESERVED_OF_KAITO.contains(&name);
+    let of_runtime = match runtime {
+        Runtime::Kaito => RESERVED_OF_KAITO,
+        Runtime::Vllm => RESERVED_OF_VLLM,
+    };
+    let is_reserved = |name: &str| RESERVED.contains(&name) || of_runtime.contains(&name);
     if let Some(name) = values.keys().find(|name| is_reserved(name)) {
         return Err(invalid(format!("the flag {name} cannot be set here; the controller sets it")));
     }
@@ -254,7 +260,7 @@ vllm:
             assert_eq!(problem.reason.as_str(), "ConfigInvalid");
             assert!(problem.message.contains(part), "{}", problem.message);
         }
-        for name in ["api-key", "nnodes", "node-rank", "master-addr", "headless"] {
+        for name in ["api-key", "nnodes", "node-rank", "master-addr", "headless", "ssl-keyfile"] {
             let problem = read_for(Runtime::Vllm, &[(FILE, &format!("vllm: {{{name}: 1}}"))]).unwrap_err();
             assert!(problem.message.contains(&format!("the flag {name} cannot be set here")), "{}", problem.message);
         }

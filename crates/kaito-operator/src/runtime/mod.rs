@@ -1,5 +1,6 @@
-//! What runs in a workspace's pods: the container of each runtime, with its command line, probes, resources and volumes.
+//! What runs in a workspace's pods: the containers of each runtime, with their command lines, probes, resources and volumes.
 
+mod choice;
 mod config;
 mod kaito;
 mod server_config;
@@ -8,6 +9,7 @@ mod vllm_config;
 
 use std::collections::BTreeMap;
 
+pub use choice::{Chosen, Circumstances, choose};
 pub use server_config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
 
 use k8s_openapi::{
@@ -17,10 +19,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
-use kaito_presets::{GIB, Load, Precision, Preset};
+use kaito_presets::Preset;
 
 use crate::{
-    layout::{Division, GPU, Hardware},
+    layout::{Division, Hardware},
     reason::Problem,
     workspace::{AdapterSpec, Runtime},
 };
@@ -30,7 +32,9 @@ pub const PORT: u16 = 5000;
 /// The port of the ranks' headless service.
 pub const RANK_PORT: u16 = 29500;
 /// The name of the server's container.
-pub const CONTAINER: &str = "server";
+pub const SERVER: &str = "server";
+/// The name of the container of an engine that computes for the server, where that does not compute itself.
+pub const ENGINE: &str = "engine";
 /// The folder of adapters: each has a folder of its name in it.
 pub const ADAPTERS: &str = "/mnt/adapter";
 /// The folder of the weights in a preset's image.
@@ -43,8 +47,10 @@ pub const WEIGHTS: &str = "/mnt/weights";
 pub struct Launch<'a> {
     /// The model.
     pub preset: &'static Preset,
-    /// The image that holds the server.
+    /// The image that holds our server.
     pub image: &'a str,
+    /// The image that holds vLLM.
+    pub vllm_image: &'a str,
     /// The image that holds the weights, to be mounted; none where the server's own holds them.
     pub weights: Option<&'a str>,
     /// GPUs of the pod; none to compute on the node's CPUs.
@@ -90,33 +96,47 @@ pub enum FlagValue {
     Text(String),
 }
 
-/// A server's container, and the volumes that it mounts.
+/// A server's containers, and the volumes that they mount.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Server {
-    /// The container.
-    pub container: Container,
+    /// The containers; the one that computes is the last.
+    pub containers: Vec<Container>,
     /// The volumes.
     pub volumes: Vec<Volume>,
 }
 
-/// The images of a preset.
+impl Server {
+    /// Mounts what the container that computes needs besides.
+    pub fn mount(&mut self, mounts: Vec<VolumeMount>) {
+        if let Some(container) = self.containers.last_mut() {
+            container.volume_mounts.get_or_insert_default().extend(mounts);
+        }
+    }
+}
+
+/// The images of a preset. Whatever else is in an image with weights, they lie in the same folder of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Images<'a> {
-    /// The one with our server.
-    pub server: Option<&'a str>,
-    /// One of weights alone.
-    pub weights: Option<&'a str>,
-    /// The one with vLLM.
-    pub vllm: &'a str,
+pub enum Images<'a> {
+    /// One with server and weights.
+    Together(&'a str),
+    /// One of weights alone, and perhaps one with a server.
+    Apart {
+        /// The one with a server.
+        server: Option<&'a str>,
+        /// The one of weights alone.
+        weights: &'a str,
+    },
 }
 
 impl<'a> Images<'a> {
-    /// The image that a runtime's server is in, and the one of the weights where that is another. Whatever else is in an
-    /// image with weights, they lie in the same folder of it.
-    pub fn of(self, runtime: Runtime) -> (Option<&'a str>, Option<&'a str>) {
-        match runtime {
-            Runtime::Kaito => (self.server, self.weights),
-            Runtime::Vllm => (Some(self.vllm), self.weights.or(self.server)),
+    /// The image that our server is in, where there is one, and the one of the weights, where they are to be mounted. `own` is the
+    /// installation's image of the server.
+    pub fn of(self, runtime: Runtime, own: Option<&'a str>) -> (Option<&'a str>, Option<&'a str>) {
+        match (self, runtime) {
+            (Self::Together(image), Runtime::Kaito) => (Some(image), None),
+            // The engine reads the weights too, so they are mounted; the server that knows the engine is that of this release.
+            (Self::Together(image), Runtime::Vllm) => (own.or(Some(image)), Some(image)),
+            (Self::Apart { server, weights }, _) => (server.or(own), Some(weights)),
         }
     }
 }
@@ -127,12 +147,10 @@ impl<'a> Images<'a> {
 ///
 /// Where this runtime cannot serve that.
 pub fn server(runtime: Runtime, launch: &Launch<'_>) -> Result<Server, Problem> {
-    let mut server = match runtime {
-        Runtime::Kaito => kaito::server(launch)?,
-        Runtime::Vllm => vllm::server(launch)?,
-    };
-    complete(&mut server, launch);
-    Ok(server)
+    match runtime {
+        Runtime::Kaito => kaito::server(launch),
+        Runtime::Vllm => vllm::server(launch),
+    }
 }
 
 /// Why the adapters of a workspace do not act as it says, if they do not.
@@ -157,6 +175,11 @@ pub fn uses_gpus(runtime: Runtime) -> bool {
         Runtime::Kaito => false,
         Runtime::Vllm => true,
     }
+}
+
+/// As many of a node's GPUs as vLLM needs for a model, if they are enough.
+pub fn gpus_that_hold(preset: &Preset, offered: u32, gpu_memory: u64) -> Option<u32> {
+    vllm::gpus_that_hold(preset, offered, gpu_memory)
 }
 
 /// What a ConfigMap says for a runtime.
@@ -192,65 +215,45 @@ pub fn restricted() -> SecurityContext {
     }
 }
 
-/// Adds what does not depend on the runtime.
-fn complete(server: &mut Server, launch: &Launch<'_>) {
-    let container = &mut server.container;
-    container.image = Some(launch.image.to_owned());
-    container.name = CONTAINER.to_owned();
-    container.ports = Some(vec![ContainerPort {
+/// A container with what does not depend on the runtime.
+fn container(name: &str, image: &str) -> Container {
+    Container {
+        name: name.to_owned(),
+        image: Some(image.to_owned()),
+        security_context: Some(restricted()),
+        // The status quotes why a container ended.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
+    }
+}
+
+/// The port that a server answers on.
+fn ports() -> Vec<ContainerPort> {
+    vec![ContainerPort {
         name: Some("http".to_owned()),
         container_port: PORT.into(),
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
-    }]);
-    container.security_context = Some(restricted());
-    // The status quotes why a server ended.
-    container.termination_message_policy = Some("FallbackToLogsOnError".to_owned());
-    container.resources = Some(resources(launch));
-    let mounts = container.volume_mounts.get_or_insert_default();
-    if let Some(weights) = launch.weights {
-        mounts.push(VolumeMount { read_only: Some(true), ..mount("weights", WEIGHTS) });
-        server.volumes.push(Volume {
-            name: "weights".to_owned(),
-            image: Some(ImageVolumeSource { reference: Some(weights.to_owned()), pull_policy: None }),
-            ..Volume::default()
-        });
-    }
-    // The root is read-only.
-    mounts.push(mount("tmp", "/tmp"));
-    server.volumes.push(empty_dir("tmp", None));
-    if launch.gpus > 1 {
-        // GPUs with tensor parallelism exchange partial sums through shared memory; the default of 64 MiB is too small.
-        mounts.push(mount("shm", "/dev/shm"));
-        server.volumes.push(empty_dir("shm", Some("Memory")));
-    }
+    }]
 }
 
-fn resources(launch: &Launch<'_>) -> ResourceRequirements {
-    if launch.gpus > 0 {
-        let gpus = BTreeMap::from([(GPU.to_owned(), Quantity(launch.gpus.to_string()))]);
-        // Kubernetes does not overcommit extended resources: requests must equal limits.
-        return ResourceRequirements { limits: Some(gpus.clone()), requests: Some(gpus), ..Default::default() };
-    }
-    let flag = |name: &str| launch.config.flags.iter().find(|flag| flag.name == name).map(|flag| &flag.value);
-    let load = Load::from(launch.preset);
-    let load = match flag("quantize") {
-        Some(FlagValue::Text(bits)) if bits == "int8" => load.weights(Precision::Int8),
-        Some(FlagValue::Text(bits)) if bits == "int4" => load.weights(Precision::Int4),
-        _ => load,
+/// A volume, and where a container has it.
+type Mounted = (Volume, VolumeMount);
+
+/// The weights, read-only.
+fn weights(image: &str) -> Mounted {
+    let volume = Volume {
+        name: "weights".to_owned(),
+        image: Some(ImageVolumeSource { reference: Some(image.to_owned()), pull_policy: None }),
+        ..Volume::default()
     };
-    let needs = load.on_cpus();
-    // No limits: with what else the node has, the server answers faster, and has room for longer and more sequences.
-    let most = launch.cpus.map_or(CPUS_OF_UNKNOWN_NODES, |cpus| cpus / 2);
-    let requests = BTreeMap::from([
-        ("cpu".to_owned(), Quantity(needs.cpus.min(most).max(1).to_string())),
-        ("memory".to_owned(), Quantity(format!("{}Gi", needs.memory.total().div_ceil(GIB)))),
-    ]);
-    ResourceRequirements { requests: Some(requests), ..Default::default() }
+    (volume, VolumeMount { read_only: Some(true), ..mount("weights", WEIGHTS) })
 }
 
-/// The most CPUs that a pod requests of a node with an unknown number of them.
-const CPUS_OF_UNKNOWN_NODES: u32 = 4;
+/// A folder that can be written to, at `path`.
+fn folder(volume: &str, path: &str, medium: Option<&str>) -> Mounted {
+    (empty_dir(volume, medium), mount(volume, path))
+}
 
 fn mount(volume: &str, path: &str) -> VolumeMount {
     VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
@@ -281,47 +284,70 @@ fn field(name: &str, path: &str) -> EnvVar {
     }
 }
 
-/// The pod's number in its StatefulSet.
+/// The variable with the pod's number in its StatefulSet.
+const POD_INDEX: &str = "POD_INDEX";
+
 fn pod_index() -> EnvVar {
-    field("POD_INDEX", "metadata.labels['apps.kubernetes.io/pod-index']")
+    field(POD_INDEX, "metadata.labels['apps.kubernetes.io/pod-index']")
+}
+
+/// Resources to request. There are no limits: with what else the node has, a server answers faster.
+fn requests(requests: [(&str, String); 2]) -> ResourceRequirements {
+    let requests = requests.map(|(name, quantity)| (name.to_owned(), Quantity(quantity)));
+    ResourceRequirements { requests: Some(requests.into()), ..ResourceRequirements::default() }
 }
 
 fn strings(items: &[&str]) -> Vec<String> {
     items.iter().map(|item| (*item).to_owned()).collect()
 }
 
+/// What a probe asks.
 enum Check {
+    /// The server's answer at a path.
     Http(&'static str),
-    Exec(Vec<String>),
+    /// What a script for bash in the container says.
+    Bash(String),
 }
 
-/// Seconds between probes while a model loads.
-const STARTUP_PERIOD: i32 = 10;
-
-/// A startup probe for as long as the preset may take to load, then readiness and liveness probes.
-fn probes(container: &mut Container, preset: &Preset, check: &Check) {
-    let probe = |period, failures| {
-        let mut probe = Probe {
-            period_seconds: Some(period),
-            failure_threshold: Some(failures),
-            timeout_seconds: Some(5),
-            ..Probe::default()
-        };
-        match check {
-            Check::Http(path) => {
-                probe.http_get = Some(HTTPGetAction {
+impl Check {
+    /// Once in `period` seconds; it counts after so many `failures`.
+    fn every(&self, period: i32, failures: i32) -> Probe {
+        let probe = Probe { period_seconds: Some(period), failure_threshold: Some(failures), ..Probe::default() };
+        match self {
+            Self::Http(path) => Probe {
+                http_get: Some(HTTPGetAction {
                     path: Some((*path).to_owned()),
                     port: IntOrString::Int(PORT.into()),
                     ..HTTPGetAction::default()
-                });
+                }),
+                timeout_seconds: Some(5),
+                ..probe
+            },
+            Self::Bash(script) => {
+                Probe { exec: Some(ExecAction { command: Some(bash(script)) }), timeout_seconds: Some(20), ..probe }
             }
-            Check::Exec(command) => probe.exec = Some(ExecAction { command: Some(command.clone()) }),
         }
-        probe
-    };
-    let limit = i32::try_from(preset.workload.ready_within.as_secs()).unwrap_or(i32::MAX);
-    container.startup_probe = Some(probe(STARTUP_PERIOD, limit / STARTUP_PERIOD));
-    container.readiness_probe = Some(probe(10, 3));
-    // Two minutes: a busy server may not answer for one, and a restart costs minutes of loading.
-    container.liveness_probe = Some(probe(20, 6));
+    }
+
+    /// While the model loads, for as long as the preset may take.
+    fn startup(&self, preset: &Preset) -> Probe {
+        /// Seconds between two checks.
+        const PERIOD: i32 = 10;
+        let limit = i32::try_from(preset.workload.ready_within.as_secs()).unwrap_or(i32::MAX);
+        self.every(PERIOD, limit / PERIOD)
+    }
+
+    fn readiness(&self) -> Probe {
+        self.every(10, 3)
+    }
+
+    /// Two minutes: a busy server may not answer for one, and a restart costs minutes of loading.
+    fn liveness(&self) -> Probe {
+        self.every(20, 6)
+    }
+}
+
+/// The command that runs a script.
+fn bash(script: &str) -> Vec<String> {
+    strings(&["/bin/bash", "-c", script])
 }

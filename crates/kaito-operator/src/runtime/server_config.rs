@@ -10,6 +10,10 @@ pub struct ServerConfig {
     pub flags: Vec<Flag>,
     /// What the controller would compute, where the ConfigMap says it.
     pub sizes: Sizes,
+    /// Names by which requests ask for the model, for the server in front of an engine; none for its usual one.
+    pub served_names: Vec<String>,
+    /// Sequences that an engine computes at the same time, where the ConfigMap says it.
+    pub sequences: Option<u64>,
     /// Settings without an effect, though the user may count on one; each with the reason.
     pub ignored: Vec<String>,
     /// Settings that are not needed; each with the reason.

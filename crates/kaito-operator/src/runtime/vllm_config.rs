@@ -20,6 +20,24 @@ const GONE: &[(&str, &str)] = &[
     ("use-v2-block-manager", "there is no other"),
 ];
 
+/// Flags of vLLM's own API. Clients do not reach it: `kaito serve` answers them, and asks vLLM for tokens alone.
+const OF_ITS_API: &[&str] = &[
+    "allowed-headers",
+    "allowed-methods",
+    "allowed-origins",
+    "chat-template",
+    "chat-template-content-format",
+    "default-chat-template-kwargs",
+    "enable-auto-tool-choice",
+    "enable-request-id-headers",
+    "reasoning-parser",
+    "response-role",
+    "return-tokens-as-token-ids",
+    "tool-call-parser",
+    "tool-parser-plugin",
+    "trust-request-chat-template",
+];
+
 /// The largest size of a parallelism that is accepted.
 const MOST: u32 = 4096;
 
@@ -33,6 +51,16 @@ pub fn take(values: &mut Values, preset: &Preset, config: &mut ServerConfig) -> 
             config.needless.push(format!("{name}, which vLLM has no longer: {instead}"));
         }
     }
+    if let Some(value) = values.remove("served-model-name") {
+        config.served_names = names(&text(&value))?;
+    }
+    for name in OF_ITS_API.iter().filter(|name| values.contains_key(**name)) {
+        config
+            .ignored
+            .push(format!("{name} is about vLLM's own API, but kaito serve in front of it answers the clients"));
+    }
+    // It is passed on, too.
+    config.sequences = values.get("max-num-seqs").and_then(|value| text(value).parse().ok()).filter(|most| *most > 0);
     let sizes = &mut config.sizes;
     sizes.tensor = number(values, "tensor-parallel-size")?;
     sizes.pipeline = number(values, "pipeline-parallel-size")?;
@@ -93,6 +121,19 @@ fn check_identity(values: &mut Values, preset: &Preset) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// A name, or a list of them.
+fn names(said: &str) -> Result<Vec<String>, Problem> {
+    let names: Vec<String> = if said.starts_with('[') {
+        serde_json::from_str(said).map_err(|error| invalid(format!("served-model-name is {said}: {error}")))?
+    } else {
+        vec![said.to_owned()]
+    };
+    match names.iter().find(|name| name.trim().is_empty() || name.contains(',')) {
+        Some(name) => Err(invalid(format!("served-model-name is {name:?}; expected a name without a comma"))),
+        None => Ok(names),
+    }
 }
 
 /// The size of a parallelism.
@@ -213,6 +254,33 @@ mod tests {
             assert_eq!(problem.reason.as_str(), "ConfigDoesNotFit");
             assert!(problem.message.contains(part), "{section}: {}", problem.message);
         }
+    }
+
+    /// Both reach the server in front, by whose names and queue clients know the model.
+    #[test]
+    fn names_and_sequences_are_for_the_server_in_front() {
+        for (section, names) in [
+            ("served-model-name: poet", &["poet"][..]),
+            ("served-model-name: [poet, tutor]", &["poet", "tutor"]),
+            ("max-num-seqs: 4", &[]),
+        ] {
+            assert_eq!(taken(section).unwrap().1.served_names, names, "{section}");
+        }
+        for section in ["served-model-name: ''", "served-model-name: 'a,b'", "served-model-name: [1]"] {
+            let problem = taken(section).unwrap_err();
+            assert!(problem.message.contains("served-model-name is"), "{section}: {}", problem.message);
+        }
+        let (arguments, config) = taken("max-num-seqs: 4, served-model-name: poet").unwrap();
+        assert_eq!((arguments, config.sequences), (vec!["--max-num-seqs=4".to_owned()], Some(4)));
+        assert_eq!(taken("max-num-seqs: many").unwrap().1.sequences, None);
+    }
+
+    #[test]
+    fn flags_of_its_own_api_are_named_as_without_effect() {
+        let (arguments, config) = taken("chat-template: /mnt/a.jinja").unwrap();
+        assert_eq!(arguments, ["--chat-template=/mnt/a.jinja"]);
+        let [ignored] = config.ignored.as_slice() else { panic!("{:?}", config.ignored) };
+        assert!(ignored.starts_with("chat-template is about vLLM's own API"), "{ignored}");
     }
 
     #[test]

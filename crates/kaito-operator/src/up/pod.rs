@@ -12,7 +12,7 @@ use super::{
 use crate::{
     decide::{self, Config, Observed, Options},
     layout,
-    workspace::{Runtime, Workspace},
+    workspace::{ANNOTATION_RUNTIME, Runtime, RuntimeChoice, Workspace},
 };
 
 /// Variables of a preset's pod that say where files are in it. This machine has its own places for them.
@@ -59,9 +59,16 @@ fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
             None => Observed::default(),
         },
     };
-    if preset(workspace).is_some() && workspace.runtime().is_ok_and(|runtime| runtime != Runtime::Kaito) {
+    if preset(workspace).is_some() && workspace.runtime() == Ok(RuntimeChoice::Fixed(Runtime::Vllm)) {
         return Err(UpError::OtherRuntime);
     }
+    // Whatever the nodes have that the workspace asks for: this machine is the node.
+    let mut workspace = workspace.clone();
+    if workspace.runtime() == Ok(RuntimeChoice::Auto) {
+        let annotations = workspace.metadata.annotations.get_or_insert_default();
+        annotations.insert(ANNOTATION_RUNTIME.to_owned(), Runtime::Kaito.to_string());
+    }
+    let workspace = &workspace;
     // No image is pulled, but a public preset has to have one.
     let options = Options { preset_registry: Some("localhost".to_owned()), ..Options::default() };
     if let Some(preset) = preset(workspace)

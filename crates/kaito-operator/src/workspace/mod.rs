@@ -26,7 +26,7 @@ pub use names::{
     LABEL_INSTANCE_TYPE, LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, PLURAL,
 };
 pub use resource_spec::{MOST_NODES, ResourceSpec};
-pub use runtime::{Runtime, UnknownRuntime};
+pub use runtime::{Runtime, RuntimeChoice, UnknownRuntime};
 use serde::{Deserialize, Serialize};
 pub use status::{ConditionType, WorkspaceState, WorkspaceStatus};
 
@@ -129,13 +129,13 @@ impl Workspace {
         self.is_annotated_true(ANNOTATION_ENABLE_LB)
     }
 
-    /// What serves the model: [`ANNOTATION_RUNTIME`].
+    /// What is to serve the model: [`ANNOTATION_RUNTIME`].
     ///
     /// # Errors
     ///
     /// [`UnknownRuntime`] where the annotation names none of those there are.
-    pub fn runtime(&self) -> Result<Runtime, UnknownRuntime> {
-        self.annotation(ANNOTATION_RUNTIME).map_or(Ok(Runtime::default()), str::parse)
+    pub fn runtime(&self) -> Result<RuntimeChoice, UnknownRuntime> {
+        self.annotation(ANNOTATION_RUNTIME).map_or(Ok(RuntimeChoice::default()), str::parse)
     }
 
     /// The labels of everything that this workspace owns.

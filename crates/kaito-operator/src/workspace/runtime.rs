@@ -3,12 +3,11 @@
 use std::{fmt, str::FromStr};
 
 /// What serves the model in the pods.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Runtime {
     /// `kaito serve`.
-    #[default]
     Kaito,
-    /// vLLM's own image.
+    /// vLLM's own image, behind `kaito serve`.
     Vllm,
 }
 
@@ -21,14 +20,25 @@ impl fmt::Display for Runtime {
     }
 }
 
-impl FromStr for Runtime {
+/// What a workspace says about its runtime.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RuntimeChoice {
+    /// The hardware of its nodes decides.
+    #[default]
+    Auto,
+    /// It is to be this one.
+    Fixed(Runtime),
+}
+
+impl FromStr for RuntimeChoice {
     type Err = UnknownRuntime;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name {
+            "auto" => Ok(Self::Auto),
             // Manifests of the Kaito project ask for the same HTTP API by the name transformers.
-            "kaito" | "transformers" => Ok(Self::Kaito),
-            "vllm" => Ok(Self::Vllm),
+            "kaito" | "transformers" => Ok(Self::Fixed(Runtime::Kaito)),
+            "vllm" => Ok(Self::Fixed(Runtime::Vllm)),
             _ => Err(UnknownRuntime { name: name.to_owned() }),
         }
     }
@@ -36,7 +46,7 @@ impl FromStr for Runtime {
 
 /// No runtime has this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no runtime {name:?}; there are kaito (also written transformers) and vllm")]
+#[error("there is no runtime {name:?}; there are kaito (also written transformers), vllm, and auto")]
 pub struct UnknownRuntime {
     /// The name as it was given.
     pub name: String,

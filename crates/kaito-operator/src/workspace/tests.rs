@@ -82,7 +82,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!((workspace.api_version, workspace.resource.count), (ApiVersion::V1Beta1, 1));
     assert_eq!((&workspace.resource.instance_type, preset.access_mode), (&None, AccessMode::Public));
     assert!(!workspace.wants_load_balancer() && !workspace.bypasses_resource_checks());
-    assert_eq!(workspace.runtime(), Ok(Runtime::Kaito));
+    assert_eq!(workspace.runtime(), Ok(RuntimeChoice::Auto));
 }
 
 #[test]
@@ -200,9 +200,10 @@ fn annotations_are_read_in_any_case_but_runtimes_by_name() {
         assert_eq!(workspace.bypasses_resource_checks(), expected, "{value:?}");
     }
     for (name, expected) in [
-        ("kaito", Some(Runtime::Kaito)),
-        ("transformers", Some(Runtime::Kaito)),
-        ("vllm", Some(Runtime::Vllm)),
+        ("auto", Some(RuntimeChoice::Auto)),
+        ("kaito", Some(RuntimeChoice::Fixed(Runtime::Kaito))),
+        ("transformers", Some(RuntimeChoice::Fixed(Runtime::Kaito))),
+        ("vllm", Some(RuntimeChoice::Fixed(Runtime::Vllm))),
         ("tgi", None),
     ] {
         let mut workspace = read(small());
@@ -210,8 +211,8 @@ fn annotations_are_read_in_any_case_but_runtimes_by_name() {
         assert_eq!(workspace.runtime().ok(), expected, "{name:?}");
     }
     assert_eq!(
-        "tgi".parse::<Runtime>().unwrap_err().to_string(),
-        "there is no runtime \"tgi\"; there are kaito (also written transformers) and vllm"
+        "tgi".parse::<RuntimeChoice>().unwrap_err().to_string(),
+        "there is no runtime \"tgi\"; there are kaito (also written transformers), vllm, and auto"
     );
 }
 

@@ -65,6 +65,8 @@ struct State {
     /// The status of `/health`.
     health: Mutex<u16>,
     max_model_len: Mutex<usize>,
+    /// Adapters of its model.
+    adapters: Mutex<Vec<&'static str>>,
     metrics: Mutex<String>,
     /// Tokens of each prompt that its prefix cache has, where it tells them.
     cached: Mutex<Option<usize>>,
@@ -86,6 +88,7 @@ impl FakeUpstream {
             open: AtomicUsize::new(0),
             health: Mutex::new(200),
             max_model_len: Mutex::new(1024),
+            adapters: Mutex::default(),
             metrics: Mutex::default(),
             cached: Mutex::default(),
         });
@@ -167,6 +170,11 @@ impl FakeUpstream {
         *lock(&self.state.max_model_len) = tokens;
     }
 
+    /// The adapters that `/v1/models` tells from now on.
+    pub fn set_adapters(&self, names: &[&'static str]) {
+        *lock(&self.state.adapters) = names.to_vec();
+    }
+
     /// How many tokens of each prompt its prefix cache has, from now on.
     pub fn set_cached(&self, tokens: usize) {
         *lock(&self.state.cached) = Some(tokens);
@@ -218,9 +226,12 @@ async fn answer(path: &str, body: &[u8], to: &mut OwnedWriteHalf, state: &State)
         }
         "/v1/models" => {
             let length = *lock(&state.max_model_len);
-            let models = json!({ "object": "list", "data": [
-                { "id": known, "object": "model", "root": known, "parent": null, "max_model_len": length },
-            ] });
+            let mut data =
+                vec![json!({ "id": known, "object": "model", "root": known, "parent": null, "max_model_len": length })];
+            data.extend(lock(&state.adapters).iter().map(|name| {
+                json!({ "id": name, "object": "model", "root": format!("/mnt/{name}"), "parent": known, "max_model_len": null })
+            }));
+            let models = json!({ "object": "list", "data": data });
             respond(to, 200, "application/json", &models.to_string()).await
         }
         "/metrics" => {

@@ -1,5 +1,9 @@
 //! `kaito plan`: which hardware a model fits on.
 
+use kaito_operator::{
+    runtime::{self, Chosen, Circumstances},
+    workspace::RuntimeChoice,
+};
 use kaito_presets::{Cloud, Cut, InstanceType, Load, Plan, Preset, gib, gib_needed};
 use serde_json::{Value, json};
 
@@ -18,7 +22,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
         Some(name) => {
             let instance_type = super::instance_type(&types, name)?;
             let plan = types.plan(&load, instance_type, args.count);
-            (if args.json { pretty(&json_of(&plan))? } else { in_full(preset, &plan) }, plan.fits)
+            (if args.json { pretty(&json_of(preset, &plan))? } else { in_full(preset, &plan) }, plan.fits)
         }
         None => {
             let mut plans = types.plans(&load, args.count);
@@ -26,7 +30,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
                 plans.retain(|plan| plan.instance_type.cloud == cloud);
             }
             let text = if args.json {
-                pretty(&plans.iter().map(json_of).collect::<Vec<_>>())?
+                pretty(&plans.iter().map(|plan| json_of(preset, plan)).collect::<Vec<_>>())?
             } else {
                 table(preset, &plans, args)
             };
@@ -51,9 +55,11 @@ fn load(preset: &'static Preset, args: &PlanArgs) -> anyhow::Result<Load> {
     Ok(load)
 }
 
-fn json_of(plan: &Plan) -> Value {
+fn json_of(preset: &'static Preset, plan: &Plan) -> Value {
     let mut value = json!(plan);
     if let Some(object) = value.as_object_mut() {
+        let Chosen { runtime, why } = served_by(preset, plan);
+        object.insert("served_by".to_owned(), json!({ "runtime": runtime.to_string(), "why": why }));
         object.insert("problems".to_owned(), plan.problems().collect());
         object.insert("notes".to_owned(), notes(plan).into());
         object.insert("per_gpu_total".to_owned(), plan.per_gpu.total().into());
@@ -66,7 +72,20 @@ fn notes(plan: &Plan) -> Vec<String> {
     plan.surplus_nodes().into_iter().chain(plan.precision_problem()).collect()
 }
 
-fn table(preset: &Preset, plans: &[Plan], args: &PlanArgs) -> String {
+/// What a workspace on these nodes is served by, unless it says otherwise.
+fn served_by(preset: &'static Preset, plan: &Plan) -> Chosen {
+    let nodes = &plan.instance_type;
+    let circumstances = Circumstances {
+        preset,
+        adapters: &[],
+        ranks: if matches!(plan.cut, Cut::Ranks(_)) { plan.nodes } else { 1 },
+        gpus: nodes.gpus,
+        gpu_memory: Some(nodes.gpu.usable_memory),
+    };
+    runtime::choose(RuntimeChoice::Auto, circumstances)
+}
+
+fn table(preset: &'static Preset, plans: &[Plan], args: &PlanArgs) -> String {
     let Some(first) = plans.first() else {
         let nodes = match args.count {
             None => "any number of nodes".to_owned(),
@@ -97,7 +116,7 @@ fn table(preset: &Preset, plans: &[Plan], args: &PlanArgs) -> String {
         preset.name,
         weights(preset, first),
         sequences(first),
-        recommendation(first, plans.len()),
+        recommendation(preset, first, plans.len()),
         aligned(std::iter::once(header.map(String::from)).chain(rows).collect()),
         first.batch,
         first.context,
@@ -105,15 +124,17 @@ fn table(preset: &Preset, plans: &[Plan], args: &PlanArgs) -> String {
 }
 
 /// The first of the `number` plans that fit, and why it is the one to take.
-fn recommendation(plan: &Plan, number: usize) -> String {
+fn recommendation(preset: &'static Preset, plan: &Plan, number: usize) -> String {
     let one = &plan.instance_type;
+    let Chosen { runtime, why: reason } = served_by(preset, plan);
     let memory = gib(one.gpu_memory().saturating_mul(plan.nodes.into()));
     let why = match number {
         1 => format!("No other type fits; it has {memory} of GPU memory in all."),
         _ => format!("Of the {number} types that fit it has the least GPU memory, {memory} in all."),
     };
     let mut text = format!(
-        "Recommended: {} of {} ({}). {why}\nIn a Workspace: resource.instanceType {}, resource.count {}.\n",
+        "Recommended: {} of {} ({}). {why}\nIn a Workspace: resource.instanceType {}, resource.count {}. The \
+         runtime is {runtime}, since {reason}.\n",
         plural(plan.nodes.into(), "node"),
         one.name,
         one.cloud,
@@ -126,7 +147,8 @@ fn recommendation(plan: &Plan, number: usize) -> String {
     text
 }
 
-fn in_full(preset: &Preset, plan: &Plan) -> String {
+fn in_full(preset: &'static Preset, plan: &Plan) -> String {
+    let Chosen { runtime, why } = served_by(preset, plan);
     let nodes = format!("{} of {}", plural(plan.nodes.into(), "node"), plan.instance_type.name);
     let verdict = if plan.fits { "fits on" } else { "does not fit on" };
     let mut text = format!("{} {verdict} {nodes}\n\n", preset.name);
@@ -143,6 +165,7 @@ fn in_full(preset: &Preset, plan: &Plan) -> String {
         ("node", node(&plan.instance_type)),
         ("placement", placement(plan)),
         ("load", sequences(plan)),
+        ("served by", format!("{runtime}, since {why}")),
         ("", String::new()),
         ("weights", gib_needed(used.weights)),
         ("KV cache", format!("{}, in {}", gib_needed(used.kv_cache), plan.kv_cache)),

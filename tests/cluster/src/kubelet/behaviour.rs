@@ -35,7 +35,7 @@ pub(super) struct Rule {
     pub namespace: String,
     /// All pods of the namespace unless one is named.
     pub pod: Option<String>,
-    /// The first that is not an init container, unless one is named.
+    /// The one that computes the model, unless one is named.
     pub container: Option<String>,
     pub behaviour: Behaviour,
 }

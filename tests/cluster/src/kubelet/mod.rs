@@ -294,9 +294,8 @@ impl Kubelet {
         let namespace = pod.namespace().unwrap_or_default();
         let about = || rules.iter().filter(|rule| rule.is_about(&namespace, &pod.name_any()));
         let rule = about().find(|rule| rule.pod.is_some()).or_else(|| about().next_back());
-        let container = rule
-            .and_then(|rule| rule.container.clone())
-            .unwrap_or_else(|| pod.spec.as_ref().unwrap().containers[0].name.clone());
+        let container =
+            rule.and_then(|rule| rule.container.clone()).unwrap_or_else(|| status::computing(pod).name.clone());
         (container, rule.map_or(Behaviour::Ready, |rule| rule.behaviour.clone()))
     }
 

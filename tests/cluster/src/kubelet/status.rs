@@ -33,6 +33,15 @@ pub(super) enum State {
     },
 }
 
+/// The engine that stands behind a server.
+const ENGINE: &str = "engine";
+
+/// The container that computes the model: an engine where there is one, else the first.
+pub(super) fn computing(pod: &Pod) -> &Container {
+    let containers = &pod.spec.as_ref().unwrap().containers;
+    containers.iter().find(|container| container.name == ENGINE).unwrap_or(&containers[0])
+}
+
 /// A pod on its node.
 pub(super) struct Placed<'a> {
     pub pod: &'a Pod,
@@ -104,7 +113,7 @@ impl<'a> Placed<'a> {
                 } else if container.name == self.container {
                     self.container_status(container, state)
                 } else {
-                    self.container_status(container, &State::Running { started: true, ready: true })
+                    self.beside(container, matches!(state, State::Running { ready: true, .. }))
                 }
             })
             .collect();
@@ -243,6 +252,15 @@ impl<'a> Placed<'a> {
                 }})
             }
         };
+        status
+    }
+
+    /// A container that runs beside the one that the state is about. A server before an engine is ready when the engine is.
+    fn beside(&self, container: &Container, is_ready: bool) -> Value {
+        let ready = is_ready || self.container != ENGINE;
+        let mut status = self.container_status(container, &State::Running { started: true, ready });
+        status["restartCount"] = json!(0);
+        status["state"] = json!({"running": {"startedAt": text(self.start)}});
         status
     }
 

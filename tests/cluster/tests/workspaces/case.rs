@@ -51,12 +51,12 @@ impl Case {
         Self { suite, namespace }
     }
 
-    /// A workspace on nodes of this case.
+    /// A workspace on nodes of this case, with the runtime kaito.
     pub fn workspace(&self, name: &str, count: u32, instance_type: &str, inference: Value) -> Value {
         json!({
             "apiVersion": "kaito.sh/v1beta1",
             "kind": "Workspace",
-            "metadata": {"name": name},
+            "metadata": {"name": name, "annotations": {"kaito.sh/runtime": "kaito"}},
             "resource": {
                 "count": count,
                 "instanceType": instance_type,

@@ -53,7 +53,9 @@ pub async fn two_ranks_on_two_nodes(case: Case) {
     assert_eq!(nodes, [0, 1].map(|number| format!("{}-{number}", case.namespace)));
     for pod in &pods {
         let spec = pod.spec.as_ref().unwrap();
-        let limits = spec.containers[0].resources.as_ref().unwrap().limits.clone().unwrap();
+        let names: Vec<_> = spec.containers.iter().map(|container| container.name.as_str()).collect();
+        assert_eq!(names, ["server", "engine"]);
+        let limits = spec.containers[1].resources.as_ref().unwrap().limits.clone().unwrap();
         assert_eq!(limits["nvidia.com/gpu"], Quantity("1".to_owned()));
         assert_eq!(spec.image_pull_secrets.as_ref().unwrap()[0].name, "registry");
     }
@@ -97,7 +99,8 @@ pub async fn one_rank_fails(case: Case) {
     let log = "error: rank 1 has no shard";
     case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Exits { code: 2, reason: "Error", log });
     case.apply(llama(&case)).await;
-    case.says("llama", "InferenceReady", "False", "ContainerCrashLoopBackOff", &["llama-1", log]).await;
+    let words = ["llama-1", "container engine", log];
+    case.says("llama", "InferenceReady", "False", "ContainerCrashLoopBackOff", &words).await;
     case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Ready);
     case.is_ready("llama").await;
 }
@@ -134,7 +137,7 @@ pub async fn vllm_across_nodes(case: Case) {
     let pods = case.pods_of("llama").await;
     assert_eq!(pods.len(), 2);
     for pod in pods {
-        let limits = pod.spec.unwrap().containers[0].resources.clone().unwrap().limits.unwrap();
+        let limits = pod.spec.unwrap().containers[1].resources.clone().unwrap().limits.unwrap();
         assert_eq!(limits["nvidia.com/gpu"], Quantity("4".to_owned()));
     }
     // The API server has kept the volume with the weights.

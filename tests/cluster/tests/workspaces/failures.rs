@@ -181,7 +181,7 @@ pub async fn a_configuration_of_the_kaito_project(case: Case) {
     .await;
     case.apply(config("  gpu-memory-utilization: 0.95\n  max-model-len: 1024\n  tensor-parallel-size: 1\n")).await;
     case.is_ready("falcon").await;
-    let arguments = case.pods_of("falcon").await.remove(0).spec.unwrap().containers.remove(0).args.unwrap();
+    let arguments = case.pods_of("falcon").await.remove(0).spec.unwrap().containers.remove(1).args.unwrap();
     assert!(arguments.windows(2).any(|pair| pair == ["--max-model-len", "1024"]), "{arguments:?}");
     case.says("falcon", "ConfigApplied", "True", "FlagsApplied", &["3 flags", "max_probe_steps"]).await;
 }

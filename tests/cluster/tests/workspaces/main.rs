@@ -54,7 +54,9 @@ fn phases(together: usize) -> Vec<Phase> {
             together,
             cases![
                 manifests: examples, documentation;
-                nodes: missing_nodes_are_counted_and_explained, preferred_nodes_come_first, a_node_that_fails_and_returns;
+                nodes:
+                    missing_nodes_are_counted_and_explained, preferred_nodes_come_first, a_node_that_fails_and_returns,
+                    gpus_decide_on_the_runtime;
                 failures:
                     an_image_that_cannot_be_pulled, a_server_that_crashes, a_server_that_runs_out_of_memory,
                     a_pod_that_no_node_takes, a_node_that_others_keep_for_themselves, a_quota_for_pods,

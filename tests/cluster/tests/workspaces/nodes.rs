@@ -1,6 +1,6 @@
 //! Nodes: how many are missing, why a node is not used, and what happens once it can be.
 
-use kaito_cluster_tests::eventually::eventually;
+use kaito_cluster_tests::{eventually::eventually, kubelet::Behaviour};
 use kube::ResourceExt;
 use serde_json::json;
 
@@ -66,4 +66,31 @@ pub async fn a_node_that_fails_and_returns(case: Case) {
     case.is_ready("falcon").await;
     // The model was not restarted.
     assert_eq!(case.pods_of("falcon").await.remove(0).name_any(), before);
+}
+
+/// Without a word about it, a workspace on GPUs has vLLM behind its server; told otherwise, it computes on their node's CPUs.
+pub async fn gpus_decide_on_the_runtime(case: Case) {
+    case.add_node().await;
+    let mut workspace = case.falcon("falcon");
+    workspace["metadata"]["annotations"] = json!({});
+    let log = "torch.OutOfMemoryError: CUDA out of memory";
+    case.kubelet.pods_of(&case.namespace, Behaviour::Exits { code: 1, reason: "Error", log });
+    case.apply(&workspace).await;
+    let words = ["container engine ended with exit status 1", log];
+    case.says("falcon", "InferenceReady", "False", "ContainerCrashLoopBackOff", &words).await;
+    case.kubelet.pods_of(&case.namespace, Behaviour::Ready);
+    case.is_ready("falcon").await;
+    let containers = async || -> Vec<String> {
+        let pods = case.pods_of("falcon").await;
+        let live = pods.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        live.flat_map(|pod| pod.spec.unwrap().containers).map(|container| container.name).collect()
+    };
+    assert_eq!(containers().await, ["server", "engine"]);
+    case.kubectl(&["annotate", "workspace", "falcon", "kaito.sh/runtime=kaito"]).await.stdout();
+    eventually("our own engine takes over", || async {
+        let names = containers().await;
+        if names == ["server"] { Ok(()) } else { Err(format!("{names:?}")) }
+    })
+    .await;
+    case.is_ready("falcon").await;
 }

@@ -97,7 +97,8 @@ impl Findings<'_> {
         if chosen.len() >= wanted {
             let mut names: Vec<_> = chosen.iter().map(|node| name(&node.metadata)).collect();
             names.sort_unstable();
-            let on_cpus = self.workspace.preset().is_some() && !self.workspace.runtime().is_ok_and(runtime::uses_gpus);
+            let runtime = self.model.and_then(Model::as_preset).and_then(|model| model.runtime.clone().ok());
+            let on_cpus = runtime.is_some_and(|runtime| !runtime::uses_gpus(runtime));
             let note = if on_cpus { "; the runtime kaito computes on CPUs" } else { "" };
             let mut message = format!("{}: {}{note}", text::count(wanted, "ready node"), text::list(&names));
             if let Some(note) = left_claims::note(self.workspace, self.observed, self.options) {
@@ -231,9 +232,11 @@ impl Findings<'_> {
     fn config_applied(&self, inference: &InferenceSpec) -> Option<Verdict> {
         let name = inference.config.as_deref()?;
         let model = self.model.and_then(Model::as_preset)?;
-        let ServerConfig { flags, sizes, ignored, needless } = model.config.as_ref().ok()?;
+        let ServerConfig { flags, sizes, served_names, sequences: _, ignored, needless } =
+            model.config.as_ref().ok()?;
         let sizes = [sizes.tensor.is_some(), sizes.pipeline.is_some(), sizes.data.is_some(), sizes.context.is_some()];
-        let taken = flags.len() + sizes.iter().filter(|is_given| **is_given).count();
+        let named = usize::from(!served_names.is_empty());
+        let taken = flags.len() + named + sizes.iter().filter(|is_given| **is_given).count();
         let mut message = format!("the server gets {} from ConfigMap {name}", text::count(taken, "flag"));
         if !needless.is_empty() {
             message.push_str(&format!("; not needed: {}", needless.join("; ")));

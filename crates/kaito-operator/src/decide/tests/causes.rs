@@ -187,6 +187,91 @@ fn a_server_that_answered_and_does_not_now_is_unhealthy() {
     );
 }
 
+/// The state of a container, its last end, how often it was restarted, and whether it is ready.
+type Told = (Value, Value, i32, bool);
+
+/// A pod of the runtime vllm.
+fn two_containers(server: Told, engine: Told, ready_since: &str) -> Value {
+    let status = |name: &str, (state, last, restarts, ready): Told| {
+        json!({
+            "name": name, "image": format!("registry.example/{name}:1"), "imageID": "", "ready": ready, "started": ready,
+            "restartCount": restarts, "state": state, "lastState": last,
+        })
+    };
+    json!({
+        "phase": "Running",
+        "conditions": [
+            {"type": "PodScheduled", "status": "True"},
+            {"type": "Ready", "status": "False", "lastTransitionTime": ready_since},
+        ],
+        "containerStatuses": [status("server", server), status("engine", engine)],
+    })
+}
+
+#[test]
+fn what_an_engine_does_is_told_though_the_server_before_it_runs() {
+    let since = |time: &str| json!({"running": {"startedAt": time}});
+    let at = "2026-01-01T00:05:00Z";
+    let serves = || (since("2026-01-01T00:02:00Z"), json!({}), 0, false);
+    let words = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB";
+    for (engine, reason, message) in [
+        (
+            (waiting("ContainerCreating", ""), json!({}), 0, false),
+            "PodsStarting",
+            "pod ws-1: node a fetches and starts image registry.example/engine:1".to_owned(),
+        ),
+        (
+            (waiting("ErrImagePull", "not found"), json!({}), 0, false),
+            "ImagePullError",
+            "pod ws-1: image registry.example/engine:1: ErrImagePull: not found. Check the image's name and tag; a private \
+             registry needs inference.preset.presetOptions.imagePullSecrets"
+                .to_owned(),
+        ),
+        (
+            (since(at), json!({}), 0, false),
+            "ModelLoading",
+            "pod ws-1: the model is loading since 2026-01-01T00:05:00Z; it may take 30m".to_owned(),
+        ),
+        (
+            (waiting("CrashLoopBackOff", "back-off"), ended("Error", 1, words), 2, false),
+            "ContainerCrashLoopBackOff",
+            format!(
+                "pod ws-1: container engine ended with exit status 1, was restarted 2 times: {words}. See kubectl logs \
+                 --previous --container engine of the pod"
+            ),
+        ),
+        (
+            // It loads again.
+            (since(at), ended("OOMKilled", 137, ""), 1, false),
+            "ContainerOOMKilled",
+            "pod ws-1: container engine ran out of memory, was restarted once. Use a larger instance type, or a shorter \
+             context by inference.config"
+                .to_owned(),
+        ),
+        (
+            // It was well, and is not any more.
+            (since("2026-01-01T00:03:00Z"), json!({}), 0, true),
+            "ServerUnhealthy",
+            "pod ws-1: the server runs, but its readiness probe fails. See kubectl logs of the pod".to_owned(),
+        ),
+    ] {
+        let status = two_containers(serves(), engine, "2026-01-01T00:04:00Z");
+        let (workspace, _) = running("falcon-7b", 1, vec![pod("ws-1", Some("a"), status.clone())]);
+        assert_eq!(
+            condition(&workspace, ConditionType::InferenceReady),
+            ("False", reason, message.as_str()),
+            "{status}"
+        );
+    }
+    // And the other way round: the engine is well, and the server crashes.
+    let server = (waiting("CrashLoopBackOff", ""), ended("Error", 2, "error: no tokenizer"), 3, false);
+    let status = two_containers(server, (since(at), json!({}), 0, true), "2026-01-01T00:04:00Z");
+    let (workspace, _) = running("falcon-7b", 1, vec![pod("ws-1", Some("a"), status)]);
+    let (_, reason, message) = condition(&workspace, ConditionType::InferenceReady);
+    assert_eq!(reason, "ContainerCrashLoopBackOff");
+    assert!(message.contains("container server ended with exit status 2") && message.contains("no tokenizer"));
+}
+
 #[test]
 fn an_init_container_that_fails_is_named() {
     let status = json!({

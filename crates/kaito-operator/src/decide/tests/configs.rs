@@ -23,10 +23,15 @@ fn with_file(name: &str, count: i32, (instance_type, gpus): (&str, u32), file: &
     (workspace, observed)
 }
 
+/// The container that computes: the engine where there is one.
 fn container(observed: &Observed) -> Value {
+    containers(observed).as_array().unwrap().last().unwrap().clone()
+}
+
+fn containers(observed: &Observed) -> Value {
     let of_deployment = observed.deployment.as_ref().map(|it| it.spec.as_ref().unwrap().template.clone());
     let of_set = observed.stateful_set.as_ref().map(|it| it.spec.as_ref().unwrap().template.clone());
-    serde_json::to_value(of_deployment.or(of_set).unwrap()).unwrap()["spec"]["containers"][0].clone()
+    serde_json::to_value(of_deployment.or(of_set).unwrap()).unwrap()["spec"]["containers"].clone()
 }
 
 const A100: (&str, u32) = ("Standard_NC96ads_A100_v4", 4);
@@ -61,6 +66,7 @@ fn what_a_configuration_says_is_taken_where_it_fits() {
         ),
         ("llama-2-70b", 2, A100, "tensor-parallel-size: 4, max-model-len: 2048", "4", Some("2"), "2048", "4"),
         ("llama-2-70b", 2, A100, "tensor-parallel-size: 8, pipeline-parallel-size: 1", "8", Some("1"), "4096", "4"),
+        ("llama-2-70b", 2, A100, "distributed-executor-backend: mp", "4", Some("2"), "4096", "4"),
         ("mistral-7b", 1, V100, "max-model-len: auto, gpu-memory-utilization: 0.98", "1", None, "256", "1"),
         ("mistral-7b", 1, V100, "max-model-len: 8k, quantization: fp8", "1", None, "8000", "1"),
         ("mistral-7b", 1, V100, "cpu-offload-gb: 8, max-model-len: 16384", "1", None, "16384", "1"),
@@ -139,9 +145,9 @@ fn what_does_not_fit_is_said_with_numbers_and_nothing_is_started() {
             "llama-2-70b",
             2,
             A100,
-            "distributed-executor-backend: mp",
+            "distributed-executor-backend: ray",
             "ConfigDoesNotFit",
-            &["2 pods serve llama-2-70b together, over Ray"],
+            &["distributed-executor-backend is another than mp, by which 2 pods serve llama-2-70b together"],
         ),
         (
             "falcon-7b",
@@ -163,6 +169,27 @@ fn what_does_not_fit_is_said_with_numbers_and_nothing_is_started() {
         }
         assert!(observed.deployment.is_none() && observed.stateful_set.is_none(), "{section}");
     }
+}
+
+/// What clients meet is the server in front, which must have the names and the queue that the user asks for.
+#[test]
+fn names_and_sequences_reach_the_server_in_front() {
+    let section = "served-model-name: [poet, tutor], max-num-seqs: 8, data-parallel-size: 2";
+    let (workspace, mut observed) = with_file("mistral-7b-instruct", 1, A100, &format!("vllm: {{{section}}}"));
+    let mut workspace = on_gpus(workspace);
+    settle(&mut workspace, &mut observed, &options());
+    let containers = containers(&observed);
+    let (server, engine) = (&containers[0]["args"], &containers[1]["args"]);
+    assert_eq!(value(server, "served-model-name").as_deref(), Some("poet,tutor"));
+    assert_eq!(value(server, "max-batch-size").as_deref(), Some("16"));
+    // By this name alone the server asks for it.
+    assert_eq!(value(server, "upstream-model"), value(engine, "served-model-name"));
+    assert_eq!(value(engine, "served-model-name").as_deref(), Some("mistral-7b-instruct"));
+    assert!(engine.as_array().unwrap().contains(&json!("--max-num-seqs=8")), "{engine}");
+    assert_eq!(
+        condition(&workspace, ConditionType::ConfigApplied),
+        ("True", "FlagsApplied", "the server gets 3 flags from ConfigMap params")
+    );
 }
 
 /// A mistake in the ConfigMap does not stop a model that serves.

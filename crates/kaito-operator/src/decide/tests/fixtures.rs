@@ -55,10 +55,11 @@ pub fn workspace(fields: &str) -> Workspace {
     workspace
 }
 
-/// A workspace for a preset on this many nodes.
+/// A workspace for a preset on this many nodes, with the runtime kaito.
 pub fn preset(name: &str, count: i32) -> Workspace {
     workspace(&format!(
-        "resource: {{count: {count}, instanceType: {TYPE}, labelSelector: {{matchLabels: {{apps: llm}}}}}}\n\
+        "metadata: {{annotations: {{kaito.sh/runtime: kaito}}}}\n\
+         resource: {{count: {count}, instanceType: {TYPE}, labelSelector: {{matchLabels: {{apps: llm}}}}}}\n\
          inference: {{preset: {{name: {name}, accessMode: private, presetOptions: {{image: registry.example/mine:1}}}}}}"
     ))
 }

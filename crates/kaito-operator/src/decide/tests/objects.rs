@@ -1,6 +1,5 @@
 //! Snapshots of the objects of every preset, to be reviewed when they change.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kaito_presets::PRESETS;
 use serde_json::json;
 
@@ -33,27 +32,34 @@ fn two_nodes() -> Observed {
 
 fn annotated(mut workspace: Workspace, annotations: &[(&str, &str)]) -> Workspace {
     let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    workspace.metadata = ObjectMeta { annotations: Some(annotations.collect()), ..workspace.metadata };
+    workspace.metadata.annotations.get_or_insert_default().extend(annotations);
     workspace
 }
 
+const KAITO: (&str, &str) = ("kaito.sh/runtime", "kaito");
 const VLLM: (&str, &str) = ("kaito.sh/runtime", "vllm");
+const AUTO: (&str, &str) = ("kaito.sh/runtime", "auto");
+
+/// A workspace for a preset on one node of a type, with what its access needs.
+fn of_any_access(preset: &kaito_presets::Preset, instance: &str) -> Workspace {
+    let access = match preset.workload.image {
+        kaito_presets::ImageAccess::Public => "{name: NAME}",
+        kaito_presets::ImageAccess::Private => {
+            "{name: NAME, accessMode: private, presetOptions: {image: 'registry.example/mine:1', imagePullSecrets: [pull]}}"
+        }
+    };
+    workspace(&format!(
+        "resource: {{instanceType: {instance}, labelSelector: {{matchLabels: {{apps: llm}}}}}}\n\
+         inference: {{preset: {}}}",
+        access.replace("NAME", preset.name)
+    ))
+}
 
 #[test]
 fn every_preset_on_one_node() {
     for preset in PRESETS {
-        let access = match preset.workload.image {
-            kaito_presets::ImageAccess::Public => "{name: NAME}",
-            kaito_presets::ImageAccess::Private => {
-                "{name: NAME, accessMode: private, presetOptions: {image: 'registry.example/mine:1', imagePullSecrets: [pull]}}"
-            }
-        };
         let instance = "Standard_ND96asr_v4";
-        let workspace = workspace(&format!(
-            "resource: {{instanceType: {instance}, labelSelector: {{matchLabels: {{apps: llm}}}}}}\n\
-             inference: {{preset: {}}}",
-            access.replace("NAME", preset.name)
-        ));
+        let workspace = annotated(of_any_access(preset, instance), &[KAITO]);
         let big = with(
             with(node("a"), "/metadata/labels/node.kubernetes.io~1instance-type", json!(instance)),
             "/status/allocatable",
@@ -61,6 +67,55 @@ fn every_preset_on_one_node() {
         );
         insta::assert_snapshot!(format!("one node {}", preset.name), objects(&workspace, &observed([big]), &options()));
     }
+}
+
+/// With the hardware to decide, GPUs are vLLM's; without the annotation, the hardware decides.
+#[test]
+fn the_hardware_decides_on_the_runtime() {
+    for preset in PRESETS {
+        let without_type = |mut workspace: Workspace| {
+            workspace.resource.instance_type = None;
+            workspace
+        };
+        let cpus = || {
+            let node = with(node("a"), "/metadata/labels", json!({"apps": "llm"}));
+            observed([with(node, "/status/allocatable", json!({"cpu": "64"}))])
+        };
+        let gpus = "Standard_ND96amsr_A100_v4";
+        for (workspace, observed, fixed) in [
+            (of_any_access(preset, gpus), nodes_of(gpus, "8"), VLLM),
+            // Its device plugin does not run yet.
+            (of_any_access(preset, gpus), nodes_of(gpus, "0"), VLLM),
+            (without_type(of_any_access(preset, gpus)), nodes_of(gpus, "8"), VLLM),
+            (without_type(of_any_access(preset, gpus)), cpus(), KAITO),
+            (without_type(of_any_access(preset, gpus)), self::observed([]), KAITO),
+        ] {
+            let expected = objects(&annotated(workspace.clone(), &[fixed]), &observed, &options());
+            assert_eq!(objects(&workspace, &observed, &options()), expected, "{}", preset.name);
+            assert_eq!(objects(&annotated(workspace, &[AUTO]), &observed, &options()), expected, "{}", preset.name);
+        }
+    }
+}
+
+/// One node of two is too few.
+#[test]
+fn as_many_nodes_as_asked_for_must_have_gpus() {
+    let instance_type = "Standard_NC96ads_A100_v4";
+    let workspace = |count| {
+        let mut workspace = annotated(preset("falcon-7b", count), &[AUTO]);
+        workspace.resource.instance_type = None;
+        workspace
+    };
+    let mut observed = nodes_of(instance_type, "4");
+    let bare = with(node("b"), "/metadata/labels", json!({"apps": "llm"}));
+    observed.nodes[1] =
+        std::sync::Arc::new(serde_json::from_value(with(bare, "/status/allocatable", json!({"cpu": "64"}))).unwrap());
+    let first = |count| {
+        let decision = decide(&workspace(count), &observed, &options(), now());
+        let object = decision.objects.iter().find(|object| object.kind() == ObjectKind::Deployment).unwrap();
+        object.to_json()["spec"]["template"]["spec"]["containers"].as_array().unwrap().len()
+    };
+    assert_eq!((first(1), first(2)), (2, 1));
 }
 
 #[test]
@@ -103,15 +158,16 @@ fn vllm_on_one_node() {
 #[test]
 fn weights_alone_are_mounted_beside_a_server() {
     let instance_type = "Standard_NC24ads_A100_v4";
-    // What the options name, the annotation, and the images of the server and of its volume.
-    for (named, annotations, server, mounted) in [
-        ("weightsImage: w:1", &[][..], "registry.example/kaito:1", Some("w:1")),
-        ("weightsImage: w:1, image: ''", &[], "registry.example/kaito:1", Some("w:1")),
-        ("weightsImage: w:1, image: s:1", &[], "s:1", Some("w:1")),
-        ("image: s:1", &[], "s:1", None),
-        ("weightsImage: w:1", &[VLLM], "registry.example/vllm:1", Some("w:1")),
-        ("weightsImage: w:1, image: s:1", &[VLLM], "registry.example/vllm:1", Some("w:1")),
-        ("image: s:1", &[VLLM], "registry.example/vllm:1", Some("s:1")),
+    // What the options name, the annotation, and the images of the containers and of the volume.
+    const VLLM_IMAGE: &str = "registry.example/vllm:1";
+    for (named, annotations, images, mounted) in [
+        ("weightsImage: w:1", &[][..], &["registry.example/kaito:1"][..], Some("w:1")),
+        ("weightsImage: w:1, image: ''", &[], &["registry.example/kaito:1"], Some("w:1")),
+        ("weightsImage: w:1, image: s:1", &[], &["s:1"], Some("w:1")),
+        ("image: s:1", &[], &["s:1"], None),
+        ("weightsImage: w:1", &[VLLM], &["registry.example/kaito:1", VLLM_IMAGE], Some("w:1")),
+        ("weightsImage: w:1, image: s:1", &[VLLM], &["s:1", VLLM_IMAGE], Some("w:1")),
+        ("image: s:1", &[VLLM], &["registry.example/kaito:1", VLLM_IMAGE], Some("s:1")),
     ] {
         let mut workspace = on(instance_type, annotated(preset("falcon-7b", 1), annotations));
         workspace.inference = Some(
@@ -123,17 +179,30 @@ fn weights_alone_are_mounted_beside_a_server() {
         let decision = decide(&workspace, &nodes_of(instance_type, "1"), &options(), now());
         let object = decision.objects.iter().find(|object| object.kind() == ObjectKind::Deployment).unwrap();
         let pod = object.to_json()["spec"]["template"]["spec"].clone();
-        let container = &pod["containers"][0];
-        assert_eq!(container["image"], server, "{named}");
+        let containers = pod["containers"].as_array().unwrap();
+        assert_eq!(containers.iter().map(|one| one["image"].as_str().unwrap()).collect::<Vec<_>>(), images, "{named}");
         let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "weights");
         assert_eq!(volume.map(|volume| volume["image"]["reference"].as_str().unwrap()), mounted, "{named}");
         assert_eq!(object.image_volumes(), mounted.map(|_| "weights").into_iter().collect::<Vec<_>>());
-        let mount = container["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == "weights");
         let expected = json!({"name": "weights", "mountPath": "/mnt/weights", "readOnly": true});
-        assert_eq!(mount, mounted.map(|_| &expected), "{named}");
-        let arguments = container["args"].as_array().unwrap();
-        assert_eq!(arguments.contains(&json!("/mnt/weights/weights")), mounted.is_some(), "{named}: {arguments:?}");
+        for container in containers {
+            let mount = container["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == "weights");
+            assert_eq!(mount, mounted.map(|_| &expected), "{named}");
+            let arguments = container["args"].as_array().unwrap();
+            assert_eq!(arguments.contains(&json!("/mnt/weights/weights")), mounted.is_some(), "{named}: {arguments:?}");
+        }
     }
+}
+
+/// Without an image of its own release, the controller takes the server in the preset's image.
+#[test]
+fn a_front_is_in_the_presets_image_where_there_is_no_other() {
+    let instance_type = "Standard_NC24ads_A100_v4";
+    let workspace = on(instance_type, annotated(preset("falcon-7b", 1), &[VLLM]));
+    let without = Options { server_image: None, ..options() };
+    let decision = decide(&workspace, &nodes_of(instance_type, "1"), &without, now());
+    let object = decision.objects.iter().find(|object| object.kind() == ObjectKind::Deployment).unwrap();
+    assert_eq!(object.to_json()["spec"]["template"]["spec"]["containers"][0]["image"], "registry.example/mine:1");
 }
 
 #[test]

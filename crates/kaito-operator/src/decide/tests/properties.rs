@@ -43,7 +43,7 @@ fn any_node(name: String) -> impl Strategy<Value = Value> {
 fn any_workspace() -> impl Strategy<Value = Workspace> {
     let preset_name =
         select(vec!["falcon-7b", "falcon-40b", "llama-2-7b", "llama-2-13b", "llama-2-70b", "no-such-preset"]);
-    let runtime = select(vec![None, Some("vllm"), Some("nonsense")]);
+    let runtime = select(vec![None, Some("auto"), Some("kaito"), Some("vllm"), Some("nonsense")]);
     let instance = select(vec![None, Some(TYPE), Some(OTHER_TYPE), Some("unknown")]);
     let used = proptest::collection::vec(select(vec!["n0", "n1", "n9"]), 0..3);
     (preset_name, 1..4_i32, runtime, instance, used, any::<bool>(), any::<bool>()).prop_map(

@@ -14,7 +14,8 @@ use crate::{
 /// A workspace with a public preset that has answered for hours, as a controller with the tag 0.1.0 made it.
 fn running() -> (Workspace, Observed) {
     let mut workspace = workspace(
-        "resource: {instanceType: Standard_NC24s_v3, labelSelector: {matchLabels: {apps: llm}}}\n\
+        "metadata: {annotations: {kaito.sh/runtime: kaito}}\n\
+         resource: {instanceType: Standard_NC24s_v3, labelSelector: {matchLabels: {apps: llm}}}\n\
          inference: {preset: {name: falcon-7b}}",
     );
     let mut observed = observed([node("a")]);

@@ -171,26 +171,23 @@ fn a_running_model_is_kept_when_its_node_goes() {
 
 #[test]
 fn a_device_plugin_that_goes_away_does_not_restart_the_model() {
-    let mut workspace = on_gpus(workspace(
-        "resource: {labelSelector: {matchLabels: {apps: llm}}}\n\
-         inference: {preset: {name: falcon-40b}}",
-    ));
-    let mut observed = observed([with(node("a"), "/metadata/labels", json!({"apps": "llm"}))]);
-    settle(&mut workspace, &mut observed, &options());
-    let gpus = |observed: &crate::decide::Observed| {
-        crate::layout::gpus_of(
-            observed.deployment.as_ref().unwrap().spec.as_ref().unwrap().template.spec.as_ref().unwrap(),
+    let by_hardware = || {
+        workspace(
+            "resource: {labelSelector: {matchLabels: {apps: llm}}}\n\
+             inference: {preset: {name: falcon-40b}}",
         )
     };
-    assert_eq!(gpus(&observed), 2);
-    observed.nodes = super::fixtures::observed([with(
-        with(node("a"), "/metadata/labels", json!({"apps": "llm"})),
-        "/status/allocatable",
-        json!({}),
-    )])
-    .nodes;
-    settle(&mut workspace, &mut observed, &options());
-    assert_eq!(gpus(&observed), 2);
+    for mut workspace in [on_gpus(by_hardware()), by_hardware()] {
+        let node = || with(node("a"), "/metadata/labels", json!({"apps": "llm"}));
+        let mut observed = observed([node()]);
+        settle(&mut workspace, &mut observed, &options());
+        let before = observed.deployment.clone();
+        let pod = before.as_ref().unwrap().spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+        assert_eq!(crate::layout::gpus_of(pod), 2);
+        observed.nodes = super::fixtures::observed([with(node(), "/status/allocatable", json!({}))]).nodes;
+        settle(&mut workspace, &mut observed, &options());
+        assert_eq!(observed.deployment, before);
+    }
 }
 
 #[test]

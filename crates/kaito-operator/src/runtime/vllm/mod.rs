@@ -1,0 +1,167 @@
+//! The runtime `vllm`: vLLM's own image computes, and `kaito serve` stands in front of it in the same pod.
+//!
+//! Where several pods serve one model, each runs vLLM as one rank, and the first one's server answers. A StatefulSet has one
+//! template for all its pods, so the others have a server too: it waits for an engine that never answers there, and no Service
+//! leads to it.
+
+mod arguments;
+mod context;
+mod scripts;
+
+use std::collections::BTreeMap;
+
+pub use context::gpus_that_hold;
+use k8s_openapi::{
+    api::core::v1::{Container, ExecAction, Lifecycle, LifecycleHandler, ResourceRequirements, VolumeMount},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kaito_presets::Preset;
+
+use super::{
+    ADAPTERS, Check, ENGINE, IMAGE_WEIGHTS, Launch, PORT, SERVER, Server, WEIGHTS, bash, container, field, folder,
+    pod_index, ports, requests, strings, variable, weights,
+};
+use crate::{
+    layout::GPU,
+    reason::{Problem, Reason},
+    workspace::AdapterSpec,
+};
+
+/// Where vLLM listens: nobody but the server in the same pod is to reach it.
+const LOOPBACK: &str = "127.0.0.1";
+const ENGINE_PORT: u16 = 8000;
+/// What the server in front requests: it holds a tokenizer, and the texts of requests.
+const CPU: &str = "250m";
+const MEMORY: &str = "512Mi";
+
+pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
+    if launch.gpus == 0 {
+        return Err(Problem {
+            reason: Reason::GpusMissing,
+            message: format!(
+                "vLLM's image needs GPUs, and no node that matches offers {}. Use nodes with GPUs and a running device \
+                 plugin, or the runtime kaito, which computes on CPUs too",
+                GPU
+            ),
+        });
+    }
+    let (mut volumes, weights): (Vec<_>, Vec<_>) = launch.weights.map(weights).into_iter().unzip();
+    // The roots are read-only.
+    let (tmp, of_server) = folder("tmp", "/tmp", None);
+    let (engine_tmp, of_engine) = folder("engine-tmp", "/tmp", None);
+    volumes.extend([tmp, engine_tmp]);
+    let mut engine_mounts = [weights.clone(), vec![of_engine]].concat();
+    if launch.gpus > 1 || launch.ranks.is_some() {
+        // The processes of an engine exchange partial sums through shared memory; the default of 64 MiB is too small.
+        let (volume, mount) = folder("shm", "/dev/shm", Some("Memory"));
+        volumes.push(volume);
+        engine_mounts.push(mount);
+    }
+    let engine = engine(launch, engine_mounts)?;
+    let front = front(launch, [weights, vec![of_server]].concat());
+    Ok(Server { containers: vec![front, engine], volumes })
+}
+
+/// The server that clients talk to. It says that it is healthy while the engine is; it lives as long as it answers at all, since
+/// requests wait in it for an engine that restarts.
+fn front(launch: &Launch<'_>, mounts: Vec<VolumeMount>) -> Container {
+    let name = launch.preset.name;
+    let mut arguments = strings(&["serve", name, "--port", &PORT.to_string()]);
+    arguments.extend(strings(&["--weights", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]));
+    arguments.extend(strings(&["--upstream", &format!("http://{LOOPBACK}:{ENGINE_PORT}"), "--upstream-model", name]));
+    let config = launch.config;
+    if !config.served_names.is_empty() {
+        arguments.extend(strings(&["--served-model-name", &config.served_names.join(",")]));
+    }
+    if let Some(sequences) = config.sequences {
+        // What does not run waits in the server's queue, where it is counted.
+        let all = sequences.saturating_mul(u64::from(launch.division.data));
+        arguments.extend(strings(&["--max-batch-size", &all.to_string()]));
+    }
+    Container {
+        command: Some(strings(&["kaito"])),
+        args: Some(arguments),
+        env: Some(vec![variable("HF_HOME", "/tmp/huggingface")]),
+        ports: Some(ports()),
+        resources: Some(requests([("cpu", CPU.to_owned()), ("memory", MEMORY.to_owned())])),
+        // With ranks the engine's container says whether its pod is ready: it can tell the first pod from the others.
+        readiness_probe: launch.ranks.is_none().then(|| Check::Http("/healthz").readiness()),
+        liveness_probe: Some(Check::Http("/").liveness()),
+        volume_mounts: Some(mounts),
+        ..container(SERVER, launch.image)
+    }
+}
+
+fn engine(launch: &Launch<'_>, mounts: Vec<VolumeMount>) -> Result<Container, Problem> {
+    let ranks = launch.ranks.as_ref();
+    let mut env = vec![
+        // The image's root is read-only, and the user has no home in it.
+        variable("HOME", "/tmp"),
+        variable("USER", "kaito"),
+        variable("XDG_CACHE_HOME", "/tmp/cache"),
+        variable("XDG_CONFIG_HOME", "/tmp/config"),
+        variable("TRITON_CACHE_DIR", "/tmp/cache/triton"),
+        variable("TORCHINDUCTOR_CACHE_DIR", "/tmp/cache/inductor"),
+        // The weights are mounted, so nothing is downloaded.
+        variable("HF_HUB_OFFLINE", "1"),
+        variable("VLLM_NO_USAGE_STATS", "1"),
+    ];
+    if ranks.is_some() {
+        env.extend([pod_index(), field("VLLM_HOST_IP", "status.podIP")]);
+    }
+    let command = match ranks {
+        None => strings(&["vllm"]),
+        Some(ranks) => [bash(&scripts::start(ranks)), strings(&["vllm"])].concat(),
+    };
+    // Kubernetes does not overcommit extended resources: requests must equal limits.
+    let gpus = BTreeMap::from([(GPU.to_owned(), Quantity(launch.gpus.to_string()))]);
+    let alive = Check::Bash(scripts::alive(ranks));
+    let drained = ExecAction { command: Some(bash(&scripts::drained(ranks))) };
+    Ok(Container {
+        command: Some(command),
+        args: Some(arguments::arguments(launch)?),
+        env: Some(env),
+        resources: Some(ResourceRequirements { limits: Some(gpus.clone()), requests: Some(gpus), claims: None }),
+        startup_probe: Some(alive.startup(launch.preset)),
+        readiness_probe: ranks.map(|ranks| Check::Bash(scripts::ready(ranks)).readiness()),
+        liveness_probe: Some(alive.liveness()),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler { exec: Some(drained), ..LifecycleHandler::default() }),
+            ..Lifecycle::default()
+        }),
+        volume_mounts: Some(mounts),
+        ..container(ENGINE, launch.vllm_image)
+    })
+}
+
+/// Whether vLLM can apply adapters to a model: not to each family.
+pub fn applies_adapters(preset: &Preset) -> bool {
+    preset.shape.family.vllm_applies_adapters
+}
+
+pub fn adapters_problem(preset: &Preset, adapters: &[AdapterSpec]) -> Option<Problem> {
+    if !adapters.is_empty() && !applies_adapters(preset) {
+        return Some(Problem {
+            reason: Reason::AdaptersNotApplied,
+            message: format!(
+                "the adapters lie in {ADAPTERS}, but vLLM applies none to {} models: the base model answers",
+                preset.shape.family
+            ),
+        });
+    }
+    let weakened: Vec<_> = adapters
+        .iter()
+        .filter(|adapter| {
+            adapter
+                .strength
+                .as_deref()
+                .and_then(|strength| strength.parse::<f64>().ok())
+                .is_some_and(|strength| strength != 1.0)
+        })
+        .map(|adapter| adapter.source.name.as_str())
+        .collect();
+    (!weakened.is_empty()).then(|| Problem {
+        reason: Reason::AdapterStrengthIgnored,
+        message: format!("vLLM applies every adapter at full strength, {} too", weakened.join(", ")),
+    })
+}
