@@ -32,8 +32,8 @@ fn model() -> &'static Model {
 
 fn grammar(kind: u8, text: &str) -> Option<Grammar> {
     Some(match kind % 4 {
-        0 | 1 => {
-            Grammar::JsonSchema { schema: serde_json::from_str(text).ok()?, strict: kind % 4 == 0, whitespace: None }
+        strictness @ (0 | 1) => {
+            Grammar::JsonSchema { schema: serde_json::from_str(text).ok()?, strict: strictness == 0, whitespace: None }
         }
         2 => Grammar::Regex(text.to_owned()),
         _ => Grammar::Lark(text.to_owned()),

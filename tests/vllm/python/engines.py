@@ -80,16 +80,25 @@ class Engine:
                                             env=self.environment, start_new_session=True)
         return self
 
-    def is_ready(self) -> bool:
+    def check(self) -> None:
         assert self.process.poll() is None, f"vLLM ended with {self.process.returncode}:\n{self.last_words()}"
+
+    def is_ready(self) -> bool:
+        self.check()
         try:
             return httpx2.get(f"{self.url}/health", timeout=5).status_code == 200
         except httpx2.TransportError:
             return False
 
-    def wait(self) -> "Engine":
+    def wait(self, beside: "Engine | None" = None) -> "Engine":
+        """Until it answers; `beside` is a rank that it needs."""
+        def is_ready():
+            if beside is not None:
+                beside.check()
+            return self.is_ready()
+
         try:
-            wait_until(self.is_ready, LOADING_LIMIT, f"vLLM at {self.url} is ready")
+            wait_until(is_ready, LOADING_LIMIT, f"vLLM at {self.url} is ready")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.last_words()}") from None
         return self

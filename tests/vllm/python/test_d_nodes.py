@@ -46,19 +46,19 @@ class Ranks:
     """Two nodes that compute one model together, tensor parallel."""
 
     def __init__(self):
-        def rank(at: int, *flags: str) -> Engine:
+        def rank(at: int, host: str, *flags: str) -> Engine:
             environment = {"VLLM_HOST_IP": ADDRESSES[at], "GLOO_SOCKET_IFNAME": f"kv-{at}"}
             return Engine(DEMO, "--nnodes", "2", "--node-rank", str(at), "--master-addr", ADDRESSES[0], "--master-port", "29500",
-                          "--tensor-parallel-size", "2", "--distributed-executor-backend", "mp", *flags, host=THERE, port=8000,
+                          "--tensor-parallel-size", "2", "--distributed-executor-backend", "mp", *flags, host=host, port=8000,
                           namespace=NODES[at], environment=environment)
-        self.master, self.worker = rank(0), rank(1, "--headless")
+        self.master, self.worker = rank(0, THERE), rank(1, ADDRESSES[1], "--headless")
 
     def start(self, first: str) -> "Ranks":
         """The one that is named first."""
         ranks = [self.master, self.worker]
         for rank in ranks if first == "master" else reversed(ranks):
             rank.start()
-        self.master.wait()
+        self.master.wait(beside=self.worker)
         return self
 
     def kill(self) -> None:

@@ -81,6 +81,7 @@ pub fn by_hardware(
         ranks: layout::ranks(workspace, preset).unwrap_or(1),
         gpus: nodes.gpus,
         gpu_memory: Some(nodes.gpu.usable_memory),
+        image_volumes: true,
     };
     runtime::choose(RuntimeChoice::Auto, circumstances).runtime
 }

@@ -53,8 +53,15 @@ impl Context {
         for (place, change) in &decision.writes {
             let Some(object) = decision.objects.get(*place) else { continue };
             match self.apply(workspace, object, change).await {
-                Ok(Applied::Whole) => {}
-                Ok(Applied::WithoutImageVolumes) => refusals.push(Refusal::without_image_volumes(object)),
+                Ok(Applied::Whole) => {
+                    if !object.image_volumes().is_empty() {
+                        self.image_volumes.were_taken();
+                    }
+                }
+                Ok(Applied::WithoutImageVolumes) => {
+                    self.image_volumes.were_left_out();
+                    refusals.push(Refusal::without_image_volumes(object));
+                }
                 Err(kube::Error::Api(status)) if REFUSALS.contains(&status.code) => refusals.push(Refusal {
                     kind: object.kind(),
                     name: object.name().to_owned(),

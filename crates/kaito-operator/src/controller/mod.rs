@@ -8,6 +8,7 @@ mod backoff;
 mod cache;
 mod carry_out;
 mod health;
+mod image_volumes;
 mod instance_types;
 mod lease;
 mod manifest;

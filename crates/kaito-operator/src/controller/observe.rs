@@ -58,6 +58,7 @@ impl Context {
             config,
             pod_failures: pod_failures(caches, set_uid.as_deref()),
             stateful_set,
+            without_image_volumes: self.image_volumes.are_left_out(),
             refusals,
             rollouts: Rollouts {
                 under_way: rollouts(caches, namespace, name),

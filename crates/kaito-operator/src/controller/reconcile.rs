@@ -14,7 +14,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use super::{Options, backoff::Backoff, metrics::Metrics, watches::Watches};
+use super::{Options, backoff::Backoff, image_volumes::ImageVolumes, metrics::Metrics, watches::Watches};
 use crate::{
     decide::{self, Config, Decision, ObjectKind, decide},
     workspace::Workspace,
@@ -33,6 +33,7 @@ pub struct Context {
     /// Resource versions of objects that differ from what is wanted, and that applying did not change: a webhook of the cluster
     /// sets a field back, say. Applying again would change nothing either.
     pub(super) futile: Mutex<HashMap<(ObjectKind, String, String), String>>,
+    pub(super) image_volumes: ImageVolumes,
     /// Held while a rollout starts, so that two reconciles cannot both count the same free place.
     rollout_starts: tokio::sync::Mutex<()>,
 }
@@ -87,6 +88,7 @@ impl Context {
             instance_types,
             backoff: Backoff::default(),
             futile: Mutex::default(),
+            image_volumes: ImageVolumes::default(),
             rollout_starts: tokio::sync::Mutex::default(),
         }
     }
@@ -184,6 +186,10 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
     }
     let refusals = context.carry_out(&workspace, &decision).await?;
     drop(start);
+    if !observed.without_image_volumes && context.image_volumes.are_left_out() {
+        // Where the runtime is left to the hardware, it is another one now.
+        return Ok((Some(Duration::ZERO), true));
+    }
     has_changed |= !decision.writes.is_empty() || !decision.deletes.is_empty();
 
     // The status is to include what was written just now.

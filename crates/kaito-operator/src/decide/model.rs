@@ -72,6 +72,7 @@ impl<'a> Model<'a> {
             ranks: layout::ranks(workspace, preset).unwrap_or(1),
             gpus: hosts.gpus.filter(|_| hosts.have_gpus).unwrap_or(0),
             gpu_memory: hosts.hardware.map(|hardware| hardware.gpu_memory),
+            image_volumes: !observed.without_image_volumes,
         };
         let runtime = workspace
             .runtime()

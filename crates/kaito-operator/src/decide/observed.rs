@@ -41,6 +41,8 @@ pub struct Observed {
     pub config: Config,
     /// Why the workload's pods could not be made, where no condition of the workload says so.
     pub pod_failures: Vec<PodFailure>,
+    /// Whether the API server left image volumes out when a workload with one was last tried.
+    pub without_image_volumes: bool,
     /// Writes that the API server refused when they were last tried.
     pub refusals: Vec<Refusal>,
     /// Rollouts of other workspaces.
