@@ -44,7 +44,8 @@ pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mu
         (Ok(Runtime::Vllm), Some(note), _) => verdict.warn(PATH, note),
         // With several ranks the runtime kaito does not serve, which is said elsewhere.
         (Ok(Runtime::Kaito), _, Some(memory)) if layout::ranks(workspace, preset).is_none() => {
-            let needed = Load::from(preset).on_cpus().memory.total();
+            let adapters = workspace.inference.as_ref().map_or(0, |inference| inference.adapters.len());
+            let needed = Load::from(preset).adapters(adapters as u64).on_cpus().memory.total();
             if needed > memory {
                 verdict.warn(
                     PATH,
