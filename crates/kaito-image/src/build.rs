@@ -1,4 +1,4 @@
-//! Turns a checked model into an image: decides on its layers and its labels.
+//! Turns a checked model, or an adapter, into an image: decides on its layers and its labels.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -8,7 +8,7 @@ use oci_spec::image::{
 };
 
 use crate::{
-    Blob, Error, Executable, Image, Item, Job, Model, ModelFile, Platform,
+    Adapter, Blob, Error, Executable, Image, Item, Job, Model, ModelFile, Platform,
     layer::{Access, Layer, LayerBuilder},
     manifest::{self, BaseImage, Contents, Hashed, MAX_CONFIG, Runs, labels},
 };
@@ -29,7 +29,7 @@ pub enum Base {
         /// What to add.
         executable: Option<Executable>,
     },
-    /// Nothing: the weights alone, to be mounted.
+    /// Nothing: the files alone, to be mounted.
     WeightsOnly,
 }
 
@@ -55,7 +55,33 @@ impl Plan {
     /// When the base does not suit the platform or the executable.
     pub fn new(model: &Model, base: Base, platform: &Platform) -> Result<Self, Error> {
         let weights_only = matches!(base, Base::WeightsOnly);
-        let mut labels = labels_of(model);
+        let (mut contents, mut layers) = Self::on(base, labels_of(model), platform)?;
+        layers.push(companions(&model.companions)?);
+        for file in &model.weights {
+            layers.push(weights(file)?);
+        }
+        contents.runs = (!weights_only).then(|| Runs { weights: format!("/{WEIGHTS}"), model: model.name.clone() });
+        Ok(Self { contents, layers })
+    }
+
+    /// Decides on the layers of `adapter` on `base`. The image runs what the base runs.
+    ///
+    /// # Errors
+    /// When the base does not suit the platform.
+    pub fn of_adapter(adapter: &Adapter, base: Base, platform: &Platform) -> Result<Self, Error> {
+        let (contents, mut layers) = Self::on(base, labels_of_adapter(adapter), platform)?;
+        let title = "configuration of the adapter";
+        layers.push(folder(ADAPTER, &adapter.companions, title)?);
+        layers.push(single(ADAPTER, &adapter.weights)?);
+        Ok(Self { contents, layers })
+    }
+
+    /// What an image with these labels is on `base`, and the layers of the server in it.
+    fn on(
+        base: Base,
+        mut labels: HashMap<String, String>,
+        platform: &Platform,
+    ) -> Result<(Contents, Vec<Planned>), Error> {
         let mut layers = Vec::new();
         let mut below = None;
         match base {
@@ -82,12 +108,7 @@ impl Plan {
         if !layers.is_empty() {
             labels.insert(labels::SERVER.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
         }
-        layers.push(companions(&model.companions)?);
-        for file in &model.weights {
-            layers.push(weights(file)?);
-        }
-        let runs = (!weights_only).then(|| Runs { weights: format!("/{WEIGHTS}"), model: model.name.clone() });
-        Ok(Self { contents: Contents { labels, base: below, runs, platform: Some(platform.clone()) }, layers })
+        Ok((Contents { labels, base: below, runs: None, platform: Some(platform.clone()) }, layers))
     }
 
     /// Bytes of all layers, the base's included.
@@ -154,6 +175,9 @@ impl Planned {
 /// Where the weights lie in every image, whatever the model: with a server or without, their layers are the same.
 pub const WEIGHTS: &str = "weights";
 
+/// Where an adapter lies in an image of one: the init containers of KAITO's pods copy this folder.
+pub const ADAPTER: &str = "data";
+
 /// What is known of the layer that holds the small files beside the weights.
 pub(crate) const COMPANIONS_TITLE: &str = "configuration and tokenizer";
 
@@ -163,26 +187,36 @@ fn server_layer(layer: Layer, what: &str) -> Planned {
 
 /// The small files in one layer, with the directory that all weights lie in.
 pub(crate) fn companions(files: &[ModelFile]) -> Result<Planned, Error> {
+    folder(WEIGHTS, files, COMPANIONS_TITLE)
+}
+
+/// One file of weights in a layer of its own.
+pub(crate) fn weights(file: &ModelFile) -> Result<Planned, Error> {
+    single(WEIGHTS, file)
+}
+
+/// A directory with these files in one layer.
+fn folder(directory: &str, files: &[ModelFile], title: &str) -> Result<Planned, Error> {
     let mut layer = LayerBuilder::default();
-    layer.directory(WEIGHTS, Access::EXECUTE)?;
+    layer.directory(directory, Access::EXECUTE)?;
     let mut inside = "";
     for file in files {
         // Files are in the order of their names, so those of a folder follow each other.
         let folder = file.name.rsplit_once('/').map_or("", |(folder, _)| folder);
         if folder != inside && !folder.is_empty() {
-            layer.directory(&format!("{WEIGHTS}/{folder}"), Access::EXECUTE)?;
+            layer.directory(&format!("{directory}/{folder}"), Access::EXECUTE)?;
         }
         inside = folder;
-        layer.file(&format!("{WEIGHTS}/{}", file.name), Access::READ, file.file.clone())?;
+        layer.file(&format!("{directory}/{}", file.name), Access::READ, file.file.clone())?;
     }
-    let created_by = format!("kaito image build: {COMPANIONS_TITLE}");
-    Ok(Planned { title: COMPANIONS_TITLE.to_owned(), layer: layer.finish(), created_by })
+    let created_by = format!("kaito image build: {title}");
+    Ok(Planned { title: title.to_owned(), layer: layer.finish(), created_by })
 }
 
-/// One file of weights in a layer of its own.
-pub(crate) fn weights(file: &ModelFile) -> Result<Planned, Error> {
+/// One file of a directory in a layer of its own.
+fn single(directory: &str, file: &ModelFile) -> Result<Planned, Error> {
     let mut layer = LayerBuilder::default();
-    layer.file(&format!("{WEIGHTS}/{}", file.name), Access::READ, file.file.clone())?;
+    layer.file(&format!("{directory}/{}", file.name), Access::READ, file.file.clone())?;
     let created_by = format!("kaito image build: {}", file.name);
     Ok(Planned { title: file.name.clone(), layer: layer.finish(), created_by })
 }
@@ -197,6 +231,21 @@ fn labels_of(model: &Model) -> HashMap<String, String> {
         (labels::DTYPE, model.dtype.clone()),
         (labels::PARAMETERS, model.parameters.to_string()),
         (labels::WEIGHTS, format!("/{WEIGHTS}")),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+fn labels_of_adapter(adapter: &Adapter) -> HashMap<String, String> {
+    [
+        (ANNOTATION_TITLE, format!("an adapter of {}", adapter.model)),
+        (ANNOTATION_DESCRIPTION, format!("An adapter (LoRA) of {}, for Kaito", adapter.model)),
+        (ANNOTATION_VERSION, env!("CARGO_PKG_VERSION").to_owned()),
+        (labels::PRESET, adapter.model.clone()),
+        (labels::FAMILY, adapter.family.to_owned()),
+        (labels::ADAPTER, format!("/{ADAPTER}")),
+        (labels::RANK, adapter.rank.to_string()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))

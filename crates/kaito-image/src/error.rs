@@ -93,6 +93,20 @@ pub enum Error {
         /// Presets of which these could be the weights.
         like: String,
     },
+    /// An adapter for a model that nothing is known of.
+    #[error("nothing is known of {model}, which the adapter is for: give the directory of that model's config.json")]
+    UnknownModel {
+        /// The model's name.
+        model: String,
+    },
+    /// An image without an adapter.
+    #[error("the image {digest} holds no adapter: there is no {missing}")]
+    NoAdapterInImage {
+        /// The image.
+        digest: String,
+        /// What should be there.
+        missing: String,
+    },
     /// A file that can't run on Linux.
     #[error(
         "{} is no executable for Linux ({reason}): run kaito on Linux, give --base with an image that has a server, or \

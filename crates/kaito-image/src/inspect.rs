@@ -26,6 +26,8 @@ pub struct Inspection {
     pub parameters: Option<u64>,
     /// Directory of the weights.
     pub weights: Option<String>,
+    /// Directory of the adapter, in an image of one.
+    pub adapter: Option<String>,
     /// Version of the server in the image.
     pub server: Option<String>,
     /// `linux/amd64`.
@@ -86,6 +88,7 @@ impl Inspection {
             dtype: label(labels::DTYPE),
             parameters: label(labels::PARAMETERS).and_then(|number| number.parse().ok()),
             weights: label(labels::WEIGHTS),
+            adapter: label(labels::ADAPTER),
             server: label(labels::SERVER),
             platform: format!("{}/{}", configuration.os(), configuration.architecture()),
             size: image.size(),

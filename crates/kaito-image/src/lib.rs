@@ -1,13 +1,15 @@
 //! Packs models into OCI images and sends them to registries, without a daemon.
 //!
-//! A [`Model`] is a directory of weights that was checked; a [`Plan`] decides on the layers of its image; an [`Image`] has
+//! A [`Model`] is a directory of weights that was checked, an [`Adapter`] one of an adapter; a [`Plan`] decides on the layers of its image; an [`Image`] has
 //! digests and knows where its bytes lie, so that it can be written or sent as a stream.
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod base;
 mod blob;
 mod build;
 mod error;
+mod extract;
 mod inspect;
 mod job;
 mod layer;
@@ -19,9 +21,10 @@ mod progress;
 pub mod registry;
 mod verify;
 
+pub use adapter::{Adapter, extract_adapter};
 pub use base::Executable;
 pub use blob::{Blob, BlobSource, FileRange, Image};
-pub use build::{Base, Output, Plan, WEIGHTS, has_server};
+pub use build::{ADAPTER, Base, Output, Plan, WEIGHTS, has_server};
 pub use error::Error;
 pub use inspect::{Inspection, LayerInfo};
 pub use job::Job;

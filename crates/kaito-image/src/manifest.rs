@@ -30,6 +30,10 @@ pub mod labels {
     pub const PARAMETERS: &str = "io.kaito.parameters";
     /// Directory of the weights in the image.
     pub const WEIGHTS: &str = "io.kaito.weights";
+    /// Directory of the adapter in the image.
+    pub const ADAPTER: &str = "io.kaito.adapter";
+    /// Largest rank of the adapter.
+    pub const RANK: &str = "io.kaito.adapter.rank";
     /// Version of the server in the image.
     pub const SERVER: &str = "io.kaito.server";
 }
@@ -156,8 +160,13 @@ impl Contents {
     fn config(&self, below: Option<&Config>) -> Result<Config, Error> {
         let mut labels = below.and_then(|below| below.labels().clone()).unwrap_or_default();
         labels.extend(self.labels.clone());
+        let Some(runs) = &self.runs else {
+            // What was below is run as it was.
+            let mut config = below.cloned().unwrap_or_default();
+            config.set_labels(Some(labels));
+            return Ok(config);
+        };
         let config = ConfigBuilder::default().labels(labels);
-        let Some(runs) = &self.runs else { return Ok(config.build()?) };
         let mut env = below.and_then(|below| below.env().clone()).unwrap_or_default();
         for (name, value) in [
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),

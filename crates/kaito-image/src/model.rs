@@ -87,6 +87,16 @@ pub enum Expected {
     Any(String),
 }
 
+impl Expected {
+    /// The preset's name, or what the user calls the model.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Expected::Preset(preset) => preset.name,
+            Expected::Any(name) => name,
+        }
+    }
+}
+
 impl Model {
     /// Checks that `directory` holds a whole model that can be served: every file and every tensor, with the shape that
     /// its configuration says and a type that can be computed with; and that it is the `expected` one.
@@ -112,10 +122,7 @@ impl Model {
             }
         }
         Ok(Self {
-            name: match expected {
-                Expected::Preset(preset) => preset.name.to_owned(),
-                Expected::Any(name) => name.clone(),
-            },
+            name: expected.name().to_owned(),
             preset: match expected {
                 Expected::Preset(preset) => Some(preset),
                 Expected::Any(_) => None,
@@ -141,7 +148,7 @@ fn is_template(name: &str) -> bool {
 
 /// Regular files of `directory` and of its folder of chat templates, links to such included, by name. Other folders and
 /// whatever begins with a dot don't count.
-fn files(directory: &Path) -> Result<Vec<ModelFile>, Error> {
+pub(crate) fn files(directory: &Path) -> Result<Vec<ModelFile>, Error> {
     let mut found = BTreeMap::new();
     list(directory, "", &mut found)?;
     let templates = directory.join(TEMPLATES);
@@ -219,7 +226,7 @@ fn differences(preset: &Preset, config: &ModelConfig) -> Vec<Difference> {
         .collect()
 }
 
-fn compare(directory: &Path, preset: &'static Preset, config: &ModelConfig) -> Result<(), Error> {
+pub(crate) fn compare(directory: &Path, preset: &'static Preset, config: &ModelConfig) -> Result<(), Error> {
     let differences = differences(preset, config);
     if differences.is_empty() {
         return Ok(());

@@ -152,21 +152,12 @@ fn contents(
 ) -> Result<BTreeMap<String, Option<Digest>>, Error> {
     let digest = layer.digest().to_string();
     let unreadable = |source| Error::ReadBlob { digest: digest.clone(), source };
-    let raw = layer.open_at(0).map_err(unreadable)?;
-    let media_type = layer.media_type().to_string();
-    let reader: Box<dyn Read> = if media_type.ends_with("gzip") {
-        Box::new(MultiGzDecoder::new(io::BufReader::with_capacity(1 << 20, raw)))
-    } else if media_type.ends_with("tar") {
-        raw
-    } else {
-        return Err(unreadable(io::Error::other(format!("layers of type {media_type} can't be read here"))));
-    };
-    let mut archive = tar::Archive::new(reader);
+    let mut archive = tar::Archive::new(layer_reader(layer)?);
     let mut found = BTreeMap::new();
     for entry in archive.entries().map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
-        let path = entry.path().map_err(unreadable)?.to_string_lossy().into_owned();
-        let path = path.trim_start_matches("./").trim_start_matches('/');
+        let path = path_in(&entry).map_err(unreadable)?;
+        let path = path.as_str();
         let name = match directory {
             "" => Some(path),
             _ => path.strip_prefix(directory).and_then(|rest| rest.strip_prefix('/')),
@@ -185,6 +176,26 @@ fn contents(
         }
     }
     Ok(found)
+}
+
+/// The archive that a layer is, unpacked.
+pub(crate) fn layer_reader(layer: &Blob) -> Result<Box<dyn Read>, Error> {
+    let unreadable = |source| Error::ReadBlob { digest: layer.digest().to_string(), source };
+    let raw = layer.open_at(0).map_err(unreadable)?;
+    let media_type = layer.media_type().to_string();
+    if media_type.ends_with("gzip") {
+        Ok(Box::new(MultiGzDecoder::new(io::BufReader::with_capacity(1 << 20, raw))))
+    } else if media_type.ends_with("tar") {
+        Ok(raw)
+    } else {
+        Err(unreadable(io::Error::other(format!("layers of type {media_type} can't be read here"))))
+    }
+}
+
+/// The path of an entry in the image.
+pub(crate) fn path_in<R: Read>(entry: &tar::Entry<'_, R>) -> io::Result<String> {
+    let path = entry.path()?.to_string_lossy().into_owned();
+    Ok(path.trim_start_matches("./").trim_start_matches('/').to_owned())
 }
 
 #[cfg(test)]

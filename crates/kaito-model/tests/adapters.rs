@@ -156,6 +156,27 @@ fn each_fault_is_named() {
             "{config}: lora_bias is true, expected none: biases in adapters are not supported",
         ),
         (
+            set("target_parameters", json!(["experts.down_proj"])),
+            "{config}: target_parameters is [\"experts.down_proj\"], expected none: adapters of parameters that are no linear maps are \
+             not supported",
+        ),
+        (
+            set("arrow_config", json!({ "top_k": 2 })),
+            "{config}: arrow_config is {\"top_k\":2}, expected none: routing among adapters (Arrow) is not supported",
+        ),
+        (
+            set("kasa_config", json!({ "beta": 1 })),
+            "{config}: kasa_config is {\"beta\":1}, expected none: KaSA is not supported",
+        ),
+        (
+            set("monteclora_config", json!({ "samples": 4 })),
+            "{config}: monteclora_config is {\"samples\":4}, expected none: MonteCLoRA is not supported",
+        ),
+        (
+            set("use_bdlora", json!({ "nblocks": 2 })),
+            "{config}: use_bdlora is {\"nblocks\":2}, expected none: block-diagonal adapters (BD-LoRA) are not supported",
+        ),
+        (
             set("init_lora_weights", json!("pissa")),
             "{config}: init_lora_weights is \"pissa\", expected a beginning that leaves the model's weights as they are: adapters \
              that change them must be converted when they are saved",

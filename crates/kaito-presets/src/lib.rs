@@ -24,7 +24,10 @@ pub use instance_types::{
     UnknownInstanceType, find_instance_type,
 };
 pub use kaito_spec::{DType, Residual};
-pub use memory::{Cut, Estimate, FURTHER_LOGITS_ON_CPUS, PAGE_TOKENS, Precision, estimate, estimate_on_cpus};
+pub use memory::{
+    ADAPTER_RANK, Cut, Estimate, FURTHER_LOGITS_ON_CPUS, PAGE_TOKENS, Precision, adapter_bytes, adapter_bytes_on_cpus,
+    estimate, estimate_on_cpus,
+};
 pub use plan::{Capacity, Enough, Load, LoadError, MIN_CONTEXT, OnCpus, Plan, Shortfall};
 pub use preset::{GIB, ImageAccess, Preset, PresetKind, Workload, WorkloadKind};
 pub use shape::{LongRope, Rope, Shape};

@@ -4,15 +4,19 @@
 //! weights          matrices of the layers in their precision, and embedding, head and norms in 16 bits at least
 //! KV cache         2 x layers x key-value heads x head width x element, for each token of each sequence, in whole pages
 //! activations      the vectors of one step's tokens that are alive at once, and the logits of each sequence, twice in f32
+//! adapters         for each matrix of the layers rank x (input + output), for each adapter, in 32 bits on CPUs, else in 16 at least
 //! runtime          640 MiB: the CUDA context, the libraries' workspaces, what the allocator cannot use
 //! ```
+//!
+//! Before an adapter's files are there, nobody knows its rank, nor which matrices it changes: it counts as one of rank
+//! [`ADAPTER_RANK`] on all matrices, more than most published adapters have.
 //!
 //! A step computes at most 2048 tokens, vLLM's default for `max_num_batched_tokens` in an online server. Of the runtime's
 //! share, Kaito's own estimator measured about 0.6 GiB under vLLM.
 
 use std::fmt;
 
-use kaito_spec::DType;
+use kaito_spec::{DType, LinearKind};
 use serde::Serialize;
 
 use crate::shape::Shape;
@@ -23,6 +27,9 @@ pub const PAGE_TOKENS: u64 = 16;
 /// Rows of logits that a step on CPUs may have beside one for each sequence: for tokens that are proposed, and for tokens of prompts
 /// that are scored.
 pub const FURTHER_LOGITS_ON_CPUS: u64 = 16 + 32;
+
+/// The rank that an adapter (LoRA) counts with. PEFT's own default is 8; few published adapters have more than 64.
+pub const ADAPTER_RANK: u64 = 64;
 
 /// Most tokens that one step computes.
 const STEP_TOKENS: u64 = 2048;
@@ -141,6 +148,8 @@ pub struct Estimate {
     pub kv_cache: u64,
     /// Activations of a step.
     pub activations: u64,
+    /// Its part of the adapters.
+    pub adapters: u64,
     /// What the runtime takes for itself.
     pub runtime: u64,
 }
@@ -148,7 +157,14 @@ pub struct Estimate {
 impl Estimate {
     /// All together.
     pub fn total(&self) -> u64 {
-        self.weights.saturating_add(self.kv_cache).saturating_add(self.activations).saturating_add(self.runtime)
+        let besides = self.activations.saturating_add(self.adapters).saturating_add(self.runtime);
+        self.weights.saturating_add(self.kv_cache).saturating_add(besides)
+    }
+
+    /// The same with adapters that take so many bytes.
+    #[must_use]
+    pub fn with_adapters(self, adapters: u64) -> Self {
+        Self { adapters, ..self }
     }
 }
 
@@ -165,6 +181,7 @@ pub fn estimate(
         weights: weights_bytes(shape, weights, cut),
         kv_cache: kv_cache_bytes(shape, kv_cache, context, batch, cut),
         activations: activation_bytes(shape, weights, context, batch, cut),
+        adapters: 0,
         runtime: RUNTIME,
     }
 }
@@ -186,6 +203,32 @@ pub fn estimate_on_cpus(shape: &Shape, weights: Precision, context: u64, batch: 
             .saturating_add(logit_bytes(shape, FURTHER_LOGITS_ON_CPUS)),
         ..base
     }
+}
+
+/// What so many adapters take of each GPU, at most, unless one has a rank of more than [`ADAPTER_RANK`].
+pub fn adapter_bytes(shape: &Shape, precision: Precision, adapters: u64, cut: Cut) -> u64 {
+    let (layers, ranks) = match cut {
+        Cut::Ranks(_) => (shape.num_layers as u64, u64::from(cut.gpus())),
+        Cut::Layers(_) => ((shape.num_layers as u64).div_ceil(cut.gpus().into()), 1),
+    };
+    let layer = shape.layer();
+    let widths = layer.linears(shape.hidden_size).map(|map| {
+        let (input, output) = (map.in_features as u64, map.out_features as u64);
+        match map.kind {
+            // Queries, keys and values have a matrix each where a family does not publish them as one, and so have gate and up. By
+            // tensor parallelism their outputs are cut up, those of the others at their inputs.
+            LinearKind::Qkv => 3 * input + output.div_ceil(ranks),
+            LinearKind::MlpIn => (layer.mlp.kind.matrices() as u64 - 1) * input + output.div_ceil(ranks),
+            _ => input.div_ceil(ranks) + output,
+        }
+    });
+    let numbers = layers * ADAPTER_RANK * widths.iter().sum::<u64>();
+    precision.unquantised().bytes(numbers).saturating_mul(adapters)
+}
+
+/// What so many adapters take of main memory where the server computes on CPUs.
+pub fn adapter_bytes_on_cpus(shape: &Shape, adapters: u64) -> u64 {
+    adapter_bytes(shape, Precision::F32, adapters, Cut::Layers(1))
 }
 
 fn weights_bytes(shape: &Shape, precision: Precision, cut: Cut) -> u64 {
@@ -321,6 +364,30 @@ mod tests {
         assert_eq!(int8, matrices * 65 / 64 + (2 * 32000 * 4096 + 65 * 4096) * 2);
     }
 
+    /// By hand: for each of 32 layers four matrices of 4096 x 4096, two of 11008 x 4096 and one of 4096 x 11008 have 64 x (input +
+    /// output) numbers each, of four bytes on CPUs and of two on GPUs.
+    #[test]
+    fn an_adapter_of_llama_2_7b() {
+        let shape = &find("llama-2-7b").unwrap().shape;
+        let numbers = 32 * 64 * (4 * (4096 + 4096) + 3 * (4096 + 11008));
+        assert_eq!(adapter_bytes_on_cpus(shape, 1), 4 * numbers);
+        assert_eq!(adapter_bytes_on_cpus(shape, 3), 3 * 4 * numbers);
+        assert_eq!(adapter_bytes(shape, Precision::Int4, 1, Cut::Layers(1)), 2 * numbers);
+        // Half of the layers, or of each layer the cut sides of the matrices.
+        assert_eq!(adapter_bytes(shape, Precision::F16, 1, Cut::Layers(2)), numbers);
+        let cut = 4 * (4096 + 2048) + 2 * (4096 + 5504) + (5504 + 4096);
+        assert_eq!(adapter_bytes(shape, Precision::F16, 1, Cut::Ranks(2)), 2 * 32 * 64 * cut);
+        assert_eq!(adapter_bytes_on_cpus(shape, 0), 0);
+    }
+
+    /// Falcon's MLP has no gate: 7B's four matrices, with the one of queries, keys and values counted as three at its input.
+    #[test]
+    fn an_adapter_of_falcon_7b() {
+        let shape = &find("falcon-7b").unwrap().shape;
+        let layer = (3 * 4544 + 73 * 64) + (4544 + 4544) + 2 * (4544 + 4 * 4544);
+        assert_eq!(adapter_bytes_on_cpus(shape, 1), 4 * 32 * 64 * layer);
+    }
+
     #[test]
     fn one_gpu_holds_what_the_catalogue_says() {
         for preset in PRESETS {
@@ -343,6 +410,8 @@ mod tests {
             for cut in [Cut::Ranks(gpus), Cut::Layers(gpus)] {
                 let estimate = estimate(&PRESETS[preset].shape, Precision::Int4, Precision::F32, context, batch, cut);
                 proptest::prop_assert!(estimate.total() >= estimate.weights);
+                let adapters = adapter_bytes(&PRESETS[preset].shape, Precision::F32, batch, cut);
+                proptest::prop_assert!(estimate.with_adapters(adapters).total() >= estimate.total());
             }
         }
 

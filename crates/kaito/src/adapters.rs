@@ -1,6 +1,9 @@
 //! Which adapters are served, from flags and folders.
 
-use std::{fs, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use kaito_engine::AdapterSource;
@@ -43,15 +46,44 @@ pub fn choose(args: &AdapterArgs, options: &ServerOptions) -> anyhow::Result<Cho
     Ok(Chosen { sources, combined })
 }
 
+/// What is to be said where an engine elsewhere computes and adapters lie in the usual folder: it is that engine's to load them.
+pub fn left_to_the_engine() -> Option<String> {
+    of_the_engine(Path::new(USUAL_FOLDER))
+}
+
+fn of_the_engine(folder: &Path) -> Option<String> {
+    // A folder that cannot be read is nothing to this server, which loads none of it.
+    let adapters = folders_of_adapters(folder).unwrap_or_default();
+    let name = |directory: &PathBuf| directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let names: Vec<String> = adapters.iter().map(name).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "the adapters in {} are not served: with --upstream the engine must have them (vLLM's --lora-modules NAME=DIR), and \
+             requests ask for them by those names; there are {}",
+            folder.display(),
+            names.join(", ")
+        )
+    })
+}
+
+/// The folders in `folder` that are adapters, in order.
+fn folders_of_adapters(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let directory = entry?.path();
+        if directory.join(CONFIG_FILE).is_file() {
+            found.push(directory);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// The adapters in a folder, each in a folder of its name, in the order of their names. `variable` gives an environment variable.
 fn in_folder(folder: &Path, variable: impl Fn(&str) -> Option<String>) -> anyhow::Result<Vec<AdapterSource>> {
     let unreadable = || format!("the folder {} cannot be read", folder.display());
     let mut sources = Vec::new();
-    for entry in fs::read_dir(folder).with_context(unreadable)? {
-        let directory = entry.with_context(unreadable)?.path();
-        if !directory.join(CONFIG_FILE).is_file() {
-            continue;
-        }
+    for directory in folders_of_adapters(folder).with_context(unreadable)? {
         let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let name =
             adapter_name(&name).map_err(|error| anyhow::anyhow!("the folder {}: {error}", directory.display()))?;
@@ -63,7 +95,6 @@ fn in_folder(folder: &Path, variable: impl Fn(&str) -> Option<String>) -> anyhow
         };
         sources.push(AdapterSource { name, directory, strength });
     }
-    sources.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(sources)
 }
 
@@ -104,6 +135,20 @@ mod tests {
         );
         let error = in_folder(Path::new("/no/such/folder"), |_| None).unwrap_err().to_string();
         assert_eq!(error, "the folder /no/such/folder cannot be read");
+    }
+
+    #[test]
+    fn an_engine_elsewhere_has_adapters_of_its_own() {
+        let folder = folder(&["two", "one"]);
+        let said = of_the_engine(folder.path()).unwrap();
+        for part in
+            [folder.path().to_str().unwrap(), "are not served", "--lora-modules", "by those names", "are one, two"]
+        {
+            assert!(said.contains(part), "{said}");
+        }
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(of_the_engine(empty.path()), None);
+        assert_eq!(of_the_engine(Path::new("/no/such/folder")), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn copy(name: &str) -> tempfile::TempDir {
 
 static NEVER: AtomicBool = AtomicBool::new(false);
 
-fn job() -> Job<'static> {
+pub fn job() -> Job<'static> {
     Job { progress: &|_: Event<'_>| {}, cancelled: &NEVER }
 }
 
@@ -46,7 +46,7 @@ fn output(path: impl Into<PathBuf>, tag: &str) -> Output {
 }
 
 /// What the layers unpack to: modes and contents by path.
-fn unpack(image: &Image) -> BTreeMap<String, (u32, Vec<u8>)> {
+pub fn unpack(image: &Image) -> BTreeMap<String, (u32, Vec<u8>)> {
     let mut files = BTreeMap::new();
     for layer in &image.layers {
         let mut archive = tar::Archive::new(layer.open_at(0).unwrap());

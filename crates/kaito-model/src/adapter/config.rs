@@ -18,7 +18,7 @@ const MAX_EXPRESSIONS: usize = 64;
 const EXPRESSION_BYTES: usize = 1 << 18;
 
 /// Fields that would change what an adapter computes and are not supported: each must be false, null or empty.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 14] = [
     ("use_dora", "DoRA is not supported"),
     ("use_qalora", "QALoRA is not supported"),
     ("lora_bias", "biases in adapters are not supported"),
@@ -28,6 +28,11 @@ const REFUSED: [(&str, &str); 9] = [
     ("layer_replication", "adapters that repeat layers are not supported"),
     ("alora_invocation_tokens", "adapters that begin in the middle of a prompt are not supported"),
     ("megatron_config", "adapters of Megatron's layers are not supported"),
+    ("target_parameters", "adapters of parameters that are no linear maps are not supported"),
+    ("arrow_config", "routing among adapters (Arrow) is not supported"),
+    ("kasa_config", "KaSA is not supported"),
+    ("monteclora_config", "MonteCLoRA is not supported"),
+    ("use_bdlora", "block-diagonal adapters (BD-LoRA) are not supported"),
 ];
 
 /// Values of `init_lora_weights` that leave the model's own weights as they are.

@@ -29,6 +29,8 @@ mod tensor_names;
 
 use std::path::Path;
 
+use serde_json::{Map, Value};
+
 use crate::{
     checkpoint::{Checkpoint, CheckpointError, TensorSet, shorten},
     config::ModelConfig,
@@ -102,9 +104,21 @@ pub struct Described {
 /// # Errors
 /// For a `config.json` that is missing or malformed or contradicts itself, and for a model of another family.
 pub fn describe(dir: &Path) -> Result<Described, CheckpointError> {
-    let file = ConfigFile::open(&dir.join("config.json"))?;
-    foreign::refuse(&file)?;
-    let Description { config, tied, .. } = (find(&file)?.describe)(&file)?;
+    described(&ConfigFile::open(&dir.join("config.json"))?)
+}
+
+/// The same for the contents of a `config.json`; errors call the file `name`.
+///
+/// # Errors
+/// As for [`describe`].
+pub fn describe_json(name: &Path, config: Value) -> Result<Described, CheckpointError> {
+    let map = if let Value::Object(map) = config { map } else { Map::new() };
+    described(&ConfigFile::of(name, "", map))
+}
+
+fn described(file: &ConfigFile) -> Result<Described, CheckpointError> {
+    foreign::refuse(file)?;
+    let Description { config, tied, .. } = (find(file)?.describe)(file)?;
     let matrix = config.vocab_size as u64 * config.hidden_size as u64;
     let layer = config.layer.matrix_parameters(config.hidden_size) + config.layer.vector_parameters(config.hidden_size);
     let parameters = matrix * if tied { 1 } else { 2 }

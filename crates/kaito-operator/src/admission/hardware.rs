@@ -56,7 +56,8 @@ pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mu
         (Some(Runtime::Vllm), Some(note), _) if choice != Some(RuntimeChoice::Auto) => verdict.warn(PATH, note),
         // With several ranks the runtime kaito does not serve, which is said elsewhere.
         (Some(Runtime::Kaito), _, Some(memory)) if !has_ranks => {
-            let needed = Load::from(preset).on_cpus().memory.total();
+            let adapters = workspace.inference.as_ref().map_or(0, |inference| inference.adapters.len());
+            let needed = Load::from(preset).adapters(adapters as u64).on_cpus().memory.total();
             if needed > memory {
                 verdict.warn(
                     PATH,

@@ -69,7 +69,7 @@ fn strengths(adapters: &[AdapterSpec]) -> impl Iterator<Item = EnvVar> {
 
 fn resources(launch: &Launch<'_>) -> ResourceRequirements {
     let flag = |name: &str| launch.config.flags.iter().find(|flag| flag.name == name).map(|flag| &flag.value);
-    let load = Load::from(launch.preset);
+    let load = Load::from(launch.preset).adapters(launch.adapters.len() as u64);
     let load = match flag("quantize") {
         Some(FlagValue::Text(bits)) if bits == "int8" => load.weights(Precision::Int8),
         Some(FlagValue::Text(bits)) if bits == "int4" => load.weights(Precision::Int4),

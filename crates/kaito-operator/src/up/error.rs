@@ -79,9 +79,18 @@ pub enum UpError {
         /// The cause, for people.
         message: String,
     },
-    /// Adapters.
-    #[error("the adapter {name:?} comes in an image, and images are not run here; apply the manifest to a cluster")]
+    /// An adapter that was not fetched.
+    #[error("the adapter {name:?} is not there; `kaito serve --adapter {name}=FOLDER` serves it from a folder")]
     Adapter {
+        /// The adapter.
+        name: String,
+    },
+    /// An adapter in a volume.
+    #[error(
+        "the adapter {name:?} comes in a volume, which this machine does not have; apply the manifest to a cluster, or serve the \
+         model with `kaito serve --adapter {name}=FOLDER`"
+    )]
+    AdapterVolume {
         /// The adapter.
         name: String,
     },

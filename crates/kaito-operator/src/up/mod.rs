@@ -25,6 +25,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use machine::Machine;
 pub use manifest::{Manifest, ManifestError};
 use plan::{PodPlan, Process};
+pub use pod::adapter_images;
 use probe::{Health, probe};
 use process::{Ended, Group, Log, Running};
 use tokio::{
@@ -47,6 +48,8 @@ pub struct UpOptions<'a> {
     pub port: u16,
     /// The preset's weights, instead of a download.
     pub weights: Option<&'a Path>,
+    /// Where the workspace's adapters are, each in a folder of its name.
+    pub adapters: Option<&'a Path>,
     /// Takes each line that a process prints, after the name of workspace and container. It must not block.
     pub log: fn(&str, &str),
 }

@@ -1,6 +1,6 @@
 //! The pod of a workspace, as the controller would make it.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use k8s_openapi::api::core::v1::PodSpec;
 use kaito_presets::{Dialect, Preset};
@@ -12,7 +12,8 @@ use super::{
 use crate::{
     decide::{self, Config, Observed, Options},
     layout,
-    workspace::{ANNOTATION_RUNTIME, Runtime, RuntimeChoice, Workspace},
+    runtime::ADAPTERS,
+    workspace::{ANNOTATION_RUNTIME, AdapterSpec, Runtime, RuntimeChoice, Workspace},
 };
 
 /// Variables of a preset's pod that say where files are in it. This machine has its own places for them.
@@ -35,7 +36,8 @@ pub fn plan(manifest: &Manifest, options: &UpOptions<'_>) -> Result<PodPlan, UpE
     }
     let mut pod = pod(manifest)?;
     if preset.is_some() {
-        replace_images(&mut pod);
+        adapters_are_there(workspace, options.adapters)?;
+        replace_images(&mut pod, options.adapters);
     }
     let name = format!("{}-0", workspace.name());
     let namespace = if workspace.namespace().is_empty() { "default" } else { workspace.namespace() };
@@ -49,9 +51,6 @@ fn preset(workspace: &Workspace) -> Option<&'static Preset> {
 /// What the controller would make on nodes that fit.
 fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
     let inference = workspace.inference.as_ref();
-    if let Some(adapter) = inference.and_then(|inference| inference.adapters.first()) {
-        return Err(UpError::Adapter { name: adapter.source.name.clone() });
-    }
     let observed = match config {
         Some(data) => Observed { config: Config::Data(data.clone()), ..Observed::default() },
         None => match inference.and_then(|inference| inference.config.clone()) {
@@ -81,10 +80,45 @@ fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
     Ok(template.spec.unwrap_or_default())
 }
 
-/// Removes volumes and variables for files of images: here the files come from --weights or the hub.
-fn replace_images(pod: &mut PodSpec) {
+/// The adapters of a workspace that its pod has to have.
+fn adapters(workspace: &Workspace) -> &[AdapterSpec] {
+    let of_preset = workspace.inference.as_ref().filter(|inference| inference.preset.is_some());
+    of_preset.map_or(&[], |inference| &inference.adapters)
+}
+
+/// The adapters that come in images, by their names; once it is known that all the rest can run here.
+///
+/// # Errors
+/// As for a start, and for an adapter that comes in something else.
+pub fn adapter_images(manifest: &Manifest) -> Result<Vec<(&str, &str)>, UpError> {
+    let adapters = adapters(&manifest.workspace);
+    if !adapters.is_empty() {
+        pod(manifest)?;
+    }
+    let in_volume = |name: &str| UpError::AdapterVolume { name: name.to_owned() };
+    let sources = adapters.iter().map(|adapter| (adapter.source.name.as_str(), adapter.source.image.as_deref()));
+    sources.map(|(name, image)| image.map(|image| (name, image)).ok_or_else(|| in_volume(name))).collect()
+}
+
+fn adapters_are_there(workspace: &Workspace, folder: Option<&Path>) -> Result<(), UpError> {
+    let is_there = |name: &str| folder.is_some_and(|folder| folder.join(name).is_dir());
+    match adapters(workspace).iter().find(|adapter| !is_there(&adapter.source.name)) {
+        Some(adapter) => Err(UpError::Adapter { name: adapter.source.name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Removes volumes and variables for files of images: here the files come from --weights or the hub, and adapters from a folder.
+fn replace_images(pod: &mut PodSpec, adapters: Option<&Path>) {
     pod.volumes = None;
+    // They copy adapters out of their images.
+    pod.init_containers = None;
     for container in &mut pod.containers {
+        for argument in container.args.iter_mut().flatten().filter(|argument| *argument == ADAPTERS) {
+            if let Some(folder) = adapters {
+                *argument = folder.display().to_string();
+            }
+        }
         if let Some(env) = &mut container.env {
             env.retain(|variable| !PLACES_IN_THE_POD.contains(&variable.name.as_str()));
         }

@@ -14,7 +14,7 @@ pub use shortfall::{Enough, Shortfall};
 use crate::{
     GIB, InstanceType, InstanceTypes, Preset,
     instance_types::ComputeCapability,
-    memory::{Cut, Estimate, PAGE_TOKENS, Precision, estimate, estimate_on_cpus},
+    memory::{Cut, Estimate, PAGE_TOKENS, Precision, adapter_bytes, adapter_bytes_on_cpus, estimate, estimate_on_cpus},
 };
 
 /// The least context that must fit where nobody asks for one, in tokens: what the models' documentation promises.
@@ -23,12 +23,13 @@ pub const MIN_CONTEXT: u64 = 2048;
 /// Most sequences at once: a larger number is taken for a mistake.
 const MOST_SEQUENCES: u64 = 1 << 20;
 
-/// A model and the load that it must hold at once: sequences, their length, and precisions.
+/// A model and the load that it must hold at once: sequences, their length, adapters, and precisions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
     preset: &'static Preset,
     context: Option<u64>,
     batch: u64,
+    adapters: u64,
     weights: Precision,
     kv_cache: Precision,
 }
@@ -73,7 +74,7 @@ impl From<&'static Preset> for Load {
     /// The model as published, one sequence, of at least [`MIN_CONTEXT`] tokens.
     fn from(preset: &'static Preset) -> Self {
         let weights = Precision::from(preset.dtype);
-        Self { preset, context: None, batch: 1, weights, kv_cache: weights }
+        Self { preset, context: None, batch: 1, adapters: 0, weights, kv_cache: weights }
     }
 }
 
@@ -99,6 +100,12 @@ impl Load {
             return Err(LoadError::Batch { batch });
         }
         Ok(Self { batch, ..self })
+    }
+
+    /// With so many adapters, each counted with rank [`crate::ADAPTER_RANK`] on all matrices.
+    #[must_use]
+    pub fn adapters(self, adapters: u64) -> Self {
+        Self { adapters, ..self }
     }
 
     /// With weights in this precision; the KV cache is in 32 bits beside 32-bit weights, else in 16.
@@ -127,12 +134,15 @@ impl Load {
     }
 
     fn estimate(&self, context: u64, batch: u64, cut: Cut) -> Estimate {
-        estimate(&self.preset.shape, self.weights, self.kv_cache, context, batch, cut)
+        let adapters = adapter_bytes(&self.preset.shape, self.weights, self.adapters, cut);
+        estimate(&self.preset.shape, self.weights, self.kv_cache, context, batch, cut).with_adapters(adapters)
     }
 
     /// What a server that computes on CPUs needs for it.
     pub fn on_cpus(&self) -> OnCpus {
-        let memory = estimate_on_cpus(&self.preset.shape, self.weights, self.least_context(), self.batch);
+        let adapters = adapter_bytes_on_cpus(&self.preset.shape, self.adapters);
+        let memory = estimate_on_cpus(&self.preset.shape, self.weights, self.least_context(), self.batch)
+            .with_adapters(adapters);
         let cpus = memory.weights.div_ceil(WEIGHTS_OF_A_CPU).max(1);
         OnCpus { memory, cpus: u32::try_from(cpus).unwrap_or(u32::MAX) }
     }
@@ -189,6 +199,8 @@ pub struct Plan {
     pub context: u64,
     /// Sequences at once.
     pub batch: u64,
+    /// Adapters.
+    pub adapters: u64,
     /// What the GPU that holds most of the model needs.
     pub per_gpu: Estimate,
     /// How much would fit; `None` where not even one short sequence does.
@@ -314,6 +326,7 @@ fn plan(load: &Load, instance_type: &InstanceType, nodes: Option<NonZeroU32>) ->
         kv_cache: load.kv_cache,
         context,
         batch,
+        adapters: load.adapters,
         per_gpu: load.estimate(context, batch, cut),
         capacity,
         shortfalls,

@@ -189,7 +189,7 @@ impl fmt::Display for Shortfall {
                 if *gpus > 1 {
                     write!(f, " on each of {gpus} GPUs")?;
                 }
-                let besides = needed.activations.saturating_add(needed.runtime);
+                let besides = needed.activations.saturating_add(needed.adapters).saturating_add(needed.runtime);
                 write!(f, " ({} of weights, ", gib_needed(needed.weights))?;
                 write!(f, "{} of KV cache, {} besides)", gib_needed(needed.kv_cache), gib_needed(besides))?;
                 if *longest > 0 { write!(f, "; {} would fit", load(*longest)) } else { Ok(()) }

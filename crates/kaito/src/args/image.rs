@@ -15,7 +15,7 @@ pub struct ImageArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Pack a model into an image, and write it, push it or both
+    /// Pack a model, or an adapter, into an image, and write it, push it or both
     Build(ImageBuildArgs),
     /// Push an image that lies on this machine to a registry
     Push(ImagePushArgs),
@@ -28,12 +28,16 @@ pub enum ImageCommand {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("destination").args(["output", "push"]).required(true).multiple(true))]
 pub struct ImageBuildArgs {
-    /// The preset whose weights these must be (see `kaito presets`)
+    /// The preset whose weights these must be, or that the adapter is for (see `kaito presets`)
     #[arg(env = "KAITO_PRESET", value_parser = values::not_empty)]
     pub preset: String,
     /// Directory of the weights [default: the preset's download from the hub]
     #[arg(long, env = "KAITO_WEIGHTS", value_name = "DIR")]
     pub weights: Option<PathBuf>,
+    /// Pack an adapter (LoRA) that PEFT saved in this folder, in place of the model: its files go to /data, from where KAITO's pods
+    /// copy them with the base's /bin/sh; --base scratch packs the files alone. Of --weights it takes the model's shape
+    #[arg(long, env = "KAITO_ADAPTER_FOLDER", value_name = "DIR", requires = "base", conflicts_with = "weights_only")]
+    pub adapter: Option<PathBuf>,
     /// PRESET is a name of your own and no preset: check the weights against their own configuration only
     #[arg(long, env = "KAITO_NO_PRESET", requires = "weights")]
     pub no_preset: bool,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::RegistryArgs;
 use crate::values;
 
 #[derive(Debug, Args)]
@@ -20,4 +21,6 @@ pub struct UpArgs {
     /// Directory of the preset's weights, instead of a download
     #[arg(long, env = "KAITO_WEIGHTS", value_name = "DIR")]
     pub weights: Option<PathBuf>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }

@@ -4,7 +4,7 @@ use kaito_operator::{
     runtime::{self, Chosen, Circumstances},
     workspace::RuntimeChoice,
 };
-use kaito_presets::{Cloud, Cut, InstanceType, Load, Plan, Preset, gib, gib_needed};
+use kaito_presets::{ADAPTER_RANK, Cloud, Cut, InstanceType, Load, Plan, Preset, gib, gib_needed};
 use serde_json::{Value, json};
 
 use super::{Told, pretty};
@@ -42,7 +42,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
 }
 
 fn load(preset: &'static Preset, args: &PlanArgs) -> anyhow::Result<Load> {
-    let mut load = Load::from(preset).batch(args.batch)?;
+    let mut load = Load::from(preset).batch(args.batch)?.adapters(args.adapters);
     if let Some(context) = args.context {
         load = load.context(context)?;
     }
@@ -157,6 +157,7 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
     let each = requirement.gpu_memory_each.map_or_else(String::new, |each| format!(", {} each", gib(each)));
     let used = &plan.per_gpu;
     let usable = plan.instance_type.gpu.usable_memory;
+    let adapters = format!("{}, each of rank {ADAPTER_RANK} on all matrices", gib_needed(used.adapters));
     let rows = [
         ("model", weights(preset, plan)),
         (
@@ -171,6 +172,7 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
         ("weights", gib_needed(used.weights)),
         ("KV cache", format!("{}, in {}", gib_needed(used.kv_cache), plan.kv_cache)),
         ("activations", gib_needed(used.activations)),
+        ("adapters", adapters),
         ("runtime", gib_needed(used.runtime)),
         ("each GPU", format!("{} of the {} that a program can have", gib_needed(used.total()), gib(usable))),
         (
@@ -187,7 +189,8 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
             },
         ),
     ];
-    text.push_str(&aligned(rows.map(|(key, value)| [key.to_owned(), value]).into()));
+    let rows = rows.into_iter().filter(|(key, _)| *key != "adapters" || plan.adapters > 0);
+    text.push_str(&aligned(rows.map(|(key, value)| [key.to_owned(), value]).collect()));
     for problem in plan.problems() {
         text.push_str(&format!("\n{problem}\n"));
     }
@@ -202,7 +205,11 @@ fn weights(preset: &Preset, plan: &Plan) -> String {
 }
 
 fn sequences(plan: &Plan) -> String {
-    format!("{} of {} tokens", plural(plan.batch, "sequence"), plan.context)
+    let adapters = match plan.adapters {
+        0 => String::new(),
+        some => format!(" and {}", plural(some, "adapter")),
+    };
+    format!("{} of {} tokens{adapters}", plural(plan.batch, "sequence"), plan.context)
 }
 
 fn node(one: &InstanceType) -> String {

@@ -50,7 +50,15 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
             bail!("--runtime-adapters: there is no folder {}", folder.display());
         }
     }
-    let adapters = adapters::choose(&args.adapters, &options)?;
+    let adapters = if args.upstream.upstream.is_some() {
+        // Flags for adapters are refused beside --upstream; what lies in the usual folder nobody has asked for.
+        if let Some(warning) = adapters::left_to_the_engine() {
+            tracing::warn!("{warning}");
+        }
+        adapters::Chosen::default()
+    } else {
+        adapters::choose(&args.adapters, &options)?
+    };
     let load = LoadOptions {
         max_waiting: args.max_waiting.get(),
         adapters: adapters.sources,

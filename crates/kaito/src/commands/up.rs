@@ -7,8 +7,10 @@ use std::{
 };
 
 use anyhow::Context;
-use kaito_operator::up::{Manifest, UpOptions, up};
+use kaito_operator::up::{Manifest, UpOptions, adapter_images, up};
+use tempfile::TempDir;
 
+use super::image::fetch_adapter;
 use crate::{
     args::UpArgs,
     logging::{self, escape},
@@ -22,10 +24,37 @@ pub fn run(args: &UpArgs) -> anyhow::Result<()> {
         logging::say(&format!("warning: {}\n", escape::lines(&warning)));
     }
     let kaito = std::env::current_exe().context("cannot find this program")?;
-    let options = UpOptions { kaito: &kaito, port: args.port, weights: args.weights.as_deref(), log: log_line };
+    let adapters = adapters(&manifest, args)?;
+    let options = UpOptions {
+        kaito: &kaito,
+        port: args.port,
+        weights: args.weights.as_deref(),
+        adapters: adapters.as_ref().map(TempDir::path),
+        log: log_line,
+    };
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
     // The program that reads the conditions may stop reading them; the model runs on.
     runtime.block_on(up(&manifest, &options, logging::patient_stdout())).map_err(anyhow::Error::from)
+}
+
+/// The workspace's adapters, each in a folder of its name, out of their images. The folder is there as long as the value is.
+fn adapters(manifest: &Manifest, args: &UpArgs) -> anyhow::Result<Option<TempDir>> {
+    let images = adapter_images(manifest)?;
+    if images.is_empty() {
+        return Ok(None);
+    }
+    let all = TempDir::with_prefix("kaito-adapters-").context("cannot make a folder for the adapters")?;
+    for (name, image) in images {
+        let folder = all.path().join(name);
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fetch_adapter(image, &folder, &args.registry).with_context(|| {
+            format!(
+                "cannot fetch the adapter {name:?} from the image {image} (`kaito serve --adapter {name}=FOLDER` serves one that is \
+                 on this machine)"
+            )
+        })?;
+    }
+    Ok(Some(all))
 }
 
 /// A line of a process of the pod.

@@ -30,6 +30,7 @@ fn plans_of_one_instance_type() {
         ("fits", &["mistral-7b-instruct", "--instance-type", "Standard_NC12s_v3"][..]),
         ("ranks over nodes", &["llama2_70b", "--instance-type", "Standard_NC96ads_A100_v4", "--count", "4"]),
         ("layers over GPUs", &["falcon-40b", "--instance-type", "g5.12xlarge", "--context", "1024", "--batch", "8"]),
+        ("adapters", &["llama-2-7b", "--instance-type", "g4dn.xlarge", "--adapters", "3"]),
         ("too little", &["llama-2-70b", "--instance-type", "Standard_NC24s_v3", "--count", "2"]),
         ("too long", &["phi-3-mini-128k-instruct", "--instance-type", "g6.xlarge", "--context", "131072"]),
         (
@@ -105,6 +106,7 @@ fn failures_say_what_is_wrong() {
         (&["plan", "falcon-7b", "--context", "4096"], 1, &["a context of 4096 tokens", "from 1 to 2048"]),
         (&["plan", "falcon-7b", "--batch", "0"], 1, &["a batch of 0 sequences"]),
         (&["plan", "falcon-7b", "--count", "0"], 2, &["--count"]),
+        (&["plan", "falcon-7b", "--adapters", "257"], 2, &["--adapters", "256"]),
         (&["plan", "falcon-7b", "--dtype", "int2"], 2, &["int2", "int4"]),
         (&["plan", "falcon-7b", "--instance-types", racks], 1, &[racks, "gpus is 0"]),
         (&["plan", "falcon-7b", "--instance-types", "/no/such/file"], 1, &["/no/such/file"]),

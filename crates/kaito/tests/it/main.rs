@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failing helper fails its test")]
 
+mod adapter_images;
 mod architecture;
 mod bench;
 mod chat;

@@ -52,14 +52,14 @@ fn script(script: &str) -> File {
 }
 
 /// A `kaito up` on a port of the system's choice.
-struct Up {
-    child: Child,
+pub struct Up {
+    pub child: Child,
     lines: Receiver<String>,
     printed: Vec<String>,
 }
 
 impl Up {
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, lines) = mpsc::channel();
@@ -74,7 +74,7 @@ impl Up {
     }
 
     /// The first line, of those not seen yet, with all of these words.
-    fn wait_for(&mut self, words: &[&str]) -> String {
+    pub fn wait_for(&mut self, words: &[&str]) -> String {
         loop {
             let line = self.lines.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("no {words:?} in {:#?}", self.printed));
             self.printed.push(line.clone());
@@ -85,20 +85,20 @@ impl Up {
     }
 
     /// The service's address.
-    fn ready(&mut self) -> String {
+    pub fn ready(&mut self) -> String {
         let line = self.wait_for(&["InferenceReady", "True", "http://"]);
         self.wait_for(&["WorkspaceReady", "True"]);
         line.split("http://").nth(1).unwrap().split(' ').next().unwrap().to_owned()
     }
 
-    fn ended(mut self) -> (ExitStatus, Vec<String>) {
+    pub fn ended(mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().unwrap();
         self.printed.extend(self.lines.iter());
         (status, self.printed)
     }
 }
 
-fn up(file: &Path) -> Command {
+pub fn up(file: &Path) -> Command {
     kaito(&["up", "--port", "0", "-f", file.to_str().unwrap()])
 }
 
@@ -201,6 +201,10 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
     let no_command = File::new(&demo.replace("          command: [kaito, serve]\n", ""));
     let invalid = File::new(&demo.replace("labelSelector", "labelSelektor"));
     let config = File::new(&llama.replace("inference:\n", "inference:\n  config: flags\n"));
+    // Nobody is a registry there.
+    let nowhere = format!("127.0.0.1:{}", free_port());
+    let adapters = fs::read_to_string(example("kaito_workspace_falcon_7b_with_adapters.yaml")).unwrap();
+    let adapters = File::new(&adapters.replace("registry.example.com", &nowhere));
     let tiny = tiny_model();
     let example = |name: &str| example(name).to_str().unwrap().to_owned();
     let of = |file: &File| file.path().to_str().unwrap().to_owned();
@@ -215,7 +219,7 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
         (of(&ranks[0]), &[], &["llama-2-13b-chat", "2 ranks", "cluster"]),
         (of(&ranks[1]), &["--weights", tiny.to_str().unwrap()], &["2 ranks"]),
         (example("kaito_workspace_mistral_7b-instruct_vllm.yaml"), &[], &["vLLM", "kaito.sh/runtime"]),
-        (example("kaito_workspace_falcon_7b_with_adapters.yaml"), &[], &["\"dolly-oai\"", "image"]),
+        (of(&adapters), &[], &["\"dolly-oai\"", "adapters/falcon-7b-dolly:0.1.0", "--adapter dolly-oai=FOLDER"]),
         (
             example("kaito_workspace_template.yaml"),
             &[],

@@ -30,6 +30,17 @@ async fn a_server_without_weights_answers_with_its_engines_tokens() {
             !refused.status.success() && said.contains("does not serve the model other; it serves letters"),
             "{said}"
         );
+        for flags in
+            [&["--adapter", "sql=/adapters/sql"][..], &["--adapters", "/adapters"], &["--runtime-adapters", "/"]]
+        {
+            let refused = output(&mut serve(flags));
+            let said = text(&refused.stderr);
+            assert!(refused.status.code() == Some(2), "{said}");
+            assert!(said.contains("--upstream <URL>' cannot be used with") && said.contains(flags[0]), "{said}");
+        }
+        // A variable is refused as the flag is.
+        let refused = output(serve(&[]).env("KAITO_ADAPTERS", "/adapters"));
+        assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
         let server = Serving::start(&mut serve(&["--upstream-model", MODEL, "--max-seq-len", "500"]));
         for line in ["  sequences   256 at once, of 500 tokens at most".to_owned(), format!("  engine      {url}")] {
             assert!(server.summary.lines().any(|found| found == line), "{}", server.summary);

@@ -5,7 +5,7 @@ use std::{env, path::PathBuf};
 use anyhow::{Context, anyhow};
 use kaito_hub::{Hub, HubOptions};
 use kaito_image::{
-    Base, Blob, Executable, Expected, Model, Output, Plan, Platform,
+    Adapter, Base, Blob, Executable, Expected, Model, ModelFile, Output, Plan, Platform,
     registry::{self, PushOptions, Reference},
 };
 
@@ -21,15 +21,24 @@ pub fn run(args: &ImageBuildArgs) -> anyhow::Result<()> {
     let work = Work::begin(&args.registry)?;
     let reference = args.tag.as_deref().map(registry::parse_reference).transpose()?;
     let platform = args.platform.clone().unwrap_or_else(Platform::of_this_machine);
-    let model = model(args)?;
-    let below = below(args, &work, &platform)?;
-    let mounts = mounts(&below, reference.as_ref());
-    let plan = Plan::new(&model, below.base, &platform)?;
+    let (plan, mounts, mut rows) = match &args.adapter {
+        None => {
+            let model = model(args)?;
+            let below = below(args, &work, &platform)?;
+            let mounts = mounts(&below, reference.as_ref());
+            (Plan::new(&model, below.base, &platform)?, mounts, described(&model))
+        }
+        Some(folder) => {
+            let adapter = Adapter::check(folder, &expected(args)?, args.weights.as_deref())?;
+            let below = below(args, &work, &platform)?;
+            let mounts = mounts(&below, reference.as_ref());
+            (Plan::of_adapter(&adapter, below.base, &platform)?, mounts, adapter_described(&adapter))
+        }
+    };
     if let Some(reference) = reference.as_ref().filter(|_| args.push) {
         // All of the weights are read before the first byte is sent.
         work.check_push(reference)?;
     }
-    let mut rows = described(&model);
     let image = match &args.output {
         None => plan.hash(work.job())?,
         Some(path) => {
@@ -51,13 +60,16 @@ pub fn run(args: &ImageBuildArgs) -> anyhow::Result<()> {
     print(&aligned(rows))
 }
 
+fn expected(args: &ImageBuildArgs) -> anyhow::Result<Expected> {
+    if args.no_preset {
+        return Ok(Expected::Any(args.preset.clone()));
+    }
+    let hint = "`kaito presets` lists all names, --no-preset packs a model that is none of them";
+    Ok(Expected::Preset(kaito_presets::find(&args.preset).map_err(|unknown| anyhow!("{unknown}; {hint}"))?))
+}
+
 fn model(args: &ImageBuildArgs) -> anyhow::Result<Model> {
-    let expected = if args.no_preset {
-        Expected::Any(args.preset.clone())
-    } else {
-        let hint = "`kaito presets` lists all names, --no-preset packs a model that is none of them";
-        Expected::Preset(kaito_presets::find(&args.preset).map_err(|unknown| anyhow!("{unknown}; {hint}"))?)
-    };
+    let expected = expected(args)?;
     let directory = match (&args.weights, &expected) {
         (Some(directory), _) => directory.clone(),
         (None, Expected::Preset(preset)) => download(preset.hub_id)?,
@@ -86,11 +98,14 @@ fn below(args: &ImageBuildArgs, work: &Work, platform: &Platform) -> anyhow::Res
     };
     match args.base.as_deref() {
         _ if args.weights_only => Ok(own(Base::WeightsOnly)),
+        Some("scratch") if args.adapter.is_some() => Ok(own(Base::WeightsOnly)),
         None => Ok(own(Base::Own(this()?))),
         Some("scratch") => Ok(own(Base::Scratch(this()?))),
         Some(name) => {
             let (image, local) = work.find(name, platform)?;
-            let executable = if kaito_image::has_server(&image)? { None } else { Some(this()?) };
+            // An adapter is copied out of its image, and needs no server in it.
+            let complete = args.adapter.is_some() || kaito_image::has_server(&image)?;
+            let executable = if complete { None } else { Some(this()?) };
             let reference = if local { None } else { Some(registry::parse_reference(name)?) };
             let blobs = image.layers.clone();
             let base = Base::Image { name: name.to_owned(), image: Box::new(image), executable };
@@ -123,13 +138,31 @@ fn described(model: &Model) -> Vec<[String; 2]> {
             model.companions.len()
         ),
     ]);
-    if !model.left_out.is_empty() {
-        let shown: Vec<&str> = model.left_out.iter().map(|file| file.name.as_str()).take(4).collect();
-        let more = model.left_out.len() - shown.len();
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        rows.push(["left out".to_owned(), format!("{}{more}: serving does not need them", shown.join(", "))]);
-    }
+    rows.extend(left_out(&model.left_out));
     rows
+}
+
+fn adapter_described(adapter: &Adapter) -> Vec<[String; 2]> {
+    let Adapter { model, rank, bytes: in_memory, weights, companions, .. } = adapter;
+    let mut rows = vec![
+        ["adapter".to_owned(), format!("for {model}, of rank {rank}, {} of memory", bytes(*in_memory))],
+        [
+            "files".to_owned(),
+            format!("{} in {} and {} beside it", bytes(adapter.size()), weights.name, files(companions.len())),
+        ],
+    ];
+    rows.extend(left_out(&adapter.left_out));
+    rows
+}
+
+fn left_out(files: &[ModelFile]) -> Option<[String; 2]> {
+    if files.is_empty() {
+        return None;
+    }
+    let shown: Vec<&str> = files.iter().map(|file| file.name.as_str()).take(4).collect();
+    let more = files.len() - shown.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(["left out".to_owned(), format!("{}{more}: serving does not need them", shown.join(", "))])
 }
 
 fn files(number: usize) -> String {

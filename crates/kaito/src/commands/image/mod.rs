@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use kaito_image::{
-    Image, Job, Layout, Platform, Progress,
+    Image, Job, Layout, Platform, Progress, extract_adapter,
     registry::{self, Access, Credentials, PushOptions, PushReport, Reference, Repository, Secret},
 };
 use tokio::{
@@ -49,6 +49,13 @@ fn push(args: &ImagePushArgs) -> anyhow::Result<()> {
     let image = image.with_context(|| format!("there is no file or directory {}", args.path))?;
     let report = work.push(&image, &reference, &args.pushing, PushOptions::default())?;
     print(&aligned(pushed(&reference, &report)))
+}
+
+/// Copies the adapter that an image holds into `folder`.
+pub fn fetch_adapter(image: &str, folder: &Path, args: &RegistryArgs) -> anyhow::Result<()> {
+    let work = Work::begin(args)?;
+    let image = work.remote(&registry::parse_reference(image)?, &Platform::of_this_machine())?;
+    Ok(extract_adapter(&image, folder, work.job())?)
 }
 
 /// What all commands share: the threads of the client, how a registry is reached, and an end by Ctrl-C.

@@ -34,15 +34,19 @@ fn summary(name: &str, image: &Inspection) -> Vec<[String; 2]> {
         ("size", format!("{} in {} layers", bytes(image.size), image.layers.len())),
         ("platform", image.platform.clone()),
         ("weights", image.weights.clone().unwrap_or_else(unknown)),
+        ("adapter", image.adapter.clone().unwrap_or_default()),
         ("server", image.server.as_ref().map_or_else(|| "none".to_owned(), |version| format!("kaito {version}"))),
         ("runs", joined(&[image.entrypoint.clone(), image.command.clone()].concat())),
         ("user", image.user.clone().unwrap_or_else(|| "root".to_owned())),
         ("ports", joined(&image.ports)),
     ]
     .into_iter()
-    // Weights alone are not run.
-    .filter(|(key, _)| {
-        !image.entrypoint.is_empty() || !image.command.is_empty() || !matches!(*key, "runs" | "user" | "ports")
+    .filter(|(key, _)| match *key {
+        // Weights alone are not run.
+        "runs" | "user" | "ports" => !image.entrypoint.is_empty() || !image.command.is_empty(),
+        "adapter" => image.adapter.is_some(),
+        "dtype" | "weights" => image.adapter.is_none(),
+        _ => true,
     })
     .map(|(key, value)| [key.to_owned(), value])
     .collect()
