@@ -24,6 +24,8 @@ def ip(*words: str) -> None:
 def network():
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("network namespaces need root and iproute2")
+    # What a run left behind that was ended.
+    subprocess.run(["ip", "link", "del", "kv-here"], capture_output=True)
     for node in NODES:
         subprocess.run(["ip", "netns", "del", node], capture_output=True)
         ip("netns", "add", node)
