@@ -36,8 +36,14 @@ pub struct ImageBuildArgs {
     pub weights: Option<PathBuf>,
     /// Pack an adapter (LoRA) that PEFT saved in this folder, in place of the model: its files go to /data, from where KAITO's pods
     /// copy them with the base's /bin/sh; --base scratch packs the files alone. Of --weights it takes the model's shape
-    #[arg(long, env = "KAITO_ADAPTER_FOLDER", value_name = "DIR", requires = "base", conflicts_with = "weights_only")]
-    pub adapter: Option<PathBuf>,
+    #[arg(
+        long = "adapter",
+        env = "KAITO_ADAPTER_FOLDER",
+        value_name = "DIR",
+        requires = "base",
+        conflicts_with = "weights_only"
+    )]
+    pub adapter_folder: Option<PathBuf>,
     /// PRESET is a name of your own and no preset: check the weights against their own configuration only
     #[arg(long, env = "KAITO_NO_PRESET", requires = "weights")]
     pub no_preset: bool,

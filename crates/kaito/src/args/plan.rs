@@ -31,8 +31,8 @@ pub struct PlanArgs {
     #[arg(long, env = "KAITO_BATCH", value_name = "N", default_value_t = 1)]
     pub batch: u64,
     /// Adapters (LoRA) beside the model, each counted as one of rank 64 on all matrices
-    #[arg(long, env = "KAITO_ADAPTER_COUNT", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=256))]
-    pub adapters: u64,
+    #[arg(long = "adapters", env = "KAITO_ADAPTER_COUNT", value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=256))]
+    pub adapter_count: u64,
     /// Precision of the weights; auto: as they are published
     #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = PlanDType::Auto)]
     pub dtype: PlanDType,

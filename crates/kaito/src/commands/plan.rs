@@ -42,7 +42,7 @@ pub fn run(args: &PlanArgs) -> anyhow::Result<()> {
 }
 
 fn load(preset: &'static Preset, args: &PlanArgs) -> anyhow::Result<Load> {
-    let mut load = Load::from(preset).batch(args.batch)?.adapters(args.adapters);
+    let mut load = Load::from(preset).batch(args.batch)?.adapters(args.adapter_count);
     if let Some(context) = args.context {
         load = load.context(context)?;
     }

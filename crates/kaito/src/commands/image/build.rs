@@ -21,7 +21,7 @@ pub fn run(args: &ImageBuildArgs) -> anyhow::Result<()> {
     let work = Work::begin(&args.registry)?;
     let reference = args.tag.as_deref().map(registry::parse_reference).transpose()?;
     let platform = args.platform.clone().unwrap_or_else(Platform::of_this_machine);
-    let (plan, mounts, mut rows) = match &args.adapter {
+    let (plan, mounts, mut rows) = match &args.adapter_folder {
         None => {
             let model = model(args)?;
             let below = below(args, &work, &platform)?;
@@ -98,13 +98,13 @@ fn below(args: &ImageBuildArgs, work: &Work, platform: &Platform) -> anyhow::Res
     };
     match args.base.as_deref() {
         _ if args.weights_only => Ok(own(Base::WeightsOnly)),
-        Some("scratch") if args.adapter.is_some() => Ok(own(Base::WeightsOnly)),
+        Some("scratch") if args.adapter_folder.is_some() => Ok(own(Base::WeightsOnly)),
         None => Ok(own(Base::Own(this()?))),
         Some("scratch") => Ok(own(Base::Scratch(this()?))),
         Some(name) => {
             let (image, local) = work.find(name, platform)?;
             // An adapter is copied out of its image, and needs no server in it.
-            let complete = args.adapter.is_some() || kaito_image::has_server(&image)?;
+            let complete = args.adapter_folder.is_some() || kaito_image::has_server(&image)?;
             let executable = if complete { None } else { Some(this()?) };
             let reference = if local { None } else { Some(registry::parse_reference(name)?) };
             let blobs = image.layers.clone();
