@@ -104,7 +104,9 @@ class Engine:
         return self
 
     def last_words(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
+        """The end of its log, and before that what it calls errors: its processes do not write in the order of time."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines[:-40] if "ERROR" in line or "Error" in line][-40:] + lines[-40:])
 
     def send(self, signal_number: int) -> None:
         """To all its processes."""

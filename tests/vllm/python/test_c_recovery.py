@@ -85,7 +85,9 @@ def test_a_stopped_engine_is_named(engine, upstream):
         def health():
             return httpx2.get(f"{upstream.url}/healthz")
         wait_until(lambda: health().status_code == 503, 60, "that no token comes is seen")
-        assert "no progress for" in health().text, health().text
+        # By a token that it owes, or by its own health, which it does not tell either: whichever is noticed first.
+        words = health().text
+        assert "no progress for" in words or f"{engine.url} does not say within" in words, words
     finally:
         engine.send(signal.SIGCONT)
     assert streams.whole() == undisturbed

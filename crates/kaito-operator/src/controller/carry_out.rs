@@ -232,18 +232,17 @@ impl Context {
         }
     }
 
-    /// Applies the status.
-    pub async fn write_status(&self, workspace: &Workspace, status: &WorkspaceStatus) -> Result<(), Error> {
+    /// Applies the status. Whether the workspace still exists.
+    pub async fn write_status(&self, workspace: &Workspace, status: &WorkspaceStatus) -> Result<bool, Error> {
         self.metrics.wrote("Workspace", "apply status");
         match apply_status(&self.client, workspace, status).await {
             Ok(current) => {
                 if let Some(current) = current.read() {
                     self.caches.workspaces.wrote(current);
                 }
-                Ok(())
+                Ok(true)
             }
-            // The workspace no longer exists.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
             Err(source) => Err(failed("cannot write the status".to_owned(), source)),
         }
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::{api::core::v1::ConfigMap, jiff::Timestamp};
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kaito_presets::InstanceTypes;
 use kube::{
     Api, Client,
@@ -199,7 +199,10 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
         decide(&workspace, &context.observe(&workspace, config, refusals.clone()), &options, Timestamp::now())
     };
     if let Some(status) = &last.status {
-        context.write_status(&workspace, status).await?;
+        if !context.write_status(&workspace, status).await? {
+            clear_up(&workspace, context, &options).await?;
+            return Ok((None, true));
+        }
         has_changed = true;
     }
     let done: Vec<_> = if refusals.is_empty() { decision.deeds.clone() } else { Vec::new() };
@@ -209,6 +212,20 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
         Some(refusal) => Err(Error::Refused(format!("{} {}: {}", refusal.kind, refusal.name, refusal.message))),
         None => Ok((last.requeue, has_changed)),
     }
+}
+
+/// Deletes what was made for a workspace that is gone although it had its finalizer.
+///
+/// An API server that is about to delete an object without finalizers does not see one that is added at that moment.
+async fn clear_up(workspace: &Workspace, context: &Context, options: &decide::Options) -> Result<(), Error> {
+    let mut gone = workspace.clone();
+    gone.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+    if context.learn_of_owned(&gone).await? {
+        let observed = context.observe(&gone, Config::NotRead, Vec::new());
+        let decision = decide(&gone, &observed, options, Timestamp::now());
+        context.carry_out(&gone, &decision).await?;
+    }
+    Ok(())
 }
 
 fn log(workspace: &Workspace, decision: &Decision, last: &Decision) {

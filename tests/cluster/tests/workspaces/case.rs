@@ -232,10 +232,20 @@ impl Case {
 
     /// `kubectl delete` returns when the workspace and all that it owned are deleted; pods may take a little longer.
     pub async fn delete_and_leave_nothing(&self, workspace: &str) {
-        self.kubectl(&["delete", "workspace", workspace, "--timeout=90s"]).await.stdout();
+        self.delete(workspace).await;
         let mut owned = self.owned(workspace).await;
         owned.retain(|object| !object.starts_with("Pod/"));
         assert!(owned.is_empty(), "{}/{workspace} went before {owned:?}", self.namespace);
+        self.nothing_is_left(workspace).await;
+    }
+
+    /// Deletes a workspace, and waits until it is gone.
+    pub async fn delete(&self, workspace: &str) {
+        self.kubectl(&["delete", "workspace", workspace, "--timeout=90s"]).await.stdout();
+    }
+
+    /// Waits until all that a workspace owned is gone.
+    pub async fn nothing_is_left(&self, workspace: &str) {
         eventually(&format!("nothing of {}/{workspace} is left", self.namespace), || async {
             let owned = self.owned(workspace).await;
             if owned.is_empty() { Ok(()) } else { Err(format!("{owned:?}")) }
