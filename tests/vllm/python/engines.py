@@ -65,9 +65,8 @@ class Engine:
         self.url = f"http://{host}:{self.port}"
         self.log = Path(tempfile.mkstemp(prefix="vllm-", suffix=".log")[1])
         self.command = [
-            *(["ip", "netns", "exec", namespace] if namespace else []), PYTHON, "-P", "-m",
-            "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", name, "--host", host, "--port",
-            str(self.port), "--dtype", "float32", "--enforce-eager", "--max-model-len", str(MAX_MODEL_LEN),
+            *(["ip", "netns", "exec", namespace] if namespace else []), str(Path(PYTHON).with_name("vllm")), "serve", str(model),
+            "--served-model-name", name, "--host", host, "--port", str(self.port), "--dtype", "float32", "--enforce-eager", "--max-model-len", str(MAX_MODEL_LEN),
             "--enable-prompt-tokens-details", *flags,
         ]
         self.environment = os.environ | ENVIRONMENT | (environment or {})
