@@ -7,8 +7,6 @@ import threading
 
 import httpx2
 from engines import Engine, DEMO, front, prompts, wait_until
-from serving import Beside
-from test_b_requests import events
 
 CHECKS = "vllm/recovery"
 STREAMS = 8
