@@ -138,6 +138,8 @@ pub struct TokenScore {
     pub text: String,
     /// Natural logarithm of its probability.
     pub log_prob: f32,
+    /// Its place among all tokens, from 1, likeliest first; not known with `output_scores`.
+    pub rank: Option<usize>,
     /// Its bytes, as those of a [`Token`].
     pub bytes: Option<Vec<u8>>,
     /// The likeliest tokens in its place, likeliest first: up to ten with `output_scores`, as many as were asked for otherwise.

@@ -150,7 +150,8 @@ pub fn inline_schema(schema: &Value, strict: bool) -> Result<String, Error> {
 
 /// The schema with how it is to be compiled.
 fn with_options(schema: &Value, strict: bool, whitespace: Option<&str>) -> Result<Value, Error> {
-    let mut object = match schema {
+    let schema = if strict { schema.clone() } else { schema::without_wrong_counts(schema.clone()) };
+    let mut object = match &schema {
         Value::Object(object) => object.clone(),
         // Of two keywords one would do, but the schema `false` is no object.
         Value::Bool(true) => Map::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::Error;
 
@@ -66,6 +66,52 @@ pub(crate) fn check(schema: &Value, strict: bool) -> Result<(), Error> {
         return Err(Error::InvalidSchema { path: "#".to_owned(), reason });
     }
     Ok(())
+}
+
+/// The keywords that bound an object's number of properties.
+const COUNTS: [&str; 2] = ["minProperties", "maxProperties"];
+/// Keywords by which schemas are merged with the one that they stand in.
+const MERGED: [&str; 4] = ["allOf", "anyOf", "oneOf", "$ref"];
+
+/// Leaves out bounds of the number of properties where the compiler would count the wrong ones: beside properties that are listed
+/// and optional it counts the others alone, so that what the schema allows could not be written.
+pub(crate) fn without_wrong_counts(mut schema: Value) -> Value {
+    let mut wrong = Vec::new();
+    walk(&schema, &mut |path, schema| {
+        if let Value::Object(map) = schema
+            && COUNTS.iter().any(|key| map.contains_key(*key))
+            && !counts_right(path, map)
+        {
+            wrong.push(path.trim_start_matches('#').to_owned());
+        }
+        true
+    });
+    for place in wrong {
+        if let Some(Value::Object(map)) = schema.pointer_mut(&place) {
+            map.retain(|key, _| !COUNTS.contains(&key.as_str()));
+        }
+    }
+    schema
+}
+
+/// Whether the compiler counts the properties of the schema at `path` as the specification says.
+fn counts_right(path: &str, schema: &Map<String, Value>) -> bool {
+    let parent = path.rsplit('/').nth(1).unwrap_or_default();
+    if MERGED.contains(&parent) || MERGED.iter().any(|key| schema.contains_key(*key)) {
+        return false;
+    }
+    let required: HashSet<&str> =
+        schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut listed = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    if listed.all(|name| required.contains(name.as_str())) {
+        return true;
+    }
+    // It has all ways of choosing one of the optional properties, where there are no others.
+    let beside_required =
+        |key| schema.get(key).and_then(Value::as_u64).map(|count| count.saturating_sub(required.len() as u64));
+    let closed =
+        schema.get("additionalProperties") == Some(&Value::Bool(false)) && !schema.contains_key("patternProperties");
+    closed && beside_required(COUNTS[0]).unwrap_or(0) <= 1 && beside_required(COUNTS[1]).unwrap_or(1) == 1
 }
 
 /// What is no schema.

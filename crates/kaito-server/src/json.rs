@@ -39,6 +39,8 @@ pub(crate) fn parse_object_within(body: &[u8], depth: usize) -> Result<Map<Strin
     }
     let values = Cell::new(0);
     let mut deserializer = serde_json::Deserializer::from_str(text);
+    // The reader has its own.
+    deserializer.disable_recursion_limit();
     let value = Reader { left: depth, most: depth, values: &values }
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))
@@ -186,6 +188,17 @@ mod tests {
             let error = parse_object(body).unwrap_err();
             assert_eq!(error.detail(), detail);
             assert_eq!(error.status(), 422);
+        }
+    }
+
+    #[test]
+    fn levels_are_counted_exactly() {
+        for most in [MAX_DEPTH, crate::openai::body::DEPTH, 1000] {
+            // The object is a level.
+            let nested = |levels: usize| format!(r#"{{"a":{}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1));
+            assert!(parse_object_within(nested(most).as_bytes(), most).is_ok(), "{most}");
+            let error = parse_object_within(nested(most + 1).as_bytes(), most).unwrap_err();
+            assert!(error.detail().contains(&format!("deeper than {most} levels")), "{}", error.detail());
         }
     }
 

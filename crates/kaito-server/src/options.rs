@@ -36,6 +36,9 @@ pub struct ServerOptions {
     /// How long nothing may move: a client that reads nothing of its answer for so long loses its connection, and an engine that
     /// makes no progress for so long is reported as stuck by `/healthz`.
     pub stall_limit: Duration,
+    /// How long a client may be silent: over the head of a request, between two, or (over HTTP/2, where it is asked by a ping) while
+    /// it waits for an answer.
+    pub idle_limit: Duration,
     /// Web origins whose pages may call the API from a browser; none by default. `*` stands for all.
     pub allowed_origins: Vec<HeaderValue>,
     /// The name by which people know the model: a preset's, a repository's or a directory's.
@@ -69,7 +72,7 @@ impl ServerOptions {
 
     /// These options, with times that can be added to the clock.
     pub(crate) fn bounded(mut self) -> Self {
-        for time in [&mut self.request_timeout, &mut self.drain_limit, &mut self.stall_limit] {
+        for time in [&mut self.request_timeout, &mut self.drain_limit, &mut self.stall_limit, &mut self.idle_limit] {
             *time = LONGEST.min(*time);
         }
         self
@@ -87,6 +90,7 @@ impl Default for ServerOptions {
             body_limit: 4 << 20,
             drain_limit: Duration::from_secs(180),
             stall_limit: Duration::from_secs(60),
+            idle_limit: Duration::from_secs(60),
             allowed_origins: Vec::new(),
             model_name: "model".to_owned(),
             served_model_names: Vec::new(),

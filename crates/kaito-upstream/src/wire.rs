@@ -37,6 +37,7 @@ struct LogProbs {
 #[derive(Debug, Deserialize)]
 struct PromptLogProb {
     logprob: f64,
+    rank: Option<usize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -147,7 +148,7 @@ fn scored(
                 return fault(format!("gave no log-probability of the token {token}"));
             };
             let top = likeliest(top.unwrap_or_default().iter().map(|(name, p)| (name.as_str(), *p)), vocab_size, most)?;
-            Ok((token, Some(TokenScore { token, log_prob: log_prob as f32, top })))
+            Ok((token, Some(TokenScore { token, log_prob: log_prob as f32, rank: None, top })))
         })
         .collect()
 }
@@ -206,7 +207,8 @@ pub(crate) fn prompt_scores(
                 return fault(format!("gave no log-probability of the prompt's token {token}"));
             };
             let named = given.iter().map(|(name, score)| (name.as_str(), score.logprob));
-            Ok(TokenScore { token, log_prob: own.logprob as f32, top: likeliest(named, vocab_size, most)? })
+            let top = likeliest(named, vocab_size, most)?;
+            Ok(TokenScore { token, log_prob: own.logprob as f32, rank: own.rank, top })
         })
         .collect()
 }
@@ -238,7 +240,7 @@ mod tests {
             }],
         });
         let read = piece(&event.to_string(), 64, Some(1)).unwrap();
-        let score = |token, log_prob, top| Some(TokenScore { token, log_prob, top });
+        let score = |token, log_prob, top| Some(TokenScore { token, log_prob, rank: None, top });
         let tokens = vec![(7, score(7, -1.5, vec![(3, -0.5)])), (2, score(2, -0.25, vec![(2, -0.25)]))];
         assert_eq!(read, Piece { tokens, finish: Some(Finish::Stop), cached: None });
         let usage = r#"{"choices":[],"usage":{"prompt_tokens":2,"prompt_tokens_details":{"cached_tokens":16}}}"#;
@@ -293,12 +295,12 @@ mod tests {
 
     #[test]
     fn scores_of_a_prompt_are_read_as_vllm_writes_them() {
-        let score = |log_prob: f64| json!({ "logprob": log_prob, "rank": 1, "decoded_token": "a" });
+        let score = |log_prob: f64, rank: u32| json!({ "logprob": log_prob, "rank": rank, "decoded_token": "a" });
         let body = json!({ "choices": [{
             "index": 0, "text": "x", "token_ids": [3],
-            "prompt_logprobs": [null, { "5": score(-2.0), "9": score(-0.5) }],
+            "prompt_logprobs": [null, { "5": score(-2.0, 3), "9": score(-0.5, 1) }],
         }] });
-        let expected = TokenScore { token: 5, log_prob: -2.0, top: vec![(9, -0.5)] };
+        let expected = TokenScore { token: 5, log_prob: -2.0, rank: Some(3), top: vec![(9, -0.5)] };
         assert_eq!(prompt_scores(&body.to_string(), &[1, 5], 64, 1), Ok(vec![expected]));
         for prompt in [&[1][..], &[1, 6], &[1, 5, 5]] {
             assert!(matches!(prompt_scores(&body.to_string(), prompt, 64, 1), Err(Wrong::Fault(_))), "{prompt:?}");

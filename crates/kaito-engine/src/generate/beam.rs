@@ -263,7 +263,12 @@ impl BeamSearch {
                 continue;
             }
             let trace = step.tops.get(continuation.beam).map(|top| {
-                let score = TokenScore { token: continuation.token, log_prob: continuation.log_prob, top: top.clone() };
+                let score = TokenScore {
+                    token: continuation.token,
+                    log_prob: continuation.log_prob,
+                    rank: None,
+                    top: top.clone(),
+                };
                 self.trace.push(TraceEntry { parent: beam.trace, score });
                 self.trace.len() - 1
             });

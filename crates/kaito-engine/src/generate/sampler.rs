@@ -74,13 +74,15 @@ pub fn describe_raw(
 ) -> Option<super::TokenScore> {
     let (max, log_sum) = numeric::log_sum_exp(scores.iter().copied());
     let log_prob = |score: f32| score - max - log_sum;
-    let chosen = log_prob(*scores.get(token as usize)?);
+    let own = *scores.get(token as usize)?;
     if !log_sum.is_finite() {
         return None;
     }
     numeric::top_n_into(numeric::enumerate(scores), likeliest, best);
     let top = best.iter().map(|c| (c.token, log_prob(c.score))).collect();
-    Some(super::TokenScore { token, log_prob: chosen, top })
+    let before = |&(other, &score): &(usize, &f32)| score > own || (score == own && other < token as usize);
+    let rank = 1 + scores.iter().enumerate().filter(before).count();
+    Some(super::TokenScore { token, log_prob: log_prob(own), rank: Some(rank), top })
 }
 
 /// Log-probabilities of `chosen` and of the likeliest candidates, under the softmax of the candidates' scores.
@@ -90,6 +92,7 @@ pub fn describe(candidates: impl Iterator<Item = Candidate> + Clone, chosen: Can
     super::TokenScore {
         token: chosen.token,
         log_prob: log_prob(chosen.score),
+        rank: None,
         top: likeliest(candidates).into_iter().map(|(token, score)| (token, log_prob(score))).collect(),
     }
 }

@@ -30,13 +30,20 @@ impl TokenTexts {
         let likely =
             |&(id, log_prob): &(u32, f32)| LikelyToken { id, text: self.text(id), log_prob, bytes: self.bytes(id) };
         let top = score.top.iter().map(likely).collect();
-        TokenScore { id: score.token, text, log_prob: score.log_prob, bytes: self.bytes(score.token), top }
+        TokenScore {
+            id: score.token,
+            text,
+            log_prob: score.log_prob,
+            rank: score.rank,
+            bytes: self.bytes(score.token),
+            top,
+        }
     }
 
     /// A token as it is chosen.
     pub fn token(&mut self, id: u32, score: Option<&generate::TokenScore>) -> Token {
         match score.map(|score| self.score(score)) {
-            Some(TokenScore { id, text, log_prob, bytes, top }) => {
+            Some(TokenScore { id, text, log_prob, bytes, top, .. }) => {
                 Token { id, text, log_prob: Some(log_prob), bytes, top }
             }
             None => Token { id, text: String::new(), log_prob: None, bytes: self.bytes(id), top: Vec::new() },

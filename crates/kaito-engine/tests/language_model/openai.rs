@@ -66,13 +66,11 @@ pub(super) async fn ask(model: &LanguageModel, prompt: Prepared) -> (Output, Vec
         assert!(last.token.is_none());
         assert!(before.iter().all(|delta| delta.finish_reason.is_none() && delta.stop_reason.is_none()));
         if let Some(scores) = &sequence.scores {
-            let scored = tokens.into_iter().cloned().map(|Token { id, text, log_prob, bytes, top }| TokenScore {
-                id,
-                text,
-                log_prob: log_prob.unwrap(),
-                bytes,
-                top,
-            });
+            let ranks = scores.iter().map(|score| score.rank);
+            let scored =
+                tokens.into_iter().cloned().zip(ranks).map(|(Token { id, text, log_prob, bytes, top }, rank)| {
+                    TokenScore { id, text, log_prob: log_prob.unwrap(), rank, bytes, top }
+                });
             assert_eq!(&scored.collect::<Vec<_>>(), scores);
         }
     }

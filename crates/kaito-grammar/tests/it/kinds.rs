@@ -1,7 +1,7 @@
 //! Each kind of grammar takes what it describes, and nothing else.
 
 use kaito_grammar::{Error, Grammar, inline_schema};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::common::{Model, lenient, strict};
 
@@ -149,6 +149,48 @@ fn without_strict_what_cannot_be_kept_to_is_left_out() {
     assert!(model.takes(&lenient(either), "7"));
     // A reference that leads nowhere could mean anything.
     assert!(matches!(model.error(&lenient(json!({ "$ref": "#/$defs/a" }))), Error::InvalidSchema { .. }));
+}
+
+/// The compiler counts properties wrong beside optional ones that are listed: what is valid could not be written.
+#[test]
+fn bounds_of_the_number_of_properties_rule_nothing_out_that_is_valid() {
+    let model = Model::demo();
+    let text = json!({ "type": "string" });
+    let listed = json!({ "type": "object", "properties": { "a": text, "b": text }, "minProperties": 1 });
+    let closed = |more: Value| {
+        let mut schema = listed.clone();
+        schema["additionalProperties"] = false.into();
+        schema.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        schema
+    };
+    let inside =
+        json!({ "type": "object", "properties": { "c": listed }, "required": ["c"], "additionalProperties": false });
+    let merged = json!({ "allOf": [listed, { "maxProperties": 5 }] });
+    let referred = json!({ "$ref": "#/$defs/one", "$defs": { "one": listed } });
+    let two = closed(json!({ "minProperties": 2 }));
+    let counted = closed(json!({ "maxProperties": 1 }));
+    let map = json!({ "type": "object", "additionalProperties": text, "minProperties": 1, "maxProperties": 2 });
+    for (schema, valid, invalid) in [
+        (
+            listed.clone(),
+            &[r#"{"a":"x"}"#, r#"{"b":"x"}"#, r#"{"a":"x","b":"y"}"#, r#"{"z":1}"#][..],
+            &[r#"{"a":1}"#][..],
+        ),
+        (inside, &[r#"{"c":{"b":"x"}}"#], &["{}"]),
+        (merged, &[r#"{"a":"x"}"#], &[]),
+        (referred, &[r#"{"a":"x"}"#], &[]),
+        (two, &[r#"{"a":"x","b":"y"}"#], &[r#"{"c":"x"}"#]),
+        // What the compiler does count is kept to.
+        (counted, &[r#"{"a":"x"}"#, r#"{"b":"x"}"#], &["{}", r#"{"a":"x","b":"y"}"#]),
+        (map, &[r#"{"a":"x"}"#, r#"{"a":"x","b":"y"}"#], &["{}", r#"{"a":"x","b":"y","c":"z"}"#]),
+    ] {
+        for text in valid {
+            assert!(model.takes(&lenient(schema.clone()), text), "{schema}: {text}");
+        }
+        for text in invalid {
+            assert!(!model.takes(&lenient(schema.clone()), text), "{schema}: {text}");
+        }
+    }
 }
 
 #[test]

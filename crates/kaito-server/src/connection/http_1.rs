@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::exchange::Exchange;
-use super::{BUFFER, HEAD_TIMEOUT, farewell, log};
+use super::{BUFFER, farewell, log};
 use crate::state::Phase;
 
 /// Serves the requests on `stream`, and closes it so that the last answer arrives.
@@ -17,7 +17,7 @@ pub(super) async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + '
     let (app, activity, peer) = (Arc::clone(&exchange.app), Arc::clone(&exchange.activity), exchange.peer);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(app.options.idle_limit)
         .max_buf_size(BUFFER)
         .max_header_size(BUFFER)
         .serve_connection(TokioIo::new(stream), exchange);

@@ -10,7 +10,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::exchange::{Activity, Exchange};
 use super::lent::lend;
-use super::{BUFFER, HEAD_TIMEOUT, Judge, farewell, log};
+use super::{BUFFER, Judge, farewell, log};
+use crate::options::ServerOptions;
 use crate::state::Phase;
 
 /// Requests that a client may have open on a connection.
@@ -20,9 +21,6 @@ const RESETS: usize = 64;
 /// What a client may send of one body, and of all on a connection, before some of it is read.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// When a connection has been silent for so long, the client is asked whether it is there, and how long it may take to say so.
-const PING_AFTER: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is checked whether clients take their answers.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -33,6 +31,7 @@ pub(super) async fn serve(
     judge: Judge,
 ) {
     let (app, activity, peer) = (Arc::clone(&exchange.app), Arc::clone(&exchange.activity), exchange.peer);
+    let ServerOptions { stall_limit, idle_limit, .. } = app.options;
     let (owner, lent) = lend(stream);
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -42,15 +41,15 @@ pub(super) async fn serve(
         .max_send_buf_size(BUFFER)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PING_TIMEOUT)
+        // One half until a silent client is asked whether it is there, one for its answer.
+        .keep_alive_interval(idle_limit / 2)
+        .keep_alive_timeout(idle_limit / 2)
         .serve_connection(TokioIo::new(lent), exchange);
     let mut connection = Box::pin(connection);
 
     let mut phase = app.phase().subscribe();
     let mut seen = *phase.borrow();
-    let stall_limit = app.options.stall_limit;
-    let mut look = tokio::time::interval((stall_limit / 4).clamp(Duration::from_millis(10), LOOK));
+    let mut look = tokio::time::interval((stall_limit.min(idle_limit) / 4).clamp(Duration::from_millis(10), LOOK));
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut in_order = true;
     let mut idle_since = Some(Instant::now());
@@ -85,7 +84,7 @@ pub(super) async fn serve(
         idle_since = if activity.is_busy() { None } else { idle_since.or_else(|| Some(Instant::now())) };
         let Some(since) = idle_since else { continue };
         // Whoever comes while the server ends is told once, by an answer.
-        if told.is_none() && (since.elapsed() > HEAD_TIMEOUT || (seen != Phase::Serving && activity.requests() > 0)) {
+        if told.is_none() && (since.elapsed() > idle_limit || (seen != Phase::Serving && activity.requests() > 0)) {
             connection.as_mut().graceful_shutdown();
             told.get_or_insert_with(Instant::now);
         }

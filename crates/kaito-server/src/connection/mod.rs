@@ -27,8 +27,6 @@ use crate::tls;
 use exchange::{Activity, Exchange};
 use io::Watched;
 
-/// How long a client may take over the head of a request, and how long a connection may lie idle between two.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a client may take over the handshake of TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first byte of a TLS connection: a record of its handshake.

@@ -4,8 +4,8 @@ use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::json;
 
-/// How deep lists and objects may nest. Of published schemas the deepest has 63 levels, and the parser itself refuses the 128th.
-pub(crate) const DEPTH: usize = 127;
+/// How deep lists and objects may nest. Of published schemas the deepest has 63 levels.
+pub(crate) const DEPTH: usize = 128;
 
 /// The fields of a body.
 ///

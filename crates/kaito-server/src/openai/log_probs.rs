@@ -22,7 +22,7 @@ pub(crate) struct Scored<'a> {
 
 impl<'a> From<&'a TokenScore> for Scored<'a> {
     fn from(score: &'a TokenScore) -> Self {
-        let TokenScore { id, text, log_prob, bytes, top } = score;
+        let TokenScore { id, text, log_prob, bytes, top, .. } = score;
         Self { id: *id, log_prob: Some(*log_prob), bytes: bytes.as_deref(), text, top }
     }
 }
@@ -201,7 +201,7 @@ pub(crate) struct PromptLogProbs<'a>(Vec<Option<Entries<u32, PromptToken<'a>>>>)
 #[derive(Debug, Serialize)]
 struct PromptToken<'a> {
     logprob: f32,
-    /// Which of the likeliest it is, where it is among them.
+    /// Its place among all tokens, from 1.
     rank: Option<usize>,
     decoded_token: &'a str,
 }
@@ -215,7 +215,7 @@ impl<'a> PromptLogProbs<'a> {
                 known.insert_new(likely.id, PromptToken { logprob, rank, decoded_token: &likely.text });
             }
             let logprob = finite(score.log_prob);
-            known.insert_new(score.id, PromptToken { logprob, rank: None, decoded_token: &score.text });
+            known.insert_new(score.id, PromptToken { logprob, rank: score.rank, decoded_token: &score.text });
             known
         };
         Self(scores.iter().map(|score| score.as_ref().map(of_token)).collect())
@@ -258,7 +258,7 @@ mod tests {
     }
 
     fn score(id: u32, bytes: &[u8], log_prob: f32, top: Vec<LikelyToken>) -> TokenScore {
-        TokenScore { id, text: String::new(), log_prob, bytes: Some(bytes.to_vec()), top }
+        TokenScore { id, text: String::new(), log_prob, rank: Some(9), bytes: Some(bytes.to_vec()), top }
     }
 
     /// The four bytes of an emoji, in two tokens: neither is a character, both have their true bytes.
@@ -304,7 +304,7 @@ mod tests {
             serde_json::to_value(PromptLogProbs::new(&scores)).unwrap(),
             json!([null, {
                 "3": { "logprob": -0.25, "rank": 1, "decoded_token": "" },
-                "7": { "logprob": -2.0, "rank": null, "decoded_token": "" }
+                "7": { "logprob": -2.0, "rank": 9, "decoded_token": "" }
             }])
         );
     }

@@ -106,7 +106,9 @@ pub(crate) const ROUTES: &[Route] = &[
     Route::get("/v1/models/{*id}", Family::OpenAi, Access::Key, || get(models::retrieve)),
     Route::work("/v1/embeddings", Family::OpenAi, embeddings::parse),
     Route::work("/v1/responses", Family::OpenAi, responses::parse),
-    Route::get("/v1/responses/{*id}", Family::OpenAi, Access::Key, || get(responses::not_stored)),
+    Route::get("/v1/responses/{*id}", Family::OpenAi, Access::Key, || {
+        get(responses::not_stored).post(responses::not_stored).delete(responses::not_stored)
+    }),
     Route::work("/v1/messages", Family::Anthropic, anthropic::parse),
     Route::work("/v1/messages/count_tokens", Family::Anthropic, anthropic::parse_count),
     Route::work("/v1/load_lora_adapter", Family::OpenAi, adapters::parse_load),

@@ -319,11 +319,13 @@ async fn what_cannot_be_done_says_why_and_where() {
 async fn nothing_is_stored() {
     let server = TestServer::start(CHAT_MODEL).await;
     let id = server.ask(PATH, &hello(json!({ "store": true }))).await["id"].as_str().unwrap().to_owned();
-    for path in [format!("{PATH}/{id}"), format!("{PATH}/{id}/input_items")] {
-        let response = server.get(&path).await;
-        assert_eq!(response.status(), 404);
+    for (method, below) in [("GET", ""), ("GET", "/input_items"), ("DELETE", ""), ("POST", "/cancel")] {
+        let request = server.client.request(method.parse().unwrap(), format!("{}{PATH}/{id}{below}", server.url));
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 404, "{method} {below}");
         let body: Value = response.json().await.unwrap();
-        assert!(body["error"]["message"].as_str().unwrap().contains("not stored"), "{body}");
+        let expected = format!("There is no response {id}: responses are not stored here.");
+        assert_eq!(body["error"]["message"], expected, "{method} {below}");
     }
     server.stop().await;
 }

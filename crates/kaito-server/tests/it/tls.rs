@@ -1,9 +1,12 @@
 //! HTTPS: both protocols on one port, a certificate that changes, and connections that are given up or end in good order.
 
 use std::fs;
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -117,13 +120,10 @@ impl Secure {
                 .handshake(stream)
                 .await
                 .unwrap();
-            return Client {
-                sender: Sender::Http2(sender),
-                connection: tokio::spawn(async { connection.await.is_ok() }),
-            };
+            return Client::new(Sender::Http2(sender), connection);
         }
         let (sender, connection) = http1::handshake(stream).await.unwrap();
-        Client { sender: Sender::Http1(sender), connection: tokio::spawn(async { connection.await.is_ok() }) }
+        Client::new(Sender::Http1(sender), connection)
     }
 
     async fn ended(self) {
@@ -149,9 +149,24 @@ struct Client {
     sender: Sender,
     /// Whether the connection ended in good order.
     connection: JoinHandle<bool>,
+    /// While this is set, nothing is read from the connection, nor written to it.
+    silent: Arc<AtomicBool>,
 }
 
 impl Client {
+    fn new(sender: Sender, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) -> Self {
+        let silent = Arc::new(AtomicBool::new(false));
+        let is_silent = Arc::clone(&silent);
+        let mut connection = Box::pin(connection);
+        let connection = tokio::spawn(poll_fn(move |cx| {
+            if is_silent.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
+            connection.as_mut().poll(cx).map(|ended| ended.is_ok())
+        }));
+        Self { sender, connection, silent }
+    }
+
     async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         match &mut self.sender {
             Sender::Http1(sender) => {
@@ -396,5 +411,53 @@ async fn a_body_that_is_refused_half_way_leaves_the_connection_open() {
         assert_eq!(client.send(request).await.unwrap().status(), 413);
         assert_eq!(client.chat(&tokens(1)).await.status(), 200);
     }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_told_that_it_ends() {
+    let server = Secure::start(ServerOptions { idle_limit: Duration::from_millis(500), ..options() }).await;
+    for protocol in [&b"h2"[..], b"http/1.1"] {
+        let never_used = server.client(&[protocol], None).await;
+        let mut used = server.client(&[protocol], None).await;
+        text(used.chat(&tokens(1)).await).await;
+        for (client, was_used) in [(never_used, false), (used, true)] {
+            let ended = tokio::time::timeout(Duration::from_secs(30), client.connection).await;
+            let in_order = ended.expect("it ends").unwrap();
+            // hyper's client calls the end of a connection over HTTP/1 that it never used an incomplete message.
+            assert!(in_order || (!was_used && protocol == b"http/1.1"), "{protocol:?}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_for_its_answer_is_asked_whether_it_is_there() {
+    let idle_limit = Duration::from_secs(2);
+    let server = Secure::start(ServerOptions { idle_limit, ..options() }).await;
+    let mut there = server.client(&[b"h2"], None).await;
+    let mut gone = server.client(&[b"h2"], None).await;
+    server.null.device.allow(4);
+    let answer = there.chat(&stream(300)).await;
+    let unanswered = gone.chat(&stream(900)).await;
+    eventually("both run", async || {
+        server.null.device.allow(1);
+        server.runs() == 2
+    })
+    .await;
+    server.null.device.waits().await;
+    // As one whose machine lost its network: the connection stays, and nothing comes of it any more.
+    gone.silent.store(true, Ordering::Relaxed);
+    // No token is written meanwhile, so that no write to the client can fail.
+    tokio::time::sleep(idle_limit + Duration::from_secs(1)).await;
+    eventually("the one that is gone is given up", async || {
+        server.null.device.allow(1);
+        server.runs() == 1
+    })
+    .await;
+    server.null.device.release();
+    let events = parse_events(&text(answer).await);
+    assert_eq!(events.last().unwrap().name, "result", "the other has answered every ping: {events:?}");
+    drop(unanswered);
     server.stop().await;
 }

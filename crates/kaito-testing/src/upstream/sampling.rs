@@ -169,7 +169,9 @@ impl<'a> Sampling<'a> {
                 let named = std::iter::once(self.prompt[at]).chain(likeliest(&scores, most as usize));
                 named
                     .map(|token| {
-                        let score = json!({ "logprob": scores[token as usize], "rank": 1, "decoded_token": "a" });
+                        let own = scores[token as usize];
+                        let rank = scores.iter().filter(|score| **score >= own).count();
+                        let score = json!({ "logprob": own, "rank": rank, "decoded_token": "a" });
                         (token.to_string(), score)
                     })
                     .collect::<Map<String, Value>>()

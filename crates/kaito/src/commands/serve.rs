@@ -39,6 +39,7 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
         runtime_adapters: args.adapters.runtime_adapters.clone(),
         tool_format: args.tool_format.into(),
         dropped_log_lines: logging::dropped_lines(),
+        ..ServerOptions::default()
     };
     if let Some(folder) = &options.runtime_adapters {
         if !options.api_keys.are_asked_for() {

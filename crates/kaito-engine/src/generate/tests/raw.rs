@@ -49,6 +49,9 @@ fn check_score(score: &TokenScore, row: &[f32], likeliest: usize) {
         expected == f64::from(log_prob) || (expected - f64::from(log_prob)).abs() < 1e-5
     };
     assert!(near(score.token, score.log_prob), "{score:?}");
+    let mut order: Vec<u32> = (0..).take(row.len()).collect();
+    order.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]).then(a.cmp(&b)));
+    assert_eq!(score.rank, order.iter().position(|&token| token == score.token).map(|place| place + 1));
     assert_eq!(score.top.len(), likeliest.min(row.len()));
     assert!(score.top.iter().all(|&(token, log_prob)| near(token, log_prob)), "{score:?}");
     assert!(score.top.is_sorted_by(|a, b| a.1 > b.1 || a.1 == b.1 && a.0 < b.0), "{score:?}");

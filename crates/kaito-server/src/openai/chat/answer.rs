@@ -22,6 +22,8 @@ pub(super) struct Shown {
     pub(super) log_probs: Option<Naming>,
     pub(super) prompt_log_probs: bool,
     pub(super) prompt_token_ids: Option<Vec<u32>>,
+    /// What every text begins with: the message that is continued, with `echo`.
+    pub(super) echo: String,
 }
 
 /// Writes an answer, whole or in pieces.
@@ -110,7 +112,8 @@ fn take_calls(choices: &Choices, text: &str) -> (String, Vec<Call>) {
 
 impl Answer {
     fn choice<'a>(&'a self, index: usize, sequence: &'a OutputSequence) -> Choice<'a> {
-        let (text, tool_calls) = take_calls(&self.choices, &sequence.text);
+        let (mut text, tool_calls) = take_calls(&self.choices, &sequence.text);
+        text.insert_str(0, &self.shown.echo);
         let called = !tool_calls.is_empty();
         Choice {
             index,

@@ -6,7 +6,8 @@ mod stream;
 
 use std::sync::Arc;
 
-use kaito_engine::Cancel;
+use kaito_engine::{Cancel, Conversation, Ending};
+use serde_json::Value;
 
 use self::answer::{Answer, Shown};
 pub(crate) use self::request::{ChatRequest, Choices, PreparedChat, take_conversation};
@@ -32,6 +33,7 @@ struct ChatCompletion {
     request: ChatRequest,
     stream: StreamOptions,
     log_probs: Option<usize>,
+    echo: bool,
 }
 
 /// Reads the body of a chat completion.
@@ -52,8 +54,9 @@ fn read(mut body: Fields) -> Result<ChatCompletion, ApiError> {
     let mut request = ChatRequest::take(&mut body, stream)?;
     request.parameters.sampling.logprobs = log_probs;
     request.parameters.sampling.prompt_logprobs = prompt_log_probs;
+    let echo = body.take_flag("echo")?.unwrap_or(false);
     parameters::ignore_rest(body);
-    Ok(ChatCompletion { request, stream, log_probs })
+    Ok(ChatCompletion { request, stream, log_probs, echo })
 }
 
 /// `logprobs` and `top_logprobs`: how many of the likeliest tokens are given with each chosen one, if any are.
@@ -79,9 +82,16 @@ fn refuse_modalities(body: &mut Fields) -> Result<(), ApiError> {
     }
 }
 
+/// The text of the message that the answer continues; empty where it begins one.
+fn continued(conversation: &Conversation) -> &str {
+    let last = conversation.messages.last().filter(|_| conversation.ending == Ending::ContinueFinalMessage);
+    last.and_then(|message| message.get("content")).and_then(Value::as_str).unwrap_or_default()
+}
+
 impl Work for ChatCompletion {
     fn prepare(self: Box<Self>, context: &Context<'_>, cancel: &Cancel) -> Result<Task, ApiError> {
-        let Self { request, stream, log_probs } = *self;
+        let Self { request, stream, log_probs, echo } = *self;
+        let echo = if echo { continued(&request.conversation).to_owned() } else { String::new() };
         let Parameters { return_token_ids, tokens_as_ids, .. } = request.parameters;
         let prompt_log_probs = request.parameters.sampling.prompt_logprobs.is_some();
         let PreparedChat { prompt, choices } = request.prepare(context, cancel)?;
@@ -90,6 +100,7 @@ impl Work for ChatCompletion {
             log_probs: log_probs.map(|likely| Naming { as_ids: tokens_as_ids, likely }),
             prompt_log_probs,
             prompt_token_ids: return_token_ids.then(|| prompt.prompt().to_vec()),
+            echo,
         };
         let reply = Answer::new(choices, shown, context.info);
         Ok(Task::Generate { prompts: vec![prompt], reply: Arc::new(reply) })
@@ -98,7 +109,7 @@ impl Work for ChatCompletion {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -168,7 +168,12 @@ impl Streaming for ChatStream {
             let prompt = self.answer.shown.prompt_token_ids.as_deref().filter(|_| index == 0);
             self.chunk(&[choice], None, prompt)
         };
-        (0..self.choices.len()).map(role).collect()
+        let mut events: Vec<Event> = (0..self.choices.len()).map(role).collect();
+        let echo = Piece::Text(self.answer.shown.echo.clone());
+        for index in 0..self.choices.len() {
+            self.pieces(index, std::slice::from_ref(&echo), &mut events);
+        }
+        events
     }
 
     fn delta(&mut self, delta: &Delta) -> Vec<Event> {
@@ -237,6 +242,7 @@ mod tests {
             log_probs: log_probs.then_some(Naming { as_ids: false, likely: 1 }),
             prompt_log_probs: false,
             prompt_token_ids: None,
+            echo: String::new(),
         };
         ChatStream::new(Arc::new(Answer { head, choices: Choices::plain("tiny", count, 5), shown }))
     }

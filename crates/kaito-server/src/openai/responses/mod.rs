@@ -47,9 +47,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Request, ApiError> {
     Ok(Request { stream, work: Box::new(response) })
 }
 
-/// What asks for a response that was given earlier.
+/// What asks for a response that was given earlier, or for a part of one, or wants it deleted or cancelled.
 pub(crate) async fn not_stored(uri: Uri) -> ApiError {
-    let id: String = uri.path().rsplit("/responses/").next().unwrap_or_default().chars().take(100).collect();
+    let rest = uri.path().rsplit("/responses/").next().unwrap_or_default();
+    let id: String = rest.split('/').next().unwrap_or_default().chars().take(100).collect();
     let detail = format!("There is no response {id}: responses are not stored here.");
     ApiError::new(StatusCode::NOT_FOUND, detail).with_param("response_id")
 }

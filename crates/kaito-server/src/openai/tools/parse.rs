@@ -13,13 +13,13 @@ const MAX_NAME: usize = 64;
 const CHOICES: &str = "\"none\", \"auto\", \"required\" or a function";
 
 impl Tools {
-    /// Takes `tools`, `tool_choice` and `parallel_tool_calls`. `None` where the request has no tools.
+    /// Takes `tools`, `tool_choice` and `parallel_tool_calls`. `None` where the request has no tools: an empty list is none, too.
     ///
     /// # Errors
     /// What is wrong with them, by name.
     pub(crate) fn parse(fields: &mut Fields) -> Result<Option<Self>, ApiError> {
         let (at, choice_at) = (fields.path("tools"), fields.path("tool_choice"));
-        let list = fields.take_list("tools")?;
+        let list = fields.take_list("tools")?.filter(|list| !list.is_empty());
         let choice = fields.take("tool_choice");
         let parallel = fields.take_flag("parallel_tool_calls")?.unwrap_or(true);
         let Some(list) = list else {
@@ -27,14 +27,14 @@ impl Tools {
                 None => Ok(None),
                 Some(Value::String(choice)) if choice == "none" || choice == "auto" => Ok(None),
                 Some(choice) => {
-                    let allowed = format!("absent, \"none\" or \"auto\" where `{at}` is missing");
+                    let allowed = format!("absent, \"none\" or \"auto\" where `{at}` is missing or empty");
                     Err(ParameterError::invalid(&choice_at, choice, allowed).into())
                 }
             };
         };
-        if list.is_empty() || list.len() > MAX_TOOLS {
+        if list.len() > MAX_TOOLS {
             let count = format!("a list of {}", list.len());
-            return Err(ParameterError::invalid(&at, count, format!("a list of 1 to {MAX_TOOLS} functions")).into());
+            return Err(ParameterError::invalid(&at, count, format!("a list of up to {MAX_TOOLS} functions")).into());
         }
         let mut functions: Vec<Function> = Vec::with_capacity(list.len());
         for (index, tool) in list.into_iter().enumerate() {
@@ -240,6 +240,14 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_list_is_no_tools() {
+        for choice in [json!(null), json!("none"), json!("auto")] {
+            assert!(parse(json!({"tools": [], "tool_choice": choice})).unwrap().is_none(), "{choice}");
+        }
+        assert!(parse(json!({"tools": [], "tool_choice": "required"})).is_err());
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let function = |function: Value| json!({"tools": [tool("a"), {"type": "function", "function": function}]});
         let choice = |choice: Value| json!({"tools": [tool("a"), tool("b")], "tool_choice": choice});
@@ -247,8 +255,7 @@ mod tests {
         let many: Vec<Value> = (0..129).map(|index| tool(&format!("f{index}"))).collect();
         for (body, sentence) in [
             (json!({"tools": {}}), "`tools` is {}: it must be a list."),
-            (json!({"tools": []}), "`tools` is a list of 0: it must be a list of 1 to 128 functions."),
-            (json!({ "tools": many }), "`tools` is a list of 129: it must be a list of 1 to 128 functions."),
+            (json!({ "tools": many }), "`tools` is a list of 129: it must be a list of up to 128 functions."),
             (json!({"tools": ["a"]}), "`tools[0]` is \"a\": it must be an object."),
             (json!({"tools": [{"function": {"name": "a"}}]}), "`tools[0].type` is missing: it must be \"function\"."),
             (json!({"tools": [{"type": "custom"}]}), "`tools[0].type` is \"custom\": it must be \"function\"."),
@@ -336,7 +343,7 @@ mod tests {
             ),
             (
                 json!({"tool_choice": "required"}),
-                "`tool_choice` is \"required\": it must be absent, \"none\" or \"auto\" where `tools` is missing.",
+                "`tool_choice` is \"required\": it must be absent, \"none\" or \"auto\" where `tools` is missing or empty.",
             ),
             (
                 json!({"tools": [tool("a")], "parallel_tool_calls": 1}),

@@ -138,7 +138,7 @@ pub(in super::super) struct ChatCompletionRequest {
     /// With `logprobs`: so many likeliest tokens for each.
     #[schemars(range(min = 0, max = 20))]
     top_logprobs: Option<u64>,
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(max = 128))]
     tools: Option<Vec<Tool>>,
     tool_choice: Option<ToolChoice>,
     /// Whether an answer may have several calls; true unless set.
@@ -147,6 +147,8 @@ pub(in super::super) struct ChatCompletionRequest {
     add_generation_prompt: Option<bool>,
     /// Continue the last message instead.
     continue_final_message: Option<bool>,
+    /// Begin the answer with the message that it continues.
+    echo: Option<bool>,
     /// Variables of the chat template.
     chat_template_kwargs: Option<BTreeMap<String, Value>>,
     /// Documents for the chat template.

@@ -4,7 +4,7 @@ use kaito_server::ServerOptions;
 use kaito_testing::server::{CHAT_MODEL, TestServer, load, options};
 use serde_json::{Value, json};
 
-use super::{CHAT, hello, keys, with};
+use super::{CHAT, hello, keys, stream, with};
 
 /// What Kaito's own dialect answers with the likeliest tokens, and its prompt.
 async fn kaito(server: &TestServer, messages: &Value, tokens: usize) -> String {
@@ -183,7 +183,15 @@ async fn an_answer_can_be_continued() {
     let continued = hello(json!({ "messages": messages, "continue_final_message": true, "ignore_eos": false }));
     let answer = server.ask(CHAT, &continued).await;
     assert_eq!(content(&answer), kaito(&server, &messages, 24).await);
+    let echoed = with(continued.clone(), json!({ "echo": true }));
+    let expected = format!("I am{}", content(&answer));
+    assert_eq!(content(&server.ask(CHAT, &echoed).await), expected);
+    let streamed = stream(&server, CHAT, &echoed).await;
+    let text: String = streamed.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(text, expected);
     let turn = server.ask(CHAT, &hello(json!({ "messages": messages }))).await;
+    let echoed = server.ask(CHAT, &hello(json!({ "messages": messages, "echo": true }))).await;
+    assert_eq!(content(&echoed), content(&turn), "nothing is continued");
     assert_ne!(turn["usage"]["prompt_tokens"], answer["usage"]["prompt_tokens"], "a finished turn is not continued");
     server.stop().await;
 }
