@@ -1,27 +1,46 @@
 #!/usr/bin/env python3
-"""Prints how many tests of each file passed, then each that failed, with the first words of why; variants of one test together."""
+"""Prints how many cases of each file passed, and what differs from the list of those that are known to fail.
+
+    summary.py XML SUITE [FILE...]     the list is expected/SUITE.toml; without one nothing may fail. FILE: only these were asked
+    summary.py --all XML SUITE         each failure with what it says
+
+Status 1 where a failing case is not listed, or a listed one passes or does not exist.
+"""
 
 import sys
 from collections import Counter, defaultdict
-from xml.etree import ElementTree
 
-counts: dict[str, Counter] = defaultdict(Counter)
-failures: dict[tuple[str, str, str], int] = Counter()
-for case in ElementTree.parse(sys.argv[1]).iter("testcase"):
-    parts = case.get("classname").split(".")
-    module = next((place for place, part in enumerate(parts) if part.startswith("test_")), len(parts) - 1)
-    begin = 0 if parts[0] != "tests" else 2
-    place = "/".join(parts[begin : module + 1])
-    kind = next((child.tag for child in case if child.tag in ("failure", "error", "skipped")), "passed")
-    counts[place][kind] += 1
-    if kind in ("failure", "error"):
-        message = " ".join(next(child for child in case if child.tag == kind).get("message", "").split())
-        failures[place, case.get("name").split("[")[0], message[: int(sys.argv[2]) if len(sys.argv) > 2 else 140]] += 1
-print(f"\n{'file':40} {'passed':>7} {'failed':>7} {'skipped':>7}")
-for place, of in sorted(counts.items()):
-    print(f"{place:40} {of['passed']:7} {of['failure'] + of['error']:7} {of['skipped']:7}")
-print()
-for (place, name, message), times in failures.items():
-    print(f"{times:3} x {place}::{name}: {message}")
-total = sum(counts.values(), Counter())
-print(f"\n{total['passed']} passed, {total['failure'] + total['error']} failed, {total['skipped']} skipped")
+import cases
+
+
+def main(arguments: list[str]) -> int:
+    everything = "--all" in arguments
+    junit, suite, *files = [argument for argument in arguments if argument != "--all"]
+    run = cases.results(junit)
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for case, result in run.items():
+        counts[case.file][result.kind] += 1
+    width = max(map(len, counts), default=0)
+    print(f"\n{'file':{width}} {'passed':>7} {'failed':>7} {'skipped':>7}")
+    for file, of in sorted(counts.items()):
+        print(f"{file:{width}} {of['passed']:7} {of['failed']:7} {of['skipped']:7}")
+    if everything:
+        print()
+        for case, result in sorted(run.items()):
+            if result.kind == "failed":
+                print(f"{case}: {result.message}")
+    found = cases.differences(run, cases.expected(suite) if suite in cases.suites() else None, files)
+    print()
+    for difference in found:
+        print(difference)
+    total = sum(counts.values(), Counter())
+    print(f"\n{total['passed']} passed, {total['failed']} failed, {total['skipped']} skipped")
+    if not run:
+        print("no case ran")
+        return 1
+    print("differs from the list" if found else "as listed")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
