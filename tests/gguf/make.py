@@ -448,6 +448,9 @@ def tokenizer(path, arch, model, tokens, kinds, scores=None, **more):
 TEMPLATE = "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}{{ eos_token }}{% endfor %}"
 LLAMA_BPE = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
              r"|\s+(?!\S)|\s+")
+# llama.cpp's, in the order in which it applies them (`llama_vocab::impl::load` in its llama-vocab.cpp): each to what the one before left.
+DEFAULT = [r"[\p{P}\$\+<=>\^~\|]+", r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)", r"\p{N}+",
+           r"[0-9][0-9][0-9]"]
 
 
 def converted_tokenizers(out):
@@ -479,16 +482,24 @@ def converted_tokenizers(out):
 
     byte_level = lambda regex: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex)
     prompts = [case["text"] for case in json.loads((TOKENIZERS / "falcon/cases.json").read_text())["encode"]][::3]
+    prompts += ["f\u00fcr M\u00fcller, \u00fcber 1234567 \u20ac: 12\u00be, \u00bd-Zoll", "x  =  y  ;\tz ", "  1234 12345\n 9", "12\u00b3 \u00b2\u00b3\u00b9\u2074 \u216b",
+                "\u0967\u0968\u0969\u096a\u096b", "a+b<=c ~ d|e `f` ^ $5.00 100%", "\u2026 \u2014 \u201eZitat\u201c \u00abq\u00bb don't  'll we'RE"]
+    # Pieces that a wrong cut would keep apart, or let grow together: the two bytes of u with dots, and a space with a digit.
+    more = ["\u00c3 \u00bc", "\u0120 1"]
+    joined = [merge.replace(" ", "") for merge in more]
+    vocabulary = falcon["model"]["vocab"] | {token: len(texts) + i for i, token in enumerate(joined)}
+    texts, kinds, common = texts + joined, kinds + [1] * len(joined), common | dict(merges=merges + more)
     for pre, ignore_merges, steps in [
         ("llama-bpe", True, [pre_tokenizers.Split(Regex(LLAMA_BPE), "isolated"), byte_level(False)]),
         ("smollm", False, [pre_tokenizers.Digits(individual_digits=True), byte_level(True)]),
         ("gpt-2", False, [byte_level(True)]),
+        ("default", False, [*(pre_tokenizers.Split(Regex(rule), "isolated") for rule in DEFAULT), byte_level(False)]),
     ]:
-        model = models.BPE(falcon["model"]["vocab"], [tuple(merge.split(" ")) for merge in merges], ignore_merges=ignore_merges)
+        model = models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges + more], ignore_merges=ignore_merges)
         reference = tokenizers.Tokenizer(model)
         reference.pre_tokenizer = pre_tokenizers.Sequence(steps)
         reference.decoder = decoders.ByteLevel()
-        reference.add_special_tokens(sorted(special, key=vocabulary.get))
+        reference.add_special_tokens(sorted(special, key=texts.index))
         tokenizer(out / f"{pre}.gguf", "llama", "gpt2", texts, kinds, pre=pre, add_bos_token=False, **common)
         encoded = [dict(text=text, ids=reference.encode(text).ids) for text in prompts]
         cases.append(dict(file=f"{pre}.gguf", encode=encoded))

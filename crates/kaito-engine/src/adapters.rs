@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -21,6 +21,9 @@ struct Lease {
     bytes: u64,
     /// Tells the engine that nobody holds it any more.
     release: Box<dyn Fn(u32) + Send + Sync>,
+    /// Requests with it that wait, and that run.
+    waiting: AtomicUsize,
+    running: AtomicUsize,
     /// Its share of the memory for adapters, given back after that.
     _held: Option<HeldMemory>,
 }
@@ -33,7 +36,8 @@ impl Drop for Lease {
 
 impl Adapter {
     pub(crate) fn new(id: u32, bytes: u64, release: impl Fn(u32) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Lease { id, bytes, release: Box::new(release), _held: None }))
+        let (waiting, running) = Default::default();
+        Self(Arc::new(Lease { id, bytes, release: Box::new(release), waiting, running, _held: None }))
     }
 
     /// The same, holding a share of the memory for adapters. Only for one that nobody else holds yet.
@@ -52,6 +56,36 @@ impl Adapter {
     /// Bytes of its matrices.
     pub fn bytes(&self) -> u64 {
         self.0.bytes
+    }
+}
+
+/// Counts a request among those of its adapter: first as one that waits. Dropped, it counts no more.
+#[derive(Debug)]
+pub(crate) struct AdapterUse {
+    adapter: Adapter,
+    running: bool,
+}
+
+impl AdapterUse {
+    /// Of a request that waits.
+    pub fn waiting(adapter: Adapter) -> Self {
+        adapter.0.waiting.fetch_add(1, Relaxed);
+        Self { adapter, running: false }
+    }
+
+    /// The request left the queue.
+    pub fn start(&mut self) {
+        if !std::mem::replace(&mut self.running, true) {
+            self.adapter.0.running.fetch_add(1, Relaxed);
+            self.adapter.0.waiting.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for AdapterUse {
+    fn drop(&mut self) {
+        let Lease { waiting, running, .. } = &*self.adapter.0;
+        if self.running { running } else { waiting }.fetch_sub(1, Relaxed);
     }
 }
 
@@ -122,12 +156,20 @@ impl Adapters {
         self.read(<[_]>::to_vec)
     }
 
-    /// Names of those that requests hold, be they running or waiting.
-    pub fn in_use(&self) -> Vec<String> {
+    /// Names of those that requests in the queue have.
+    pub fn waiting(&self) -> Vec<String> {
+        self.names(|lease| &lease.waiting)
+    }
+
+    /// Names of those that running requests have.
+    pub fn running(&self) -> Vec<String> {
+        self.names(|lease| &lease.running)
+    }
+
+    fn names(&self, requests: impl Fn(&Lease) -> &AtomicUsize) -> Vec<String> {
         self.read(|named| {
-            // One that nobody holds is held by its name alone.
-            let held = named.iter().filter(|known| Arc::strong_count(&known.adapter.0) > 1);
-            held.map(|known| known.name.clone()).collect()
+            let used = named.iter().filter(|known| requests(&known.adapter.0).load(Relaxed) > 0);
+            used.map(|known| known.name.clone()).collect()
         })
     }
 

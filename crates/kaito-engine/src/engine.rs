@@ -354,7 +354,7 @@ impl Engine {
         let sequences = limits.sequences_for(&params, prompt.len())?;
         let new = params.max_total_len.saturating_sub(prompt.len());
         let (sender, events) = events::queue(sequences.saturating_mul(new));
-        let open = shared.open.open(waiting, sender)?;
+        let open = shared.open.open(waiting, sender, params.adapter.clone())?;
         let id = shared.next_id.fetch_add(1, Relaxed);
         let generation = Box::new(Generation::within(prompt, params, sequences));
         // A command that nobody takes closes its request.

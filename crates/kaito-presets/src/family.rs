@@ -100,6 +100,16 @@ pub(crate) const FALCON: Family = Family {
     ..MISTRAL
 };
 
+/// Models of Llama's form with a byte-level tokenizer.
+pub(crate) const SMOLLM2: Family = Family {
+    model_type: "llama",
+    title: "SmolLM2",
+    architecture: "LlamaForCausalLM",
+    adds_bos: false,
+    config: &[LLAMA_KEYS],
+    ..MISTRAL
+};
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.title)

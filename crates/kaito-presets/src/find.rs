@@ -2,7 +2,7 @@ use std::fmt;
 
 use crate::{PRESETS, Preset};
 
-/// The preset of that name, whatever its case and wherever it has `_`, `-` or nothing: `Llama2_7b-chat` is
+/// The preset of that name, or with that alias, whatever its case and wherever it has `_`, `-` or nothing: `Llama2_7b-chat` is
 /// `llama-2-7b-chat`. What has a slash is the id of a model's card on the hub, in any case: `tiiuae/Falcon-7B`.
 ///
 /// # Errors
@@ -18,11 +18,15 @@ pub fn find(name: &str) -> Result<&'static Preset, UnknownPreset> {
         });
     }
     let wanted = normalised(name);
-    PRESETS.iter().find(|preset| normalised(preset.name) == wanted).ok_or_else(|| UnknownPreset {
+    PRESETS.iter().find(|preset| names(preset).any(|name| normalised(name) == wanted)).ok_or_else(|| UnknownPreset {
         name: name.to_owned(),
         nearest: nearest(&wanted, |preset| (preset.name, normalised(preset.name))),
         beginning: beginning(&wanted),
     })
+}
+
+fn names(preset: &Preset) -> impl Iterator<Item = &'static str> {
+    std::iter::once(preset.name).chain(preset.aliases.iter().copied())
 }
 
 fn normalised(name: &str) -> String {
@@ -121,6 +125,8 @@ mod tests {
         ("phi3_mini_4k_instruct", "phi-3-mini-4k-instruct"),
         ("LLaMA-2-7B-Chat", "llama-2-7b-chat"),
         (" FALCON-7B ", "falcon-7b"),
+        ("smollm2", "smollm2-135m-instruct"),
+        ("SmolLM2-135M", "smollm2-135m-instruct"),
     ];
 
     #[test]
@@ -133,7 +139,7 @@ mod tests {
     #[test]
     fn every_name_and_alias_of_the_catalogue_resolves_to_its_own_preset() {
         for preset in PRESETS {
-            for name in preset.aliases.iter().chain([&preset.name]) {
+            for name in names(preset) {
                 assert_eq!(find(name).map(|found| found.name), Ok(preset.name), "{name:?}");
             }
         }
@@ -190,6 +196,7 @@ mod tests {
                 "; did you mean llama-2-7b, llama-2-7b-chat, llama-2-13b, llama-2-13b-chat, llama-2-70b or \
                  llama-2-70b-chat?",
             ),
+            ("smol", "; did you mean smollm2-135m-instruct?"),
             ("phi-3-mini-128k", "; did you mean phi-3-mini-128k-instruct?"),
             ("ph", ""),
             ("", ""),
@@ -203,7 +210,7 @@ mod tests {
         fn any_string_gets_an_answer(name in ".*") {
             if let Ok(preset) = find(&name) {
                 let is_card = name.trim().eq_ignore_ascii_case(preset.hub_id);
-                proptest::prop_assert!(is_card || normalised(&name) == normalised(preset.name));
+                proptest::prop_assert!(is_card || names(preset).any(|one| normalised(one) == normalised(&name)));
             }
         }
     }

@@ -16,10 +16,13 @@ pub const GIB: u64 = 1 << 30;
 pub struct Preset {
     /// The canonical name, hyphenated: `llama-2-7b-chat`.
     pub name: &'static str,
-    /// Other spellings in common use. [`crate::find`] accepts many more: it ignores case, `_` and `-`.
+    /// Other names in common use. [`crate::find`] accepts more spellings of each: it ignores case, `_` and `-`.
     pub aliases: &'static [&'static str],
     /// Repository of the published weights on the hub, `organisation/name`.
     pub hub_id: &'static str,
+    /// Repository of the same model in GGUF files, one for each precision, where one is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gguf: Option<&'static str>,
     /// What the model was tuned for.
     pub kind: PresetKind,
     /// Element type in which the weights are published.
@@ -114,10 +117,11 @@ mod tests {
     use crate::{PRESETS, find};
 
     #[test]
-    fn there_are_fourteen_and_no_two_share_a_name_or_a_repository() {
+    fn there_are_fifteen_and_no_two_share_a_name_or_a_repository() {
         let names: std::collections::BTreeSet<_> = PRESETS.iter().map(|preset| preset.name).collect();
-        let repositories: std::collections::BTreeSet<_> = PRESETS.iter().map(|preset| preset.hub_id).collect();
-        assert_eq!((PRESETS.len(), names.len(), repositories.len()), (14, 14, 14));
+        let repositories: std::collections::BTreeSet<_> =
+            PRESETS.iter().flat_map(|preset| [Some(preset.hub_id), preset.gguf]).flatten().collect();
+        assert_eq!((PRESETS.len(), names.len(), repositories.len()), (15, 15, 16));
     }
 
     #[test]
@@ -128,6 +132,7 @@ mod tests {
             ("falcon-7b", "/chat"),
             ("mistral-7b", "/chat"),
             ("phi-3-mini-4k-instruct", "/chat"),
+            ("smollm2", "/chat"),
         ] {
             assert_eq!(find(name).unwrap().endpoint(), endpoint, "{name}");
         }

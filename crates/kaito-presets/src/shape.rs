@@ -38,7 +38,7 @@ pub struct Shape {
     /// Order of the heads in the fused query-key-value projection.
     #[serde(skip)]
     pub qkv_order: QkvOrder,
-    /// Whether the output head is the embedding. The published files hold a copy of it all the same.
+    /// Whether the output head is the embedding. Falcon's published files hold a copy of it all the same.
     pub tied_embeddings: bool,
     /// Token that begins a sequence.
     pub bos_token_id: u32,
@@ -158,6 +158,8 @@ mod tests {
         let falcon = find("falcon-7b").unwrap().shape;
         assert_eq!(falcon.parameters(), 6_921_720_704);
         assert_eq!(falcon.weights_bytes(DType::Bf16), 13_843_441_408);
+        // Published without a copy of it.
+        assert_eq!(find("smollm2").unwrap().shape.parameters(), 134_515_008);
     }
 
     /// Llama 2 7B in 16 bits keeps half a mebibyte a token; grouped-query attention divides that by the queries of a group.

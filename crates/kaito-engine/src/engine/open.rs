@@ -8,7 +8,12 @@ use std::{
 use tokio::sync::Notify;
 
 use super::GenerationEvent;
-use crate::{Error, device::DeviceError, events::EventSender};
+use crate::{
+    Error,
+    adapters::{Adapter, AdapterUse},
+    device::DeviceError,
+    events::EventSender,
+};
 
 /// Counts requests from their submission to their last event.
 #[derive(Debug, Default)]
@@ -47,11 +52,17 @@ pub(super) struct OpenCounts {
 }
 
 impl OpenRequests {
-    /// Opens a request that tells `events` what becomes of it, if at most `limit` wait with it.
+    /// Opens a request that tells `events` what becomes of it, if at most `limit` wait with it, and counts it among those of its
+    /// adapter.
     ///
     /// # Errors
     /// A full queue, an engine that shuts down or is gone.
-    pub(super) fn open(self: &Arc<Self>, limit: usize, events: EventSender) -> Result<OpenRequest, Error> {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        limit: usize,
+        events: EventSender,
+        adapter: Option<Adapter>,
+    ) -> Result<OpenRequest, Error> {
         let mut state = self.lock();
         match &state.closed {
             Some(Closed::ShuttingDown) => return Err(Error::ShuttingDown),
@@ -64,7 +75,8 @@ impl OpenRequests {
         state.waiting += 1;
         state.progress.get_or_insert_with(Instant::now);
         drop(state);
-        Ok(OpenRequest { requests: self.clone(), events: Some(events), waiting: true })
+        let adapter = adapter.map(AdapterUse::waiting);
+        Ok(OpenRequest { requests: self.clone(), events: Some(events), waiting: true, adapter })
     }
 
     /// Opens no more requests; those that are open stay so. A reason for good is kept: a device stays lost while the engine
@@ -119,6 +131,7 @@ pub(super) struct OpenRequest {
     /// Dropped without a last event, it says that the engine has stopped.
     events: Option<EventSender>,
     waiting: bool,
+    adapter: Option<AdapterUse>,
 }
 
 impl OpenRequest {
@@ -126,6 +139,9 @@ impl OpenRequest {
     pub(super) fn start(&mut self, cached_tokens: usize) {
         if std::mem::take(&mut self.waiting) {
             self.requests.lock().waiting -= 1;
+        }
+        if let Some(adapter) = &mut self.adapter {
+            adapter.start();
         }
         if let Some(events) = &self.events {
             events.started(cached_tokens);
@@ -167,6 +183,7 @@ impl Drop for OpenRequest {
 mod tests {
     use std::{
         future::Future,
+        path::PathBuf,
         pin::pin,
         task::{Context, Poll, Waker},
     };
@@ -174,13 +191,14 @@ mod tests {
     use super::*;
     use crate::{
         ErrorKind,
+        adapters::Adapters,
         device::DeviceErrorKind,
         events::{self, EventReceiver},
     };
 
     fn opened(requests: &Arc<OpenRequests>) -> (OpenRequest, EventReceiver) {
         let (sender, receiver) = events::queue(1);
-        (requests.open(2, sender).unwrap(), receiver)
+        (requests.open(2, sender, None).unwrap(), receiver)
     }
 
     fn drained(requests: &OpenRequests) -> bool {
@@ -236,9 +254,35 @@ mod tests {
     }
 
     #[test]
+    fn a_request_counts_among_those_of_its_adapter_first_as_one_that_waits() {
+        let adapters = Adapters::elsewhere(["first", "second"].map(|name| (name.to_owned(), PathBuf::new())));
+        let requests = Arc::new(OpenRequests::default());
+        let open = |name: Option<&str>| {
+            let adapter = name.map(|name| adapters.find(name).unwrap());
+            requests.open(9, events::queue(1).0, adapter).unwrap()
+        };
+        let counted = || (adapters.waiting().join(","), adapters.running().join(","));
+        let expect = |waiting: &str, running: &str| assert_eq!(counted(), (waiting.to_owned(), running.to_owned()));
+        expect("", "");
+        let (_none, mut second, first) = (open(None), open(Some("second")), open(Some("first")));
+        expect("first,second", "");
+        second.start(0);
+        second.start(0);
+        expect("first", "second");
+        let (third, mut fourth) = (open(Some("second")), open(Some("second")));
+        fourth.start(0);
+        expect("first,second", "second");
+        second.end(GenerationEvent::Failed(Error::Cancelled));
+        drop(third);
+        expect("first", "second");
+        drop((first, fourth));
+        expect("", "");
+    }
+
+    #[test]
     fn nothing_is_opened_behind_a_closed_door_or_a_full_queue() {
         let requests = Arc::new(OpenRequests::default());
-        let refusal = || requests.open(2, events::queue(1).0).map(drop).unwrap_err();
+        let refusal = || requests.open(2, events::queue(1).0, None).map(drop).unwrap_err();
         let (mut first, _) = opened(&requests);
         let (second, _) = opened(&requests);
         assert!(matches!(refusal(), Error::TooBusy { waiting: 2, limit: 2 }));
@@ -263,7 +307,7 @@ mod tests {
         requests.close(Closed::ShuttingDown);
         requests.close(Closed::DeviceLost(lost.clone()));
         requests.close(Closed::ShuttingDown);
-        let refusal = requests.open(2, events::queue(1).0).map(drop).unwrap_err();
+        let refusal = requests.open(2, events::queue(1).0, None).map(drop).unwrap_err();
         assert_eq!(
             (refusal.to_string().as_str(), refusal.kind()),
             ("gpu:0: fell off the bus", ErrorKind::ShuttingDown)
@@ -281,7 +325,7 @@ mod tests {
             let clients: Vec<_> = (0..4)
                 .map(|_| {
                     let requests = requests.clone();
-                    std::thread::spawn(move || requests.open(9, events::queue(1).0).ok())
+                    std::thread::spawn(move || requests.open(9, events::queue(1).0, None).ok())
                 })
                 .collect();
             requests.close(Closed::ShuttingDown);

@@ -1,11 +1,11 @@
 //! A model without weights: the fake engine behind a tokenizer, for tests of what serves models.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kaito_kernels::{Compute, DType, KvDType};
 
 use super::{DeviceFaults, FakeEngine, PAGE_SIZE, VOCAB};
-use crate::{Error, LanguageModel, ModelInfo, Tokenizer, engine::Engine, scheduler::Faults};
+use crate::{Adapters, Error, LanguageModel, ModelInfo, Tokenizer, engine::Engine, scheduler::Faults};
 
 /// Tokens of the longest sequence, where there are pages for it.
 const LONGEST: usize = 1024;
@@ -29,6 +29,14 @@ impl NullModel {
     /// # Errors
     /// A tokenizer that can't be read, a thread that can't be started.
     pub fn start(directory: &Path, pages: u32, sequences: usize) -> Result<Self, Error> {
+        Self::with_adapters(directory, pages, sequences, &[])
+    }
+
+    /// The same with adapters of these names, which change nothing.
+    ///
+    /// # Errors
+    /// As for [`Self::start`].
+    pub fn with_adapters(directory: &Path, pages: u32, sequences: usize, names: &[&str]) -> Result<Self, Error> {
         let FakeEngine { engine, requests, device } = FakeEngine::start(pages, sequences, 0)?;
         let tokenizer = Tokenizer::open(directory)?;
         let info = ModelInfo {
@@ -55,7 +63,8 @@ impl NullModel {
             chat_template: tokenizer.has_chat_template(),
             upstream: None,
         };
-        let model = LanguageModel::of_parts(engine.clone(), tokenizer, info);
+        let adapters = Adapters::elsewhere(names.iter().map(|&name| (name.to_owned(), PathBuf::new())));
+        let model = LanguageModel::of_parts(engine.clone(), tokenizer, info, adapters);
         Ok(Self { model, requests, device, engine })
     }
 

@@ -93,9 +93,15 @@ const RULES: [Rules; 5] = [
     Rules { names: &["gpt-2"], steps: NO_STEPS, gpt2: true, after: NO_STEPS, ignore_merges: false, begin: false },
     Rules {
         names: &["default"],
-        steps: r#"[{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "[\\p{P}$+<=>^~|]+"}}]"#,
-        gpt2: true,
-        after: DIGITS_BY_THREE,
+        // Digits are cut before bytes become characters, some of which are numbers: `ü` has the bytes of `Ã` and `¼`.
+        steps: r#"[
+    {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "[\\p{P}$+<=>^~|]+"}},
+    {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex":
+        "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"}},
+    {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "\\p{N}+"}},
+    {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "[0-9][0-9][0-9]"}}]"#,
+        gpt2: false,
+        after: NO_STEPS,
         ignore_merges: false,
         begin: false,
     },

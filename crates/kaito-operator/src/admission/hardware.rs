@@ -32,7 +32,16 @@ pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mu
     let preset = workspace.preset().and_then(|preset| kaito_presets::find(&preset.name).ok());
     let count = u32::try_from(resource.count).ok().filter(|_| resource.count <= MOST_NODES).and_then(NonZeroU32::new);
     let (Some(preset), Some(count)) = (preset, count) else { return };
-    let plan = instance_types.plan(&Load::from(preset), instance_type, Some(count));
+    let choice = workspace.runtime().ok();
+    let runtime = choice.zip(workspace.inference.as_ref()).map(|(choice, asked)| match choice {
+        RuntimeChoice::Fixed(runtime) => runtime,
+        RuntimeChoice::Auto => inference::by_hardware(workspace, asked, preset, instance_type),
+    });
+    let adapters = workspace.inference.as_ref().map_or(0, |inference| inference.adapters.len() as u64);
+    let load = Load::from(preset).adapters(adapters);
+    // The runtime kaito has adapters in main memory.
+    let on_gpus = if runtime == Some(Runtime::Kaito) { load.adapters(0) } else { load };
+    let plan = instance_types.plan(&on_gpus, instance_type, Some(count));
     for (shortfall, problem) in plan.shortfalls.iter().zip(plan.problems()) {
         if runs_all_the_same(shortfall) {
             verdict.warn(PATH, problem);
@@ -46,18 +55,12 @@ pub fn check(workspace: &Workspace, instance_types: &InstanceTypes, verdict: &mu
         verdict.warn("resource.count", note);
     }
     let has_ranks = layout::ranks(workspace, preset).is_some();
-    let choice = workspace.runtime().ok();
-    let runtime = choice.zip(workspace.inference.as_ref()).map(|(choice, asked)| match choice {
-        RuntimeChoice::Fixed(runtime) => runtime,
-        RuntimeChoice::Auto => inference::by_hardware(workspace, asked, preset, instance_type),
-    });
     match (runtime, plan.precision_problem(), instance_type.memory) {
         // Who leaves the runtime to the hardware leaves the precision to it, too.
         (Some(Runtime::Vllm), Some(note), _) if choice != Some(RuntimeChoice::Auto) => verdict.warn(PATH, note),
         // With several ranks the runtime kaito does not serve, which is said elsewhere.
         (Some(Runtime::Kaito), _, Some(memory)) if !has_ranks => {
-            let adapters = workspace.inference.as_ref().map_or(0, |inference| inference.adapters.len());
-            let needed = Load::from(preset).adapters(adapters as u64).on_cpus().memory.total();
+            let needed = load.on_cpus().memory.total();
             if needed > memory {
                 verdict.warn(
                     PATH,

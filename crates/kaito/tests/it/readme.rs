@@ -137,7 +137,7 @@ fn the_page_about_gguf_files_keeps_its_word() {
     let model = std::fs::read(tiny_gguf()).unwrap();
     let files = ["llama-2-7b.Q4_K_M.gguf", "llama-2-7b.Q8_0.gguf"].map(|name| (name, model.clone()));
     let shell = Shell { hub: TestHub::start(&files), cache: tempfile::tempdir().unwrap() };
-    assert_eq!(shell.run("docs/gguf.md"), 3);
+    assert_eq!(shell.run("docs/gguf.md"), 4);
 }
 
 /// What is no shell's is run by `tests/clients/run`.
