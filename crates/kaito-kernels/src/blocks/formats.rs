@@ -1,8 +1,6 @@
 //! The formats, one by one. The layouts are those of ggml (`ggml-common.h`), the arithmetic is that of its reference: scales of f16
 //! are widened, and every product, sum and difference is rounded to f32, in this order.
 
-use half::f16;
-
 /// A block format.
 pub(super) trait Block {
     /// Weights of a block.
@@ -35,16 +33,32 @@ pub(super) struct Q5K;
 /// 256 weights of 6 bits in groups of 16, each with a scale of 8 bits.
 pub(super) struct Q6K;
 
+// Loops go over arrays, whose lengths the compiler knows, and call nothing: what is called from a function for an instruction set is
+// not compiled for it unless it is inlined.
+
 /// Splits a number of f16 off, widened.
 #[inline(always)]
 fn half(bytes: &[u8]) -> (f32, &[u8]) {
-    (f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(), &bytes[2..])
+    (widen(u16::from_le_bytes([bytes[0], bytes[1]])), &bytes[2..])
 }
 
-/// Bit `i` of `bits`, as bit 4 of a byte.
+/// The number of f16 with these bits, in f32.
 #[inline(always)]
-fn fifth_bit(bits: u32, i: usize) -> u8 {
-    (((bits >> i) & 1) as u8) << 4
+fn widen(bits: u16) -> f32 {
+    /// 2^112: the difference of the exponents' biases. The product is exact, for numbers below the normal ones too.
+    const REBIAS: f32 = f32::from_bits(0x7780_0000);
+    let (sign, magnitude) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff) << 13);
+    let finite = (f32::from_bits(magnitude) * REBIAS).to_bits();
+    // Infinities and NaN, whose exponent is all ones.
+    let magnitude = if bits & 0x7c00 == 0x7c00 { magnitude | 0x7f80_0000 } else { finite };
+    f32::from_bits(sign | magnitude)
+}
+
+/// The first `N` of some bytes, all of which are there: a block has as many bytes as its format says.
+#[inline(always)]
+fn array<const N: usize>(bytes: &[u8]) -> &[u8; N] {
+    const { assert!(N > 0) };
+    bytes.first_chunk().unwrap_or(&[0; N])
 }
 
 #[inline(always)]
@@ -53,13 +67,71 @@ fn four_bytes(bytes: &[u8]) -> (u32, &[u8]) {
 }
 
 /// 32 weights of which byte `i` of 16 has the lower bits of weight `i` in its lower half, and of weight `i + 16` in its upper half.
-/// `weight` makes a weight of its lower bits and its number.
 #[inline(always)]
-fn halves(quants: &[u8], weights: &mut [f32], weight: impl Fn(u8, usize) -> f32) {
-    let (low, high) = weights.split_at_mut(16);
-    for (i, ((low, high), &byte)) in low.iter_mut().zip(high).zip(quants).enumerate() {
-        *low = weight(byte & 15, i);
-        *high = weight(byte >> 4, i + 16);
+fn halves(quants: &[u8]) -> [u8; 32] {
+    let quants: &[u8; 16] = array(quants);
+    let mut all = [0; 32];
+    for i in 0..16 {
+        all[i] = quants[i] & 15;
+        all[i + 16] = quants[i] >> 4;
+    }
+    all
+}
+
+/// The fifth bits of 32 weights, as bit 4 of a byte each.
+#[inline(always)]
+fn fifth_bits(bits: u32) -> [u8; 32] {
+    let mut all = [0; 32];
+    for (i, all) in all.iter_mut().enumerate() {
+        *all = (((bits >> i) & 1) as u8) << 4;
+    }
+    all
+}
+
+/// The bits of `mask`, `shift` to the left, of each byte.
+#[inline(always)]
+fn field<const N: usize>(bytes: &[u8; N], shift: usize, mask: u8) -> [u8; N] {
+    let mut fields = [0; N];
+    for i in 0..N {
+        fields[i] = (bytes[i] >> shift) & mask;
+    }
+    fields
+}
+
+#[inline(always)]
+fn shifted_left<const N: usize>(bytes: &[u8; N], shift: usize) -> [u8; N] {
+    let mut shifted = [0; N];
+    for i in 0..N {
+        shifted[i] = bytes[i] << shift;
+    }
+    shifted
+}
+
+/// The bits of both.
+#[inline(always)]
+fn joined<const N: usize>(one: &[u8; N], other: &[u8; N]) -> [u8; N] {
+    let mut joined = [0; N];
+    for i in 0..N {
+        joined[i] = one[i] | other[i];
+    }
+    joined
+}
+
+/// `scale * (quant - offset)` of each.
+#[inline(always)]
+fn scaled<const N: usize>(quants: &[u8; N], offset: i8, scale: f32, weights: &mut [f32]) {
+    let Some(weights) = weights.first_chunk_mut::<N>() else { return };
+    for i in 0..N {
+        weights[i] = scale * f32::from((quants[i] as i8).wrapping_sub(offset));
+    }
+}
+
+/// `scale * quant + minimum` of each.
+#[inline(always)]
+fn raised<const N: usize>(quants: &[u8; N], scale: f32, minimum: f32, weights: &mut [f32]) {
+    let Some(weights) = weights.first_chunk_mut::<N>() else { return };
+    for i in 0..N {
+        weights[i] = scale * f32::from(quants[i]) + minimum;
     }
 }
 
@@ -70,7 +142,7 @@ impl Block for Q4_0 {
     #[inline(always)]
     fn dequantize(block: &[u8], weights: &mut [f32]) {
         let (scale, quants) = half(block);
-        halves(quants, weights, |q, _| scale * f32::from(q as i8 - 8));
+        scaled(&halves(quants), 8, scale, weights);
     }
 }
 
@@ -82,7 +154,7 @@ impl Block for Q4_1 {
     fn dequantize(block: &[u8], weights: &mut [f32]) {
         let (scale, rest) = half(block);
         let (minimum, quants) = half(rest);
-        halves(quants, weights, |q, _| scale * f32::from(q) + minimum);
+        raised(&halves(quants), scale, minimum, weights);
     }
 }
 
@@ -94,7 +166,7 @@ impl Block for Q5_0 {
     fn dequantize(block: &[u8], weights: &mut [f32]) {
         let (scale, rest) = half(block);
         let (fifth, quants) = four_bytes(rest);
-        halves(quants, weights, |q, i| scale * f32::from((q | fifth_bit(fifth, i)) as i8 - 16));
+        scaled(&joined(&halves(quants), &fifth_bits(fifth)), 16, scale, weights);
     }
 }
 
@@ -107,7 +179,7 @@ impl Block for Q5_1 {
         let (scale, rest) = half(block);
         let (minimum, rest) = half(rest);
         let (fifth, quants) = four_bytes(rest);
-        halves(quants, weights, |q, i| scale * f32::from(q | fifth_bit(fifth, i)) + minimum);
+        raised(&joined(&halves(quants), &fifth_bits(fifth)), scale, minimum, weights);
     }
 }
 
@@ -118,7 +190,7 @@ impl Block for Q8_0 {
     #[inline(always)]
     fn dequantize(block: &[u8], weights: &mut [f32]) {
         let (scale, quants) = half(block);
-        weights.iter_mut().zip(quants).for_each(|(weight, &q)| *weight = scale * f32::from(q as i8));
+        scaled(array::<32>(quants), 0, scale, weights);
     }
 }
 
@@ -139,19 +211,16 @@ impl Block for Q2K {
             let scale = scale * f32::from(groups[group] & 15);
             let minimum = minimum * f32::from(groups[group] >> 4);
             let (quants, shift) = two_bits(quants, group);
-            for (weight, &byte) in weights.iter_mut().zip(quants) {
-                *weight = scale * f32::from((byte >> shift) & 3) - minimum;
-            }
+            raised(&field(quants, shift, 3), scale, -minimum, weights);
         }
     }
 }
 
 /// Where the two bits of a group of 16 weights lie: 32 bytes hold those of 128 weights, the first 32 in the lowest bits of each.
 #[inline(always)]
-fn two_bits(quants: &[u8], group: usize) -> (&[u8], usize) {
+fn two_bits(quants: &[u8], group: usize) -> (&[u8; 16], usize) {
     let (half, pair, side) = (group / 8, group % 8 / 2, group % 2);
-    let start = half * 32 + side * 16;
-    (&quants[start..start + 16], 2 * pair)
+    (array(&quants[half * 32 + side * 16..]), 2 * pair)
 }
 
 impl Block for Q3K {
@@ -170,12 +239,9 @@ impl Block for Q3K {
             let high = (groups[8 + group % 4] >> (group / 4 * 2)) & 3;
             let scale = scale * f32::from((low | high << 4) as i8 - 32);
             let (quants, shift) = two_bits(quants, group);
-            let third = &third[group % 2 * 16..][..16];
-            for ((weight, &byte), &third) in weights.iter_mut().zip(quants).zip(third) {
-                // A third bit that is not set takes 4 away.
-                let less = if (third >> (group / 2)) & 1 == 0 { 4 } else { 0 };
-                *weight = scale * f32::from(((byte >> shift) & 3) as i8 - less);
-            }
+            // A third bit that is not set takes 4 away, so that it is like others with 4 taken from all.
+            let third = shifted_left(&field(array::<16>(&third[group % 2 * 16..]), group / 2, 1), 2);
+            scaled(&joined(&field(quants, shift, 3), &third), 4, scale, weights);
         }
     }
 }
@@ -207,9 +273,7 @@ impl Block for Q4K {
         for (group, weights) in weights.chunks_exact_mut(32).enumerate() {
             let (scale, minimum) = (scale * f32::from(scales[group]), minimum * f32::from(minima[group]));
             let shift = group % 2 * 4;
-            for (weight, &byte) in weights.iter_mut().zip(&quants[group / 2 * 32..][..32]) {
-                *weight = scale * f32::from((byte >> shift) & 15) - minimum;
-            }
+            raised(&field(array::<32>(&quants[group / 2 * 32..]), shift, 15), scale, -minimum, weights);
         }
     }
 }
@@ -228,9 +292,9 @@ impl Block for Q5K {
         for (group, weights) in weights.chunks_exact_mut(32).enumerate() {
             let (scale, minimum) = (scale * f32::from(scales[group]), minimum * f32::from(minima[group]));
             let shift = group % 2 * 4;
-            for ((weight, &byte), &fifth) in weights.iter_mut().zip(&quants[group / 2 * 32..][..32]).zip(fifth) {
-                *weight = scale * f32::from((byte >> shift) & 15 | ((fifth >> group) & 1) << 4) - minimum;
-            }
+            let low = field(array::<32>(&quants[group / 2 * 32..]), shift, 15);
+            let fifth = shifted_left(&field(array::<32>(fifth), group, 1), 4);
+            raised(&joined(&low, &fifth), scale, -minimum, weights);
         }
     }
 }
@@ -249,12 +313,9 @@ impl Block for Q6K {
             let scale = scale * f32::from(groups[group] as i8);
             // A half of the block has 4 runs of 32 weights: the first two in the lower halves of 64 bytes, the others in the upper ones.
             let (half, run, side) = (group / 8, group % 8 / 2, group % 2);
-            let low = &low[half * 64 + run % 2 * 32 + side * 16..][..16];
-            let high = &high[half * 32 + side * 16..][..16];
-            let (shift, high_shift) = (run / 2 * 4, run * 2);
-            for ((weight, &low), &high) in weights.iter_mut().zip(low).zip(high) {
-                *weight = scale * f32::from(((low >> shift) & 15 | ((high >> high_shift) & 3) << 4) as i8 - 32);
-            }
+            let low = field(array::<16>(&low[half * 64 + run % 2 * 32 + side * 16..]), run / 2 * 4, 15);
+            let high = shifted_left(&field(array::<16>(&high[half * 32 + side * 16..]), run * 2, 3), 4);
+            scaled(&joined(&low, &high), 32, scale, weights);
         }
     }
 }

@@ -141,8 +141,10 @@ impl Kernel for Dequantize<'_> {
 
 #[inline(always)]
 fn each<B: Block>(blocks: &[u8], weights: &mut [f32]) {
-    let blocks = blocks.chunks_exact(B::BYTES);
-    blocks.zip(weights.chunks_exact_mut(B::WEIGHTS)).for_each(|(block, weights)| B::dequantize(block, weights));
+    // A closure would be a function of its own.
+    for (block, weights) in blocks.chunks_exact(B::BYTES).zip(weights.chunks_exact_mut(B::WEIGHTS)) {
+        B::dequantize(block, weights);
+    }
 }
 
 /// A matrix of blocks, row by row. It has the bytes of its shape, since [`BlocksRef::new`] alone makes one.
