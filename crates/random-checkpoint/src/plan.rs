@@ -77,7 +77,9 @@ fn llama_like(shape: &Shape, fused: bool) -> Vec<Planned> {
         tensors.push(matrix("mlp.down_proj", hidden, inner));
     }
     tensors.push(Planned::vector("model.norm.weight", hidden, 1.0));
-    tensors.push(Planned::matrix("lm_head.weight", vocab, hidden));
+    if !shape.tied_embeddings {
+        tensors.push(Planned::matrix("lm_head.weight", vocab, hidden));
+    }
     tensors
 }
 
