@@ -37,6 +37,8 @@ WITHOUT_TILES = {
         "server": _each(2, 4, 3),
     },
 }
+# Where both read the same GGUF file, on any processor.
+SAME_FILE = {"prefill": 2, "decode 1": 1.2, "decode 8": 2}
 # What differs where 16-bit weights are multiplied exactly: the peers round activations to bf16, and vLLM is no measure then.
 EXACT_WITH_TILES = {LLAMA: {**WITH_TILES[LLAMA], "prefill": _each(2.5, 3, 3)}}
 # Shares of a limit that was measured in the same run: of the bandwidth in decoding; in a prompt, of a plain product of packed
@@ -61,6 +63,8 @@ class Situation:
         return {**ratios, LLAMA: {**ratios[LLAMA], **START[LLAMA]}}
 
     def ratio(self, peer, metric, precision):
+        if precision not in PRECISIONS:
+            return SAME_FILE.get(metric) if peer == LLAMA else None
         return self.ratios().get(peer, {}).get(metric, {}).get(precision)
 
     def words(self):

@@ -47,23 +47,26 @@ class Kaito:
         return processes.run([self.binary, "--version"], 60, None).output.strip()
 
     def model_flags(self, weights, precision):
-        flags = ["--weights", weights.checkpoint, *precision.ours, "--threads", str(self.settings.threads), *self.flags]
-        if precision.name != "bf16":
+        read = weights.gguf(precision) if precision.same_file else weights.checkpoint
+        flags = ["--weights", read, *precision.ours, "--threads", str(self.settings.threads), *self.flags]
+        if precision.packs:
             flags += ["--quantize-cache", weights.quantized_cache(precision, self.name)]
         return flags
 
     def prepare(self, weights, precision):
         """The first start with fewer bits makes a file; it is not to be part of a measurement."""
         folder = weights.quantized_cache(precision, self.name)
-        if precision.name == "bf16" or folder.exists():
+        if not precision.packs or folder.exists():
             return
         weights.made.append(folder)
         with self.server(weights, precision, processes.GROUP_PRIORITY, limit=1800.0):
             pass
 
     def warm(self, weights, precision):
+        if precision.same_file:
+            return prepare.warm(weights.gguf(precision))
         folder = weights.quantized_cache(precision, self.name)
-        if precision.name != "bf16" and folder.exists():
+        if precision.packs and folder.exists():
             return prepare.warm(folder)
         return prepare.warm(weights.checkpoint)
 

@@ -42,13 +42,25 @@ class Precision:
     # The GGUF file, and bits a weight in it.
     gguf: str
     bits: float
+    # Whether kaito reads that file too, instead of what it makes of the checkpoint.
+    same_file: bool = False
+
+    @property
+    def packs(self):
+        """Whether the first start of kaito makes a file of its own."""
+        return self.name != "bf16" and not self.same_file
 
 
 PRECISIONS = {precision.name: precision for precision in (
     Precision("bf16", ("--dtype", "bf16"), "BF16", 16),
     Precision("int8", ("--quantize", "int8"), "Q8_0", 8.5),
     Precision("int4", ("--quantize", "int4"), "Q4_0", 4.5),
+    Precision("Q8_0", (), "Q8_0", 8.5, same_file=True),
+    Precision("Q4_0", (), "Q4_0", 4.5, same_file=True),
+    Precision("Q4_K_M", (), "Q4_K_M", 4.9, same_file=True),
 )}
+# Those that are measured unless others are named.
+DEFAULT = tuple(name for name, precision in PRECISIONS.items() if not precision.same_file)
 
 
 class Weights:
@@ -73,7 +85,7 @@ class Weights:
             sizes[self.gguf(PRECISIONS["bf16"])] = 16
             sizes |= {self.gguf(precision): precision.bits for precision in precisions}
         for precision in precisions:
-            if precision.name != "bf16":
+            if precision.packs:
                 sizes |= {self.quantized_cache(precision, build): precision.bits for build in builds}
         return int(sum(self.shape.parameters * bits / 8 for path, bits in sizes.items() if not path.exists()))
 

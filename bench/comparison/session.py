@@ -127,7 +127,7 @@ class Session:
             # What is built is there for the next time; what is measured counts.
             processes.end_at(time.monotonic() + 60 * args.minutes)
         args.data.mkdir(parents=True, exist_ok=True)
-        precisions = [prepare.PRECISIONS[name] for name in args.only or prepare.PRECISIONS]
+        precisions = [prepare.PRECISIONS[name] for name in args.only or prepare.DEFAULT]
         names = list(prepare.SHAPES) if args.shape == "all" else [args.shape]
         if not args.quick:
             others = [engine for engine in (self.transformers, self.vllm) if engine]

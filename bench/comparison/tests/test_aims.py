@@ -21,6 +21,12 @@ class Aims(unittest.TestCase):
         self.assertEqual(found, [Verdict(LLAMA, 2.6, 2.5, True), Verdict(VLLM, 1.4, 1.5, False)])
         self.assertEqual(verdicts("server", "int8", ratios={LLAMA: 3.9, VLLM: 9.0}), [Verdict(LLAMA, 3.9, 4, False)])
 
+    def test_the_same_gguf_file_has_the_same_aims_on_any_processor(self):
+        for tiles in (True, False):
+            found = verdicts("decode 1", "Q4_K_M", ratios={LLAMA: 1.3, VLLM: 1.0}, situation=Situation(tiles=tiles))
+            self.assertEqual(found, [Verdict(LLAMA, 1.3, 1.2, True)])
+            self.assertEqual(verdicts("server", "Q8_0", ratios={LLAMA: 9.0}, situation=Situation(tiles=tiles)), [])
+
     def test_an_aim_that_is_just_met_is_met(self):
         [verdict] = verdicts("decode 1", "int4", ratios={LLAMA: 1.8})
         self.assertTrue(verdict.reached)

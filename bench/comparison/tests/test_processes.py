@@ -151,6 +151,8 @@ class Weights(unittest.TestCase):
             self.assertEqual(weights.lacking([int8]), 0)
             # Another build has a cache of its own, whose form may be another.
             self.assertEqual(weights.lacking([int8], ["kaito", "before"]), 1062)
+            # The same file as int8's, which kaito reads as it is.
+            self.assertEqual(weights.lacking([prepare.PRECISIONS["Q8_0"]], ["kaito", "before"]), 0)
 
     def test_without_llama_cpp_none_of_its_files_are_written(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@ import unittest
 from comparison import prepare
 from comparison.session import tasks
 
-BF16, INT8, INT4 = prepare.PRECISIONS.values()
+BF16, INT8, INT4 = (prepare.PRECISIONS[name] for name in prepare.DEFAULT)
 
 
 class Tasks(unittest.TestCase):

@@ -5,6 +5,7 @@
 //! | products of activations with weights in f32, bf16 or f16 | [`TiledInput`], [`MatrixRef`], [`matmul`] |
 //! | products with weights of 8 or 4 bits | [`quantize`], [`QuantizedInput`], [`QuantizedRef`], [`quantized_matmul`] |
 //! | products with weights in the block formats of GGUF, as f32 | [`BlockFormat`], [`BlocksRef`], [`block_matmul`] |
+//! | what adapters add to products | [`LowRankRows`], [`add_low_rank`] |
 //! | paged attention and the KV cache's memory | [`paged_attention`], [`store_kv`], [`KvBuffer`], [`KvLayout`] |
 //! | embedding, normalisation, rotary positions, feed-forward functions | [`gather_rows`], [`rms_norm`], [`rope`], [`swiglu`] |
 //! | the threads that all of these run on | [`ThreadPool`] |
@@ -30,6 +31,7 @@ mod gather;
 mod kv;
 mod kv_layout;
 mod kv_store;
+mod low_rank;
 mod mapped_file;
 mod matmul;
 mod matrix;
@@ -53,6 +55,7 @@ pub use kaito_spec::{DType, RopePairing};
 pub use kv::{KvBuffer, KvDType};
 pub use kv_layout::KvLayout;
 pub use kv_store::store_kv;
+pub use low_rank::{LOW_RANK_PANEL, LowRankRows, add_low_rank, low_rank_panels};
 pub use mapped_file::{FileChange, MappedFile, WhatChanged};
 pub use matmul::{Compute, InputForm, TiledInput, UnknownCompute, Write, block_matmul, matmul};
 pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};

@@ -6,8 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use kaito_kernels::DType;
 use kaito_model::{
     adapter::{AdapterWeights, LowRank},
+    checkpoint::CheckpointError,
     config::{LinearKind, ModelConfig},
     family,
 };
@@ -344,8 +346,36 @@ fn ranks_and_scales_are_those_of_the_patterns() {
     }
     assert_eq!(weights.terms.len(), 9);
     assert_eq!(weights.rank(), 3);
-    // Q, V and down of three layers: 3 x 64 and 64 x 3, 2 x 64 and 16 x 2, 3 x 112 and 64 x 3.
-    assert_eq!(weights.bytes(), 3 * 4 * (2 * 3 * 64 + 2 * 64 + 2 * 16 + 3 * 112 + 3 * 64));
+    // Q, V and down of three layers: 3 x 64 and 64 x 3, 2 x 64 and 16 x 2, 3 x 112 and 64 x 3, in 16 bits.
+    assert_eq!(weights.bytes(), 3 * 2 * (2 * 3 * 64 + 2 * 64 + 2 * 16 + 3 * 112 + 3 * 64));
+}
+
+/// Numbers of 16 bits stay so, and are those that 32 bits would have.
+#[test]
+fn matrices_keep_the_element_type_of_their_file() {
+    let (model, temp) = (config(MODEL), copy());
+    // Every number with the bits that bf16 has, first in 32 and then in 16 of them.
+    edit_weights(temp.path(), |entries| {
+        entries.iter_mut().for_each(|entry| entry.bytes.chunks_exact_mut(4).for_each(|bytes| bytes[..2].fill(0)));
+    });
+    let wide = AdapterWeights::open(temp.path(), &model).unwrap();
+    edit_weights(temp.path(), |entries| {
+        for entry in entries {
+            entry.dtype = "BF16";
+            entry.bytes = entry.bytes.chunks_exact(4).flat_map(|bytes| [bytes[2], bytes[3]]).collect();
+        }
+    });
+    let narrow = AdapterWeights::open(temp.path(), &model).unwrap();
+    assert_eq!(wide.bytes(), 2 * narrow.bytes());
+    assert_eq!(wide.terms.len(), narrow.terms.len());
+    for (wide, narrow) in wide.terms.iter().zip(&narrow.terms) {
+        assert_eq!((narrow.down.dtype(), narrow.up.dtype()), (DType::Bf16, DType::Bf16));
+        assert!(wide.down.to_f32() == narrow.down.to_f32() && wide.up.to_f32() == narrow.up.to_f32());
+    }
+    let bytes = narrow.bytes();
+    assert!(AdapterWeights::open_within(temp.path(), &model, bytes).is_ok());
+    let error = AdapterWeights::open_within(temp.path(), &model, bytes - 1).unwrap_err();
+    assert!(matches!(error, CheckpointError::AdapterTooLarge { found, .. } if found == bytes), "{error}");
 }
 
 /// A base class saves without the prefix of its own.

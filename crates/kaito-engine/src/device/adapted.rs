@@ -117,6 +117,11 @@ impl<'a, T> Adapted<'a, T> {
         Self { adapters: None, map: 0 }
     }
 
+    /// Whether it is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.groups().all(|(rows, _)| rows.is_empty())
+    }
+
     /// Rows of the step, ascending, and the products that are added to their outputs. No row is in two groups.
     pub fn groups(&self) -> impl Iterator<Item = (&'a [usize], &'a [T])> {
         let map = self.map;

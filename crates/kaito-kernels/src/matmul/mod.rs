@@ -47,7 +47,7 @@ pub enum Write {
 }
 
 /// Columns that are summed up before their lanes are added. A tile's rows of this length stay in the first level cache.
-const BLOCK_COLUMNS: usize = 1024;
+pub(crate) const BLOCK_COLUMNS: usize = 1024;
 
 /// Vectors of a segment of columns. Where there are a few tiles, each is multiplied by one segment before any by the next: all
 /// tokens' columns of a segment stay in the first level cache.

@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-use kaito_kernels::DType;
+use kaito_kernels::{self as kernels, DType, LOW_RANK_PANEL, low_rank_panels};
 
 use self::{
     config::AdapterConfig,
@@ -43,7 +43,8 @@ pub struct AdapterWeights {
     pub terms: Vec<LowRank>,
 }
 
-/// One product that is added to a linear map: `output[output_offset..] += scale * up (down input)`, in f32.
+/// One product that is added to a linear map: `output[output_offset..] += scale * up (down input)`. Its matrices have memory of their
+/// own, since an adapter's file may be replaced while the adapter is in use, and the element types of the file.
 #[derive(Debug, Clone)]
 pub struct LowRank {
     /// Number of the layer, from 0.
@@ -52,9 +53,11 @@ pub struct LowRank {
     pub kind: LinearKind,
     /// First output component that it changes.
     pub output_offset: usize,
-    /// `A`: `rank x in_features`, in f32 and in memory of its own.
+    /// Output components that it changes.
+    pub outputs: usize,
+    /// `A`: `rank x in_features`.
     pub down: Tensor,
-    /// `B`: `out x rank`, likewise; its rows have the order of the map's.
+    /// `B`, whose rows have the order of the map's, in panels of them: see [`low_rank_panels`].
     pub up: Tensor,
     /// Factor of the product.
     pub scale: f32,
@@ -144,7 +147,13 @@ fn read(
     let mut bytes: u64 = 0;
     for module in found.values() {
         let (rank, _) = config.of_module(&module.path)?;
-        bytes += (DType::F32.size() * rank * (module.in_features + module.rows)) as u64;
+        for (factor, width) in
+            [(Factor::Down, module.in_features), (Factor::Up, module.rows.next_multiple_of(LOW_RANK_PANEL))]
+        {
+            // What is not there is named below.
+            let size = tensors.dtype(&module.tensor(factor)).map_or(0, DType::size);
+            bytes += (size * rank * width) as u64;
+        }
     }
     if bytes > limit {
         return Err(CheckpointError::AdapterTooLarge { path: tensors.path().to_owned(), found: bytes, limit });
@@ -154,27 +163,30 @@ fn read(
         let (rank, scale) = config.of_module(&module.path)?;
         let tensor = |factor: Factor, shape: [usize; 2]| {
             let name = module.tensor(factor);
-            let values = tensors.tensor(&name, &shape)?.to_f32();
+            let tensor = tensors.tensor(&name, &shape)?;
+            let values = tensor.to_f32();
             match values.iter().find(|value| !value.is_finite()) {
                 Some(value) => Err(refused(&name, format!("holds {value}"))),
-                None => Ok((name, values)),
+                None => Ok((tensor, values)),
             }
         };
-        let (name, values) = tensor(Factor::Down, [rank, module.in_features])?;
-        let down = matrix(&name, values.as_slice(), [rank, module.in_features]);
-        let (name, values) = tensor(Factor::Up, [module.rows, rank])?;
-        let up = matrix(&name, &module.in_order(values, rank), [module.rows, rank]);
+        let (of_down, values) = tensor(Factor::Down, [rank, module.in_features])?;
+        let down = like(&of_down, &values, [rank, module.in_features]);
+        let (of_up, values) = tensor(Factor::Up, [module.rows, rank])?;
+        let panels = low_rank_panels(&module.in_order(values, rank), rank);
+        let up = like(&of_up, &panels, [panels.len() / LOW_RANK_PANEL, LOW_RANK_PANEL]);
         let (Some(down), Some(up)) = (down, up) else {
-            return Err(refused(&name, "has another number of elements than its shape says".to_owned()));
+            return Err(refused(of_up.name(), "has another number of elements than its shape says".to_owned()));
         };
-        let Module { layer, kind, output_offset, .. } = module;
-        terms.push(LowRank { layer, kind, output_offset, down, up, scale });
+        let Module { layer, kind, output_offset, rows: outputs, .. } = module;
+        terms.push(LowRank { layer, kind, output_offset, outputs, down, up, scale });
     }
     Ok(AdapterWeights { terms })
 }
 
-/// A matrix in memory of its own: an adapter's file may be replaced while the adapter is in use.
-fn matrix(name: &str, values: &[f32], shape: [usize; 2]) -> Option<Tensor> {
-    let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    Tensor::from_bytes(name, DType::F32, shape.to_vec(), bytes)
+/// A matrix in memory of its own, of the name and the element type of the tensor that its values come from.
+fn like(tensor: &Tensor, values: &[f32], shape: [usize; 2]) -> Option<Tensor> {
+    let mut bytes = vec![0; values.len() * tensor.dtype().size()];
+    kernels::narrow(values, tensor.dtype(), &mut bytes);
+    Tensor::from_bytes(tensor.name(), tensor.dtype(), shape.to_vec(), bytes)
 }

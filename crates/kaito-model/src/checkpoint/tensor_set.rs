@@ -146,6 +146,11 @@ impl TensorSet {
         self.tensors.get(name).map(|located| located.stored.shape.as_slice())
     }
 
+    /// Element type of the tensor `name`, if it is there and of one that is computed with.
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        self.tensors.get(name).and_then(|located| located.stored.element.dtype)
+    }
+
     /// The tensor `name`, in place; one whose elements do not lie in row-major order is copied.
     ///
     /// # Errors

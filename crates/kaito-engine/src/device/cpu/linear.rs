@@ -96,6 +96,8 @@ pub(super) struct Products {
     packed: Packed,
     /// Room for what SwiGLU makes of activations that are not quantised.
     activated: Vec<f32>,
+    /// Whether it has what SwiGLU makes of the input of the present map.
+    is_activated: bool,
     /// Room for the activations of one linear map, and for their quantised form.
     tiled_input: TiledInput,
     quantized_input: QuantizedInput,
@@ -109,6 +111,7 @@ impl Products {
             error: None,
             packed,
             activated: Vec::new(),
+            is_activated: false,
             tiled_input: TiledInput::default(),
             quantized_input: QuantizedInput::default(),
         }
@@ -136,6 +139,22 @@ impl Products {
         self.error.get_or_insert_with(|| unsupported(cause));
     }
 
+    /// Applies SwiGLU to the input of a linear map, where that is yet to be done.
+    fn activate(&mut self, linear: &CpuLinear, count: usize, input: &CpuBuffer) {
+        if input.is_gated() && !self.is_activated {
+            let width = linear.in_features;
+            let to = rows_mut(&mut self.activated, width, 0);
+            kernels::swiglu(&self.threads, count, input.gate_up(width), width, to);
+            self.is_activated = true;
+        }
+    }
+
+    /// What the map that was computed last multiplied: its input, or what SwiGLU made of it.
+    pub fn operand<'a>(&'a mut self, linear: &CpuLinear, count: usize, input: &'a CpuBuffer) -> &'a [f32] {
+        self.activate(linear, count, input);
+        if self.is_activated { &self.activated } else { input.values() }
+    }
+
     /// `output[t] (+)= linear(input[t])`.
     pub fn compute(&mut self, linear: &CpuLinear, count: usize, input: &CpuBuffer, output: &mut [f32], write: Write) {
         if let Some(bias) = &linear.bias {
@@ -147,7 +166,8 @@ impl Products {
             }
         }
         // Parts that read the same input share its tiled or quantised form.
-        let (mut written, mut tiled, mut quantized, mut activated) = (None, None, None, false);
+        let (mut written, mut tiled, mut quantized) = (None, None, None);
+        self.is_activated = false;
         let width = linear.in_features;
         for part in &linear.parts {
             let first = written != Some(part.output_offset);
@@ -166,12 +186,8 @@ impl Products {
                     let form = self.form(weight.dtype());
                     let wanted = (form, part.input_offset, weight.cols());
                     if tiled.replace(wanted) != Some(wanted) {
-                        if input.is_gated() && !activated {
-                            let to = rows_mut(&mut self.activated, width, 0);
-                            kernels::swiglu(&self.threads, count, input.gate_up(width), width, to);
-                            activated = true;
-                        }
-                        let values: &[f32] = if activated { &self.activated } else { input.values() };
+                        self.activate(linear, count, input);
+                        let values: &[f32] = if self.is_activated { &self.activated } else { input.values() };
                         let input = rows(values, width, part.input_offset);
                         self.tiled_input.tile(&self.threads, form, count, weight.cols(), input);
                     }

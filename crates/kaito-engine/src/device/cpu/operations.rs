@@ -114,7 +114,7 @@ impl Operations for CpuOperations {
     }
 
     fn load_low_rank(&mut self, term: LowRank) -> Result<CpuLowRank, DeviceError> {
-        self.low_rank.load(term)
+        CpuLowRank::new(term)
     }
 
     fn kv_pool(&mut self, config: &ModelConfig, pages: usize, page_size: usize) -> Result<CpuKvPool, DeviceError> {
@@ -146,8 +146,6 @@ impl Operations for CpuOperations {
         let rows = limits.step_tokens;
         let linears = config.layer.linears(config.hidden_size);
         let widest = linears.iter().map(|linear| linear.in_features).max().unwrap_or(config.hidden_size);
-        let widest_output = linears.iter().map(|linear| linear.out_features).max().unwrap_or(config.hidden_size);
-        self.low_rank.note_room(rows, widest, widest_output);
         let mlp = config.layer.mlp;
         self.products.reserve(rows, widest, if mlp.kind == Mlp::SwiGlu { mlp.width } else { 0 })?;
         self.sequences.reserve(limits.sequences);
@@ -226,8 +224,12 @@ impl Operations for CpuOperations {
         let write = if epilogue == Epilogue::Add { Write::Add } else { Write::Set };
         let output = if epilogue == Epilogue::SwiGlu { output.gate_up_mut() } else { output.values_mut() };
         self.products.compute(linear, count, input, output, write);
-        if let Err(cause) = self.low_rank.add(&self.products.threads, linear, &adapted, input, output) {
-            self.products.fail(cause);
+        if !adapted.is_empty() {
+            let threads = Arc::clone(&self.products.threads);
+            let input = self.products.operand(linear, count, input);
+            if let Err(cause) = self.low_rank.add(&threads, linear, &adapted, count, input, output) {
+                self.products.fail(cause);
+            }
         }
         if epilogue == Epilogue::Gelu {
             kernels::gelu_erf(&self.products.threads, &mut output[..count * linear.out_features]);
