@@ -34,6 +34,11 @@ export async function startBrowser() {
             await browser.close();
             // Chromium's processes write into it for a moment after they were told to end.
             rmSync(profile, { recursive: true, force: true, maxRetries: 50, retryDelay: 100 });
+            // What a failed test has left open, a stub's server say, must not keep the file from ending.
+            setTimeout(() => {
+                console.error("something is still open long after the last test");
+                process.exit(1);
+            }, 15000).unref();
         },
     };
 }

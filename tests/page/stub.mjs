@@ -16,7 +16,8 @@ export function pageText(nonce, info) {
 /**
  * Starts a stub. `behaviour` may be changed at any time:
  * - info, models, health: what the page is filled with, what /v1/models lists, what /healthz answers
- * - answer(body, asked): {text | chunks, finish, delay, usage, tokens, error, errorInStream, breakOff, headers, status}
+ * - answer(body, asked): {text | chunks, finish, delay, usage, tokens, error, errorInStream, breakOff, until, headers, status}; until() is waited for
+ *   before the connection breaks off: what came before may be lost with it
  */
 export async function startStub(behaviour = {}) {
     const stub = {
@@ -101,7 +102,7 @@ async function serve(stub, request, response) {
         if (reply.delay) await sleep(reply.delay);
         count += 1;
         chunk(piece, null, reply.logprobs ? reply.logprobs(piece, chat) : null, { prompt_tokens: prompt, completion_tokens: count, total_tokens: prompt + count });
-        if (reply.breakOff === count) { await sleep(100); response.destroy(); return; }
+        if (reply.breakOff === count) { await reply.until(); response.destroy(); return; }
         if (reply.errorInStream === count) {
             event({ error: { message: "The engine has stopped; restart the server.", type: "server_error", param: null, code: null } });
             event("[DONE]");

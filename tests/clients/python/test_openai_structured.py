@@ -229,9 +229,14 @@ def test_tools_none(client):
     assert choice.finish_reason in ("stop", "length")
 
 
+def test_tools_empty(client):
+    choice = ask_tools(client, tools=[])
+    assert choice.message.content and "tool_calls" not in choice.message.to_dict()
+
+
 def test_tools_400(client):
     for change, param in [
-        ({"tools": []}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)]}, "tools"),
         ({"tool_choice": {"type": "function", "function": {"name": "nothing"}}}, "tool_choice"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
