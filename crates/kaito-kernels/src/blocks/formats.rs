@@ -57,7 +57,6 @@ fn widen(bits: u16) -> f32 {
 /// The first `N` of some bytes, all of which are there: a block has as many bytes as its format says.
 #[inline(always)]
 fn array<const N: usize>(bytes: &[u8]) -> &[u8; N] {
-    const { assert!(N > 0) };
     bytes.first_chunk().unwrap_or(&[0; N])
 }
 
