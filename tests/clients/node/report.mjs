@@ -1,4 +1,4 @@
-// Writes one line a check into $CLIENTS_RESULTS, and every failure to the terminal.
+// Writes one line a check into $CLIENTS_RESULTS, and every failure beside it and to the terminal.
 import { appendFileSync } from 'node:fs'
 import { inspect } from 'node:util'
 
@@ -16,13 +16,16 @@ export default async function* report(events) {
       continue
     }
     const result = type === 'test:pass' ? 'ok' : 'FAILED'
+    const results = process.env.CLIENTS_RESULTS
     if (type === 'test:pass') passed += 1
     else {
       failed += 1
-      yield `${data.name}\n${inspect(data.details.error.cause ?? data.details.error)}\n\n`
+      const failure = `${data.name}\n${inspect(data.details.error.cause ?? data.details.error)}\n\n`
+      if (results) appendFileSync(`${results}.failures`, failure)
+      yield failure
     }
     const seconds = (data.details.duration_ms / 1000).toFixed(2)
-    if (process.env.CLIENTS_RESULTS) appendFileSync(process.env.CLIENTS_RESULTS, `${data.name}\t${result}\t${seconds}\n`)
+    if (results) appendFileSync(results, `${data.name}\t${result}\t${seconds}\n`)
   }
   yield `${passed} passed, ${failed} failed\n`
 }

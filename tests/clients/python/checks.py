@@ -34,6 +34,9 @@ def pytest_runtest_logreport(report):
         result = {"passed": "ok", "failed": "FAILED", "skipped": "absent"}[report.outcome]
         with open(path, "a") as results:
             results.write(f"{dict(report.user_properties)['name']}\t{result}\t{report.duration:.2f}\n")
+    if path and report.failed:
+        with open(f"{path}.failures", "a") as failures:
+            failures.write(f"\n{dict(report.user_properties)['name']}\n{report.longreprtext}\n")
 
 
 def pytest_sessionfinish(session, exitstatus):
