@@ -80,6 +80,8 @@ impl LanguageModel {
         // In memory before the device looks at what is free, which the KV cache gets its share of.
         let read = read_adapters(options, &config)?;
         progress(LOADED_CONFIGURATION);
+        // A head that is the embedding may become a matrix of its own.
+        let parameters = weights.count().parameters;
         let Packed { dtype, compute } = device.pack(&mut weights, &packing, &|part| {
             progress(LOADED_CONFIGURATION + part * (LOADED_WEIGHTS - LOADED_CONFIGURATION));
         })?;
@@ -95,7 +97,7 @@ impl LanguageModel {
         let info = ModelInfo {
             family: config.family,
             directory: directory.to_owned(),
-            parameters: counted.parameters,
+            parameters,
             weights_bytes: counted.bytes,
             dtype,
             compute,

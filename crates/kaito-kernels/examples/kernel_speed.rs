@@ -14,10 +14,10 @@ mod time_on_core;
 use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
-    Arithmetic, AttentionSequence, AttentionShape, Compute, DType, InputForm, KernelLevel, KvBuffer, KvDType, KvLayout,
-    MatrixRef, Quantization, QuantizedInput, QuantizedRef, ReadMemory, Rows, RowsMut, ThreadPool, TileElements,
-    TileProduct, TiledInput, Unit, Write, choose_level, instruction_set, matmul, narrow, paged_attention, quantize,
-    quantized_matmul,
+    Arithmetic, AttentionSequence, AttentionShape, Compute, DType, Grouping, InputForm, KernelLevel, KvBuffer, KvDType,
+    KvLayout, MatrixRef, Quantization, QuantizedInput, QuantizedRef, ReadMemory, Rows, RowsMut, ThreadPool,
+    TileElements, TileProduct, TiledInput, Unit, Write, choose_level, instruction_set, matmul, narrow, paged_attention,
+    quantize, quantized_matmul,
 };
 
 use self::time_on_core::time_on_core;
@@ -169,7 +169,7 @@ fn quantized(pool: &ThreadPool, filter: &str, memory: &ReadMemory) {
                 let layers = layers.min((256 / tokens).max(1));
                 let input: Vec<f32> = (0..tokens * cols).map(|i| (i as f32 * 0.37).sin()).collect();
                 let mut output = vec![0.0; tokens * rows];
-                let mut quantized = QuantizedInput::new();
+                let mut quantized = QuantizedInput::new(Grouping::Rotated);
                 let seconds = best(pool, || {
                     for layer in bytes.chunks_exact(len).take(layers) {
                         let Ok(weight) = QuantizedRef::new(quantization, rows, cols, layer) else { continue };

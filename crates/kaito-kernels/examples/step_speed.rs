@@ -10,9 +10,9 @@ mod time_on_core;
 use std::{num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
-    AttentionSequence, AttentionShape, DType, KvBuffer, KvDType, KvLayout, MatrixRef, Quantization, QuantizedInput,
-    QuantizedRef, RopePairing, Rows, RowsMut, ThreadPool, Write, instruction_set, narrow, paged_attention, quantize,
-    quantized_matmul, rms_norm, rope, store_kv, swiglu,
+    AttentionSequence, AttentionShape, DType, Grouping, KvBuffer, KvDType, KvLayout, MatrixRef, Quantization,
+    QuantizedInput, QuantizedRef, RopePairing, Rows, RowsMut, ThreadPool, Write, instruction_set, narrow,
+    paged_attention, quantize, quantized_matmul, rms_norm, rope, store_kv, swiglu,
 };
 
 use self::time_on_core::time_on_core;
@@ -81,7 +81,7 @@ fn main() {
         .into_iter()
         .map(|(name, rows, cols)| (name, rows, cols, quantized(pool, quantization, rows, cols)))
         .collect();
-        let (mut narrow, mut wide) = (QuantizedInput::new(), QuantizedInput::new());
+        let (mut narrow, mut wide) = (QuantizedInput::new(Grouping::Rotated), QuantizedInput::new(Grouping::Rotated));
         let mut output = vec![0.0; tokens * 2 * INNER];
         let mut parts: Vec<Part> = Vec::new();
         for _ in 0..ROUNDS {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | products of activations with weights in f32, bf16 or f16 | [`TiledInput`], [`MatrixRef`], [`matmul`] |
 //! | products with weights of 8 or 4 bits | [`quantize`], [`QuantizedInput`], [`QuantizedRef`], [`quantized_matmul`] |
+//! | products with weights in the block formats of GGUF, as integers | [`repack`], and the same |
 //! | products with weights in the block formats of GGUF, as f32 | [`BlockFormat`], [`BlocksRef`], [`block_matmul`] |
 //! | what adapters add to products | [`LowRankRows`], [`add_low_rank`] |
 //! | paged attention and the KV cache's memory | [`paged_attention`], [`store_kv`], [`KvBuffer`], [`KvLayout`] |
@@ -60,7 +61,10 @@ pub use mapped_file::{FileChange, MappedFile, WhatChanged};
 pub use matmul::{Compute, InputForm, TiledInput, UnknownCompute, Write, block_matmul, matmul};
 pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
 pub use norm::{layer_norm, rms_norm};
-pub use quantized::{Quantization, QuantizedInput, QuantizedLengthError, QuantizedRef, quantize, quantized_matmul};
+pub use quantized::{
+    Grouping, Quantization, QuantizedFormat, QuantizedInput, QuantizedLengthError, QuantizedRef, quantize,
+    quantized_matmul, repack,
+};
 pub use roofline::{Arithmetic, Operands, ReadMemory, TileElements, TileProduct, Unit};
 pub use rope::rope;
 pub use simd::{KernelLevel, LevelError, choose_level, instruction_set};

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use kaito_kernels::{
-    self as kernels, BlockFormat, BlocksRef, DType, MappedFile, Quantization, QuantizedRef, ThreadPool,
+    self as kernels, BlockFormat, BlocksRef, DType, MappedFile, QuantizedFormat, QuantizedRef, ThreadPool,
 };
 
 use crate::{
@@ -101,10 +101,14 @@ impl ModelWeights {
     pub fn block_formats(&self) -> Vec<BlockFormat> {
         let mut found: Vec<(usize, BlockFormat)> = Vec::new();
         for part in self.distinct_linears().flat_map(|(_, linear)| &linear.parts) {
-            let Weight::Blocks(tensor) = &part.weight else { continue };
-            match found.iter_mut().find(|(_, format)| *format == tensor.format) {
+            let format = match &part.weight {
+                Weight::Blocks(tensor) => tensor.format,
+                Weight::Quantized(QuantizedTensor { format: QuantizedFormat::Repacked(format), .. }) => *format,
+                Weight::Plain(_) | Weight::Quantized(_) => continue,
+            };
+            match found.iter_mut().find(|(_, known)| *known == format) {
                 Some((elements, _)) => *elements += part.weight.elements(),
-                None => found.push((part.weight.elements(), tensor.format)),
+                None => found.push((part.weight.elements(), format)),
             }
         }
         // Stable: of two with as many weights, the first stays first.
@@ -273,7 +277,7 @@ impl Weight {
     pub fn precision(&self) -> String {
         match self {
             Weight::Plain(tensor) => tensor.dtype().to_string(),
-            Weight::Quantized(tensor) => tensor.quantization.to_string(),
+            Weight::Quantized(tensor) => tensor.format.to_string(),
             Weight::Blocks(tensor) => tensor.format.to_string(),
         }
     }
@@ -294,11 +298,11 @@ impl From<Tensor> for Weight {
     }
 }
 
-/// A quantised matrix: a range of a mapped file, or memory of its own.
+/// A matrix for products of integers: a range of a mapped file, or memory of its own.
 #[derive(Clone)]
 pub struct QuantizedTensor {
     name: Arc<str>,
-    quantization: Quantization,
+    format: QuantizedFormat,
     rows: usize,
     cols: usize,
     data: SharedBytes,
@@ -306,9 +310,16 @@ pub struct QuantizedTensor {
 
 impl QuantizedTensor {
     /// `None` unless `data` has the bytes of such a matrix.
-    pub fn new(name: &str, quantization: Quantization, rows: usize, cols: usize, data: SharedBytes) -> Option<Self> {
-        let fits = quantization.bytes(rows, cols) == Some(data.len());
-        fits.then(|| Self { name: name.into(), quantization, rows, cols, data })
+    pub fn new(
+        name: &str,
+        format: impl Into<QuantizedFormat>,
+        rows: usize,
+        cols: usize,
+        data: SharedBytes,
+    ) -> Option<Self> {
+        let format = format.into();
+        let fits = format.bytes(rows, cols) == Some(data.len());
+        fits.then(|| Self { name: name.into(), format, rows, cols, data })
     }
 
     /// Number of rows (outputs).
@@ -322,19 +333,19 @@ impl QuantizedTensor {
     }
 
     /// How it is quantised.
-    pub fn quantization(&self) -> Quantization {
-        self.quantization
+    pub fn format(&self) -> QuantizedFormat {
+        self.format
     }
 
     /// A view for the kernels. `None` never comes: the length was checked.
     pub fn matrix(&self) -> Option<QuantizedRef<'_>> {
-        QuantizedRef::new(self.quantization, self.rows, self.cols, self.data.bytes()).ok()
+        QuantizedRef::new(self.format, self.rows, self.cols, self.data.bytes()).ok()
     }
 }
 
 impl std::fmt::Debug for QuantizedTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "QuantizedTensor({} {} [{}, {}])", self.name, self.quantization, self.rows, self.cols)
+        write!(f, "QuantizedTensor({} {} [{}, {}])", self.name, self.format, self.rows, self.cols)
     }
 }
 
@@ -373,6 +384,14 @@ impl BlockTensor {
     /// A view for the kernels. `None` never comes: the length was checked.
     pub fn matrix(&self) -> Option<BlocksRef<'_>> {
         BlocksRef::new(self.format, self.rows, self.cols, self.data.bytes()).ok()
+    }
+
+    /// A copy for products of integers, as [`kernels::repack`] makes it. `None` never comes: the length was checked.
+    pub fn repacked(&self, pool: &ThreadPool) -> Option<QuantizedTensor> {
+        let format = QuantizedFormat::from(self.format);
+        let mut bytes = vec![0; format.bytes(self.rows, self.cols)?];
+        kernels::repack(pool, self.matrix()?, &mut bytes);
+        QuantizedTensor::new(&self.name, format, self.rows, self.cols, SharedBytes::owned(bytes))
     }
 
     /// A copy with elements of type `dtype`: exact in f32, else rounded to nearest-even. `None` never comes: the length was checked.

@@ -21,7 +21,7 @@ pub(crate) use self::adapted::Adapters;
 use self::cpu::CpuDevice;
 pub use self::{
     adapted::Adapted,
-    compute::ComputeChoice,
+    compute::{ComputeChoice, Held},
     error::{DeviceError, DeviceErrorKind},
     operations::{BufferKind, Epilogue, Operations},
 };
@@ -88,7 +88,7 @@ pub struct StepBudget {
 pub struct Precisions {
     /// Weights that are not quantised.
     pub weights: &'static [DType],
-    /// How products with weights of 16 bits treat activations, that of [`ComputeChoice::Auto`] first.
+    /// How products treat activations, what [`ComputeChoice::Auto`] prefers first.
     pub compute: &'static [Compute],
     /// The KV cache.
     pub kv_cache: &'static [KvDType],
@@ -161,7 +161,7 @@ pub struct DeviceMemory {
 pub struct Packing<'a> {
     /// Element type of those that are not quantised.
     pub dtype: Option<DType>,
-    /// How products with weights of 16 bits are to treat activations.
+    /// How products are to treat activations.
     pub compute: ComputeChoice,
     /// Whether and how the matrices of the layers are quantised.
     pub quantization: Option<Quantization>,
@@ -176,7 +176,7 @@ pub struct Packing<'a> {
 pub struct Packed {
     /// Element type of the weights that are not quantised.
     pub dtype: DType,
-    /// How products with those of 16 bits treat activations.
+    /// How products treat activations.
     pub compute: Compute,
 }
 

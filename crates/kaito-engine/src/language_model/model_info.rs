@@ -21,11 +21,11 @@ pub struct ModelInfo {
     pub weights_bytes: u64,
     /// Element type of the weight matrices that are not quantised.
     pub dtype: DType,
-    /// How products with weights of 16 bits treat activations.
+    /// How products treat activations.
     pub compute: Compute,
     /// How the matrices of the layers are quantised.
     pub quantization: Option<Quantization>,
-    /// The formats of the matrices that stay in blocks, as a GGUF file has them: that with the most weights first.
+    /// The block formats of a GGUF file that matrices are in: that with the most weights first.
     pub blocks: Vec<BlockFormat>,
     /// Element type of the KV cache.
     pub kv_dtype: KvDType,
@@ -85,7 +85,7 @@ impl ModelInfo {
             return UNKNOWN;
         }
         match (self.quantization, self.compute) {
-            (Some(_), _) => "int8",
+            (Some(_), _) | (None, Compute::Int8) => "int8",
             (None, Compute::Bf16) => "bf16",
             (None, Compute::Exact) => "f32",
         }

@@ -10,6 +10,42 @@ pub(super) trait Block {
 
     /// The numbers that one block of [`Block::BYTES`] stands for, [`Block::WEIGHTS`] of them.
     fn dequantize(block: &[u8], weights: &mut [f32]);
+
+    /// The integers that a block holds, [`Block::WEIGHTS`] of them, and what makes weights of them.
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides;
+}
+
+/// Factors of a block at most.
+pub(crate) const MOST_FACTORS: usize = 16;
+
+/// What makes weights of the integers of a block: `scale * integer + minimum`, where a format with groups has a factor of each group's
+/// scale, and of its minimum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockSides {
+    /// The bits of an f16.
+    pub scale: [u8; 2],
+    /// The bits of an f16; zero where the format has no minima.
+    pub minimum: [u8; 2],
+    pub factors: [i8; MOST_FACTORS],
+    pub minimum_factors: [i8; MOST_FACTORS],
+}
+
+impl BlockSides {
+    /// Those of a format without groups; `sides` begins with the scale, and with the minimum.
+    fn plain(sides: &[u8], has_minimum: bool) -> Self {
+        let minimum = if has_minimum { *array(&sides[2..]) } else { [0; 2] };
+        Self { scale: *array(sides), minimum, factors: [1; MOST_FACTORS], minimum_factors: [1; MOST_FACTORS] }
+    }
+
+    /// Those of a format with `N` groups. What is stored as its minimum is subtracted.
+    fn with_factors<const N: usize>(scale: &[u8], minimum: &[u8], factors: [i8; N], minimum_factors: [i8; N]) -> Self {
+        let [low, high] = *array(minimum);
+        let mut sides =
+            Self { scale: *array(scale), minimum: [low, high ^ 0x80], factors: [0; 16], minimum_factors: [0; 16] };
+        sides.factors[..N].copy_from_slice(&factors);
+        sides.minimum_factors[..N].copy_from_slice(&minimum_factors);
+        sides
+    }
 }
 
 /// 32 weights of 4 bits: `scale * (q - 8)`.
@@ -134,6 +170,13 @@ fn raised<const N: usize>(quants: &[u8; N], scale: f32, minimum: f32, weights: &
     }
 }
 
+/// `quant - offset` of each.
+fn lowered<const N: usize>(quants: &[u8; N], offset: i8, integers: &mut [i8]) {
+    for (integer, quant) in integers.iter_mut().zip(quants) {
+        *integer = (*quant as i8).wrapping_sub(offset);
+    }
+}
+
 impl Block for Q4_0 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 2 + 16;
@@ -142,6 +185,11 @@ impl Block for Q4_0 {
     fn dequantize(block: &[u8], weights: &mut [f32]) {
         let (scale, quants) = half(block);
         scaled(&halves(quants), 8, scale, weights);
+    }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        lowered(&halves(&block[2..]), 8, integers);
+        BlockSides::plain(block, false)
     }
 }
 
@@ -155,6 +203,11 @@ impl Block for Q4_1 {
         let (minimum, quants) = half(rest);
         raised(&halves(quants), scale, minimum, weights);
     }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        lowered(&halves(&block[4..]), 0, integers);
+        BlockSides::plain(block, true)
+    }
 }
 
 impl Block for Q5_0 {
@@ -166,6 +219,12 @@ impl Block for Q5_0 {
         let (scale, rest) = half(block);
         let (fifth, quants) = four_bytes(rest);
         scaled(&joined(&halves(quants), &fifth_bits(fifth)), 16, scale, weights);
+    }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        let (fifth, quants) = four_bytes(&block[2..]);
+        lowered(&joined(&halves(quants), &fifth_bits(fifth)), 16, integers);
+        BlockSides::plain(block, false)
     }
 }
 
@@ -180,6 +239,12 @@ impl Block for Q5_1 {
         let (fifth, quants) = four_bytes(rest);
         raised(&joined(&halves(quants), &fifth_bits(fifth)), scale, minimum, weights);
     }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        let (fifth, quants) = four_bytes(&block[4..]);
+        lowered(&joined(&halves(quants), &fifth_bits(fifth)), 0, integers);
+        BlockSides::plain(block, true)
+    }
 }
 
 impl Block for Q8_0 {
@@ -190,6 +255,11 @@ impl Block for Q8_0 {
     fn dequantize(block: &[u8], weights: &mut [f32]) {
         let (scale, quants) = half(block);
         scaled(array::<32>(quants), 0, scale, weights);
+    }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        lowered(array::<32>(&block[2..]), 0, integers);
+        BlockSides::plain(block, false)
     }
 }
 
@@ -213,6 +283,18 @@ impl Block for Q2K {
             raised(&field(quants, shift, 3), scale, -minimum, weights);
         }
     }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        let (groups, rest) = block.split_at(16);
+        let (quants, scales) = rest.split_at(64);
+        for (group, integers) in integers.chunks_exact_mut(16).enumerate() {
+            let (quants, shift) = two_bits(quants, group);
+            lowered(&field(quants, shift, 3), 0, integers);
+        }
+        let factors = array::<16>(groups).map(|both| ((both & 15) as i8, (both >> 4) as i8));
+        let (scale, minimum) = scales.split_at(2);
+        BlockSides::with_factors(scale, minimum, factors.map(|(scale, _)| scale), factors.map(|(_, minimum)| minimum))
+    }
 }
 
 /// Where the two bits of a group of 16 weights lie: 32 bytes hold those of 128 weights, the first 32 in the lowest bits of each.
@@ -220,6 +302,23 @@ impl Block for Q2K {
 fn two_bits(quants: &[u8], group: usize) -> (&[u8; 16], usize) {
     let (half, pair, side) = (group / 8, group % 8 / 2, group % 2);
     (array(&quants[half * 32 + side * 16..]), 2 * pair)
+}
+
+/// The three bits of a group of 16 weights. A third bit that is not set takes 4 away, so that it is like others with 4 taken from all.
+#[inline(always)]
+fn three_bits(third: &[u8], quants: &[u8], group: usize) -> [u8; 16] {
+    let (quants, shift) = two_bits(quants, group);
+    let third = shifted_left(&field(array::<16>(&third[group % 2 * 16..]), group / 2, 1), 2);
+    joined(&field(quants, shift, 3), &third)
+}
+
+/// The factor of a group's scale: 4 bits of 16 factors in 8 bytes, those of the second half in the upper bits; their other 2 bits in the 4
+/// bytes behind.
+#[inline(always)]
+fn scale_factor(groups: &[u8], group: usize) -> i8 {
+    let low = (groups[group % 8] >> (group / 8 * 4)) & 15;
+    let high = (groups[8 + group % 4] >> (group / 4 * 2)) & 3;
+    (low | high << 4) as i8 - 32
 }
 
 impl Block for Q3K {
@@ -233,15 +332,24 @@ impl Block for Q3K {
         let (groups, rest) = rest.split_at(12);
         let (scale, _) = half(rest);
         for (group, weights) in weights.chunks_exact_mut(16).enumerate() {
-            // 4 bits of 16 scales in 8 bytes, those of the second half in the upper bits; their other 2 bits in the 4 bytes behind.
-            let low = (groups[group % 8] >> (group / 8 * 4)) & 15;
-            let high = (groups[8 + group % 4] >> (group / 4 * 2)) & 3;
-            let scale = scale * f32::from((low | high << 4) as i8 - 32);
-            let (quants, shift) = two_bits(quants, group);
-            // A third bit that is not set takes 4 away, so that it is like others with 4 taken from all.
-            let third = shifted_left(&field(array::<16>(&third[group % 2 * 16..]), group / 2, 1), 2);
-            scaled(&joined(&field(quants, shift, 3), &third), 4, scale, weights);
+            let scale = scale * f32::from(scale_factor(groups, group));
+            scaled(&three_bits(third, quants, group), 4, scale, weights);
         }
+    }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        let (third, rest) = block.split_at(32);
+        let (quants, rest) = rest.split_at(64);
+        let (groups, scale) = rest.split_at(12);
+        for (group, integers) in integers.chunks_exact_mut(16).enumerate() {
+            lowered(&three_bits(third, quants, group), 4, integers);
+        }
+        BlockSides::with_factors(
+            scale,
+            &[0; 2],
+            std::array::from_fn::<_, 16, _>(|group| scale_factor(groups, group)),
+            [0; 16],
+        )
     }
 }
 
@@ -275,6 +383,26 @@ impl Block for Q4K {
             raised(&field(array::<32>(&quants[group / 2 * 32..]), shift, 15), scale, -minimum, weights);
         }
     }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        let (scales, rest) = block.split_at(4);
+        let (packed, quants) = rest.split_at(12);
+        for (group, integers) in integers.chunks_exact_mut(32).enumerate() {
+            let shift = group % 2 * 4;
+            lowered(&field(array::<32>(&quants[group / 2 * 32..]), shift, 15), 0, integers);
+        }
+        let (factors, minima) = scales_and_minima(packed);
+        let (scale, minimum) = scales.split_at(2);
+        BlockSides::with_factors(scale, minimum, factors.map(|factor| factor as i8), minima.map(|factor| factor as i8))
+    }
+}
+
+/// The five bits of a group of 32 weights.
+#[inline(always)]
+fn five_bits(fifth: &[u8], quants: &[u8], group: usize) -> [u8; 32] {
+    let low = field(array::<32>(&quants[group / 2 * 32..]), group % 2 * 4, 15);
+    let fifth = shifted_left(&field(array::<32>(fifth), group, 1), 4);
+    joined(&low, &fifth)
 }
 
 impl Block for Q5K {
@@ -290,12 +418,31 @@ impl Block for Q5K {
         let (scales, minima) = scales_and_minima(packed);
         for (group, weights) in weights.chunks_exact_mut(32).enumerate() {
             let (scale, minimum) = (scale * f32::from(scales[group]), minimum * f32::from(minima[group]));
-            let shift = group % 2 * 4;
-            let low = field(array::<32>(&quants[group / 2 * 32..]), shift, 15);
-            let fifth = shifted_left(&field(array::<32>(fifth), group, 1), 4);
-            raised(&joined(&low, &fifth), scale, -minimum, weights);
+            raised(&five_bits(fifth, quants, group), scale, -minimum, weights);
         }
     }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        let (scales, rest) = block.split_at(4);
+        let (packed, rest) = rest.split_at(12);
+        let (fifth, quants) = rest.split_at(32);
+        for (group, integers) in integers.chunks_exact_mut(32).enumerate() {
+            lowered(&five_bits(fifth, quants, group), 0, integers);
+        }
+        let (factors, minima) = scales_and_minima(packed);
+        let (scale, minimum) = scales.split_at(2);
+        BlockSides::with_factors(scale, minimum, factors.map(|factor| factor as i8), minima.map(|factor| factor as i8))
+    }
+}
+
+/// The six bits of a group of 16 weights. A half of the block has 4 runs of 32 weights: the first two in the lower halves of 64 bytes, the
+/// others in the upper ones.
+#[inline(always)]
+fn six_bits(low: &[u8], high: &[u8], group: usize) -> [u8; 16] {
+    let (half, run, side) = (group / 8, group % 8 / 2, group % 2);
+    let low = field(array::<16>(&low[half * 64 + run % 2 * 32 + side * 16..]), run / 2 * 4, 15);
+    let high = shifted_left(&field(array::<16>(&high[half * 32 + side * 16..]), run * 2, 3), 4);
+    joined(&low, &high)
 }
 
 impl Block for Q6K {
@@ -310,11 +457,17 @@ impl Block for Q6K {
         let (scale, _) = half(rest);
         for (group, weights) in weights.chunks_exact_mut(16).enumerate() {
             let scale = scale * f32::from(groups[group] as i8);
-            // A half of the block has 4 runs of 32 weights: the first two in the lower halves of 64 bytes, the others in the upper ones.
-            let (half, run, side) = (group / 8, group % 8 / 2, group % 2);
-            let low = field(array::<16>(&low[half * 64 + run % 2 * 32 + side * 16..]), run / 2 * 4, 15);
-            let high = shifted_left(&field(array::<16>(&high[half * 32 + side * 16..]), run * 2, 3), 4);
-            scaled(&joined(&low, &high), 32, scale, weights);
+            scaled(&six_bits(low, high, group), 32, scale, weights);
         }
+    }
+
+    fn integers(block: &[u8], integers: &mut [i8]) -> BlockSides {
+        let (low, rest) = block.split_at(128);
+        let (high, rest) = rest.split_at(64);
+        let (groups, scale) = rest.split_at(16);
+        for (group, integers) in integers.chunks_exact_mut(16).enumerate() {
+            lowered(&six_bits(low, high, group), 32, integers);
+        }
+        BlockSides::with_factors(scale, &[0; 2], array::<16>(groups).map(|factor| factor as i8), [0; 16])
     }
 }

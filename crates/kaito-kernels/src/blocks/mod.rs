@@ -9,6 +9,7 @@ mod formats;
 use std::fmt;
 
 use self::formats::{Block, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+pub(crate) use self::formats::{BlockSides, MOST_FACTORS};
 use crate::{
     RowsMut, ThreadPool,
     simd::{Kernel, Level, Simd, dispatch},
@@ -102,6 +103,29 @@ impl BlockFormat {
         let bytes = self.bytes(weights.len());
         assert_eq!(bytes, Some(blocks.len()), "bytes of {} weights in {self}", weights.len());
         dispatch(Level::chosen(), Dequantize { format: self, blocks, weights });
+    }
+
+    /// The integers that whole blocks hold, as many as there is room for, and for each block what makes weights of them.
+    pub(crate) fn integers(self, blocks: &[u8], integers: &mut [i8], sides: impl FnMut(usize, BlockSides)) {
+        match self {
+            BlockFormat::Q4_0 => integers_of::<Q4_0>(blocks, integers, sides),
+            BlockFormat::Q4_1 => integers_of::<Q4_1>(blocks, integers, sides),
+            BlockFormat::Q5_0 => integers_of::<Q5_0>(blocks, integers, sides),
+            BlockFormat::Q5_1 => integers_of::<Q5_1>(blocks, integers, sides),
+            BlockFormat::Q8_0 => integers_of::<Q8_0>(blocks, integers, sides),
+            BlockFormat::Q2_K => integers_of::<Q2K>(blocks, integers, sides),
+            BlockFormat::Q3_K => integers_of::<Q3K>(blocks, integers, sides),
+            BlockFormat::Q4_K => integers_of::<Q4K>(blocks, integers, sides),
+            BlockFormat::Q5_K => integers_of::<Q5K>(blocks, integers, sides),
+            BlockFormat::Q6_K => integers_of::<Q6K>(blocks, integers, sides),
+        }
+    }
+}
+
+fn integers_of<B: Block>(blocks: &[u8], integers: &mut [i8], mut sides: impl FnMut(usize, BlockSides)) {
+    let blocks = blocks.chunks_exact(B::BYTES).zip(integers.chunks_exact_mut(B::WEIGHTS));
+    for (i, (block, integers)) in blocks.enumerate() {
+        sides(i, B::integers(block, integers));
     }
 }
 
@@ -240,4 +264,4 @@ pub fn gather_block_rows(ids: &[u32], table: BlocksRef, mut out: RowsMut) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Blocks of any bits, and the numbers that the Python package `gguf` dequantises them to (`tests/gguf/make.py`).
-fn fixture(format: BlockFormat) -> (Vec<u8>, Vec<f32>) {
+pub(crate) fn fixture(format: BlockFormat) -> (Vec<u8>, Vec<f32>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/gguf/fixtures/blocks");
     let blocks = fs::read(folder.join(format!("{format}.blocks"))).unwrap();
     let numbers = fs::read(folder.join(format!("{format}.f32"))).unwrap();
@@ -50,7 +50,7 @@ fn a_matrix_has_whole_blocks_in_each_row() {
 }
 
 /// A matrix of the fixture's blocks and of others that differ from them in their quants.
-fn matrix(format: BlockFormat, rows: usize, cols: usize) -> Vec<u8> {
+pub(crate) fn matrix(format: BlockFormat, rows: usize, cols: usize) -> Vec<u8> {
     let (blocks, _) = fixture(format);
     let size = format.block_bytes();
     // The first blocks have all bits set and none: the others have scales as weights do.

@@ -10,7 +10,7 @@ use crate::amx::Hardware;
 use crate::simd::has_bf16_pairs;
 use crate::{DType, KernelLevel, simd::Level};
 
-/// How products with weights of 16 bits treat activations. Products with weights in f32 are always [`Compute::Exact`].
+/// How products treat activations. Products with weights in f32 are always [`Compute::Exact`].
 ///
 /// It is chosen once for a model: in one mode the bits of a row do not depend on the tokens that are computed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +20,9 @@ pub enum Compute {
     /// Activations are rounded to bf16 at each product, to nearest and ties to even, as other programs do with weights in bf16; sums are in
     /// f32. Whether denormal numbers (below 2^-126) count or are zeros depends on the instruction set.
     Bf16,
+    /// Activations are rounded to 8 bits at each product with weights in a block format of GGUF, 32 sharing a scale, as llama.cpp does; sums
+    /// of 32 products are exact, and added in f32. Products with other weights are as with [`Compute::Exact`].
+    Int8,
 }
 
 impl Compute {
@@ -33,6 +36,11 @@ impl Compute {
             KernelLevel::Avx512 => has_fast_pairs(),
             KernelLevel::Avx2 | KernelLevel::Neon | KernelLevel::Portable => false,
         }
+    }
+
+    /// Whether this process's kernels have instructions for which [`Compute::Int8`] is faster than [`Compute::Exact`].
+    pub fn has_fast_int8() -> bool {
+        KernelLevel::chosen() != KernelLevel::Portable
     }
 }
 
@@ -67,20 +75,21 @@ impl fmt::Display for Compute {
         f.write_str(match self {
             Self::Exact => "exact",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }
 
 /// A name that is none of [`Compute`]'s.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("products are computed exact or bf16, not {0:?}")]
+#[error("products are computed exact, bf16 or int8, not {0:?}")]
 pub struct UnknownCompute(String);
 
 impl FromStr for Compute {
     type Err = UnknownCompute;
 
     fn from_str(name: &str) -> Result<Self, UnknownCompute> {
-        [Self::Exact, Self::Bf16]
+        [Self::Exact, Self::Bf16, Self::Int8]
             .into_iter()
             .find(|compute| compute.to_string() == name)
             .ok_or_else(|| UnknownCompute(name.to_owned()))
@@ -115,14 +124,14 @@ impl InputForm {
         let vectors = level.vectors();
         #[cfg(target_arch = "x86_64")]
         if let (KernelLevel::Amx, DType::Bf16 | DType::F16, Some(unit)) = (level, weights, Hardware::new()) {
-            return Self(Form::Tiles { unit: Unit::Hardware(unit), split: compute == Compute::Exact });
+            return Self(Form::Tiles { unit: Unit::Hardware(unit), split: compute != Compute::Bf16 });
         }
         #[cfg(target_arch = "x86_64")]
         if (level, compute, weights) == (KernelLevel::Avx512, Compute::Bf16, DType::Bf16) && has_fast_pairs() {
             return Self(Form::Pairs);
         }
         Self(match (compute, weights) {
-            (Compute::Exact, _) | (Compute::Bf16, DType::F32) => Form::Vectors(vectors),
+            (Compute::Exact | Compute::Int8, _) | (Compute::Bf16, DType::F32) => Form::Vectors(vectors),
             (Compute::Bf16, DType::Bf16 | DType::F16) => Form::RoundedVectors(vectors),
         })
     }

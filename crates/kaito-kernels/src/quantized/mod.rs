@@ -17,14 +17,20 @@
 //!
 //! An 8-bit weight `q` from -127 to 127 is stored as the byte `q + 128`. With 4 bits two quads share 64 bytes, the even one in the
 //! lower halves of the bytes. Rows and columns that the matrix lacks are zeros before they are rotated.
+//!
+//! Matrices in the block formats of GGUF can be repacked into the same order and multiplied by the same instructions: see
+//! [`repacked`]. Nothing of them is rotated, and they have scales of their own.
 
 mod dot;
+mod format;
+mod group;
 mod input;
 #[cfg(target_arch = "x86_64")]
 mod input_avx512;
 mod int4;
 mod peak;
 mod product;
+mod repacked;
 mod rotation;
 mod source;
 mod strip;
@@ -32,9 +38,13 @@ mod strip;
 mod tiled;
 mod weights;
 
-use std::fmt;
-
-pub use self::{input::QuantizedInput, product::quantized_matmul, weights::quantize};
+pub use self::{
+    format::{Quantization, QuantizedFormat},
+    input::{Grouping, QuantizedInput},
+    product::quantized_matmul,
+    repacked::repack,
+    weights::quantize,
+};
 pub(crate) use self::{
     peak::dot_products,
     weights::{ROUND, TINY},
@@ -49,52 +59,10 @@ const QUAD: usize = 4;
 /// Bytes of the scales of a group in a block of rows, a bf16 for each row.
 const SCALE_BYTES: usize = BLOCK_ROWS * 2;
 
-/// How a weight matrix is quantised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Quantization {
-    /// 8 bits a weight and a bf16 scale for each 128: 8.125 bits.
-    Int8,
-    /// 4 bits a weight, 3 bits for each 16 and a bf16 scale for each 128: 4.3125 bits.
-    Int4,
-}
-
-impl Quantization {
-    /// Bytes of a matrix; `None` if the number overflows.
-    pub fn bytes(self, rows: usize, cols: usize) -> Option<usize> {
-        let groups = rows.div_ceil(BLOCK_ROWS).checked_mul(cols.div_ceil(GROUP))?;
-        groups.checked_mul(self.group_bytes() + self.side_bytes())
-    }
-
-    /// Bytes of the weights of a group in a block of rows.
-    fn group_bytes(self) -> usize {
-        match self {
-            Quantization::Int8 => BLOCK_ROWS * GROUP,
-            Quantization::Int4 => int4::NIBBLE_BYTES,
-        }
-    }
-
-    /// Bytes of the scales of a group in a block of rows, and of what else there is for its weights together.
-    fn side_bytes(self) -> usize {
-        match self {
-            Quantization::Int8 => SCALE_BYTES,
-            Quantization::Int4 => int4::SIDE_BYTES,
-        }
-    }
-}
-
-impl fmt::Display for Quantization {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Quantization::Int8 => "int8",
-            Quantization::Int4 => "int4",
-        })
-    }
-}
-
-/// A quantised matrix, as [`quantize`] writes it. It has the bytes of its shape, since [`QuantizedRef::new`] alone makes one.
+/// A quantised matrix, as [`quantize`] or [`repack`] writes it. It has the bytes of its shape, since [`QuantizedRef::new`] alone makes one.
 #[derive(Debug, Clone, Copy)]
 pub struct QuantizedRef<'a> {
-    quantization: Quantization,
+    format: QuantizedFormat,
     rows: usize,
     cols: usize,
     data: &'a [u8],
@@ -102,10 +70,10 @@ pub struct QuantizedRef<'a> {
 
 /// The bytes of a quantised matrix are not as many as its shape needs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("an {quantization} matrix of {rows} x {cols} does not have {actual} bytes")]
+#[error("a matrix of {rows} x {cols} in {format} does not have {actual} bytes")]
 pub struct QuantizedLengthError {
     /// How it is quantised.
-    pub quantization: Quantization,
+    pub format: QuantizedFormat,
     /// Number of rows.
     pub rows: usize,
     /// Number of columns.
@@ -118,23 +86,24 @@ impl<'a> QuantizedRef<'a> {
     /// A view of `data` as a matrix of `rows` x `cols`. Any bytes are numbers, so only their count can be wrong.
     ///
     /// # Errors
-    /// If `data` does not have [`Quantization::bytes`] bytes.
+    /// If `data` does not have [`QuantizedFormat::bytes`] bytes.
     pub fn new(
-        quantization: Quantization,
+        format: impl Into<QuantizedFormat>,
         rows: usize,
         cols: usize,
         data: &'a [u8],
     ) -> Result<Self, QuantizedLengthError> {
-        if quantization.bytes(rows, cols) == Some(data.len()) {
-            Ok(Self { quantization, rows, cols, data })
+        let format = format.into();
+        if format.bytes(rows, cols) == Some(data.len()) {
+            Ok(Self { format, rows, cols, data })
         } else {
-            Err(QuantizedLengthError { quantization, rows, cols, actual: data.len() })
+            Err(QuantizedLengthError { format, rows, cols, actual: data.len() })
         }
     }
 
     /// How it is quantised.
-    pub fn quantization(&self) -> Quantization {
-        self.quantization
+    pub fn format(&self) -> QuantizedFormat {
+        self.format
     }
 
     /// Number of rows (outputs).
@@ -153,14 +122,14 @@ impl<'a> QuantizedRef<'a> {
 
     /// The weights of `count` groups from `group` on, of a block of rows.
     fn quants(&self, block: usize, group: usize, count: usize) -> &'a [u8] {
-        let (first, bytes) = (block * self.groups() + group, self.quantization.group_bytes());
+        let (first, bytes) = (block * self.groups() + group, self.format.group_bytes());
         &self.data[first * bytes..(first + count) * bytes]
     }
 
     /// Their scales, and what else there is for them together.
     fn sides(&self, block: usize, group: usize, count: usize) -> &'a [u8] {
-        let all = self.rows.div_ceil(BLOCK_ROWS) * self.groups() * self.quantization.group_bytes();
-        let (first, bytes) = (block * self.groups() + group, self.quantization.side_bytes());
+        let all = self.rows.div_ceil(BLOCK_ROWS) * self.groups() * self.format.group_bytes();
+        let (first, bytes) = (block * self.groups() + group, self.format.side_bytes());
         &self.data[all + first * bytes..all + (first + count) * bytes]
     }
 }

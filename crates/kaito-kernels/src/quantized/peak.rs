@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use super::{
     BLOCK_ROWS, GROUP,
-    dot::{Dot, DotKernel, DotLevel, GROUP_BYTES, dispatch},
+    dot::{Dot, DotKernel, DotLevel, GROUP_BYTES, QUADS, dispatch},
     input::{InputGroups, Numbers},
 };
 
@@ -90,10 +90,16 @@ fn groups<D: Dot, const R: usize, const T: usize>(dot: D, steps: usize) -> usize
     for (pointer, weights) in weight_pointers.iter_mut().zip(&weights) {
         *pointer = weights.as_ptr();
     }
-    let input = InputGroups { numbers: numbers.as_ptr(), scales: std::ptr::null(), corrections: corrections.as_ptr() };
+    let input = InputGroups {
+        numbers: numbers.as_ptr(),
+        scales: std::ptr::null(),
+        corrections: corrections.as_ptr(),
+        sums: std::ptr::null(),
+        width: T,
+    };
     for _ in 0..steps {
         // SAFETY: each pointer is that of a whole group.
-        black_box(unsafe { dot.group::<R, T>(black_box(weight_pointers), black_box(input)) });
+        black_box(unsafe { dot.group::<R, T, QUADS>(black_box(weight_pointers), black_box(input)) });
     }
     steps * R * T * BLOCK_ROWS * GROUP * 2
 }

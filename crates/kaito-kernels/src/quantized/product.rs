@@ -1,6 +1,6 @@
 //! The product of quantised activations with a quantised matrix.
 
-use std::ops::Range;
+use std::{marker::PhantomData, ops::Range};
 
 #[cfg(target_arch = "x86_64")]
 use super::dot::dispatch_amx;
@@ -9,9 +9,11 @@ use super::dot::dispatch_portable;
 #[cfg(any(target_arch = "x86_64", test))]
 use super::tiled::TiledProduct;
 use super::{
-    BLOCK_ROWS, GROUP, Quantization, QuantizedInput, QuantizedRef,
+    BLOCK_ROWS, GROUP, Grouping, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef,
     dot::{Dot, DotKernel, DotLevel, dispatch},
+    group::{Bytes, FactorSides, GroupProduct, HalfSides, Nibbles, Subgroups},
     input::INPUT_TILE,
+    repacked::{Repacking, SideLayout},
     strip::{Strip, StripWeights, UNPACKED_GROUPS, Unpacked},
 };
 #[cfg(test)]
@@ -28,10 +30,11 @@ use crate::{
 /// `weight.rows()`.
 ///
 /// A result is the chain `y = y + sum * (weight scale * input scale)` over the groups in order, each step rounded once,
-/// from zero or with [`Write::Add`] from its former value. Its bits depend on `x[t]`, `w[r]` and that value alone.
+/// from zero or with [`Write::Add`] from its former value. With repacked blocks it is one over subgroups, and where these have a minimum,
+/// each step is followed by `y = y + minimum * input sum`. Its bits depend on `x[t]`, `w[r]` and that value alone.
 ///
 /// # Panics
-/// If the output does not fit in its data, or the input has another number of columns.
+/// If the output does not fit in its data, or the input has another number of columns or other groups than the weights.
 pub fn quantized_matmul(pool: &ThreadPool, input: &QuantizedInput, weight: QuantizedRef, output: RowsMut, mode: Write) {
     quantized_matmul_on(DotLevel::chosen(), pool, input, weight, output, mode);
 }
@@ -46,6 +49,7 @@ pub(super) fn quantized_matmul_on(
 ) {
     let (tokens, rows) = (input.tokens, weight.rows);
     assert_eq!(input.cols, weight.cols, "columns of the input and of the weights");
+    assert_eq!(input.grouping(), weight.format.grouping(), "the input's groups, for weights in {}", weight.format);
     output.check("output", tokens, rows);
     if tokens == 0 || rows == 0 || weight.cols == 0 {
         if mode == Write::Set {
@@ -56,16 +60,19 @@ pub(super) fn quantized_matmul_on(
     let partition = Partition::of_product(pool.threads(), tokens, rows, weight.groups() * GROUP, &PART_SIZES);
     output.for_each_part("output", pool, partition, |part, output| {
         let product = PartProduct { input, weight, output, mode, part };
+        // Sums of subgroups are too short for tile registers.
+        #[cfg(any(target_arch = "x86_64", test))]
+        let is_tiled = tokens >= TILED_TOKENS && weight.format.grouping() == Grouping::Rotated;
         match level {
             #[cfg(target_arch = "x86_64")]
-            DotLevel::Amx if tokens >= TILED_TOKENS => {
+            DotLevel::Amx if is_tiled => {
                 // A level that is available has the unit.
                 if let Some(unit) = Hardware::new() {
                     dispatch_amx(TiledProduct { unit, product });
                 }
             }
             #[cfg(test)]
-            DotLevel::EmulatedTiles if tokens >= TILED_TOKENS => {
+            DotLevel::EmulatedTiles if is_tiled => {
                 dispatch_portable(TiledProduct { unit: Emulated, product });
             }
             _ => dispatch(level, product),
@@ -106,13 +113,47 @@ impl DotKernel for PartProduct<'_> {
     type Output = ();
 
     #[inline(always)]
+    fn run<D: Dot>(self, dot: D) {
+        let format = match self.weight.format {
+            QuantizedFormat::Quantized(_) => return dot.call(Strips::<Bytes>::of(self)),
+            QuantizedFormat::Repacked(format) => format,
+        };
+        match Repacking::of(format).sides() {
+            SideLayout::Halves { minima: false } => dot.call(Strips::<Subgroups<HalfSides<false>>>::of(self)),
+            SideLayout::Halves { minima: true } => dot.call(Strips::<Subgroups<HalfSides<true>>>::of(self)),
+            SideLayout::FactorsOf32 => dot.call(Strips::<Subgroups<FactorSides<32, true>>>::of(self)),
+            SideLayout::FactorsOf16 { minima: false } => {
+                dot.call(Strips::<Subgroups<FactorSides<16, false>>>::of(self));
+            }
+            SideLayout::FactorsOf16 { minima: true } => dot.call(Strips::<Subgroups<FactorSides<16, true>>>::of(self)),
+        }
+    }
+}
+
+/// The strips of a part, whose groups are multiplied as `G` says.
+struct Strips<'a, G> {
+    product: PartProduct<'a>,
+    group: PhantomData<G>,
+}
+
+impl<'a, G> Strips<'a, G> {
+    fn of(product: PartProduct<'a>) -> Self {
+        Self { product, group: PhantomData }
+    }
+}
+
+impl<G: GroupProduct> DotKernel for Strips<'_, G> {
+    type Output = ();
+
+    #[inline(always)]
     fn run<D: Dot>(mut self, dot: D) {
-        let first_block = self.part.columns.start / BLOCK_ROWS;
-        let (blocks, tokens) = (self.part.columns.len().div_ceil(BLOCK_ROWS), self.part.tokens.len());
-        let groups = self.weight.groups();
+        let PartProduct { weight, part, .. } = &self.product;
+        let first_block = part.columns.start / BLOCK_ROWS;
+        let (blocks, tokens) = (part.columns.len().div_ceil(BLOCK_ROWS), part.tokens.len());
+        let groups = weight.groups();
         let mut unpacked = Unpacked::new();
         // A single tile goes through all groups at once.
-        let most_groups = if self.weight.quantization == Quantization::Int4 && !self.unpacks_in_registers::<D>() {
+        let most_groups = if weight.format.has_nibbles() && !self.product.unpacks_in_registers::<D>() {
             UNPACKED_GROUPS
         } else if tokens <= D::TILE_TOKENS {
             groups
@@ -139,7 +180,7 @@ impl DotKernel for PartProduct<'_> {
         };
         for i in 0..across * down {
             let next = strip(if i + 1 < across * down { i + 1 } else { i });
-            self.strip(dot, strip(i), next, &mut unpacked);
+            self.product.strip::<D, G>(dot, strip(i), next, &mut unpacked);
         }
     }
 }
@@ -147,40 +188,47 @@ impl DotKernel for PartProduct<'_> {
 impl PartProduct<'_> {
     /// A strip of rows times all tokens of the part.
     #[inline(always)]
-    fn strip<D: Dot>(&mut self, dot: D, strip: Strip, next: Strip, unpacked: &mut Unpacked) {
+    fn strip<D: Dot, G: GroupProduct>(&mut self, dot: D, strip: Strip, next: Strip, unpacked: &mut Unpacked) {
         let next = self.weight.quants(next.block, next.group, 1).as_ptr();
         if const { D::UNPACKS_IN_REGISTERS } && self.unpacks_in_registers::<D>() {
             let weights = StripWeights::as_they_lie(self.weight, strip);
-            return dot.call(Tiles::<true> { product: self, strip, weights, next });
+            return dot.call(Tiles::<Nibbles>::of(self, strip, weights, next));
         }
         let weights = StripWeights::new(dot, self.weight, strip, unpacked, self.part.tokens.len() <= D::TILE_TOKENS);
-        dot.call(Tiles::<false> { product: self, strip, weights, next });
+        dot.call(Tiles::<G>::of(self, strip, weights, next));
     }
 
     #[inline(always)]
     fn unpacks_in_registers<D: Dot>(&self) -> bool {
-        D::UNPACKS_IN_REGISTERS && self.weight.quantization == Quantization::Int4 && self.part.tokens.len() <= 2
+        let is_int4 = self.weight.format == QuantizedFormat::Quantized(Quantization::Int4);
+        D::UNPACKS_IN_REGISTERS && is_int4 && self.part.tokens.len() <= 2
     }
 }
 
-/// All tiles of a strip: its rows and up to [`Dot::TILE_TOKENS`] tokens each. `NIBBLES`: of 4-bit weights as they lie in the matrix, and
-/// of one or two tokens.
-struct Tiles<'a, 'p, const NIBBLES: bool> {
+/// All tiles of a strip: its rows and up to [`Dot::TILE_TOKENS`] tokens each.
+struct Tiles<'a, 'p, G> {
     product: &'a mut PartProduct<'p>,
     strip: Strip,
     weights: StripWeights<'a>,
     /// Where the next strip begins.
     next: *const u8,
+    group: PhantomData<G>,
 }
 
-impl<const NIBBLES: bool> DotKernel for Tiles<'_, '_, NIBBLES> {
+impl<'a, 'p, G> Tiles<'a, 'p, G> {
+    fn of(product: &'a mut PartProduct<'p>, strip: Strip, weights: StripWeights<'a>, next: *const u8) -> Self {
+        Self { product, strip, weights, next, group: PhantomData }
+    }
+}
+
+impl<G: GroupProduct> DotKernel for Tiles<'_, '_, G> {
     type Output = ();
 
     #[inline(always)]
     fn run<D: Dot>(mut self, dot: D) {
         let all = self.product.part.tokens.clone();
         // Where there are several, each prefetches some of the next strip, so that reading and computing overlap.
-        let bytes = self.strip.groups * self.product.weight.quantization.group_bytes();
+        let bytes = self.strip.groups * self.product.weight.format.group_bytes();
         let lines = if all.len() <= D::TILE_TOKENS { 0 } else { bytes / CACHE_LINE };
         // Tokens of one tile here lie together in the input.
         for input_tile in self.product.part.tiles.clone() {
@@ -194,7 +242,9 @@ impl<const NIBBLES: bool> DotKernel for Tiles<'_, '_, NIBBLES> {
                 // What no tile of this instruction set has need not be compiled.
                 match self.strip.blocks {
                     1 => self.tile_of::<D, 1>(dot, tokens, lines),
-                    2 if const { !NIBBLES && D::TILE_BLOCKS == 2 } => self.tile_of::<D, 2>(dot, tokens, lines),
+                    2 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_BLOCKS == 2 } => {
+                        self.tile_of::<D, 2>(dot, tokens, lines)
+                    }
                     STREAMS if const { D::TILE_BLOCKS == 2 } => match tokens.len() {
                         1 => self.tile::<D, STREAMS, 1>(dot, tokens.start, lines),
                         _ => self.tile::<D, STREAMS, 2>(dot, tokens.start, lines),
@@ -207,19 +257,31 @@ impl<const NIBBLES: bool> DotKernel for Tiles<'_, '_, NIBBLES> {
     }
 }
 
-impl<const NIBBLES: bool> Tiles<'_, '_, NIBBLES> {
+impl<G: GroupProduct> Tiles<'_, '_, G> {
     /// A tile of `R` blocks of rows.
     #[inline(always)]
     fn tile_of<D: Dot, const R: usize>(&mut self, dot: D, tokens: Range<usize>, lines: Range<usize>) {
         match tokens.len() {
             1 => self.tile::<D, R, 1>(dot, tokens.start, lines),
             2 if const { D::TILE_TOKENS >= 2 } => self.tile::<D, R, 2>(dot, tokens.start, lines),
-            3 if const { !NIBBLES && D::TILE_TOKENS >= 3 } => self.tile::<D, R, 3>(dot, tokens.start, lines),
-            4 if const { !NIBBLES && D::TILE_TOKENS >= 4 } => self.tile::<D, R, 4>(dot, tokens.start, lines),
-            5 if const { !NIBBLES && D::TILE_TOKENS >= 5 } => self.tile::<D, R, 5>(dot, tokens.start, lines),
-            6 if const { !NIBBLES && D::TILE_TOKENS >= 6 } => self.tile::<D, R, 6>(dot, tokens.start, lines),
-            7 if const { !NIBBLES && D::TILE_TOKENS >= 7 } => self.tile::<D, R, 7>(dot, tokens.start, lines),
-            8 if const { !NIBBLES && D::TILE_TOKENS >= 8 } => self.tile::<D, R, 8>(dot, tokens.start, lines),
+            3 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 3 } => {
+                self.tile::<D, R, 3>(dot, tokens.start, lines)
+            }
+            4 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 4 } => {
+                self.tile::<D, R, 4>(dot, tokens.start, lines)
+            }
+            5 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 5 } => {
+                self.tile::<D, R, 5>(dot, tokens.start, lines)
+            }
+            6 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 6 } => {
+                self.tile::<D, R, 6>(dot, tokens.start, lines)
+            }
+            7 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 7 } => {
+                self.tile::<D, R, 7>(dot, tokens.start, lines)
+            }
+            8 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 8 } => {
+                self.tile::<D, R, 8>(dot, tokens.start, lines)
+            }
             _ => unreachable!(),
         }
     }
@@ -228,10 +290,10 @@ impl<const NIBBLES: bool> Tiles<'_, '_, NIBBLES> {
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
     fn tile<D: Dot, const R: usize, const T: usize>(&mut self, dot: D, token: usize, mut lines: Range<usize>) {
-        let Self { product: PartProduct { input, weight, output, mode, part }, strip, weights, next } = self;
+        let Self { product: PartProduct { input, weight, output, mode, part }, strip, weights, next, .. } = self;
         let groups = weights.groups();
         let row = weight.groups();
-        let (mut x, input_step) = (input.at(token, T, strip.group, groups), input.width());
+        let mut x = input.at(token, T, strip.group, groups);
         let (mut quants, mut sides) = weights.starts::<R>();
         let (group_bytes, side_bytes) = (weights.group_bytes(), weights.side_bytes());
         // The last block may not have all of its rows.
@@ -256,13 +318,13 @@ impl<const NIBBLES: bool> Tiles<'_, '_, NIBBLES> {
         }
         let lines_of_group = lines.len().div_ceil(groups);
         let ahead = lines.is_empty()
-            && if NIBBLES {
+            && if G::UNPACKS_IN_REGISTERS {
                 T > 1
             } else {
-                weight.quantization == Quantization::Int8 && matches!(D::PREFETCH_FROM, Some(least) if T >= least)
+                !weight.format.has_nibbles() && matches!(D::PREFETCH_FROM, Some(least) if T >= least)
             };
         let next = *next;
-        let next_step = row * weight.quantization.group_bytes();
+        let next_step = row * weight.format.group_bytes();
         for _ in 0..groups {
             if ahead {
                 for line in 0..group_bytes / CACHE_LINE {
@@ -278,18 +340,12 @@ impl<const NIBBLES: bool> Tiles<'_, '_, NIBBLES> {
             }
             // SAFETY: there are `groups` groups of each block of the weights and of each token, and each step takes one.
             unsafe {
-                let ints =
-                    if NIBBLES { dot.group_of_nibbles::<R, T>(quants, sides, x) } else { dot.group::<R, T>(quants, x) };
+                sums = G::add::<D, R, T>(dot, quants, sides, x, sums);
                 for r in 0..R {
-                    let weight_scales = dot.scales(&*sides[r].cast());
-                    for t in 0..T {
-                        let both = dot.mul(weight_scales, dot.splat(*x.scales.add(t)));
-                        sums[r][t] = dot.add_scaled(ints[r][t], both, sums[r][t]);
-                    }
                     quants[r] = quants[r].add(group_bytes);
                     sides[r] = sides[r].add(side_bytes);
                 }
-                x = x.skip(input_step);
+                x = G::next(x);
             }
         }
         for r in 0..R {

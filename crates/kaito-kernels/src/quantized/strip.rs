@@ -3,8 +3,9 @@
 use std::{marker::PhantomData, mem::MaybeUninit};
 
 use super::{
-    Quantization, QuantizedRef,
+    Quantization, QuantizedFormat, QuantizedRef,
     dot::{Dot, GROUP_BYTES, UnpackedGroup},
+    repacked::Repacking,
 };
 use crate::simd::{CACHE_LINE, STREAMS};
 
@@ -58,14 +59,20 @@ impl<'a> StripWeights<'a> {
         prefetches: bool,
     ) -> Self {
         let groups = strip.groups;
-        let mut weights = Self::empty(groups, GROUP_BYTES, weight.quantization.side_bytes());
+        let mut weights = Self::empty(groups, GROUP_BYTES, weight.format.side_bytes());
         for (i, room) in room.0.iter_mut().take(strip.blocks).enumerate() {
             let block = strip.block + i * strip.apart;
             let quants = weight.quants(block, strip.group, groups);
             let sides = weight.sides(block, strip.group, groups);
-            let quants = match weight.quantization {
-                Quantization::Int8 => quants,
-                Quantization::Int4 => unpack(dot, quants, sides, room, prefetches),
+            let quants = match weight.format {
+                QuantizedFormat::Quantized(Quantization::Int4) => unpack(dot, quants, sides, room, prefetches),
+                QuantizedFormat::Repacked(format) if weight.format.has_nibbles() => {
+                    if prefetches {
+                        prefetch_ahead(dot, quants, sides);
+                    }
+                    unpack_nibbles(dot, quants, Repacking::of(format).nibble_offset(), room)
+                }
+                QuantizedFormat::Quantized(Quantization::Int8) | QuantizedFormat::Repacked(_) => quants,
             };
             weights.push(quants, sides);
         }
@@ -75,8 +82,7 @@ impl<'a> StripWeights<'a> {
     /// Those of either precision as they lie in the matrix.
     #[inline(always)]
     pub(super) fn as_they_lie(weight: QuantizedRef<'a>, strip: Strip) -> Self {
-        let mut weights =
-            Self::empty(strip.groups, weight.quantization.group_bytes(), weight.quantization.side_bytes());
+        let mut weights = Self::empty(strip.groups, weight.format.group_bytes(), weight.format.side_bytes());
         for i in 0..strip.blocks {
             let block = strip.block + i * strip.apart;
             let quants = weight.quants(block, strip.group, strip.groups);
@@ -149,13 +155,8 @@ pub(super) fn unpack<'a, D: Dot>(
     room: &'a mut [UnpackedGroup; UNPACKED_GROUPS],
     prefetches: bool,
 ) -> &'a [u8] {
-    if prefetches && D::PREFETCH_FROM.is_some() {
-        for line in 0..nibbles.len() / CACHE_LINE {
-            dot.prefetch(nibbles.as_ptr().wrapping_add(PREFETCH_DISTANCE + line * CACHE_LINE));
-        }
-        for line in 0..=sides.len() / CACHE_LINE {
-            dot.prefetch(sides.as_ptr().wrapping_add(sides.len() + line * CACHE_LINE));
-        }
+    if prefetches {
+        prefetch_ahead(dot, nibbles, sides);
     }
     let (nibbles, sides) = (nibbles.as_chunks().0, sides.as_chunks().0);
     let groups = &mut room[..nibbles.len()];
@@ -165,4 +166,37 @@ pub(super) fn unpack<'a, D: Dot>(
     }
     // SAFETY: `Dot::unpack` has written all of each group.
     unsafe { std::slice::from_raw_parts(groups.as_ptr().cast(), groups.len() * GROUP_BYTES) }
+}
+
+/// Unpacks the groups of a block in a format whose nibbles are weights, as many bytes of `room` as they take.
+///
+/// # Panics
+/// If there are more than [`UNPACKED_GROUPS`].
+#[inline(always)]
+fn unpack_nibbles<'a, D: Dot>(
+    dot: D,
+    nibbles: &[u8],
+    offset: u8,
+    room: &'a mut [UnpackedGroup; UNPACKED_GROUPS],
+) -> &'a [u8] {
+    let nibbles = nibbles.as_chunks().0;
+    let groups = &mut room[..nibbles.len()];
+    for i in 0..groups.len() {
+        dot.unpack_nibbles(&nibbles[i], offset, &mut groups[i]);
+    }
+    // SAFETY: `Dot::unpack_nibbles` has written all of each group.
+    unsafe { std::slice::from_raw_parts(groups.as_ptr().cast(), groups.len() * GROUP_BYTES) }
+}
+
+/// Prefetches what lies ahead of weights that are unpacked, and their sides.
+#[inline(always)]
+fn prefetch_ahead<D: Dot>(dot: D, nibbles: &[u8], sides: &[u8]) {
+    if D::PREFETCH_FROM.is_some() {
+        for line in 0..nibbles.len() / CACHE_LINE {
+            dot.prefetch(nibbles.as_ptr().wrapping_add(PREFETCH_DISTANCE + line * CACHE_LINE));
+        }
+        for line in 0..=sides.len() / CACHE_LINE {
+            dot.prefetch(sides.as_ptr().wrapping_add(sides.len() + line * CACHE_LINE));
+        }
+    }
 }

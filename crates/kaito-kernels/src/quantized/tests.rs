@@ -28,14 +28,15 @@ fn quantized(quantization: Quantization, rows: usize, cols: usize, values: &[f32
 /// a multiple of 128.
 fn element(matrix: &QuantizedRef, row: usize, col: usize) -> (i32, f32) {
     let groups = matrix.cols.div_ceil(128);
-    let (group_bytes, side_bytes) = if matrix.quantization == Quantization::Int8 { (2048, 32) } else { (1024, 80) };
+    let (group_bytes, side_bytes) = if matrix.format == Quantization::Int8.into() { (2048, 32) } else { (1024, 80) };
     let (block, lane, group, quad) = (row / 16, row % 16, col / 128, col % 128 / 4);
     let quants = &matrix.data[(block * groups + group) * group_bytes..];
     let sides = &matrix.data[matrix.rows.div_ceil(16) * groups * group_bytes..];
     let side = &sides[(block * groups + group) * side_bytes..];
-    let number = match matrix.quantization {
-        Quantization::Int8 => i32::from(quants[quad * 64 + lane * 4 + col % 4]) - 128,
-        Quantization::Int4 => {
+    let number = match matrix.format {
+        QuantizedFormat::Repacked(_) => unreachable!(),
+        QuantizedFormat::Quantized(Quantization::Int8) => i32::from(quants[quad * 64 + lane * 4 + col % 4]) - 128,
+        QuantizedFormat::Quantized(Quantization::Int4) => {
             let byte = quants[quad / 2 * 64 + lane * 4 + col % 4];
             let nibble = if quad.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
             let codebook = [-21, -17, -14, -11, -8, -6, -4, -2, 0, 2, 4, 6, 8, 11, 14, 19];
@@ -82,7 +83,7 @@ impl Case {
     }
 
     fn quantized_input(&self, level: Level, pool: &ThreadPool) -> QuantizedInput {
-        let mut input = QuantizedInput::new();
+        let mut input = QuantizedInput::new(Grouping::Rotated);
         let rows = Rows::new(&self.input, self.cols);
         input.quantize_on(level, pool, self.tokens, self.cols, rows);
         input
@@ -107,7 +108,7 @@ impl Case {
                     let (numbers, scale) = input.group(t, g);
                     let products = (0..128).map(|c| element(&weight, r, g * 128 + c).0 * i32::from(numbers[c]));
                     let sum: i32 = products.sum();
-                    y = (sum as f32).mul_add(element(&weight, r, g * 128).1 * scale, y);
+                    y = (sum as f32).mul_add(element(&weight, r, g * 128).1 * scale[0], y);
                 }
                 outputs.push(y);
             }
@@ -310,8 +311,8 @@ fn activations_are_rotated_and_within_half_a_step() {
             let (numbers, scale) = input.group(token, group);
             assert!(numbers.iter().any(|number| number.abs() == 127));
             for (number, x) in numbers.into_iter().zip(transformed(&values)) {
-                let error = (f64::from(number) * f64::from(scale) - x).abs();
-                assert!(error <= 0.501 * f64::from(scale), "{x} is off by {error} with steps of {scale}");
+                let error = (f64::from(number) * f64::from(scale[0]) - x).abs();
+                assert!(error <= 0.501 * f64::from(scale[0]), "{x} is off by {error} with steps of {}", scale[0]);
             }
         }
     }
@@ -396,7 +397,7 @@ fn rows_lie_where_strides_and_offsets_say_and_neighbours_stay() {
                 for t in 0..tokens {
                     strided[t * 150 + 7..][..137].copy_from_slice(&case.input[t * 137..][..137]);
                 }
-                let mut input = QuantizedInput::new();
+                let mut input = QuantizedInput::new(Grouping::Rotated);
                 let rows = Rows { data: &strided, stride: 150, offset: 7 };
                 input.quantize(&pool, tokens, 137, rows);
                 let mut output = vec![1.5; tokens * 30];
@@ -433,14 +434,18 @@ fn quantising_swiglu_has_the_bits_of_its_parts() {
         let mut activated = vec![0.0; tokens * inner];
         swiglu(&pool(1), tokens, rows, inner, RowsMut::new(&mut activated, inner));
         let input = Rows { data: &activated, stride: inner, offset: columns.start };
-        let mut expected = QuantizedInput::new();
+        let mut expected = QuantizedInput::new(Grouping::Rotated);
         expected.quantize(&pool(1), tokens, columns.len(), input);
         for threads in [1, 3] {
-            let mut fused = QuantizedInput::new();
+            let mut fused = QuantizedInput::new(Grouping::Rotated);
             fused.quantize_swiglu(&pool(threads), tokens, rows, inner, columns.clone());
             for (token, group) in (0..tokens).flat_map(|t| (0..columns.len().div_ceil(128)).map(move |g| (t, g))) {
                 let ((numbers, scale), (others, other)) = (fused.group(token, group), expected.group(token, group));
-                assert_eq!((numbers, scale.to_bits()), (others, other.to_bits()), "group {group} of token {token}");
+                assert_eq!(
+                    (numbers, scale[0].to_bits()),
+                    (others, other[0].to_bits()),
+                    "group {group} of token {token}"
+                );
             }
             assert_eq!(fused.all_groups().2, expected.all_groups().2);
         }
@@ -465,7 +470,7 @@ fn lengths_are_checked() {
     assert_eq!(Quantization::Int4.bytes(17, 129), Some(4 * (1024 + 80)));
     assert_eq!(Quantization::Int8.bytes(usize::MAX, usize::MAX), None);
     let error = QuantizedRef::new(Quantization::Int4, 16, 64, &[0; 1103]).unwrap_err();
-    assert_eq!(error.to_string(), "an int4 matrix of 16 x 64 does not have 1103 bytes");
+    assert_eq!(error.to_string(), "a matrix of 16 x 64 in int4 does not have 1103 bytes");
 }
 
 #[test]
@@ -473,7 +478,7 @@ fn lengths_are_checked() {
 fn an_input_for_other_weights_is_refused() {
     let data = quantized(Quantization::Int4, 1, 64, &[0.0; 64]);
     let weight = QuantizedRef::new(Quantization::Int4, 1, 64, &data).unwrap();
-    let mut input = QuantizedInput::new();
+    let mut input = QuantizedInput::new(Grouping::Rotated);
     input.quantize(&pool(1), 1, 65, Rows::new(&[0.0; 65], 65));
     quantized_matmul(&pool(1), &input, weight, RowsMut::new(&mut [0.0], 1), Write::Set);
 }
@@ -481,7 +486,7 @@ fn an_input_for_other_weights_is_refused() {
 #[test]
 fn empty_sums_are_zero() {
     let weight = QuantizedRef::new(Quantization::Int8, 3, 0, &[]).unwrap();
-    let mut input = QuantizedInput::new();
+    let mut input = QuantizedInput::new(Grouping::Rotated);
     input.quantize(&pool(1), 1, 0, Rows::new(&[], 0));
     let mut y = [1.0, 2.0, 3.0];
     quantized_matmul(&pool(1), &input, weight, RowsMut::new(&mut y, 3), Write::Add);

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use half::bf16;
 
 use super::{
-    BLOCK_ROWS, GROUP, QUAD, Quantization, SCALE_BYTES,
+    BLOCK_ROWS, GROUP, QUAD, Quantization, QuantizedFormat, SCALE_BYTES,
     int4::{self, SIDE_BYTES},
     rotation::{Columns, rotate_weights},
 };
@@ -42,9 +42,10 @@ pub(super) fn quantize_on(
         return;
     }
     let blocks = rows.div_ceil(BLOCK_ROWS);
-    let (quants, sides) = target.split_at_mut(blocks * groups * quantization.group_bytes());
-    let quants = quants.chunks_exact_mut(groups * quantization.group_bytes());
-    let targets = quants.zip(sides.chunks_exact_mut(groups * quantization.side_bytes())).enumerate();
+    let format = QuantizedFormat::from(quantization);
+    let (quants, sides) = target.split_at_mut(blocks * groups * format.group_bytes());
+    let quants = quants.chunks_exact_mut(groups * format.group_bytes());
+    let targets = quants.zip(sides.chunks_exact_mut(groups * format.side_bytes())).enumerate();
     pool.for_each_item(blocks, targets, |(block, (quants, sides))| {
         let first = block * BLOCK_ROWS;
         let source = source.slice_rows(first, BLOCK_ROWS.min(rows - first));
@@ -72,10 +73,11 @@ impl<E: Element> Kernel for Block<'_, E> {
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
     fn run<S: Simd>(self, simd: S) {
         let Self { quantization, source, quants, sides, .. } = self;
-        let quants = quants.chunks_exact_mut(quantization.group_bytes());
+        let format = QuantizedFormat::from(quantization);
+        let quants = quants.chunks_exact_mut(format.group_bytes());
         let mut columns = Columns([[0.0; BLOCK_ROWS]; GROUP]);
         let mut numbers = [[0; BLOCK_ROWS]; GROUP];
-        for (g, (quants, side)) in quants.zip(sides.chunks_exact_mut(quantization.side_bytes())).enumerate() {
+        for (g, (quants, side)) in quants.zip(sides.chunks_exact_mut(format.side_bytes())).enumerate() {
             let count = GROUP.min(source.cols() - g * GROUP);
             for row in 0..BLOCK_ROWS {
                 let mut values = [0.0; GROUP];
@@ -124,7 +126,7 @@ fn widen_group<S: Simd, E: Element>(simd: S, source: &[u8], count: usize, values
 
 /// Writes the numbers of a group to their places in the layout.
 #[inline(always)]
-fn place_bytes(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]) {
+pub(super) fn place_bytes(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]) {
     for (quad, target) in quants.as_chunks_mut::<{ BLOCK_ROWS * QUAD }>().0.iter_mut().enumerate() {
         for row in 0..BLOCK_ROWS {
             for i in 0..QUAD {
@@ -136,7 +138,7 @@ fn place_bytes(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]) {
 
 /// The same for numbers below 16, two of which share a byte.
 #[inline(always)]
-fn place_nibbles(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]) {
+pub(super) fn place_nibbles(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]) {
     for (pair, target) in quants.as_chunks_mut::<{ BLOCK_ROWS * QUAD }>().0.iter_mut().enumerate() {
         for row in 0..BLOCK_ROWS {
             for i in 0..QUAD {
@@ -155,7 +157,7 @@ pub(crate) const TINY: f32 = 1.925_93e-34; // 2^-112
 
 /// The bits of the largest magnitude: those of infinity or more if there is an infinity or NaN.
 #[inline(always)]
-pub(super) fn magnitude_bits(values: &[f32; GROUP]) -> u32 {
+pub(super) fn magnitude_bits<const N: usize>(values: &[f32; N]) -> u32 {
     let mut lanes = [0u32; 16];
     for part in values.as_chunks::<16>().0 {
         for l in 0..16 {

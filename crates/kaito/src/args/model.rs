@@ -24,7 +24,7 @@ pub struct ModelArgs {
     /// Element type of the weights in memory; auto keeps that of the files
     #[arg(long, env = "KAITO_DTYPE", value_enum, default_value_t = DType::Auto)]
     pub dtype: DType,
-    /// How activations are multiplied by weights of 16 bits; --dtype f32 is always exact
+    /// How activations are multiplied by weights of 16 bits and of GGUF files; --dtype f32 is always exact
     #[arg(long, env = "KAITO_COMPUTE", value_enum, default_value_t = Compute::Auto)]
     pub compute: Compute,
     /// Store the layers' weights in fewer bits: quantised at the first start, and kept in a file that later starts map
@@ -78,13 +78,15 @@ pub enum DType {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Compute {
-    /// bf16 where the processor has fast units for it, else exact
+    /// With weights of 16 bits bf16, with those of a GGUF file in blocks int8, where the processor is faster at it; else exact
     Auto,
     /// In f32
     Exact,
     /// Rounded to bf16 at each product, with sums in f32
     #[value(alias = "bfloat16")]
     Bf16,
+    /// Rounded to 8 bits at each product with weights of a GGUF file in blocks, as llama.cpp does, with sums in f32
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -133,6 +135,7 @@ impl ModelArgs {
                 Compute::Auto => ComputeChoice::Auto,
                 Compute::Exact => ComputeChoice::Exact,
                 Compute::Bf16 => ComputeChoice::Bf16,
+                Compute::Int8 => ComputeChoice::Int8,
             },
             quantize: match self.quantize {
                 Quantize::None => None,

@@ -5,6 +5,8 @@ use serde_json::Value;
 
 use crate::program::kaito;
 
+const GGUF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/gguf/fixtures/models/llama-k.gguf");
+
 /// What a chat of one short answer says where it fails.
 fn refusal(arguments: &[&str]) -> String {
     let output = output_with_input(&mut kaito(&[&["chat", "--max-new-tokens", "1"], arguments].concat()), "Hi\n");
@@ -38,6 +40,9 @@ fn the_server_says_how_it_computes() {
         (&["--kernels", "portable", "--compute", "bf16"][..], "bf16", Some("portable")),
         (&["--kernels", "portable", "--dtype", "f32"], "f32", Some("portable")),
         (&["--compute", "exact"], "f32", None),
+        (&[GGUF, "--kernels", "portable"], "f32", Some("portable")),
+        (&[GGUF, "--kernels", "portable", "--compute", "int8"], "int8", Some("portable")),
+        (&[GGUF, "--compute", "exact"], "f32", None),
     ] {
         let kernels = kernels.map(Value::from).unwrap_or_else(|| {
             let devices = output(&mut kaito(&["devices", "--json"]));
@@ -54,7 +59,13 @@ fn the_server_says_how_it_computes() {
 }
 
 #[test]
-fn weights_in_f32_are_exact_and_nothing_else() {
-    let refusal = refusal(&["--dtype", "f32", "--compute", "bf16"]);
-    assert!(refusal.contains("products with weights in f32 are always exact"), "{refusal}");
+fn roundings_that_do_not_fit_the_weights_are_refused() {
+    for (arguments, part) in [
+        (&["--dtype", "f32", "--compute", "bf16"][..], "products with weights in f32 are always exact"),
+        (&["--compute", "int8"], "int8 needs weights in the blocks of a GGUF file"),
+        (&[GGUF, "--compute", "bf16"], "are exact or in int8, not in bf16"),
+    ] {
+        let refusal = refusal(arguments);
+        assert!(refusal.contains(part), "{refusal}");
+    }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use kaito_kernels::{
-    self as kernels, BlocksRef, DType, InputForm, MatrixLengthError, MatrixRef, QuantizedInput, Rows, RowsMut,
-    ThreadPool, TiledInput, Write,
+    self as kernels, BlocksRef, Compute, DType, Grouping, InputForm, MatrixLengthError, MatrixRef, QuantizedInput,
+    Rows, RowsMut, ThreadPool, TiledInput, Write,
 };
 
 use super::{NAME, buffer::CpuBuffer};
@@ -113,7 +113,10 @@ impl Products {
             activated: Vec::new(),
             is_activated: false,
             tiled_input: TiledInput::default(),
-            quantized_input: QuantizedInput::default(),
+            quantized_input: QuantizedInput::new(match packed.compute {
+                Compute::Int8 => Grouping::Subgroups,
+                Compute::Exact | Compute::Bf16 => Grouping::Rotated,
+            }),
         }
     }
 

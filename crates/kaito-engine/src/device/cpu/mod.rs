@@ -49,10 +49,11 @@ pub fn properties(threads: Option<NonZeroUsize>) -> DeviceProperties {
         step_budget: STEP_BUDGET,
         precisions: Precisions {
             weights: &[DType::F32, DType::Bf16, DType::F16],
-            compute: if Compute::has_fast_bf16() {
-                &[Compute::Bf16, Compute::Exact]
-            } else {
-                &[Compute::Exact, Compute::Bf16]
+            compute: match (Compute::has_fast_bf16(), Compute::has_fast_int8()) {
+                (true, true) => &[Compute::Bf16, Compute::Int8, Compute::Exact],
+                (true, false) => &[Compute::Bf16, Compute::Exact, Compute::Int8],
+                (false, true) => &[Compute::Int8, Compute::Exact, Compute::Bf16],
+                (false, false) => &[Compute::Exact, Compute::Bf16, Compute::Int8],
             },
             kv_cache: &[KvDType::F32, KvDType::Bf16, KvDType::Int8],
             quantized: &[Quantization::Int8, Quantization::Int4],

@@ -1,25 +1,29 @@
 //! Weights as the processor computes with them: quantised, of another element type, or as they lie in the mapped checkpoint.
 
-use kaito_kernels::{Compute, DType, ThreadPool};
+use kaito_kernels::{Compute, DType, QuantizedFormat, ThreadPool};
 
 use super::linear::unsupported;
-use crate::{Error, device::Packing, quantized::Quantize};
+use crate::{
+    Error,
+    device::{ComputeChoice, Held, Packing},
+    quantized::Quantize,
+};
 use kaito_model::{
     checkpoint::Tensor,
     config::LinearKind,
-    weights::{ModelWeights, Weight},
+    weights::{BlockTensor, ModelWeights, Weight},
 };
 
-/// Share of the work that quantising takes where it is done.
+/// Share of the work that quantising or repacking takes where it is done.
 const QUANTIZED: f32 = 0.94;
 
 /// What packing came to.
 pub(super) struct PackedInMemory {
     /// Element type of the matrices that are not quantised.
     pub dtype: DType,
-    /// How products with those of 16 bits treat activations.
+    /// How products treat activations.
     pub compute: Compute,
-    /// Bytes that stay mapped or are quantised.
+    /// Bytes that stay mapped, are quantised or are repacked.
     pub mapped_bytes: u64,
 }
 
@@ -35,7 +39,7 @@ pub(super) fn pack(
     let dtype = packing.dtype.unwrap_or(stored);
     // Quantised weights are multiplied by quantised activations, whatever is chosen.
     let compute = match packing.quantization {
-        None => packing.compute.resolve(dtype, Compute::has_fast_bf16()).map_err(unsupported)?,
+        None => resolve(packing, weights, dtype, available)?,
         Some(_) => Compute::Exact,
     };
     let mut done = 0.0;
@@ -50,10 +54,68 @@ pub(super) fn pack(
         };
         quantize.apply(weights)?;
         done = QUANTIZED;
+    } else if compute == Compute::Int8 {
+        repack(weights, threads, &|part| progress(part * QUANTIZED));
+        done = QUANTIZED;
     }
     let mapped_bytes =
         bring_near(weights, packing.dtype, stored, threads, available, &|part| progress(done + part * (1.0 - done)));
     Ok(PackedInMemory { dtype, compute, mapped_bytes })
+}
+
+/// How products treat activations. In int8 they need a copy of the weights, which `auto` makes only where there is room for it.
+fn resolve(packing: &Packing, weights: &ModelWeights, dtype: DType, available: u64) -> Result<Compute, Error> {
+    // With another element type, blocks are dequantised or computed with in f32.
+    let blocks = if packing.dtype.is_none() { repacked_bytes(weights) } else { 0 };
+    let held = if blocks == 0 { Held::Floats(dtype) } else { Held::Blocks };
+    let fits = blocks <= available;
+    if !fits && packing.compute != ComputeChoice::Exact {
+        tracing::warn!(
+            weights_mib = blocks >> 20,
+            available_mib = available >> 20,
+            "the free memory has no room for weights that are repacked for products in int8"
+        );
+    }
+    let is_fast = |compute| match compute {
+        Compute::Exact => true,
+        Compute::Bf16 => Compute::has_fast_bf16(),
+        Compute::Int8 => Compute::has_fast_int8() && fits,
+    };
+    Ok(packing.compute.resolve(held, is_fast).map_err(unsupported)?)
+}
+
+/// The matrices in blocks that products multiply: all but the embedding, of which a step takes rows.
+fn multiplied(weights: &ModelWeights) -> impl Iterator<Item = &BlockTensor> {
+    let linears = weights.linears().filter(|(kind, _)| *kind != LinearKind::Embedding);
+    linears.flat_map(|(_, linear)| &linear.parts).filter_map(|part| match &part.weight {
+        Weight::Blocks(tensor) => Some(tensor),
+        Weight::Plain(_) | Weight::Quantized(_) => None,
+    })
+}
+
+/// Bytes of the matrices in blocks once they are repacked.
+fn repacked_bytes(weights: &ModelWeights) -> u64 {
+    let bytes = |tensor: &BlockTensor| QuantizedFormat::from(tensor.format()).bytes(tensor.rows(), tensor.cols());
+    multiplied(weights).filter_map(bytes).map(|bytes| bytes as u64).sum()
+}
+
+/// Repacks the matrices in blocks for products in int8, one after the other. What was mapped leaves this process's memory.
+fn repack(weights: &mut ModelWeights, threads: &ThreadPool, progress: &dyn Fn(f32)) {
+    let total = multiplied(weights).count();
+    let mut done = 0;
+    for (kind, linear) in weights.linears_mut() {
+        for part in &mut linear.parts {
+            let repacked = match &part.weight {
+                Weight::Blocks(tensor) if kind != LinearKind::Embedding => tensor.repacked(threads),
+                _ => None,
+            };
+            let Some(repacked) = repacked else { continue };
+            part.weight.release();
+            part.weight = Weight::Quantized(repacked);
+            done += 1;
+            progress(done as f32 / total as f32);
+        }
+    }
 }
 
 /// Element type of the weights as they are stored: types are mixed in a checkpoint at times, and the embedding stands for all.
@@ -152,7 +214,6 @@ mod tests {
     use kaito_model::{family, weights::WeightCount};
 
     use super::*;
-    use crate::device::ComputeChoice;
 
     fn packed(dtype: Option<DType>, quantization: Option<Quantization>) -> (PackedInMemory, WeightCount) {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/mistral-window");

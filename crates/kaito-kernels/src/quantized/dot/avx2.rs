@@ -34,13 +34,13 @@ impl Dot for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn group<const R: usize, const T: usize>(
+    unsafe fn group<const R: usize, const T: usize, const Q: usize>(
         self,
         weights: [*const u8; R],
         input: InputGroups,
     ) -> [[[__m256i; 2]; T]; R] {
         // SAFETY: see above.
-        unsafe { bytes::<R, T>(weights, input) }
+        unsafe { bytes::<R, T, Q>(weights, input) }
     }
 
     #[inline(always)]
@@ -85,6 +85,29 @@ impl Dot for Avx2 {
     }
 
     #[inline(always)]
+    fn halves(self, halves: &[u8; 2 * BLOCK_ROWS]) -> [__m256; 2] {
+        let p = halves.as_ptr();
+        // SAFETY: see above.
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(16).cast()))] }
+    }
+
+    #[inline(always)]
+    fn signed_bytes(self, bytes: &[u8; BLOCK_ROWS]) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe {
+            let all = _mm_loadu_si128(bytes.as_ptr().cast());
+            let halves = [_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(all))];
+            [_mm256_cvtepi32_ps(halves[0]), _mm256_cvtepi32_ps(halves[1])]
+        }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
     fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: see above.
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
@@ -121,15 +144,18 @@ impl Dot for Avx2 {
 /// As [`Dot::group`], and the processor has AVX2.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // Iterators take closures.
-unsafe fn bytes<const R: usize, const T: usize>(weights: [*const u8; R], input: InputGroups) -> [[[__m256i; 2]; T]; R] {
+unsafe fn bytes<const R: usize, const T: usize, const Q: usize>(
+    weights: [*const u8; R],
+    input: InputGroups,
+) -> [[[__m256i; 2]; T]; R] {
     // SAFETY: by contract.
     unsafe {
-        let columns = widen::<T>(input);
+        let columns = widen::<T, Q>(input);
         let even = _mm256_set1_epi16(255);
         let mut sums = [[[_mm256_setzero_si256(); 2]; T]; R];
         for r in 0..R {
             let mut lanes = corrections::<T>(input);
-            for pair in opaque(0)..opaque(QUADS / 2) {
+            for pair in opaque(0)..opaque(Q / 2) {
                 for quad in [2 * pair, 2 * pair + 1] {
                     let stored = load_halves(weights[r].add(quad * 64));
                     let evens = both_and(stored, even);
@@ -170,13 +196,18 @@ struct Columns([i32; QUADS], [i32; QUADS]);
 /// The groups can be read, and the processor has AVX2.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // Iterators take closures.
-unsafe fn widen<const T: usize>(input: InputGroups) -> [Columns; T] {
+unsafe fn widen<const T: usize, const Q: usize>(input: InputGroups) -> [Columns; T] {
     let mut columns = [Columns([0; QUADS], [0; QUADS]); T];
-    // SAFETY: by contract; eight quads are 32 bytes.
+    // SAFETY: by contract; eight quads are 32 bytes, and where there are only four, they are read alone.
     unsafe {
         for t in 0..T {
-            for quad in (0..QUADS).step_by(8) {
-                let values = _mm256_loadu_si256(input.numbers.add(t).cast::<i32>().add(quad).cast());
+            for quad in (0..Q).step_by(8) {
+                let p = input.numbers.add(t).cast::<i32>().add(quad);
+                let values = if Q.is_multiple_of(8) {
+                    _mm256_loadu_si256(p.cast())
+                } else {
+                    _mm256_castsi128_si256(_mm_loadu_si128(p.cast()))
+                };
                 let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(values));
                 _mm256_store_si256(columns[t].0.as_mut_ptr().add(quad).cast(), even);
                 _mm256_store_si256(columns[t].1.as_mut_ptr().add(quad).cast(), _mm256_srai_epi16::<8>(values));

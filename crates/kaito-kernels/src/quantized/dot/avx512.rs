@@ -37,12 +37,12 @@ impl Dot for Avx512Vnni {
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
-    unsafe fn group<const R: usize, const T: usize>(
+    unsafe fn group<const R: usize, const T: usize, const Q: usize>(
         self,
         weights: [*const u8; R],
         input: InputGroups,
     ) -> [[__m512i; T]; R] {
-        // SAFETY: see above. A group has `QUADS` quads of 4 bytes a token and of 64 bytes a block of rows.
+        // SAFETY: see above. A quad has 4 bytes a token and 64 bytes a block of rows.
         unsafe {
             let mut sums = [[_mm512_setzero_si512(); T]; R];
             // Each addition waits some cycles for the one before it: where there are few sums, every other quad has its own.
@@ -53,7 +53,7 @@ impl Dot for Avx512Vnni {
                     sums[r][t] = correction;
                 }
             }
-            for pair in 0..QUADS / 2 {
+            for pair in 0..Q / 2 {
                 let mut low = [_mm512_setzero_si512(); R];
                 let mut high = [_mm512_setzero_si512(); R];
                 for r in 0..R {
@@ -169,6 +169,24 @@ impl Dot for Avx512Vnni {
             let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(scales.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
         }
+    }
+
+    #[inline(always)]
+    fn halves(self, halves: &[u8; 2 * BLOCK_ROWS]) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn signed_bytes(self, bytes: &[u8; BLOCK_ROWS]) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
     }
 
     #[inline(always)]

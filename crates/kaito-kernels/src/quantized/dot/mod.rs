@@ -10,6 +10,8 @@ mod portable;
 
 use std::{mem::MaybeUninit, sync::OnceLock};
 
+use half::f16;
+
 use super::{
     BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES,
     input::InputGroups,
@@ -18,7 +20,7 @@ use super::{
 use crate::simd::{KernelLevel, prefetch};
 
 /// Quads of a group.
-const QUADS: usize = GROUP / QUAD;
+pub(super) const QUADS: usize = GROUP / QUAD;
 const _: () = assert!(GROUP.is_multiple_of(QUAD) && QUADS.is_multiple_of(2));
 
 /// Bytes of the weights of a group in a block of rows: a byte each, with the zero point 128. 4-bit ones are unpacked to them.
@@ -43,11 +45,12 @@ pub(super) trait Dot: Copy {
     /// Runs a kernel as a function of its own, so that code with many callers is compiled once.
     fn call<K: DotKernel>(self, kernel: K) -> K::Output;
 
-    /// For `R` blocks of rows and `T` tokens the sum of a group's products, exactly.
+    /// For `R` blocks of rows and `T` tokens the sum of the products of `Q` quads, exactly: those of a group, or of a subgroup, whose numbers
+    /// lie [`GROUP`] bytes apart all the same. `Q` is even.
     ///
     /// # Safety
-    /// [`GROUP_BYTES`] bytes can be read at each of `weights`, groups of `T` tokens at `input`.
-    unsafe fn group<const R: usize, const T: usize>(
+    /// `Q` quads can be read at each of `weights`, and of `T` tokens at `input`.
+    unsafe fn group<const R: usize, const T: usize, const Q: usize>(
         self,
         weights: [*const u8; R],
         input: InputGroups,
@@ -73,6 +76,20 @@ pub(super) trait Dot: Copy {
         int4::unpack(nibbles, side, target.write([0; GROUP_BYTES]));
     }
 
+    /// Writes the nibbles of a group as bytes, `offset` added to each: all of `target`.
+    #[inline(always)]
+    fn unpack_nibbles(self, nibbles: &[u8; NIBBLE_BYTES], offset: u8, target: &mut UnpackedGroup) {
+        // A loop over arrays, so that it becomes a few vector instructions.
+        const PAIR: usize = BLOCK_ROWS * QUAD;
+        let target = target.write([0; GROUP_BYTES]).as_chunks_mut::<{ 2 * PAIR }>().0;
+        for (nibbles, target) in nibbles.as_chunks::<PAIR>().0.iter().zip(target) {
+            for i in 0..PAIR {
+                target[i] = (nibbles[i] & 15).wrapping_add(offset);
+                target[PAIR + i] = (nibbles[i] >> 4).wrapping_add(offset);
+            }
+        }
+    }
+
     /// Asks for the memory at `p`, which may be any address, to be brought into the second level cache.
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
@@ -84,7 +101,27 @@ pub(super) trait Dot: Copy {
     fn store(self, lanes: &mut [f32; BLOCK_ROWS], v: Self::Floats);
     /// Widens the scales of a group in a block of rows: a bf16 for each lane.
     fn scales(self, scales: &[u8; SCALE_BYTES]) -> Self::Floats;
+    /// Widens a number of f16 for each lane.
+    #[inline(always)]
+    fn halves(self, halves: &[u8; 2 * BLOCK_ROWS]) -> Self::Floats {
+        let mut widened = [0.0; BLOCK_ROWS];
+        for (widened, half) in widened.iter_mut().zip(halves.as_chunks().0) {
+            *widened = f16::from_le_bytes(*half).to_f32();
+        }
+        self.load(&widened)
+    }
+    /// Widens a signed byte for each lane.
+    #[inline(always)]
+    fn signed_bytes(self, bytes: &[u8; BLOCK_ROWS]) -> Self::Floats {
+        let mut widened = [0.0; BLOCK_ROWS];
+        for (widened, byte) in widened.iter_mut().zip(bytes) {
+            *widened = f32::from(*byte as i8);
+        }
+        self.load(&widened)
+    }
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b + c`, rounded once on every instruction set.
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// `ints + correction`.
     fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> Self::Ints;
     /// `ints * scales + sums`, rounded once on every instruction set.

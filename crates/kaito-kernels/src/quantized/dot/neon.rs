@@ -3,7 +3,7 @@ use std::{
     marker::PhantomData,
 };
 
-use super::{Dot, DotKernel, QUADS, UnpackedGroup};
+use super::{Dot, DotKernel, UnpackedGroup};
 use crate::quantized::{
     BLOCK_ROWS, SCALE_BYTES,
     input::InputGroups,
@@ -107,7 +107,7 @@ impl<P: Sums> Dot for Neon<P> {
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
-    unsafe fn group<const R: usize, const T: usize>(
+    unsafe fn group<const R: usize, const T: usize, const Q: usize>(
         self,
         weights: [*const u8; R],
         input: InputGroups,
@@ -116,7 +116,7 @@ impl<P: Sums> Dot for Neon<P> {
         unsafe {
             let sign = vdupq_n_u8(128);
             let mut sums = [[[vdupq_n_s32(0); QUARTERS]; T]; R];
-            for pair in 0..QUADS / 2 {
+            for pair in 0..Q / 2 {
                 let mut x = [[vdupq_n_s8(0); 2]; T];
                 for t in 0..T {
                     let p = input.numbers.add(t).cast::<i32>().add(2 * pair);
@@ -211,6 +211,17 @@ impl<P: Sums> Dot for Neon<P> {
             }
             widened
         }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::Floats, b: Self::Floats, mut c: Self::Floats) -> Self::Floats {
+        // SAFETY: see above.
+        unsafe {
+            for i in 0..QUARTERS {
+                c[i] = vfmaq_f32(c[i], a[i], b[i]);
+            }
+        }
+        c
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 use half::bf16;
 
-use super::{Dot, DotKernel, GROUP_BYTES};
+use super::{Dot, DotKernel};
 use crate::quantized::{BLOCK_ROWS, QUAD, SCALE_BYTES, input::InputGroups};
 
 /// Plain arrays, which the compiler turns into whatever vectors the target has.
@@ -20,7 +20,7 @@ impl Dot for Portable {
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Rows and tokens, as in the other instruction sets.
-    unsafe fn group<const R: usize, const T: usize>(
+    unsafe fn group<const R: usize, const T: usize, const Q: usize>(
         self,
         weights: [*const u8; R],
         input: InputGroups,
@@ -28,10 +28,13 @@ impl Dot for Portable {
         let mut sums = [[[0i32; BLOCK_ROWS]; T]; R];
         for r in 0..R {
             // SAFETY: by contract.
-            let bytes = unsafe { std::slice::from_raw_parts(weights[r], GROUP_BYTES) };
+            let bytes = unsafe { std::slice::from_raw_parts(weights[r], Q * QUAD * BLOCK_ROWS) };
             for t in 0..T {
-                // SAFETY: by contract.
-                let (numbers, correction) = unsafe { (&(*input.numbers.add(t)).0, *input.corrections.add(t)) };
+                // SAFETY: by contract. Those of a subgroup are not aligned as a group is.
+                let (numbers, correction) = unsafe {
+                    let numbers = input.numbers.add(t).cast::<i8>();
+                    (std::slice::from_raw_parts(numbers, Q * QUAD), *input.corrections.add(t))
+                };
                 let mut lanes = [correction; BLOCK_ROWS];
                 for (quad, x) in numbers.as_chunks::<QUAD>().0.iter().enumerate() {
                     let block = &bytes[quad * BLOCK_ROWS * QUAD..][..BLOCK_ROWS * QUAD];
@@ -78,6 +81,11 @@ impl Dot for Portable {
     #[inline(always)]
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
         std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
 
     #[inline(always)]

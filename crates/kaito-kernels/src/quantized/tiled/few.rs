@@ -8,7 +8,7 @@ use super::{Outputs, Sums, load_sums, scale, store_sums};
 use crate::{
     amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TileShapes, TileUnit, Tiles},
     quantized::{
-        BLOCK_ROWS, GROUP, Quantization,
+        BLOCK_ROWS, GROUP,
         dot::{Dot, GROUP_BYTES, UnpackedGroup},
         product::PartProduct,
     },
@@ -45,7 +45,7 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
     let (weight, groups) = (product.weight, product.weight.groups());
     let first_block = product.part.columns.start / BLOCK_ROWS;
     let blocks = product.part.columns.len().div_ceil(BLOCK_ROWS);
-    let group_bytes = weight.quantization.group_bytes();
+    let group_bytes = weight.format.group_bytes();
     let apart = blocks.div_ceil(STREAMS);
     for first in first_block..first_block + apart {
         let places = (first..first_block + blocks).step_by(apart);
@@ -54,7 +54,7 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
         for (i, block) in places.clone().enumerate() {
             (quants[i], sides[i]) = (weight.quants(block, 0, groups), weight.sides(block, 0, groups));
             product.load::<D, W>(dot, block, &mut room.outputs[i * W..][..W]);
-            if weight.quantization == Quantization::Int4 {
+            if weight.format.has_nibbles() {
                 unpack(dot, quants[i], sides[i], 0, &mut room.weights[0][i]);
             }
         }
@@ -66,9 +66,10 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
                     let ahead = group * group_bytes + DISTANCE + line * CACHE_LINE;
                     dot.prefetch(quants[i].as_ptr().wrapping_add(ahead));
                 }
-                weights[i] = match weight.quantization {
-                    Quantization::Int8 => quants[i][group * GROUP_BYTES..][..GROUP_BYTES].as_ptr(),
-                    Quantization::Int4 => room.weights[group % 2][i].as_ptr().cast(),
+                weights[i] = if weight.format.has_nibbles() {
+                    room.weights[group % 2][i].as_ptr().cast()
+                } else {
+                    quants[i][group * GROUP_BYTES..][..GROUP_BYTES].as_ptr()
                 };
             }
             // SAFETY: the registers have the shapes that these products need. The input has a group of `W` tokens, and each of `count`
@@ -88,7 +89,7 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
                 }
             }
             // While the products are computed.
-            if weight.quantization == Quantization::Int4 && group + 1 < groups {
+            if weight.format.has_nibbles() && group + 1 < groups {
                 for i in 0..count {
                     unpack(dot, quants[i], sides[i], group + 1, &mut room.weights[(group + 1) % 2][i]);
                 }
@@ -131,7 +132,7 @@ unsafe fn scale_places<D: Dot, const W: usize>(
     sides: &[&[u8]],
     group: usize,
 ) {
-    let side_bytes = product.weight.quantization.side_bytes();
+    let side_bytes = product.weight.format.side_bytes();
     let input = product.input.at_tiles(product.part.tiles.clone(), group, 1);
     for (i, side) in sides.iter().enumerate() {
         let side = &side[group * side_bytes..][..side_bytes];

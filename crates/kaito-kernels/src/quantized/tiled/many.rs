@@ -8,7 +8,7 @@ use super::{Outputs, Sums, load_sums, scale, store_sums};
 use crate::{
     amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TILES, TileShapes, TileUnit, Tiles},
     quantized::{
-        BLOCK_ROWS, GROUP, Quantization,
+        BLOCK_ROWS, GROUP,
         dot::{Dot, UnpackedGroup},
         input::InputGroups,
         product::PartProduct,
@@ -55,15 +55,16 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
                 let next = quants.as_ptr().wrapping_add(quants.len());
                 let lines = quants.len() / CACHE_LINE;
                 let sides = weight.sides(block, group, count);
-                let quants = match weight.quantization {
-                    Quantization::Int8 => quants,
-                    Quantization::Int4 => unpack(dot, quants, sides, &mut room.weights, false),
+                let quants = if weight.format.has_nibbles() {
+                    unpack(dot, quants, sides, &mut room.weights, false)
+                } else {
+                    quants
                 };
                 let outputs = &mut room.outputs[i * tokens..][..tokens];
                 let pass = Pass {
                     quants: quants.as_ptr(),
                     sides: sides.as_ptr(),
-                    side_bytes: weight.quantization.side_bytes(),
+                    side_bytes: weight.format.side_bytes(),
                     input: product.input.at_tiles(product.part.tiles.clone(), group, count),
                     input_tile: product.input.groups() * W,
                     input_tiles,

@@ -1,0 +1,205 @@
+//! Matrices in the block formats of GGUF, repacked once into the order of quantised weights, so that they are multiplied as integers.
+//!
+//! Weights keep their values: a weight is `scale * integer`, or `scale * integer + minimum`, where the integer, and what scale and
+//! minimum are computed from, are those of the file. 4 bits and fewer become nibbles, more become bytes. Behind them lie the sides of each
+//! group of 128 columns and block of rows, each row by row:
+//!
+//! ```text
+//! halves:  [subgroup of 32] f16 scale, then [subgroup] f16 minimum
+//! factors: f16 scale, f16 scale of minima; [part] a signed byte that the scale is multiplied by, then [part] one for the minimum
+//! ```
+
+use super::{
+    BLOCK_ROWS, GROUP, QuantizedFormat,
+    group::HALVES,
+    input::{SUBGROUP, SUBGROUPS},
+    weights::{place_bytes, place_nibbles},
+};
+use crate::{
+    BlockFormat, ThreadPool,
+    blocks::{BlockSides, BlocksRef, MOST_FACTORS},
+};
+
+/// How a block format is repacked.
+#[derive(Clone, Copy)]
+pub(super) struct Repacking {
+    sides: SideLayout,
+    /// What is added to an integer to make a nibble of it, where it has at most 4 bits.
+    nibble: Option<u8>,
+}
+
+/// What belongs to the weights of a group.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum SideLayout {
+    /// A scale in f16 for each 32 columns, and a minimum likewise.
+    Halves { minima: bool },
+    /// Factors of scales and of minima for each 32 columns.
+    FactorsOf32,
+    /// Factors of scales for each 16 columns, and of minima.
+    FactorsOf16 { minima: bool },
+}
+
+impl SideLayout {
+    fn has_minima(self) -> bool {
+        match self {
+            Self::Halves { minima } | Self::FactorsOf16 { minima } => minima,
+            Self::FactorsOf32 => true,
+        }
+    }
+
+    /// Columns that share a scale.
+    fn columns(self) -> usize {
+        match self {
+            Self::Halves { .. } | Self::FactorsOf32 => SUBGROUP,
+            Self::FactorsOf16 { .. } => SUBGROUP / 2,
+        }
+    }
+
+    /// Bytes of a group in a block of rows.
+    fn bytes(self) -> usize {
+        let of_scales = match self {
+            Self::Halves { .. } => SUBGROUPS * HALVES,
+            Self::FactorsOf32 | Self::FactorsOf16 { .. } => HALVES + GROUP / self.columns() * BLOCK_ROWS,
+        };
+        if self.has_minima() { 2 * of_scales } else { of_scales }
+    }
+}
+
+impl Repacking {
+    /// That of a format.
+    pub(super) fn of(format: BlockFormat) -> Self {
+        let (sides, nibble) = match format {
+            BlockFormat::Q8_0 | BlockFormat::Q5_0 => (SideLayout::Halves { minima: false }, None),
+            BlockFormat::Q4_0 => (SideLayout::Halves { minima: false }, Some(8)),
+            BlockFormat::Q5_1 => (SideLayout::Halves { minima: true }, None),
+            BlockFormat::Q4_1 => (SideLayout::Halves { minima: true }, Some(0)),
+            BlockFormat::Q5_K => (SideLayout::FactorsOf32, None),
+            BlockFormat::Q4_K => (SideLayout::FactorsOf32, Some(0)),
+            BlockFormat::Q6_K => (SideLayout::FactorsOf16 { minima: false }, None),
+            BlockFormat::Q3_K => (SideLayout::FactorsOf16 { minima: false }, Some(8)),
+            BlockFormat::Q2_K => (SideLayout::FactorsOf16 { minima: true }, Some(0)),
+        };
+        Self { sides, nibble }
+    }
+
+    pub(super) fn sides(self) -> SideLayout {
+        self.sides
+    }
+
+    pub(super) fn side_bytes(self) -> usize {
+        self.sides.bytes()
+    }
+
+    pub(super) fn has_nibbles(self) -> bool {
+        self.nibble.is_some()
+    }
+
+    /// What is added to a nibble to make a byte of it whose zero point is 128.
+    pub(super) fn nibble_offset(self) -> u8 {
+        128 - self.nibble.unwrap_or(0)
+    }
+}
+
+/// Repacks `source` into `target`, which has as many bytes as [`QuantizedFormat::bytes`] says.
+///
+/// # Panics
+/// If it has not.
+pub fn repack(pool: &ThreadPool, source: BlocksRef, target: &mut [u8]) {
+    let (rows, cols) = (source.rows(), source.cols());
+    let format = QuantizedFormat::from(source.format());
+    assert_eq!(Some(target.len()), format.bytes(rows, cols), "bytes of a matrix of {rows} x {cols} in {format}");
+    let (blocks, groups) = (rows.div_ceil(BLOCK_ROWS), cols.div_ceil(GROUP));
+    if blocks == 0 || groups == 0 {
+        return;
+    }
+    let (quants, sides) = target.split_at_mut(blocks * groups * format.group_bytes());
+    let quants = quants.chunks_exact_mut(groups * format.group_bytes());
+    let targets = quants.zip(sides.chunks_exact_mut(groups * format.side_bytes())).enumerate();
+    pool.for_each_item(blocks, targets, |(block, (quants, sides))| {
+        repack_rows(source, block * BLOCK_ROWS, quants, sides);
+    });
+}
+
+/// Repacks a block of rows.
+fn repack_rows(source: BlocksRef, first_row: usize, quants: &mut [u8], sides: &mut [u8]) {
+    let (format, repacking) = (QuantizedFormat::from(source.format()), Repacking::of(source.format()));
+    let rows = BLOCK_ROWS.min(source.rows() - first_row);
+    // Blocks of a row that some groups have together.
+    let step = source.format().block_weights().max(GROUP);
+    let mut integers = vec![[0i8; BLOCK_ROWS]; step];
+    let mut of_row = vec![0i8; step];
+    let quants = quants.chunks_mut(step / GROUP * format.group_bytes());
+    let targets = quants.zip(sides.chunks_mut(step / GROUP * format.side_bytes()));
+    for (i, (quants, sides)) in targets.enumerate() {
+        let count = step.min(source.cols() - i * step);
+        integers.fill([0; BLOCK_ROWS]);
+        for row in 0..rows {
+            let blocks = source.blocks(first_row + row, i * step, count);
+            let of_row = &mut of_row[..count];
+            source.format().integers(blocks, of_row, |block, block_sides| {
+                let first = block * source.format().block_weights();
+                place_sides(repacking.sides, &block_sides, row, first, source.format().block_weights(), sides);
+            });
+            for (integers, integer) in integers.iter_mut().zip(of_row) {
+                integers[row] = *integer;
+            }
+        }
+        let groups = integers.as_chunks::<GROUP>().0.iter().zip(quants.chunks_exact_mut(format.group_bytes()));
+        for (integers, quants) in groups {
+            let offset = repacking.nibble.unwrap_or(128);
+            let numbers = integers.map(|rows| rows.map(|integer| (integer as u8).wrapping_add(offset)));
+            if repacking.has_nibbles() {
+                place_nibbles(&numbers, quants);
+            } else {
+                place_bytes(&numbers, quants);
+            }
+        }
+    }
+}
+
+/// Writes what belongs to a row's block of `count` weights from column `first` of `sides` on.
+fn place_sides(layout: SideLayout, block: &BlockSides, row: usize, first: usize, count: usize, sides: &mut [u8]) {
+    let put_half = |sides: &mut [u8], place: usize, half: [u8; 2]| {
+        sides[place * HALVES + 2 * row..][..2].copy_from_slice(&half);
+    };
+    let groups = sides.chunks_exact_mut(layout.bytes()).enumerate();
+    let columns = layout.columns();
+    for (group, sides) in groups {
+        // The block's columns in this group.
+        let begin = first.max(group * GROUP);
+        let end = (first + count).min((group + 1) * GROUP);
+        if begin >= end {
+            continue;
+        }
+        let parts = (begin - group * GROUP) / columns..(end - group * GROUP) / columns;
+        match layout {
+            SideLayout::Halves { minima } => {
+                for part in parts {
+                    put_half(sides, part, block.scale);
+                    if minima {
+                        put_half(sides, SUBGROUPS + part, block.minimum);
+                    }
+                }
+            }
+            SideLayout::FactorsOf32 | SideLayout::FactorsOf16 { .. } => {
+                let minima = layout.has_minima();
+                put_half(sides, 0, block.scale);
+                if minima {
+                    put_half(sides, 1, block.minimum);
+                }
+                let factors = &mut sides[if minima { 2 * HALVES } else { HALVES }..];
+                for part in parts {
+                    let of_block = (group * GROUP + part * columns - first) / columns;
+                    debug_assert!(of_block < MOST_FACTORS);
+                    factors[part * BLOCK_ROWS + row] = block.factors[of_block] as u8;
+                    if minima {
+                        factors[(GROUP / columns + part) * BLOCK_ROWS + row] = block.minimum_factors[of_block] as u8;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
