@@ -14,10 +14,10 @@ mod time_on_core;
 use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
-    Arithmetic, AttentionSequence, AttentionShape, Compute, DType, Grouping, InputForm, KernelLevel, KvBuffer, KvDType,
-    KvLayout, MatrixRef, Quantization, QuantizedInput, QuantizedRef, ReadMemory, Rows, RowsMut, ThreadPool,
-    TileElements, TileProduct, TiledInput, Unit, Write, choose_level, instruction_set, matmul, narrow, paged_attention,
-    quantize, quantized_matmul,
+    Arithmetic, AttentionSequence, AttentionShape, BlockFormat, BlocksRef, Compute, DType, InputForm, KernelLevel,
+    KvBuffer, KvDType, KvLayout, MatrixRef, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef, ReadMemory,
+    Rows, RowsMut, ThreadPool, TileElements, TileProduct, TiledInput, Unit, Write, choose_level, instruction_set,
+    matmul, narrow, paged_attention, quantize, quantized_matmul, repack,
 };
 
 use self::time_on_core::time_on_core;
@@ -139,6 +139,8 @@ fn tile_products(weights: DType, compute: Compute) -> f64 {
     match compute {
         Compute::Exact => 3.0 * parts,
         Compute::Bf16 => parts,
+        // These weights have 16 bits or more.
+        Compute::Int8 => f64::NAN,
     }
 }
 
@@ -149,30 +151,26 @@ fn quantized(pool: &ThreadPool, filter: &str, memory: &ReadMemory) {
     let limits = || [read_bandwidth(pool, memory), peak(pool, dot_products), best_rate(pool, tiles.as_ref())];
     let mut limit = limits();
     let mut results = Vec::new();
-    for quantization in [Quantization::Int8, Quantization::Int4] {
+    let quantized = [Quantization::Int8, Quantization::Int4].map(QuantizedFormat::from);
+    for format in quantized.into_iter().chain(BlockFormat::all().map(QuantizedFormat::from)) {
         for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008)] {
-            let name = |tokens: usize| format!("{quantization} {rows} x {cols}, {tokens} tokens");
+            let name = |tokens: usize| format!("{format} {rows} x {cols}, {tokens} tokens");
             let wanted: Vec<usize> =
                 [1, 2, 4, 6, 8, 16, 64, 256, 512].into_iter().filter(|&tokens| name(tokens).contains(filter)).collect();
-            let Some(len) = quantization.bytes(rows, cols).filter(|_| !wanted.is_empty()) else { continue };
+            let Some(len) = format.bytes(rows, cols).filter(|_| !wanted.is_empty()) else { continue };
             let mut one = vec![0; len];
-            let source = weights(DType::Bf16, rows * cols);
-            let Ok(matrix) = MatrixRef::new(DType::Bf16, rows, cols, &source) else { continue };
-            let seconds = best(pool, || quantize(pool, quantization, matrix, &mut one));
-            println!(
-                "{quantization} {rows} x {cols}: quantised at {:.2} G weights/s",
-                (rows * cols) as f64 / seconds / 1e9
-            );
+            let seconds = best(pool, || make(pool, format, rows, cols, &mut one));
+            println!("{format} {rows} x {cols}: made at {:.2} G weights/s", (rows * cols) as f64 / seconds / 1e9);
             let layers = (MEMORY_BYTES / len).max(1);
             let bytes = one.repeat(layers);
             for tokens in wanted {
                 let layers = layers.min((256 / tokens).max(1));
                 let input: Vec<f32> = (0..tokens * cols).map(|i| (i as f32 * 0.37).sin()).collect();
                 let mut output = vec![0.0; tokens * rows];
-                let mut quantized = QuantizedInput::new(Grouping::Rotated);
+                let mut quantized = QuantizedInput::new(format.grouping());
                 let seconds = best(pool, || {
                     for layer in bytes.chunks_exact(len).take(layers) {
-                        let Ok(weight) = QuantizedRef::new(quantization, rows, cols, layer) else { continue };
+                        let Ok(weight) = QuantizedRef::new(format, rows, cols, layer) else { continue };
                         quantized.quantize(pool, tokens, cols, Rows::new(&input, cols));
                         quantized_matmul(pool, &quantized, weight, RowsMut::new(&mut output, rows), Write::Set);
                     }
@@ -199,6 +197,24 @@ fn quantized(pool: &ThreadPool, filter: &str, memory: &ReadMemory) {
             computed / 1e9,
             100.0 * computed / operations
         );
+    }
+}
+
+/// Quantises or repacks a matrix of any weights.
+fn make(pool: &ThreadPool, format: QuantizedFormat, rows: usize, cols: usize, target: &mut [u8]) {
+    match format {
+        QuantizedFormat::Quantized(quantization) => {
+            let source = weights(DType::Bf16, rows * cols);
+            if let Ok(matrix) = MatrixRef::new(DType::Bf16, rows, cols, &source) {
+                quantize(pool, quantization, matrix, target);
+            }
+        }
+        QuantizedFormat::Repacked(format) => {
+            let blocks: Vec<u8> = (0..format.bytes(rows * cols).unwrap_or(0)).map(|i| (i % 61) as u8).collect();
+            if let Ok(matrix) = BlocksRef::new(format, rows, cols, &blocks) {
+                repack(pool, matrix, target);
+            }
+        }
     }
 }
 

@@ -4,18 +4,23 @@ use super::{
     BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES,
     dot::{Dot, QUADS},
     input::{InputGroups, SUBGROUP, SUBGROUPS},
+    repacked::{HALVES, NIBBLE_ZERO_POINT, SideLayout},
 };
+use crate::simd::opaque;
 
 /// The product of a group.
-pub(super) trait GroupProduct {
-    /// Whether weights of 4 bits are read as they lie in the matrix, by one or two tokens.
+pub(super) trait GroupProduct: Copy {
+    /// Whether weights of 4 bits are read as they lie in the matrix.
     const UNPACKS_IN_REGISTERS: bool = false;
+    /// Tokens of a tile at most, if not as many as the instruction set has registers for.
+    const MOST_TOKENS: usize = usize::MAX;
 
     /// What the groups of `T` tokens and of `R` blocks of rows add to `sums`.
     ///
     /// # Safety
     /// At `quants` and `sides` the weights of a group and what belongs to them can be read, at `input` groups of `T` tokens.
     unsafe fn add<D: Dot, const R: usize, const T: usize>(
+        self,
         dot: D,
         quants: [*const u8; R],
         sides: [*const u8; R],
@@ -27,15 +32,21 @@ pub(super) trait GroupProduct {
     fn next(input: InputGroups) -> InputGroups;
 }
 
+/// Tokens of a tile at most that unpacks weights of 4 bits by tables, in registers.
+pub(super) const NIBBLES_TOKENS: usize = 2;
+
 /// Weights as bytes, with one scale for a row's group.
+#[derive(Clone, Copy)]
 pub(super) struct Bytes;
 
 /// 4-bit weights as they lie in the matrix, with one scale for a row's group.
+#[derive(Clone, Copy)]
 pub(super) struct Nibbles;
 
 impl GroupProduct for Bytes {
     #[inline(always)]
     unsafe fn add<D: Dot, const R: usize, const T: usize>(
+        self,
         dot: D,
         quants: [*const u8; R],
         sides: [*const u8; R],
@@ -54,9 +65,11 @@ impl GroupProduct for Bytes {
 
 impl GroupProduct for Nibbles {
     const UNPACKS_IN_REGISTERS: bool = true;
+    const MOST_TOKENS: usize = NIBBLES_TOKENS;
 
     #[inline(always)]
     unsafe fn add<D: Dot, const R: usize, const T: usize>(
+        self,
         dot: D,
         quants: [*const u8; R],
         sides: [*const u8; R],
@@ -98,74 +111,16 @@ unsafe fn add_scaled<D: Dot, const R: usize, const T: usize>(
     sums
 }
 
-/// What belongs to the weights of a group in a block of rows, in a repacked block format: scales, and minima where there are some. See
-/// [`super::repacked`].
-pub(super) trait Sides {
-    /// Columns that share a scale.
-    const COLUMNS: usize;
-    const HAS_MINIMA: bool;
+/// Weights in parts of `Q` quads that share a scale: as bytes, or as nibbles as they lie in the matrix. See [`super::repacked`].
+#[derive(Clone, Copy)]
+pub(super) struct Parts<const Q: usize, const NIBBLES: bool>(pub SideLayout);
 
-    /// Scales of a part of the group, and its minima: zeros where there are none.
-    ///
-    /// # Safety
-    /// The sides of a group can be read there.
-    unsafe fn of_part<D: Dot>(dot: D, sides: *const u8, part: usize) -> (D::Floats, D::Floats);
-}
+impl<const Q: usize, const NIBBLES: bool> GroupProduct for Parts<Q, NIBBLES> {
+    const UNPACKS_IN_REGISTERS: bool = NIBBLES;
 
-/// Bytes of a number of f16 for each row.
-pub(super) const HALVES: usize = 2 * BLOCK_ROWS;
-
-/// A scale in f16 for each part, and then a minimum.
-pub(super) struct HalfSides<const HAS_MINIMA: bool>;
-
-impl<const HAS_MINIMA: bool> Sides for HalfSides<HAS_MINIMA> {
-    const COLUMNS: usize = SUBGROUP;
-    const HAS_MINIMA: bool = HAS_MINIMA;
-
-    #[inline(always)]
-    unsafe fn of_part<D: Dot>(dot: D, sides: *const u8, part: usize) -> (D::Floats, D::Floats) {
-        // SAFETY: by contract.
-        unsafe {
-            let scales = dot.halves(&*sides.add(part * HALVES).cast());
-            let minima = match HAS_MINIMA {
-                true => dot.halves(&*sides.add((SUBGROUPS + part) * HALVES).cast()),
-                false => dot.splat(0.0),
-            };
-            (scales, minima)
-        }
-    }
-}
-
-/// A scale in f16 for the whole group, and then for its minima; a factor of 8 bits for each part, and then for its minimum.
-pub(super) struct FactorSides<const COLUMNS: usize, const HAS_MINIMA: bool>;
-
-impl<const COLUMNS: usize, const HAS_MINIMA: bool> Sides for FactorSides<COLUMNS, HAS_MINIMA> {
-    const COLUMNS: usize = COLUMNS;
-    const HAS_MINIMA: bool = HAS_MINIMA;
-
-    #[inline(always)]
-    unsafe fn of_part<D: Dot>(dot: D, sides: *const u8, part: usize) -> (D::Floats, D::Floats) {
-        let parts = GROUP / COLUMNS;
-        // SAFETY: by contract.
-        unsafe {
-            let factors = sides.add(if HAS_MINIMA { 2 * HALVES } else { HALVES });
-            let factor = |part: usize| dot.signed_bytes(&*factors.add(part * BLOCK_ROWS).cast());
-            let scales = dot.mul(dot.halves(&*sides.cast()), factor(part));
-            let minima = match HAS_MINIMA {
-                true => dot.mul(dot.halves(&*sides.add(HALVES).cast()), factor(parts + part)),
-                false => dot.splat(0.0),
-            };
-            (scales, minima)
-        }
-    }
-}
-
-/// Weights as bytes, in subgroups of [`SUBGROUP`] columns with the scales `S`.
-pub(super) struct Subgroups<S>(S);
-
-impl<S: Sides> GroupProduct for Subgroups<S> {
     #[inline(always)]
     unsafe fn add<D: Dot, const R: usize, const T: usize>(
+        self,
         dot: D,
         quants: [*const u8; R],
         sides: [*const u8; R],
@@ -173,17 +128,40 @@ impl<S: Sides> GroupProduct for Subgroups<S> {
         sums: [[D::Floats; T]; R],
     ) -> [[D::Floats; T]; R] {
         // SAFETY: by contract.
-        unsafe {
-            match S::COLUMNS {
-                SUBGROUP => add_parts::<D, S, R, T, { SUBGROUP / QUAD }>(dot, quants, sides, input, sums),
-                _ => add_parts::<D, S, R, T, { SUBGROUP / QUAD / 2 }>(dot, quants, sides, input, sums),
-            }
-        }
+        unsafe { add_parts::<D, NIBBLES, R, T, Q>(dot, self.0, quants, sides, input, sums) }
     }
 
     #[inline(always)]
     fn next(input: InputGroups) -> InputGroups {
         input.next_with_subgroups()
+    }
+}
+
+/// Scales of a part of the group for a block of rows, and its minima where there are some. What the weights have of these is a value and not
+/// a type: to branch costs little beside the products of a part, and all of this is compiled for many sizes of tiles.
+///
+/// # Safety
+/// The sides of a group can be read there.
+#[inline(always)]
+unsafe fn sides_of_part<D: Dot, const Q: usize>(
+    dot: D,
+    layout: SideLayout,
+    sides: *const u8,
+    part: usize,
+) -> (D::Floats, D::Floats) {
+    let parts = QUADS / Q;
+    // SAFETY: by contract.
+    unsafe {
+        let halves = |place: usize| dot.halves(&*sides.add(place * HALVES).cast());
+        match layout {
+            SideLayout::Halves { minima } => (halves(part), if minima { halves(parts + part) } else { dot.splat(0.0) }),
+            SideLayout::Factors { minima, .. } => {
+                let factors = sides.add(if minima { 2 * HALVES } else { HALVES });
+                let factor = |place: usize| dot.signed_bytes(&*factors.add(place * BLOCK_ROWS).cast());
+                let scales = dot.mul(halves(0), factor(part));
+                (scales, if minima { dot.mul(halves(1), factor(parts + part)) } else { dot.splat(0.0) })
+            }
+        }
     }
 }
 
@@ -193,19 +171,20 @@ impl<S: Sides> GroupProduct for Subgroups<S> {
 /// As [`GroupProduct::add`].
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // Iterators take closures.
-unsafe fn add_parts<D: Dot, S: Sides, const R: usize, const T: usize, const Q: usize>(
+unsafe fn add_parts<D: Dot, const NIBBLES: bool, const R: usize, const T: usize, const Q: usize>(
     dot: D,
+    layout: SideLayout,
     quants: [*const u8; R],
     sides: [*const u8; R],
     input: InputGroups,
     mut sums: [[D::Floats; T]; R],
 ) -> [[D::Floats; T]; R] {
-    let columns = Q * QUAD;
+    let (columns, minima) = (Q * QUAD, layout.has_minima());
     // The sums of halves of subgroups lie behind those of subgroups.
     let (parts, first_sum) = (GROUP / columns, if columns == SUBGROUP { 0 } else { SUBGROUPS });
     // SAFETY: by contract.
     unsafe {
-        for part in 0..parts {
+        for part in opaque(0)..opaque(parts) {
             let scales = input.scales.add(part * columns / SUBGROUP * input.width);
             let input_sums = input.sums.add((first_sum + part) * input.width);
             let of_part = InputGroups {
@@ -214,17 +193,24 @@ unsafe fn add_parts<D: Dot, S: Sides, const R: usize, const T: usize, const Q: u
                 ..input
             };
             let mut weights = quants;
+            let part_bytes = Q * BLOCK_ROWS * QUAD / if NIBBLES { 2 } else { 1 };
             for r in 0..R {
-                weights[r] = weights[r].add(part * Q * BLOCK_ROWS * QUAD);
+                weights[r] = weights[r].add(part * part_bytes);
             }
-            let ints = dot.group::<R, T, Q>(weights, of_part);
+            let ints = if NIBBLES {
+                dot.quads_of_nibbles::<R, T, Q>(weights, if minima { 0 } else { NIBBLE_ZERO_POINT }, of_part)
+            } else {
+                dot.group::<R, T, Q>(weights, of_part)
+            };
             for r in 0..R {
-                let (weight_scales, minima) = S::of_part(dot, sides[r], part);
+                let (weight_scales, weight_minima) = sides_of_part::<D, Q>(dot, layout, sides[r], part);
                 for t in 0..T {
                     let both = dot.mul(weight_scales, dot.splat(*scales.add(t)));
                     sums[r][t] = dot.add_scaled(ints[r][t], both, sums[r][t]);
-                    if S::HAS_MINIMA {
-                        sums[r][t] = dot.fma(minima, dot.splat(*input_sums.add(t)), sums[r][t]);
+                }
+                if minima {
+                    for t in 0..T {
+                        sums[r][t] = dot.fma(weight_minima, dot.splat(*input_sums.add(t)), sums[r][t]);
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! The product of quantised activations with a quantised matrix.
 
-use std::{marker::PhantomData, ops::Range};
+use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 use super::dot::dispatch_amx;
@@ -9,10 +9,10 @@ use super::dot::dispatch_portable;
 #[cfg(any(target_arch = "x86_64", test))]
 use super::tiled::TiledProduct;
 use super::{
-    BLOCK_ROWS, GROUP, Grouping, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef,
+    BLOCK_ROWS, GROUP, Grouping, QUAD, QuantizedFormat, QuantizedInput, QuantizedRef,
     dot::{Dot, DotKernel, DotLevel, dispatch},
-    group::{Bytes, FactorSides, GroupProduct, HalfSides, Nibbles, Subgroups},
-    input::INPUT_TILE,
+    group::{Bytes, GroupProduct, NIBBLES_TOKENS, Nibbles, Parts},
+    input::{INPUT_TILE, SUBGROUP},
     repacked::{Repacking, SideLayout},
     strip::{Strip, StripWeights, UNPACKED_GROUPS, Unpacked},
 };
@@ -115,17 +115,24 @@ impl DotKernel for PartProduct<'_> {
     #[inline(always)]
     fn run<D: Dot>(self, dot: D) {
         let format = match self.weight.format {
-            QuantizedFormat::Quantized(_) => return dot.call(Strips::<Bytes>::of(self)),
+            QuantizedFormat::Quantized(_) => return dot.call(Strips { product: self, group: Bytes }),
             QuantizedFormat::Repacked(format) => format,
         };
-        match Repacking::of(format).sides() {
-            SideLayout::Halves { minima: false } => dot.call(Strips::<Subgroups<HalfSides<false>>>::of(self)),
-            SideLayout::Halves { minima: true } => dot.call(Strips::<Subgroups<HalfSides<true>>>::of(self)),
-            SideLayout::FactorsOf32 => dot.call(Strips::<Subgroups<FactorSides<32, true>>>::of(self)),
-            SideLayout::FactorsOf16 { minima: false } => {
-                dot.call(Strips::<Subgroups<FactorSides<16, false>>>::of(self));
-            }
-            SideLayout::FactorsOf16 { minima: true } => dot.call(Strips::<Subgroups<FactorSides<16, true>>>::of(self)),
+        let sides = Repacking::of(format).sides();
+        match sides.columns() {
+            SUBGROUP => self.run_parts::<D, { SUBGROUP / QUAD }>(dot, sides),
+            _ => self.run_parts::<D, { SUBGROUP / QUAD / 2 }>(dot, sides),
+        }
+    }
+}
+
+impl PartProduct<'_> {
+    #[inline(always)]
+    fn run_parts<D: Dot, const Q: usize>(self, dot: D, sides: SideLayout) {
+        if const { D::UNPACKS_IN_REGISTERS } && self.unpacks_in_registers::<D>() {
+            dot.call(Strips { product: self, group: Parts::<Q, true>(sides) });
+        } else {
+            dot.call(Strips { product: self, group: Parts::<Q, false>(sides) });
         }
     }
 }
@@ -133,13 +140,7 @@ impl DotKernel for PartProduct<'_> {
 /// The strips of a part, whose groups are multiplied as `G` says.
 struct Strips<'a, G> {
     product: PartProduct<'a>,
-    group: PhantomData<G>,
-}
-
-impl<'a, G> Strips<'a, G> {
-    fn of(product: PartProduct<'a>) -> Self {
-        Self { product, group: PhantomData }
-    }
+    group: G,
 }
 
 impl<G: GroupProduct> DotKernel for Strips<'_, G> {
@@ -180,7 +181,7 @@ impl<G: GroupProduct> DotKernel for Strips<'_, G> {
         };
         for i in 0..across * down {
             let next = strip(if i + 1 < across * down { i + 1 } else { i });
-            self.product.strip::<D, G>(dot, strip(i), next, &mut unpacked);
+            self.product.strip(dot, self.group, strip(i), next, &mut unpacked);
         }
     }
 }
@@ -188,37 +189,40 @@ impl<G: GroupProduct> DotKernel for Strips<'_, G> {
 impl PartProduct<'_> {
     /// A strip of rows times all tokens of the part.
     #[inline(always)]
-    fn strip<D: Dot, G: GroupProduct>(&mut self, dot: D, strip: Strip, next: Strip, unpacked: &mut Unpacked) {
+    fn strip<D: Dot, G: GroupProduct>(&mut self, dot: D, group: G, strip: Strip, next: Strip, unpacked: &mut Unpacked) {
         let next = self.weight.quants(next.block, next.group, 1).as_ptr();
         if const { D::UNPACKS_IN_REGISTERS } && self.unpacks_in_registers::<D>() {
             let weights = StripWeights::as_they_lie(self.weight, strip);
-            return dot.call(Tiles::<Nibbles>::of(self, strip, weights, next));
+            return match self.weight.format {
+                QuantizedFormat::Quantized(_) => {
+                    dot.call(Tiles { product: self, group: Nibbles, strip, weights, next });
+                }
+                QuantizedFormat::Repacked(_) => dot.call(Tiles { product: self, group, strip, weights, next }),
+            };
         }
         let weights = StripWeights::new(dot, self.weight, strip, unpacked, self.part.tokens.len() <= D::TILE_TOKENS);
-        dot.call(Tiles::<G>::of(self, strip, weights, next));
+        dot.call(Tiles { product: self, group, strip, weights, next });
     }
 
+    /// Whether weights of 4 bits are unpacked by each tile for itself: there are few tokens, or there is but one tile of them.
     #[inline(always)]
     fn unpacks_in_registers<D: Dot>(&self) -> bool {
-        let is_int4 = self.weight.format == QuantizedFormat::Quantized(Quantization::Int4);
-        D::UNPACKS_IN_REGISTERS && is_int4 && self.part.tokens.len() <= 2
+        let most_tokens = match self.weight.format {
+            QuantizedFormat::Quantized(_) => NIBBLES_TOKENS,
+            QuantizedFormat::Repacked(_) => D::TILE_TOKENS,
+        };
+        D::UNPACKS_IN_REGISTERS && self.weight.format.has_nibbles() && self.part.tokens.len() <= most_tokens
     }
 }
 
 /// All tiles of a strip: its rows and up to [`Dot::TILE_TOKENS`] tokens each.
 struct Tiles<'a, 'p, G> {
     product: &'a mut PartProduct<'p>,
+    group: G,
     strip: Strip,
     weights: StripWeights<'a>,
     /// Where the next strip begins.
     next: *const u8,
-    group: PhantomData<G>,
-}
-
-impl<'a, 'p, G> Tiles<'a, 'p, G> {
-    fn of(product: &'a mut PartProduct<'p>, strip: Strip, weights: StripWeights<'a>, next: *const u8) -> Self {
-        Self { product, strip, weights, next, group: PhantomData }
-    }
 }
 
 impl<G: GroupProduct> DotKernel for Tiles<'_, '_, G> {
@@ -242,7 +246,7 @@ impl<G: GroupProduct> DotKernel for Tiles<'_, '_, G> {
                 // What no tile of this instruction set has need not be compiled.
                 match self.strip.blocks {
                     1 => self.tile_of::<D, 1>(dot, tokens, lines),
-                    2 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_BLOCKS == 2 } => {
+                    2 if const { G::MOST_TOKENS > NIBBLES_TOKENS && D::TILE_BLOCKS == 2 } => {
                         self.tile_of::<D, 2>(dot, tokens, lines)
                     }
                     STREAMS if const { D::TILE_BLOCKS == 2 } => match tokens.len() {
@@ -264,24 +268,12 @@ impl<G: GroupProduct> Tiles<'_, '_, G> {
         match tokens.len() {
             1 => self.tile::<D, R, 1>(dot, tokens.start, lines),
             2 if const { D::TILE_TOKENS >= 2 } => self.tile::<D, R, 2>(dot, tokens.start, lines),
-            3 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 3 } => {
-                self.tile::<D, R, 3>(dot, tokens.start, lines)
-            }
-            4 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 4 } => {
-                self.tile::<D, R, 4>(dot, tokens.start, lines)
-            }
-            5 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 5 } => {
-                self.tile::<D, R, 5>(dot, tokens.start, lines)
-            }
-            6 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 6 } => {
-                self.tile::<D, R, 6>(dot, tokens.start, lines)
-            }
-            7 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 7 } => {
-                self.tile::<D, R, 7>(dot, tokens.start, lines)
-            }
-            8 if const { !G::UNPACKS_IN_REGISTERS && D::TILE_TOKENS >= 8 } => {
-                self.tile::<D, R, 8>(dot, tokens.start, lines)
-            }
+            3 if const { G::MOST_TOKENS >= 3 && D::TILE_TOKENS >= 3 } => self.tile::<D, R, 3>(dot, tokens.start, lines),
+            4 if const { G::MOST_TOKENS >= 4 && D::TILE_TOKENS >= 4 } => self.tile::<D, R, 4>(dot, tokens.start, lines),
+            5 if const { G::MOST_TOKENS >= 5 && D::TILE_TOKENS >= 5 } => self.tile::<D, R, 5>(dot, tokens.start, lines),
+            6 if const { G::MOST_TOKENS >= 6 && D::TILE_TOKENS >= 6 } => self.tile::<D, R, 6>(dot, tokens.start, lines),
+            7 if const { G::MOST_TOKENS >= 7 && D::TILE_TOKENS >= 7 } => self.tile::<D, R, 7>(dot, tokens.start, lines),
+            8 if const { G::MOST_TOKENS >= 8 && D::TILE_TOKENS >= 8 } => self.tile::<D, R, 8>(dot, tokens.start, lines),
             _ => unreachable!(),
         }
     }
@@ -290,7 +282,7 @@ impl<G: GroupProduct> Tiles<'_, '_, G> {
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
     fn tile<D: Dot, const R: usize, const T: usize>(&mut self, dot: D, token: usize, mut lines: Range<usize>) {
-        let Self { product: PartProduct { input, weight, output, mode, part }, strip, weights, next, .. } = self;
+        let Self { product: PartProduct { input, weight, output, mode, part }, group, strip, weights, next } = self;
         let groups = weights.groups();
         let row = weight.groups();
         let mut x = input.at(token, T, strip.group, groups);
@@ -319,7 +311,7 @@ impl<G: GroupProduct> Tiles<'_, '_, G> {
         let lines_of_group = lines.len().div_ceil(groups);
         let ahead = lines.is_empty()
             && if G::UNPACKS_IN_REGISTERS {
-                T > 1
+                T > 1 || G::MOST_TOKENS > NIBBLES_TOKENS
             } else {
                 !weight.format.has_nibbles() && matches!(D::PREFETCH_FROM, Some(least) if T >= least)
             };
@@ -340,7 +332,7 @@ impl<G: GroupProduct> Tiles<'_, '_, G> {
             }
             // SAFETY: there are `groups` groups of each block of the weights and of each token, and each step takes one.
             unsafe {
-                sums = G::add::<D, R, T>(dot, quants, sides, x, sums);
+                sums = group.add::<D, R, T>(dot, quants, sides, x, sums);
                 for r in 0..R {
                     quants[r] = quants[r].add(group_bytes);
                     sides[r] = sides[r].add(side_bytes);

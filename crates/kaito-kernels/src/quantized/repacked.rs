@@ -11,7 +11,6 @@
 
 use super::{
     BLOCK_ROWS, GROUP, QuantizedFormat,
-    group::HALVES,
     input::{SUBGROUP, SUBGROUPS},
     weights::{place_bytes, place_nibbles},
 };
@@ -24,8 +23,8 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(super) struct Repacking {
     sides: SideLayout,
-    /// What is added to an integer to make a nibble of it, where it has at most 4 bits.
-    nibble: Option<u8>,
+    /// Whether integers have at most 4 bits.
+    has_nibbles: bool,
 }
 
 /// What belongs to the weights of a group.
@@ -33,25 +32,29 @@ pub(super) struct Repacking {
 pub(super) enum SideLayout {
     /// A scale in f16 for each 32 columns, and a minimum likewise.
     Halves { minima: bool },
-    /// Factors of scales and of minima for each 32 columns.
-    FactorsOf32,
-    /// Factors of scales for each 16 columns, and of minima.
-    FactorsOf16 { minima: bool },
+    /// A scale in f16 of which each part of so many columns has a factor of 8 bits, and minima likewise.
+    Factors { columns: usize, minima: bool },
 }
 
+/// Bytes of a number of f16 for each row.
+pub(super) const HALVES: usize = 2 * BLOCK_ROWS;
+
+/// The nibble of the weight zero, where there are no minima.
+pub(super) const NIBBLE_ZERO_POINT: u8 = 8;
+
 impl SideLayout {
-    fn has_minima(self) -> bool {
+    #[inline(always)]
+    pub(super) fn has_minima(self) -> bool {
         match self {
-            Self::Halves { minima } | Self::FactorsOf16 { minima } => minima,
-            Self::FactorsOf32 => true,
+            Self::Halves { minima } | Self::Factors { minima, .. } => minima,
         }
     }
 
     /// Columns that share a scale.
-    fn columns(self) -> usize {
+    pub(super) fn columns(self) -> usize {
         match self {
-            Self::Halves { .. } | Self::FactorsOf32 => SUBGROUP,
-            Self::FactorsOf16 { .. } => SUBGROUP / 2,
+            Self::Halves { .. } => SUBGROUP,
+            Self::Factors { columns, .. } => columns,
         }
     }
 
@@ -59,7 +62,7 @@ impl SideLayout {
     fn bytes(self) -> usize {
         let of_scales = match self {
             Self::Halves { .. } => SUBGROUPS * HALVES,
-            Self::FactorsOf32 | Self::FactorsOf16 { .. } => HALVES + GROUP / self.columns() * BLOCK_ROWS,
+            Self::Factors { columns, .. } => HALVES + GROUP / columns * BLOCK_ROWS,
         };
         if self.has_minima() { 2 * of_scales } else { of_scales }
     }
@@ -68,18 +71,20 @@ impl SideLayout {
 impl Repacking {
     /// That of a format.
     pub(super) fn of(format: BlockFormat) -> Self {
-        let (sides, nibble) = match format {
-            BlockFormat::Q8_0 | BlockFormat::Q5_0 => (SideLayout::Halves { minima: false }, None),
-            BlockFormat::Q4_0 => (SideLayout::Halves { minima: false }, Some(8)),
-            BlockFormat::Q5_1 => (SideLayout::Halves { minima: true }, None),
-            BlockFormat::Q4_1 => (SideLayout::Halves { minima: true }, Some(0)),
-            BlockFormat::Q5_K => (SideLayout::FactorsOf32, None),
-            BlockFormat::Q4_K => (SideLayout::FactorsOf32, Some(0)),
-            BlockFormat::Q6_K => (SideLayout::FactorsOf16 { minima: false }, None),
-            BlockFormat::Q3_K => (SideLayout::FactorsOf16 { minima: false }, Some(8)),
-            BlockFormat::Q2_K => (SideLayout::FactorsOf16 { minima: true }, Some(0)),
+        let halves = |minima| SideLayout::Halves { minima };
+        let factors = |columns, minima| SideLayout::Factors { columns, minima };
+        let (sides, has_nibbles) = match format {
+            BlockFormat::Q8_0 | BlockFormat::Q5_0 => (halves(false), false),
+            BlockFormat::Q5_1 => (halves(true), false),
+            BlockFormat::Q4_0 => (halves(false), true),
+            BlockFormat::Q4_1 => (halves(true), true),
+            BlockFormat::Q5_K => (factors(32, true), false),
+            BlockFormat::Q4_K => (factors(32, true), true),
+            BlockFormat::Q6_K => (factors(16, false), false),
+            BlockFormat::Q3_K => (factors(16, false), true),
+            BlockFormat::Q2_K => (factors(16, true), true),
         };
-        Self { sides, nibble }
+        Self { sides, has_nibbles }
     }
 
     pub(super) fn sides(self) -> SideLayout {
@@ -91,12 +96,21 @@ impl Repacking {
     }
 
     pub(super) fn has_nibbles(self) -> bool {
-        self.nibble.is_some()
+        self.has_nibbles
+    }
+
+    /// What is added to an integer to make a nibble of it, or a byte.
+    fn zero_point(self) -> u8 {
+        match (self.has_nibbles, self.sides.has_minima()) {
+            (false, _) => 128,
+            (true, false) => NIBBLE_ZERO_POINT,
+            (true, true) => 0,
+        }
     }
 
     /// What is added to a nibble to make a byte of it whose zero point is 128.
     pub(super) fn nibble_offset(self) -> u8 {
-        128 - self.nibble.unwrap_or(0)
+        128 - self.zero_point()
     }
 }
 
@@ -146,7 +160,7 @@ fn repack_rows(source: BlocksRef, first_row: usize, quants: &mut [u8], sides: &m
         }
         let groups = integers.as_chunks::<GROUP>().0.iter().zip(quants.chunks_exact_mut(format.group_bytes()));
         for (integers, quants) in groups {
-            let offset = repacking.nibble.unwrap_or(128);
+            let offset = repacking.zero_point();
             let numbers = integers.map(|rows| rows.map(|integer| (integer as u8).wrapping_add(offset)));
             if repacking.has_nibbles() {
                 place_nibbles(&numbers, quants);
@@ -181,8 +195,7 @@ fn place_sides(layout: SideLayout, block: &BlockSides, row: usize, first: usize,
                     }
                 }
             }
-            SideLayout::FactorsOf32 | SideLayout::FactorsOf16 { .. } => {
-                let minima = layout.has_minima();
+            SideLayout::Factors { minima, .. } => {
                 put_half(sides, 0, block.scale);
                 if minima {
                     put_half(sides, 1, block.minimum);

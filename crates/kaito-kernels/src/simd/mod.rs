@@ -315,5 +315,22 @@ pub(crate) fn dispatch<K: Kernel>(level: Level, kernel: K) -> K::Output {
     }
 }
 
+/// The same number, of which the compiler knows nothing, so that a loop up to it is not unrolled. Unrolled, what such loops do would be
+/// interleaved and need more registers than there are, and it would be a multiple of the code.
+#[inline(always)]
+pub(crate) fn opaque(number: usize) -> usize {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        let mut number = number;
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) number, options(pure, nomem, nostack, preserves_flags));
+        }
+        number
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    number
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-use std::arch::{asm, x86_64::*};
+use std::arch::x86_64::*;
 
 use super::{Dot, DotKernel, QUADS, UnpackedGroup};
 use crate::quantized::{
@@ -6,6 +6,7 @@ use crate::quantized::{
     input::InputGroups,
     int4::{CODEBOOK, NIBBLE_BYTES, SIDE_BYTES},
 };
+use crate::simd::opaque;
 
 /// AVX2 with FMA. A vector has eight rows: half a block.
 #[derive(Clone, Copy)]
@@ -215,16 +216,6 @@ unsafe fn widen<const T: usize, const Q: usize>(input: InputGroups) -> [Columns;
         }
     }
     columns
-}
-
-/// The same number, of which the compiler knows nothing, so that a loop up to it is not unrolled: unrolled, all quads of a group
-/// would be interleaved, and their weights and columns need more registers than there are.
-#[inline(always)]
-fn opaque(number: usize) -> usize {
-    let mut number = number;
-    // SAFETY: no instruction at all.
-    unsafe { asm!("/* {0} */", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
-    number
 }
 
 /// What the sums begin with, for both halves of the rows.

@@ -145,6 +145,76 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    unsafe fn quads_of_nibbles<const R: usize, const T: usize, const Q: usize>(
+        self,
+        nibbles: [*const u8; R],
+        zero_point: u8,
+        input: InputGroups,
+    ) -> [[__m512i; T]; R] {
+        // SAFETY: see above. A pair of quads has 8 bytes a token and 64 bytes a block of rows.
+        unsafe {
+            let low = _mm512_set1_epi8(15);
+            let mut sums = [[_mm512_setzero_si512(); T]; R];
+            // Each addition waits some cycles for the one before it: where there are few sums, each quad of a pair has its own.
+            let mut odd = [[_mm512_setzero_si512(); T]; R];
+            // Corrections are for the zero point 128.
+            let zero_point = _mm512_set1_epi32(zero_point.into());
+            for t in 0..T {
+                let correction = _mm512_srai_epi32::<7>(_mm512_set1_epi32(*input.corrections.add(t)));
+                let correction = _mm512_mullo_epi32(correction, zero_point);
+                for r in 0..R {
+                    sums[r][t] = correction;
+                }
+            }
+            for pair in 0..Q / 2 {
+                let mut quads = [[_mm512_setzero_si512(); 2]; R];
+                for r in 0..R {
+                    let packed = _mm512_loadu_si512(nibbles[r].add(pair * 64).cast());
+                    quads[r] = [_mm512_and_si512(packed, low), _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low)];
+                }
+                for t in 0..T {
+                    let x = input.numbers.add(t).cast::<i32>().add(2 * pair);
+                    let (first, second) = (_mm512_set1_epi32(x.read()), _mm512_set1_epi32(x.add(1).read()));
+                    for r in 0..R {
+                        sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r][0], first);
+                        if R * T <= 4 {
+                            odd[r][t] = _mm512_dpbusd_epi32(odd[r][t], quads[r][1], second);
+                        } else {
+                            sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r][1], second);
+                        }
+                    }
+                }
+            }
+            if R * T <= 4 {
+                for r in 0..R {
+                    for t in 0..T {
+                        sums[r][t] = _mm512_add_epi32(sums[r][t], odd[r][t]);
+                    }
+                }
+            }
+            sums
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_nibbles(self, nibbles: &[u8; NIBBLE_BYTES], offset: u8, target: &mut UnpackedGroup) {
+        let target = target.as_mut_ptr().cast::<u8>();
+        // SAFETY: see above. Each 64 bytes of nibbles make 128, which are all of the target.
+        unsafe {
+            let (low, offset) = (_mm512_set1_epi8(15), _mm512_set1_epi8(offset as i8));
+            for pair in 0..QUADS / 2 {
+                let packed = _mm512_loadu_si512(nibbles.as_ptr().add(pair * 64).cast());
+                let quads = [_mm512_and_si512(packed, low), _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low)];
+                for (i, quad) in quads.into_iter().enumerate() {
+                    let at = target.add(pair * 128 + i * 64);
+                    _mm512_storeu_si512(at.cast(), _mm512_add_epi8(quad, offset));
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_set1_ps(x) }

@@ -39,7 +39,8 @@ pub(super) trait Dot: Copy {
     /// From how many tokens on a single tile prefetches its weights, if it ever does: with fewer tokens there is so little to
     /// compute that the loads of weights themselves run far enough ahead.
     const PREFETCH_FROM: Option<usize> = None;
-    /// Whether [`Dot::group_of_nibbles`] is there: products with one or two tokens unpack 4-bit weights for themselves.
+    /// Whether [`Dot::group_of_nibbles`] and [`Dot::quads_of_nibbles`] are there: products with few tokens unpack 4-bit weights for
+    /// themselves.
     const UNPACKS_IN_REGISTERS: bool = false;
 
     /// Runs a kernel as a function of its own, so that code with many callers is compiled once.
@@ -70,6 +71,20 @@ pub(super) trait Dot: Copy {
         unreachable!("{}", Self::UNPACKS_IN_REGISTERS)
     }
 
+    /// The same as [`Dot::group`], of quads of nibbles with this zero point.
+    ///
+    /// # Safety
+    /// `Q / 2` pairs of quads can be read at each of `nibbles`, and `Q` quads of `T` tokens at `input`.
+    #[inline(always)]
+    unsafe fn quads_of_nibbles<const R: usize, const T: usize, const Q: usize>(
+        self,
+        _nibbles: [*const u8; R],
+        _zero_point: u8,
+        _input: InputGroups,
+    ) -> [[Self::Ints; T]; R] {
+        unreachable!("{}", Self::UNPACKS_IN_REGISTERS)
+    }
+
     /// Writes 4-bit weights of a group as bytes: all of `target`. See [`int4::unpack`].
     #[inline(always)]
     fn unpack(self, nibbles: &[u8; NIBBLE_BYTES], side: &[u8; SIDE_BYTES], target: &mut UnpackedGroup) {
@@ -79,14 +94,17 @@ pub(super) trait Dot: Copy {
     /// Writes the nibbles of a group as bytes, `offset` added to each: all of `target`.
     #[inline(always)]
     fn unpack_nibbles(self, nibbles: &[u8; NIBBLE_BYTES], offset: u8, target: &mut UnpackedGroup) {
-        // A loop over arrays, so that it becomes a few vector instructions.
+        // Loops over arrays, so that each becomes a few vector instructions.
         const PAIR: usize = BLOCK_ROWS * QUAD;
-        let target = target.write([0; GROUP_BYTES]).as_chunks_mut::<{ 2 * PAIR }>().0;
-        for (nibbles, target) in nibbles.as_chunks::<PAIR>().0.iter().zip(target) {
+        let mut bytes = [[0; 2 * PAIR]; GROUP / QUAD / 2];
+        for (nibbles, bytes) in nibbles.as_chunks::<PAIR>().0.iter().zip(&mut bytes) {
             for i in 0..PAIR {
-                target[i] = (nibbles[i] & 15).wrapping_add(offset);
-                target[PAIR + i] = (nibbles[i] >> 4).wrapping_add(offset);
+                bytes[i] = (nibbles[i] & 15).wrapping_add(offset);
+                bytes[PAIR + i] = (nibbles[i] >> 4).wrapping_add(offset);
             }
+        }
+        if let Some(bytes) = bytes.as_flattened().first_chunk() {
+            target.write(*bytes);
         }
     }
 
