@@ -17,6 +17,7 @@ mod hosts;
 mod layout;
 mod left_claims;
 mod model;
+mod network_policy;
 mod nodes;
 mod object;
 mod observed;
@@ -103,8 +104,14 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
     let mut objects: Vec<Object> = plan.new.iter().cloned().map(Object::NodeClaim).collect();
     let mut rollout = rollout::State::Current;
     let mut starts_rollout = false;
+    let mut deletes: Vec<_> = plan.surplus.iter().map(|claim| (ObjectKind::NodeClaim, claim.clone())).collect();
     if let Some((layout, draft)) = layout.zip(draft) {
         objects.extend(services::services(workspace, &layout).into_iter().map(Object::Service));
+        // Before the pods, so that none is ever without it.
+        match model.and_then(|model| network_policy::network_policy(workspace, model, &layout)) {
+            Some(policy) => objects.push(Object::NetworkPolicy(policy)),
+            None => deletes.extend(network_policy::surplus(workspace, observed)),
+        }
         let has_nodes = choice.chosen.len() >= usize::try_from(workspace.resource.count).unwrap_or(0);
         let health = status::health(model, observed, layout, has_nodes);
         let settled = draft.settled(&health, &observed.rollouts, &options.rollouts, now);
@@ -123,7 +130,6 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
             Some((place, object::change(&object.to_json(), current.as_ref())?))
         })
         .collect();
-    let deletes: Vec<_> = plan.surplus.iter().map(|claim| (ObjectKind::NodeClaim, claim.clone())).collect();
 
     let progress = claims::progress(workspace, observed, &plan);
     let findings = Findings {

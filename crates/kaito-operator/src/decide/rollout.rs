@@ -132,7 +132,7 @@ impl<'a> Live<'a> {
                 .stateful_set
                 .as_ref()
                 .map(|live| Self { metadata: &live.metadata, template: live.spec.as_ref().map(|spec| &spec.template) }),
-            Object::Service(_) | Object::NodeClaim(_) => None,
+            Object::Service(_) | Object::NetworkPolicy(_) | Object::NodeClaim(_) => None,
         }
     }
 

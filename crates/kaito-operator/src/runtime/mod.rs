@@ -177,6 +177,14 @@ pub fn uses_gpus(runtime: Runtime) -> bool {
     }
 }
 
+/// Whether a runtime's pods listen on ports that only pods of the same workspace may reach, if anybody.
+pub fn is_reached_within(runtime: Runtime) -> bool {
+    match runtime {
+        Runtime::Kaito => false,
+        Runtime::Vllm => true,
+    }
+}
+
 /// As many of a node's GPUs as vLLM needs for a model, if they are enough.
 pub fn gpus_that_hold(preset: &Preset, offered: u32, gpu_memory: u64) -> Option<u32> {
     vllm::gpus_that_hold(preset, offered, gpu_memory)

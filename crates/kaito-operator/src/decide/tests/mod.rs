@@ -3,6 +3,7 @@ mod claims;
 mod configs;
 mod deletion;
 mod fixtures;
+mod network_policies;
 mod nodes;
 mod objects;
 mod properties;
