@@ -40,6 +40,7 @@ use k8s_openapi::{
     api::core::v1::{Pod, PodTemplateSpec},
     jiff::Timestamp,
 };
+use kaito_presets::GpuVendor;
 pub use nodes::{Choice, GRACE, PodNeeds, TurnedDown, choose};
 pub use object::{APPLIED, Change, Object, ObjectKind};
 pub use observed::{ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Taken, has_ended, is_going};
@@ -88,10 +89,11 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
     let template = draft.as_ref().and_then(|draft| draft.template(observed));
     let needs = match &draft {
         Some(_) => PodNeeds::of(template, observed),
-        None => PodNeeds {
-            gpus: layout.map_or(0, |layout| layout.gpus),
-            tolerations: Tolerations::of(&placement::tolerations(inference), observed),
-        },
+        None => {
+            let (gpus, vendor) = layout.map_or((0, GpuVendor::default()), |layout| (layout.gpus, layout.vendor));
+            let tolerations = Tolerations::of(&placement::tolerations(inference, vendor), observed);
+            PodNeeds { gpus, vendor, tolerations }
+        }
     };
     let choice = choose(workspace, observed, &needs, now);
     let is_started = observed.deployment.is_some() || observed.stateful_set.is_some();

@@ -19,7 +19,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
-use kaito_presets::Preset;
+use kaito_presets::{GpuVendor, Preset};
 
 use crate::{
     layout::{Division, Hardware},
@@ -49,12 +49,14 @@ pub struct Launch<'a> {
     pub preset: &'static Preset,
     /// The image that holds our server.
     pub image: &'a str,
-    /// The image that holds vLLM.
+    /// The image that holds vLLM, as it is built for the vendor's GPUs.
     pub vllm_image: &'a str,
     /// The image that holds the weights, to be mounted; none where the server's own holds them.
     pub weights: Option<&'a str>,
     /// GPUs of the pod; none to compute on the node's CPUs.
     pub gpus: u32,
+    /// Who makes them.
+    pub vendor: GpuVendor,
     /// How GPUs divide the model among them.
     pub division: Division,
     /// What the pod's node has, if known.

@@ -32,6 +32,7 @@ pub fn options() -> Options {
         preset_tag: "0.1.0".to_owned(),
         server_image: Some("registry.example/kaito:1".to_owned()),
         vllm_image: "registry.example/vllm:1".to_owned(),
+        vllm_rocm_image: "registry.example/vllm-rocm:1".to_owned(),
         ..Options::default()
     }
 }

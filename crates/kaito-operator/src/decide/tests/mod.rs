@@ -9,3 +9,4 @@ mod objects;
 mod properties;
 mod rollouts;
 mod status;
+mod vendors;
