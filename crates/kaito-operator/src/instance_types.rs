@@ -6,7 +6,8 @@
 //! - name: rack-7              # what the nodes' label node.kubernetes.io/instance-type says
 //!   gpus: 4
 //!   gpuMemory: 23034Mi        # of one GPU, as nvidia-smi or the label nvidia.com/gpu.memory tells it
-//!   gpuModel: NVIDIA L4       # the rest may be left out
+//!   gpuVendor: nvidia         # or amd; the rest may be left out
+//!   gpuModel: NVIDIA L4
 //!   computeCapability: "8.9"
 //!   cpus: 48
 //!   memory: 192Gi

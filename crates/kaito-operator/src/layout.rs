@@ -1,18 +1,17 @@
 //! How a model is spread over pods and GPUs: the types that runtimes, decisions and admission share.
 
+use std::fmt;
+
 use k8s_openapi::api::core::v1::PodSpec;
-use kaito_presets::{Preset, Shape, WorkloadKind};
+use kaito_presets::{GpuVendor, Preset, Shape, WorkloadKind};
 
 use crate::workspace::Workspace;
-
-/// The resource by which NVIDIA's device plugin offers GPUs.
-pub const GPU: &str = "nvidia.com/gpu";
 
 /// How a model is spread over pods and GPUs; computed once a decision.
 ///
 /// A workload's annotation `kaito.sh/made-from` holds a hash of this type's `Debug` text. A field that is renamed changes the
 /// hash, and controllers of the same version would restart models for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     /// The object that makes the pods.
     pub kind: WorkloadKind,
@@ -20,10 +19,25 @@ pub struct Layout {
     pub pods: u32,
     /// GPUs of each pod: what the model needs and a node has; 0 where CPUs compute.
     pub gpus: u32,
+    /// Who makes the GPUs of the nodes.
+    pub vendor: GpuVendor,
     /// How the GPUs divide the model among them.
     pub division: Division,
     /// What the nodes have, if known.
     pub hardware: Option<Hardware>,
+}
+
+// By hand, since workloads of NVIDIA's GPUs hold a hash of a text without the vendor.
+impl fmt::Debug for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kind, pods, gpus, vendor, division, hardware } = self;
+        let mut text = f.debug_struct("Layout");
+        text.field("kind", kind).field("pods", pods).field("gpus", gpus);
+        if *vendor != GpuVendor::default() {
+            text.field("vendor", vendor);
+        }
+        text.field("division", division).field("hardware", hardware).finish()
+    }
 }
 
 impl Layout {
@@ -93,10 +107,18 @@ pub fn can_share(preset: &Preset, gpus: u32) -> bool {
 
 /// GPUs that the containers of a pod hold together.
 pub fn gpus_of(pod: &PodSpec) -> u32 {
-    pod.containers
-        .iter()
-        .filter_map(|container| container.resources.as_ref()?.limits.as_ref()?.get(GPU)?.0.parse::<u32>().ok())
-        .fold(0, u32::saturating_add)
+    GpuVendor::ALL.iter().map(|vendor| held(pod, *vendor)).fold(0, u32::saturating_add)
+}
+
+/// Who makes the GPUs that a pod holds; the usual vendor where it holds none.
+pub fn vendor_of(pod: &PodSpec) -> GpuVendor {
+    GpuVendor::ALL.into_iter().find(|vendor| held(pod, *vendor) > 0).unwrap_or_default()
+}
+
+fn held(pod: &PodSpec, vendor: GpuVendor) -> u32 {
+    let limits = pod.containers.iter().filter_map(|container| container.resources.as_ref()?.limits.as_ref());
+    let counts = limits.filter_map(|limits| limits.get(vendor.resource())?.0.parse::<u32>().ok());
+    counts.fold(0, u32::saturating_add)
 }
 
 #[cfg(test)]
@@ -110,6 +132,7 @@ mod tests {
             kind: WorkloadKind::StatefulSet,
             pods: 2,
             gpus: 4,
+            vendor: GpuVendor::Nvidia,
             division: Division::usual(4, 2),
             hardware: Some(Hardware { gpus: 8, gpu_memory: 5, has_bf16: true }),
         };
@@ -118,5 +141,7 @@ mod tests {
             "Layout { kind: StatefulSet, pods: 2, gpus: 4, division: Division { tensor: 4, pipeline: 2, data: 1 }, hardware: \
              Some(Hardware { gpus: 8, gpu_memory: 5, has_bf16: true }) }"
         );
+        let of_another = Layout { vendor: GpuVendor::Amd, ..layout };
+        assert_eq!(format!("{of_another:?}"), format!("{layout:?}").replace("gpus: 4,", "gpus: 4, vendor: Amd,"));
     }
 }

@@ -20,7 +20,7 @@ pub use catalogue::PRESETS;
 pub use family::{Dialect, Family};
 pub use find::{UnknownPreset, find};
 pub use instance_types::{
-    Cloud, ComputeCapability, CustomInstanceType, Gpu, InstanceType, InstanceTypes, InvalidInstanceType,
+    Cloud, ComputeCapability, CustomInstanceType, Gpu, GpuVendor, InstanceType, InstanceTypes, InvalidInstanceType,
     UnknownInstanceType, find_instance_type,
 };
 pub use kaito_spec::{DType, Residual};

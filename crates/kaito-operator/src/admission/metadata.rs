@@ -1,5 +1,8 @@
 use super::{Verdict, syntax};
-use crate::workspace::{ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME, Workspace};
+use crate::workspace::{
+    ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_DISABLE_NETWORK_POLICY, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME,
+    Workspace,
+};
 
 /// Longest name: a label that Kubernetes puts on the ranks' pods adds a hyphen and ten characters to it.
 const LONGEST: usize = 52;
@@ -34,7 +37,8 @@ pub fn check_name(workspace: &Workspace, verdict: &mut Verdict) {
 }
 
 /// The annotations that have an effect.
-const KNOWN: [&str; 3] = [ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME];
+const KNOWN: [&str; 4] =
+    [ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_DISABLE_NETWORK_POLICY, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME];
 
 /// Prefix of our annotations and labels, which the Kaito project has too.
 const PREFIX: &str = "kaito.sh/";
@@ -83,7 +87,7 @@ pub fn check_annotations(workspace: &Workspace, verdict: &mut Verdict) {
     if let Err(unknown) = workspace.runtime() {
         verdict.refuse(path(ANNOTATION_RUNTIME), unknown.to_string());
     }
-    for name in [ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_ENABLE_LB] {
+    for name in [ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_DISABLE_NETWORK_POLICY, ANNOTATION_ENABLE_LB] {
         if let Some(value) = workspace.annotation(name)
             && !["true", "false"].iter().any(|known| value.eq_ignore_ascii_case(known))
         {

@@ -5,6 +5,7 @@ use k8s_openapi::{
         apps::v1::{Deployment, StatefulSet},
         core::v1::{ObjectReference, Service},
         events::v1::Event,
+        networking::v1::NetworkPolicy,
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
     jiff::Timestamp,
@@ -91,6 +92,10 @@ impl Context {
                 let api = Api::<Service>::namespaced(client, namespace);
                 self.apply_to(workspace, api, &self.caches.services, object, json, change).await
             }
+            Object::NetworkPolicy(_) => {
+                let api = Api::<NetworkPolicy>::namespaced(client, namespace);
+                self.apply_to(workspace, api, &self.caches.network_policies, object, json, change).await
+            }
             Object::Deployment(_) => {
                 let api = Api::<Deployment>::namespaced(client, namespace);
                 self.apply_to(workspace, api, &self.caches.deployments, object, json, change).await
@@ -120,7 +125,7 @@ impl Context {
             Object::StatefulSet(_) => {
                 Object::StatefulSet(Api::namespaced(client, namespace).patch(name, &trial, &patch).await?)
             }
-            Object::Service(_) | Object::NodeClaim(_) => return Ok(false),
+            Object::Service(_) | Object::NetworkPolicy(_) | Object::NodeClaim(_) => return Ok(false),
         };
         let kept = taken.image_volumes();
         Ok(object.image_volumes().iter().any(|volume| !kept.contains(volume)))
@@ -206,6 +211,9 @@ impl Context {
         self.metrics.wrote(kind.as_str(), "delete");
         match kind {
             ObjectKind::Service => delete(Api::namespaced(client, namespace), &caches.services, name).await,
+            ObjectKind::NetworkPolicy => {
+                delete(Api::namespaced(client, namespace), &caches.network_policies, name).await
+            }
             ObjectKind::Deployment => delete(Api::namespaced(client, namespace), &caches.deployments, name).await,
             ObjectKind::StatefulSet => delete(Api::namespaced(client, namespace), &caches.stateful_sets, name).await,
             ObjectKind::NodeClaim => delete(Api::all(client), &caches.claims, name).await,

@@ -53,6 +53,7 @@ impl Context {
                 .iter()
                 .filter_map(|suffix| caches.services.get(&ObjectRef::new(&own(suffix)).within(namespace)))
                 .collect(),
+            network_policy: caches.network_policies.get(&ObjectRef::new(name).within(namespace)),
             deployment: caches.deployments.get(&ObjectRef::new(name).within(namespace)),
             pods: caches.pods.all(belongs),
             config,
@@ -79,6 +80,7 @@ impl Context {
         let mut found = learn(Api::namespaced(client.clone(), namespace), &caches.deployments, &label, owns).await?;
         found |= learn(Api::namespaced(client.clone(), namespace), &caches.stateful_sets, &label, owns).await?;
         found |= learn(Api::namespaced(client.clone(), namespace), &caches.services, &label, owns).await?;
+        found |= learn(Api::namespaced(client.clone(), namespace), &caches.network_policies, &label, owns).await?;
         if *caches.claims_exist.borrow() == Some(true) {
             let owns = |metadata: &ObjectMeta| workspace.is_on_labels_of(metadata);
             found |= learn(Api::all(client.clone()), &caches.claims, &label, owns).await?;

@@ -67,10 +67,12 @@ fn owned(workspace: &Workspace, observed: &Observed) -> Vec<(ObjectKind, String)
         (ObjectKind::StatefulSet, observed.stateful_set.as_ref().map(|it| it.meta())),
     ];
     let services = observed.services.iter().map(|service| (ObjectKind::Service, service.meta()));
+    let policies = observed.network_policy.iter().map(|policy| (ObjectKind::NetworkPolicy, policy.meta()));
     workloads
         .into_iter()
         .filter_map(|(kind, metadata)| Some((kind, metadata?)))
         .chain(services)
+        .chain(policies)
         .filter(|(_, metadata)| workspace.owns(metadata) && !is_going(metadata))
         .map(|(kind, metadata)| (kind, name(metadata).to_owned()))
         .collect()

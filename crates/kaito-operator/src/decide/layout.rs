@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::PodTemplateSpec, apimachinery::pkg::api::resource::Quantity};
-use kaito_presets::{Preset, WorkloadKind};
+use kaito_presets::{GpuVendor, Preset, WorkloadKind};
 
 use super::{
     division::{Among, divide},
@@ -13,7 +13,7 @@ use super::{
     options::Options,
 };
 use crate::{
-    layout::{Division, GPU, Layout, can_share, gpus_of, workload_kind},
+    layout::{Division, Layout, can_share, gpus_of, vendor_of, workload_kind},
     reason::Problem,
     runtime,
     workspace::Workspace,
@@ -38,6 +38,7 @@ pub fn layout(
             kind: WorkloadKind::Deployment,
             pods,
             gpus: template.spec.as_ref().map_or(0, gpus_of),
+            vendor: template.spec.as_ref().map_or(GpuVendor::default(), vendor_of),
             division: Division::usual(0, 1),
             hardware: None,
         }),
@@ -58,7 +59,7 @@ fn of_preset(
     let together = if kind == WorkloadKind::StatefulSet { pods } else { 1 };
     if !model.runtime.as_ref().is_ok_and(|runtime| runtime::uses_gpus(*runtime)) {
         let division = Division::usual(0, together);
-        return Ok(Layout { kind, pods, gpus: 0, division, hardware: nodes.hardware });
+        return Ok(Layout { kind, pods, gpus: 0, vendor: nodes.vendor, division, hardware: nodes.hardware });
     }
     let needed = match kind {
         WorkloadKind::Deployment => preset.workload.gpus,
@@ -79,7 +80,7 @@ fn of_preset(
     // A wrong ConfigMap counts as an empty one here; the workload is refused for it later.
     let sizes = model.config.as_ref().map(|config| config.sizes).unwrap_or_default();
     let (division, gpus) = divide(preset, &sizes, Among { pods: together, usual, offered })?;
-    Ok(Layout { kind, pods, gpus, division, hardware: nodes.hardware })
+    Ok(Layout { kind, pods, gpus, vendor: nodes.vendor, division, hardware: nodes.hardware })
 }
 
 /// GPUs for a pod that needs `needed` of `offered` GPUs: the nearest number that can share each layer evenly.
@@ -98,7 +99,7 @@ pub fn requests(template: &PodTemplateSpec, is_preset: bool) -> BTreeMap<String,
             containers.filter_map(|container| container.resources.as_ref()?.requests.clone()).flatten().collect()
         }
         0 => BTreeMap::new(),
-        gpus => BTreeMap::from([(GPU.to_owned(), Quantity(gpus.to_string()))]),
+        gpus => BTreeMap::from([(vendor_of(spec).resource().to_owned(), Quantity(gpus.to_string()))]),
     }
 }
 

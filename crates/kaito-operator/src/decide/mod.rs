@@ -17,6 +17,7 @@ mod hosts;
 mod layout;
 mod left_claims;
 mod model;
+mod network_policy;
 mod nodes;
 mod object;
 mod observed;
@@ -39,6 +40,7 @@ use k8s_openapi::{
     api::core::v1::{Pod, PodTemplateSpec},
     jiff::Timestamp,
 };
+use kaito_presets::GpuVendor;
 pub use nodes::{Choice, GRACE, PodNeeds, TurnedDown, choose};
 pub use object::{APPLIED, Change, Object, ObjectKind};
 pub use observed::{ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Taken, has_ended, is_going};
@@ -87,10 +89,11 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
     let template = draft.as_ref().and_then(|draft| draft.template(observed));
     let needs = match &draft {
         Some(_) => PodNeeds::of(template, observed),
-        None => PodNeeds {
-            gpus: layout.map_or(0, |layout| layout.gpus),
-            tolerations: Tolerations::of(&placement::tolerations(inference), observed),
-        },
+        None => {
+            let (gpus, vendor) = layout.map_or((0, GpuVendor::default()), |layout| (layout.gpus, layout.vendor));
+            let tolerations = Tolerations::of(&placement::tolerations(inference, vendor), observed);
+            PodNeeds { gpus, vendor, tolerations }
+        }
     };
     let choice = choose(workspace, observed, &needs, now);
     let is_started = observed.deployment.is_some() || observed.stateful_set.is_some();
@@ -103,8 +106,14 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
     let mut objects: Vec<Object> = plan.new.iter().cloned().map(Object::NodeClaim).collect();
     let mut rollout = rollout::State::Current;
     let mut starts_rollout = false;
+    let mut deletes: Vec<_> = plan.surplus.iter().map(|claim| (ObjectKind::NodeClaim, claim.clone())).collect();
     if let Some((layout, draft)) = layout.zip(draft) {
         objects.extend(services::services(workspace, &layout).into_iter().map(Object::Service));
+        // Before the pods, so that none is ever without it.
+        match model.and_then(|model| network_policy::network_policy(workspace, model, &layout)) {
+            Some(policy) => objects.push(Object::NetworkPolicy(policy)),
+            None => deletes.extend(network_policy::surplus(workspace, observed)),
+        }
         let has_nodes = choice.chosen.len() >= usize::try_from(workspace.resource.count).unwrap_or(0);
         let health = status::health(model, observed, layout, has_nodes);
         let settled = draft.settled(&health, &observed.rollouts, &options.rollouts, now);
@@ -123,7 +132,6 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
             Some((place, object::change(&object.to_json(), current.as_ref())?))
         })
         .collect();
-    let deletes: Vec<_> = plan.surplus.iter().map(|claim| (ObjectKind::NodeClaim, claim.clone())).collect();
 
     let progress = claims::progress(workspace, observed, &plan);
     let findings = Findings {

@@ -7,12 +7,14 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+use kaito_presets::GpuVendor;
+
 use super::{
     observed::{Observed, Taken, has_ended, is_going, label, name},
     taints::{self, Tolerations},
 };
 use crate::{
-    layout::{GPU, gpus_of},
+    layout::{gpus_of, vendor_of},
     text,
     workspace::{LABEL_INSTANCE_TYPE, LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace},
 };
@@ -26,6 +28,8 @@ pub const GRACE: Duration = Duration::from_secs(300);
 pub struct PodNeeds {
     /// GPUs.
     pub gpus: u32,
+    /// Who makes them.
+    pub vendor: GpuVendor,
     /// Taints that the node may have.
     pub tolerations: Tolerations,
 }
@@ -35,7 +39,11 @@ impl PodNeeds {
     pub fn of(template: Option<&PodTemplateSpec>, observed: &Observed) -> Self {
         let spec = template.and_then(|template| template.spec.as_ref());
         let tolerations = spec.and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-        Self { gpus: spec.map_or(0, gpus_of), tolerations: Tolerations::of(tolerations, observed) }
+        Self {
+            gpus: spec.map_or(0, gpus_of),
+            vendor: spec.map_or(GpuVendor::default(), vendor_of),
+            tolerations: Tolerations::of(tolerations, observed),
+        }
     }
 }
 
@@ -79,6 +87,8 @@ pub enum TurnedDown {
         offered: u32,
         /// What a pod needs.
         needed: u32,
+        /// Who makes those.
+        vendor: GpuVendor,
     },
     /// Too many of its GPUs are in use.
     GpusTaken {
@@ -108,11 +118,11 @@ impl fmt::Display for TurnedDown {
             }
             Self::InstanceType(other) => write!(f, "is a {other}"),
             Self::MadeFor(other) => write!(f, "was made for workspace {other}"),
-            Self::Gpus { offered: 0, needed } => {
-                write!(f, "offers no {GPU} and a pod needs {needed}; does its device plugin run?")
+            Self::Gpus { offered: 0, needed, vendor } => {
+                write!(f, "offers no {} and a pod needs {needed}; does its device plugin run?", vendor.resource())
             }
-            Self::Gpus { offered, needed } => {
-                write!(f, "offers {offered} {GPU} and a pod needs {needed}")
+            Self::Gpus { offered, needed, vendor } => {
+                write!(f, "offers {offered} {} and a pod needs {needed}", vendor.resource())
             }
             Self::GpusTaken { offered, needed, by } => {
                 let by: Vec<_> = by.iter().map(|taken| format!("{} by {}", taken.gpus, taken.workspace)).collect();
@@ -123,10 +133,11 @@ impl fmt::Display for TurnedDown {
     }
 }
 
-/// GPUs that a node offers to pods.
-pub fn gpus(node: &Node) -> u32 {
+/// GPUs of a vendor that a node offers to pods.
+pub fn gpus(node: &Node, vendor: GpuVendor) -> u32 {
     let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
-    allocatable.and_then(|resources| resources.get(GPU)).and_then(|quantity| quantity.0.parse().ok()).unwrap_or(0)
+    let offered = allocatable.and_then(|resources| resources.get(vendor.resource()));
+    offered.and_then(|quantity| quantity.0.parse().ok()).unwrap_or(0)
 }
 
 /// Whether a node's labels match the workspace's selector and instance type.
@@ -240,9 +251,9 @@ fn objection(
     if !taints.is_empty() {
         return Some(TurnedDown::Tainted(taints));
     }
-    let offered = gpus(node);
+    let offered = gpus(node, needs.vendor);
     if offered < gpus_needed {
-        return Some(TurnedDown::Gpus { offered, needed: gpus_needed });
+        return Some(TurnedDown::Gpus { offered, needed: gpus_needed, vendor: needs.vendor });
     }
     let taken = observed.taken.get(name(&node.metadata)).map(Vec::as_slice).unwrap_or_default();
     let in_use = taken.iter().fold(0, |sum: u32, taken| sum.saturating_add(taken.gpus));

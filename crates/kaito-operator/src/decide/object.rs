@@ -4,6 +4,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
         core::v1::{PodTemplateSpec, Service},
+        networking::v1::NetworkPolicy,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
@@ -21,6 +22,8 @@ named! {
     pub enum ObjectKind {
         /// A service.
         Service,
+        /// Who reaches the pods.
+        NetworkPolicy,
         /// The workload without ranks.
         Deployment,
         /// The workload with ranks.
@@ -35,6 +38,8 @@ named! {
 pub enum Object {
     /// A service.
     Service(Service),
+    /// Who reaches the pods.
+    NetworkPolicy(NetworkPolicy),
     /// The workload without ranks.
     Deployment(Deployment),
     /// The workload with ranks.
@@ -74,6 +79,7 @@ impl Object {
     pub fn kind(&self) -> ObjectKind {
         match self {
             Self::Service(_) => ObjectKind::Service,
+            Self::NetworkPolicy(_) => ObjectKind::NetworkPolicy,
             Self::Deployment(_) => ObjectKind::Deployment,
             Self::StatefulSet(_) => ObjectKind::StatefulSet,
             Self::NodeClaim(_) => ObjectKind::NodeClaim,
@@ -83,6 +89,7 @@ impl Object {
     fn as_any(&self) -> &dyn AnyObject {
         match self {
             Self::Service(object) => object,
+            Self::NetworkPolicy(object) => object,
             Self::Deployment(object) => object,
             Self::StatefulSet(object) => object,
             Self::NodeClaim(object) => object,
@@ -98,6 +105,7 @@ impl Object {
     pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
         match self {
             Self::Service(object) => &mut object.metadata,
+            Self::NetworkPolicy(object) => &mut object.metadata,
             Self::Deployment(object) => &mut object.metadata,
             Self::StatefulSet(object) => &mut object.metadata,
             Self::NodeClaim(object) => &mut object.metadata,
@@ -119,7 +127,7 @@ impl Object {
         match self {
             Self::Deployment(object) => object.spec.as_ref().map(|spec| &spec.template),
             Self::StatefulSet(object) => object.spec.as_ref().map(|spec| &spec.template),
-            Self::Service(_) | Self::NodeClaim(_) => None,
+            Self::Service(_) | Self::NetworkPolicy(_) | Self::NodeClaim(_) => None,
         }
     }
 
@@ -129,7 +137,7 @@ impl Object {
         match &mut self {
             Self::Deployment(object) => object.spec.get_or_insert_default().template = template,
             Self::StatefulSet(object) => object.spec.get_or_insert_default().template = template,
-            Self::Service(_) | Self::NodeClaim(_) => {}
+            Self::Service(_) | Self::NetworkPolicy(_) | Self::NodeClaim(_) => {}
         }
         self
     }

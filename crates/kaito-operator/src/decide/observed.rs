@@ -6,6 +6,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
         core::v1::{Node, Pod, Service},
+        networking::v1::NetworkPolicy,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     jiff::Timestamp,
@@ -28,6 +29,8 @@ pub struct Observed {
     pub claims: Claims,
     /// The workspace's services.
     pub services: Vec<Arc<Service>>,
+    /// The network policy of the workspace's name.
+    pub network_policy: Option<Arc<NetworkPolicy>>,
     /// The workload of a workspace without ranks.
     pub deployment: Option<Arc<Deployment>>,
     /// The workload of a workspace with ranks.
@@ -71,6 +74,7 @@ impl Observed {
         }
         match wanted {
             Object::Service(_) => named(&self.services, wanted),
+            Object::NetworkPolicy(_) => self.network_policy.as_deref().map(|object| object as &dyn AnyObject),
             Object::Deployment(_) => self.deployment.as_deref().map(|object| object as &dyn AnyObject),
             Object::StatefulSet(_) => self.stateful_set.as_deref().map(|object| object as &dyn AnyObject),
             Object::NodeClaim(_) => named(self.claims.all(), wanted),

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use kaito_presets::{ComputeCapability, InstanceTypes};
+use kaito_presets::{ComputeCapability, GpuVendor, InstanceTypes};
 
 use super::rollout_policy::RolloutPolicy;
 use crate::layout::Hardware;
@@ -16,8 +16,10 @@ pub struct Options {
     pub preset_tag: String,
     /// The image that serves weights of another image. `None` where the installation has none.
     pub server_image: Option<String>,
-    /// The image that serves models with vLLM.
+    /// The image that serves models with vLLM on NVIDIA's GPUs.
     pub vllm_image: String,
+    /// The same on AMD's.
+    pub vllm_rocm_image: String,
     /// What provisions missing nodes.
     pub provisioner: Provisioner,
     /// The instance types that are known.
@@ -29,11 +31,26 @@ pub struct Options {
 impl Options {
     /// The default of `vllm_image`.
     pub const DEFAULT_VLLM_IMAGE: &str = "docker.io/vllm/vllm-openai:v0.32.0";
+    /// The default of `vllm_rocm_image`. Nobody has tried whether that tag exists.
+    pub const DEFAULT_VLLM_ROCM_IMAGE: &str = "docker.io/vllm/vllm-openai-rocm:v0.32.0";
 
     /// The image of a public preset.
     pub fn public_image(&self, preset: &str) -> Option<String> {
         let registry = self.preset_registry.as_deref()?.trim_end_matches('/');
         Some(format!("{registry}/kaito-{preset}:{}", self.preset_tag))
+    }
+
+    /// The image that serves models with vLLM on a vendor's GPUs.
+    pub fn engine_image(&self, vendor: GpuVendor) -> &str {
+        match vendor {
+            GpuVendor::Nvidia => &self.vllm_image,
+            GpuVendor::Amd => &self.vllm_rocm_image,
+        }
+    }
+
+    /// Who makes the GPUs of nodes of that type, if the type is known.
+    pub fn vendor(&self, instance_type: Option<&str>) -> Option<GpuVendor> {
+        self.instance_types.find(instance_type?).ok().map(|known| known.gpu.vendor)
     }
 
     /// What the nodes of that type have, if the type is known.
@@ -54,6 +71,7 @@ impl Default for Options {
             preset_tag: env!("CARGO_PKG_VERSION").to_owned(),
             server_image: None,
             vllm_image: Self::DEFAULT_VLLM_IMAGE.to_owned(),
+            vllm_rocm_image: Self::DEFAULT_VLLM_ROCM_IMAGE.to_owned(),
             provisioner: Provisioner::None,
             instance_types: InstanceTypes::built_in(),
             rollouts: RolloutPolicy::default(),

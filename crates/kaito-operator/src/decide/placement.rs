@@ -8,6 +8,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
 
+use kaito_presets::GpuVendor;
+
 use super::taints::gpu_tolerations;
 use crate::{
     layout::Layout,
@@ -55,11 +57,11 @@ pub fn spread(template: &mut PodTemplateSpec, workspace: &Workspace, layout: &La
     if *affinity == Affinity::default() {
         spec.affinity = None;
     }
-    tolerate_gpu_nodes(spec.tolerations.get_or_insert_default());
+    tolerate_gpu_nodes(spec.tolerations.get_or_insert_default(), layout.vendor);
 }
 
-fn tolerate_gpu_nodes(tolerations: &mut Vec<Toleration>) {
-    for toleration in gpu_tolerations() {
+fn tolerate_gpu_nodes(tolerations: &mut Vec<Toleration>, vendor: GpuVendor) {
+    for toleration in gpu_tolerations(vendor) {
         if !tolerations.contains(&toleration) {
             tolerations.push(toleration);
         }
@@ -67,10 +69,10 @@ fn tolerate_gpu_nodes(tolerations: &mut Vec<Toleration>) {
 }
 
 /// What the pods of a workspace would tolerate, where no pod template can be made.
-pub fn tolerations(inference: Option<&InferenceSpec>) -> Vec<Toleration> {
+pub fn tolerations(inference: Option<&InferenceSpec>, vendor: GpuVendor) -> Vec<Toleration> {
     let template = inference.and_then(|inference| inference.template.as_ref()?.spec.as_ref());
     let mut tolerations = template.and_then(|spec| spec.tolerations.clone()).unwrap_or_default();
-    tolerate_gpu_nodes(&mut tolerations);
+    tolerate_gpu_nodes(&mut tolerations, vendor);
     tolerations
 }
 

@@ -51,6 +51,9 @@ struct Images {
     tag: String,
     server: Option<String>,
     vllm: String,
+    /// Absent from what earlier releases made.
+    #[serde(default)]
+    vllm_rocm: Option<String>,
 }
 
 impl Images {
@@ -60,6 +63,7 @@ impl Images {
             tag: options.preset_tag.clone(),
             server: options.server_image.clone(),
             vllm: options.vllm_image.clone(),
+            vllm_rocm: Some(options.vllm_rocm_image.clone()),
         }
     }
 
@@ -70,6 +74,7 @@ impl Images {
             preset_tag: self.tag.clone(),
             server_image: self.server.clone(),
             vllm_image: self.vllm.clone(),
+            vllm_rocm_image: self.vllm_rocm.clone().unwrap_or_else(|| options.vllm_rocm_image.clone()),
             ..options.clone()
         }
     }
@@ -132,7 +137,7 @@ impl<'a> Live<'a> {
                 .stateful_set
                 .as_ref()
                 .map(|live| Self { metadata: &live.metadata, template: live.spec.as_ref().map(|spec| &spec.template) }),
-            Object::Service(_) | Object::NodeClaim(_) => None,
+            Object::Service(_) | Object::NetworkPolicy(_) | Object::NodeClaim(_) => None,
         }
     }
 

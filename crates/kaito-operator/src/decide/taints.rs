@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 
+use kaito_presets::GpuVendor;
+
 use super::observed::Observed;
-use crate::layout::GPU;
 
 /// Effects that keep pods off a node. `PreferNoSchedule` is only a preference.
 const KEEPS_OFF: &[&str] = &["NoSchedule", "NoExecute"];
@@ -51,11 +52,15 @@ pub fn gpu_taint() -> Taint {
     Taint { key: "sku".to_owned(), value: Some("gpu".to_owned()), effect: "NoSchedule".to_owned(), time_added: None }
 }
 
-/// What the pods of every workspace tolerate: any taint for GPUs, and [`gpu_taint`].
-pub fn gpu_tolerations() -> [Toleration; 2] {
+/// What the pods of every workspace tolerate: any taint for GPUs of the vendor of its nodes, and [`gpu_taint`].
+pub fn gpu_tolerations(vendor: GpuVendor) -> [Toleration; 2] {
     let Taint { key, value, effect, .. } = gpu_taint();
     [
-        Toleration { key: Some(GPU.to_owned()), operator: Some("Exists".to_owned()), ..Toleration::default() },
+        Toleration {
+            key: Some(vendor.resource().to_owned()),
+            operator: Some("Exists".to_owned()),
+            ..Toleration::default()
+        },
         Toleration {
             key: Some(key),
             operator: Some("Equal".to_owned()),

@@ -164,9 +164,10 @@ fn preset_pods(
     let launch = Launch {
         preset,
         image,
-        vllm_image: &options.vllm_image,
+        vllm_image: options.engine_image(layout.vendor),
         weights,
         gpus: layout.gpus,
+        vendor: layout.vendor,
         division: layout.division,
         hardware: layout.hardware,
         // By the instance type, not by the nodes that exist: those come and go, and the pods are not to be restarted for that.

@@ -24,8 +24,10 @@ pub struct InstallOptions {
     pub rollouts: RolloutPolicy,
     /// What provisions missing nodes.
     pub provisioner: Provisioner,
-    /// The image of the runtime vllm, where it is not the one that this version was written for.
+    /// The image of the runtime vllm on NVIDIA's GPUs, where it is not the one that this version was written for.
     pub vllm_image: Option<String>,
+    /// The same on AMD's GPUs.
+    pub vllm_rocm_image: Option<String>,
     /// A list of instance types that the table lacks, in YAML or JSON.
     pub instance_types: Option<String>,
     /// Replicas of the controller.
@@ -87,6 +89,7 @@ pub fn manifests(options: &InstallOptions) -> Result<String, InstallError> {
         rollouts,
         provisioner,
         vllm_image,
+        vllm_rocm_image,
         instance_types,
         replicas,
     } = options;
@@ -95,8 +98,9 @@ pub fn manifests(options: &InstallOptions) -> Result<String, InstallError> {
     }
     let registry = checked_registry(registry)?;
     let preset_registry = preset_registry.as_deref().map_or(Ok(registry), checked_registry)?;
-    if let Some(image) = vllm_image.as_deref().filter(|image| !is_image(image)) {
-        return Err(InstallError::Image(image.to_owned()));
+    let mut images = [vllm_image, vllm_rocm_image].into_iter().flatten();
+    if let Some(image) = images.find(|image| !is_image(image)) {
+        return Err(InstallError::Image(image.clone()));
     }
     let rendered = match provisioner {
         Provisioner::None => WITHOUT_PROVISIONER.to_owned(),
@@ -110,6 +114,10 @@ pub fn manifests(options: &InstallOptions) -> Result<String, InstallError> {
     let rendered = match vllm_image {
         Some(image) => rendered.replace("KAITO_VLLM_IMAGE", image),
         None => rendered.replace("            - --vllm-image=KAITO_VLLM_IMAGE\n", ""),
+    };
+    let rendered = match vllm_rocm_image {
+        Some(image) => rendered.replace("KAITO_VLLM_ROCM_IMAGE", image),
+        None => rendered.replace("            - --vllm-rocm-image=KAITO_VLLM_ROCM_IMAGE\n", ""),
     };
     if let Some(tag) = preset_tag.as_deref().filter(|tag| !is_tag(tag)) {
         return Err(InstallError::Tag(tag.to_owned()));

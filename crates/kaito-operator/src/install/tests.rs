@@ -11,6 +11,7 @@ fn options() -> InstallOptions {
         rollouts: RolloutPolicy::default(),
         provisioner: Provisioner::None,
         vllm_image: None,
+        vllm_rocm_image: None,
         instance_types: None,
         replicas: InstallOptions::DEFAULT_REPLICAS,
     }
@@ -70,6 +71,7 @@ fn options_go_where_they_belong() {
         },
         provisioner: karpenter(),
         vllm_image: Some("other.example.com/vllm:1".to_owned()),
+        vllm_rocm_image: Some("other.example.com/vllm-rocm:1".to_owned()),
         instance_types: Some("[{name: rack-7, gpus: 4, gpuMemory: 24Gi, computeCapability: '8.9'}]".to_owned()),
         replicas: 3,
     };
@@ -83,6 +85,7 @@ fn options_go_where_they_belong() {
         "--node-provisioner=karpenter",
         "--node-class=EC2NodeClass.karpenter.k8s.aws/gpu",
         "--vllm-image=other.example.com/vllm:1",
+        "--vllm-rocm-image=other.example.com/vllm-rocm:1",
         "--preset-tag=0.2.0",
         "--max-rollouts=3",
         "--maintenance-window=Sat,Sun 02:00-06:00",
@@ -206,9 +209,14 @@ fn values_that_cannot_stand_in_a_manifest_are_refused() {
         }
     }
     for image in ["", "a b", "a\nb", "\"a\"", "-a", "a: b"] {
-        let error =
-            manifests(&InstallOptions { vllm_image: Some(image.to_owned()), ..options() }).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{image:?} is no image")), "{error}");
+        let given = Some(image.to_owned());
+        for options in [
+            InstallOptions { vllm_image: given.clone(), ..options() },
+            InstallOptions { vllm_rocm_image: given, ..options() },
+        ] {
+            let error = manifests(&options).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{image:?} is no image")), "{error}");
+        }
     }
     for tag in ["", "a b", "-a", "a\nb", "a:1"] {
         let error =

@@ -19,7 +19,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
-use kaito_presets::Preset;
+use kaito_presets::{GpuVendor, Preset};
 
 use crate::{
     layout::{Division, Hardware},
@@ -49,12 +49,14 @@ pub struct Launch<'a> {
     pub preset: &'static Preset,
     /// The image that holds our server.
     pub image: &'a str,
-    /// The image that holds vLLM.
+    /// The image that holds vLLM, as it is built for the vendor's GPUs.
     pub vllm_image: &'a str,
     /// The image that holds the weights, to be mounted; none where the server's own holds them.
     pub weights: Option<&'a str>,
     /// GPUs of the pod; none to compute on the node's CPUs.
     pub gpus: u32,
+    /// Who makes them.
+    pub vendor: GpuVendor,
     /// How GPUs divide the model among them.
     pub division: Division,
     /// What the pod's node has, if known.
@@ -171,6 +173,14 @@ pub fn ranks_problem(runtime: Runtime) -> Option<Problem> {
 
 /// Whether a runtime computes on GPUs. What does not must not hold any.
 pub fn uses_gpus(runtime: Runtime) -> bool {
+    match runtime {
+        Runtime::Kaito => false,
+        Runtime::Vllm => true,
+    }
+}
+
+/// Whether a runtime's pods listen on ports that only pods of the same workspace may reach, if anybody.
+pub fn is_reached_within(runtime: Runtime) -> bool {
     match runtime {
         Runtime::Kaito => false,
         Runtime::Vllm => true,

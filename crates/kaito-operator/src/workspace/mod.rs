@@ -22,8 +22,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 pub use inference::{AccessMode, AdapterSource, AdapterSpec, InferenceSpec, PresetOptions, PresetSpec};
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 pub use names::{
-    ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME, FINALIZER, GROUP, KIND,
-    LABEL_INSTANCE_TYPE, LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, PLURAL,
+    ANNOTATION_BYPASS_RESOURCE_CHECKS, ANNOTATION_DISABLE_NETWORK_POLICY, ANNOTATION_ENABLE_LB, ANNOTATION_RUNTIME,
+    FINALIZER, GROUP, KIND, LABEL_INSTANCE_TYPE, LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, PLURAL,
 };
 pub use resource_spec::{MOST_NODES, ResourceSpec};
 pub use runtime::{Runtime, RuntimeChoice, UnknownRuntime};
@@ -127,6 +127,11 @@ impl Workspace {
     /// Whether the service is to be of type LoadBalancer: [`ANNOTATION_ENABLE_LB`].
     pub fn wants_load_balancer(&self) -> bool {
         self.is_annotated_true(ANNOTATION_ENABLE_LB)
+    }
+
+    /// Whether there is to be no network policy: [`ANNOTATION_DISABLE_NETWORK_POLICY`].
+    pub fn declines_network_policy(&self) -> bool {
+        self.is_annotated_true(ANNOTATION_DISABLE_NETWORK_POLICY)
     }
 
     /// What is to serve the model: [`ANNOTATION_RUNTIME`].

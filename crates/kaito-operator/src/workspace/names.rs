@@ -19,6 +19,8 @@ pub const LABEL_INSTANCE_TYPE: &str = "node.kubernetes.io/instance-type";
 pub const ANNOTATION_ENABLE_LB: &str = "kaito.sh/enablelb";
 /// Makes insufficient hardware a warning when `"True"`.
 pub const ANNOTATION_BYPASS_RESOURCE_CHECKS: &str = "kaito.sh/bypass-resource-checks";
+/// Leaves it to the user who reaches the pods when `"True"`.
+pub const ANNOTATION_DISABLE_NETWORK_POLICY: &str = "kaito.sh/disable-network-policy";
 /// Names the [`Runtime`](super::Runtime).
 pub const ANNOTATION_RUNTIME: &str = "kaito.sh/runtime";
 

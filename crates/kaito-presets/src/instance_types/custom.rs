@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::{Cloud, ComputeCapability, Gpu, InstanceType};
+use super::{Cloud, ComputeCapability, Gpu, GpuVendor, InstanceType};
 use crate::GIB;
 
 /// A type of node as a user describes it.
@@ -15,10 +15,13 @@ pub struct CustomInstanceType {
     pub gpus: u32,
     /// Memory of one GPU that a program can have, a Kubernetes quantity like `24Gi`.
     pub gpu_memory: String,
+    /// Who makes them; NVIDIA unless something else is said.
+    #[serde(default)]
+    pub gpu_vendor: GpuVendor,
     /// `NVIDIA L4`.
     #[serde(default)]
     pub gpu_model: Option<String>,
-    /// `8.9`.
+    /// `8.9`; of NVIDIA's GPUs only.
     #[serde(default)]
     pub compute_capability: Option<String>,
     /// CPUs of a node.
@@ -78,6 +81,13 @@ impl TryFrom<CustomInstanceType> for InstanceType {
         };
         let gpu_memory = size("gpuMemory", &described.gpu_memory, MOST_GPU_MEMORY)?;
         let memory = described.memory.as_deref().map(|text| size("memory", text, MOST_MEMORY)).transpose()?;
+        if described.gpu_vendor != GpuVendor::Nvidia && described.compute_capability.is_some() {
+            let vendor = described.gpu_vendor;
+            return Err(invalid(
+                "computeCapability",
+                format!("is given, but GPUs of {vendor} have none: leave it out"),
+            ));
+        }
         let compute_capability = match described.compute_capability.as_deref() {
             None => None,
             Some(text) => Some(capability(text).ok_or_else(|| {
@@ -91,7 +101,13 @@ impl TryFrom<CustomInstanceType> for InstanceType {
         Ok(Self {
             cloud: Cloud::Custom,
             gpus: described.gpus,
-            gpu: Gpu { model: Cow::Owned(model), memory: gpu_memory, usable_memory: gpu_memory, compute_capability },
+            gpu: Gpu {
+                vendor: described.gpu_vendor,
+                model: Cow::Owned(model),
+                memory: gpu_memory,
+                usable_memory: gpu_memory,
+                compute_capability,
+            },
             cpus: described.cpus,
             memory,
             name: Cow::Owned(described.name),

@@ -2,18 +2,21 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Serialize, Serializer};
 
+use super::GpuVendor;
 use crate::GIB;
 
 /// A model of GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Gpu {
+    /// Who makes it.
+    pub vendor: GpuVendor,
     /// As its maker calls it: `NVIDIA A100`.
     pub model: Cow<'static, str>,
     /// Memory as published, in bytes. A published "80 GB" is 80 GiB, for memory chips come in powers of two.
     pub memory: u64,
     /// Bytes of it that a program can have: what error correction and the driver leave.
     pub usable_memory: u64,
-    /// Compute capability; `None` where a user's description leaves it out.
+    /// Compute capability; `None` where a user's description leaves it out, and for GPUs of others than NVIDIA.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute_capability: Option<ComputeCapability>,
 }
@@ -47,6 +50,7 @@ impl Serialize for ComputeCapability {
 /// `gib` GiB as published, of which a program sees hundredths of a GiB.
 const fn nvidia(model: &'static str, gib: u64, usable_hundredths: u64, major: u8, minor: u8) -> Gpu {
     Gpu {
+        vendor: GpuVendor::Nvidia,
         model: Cow::Borrowed(model),
         memory: gib * GIB,
         usable_memory: (usable_hundredths * GIB).div_ceil(100),

@@ -5,12 +5,14 @@ mod azure;
 mod custom;
 mod google;
 mod gpu;
+mod vendor;
 
 use std::{borrow::Cow, fmt};
 
 pub use custom::{CustomInstanceType, InvalidInstanceType};
 pub use gpu::{ComputeCapability, Gpu};
 use serde::Serialize;
+pub use vendor::GpuVendor;
 
 use crate::GIB;
 

@@ -91,6 +91,22 @@ fn a_user_describes_node_pools() {
 }
 
 #[test]
+fn a_user_says_who_makes_the_gpus() {
+    let described = |one| described(serde_json::json!([one])).map(|types| types.find("rack").unwrap().gpu.vendor);
+    let base = serde_json::json!({ "name": "rack", "gpus": 8, "gpuMemory": "192Gi" });
+    assert_eq!(described(base.clone()), Ok(GpuVendor::Nvidia));
+    let mut of_amd = base;
+    of_amd["gpuVendor"] = "amd".into();
+    assert_eq!(described(of_amd.clone()), Ok(GpuVendor::Amd));
+    of_amd["computeCapability"] = "9.4".into();
+    assert_eq!(
+        described(of_amd),
+        Err("instance type \"rack\": computeCapability is given, but GPUs of AMD have none: leave it out".to_owned())
+    );
+    assert_eq!(GpuVendor::ALL.map(GpuVendor::resource), ["nvidia.com/gpu", "amd.com/gpu"]);
+}
+
+#[test]
 fn a_description_that_cannot_be_is_refused_with_its_field() {
     let base = || serde_json::json!({ "name": "rack", "gpus": 4, "gpuMemory": "24Gi" });
     for (field, value, message) in [
@@ -119,6 +135,7 @@ fn a_description_that_cannot_be_is_refused_with_its_field() {
             "instance type \"rack\": computeCapability is \"eight\", but must be two numbers like \"8.9\", in quotes",
         ),
         ("cpus", serde_json::json!(0), "instance type \"rack\": cpus is 0"),
+        ("gpuVendor", serde_json::json!("AMD"), "unknown variant `AMD`, expected `nvidia` or `amd`"),
         (
             "name",
             serde_json::json!("a rack"),
@@ -128,8 +145,8 @@ fn a_description_that_cannot_be_is_refused_with_its_field() {
         (
             "gpuCount",
             serde_json::json!(4),
-            "unknown field `gpuCount`, expected one of `name`, `gpus`, `gpuMemory`, `gpuModel`, `computeCapability`, \
-             `cpus`, `memory`",
+            "unknown field `gpuCount`, expected one of `name`, `gpus`, `gpuMemory`, `gpuVendor`, `gpuModel`, \
+             `computeCapability`, `cpus`, `memory`",
         ),
     ] {
         let mut one = base();

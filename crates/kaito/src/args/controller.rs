@@ -22,9 +22,12 @@ pub struct ControllerArgs {
     /// Image of kaito, for workspaces whose presetOptions name a weightsImage alone
     #[arg(long, env = "KAITO_SERVER_IMAGE", value_name = "IMAGE", value_parser = values::not_empty)]
     pub server_image: Option<String>,
-    /// Image for workspaces with the annotation kaito.sh/runtime: vllm
+    /// Image of vLLM for nodes with NVIDIA's GPUs
     #[arg(long, env = "KAITO_VLLM_IMAGE", value_name = "IMAGE", value_parser = values::not_empty, default_value = Options::DEFAULT_VLLM_IMAGE)]
     pub vllm_image: String,
+    /// Image of vLLM for nodes with AMD's GPUs
+    #[arg(long, env = "KAITO_VLLM_ROCM_IMAGE", value_name = "IMAGE", value_parser = values::not_empty, default_value = Options::DEFAULT_VLLM_ROCM_IMAGE)]
+    pub vllm_rocm_image: String,
     /// Name of a ConfigMap, in the controller's namespace, that describes further instance types
     #[arg(long, env = "KAITO_INSTANCE_TYPES", value_name = "NAME", value_parser = values::not_empty)]
     pub instance_types: Option<String>,

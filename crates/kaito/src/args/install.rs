@@ -28,9 +28,12 @@ pub struct InstallArgs {
     /// Replicas of the controller: one leads, all answer admission requests
     #[arg(long, env = "KAITO_REPLICAS", value_name = "N", default_value_t = InstallOptions::DEFAULT_REPLICAS, value_parser = clap::value_parser!(u32).range(1..))]
     pub replicas: u32,
-    /// Image for workspaces with the annotation kaito.sh/runtime: vllm [default: the one of kaito controller]
+    /// Image of vLLM for nodes with NVIDIA's GPUs [default: the one of kaito controller]
     #[arg(long, env = "KAITO_VLLM_IMAGE", value_name = "IMAGE")]
     pub vllm_image: Option<String>,
+    /// Image of vLLM for nodes with AMD's GPUs [default: the one of kaito controller]
+    #[arg(long, env = "KAITO_VLLM_ROCM_IMAGE", value_name = "IMAGE")]
+    pub vllm_rocm_image: Option<String>,
     /// File with instance types of your own, a list or the ConfigMap's manifest
     #[arg(long, env = "KAITO_INSTANCE_TYPES", value_name = "FILE")]
     pub instance_types: Option<PathBuf>,

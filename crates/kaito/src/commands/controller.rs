@@ -74,6 +74,7 @@ fn options(args: &ControllerArgs, variable: &dyn Fn(&str) -> Option<String>) -> 
             preset_tag: args.preset_tag.clone(),
             server_image: args.server_image.clone(),
             vllm_image: args.vllm_image.clone(),
+            vllm_rocm_image: args.vllm_rocm_image.clone(),
             provisioner,
             rollouts: RolloutPolicy {
                 at_once: args.rollouts.max_rollouts.get(),

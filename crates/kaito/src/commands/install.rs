@@ -32,6 +32,7 @@ pub fn run(args: InstallArgs) -> anyhow::Result<()> {
         },
         provisioner,
         vllm_image: args.vllm_image,
+        vllm_rocm_image: args.vllm_rocm_image,
         instance_types: args.instance_types.as_ref().map(read).transpose()?,
         replicas: args.replicas,
     };

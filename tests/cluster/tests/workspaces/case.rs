@@ -8,6 +8,7 @@ use k8s_openapi::{
         apps::v1::{Deployment, StatefulSet},
         core::v1::{Namespace, Pod, Service},
         events::v1::Event,
+        networking::v1::NetworkPolicy,
     },
 };
 use kaito_cluster_tests::{
@@ -226,6 +227,7 @@ impl Case {
         add("Deployment", list::<Deployment>(&self.api(), &label).await);
         add("StatefulSet", list::<StatefulSet>(&self.api(), &label).await);
         add("Service", list::<Service>(&self.api(), &label).await);
+        add("NetworkPolicy", list::<NetworkPolicy>(&self.api(), &label).await);
         add("Pod", list::<Pod>(&self.api(), &label).await);
         names
     }

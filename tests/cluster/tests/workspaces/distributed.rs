@@ -1,7 +1,7 @@
 //! Models across nodes.
 
 use k8s_openapi::{
-    api::{apps::v1::StatefulSet, core::v1::Service, discovery::v1::EndpointSlice},
+    api::{apps::v1::StatefulSet, core::v1::Service, discovery::v1::EndpointSlice, networking::v1::NetworkPolicy},
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
 use kaito_cluster_tests::{eventually::eventually, kubelet::Behaviour};
@@ -74,6 +74,21 @@ pub async fn two_ranks_on_two_nodes(case: Case) {
             .map(|endpoint| endpoint.target_ref.clone().unwrap_or_default().name.unwrap_or_default())
             .collect();
         if targets == ["llama-0"] { Ok(()) } else { Err(format!("{targets:?}")) }
+    })
+    .await;
+
+    // Ranks reach each other, and clients the server. What others open is closed again.
+    let ingress = |policy: &NetworkPolicy| serde_json::to_value(&policy.spec.as_ref().unwrap().ingress).unwrap();
+    let wanted = json!([
+        {"from": [{"podSelector": {"matchLabels": {"kaito.sh/workspace": "llama"}}}]},
+        {"ports": [{"port": 5000, "protocol": "TCP"}]},
+    ]);
+    assert_eq!(ingress(&case.exists("llama").await), wanted);
+    let open = r#"{"spec": {"ingress": [{}]}}"#;
+    case.kubectl(&["patch", "networkpolicy", "llama", "--type=merge", "--patch", open]).await.stdout();
+    case.settles("llama", |policy: &NetworkPolicy| {
+        let found = ingress(policy);
+        if found == wanted { Ok(()) } else { Err(found.to_string()) }
     })
     .await;
     case.delete_and_leave_nothing("llama").await;

@@ -15,6 +15,7 @@ use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
         core::v1::{Event as KubeEvent, Node, Pod, Service},
+        networking::v1::NetworkPolicy,
     },
 };
 use kaito_presets::InstanceTypes;
@@ -48,6 +49,8 @@ pub struct Watches {
     pub nodes: Cache<Node>,
     /// Services with the label of a workspace.
     pub services: Cache<Service>,
+    /// Network policies with the label of a workspace.
+    pub network_policies: Cache<NetworkPolicy>,
     /// Deployments with the label of a workspace.
     pub deployments: Cache<Deployment>,
     /// StatefulSets with the label of a workspace.
@@ -189,6 +192,7 @@ impl Watches {
         let nodes = start.watch(Api::all(client.clone()), watcher::Config::default(), tell);
         let pods = start.watch_owned(pod_event);
         let services = start.watch_owned(owned_event);
+        let network_policies = start.watch_owned(owned_event);
         let deployments = start.watch_owned(owned_event);
         let stateful_sets = start.watch_owned(owned_event);
         let fields = format!("involvedObject.kind={},reason=FailedCreate", ObjectKind::StatefulSet);
@@ -217,6 +221,7 @@ impl Watches {
             workspaces,
             nodes,
             services,
+            network_policies,
             deployments,
             stateful_sets,
             pods,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::{Event as KubeEvent, Node, Pod};
+use kaito_presets::GpuVendor;
 use kube::{
     Resource, ResourceExt,
     runtime::{reflector::ObjectRef, watcher::Event},
@@ -13,7 +14,6 @@ use super::super::{cache::Cache, metrics::Metrics};
 use crate::{
     decide::has_ended,
     karpenter::NodeClaim,
-    layout::GPU,
     workspace::{ConditionType, LABEL_WORKSPACE, LABEL_WORKSPACE_NAMESPACE, Workspace},
 };
 
@@ -122,7 +122,8 @@ pub struct NodeFacts {
     taints: String,
     is_going: bool,
     ready: String,
-    gpus: String,
+    /// Of each vendor.
+    gpus: [Option<String>; GpuVendor::ALL.len()],
 }
 
 impl NodeFacts {
@@ -130,14 +131,15 @@ impl NodeFacts {
         let status = node.status.as_ref();
         let conditions = status.and_then(|status| status.conditions.as_ref());
         let ready = conditions.and_then(|all| all.iter().find(|condition| condition.type_ == "Ready"));
-        let gpus = status.and_then(|status| status.allocatable.as_ref()).and_then(|all| all.get(GPU));
+        let allocatable = status.and_then(|status| status.allocatable.as_ref());
+        let gpus = |vendor: GpuVendor| allocatable?.get(vendor.resource()).map(|quantity| quantity.0.clone());
         Self {
             labels: node.metadata.labels.clone().unwrap_or_default(),
             is_cordoned: node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false),
             taints: format!("{:?}", node.spec.as_ref().and_then(|spec| spec.taints.as_ref())),
             is_going: node.metadata.deletion_timestamp.is_some(),
             ready: ready.map(|ready| format!("{} {:?}", ready.status, ready.reason)).unwrap_or_default(),
-            gpus: gpus.map(|quantity| quantity.0.clone()).unwrap_or_default(),
+            gpus: GpuVendor::ALL.map(gpus),
         }
     }
 }

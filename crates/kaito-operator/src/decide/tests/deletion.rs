@@ -27,8 +27,8 @@ fn the_finalizer_is_added_beside_those_of_others() {
 fn what_a_workspace_owns_is_deleted_before_it_goes() {
     for claims in [Claims::Absent, Claims::Present(Vec::new())] {
         for (preset, count, owned) in [
-            ("falcon-7b", 1, ["Deployment ws", "Service ws"].as_slice()),
-            ("llama-2-13b", 2, &["StatefulSet ws", "Service ws", "Service ws-headless"]),
+            ("falcon-7b", 1, ["Deployment ws", "Service ws", "NetworkPolicy ws"].as_slice()),
+            ("llama-2-13b", 2, &["StatefulSet ws", "Service ws", "Service ws-headless", "NetworkPolicy ws"]),
         ] {
             for options in [options(), karpenter()] {
                 let mut workspace = on_gpus(self::preset(preset, count));

@@ -32,6 +32,7 @@ pub fn options() -> Options {
         preset_tag: "0.1.0".to_owned(),
         server_image: Some("registry.example/kaito:1".to_owned()),
         vllm_image: "registry.example/vllm:1".to_owned(),
+        vllm_rocm_image: "registry.example/vllm-rocm:1".to_owned(),
         ..Options::default()
     }
 }
@@ -166,6 +167,7 @@ pub fn carry_out(workspace: &mut Workspace, observed: &mut Observed, decision: &
                 observed.services.retain(|other| other.metadata.name != service.metadata.name);
                 observed.services.push(Arc::new(service));
             }
+            Object::NetworkPolicy(policy) => observed.network_policy = Some(Arc::new(policy)),
             Object::Deployment(mut deployment) => {
                 bump(&mut deployment.metadata, observed.deployment.as_ref().map(|old| &old.metadata));
                 deployment.status = observed.deployment.as_ref().and_then(|old| old.status.clone());
@@ -192,6 +194,7 @@ pub fn carry_out(workspace: &mut Workspace, observed: &mut Observed, decision: &
                     claims.retain(|claim| claim.metadata.name.as_ref() != Some(name));
                 }
             }
+            ObjectKind::NetworkPolicy => observed.network_policy = None,
             ObjectKind::Deployment => observed.deployment = None,
             ObjectKind::StatefulSet => observed.stateful_set = None,
             ObjectKind::Service => observed.services.retain(|service| service.metadata.name.as_ref() != Some(name)),

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// All objects as YAML, as they would be applied.
-fn objects(workspace: &Workspace, observed: &Observed, options: &Options) -> String {
+pub fn objects(workspace: &Workspace, observed: &Observed, options: &Options) -> String {
     let decision = decide(workspace, observed, options, now());
     let documents = decision.objects.iter().map(|object| {
         let mut json = object.to_json();

@@ -15,14 +15,13 @@ use k8s_openapi::{
     api::core::v1::{Container, ExecAction, Lifecycle, LifecycleHandler, ResourceRequirements, VolumeMount},
     apimachinery::pkg::api::resource::Quantity,
 };
-use kaito_presets::Preset;
+use kaito_presets::{GpuVendor, Preset};
 
 use super::{
     ADAPTERS, Check, ENGINE, IMAGE_WEIGHTS, Launch, PORT, SERVER, Server, WEIGHTS, bash, container, field, folder,
     pod_index, ports, requests, strings, variable, weights,
 };
 use crate::{
-    layout::GPU,
     reason::{Problem, Reason},
     workspace::AdapterSpec,
 };
@@ -41,7 +40,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
             message: format!(
                 "vLLM's image needs GPUs, and no node that matches offers {}. Use nodes with GPUs and a running device \
                  plugin, or the runtime kaito, which computes on CPUs too",
-                GPU
+                GpuVendor::ALL.map(GpuVendor::resource).join(" or ")
             ),
         });
     }
@@ -114,7 +113,7 @@ fn engine(launch: &Launch<'_>, mounts: Vec<VolumeMount>) -> Result<Container, Pr
         Some(ranks) => [bash(&scripts::start(ranks)), strings(&["vllm"])].concat(),
     };
     // Kubernetes does not overcommit extended resources: requests must equal limits.
-    let gpus = BTreeMap::from([(GPU.to_owned(), Quantity(launch.gpus.to_string()))]);
+    let gpus = BTreeMap::from([(launch.vendor.resource().to_owned(), Quantity(launch.gpus.to_string()))]);
     let alive = Check::Bash(scripts::alive(ranks));
     let drained = ExecAction { command: Some(bash(&scripts::drained(ranks))) };
     Ok(Container {
