@@ -333,6 +333,7 @@ impl Groups<'_> {
 
     /// Writes the group of a token.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
     fn quantize<S: Simd>(&mut self, group: usize, lane: usize, values: &[f32; GROUP]) {
         let (at, width) = (group * self.width, self.width);
         let numbers = &mut self.numbers[at + lane];
