@@ -10,9 +10,8 @@
 //! ```
 
 use super::{
-    BLOCK_ROWS, GROUP, QuantizedFormat,
+    BLOCK_ROWS, GROUP, QUAD, QuantizedFormat,
     input::{SUBGROUP, SUBGROUPS},
-    weights::{place_bytes, place_nibbles},
 };
 use crate::{
     BlockFormat, ThreadPool,
@@ -134,39 +133,47 @@ pub fn repack(pool: &ThreadPool, source: BlocksRef, target: &mut [u8]) {
     });
 }
 
-/// Repacks a block of rows.
+/// Repacks a block of rows. Rows and columns that the matrix lacks become zeros.
 fn repack_rows(source: BlocksRef, first_row: usize, quants: &mut [u8], sides: &mut [u8]) {
     let (format, repacking) = (QuantizedFormat::from(source.format()), Repacking::of(source.format()));
-    let rows = BLOCK_ROWS.min(source.rows() - first_row);
-    // Blocks of a row that some groups have together.
-    let step = source.format().block_weights().max(GROUP);
-    let mut integers = vec![[0i8; BLOCK_ROWS]; step];
-    let mut of_row = vec![0i8; step];
+    let block_weights = source.format().block_weights();
+    // Groups that have a block together.
+    let step = block_weights.max(GROUP);
+    let mut integers = vec![0i8; step];
+    sides.fill(0);
     let quants = quants.chunks_mut(step / GROUP * format.group_bytes());
     let targets = quants.zip(sides.chunks_mut(step / GROUP * format.side_bytes()));
     for (i, (quants, sides)) in targets.enumerate() {
         let count = step.min(source.cols() - i * step);
-        integers.fill([0; BLOCK_ROWS]);
-        for row in 0..rows {
-            let blocks = source.blocks(first_row + row, i * step, count);
-            let of_row = &mut of_row[..count];
-            source.format().integers(blocks, of_row, |block, block_sides| {
-                let first = block * source.format().block_weights();
-                place_sides(repacking.sides, &block_sides, row, first, source.format().block_weights(), sides);
-            });
-            for (integers, integer) in integers.iter_mut().zip(of_row) {
-                integers[row] = *integer;
+        for row in 0..BLOCK_ROWS {
+            integers.fill(0);
+            if first_row + row < source.rows() {
+                let blocks = source.blocks(first_row + row, i * step, count);
+                source.format().integers(blocks, &mut integers[..count], |block, block_sides| {
+                    place_sides(repacking.sides, &block_sides, row, block * block_weights, block_weights, sides);
+                });
+            }
+            let groups = integers.as_chunks::<GROUP>().0.iter().zip(quants.chunks_exact_mut(format.group_bytes()));
+            for (integers, quants) in groups {
+                place_row(repacking, integers, row, quants);
             }
         }
-        let groups = integers.as_chunks::<GROUP>().0.iter().zip(quants.chunks_exact_mut(format.group_bytes()));
-        for (integers, quants) in groups {
-            let offset = repacking.zero_point();
-            let numbers = integers.map(|rows| rows.map(|integer| (integer as u8).wrapping_add(offset)));
-            if repacking.has_nibbles() {
-                place_nibbles(&numbers, quants);
-            } else {
-                place_bytes(&numbers, quants);
-            }
+    }
+}
+
+/// Writes the integers of a row's group to their places in the layout.
+fn place_row(repacking: Repacking, integers: &[i8; GROUP], row: usize, quants: &mut [u8]) {
+    let byte = |integer: i8| (integer as u8).wrapping_add(repacking.zero_point());
+    let quads = integers.as_chunks::<QUAD>().0;
+    let targets = quants.as_chunks_mut::<{ BLOCK_ROWS * QUAD }>().0.iter_mut();
+    let places = targets.filter_map(|target| target.as_chunks_mut::<QUAD>().0.get_mut(row));
+    if repacking.has_nibbles {
+        for ([low, high], place) in quads.as_chunks().0.iter().zip(places) {
+            *place = std::array::from_fn(|i| byte(low[i]) | byte(high[i]) << 4);
+        }
+    } else {
+        for (quad, place) in quads.iter().zip(places) {
+            *place = quad.map(byte);
         }
     }
 }

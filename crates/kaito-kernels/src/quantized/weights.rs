@@ -126,7 +126,7 @@ fn widen_group<S: Simd, E: Element>(simd: S, source: &[u8], count: usize, values
 
 /// Writes the numbers of a group to their places in the layout.
 #[inline(always)]
-pub(super) fn place_bytes(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]) {
+fn place_bytes(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]) {
     for (quad, target) in quants.as_chunks_mut::<{ BLOCK_ROWS * QUAD }>().0.iter_mut().enumerate() {
         for row in 0..BLOCK_ROWS {
             for i in 0..QUAD {
@@ -138,7 +138,7 @@ pub(super) fn place_bytes(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]
 
 /// The same for numbers below 16, two of which share a byte.
 #[inline(always)]
-pub(super) fn place_nibbles(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]) {
+fn place_nibbles(numbers: &[[u8; BLOCK_ROWS]; GROUP], quants: &mut [u8]) {
     for (pair, target) in quants.as_chunks_mut::<{ BLOCK_ROWS * QUAD }>().0.iter_mut().enumerate() {
         for row in 0..BLOCK_ROWS {
             for i in 0..QUAD {
