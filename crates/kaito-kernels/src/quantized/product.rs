@@ -204,14 +204,15 @@ impl PartProduct<'_> {
         dot.call(Tiles { product: self, group, strip, weights, next });
     }
 
-    /// Whether weights of 4 bits are unpacked by each tile for itself: there are few tokens, or there is but one tile of them.
+    /// Whether each tile unpacks weights of 4 bits for itself. Those of blocks take two instructions, fewer than to write and to read them
+    /// again takes.
     #[inline(always)]
     fn unpacks_in_registers<D: Dot>(&self) -> bool {
-        let most_tokens = match self.weight.format {
-            QuantizedFormat::Quantized(_) => NIBBLES_TOKENS,
-            QuantizedFormat::Repacked(_) => D::TILE_TOKENS,
+        let is_cheap = match self.weight.format {
+            QuantizedFormat::Quantized(_) => self.part.tokens.len() <= NIBBLES_TOKENS,
+            QuantizedFormat::Repacked(_) => true,
         };
-        D::UNPACKS_IN_REGISTERS && self.weight.format.has_nibbles() && self.part.tokens.len() <= most_tokens
+        D::UNPACKS_IN_REGISTERS && self.weight.format.has_nibbles() && is_cheap
     }
 }
 
