@@ -37,6 +37,13 @@ impl BlockSides {
         Self { scale: *array(sides), minimum, factors: [1; MOST_FACTORS], minimum_factors: [1; MOST_FACTORS] }
     }
 
+    /// Those of a format with 8 groups: scale and minimum, and their factors in 12 bytes.
+    fn with_packed_factors(scales: &[u8], packed: &[u8]) -> Self {
+        let (factors, minima) = scales_and_minima(packed);
+        let (scale, minimum) = scales.split_at(2);
+        Self::with_factors(scale, minimum, factors.map(|factor| factor as i8), minima.map(|factor| factor as i8))
+    }
+
     /// Those of a format with `N` groups. What is stored as its minimum is subtracted.
     fn with_factors<const N: usize>(scale: &[u8], minimum: &[u8], factors: [i8; N], minimum_factors: [i8; N]) -> Self {
         let [low, high] = *array(minimum);
@@ -391,9 +398,7 @@ impl Block for Q4K {
             let shift = group % 2 * 4;
             lowered(&field(array::<32>(&quants[group / 2 * 32..]), shift, 15), 0, integers);
         }
-        let (factors, minima) = scales_and_minima(packed);
-        let (scale, minimum) = scales.split_at(2);
-        BlockSides::with_factors(scale, minimum, factors.map(|factor| factor as i8), minima.map(|factor| factor as i8))
+        BlockSides::with_packed_factors(scales, packed)
     }
 }
 
@@ -429,9 +434,7 @@ impl Block for Q5K {
         for (group, integers) in integers.chunks_exact_mut(32).enumerate() {
             lowered(&five_bits(fifth, quants, group), 0, integers);
         }
-        let (factors, minima) = scales_and_minima(packed);
-        let (scale, minimum) = scales.split_at(2);
-        BlockSides::with_factors(scale, minimum, factors.map(|factor| factor as i8), minima.map(|factor| factor as i8))
+        BlockSides::with_packed_factors(scales, packed)
     }
 }
 

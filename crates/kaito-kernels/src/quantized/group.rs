@@ -29,7 +29,10 @@ pub(super) trait GroupProduct: Copy {
     ) -> [[D::Floats; T]; R];
 
     /// The next group of activations.
-    fn next(input: InputGroups) -> InputGroups;
+    #[inline(always)]
+    fn next(input: InputGroups) -> InputGroups {
+        input.skip(input.width)
+    }
 }
 
 /// Tokens of a tile at most that unpacks weights of 4 bits by tables, in registers.
@@ -56,11 +59,6 @@ impl GroupProduct for Bytes {
         // SAFETY: by contract.
         unsafe { add_scaled(dot, dot.group::<R, T, QUADS>(quants, input), sides, input, sums) }
     }
-
-    #[inline(always)]
-    fn next(input: InputGroups) -> InputGroups {
-        input.skip(input.width)
-    }
 }
 
 impl GroupProduct for Nibbles {
@@ -78,11 +76,6 @@ impl GroupProduct for Nibbles {
     ) -> [[D::Floats; T]; R] {
         // SAFETY: by contract.
         unsafe { add_scaled(dot, dot.group_of_nibbles::<R, T>(quants, sides, input), sides, input, sums) }
-    }
-
-    #[inline(always)]
-    fn next(input: InputGroups) -> InputGroups {
-        input.skip(input.width)
     }
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{dot::DotLevel, product::quantized_matmul_on, weights::quantize_on, *};
 use crate::{DType, MatrixRef, Rows, RowsMut, ThreadPool, Write, matmul::tests::numbers, narrow, simd::Level, swiglu};
 
-fn pool(threads: usize) -> ThreadPool {
+pub(super) fn pool(threads: usize) -> ThreadPool {
     ThreadPool::new(NonZeroUsize::new(threads).unwrap())
 }
 
@@ -118,7 +118,7 @@ impl Case {
 }
 
 #[track_caller]
-fn assert_same_bits(context: &str, actual: &[f32], expected: &[f32]) {
+pub(super) fn assert_same_bits(context: &str, actual: &[f32], expected: &[f32]) {
     assert_eq!(actual.len(), expected.len(), "{context}");
     for (i, (a, b)) in actual.iter().zip(expected).enumerate() {
         let same = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());

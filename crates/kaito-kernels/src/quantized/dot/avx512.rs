@@ -198,23 +198,6 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn unpack_nibbles(self, nibbles: &[u8; NIBBLE_BYTES], offset: u8, target: &mut UnpackedGroup) {
-        let target = target.as_mut_ptr().cast::<u8>();
-        // SAFETY: see above. Each 64 bytes of nibbles make 128, which are all of the target.
-        unsafe {
-            let (low, offset) = (_mm512_set1_epi8(15), _mm512_set1_epi8(offset as i8));
-            for pair in 0..QUADS / 2 {
-                let packed = _mm512_loadu_si512(nibbles.as_ptr().add(pair * 64).cast());
-                let quads = [_mm512_and_si512(packed, low), _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low)];
-                for (i, quad) in quads.into_iter().enumerate() {
-                    let at = target.add(pair * 128 + i * 64);
-                    _mm512_storeu_si512(at.cast(), _mm512_add_epi8(quad, offset));
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_set1_ps(x) }

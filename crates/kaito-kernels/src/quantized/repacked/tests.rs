@@ -1,5 +1,3 @@
-use std::num::NonZeroUsize;
-
 use super::*;
 use crate::{
     Rows, RowsMut, Write,
@@ -8,13 +6,14 @@ use crate::{
         tests::{fixture, matrix},
     },
     matmul::tests::numbers,
-    quantized::{Grouping, QuantizedInput, QuantizedRef, dot::DotLevel, product::quantized_matmul_on},
+    quantized::{
+        Grouping, QuantizedInput, QuantizedRef,
+        dot::DotLevel,
+        product::quantized_matmul_on,
+        tests::{assert_same_bits, pool},
+    },
     simd::Level,
 };
-
-fn pool(threads: usize) -> ThreadPool {
-    ThreadPool::new(NonZeroUsize::new(threads).unwrap())
-}
 
 fn f16(bits: [u8; 2]) -> f32 {
     half::f16::from_le_bytes(bits).to_f32()
@@ -110,15 +109,6 @@ impl Case {
             }
         }
         outputs
-    }
-}
-
-#[track_caller]
-fn assert_same_bits(context: &str, actual: &[f32], expected: &[f32]) {
-    assert_eq!(actual.len(), expected.len(), "{context}");
-    for (i, (a, b)) in actual.iter().zip(expected).enumerate() {
-        let same = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-        assert!(same, "{context}: output {i} is {a:e}, not {b:e}");
     }
 }
 
