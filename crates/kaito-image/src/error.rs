@@ -107,6 +107,17 @@ pub enum Error {
         /// What should be there.
         missing: String,
     },
+    /// A base of an adapter's image that can't copy the adapter.
+    #[error(
+        "the base {base} has no {missing}: an init container of a workspace starts them to copy the adapter. Name a base that has \
+         them, like busybox, or --base scratch for the files alone"
+    )]
+    NoPrograms {
+        /// The base's name.
+        base: String,
+        /// What is missing, with commas.
+        missing: String,
+    },
     /// A file that can't run on Linux.
     #[error(
         "{} is no executable for Linux ({reason}): run kaito on Linux, give --base with an image that has a server, or \
