@@ -16,6 +16,7 @@ mod manifests;
 mod nodes;
 mod permissions;
 mod printed;
+mod ranks;
 mod rollouts;
 mod stand_ins;
 mod suite;
@@ -45,7 +46,11 @@ fn main() -> ExitCode {
 fn phases(together: usize) -> Vec<Phase> {
     let phase = |provisioner, threads, cases| Phase { provisioner, threads, cases };
     vec![
-        phase(None, together, cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs]),
+        phase(
+            None,
+            together,
+            cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs, runs_all_containers],
+        ),
         phase(None, 1, cases![guide: as_it_is_written]),
         phase(Some(Provisioner::None), 1, cases![printed: as_in_the_documentation]),
         phase(Some(Provisioner::None), 1, cases![rollouts: another_tag_restarts_one_model_at_a_time]),
@@ -53,6 +58,7 @@ fn phases(together: usize) -> Vec<Phase> {
             Some(Provisioner::None),
             together,
             cases![
+                ranks: two_nodes_serve_one_model;
                 manifests: examples, documentation;
                 nodes:
                     missing_nodes_are_counted_and_explained, preferred_nodes_come_first, a_node_that_fails_and_returns,
