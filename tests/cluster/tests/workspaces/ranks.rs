@@ -2,7 +2,7 @@
 //! for CPUs, which computes the demo model in place of Llama's weights.
 
 use std::{
-    fs,
+    env, fs,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -31,8 +31,11 @@ const LOADING: Duration = Duration::from_secs(400);
 const TOKENS: u32 = 900;
 const PROMPT: &str = "A workspace is";
 
-/// Where vLLM's build for CPUs is installed (`tests/vllm/run --prepare`), if it is.
+/// The Python of vLLM's build for CPUs, which `VLLM_PYTHON` names or `tests/vllm/run --prepare` has installed, if it has.
 async fn vllm() -> Option<PathBuf> {
+    if let Some(python) = env::var_os("VLLM_PYTHON") {
+        return Some(PathBuf::from(python));
+    }
     let script = "from comparison import programs; print(programs.vllm(None, False) or '')";
     let mut command = Command::new("python3");
     let output = command.args(["-c", script]).current_dir(repository().join("bench")).output().await.ok()?;
