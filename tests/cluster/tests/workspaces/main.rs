@@ -16,6 +16,7 @@ mod manifests;
 mod nodes;
 mod permissions;
 mod printed;
+mod ranks;
 mod rollouts;
 mod stand_ins;
 mod suite;
@@ -45,7 +46,11 @@ fn main() -> ExitCode {
 fn phases(together: usize) -> Vec<Phase> {
     let phase = |provisioner, threads, cases| Phase { provisioner, threads, cases };
     vec![
-        phase(None, together, cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs]),
+        phase(
+            None,
+            together,
+            cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs, runs_all_containers],
+        ),
         phase(None, 1, cases![guide: as_it_is_written]),
         phase(Some(Provisioner::None), 1, cases![printed: as_in_the_documentation]),
         phase(Some(Provisioner::None), 1, cases![rollouts: another_tag_restarts_one_model_at_a_time]),
@@ -53,6 +58,7 @@ fn phases(together: usize) -> Vec<Phase> {
             Some(Provisioner::None),
             together,
             cases![
+                ranks: two_nodes_serve_one_model;
                 manifests: examples, documentation;
                 nodes:
                     missing_nodes_are_counted_and_explained, preferred_nodes_come_first, a_node_that_fails_and_returns,
@@ -63,7 +69,9 @@ fn phases(together: usize) -> Vec<Phase> {
                     a_quota_for_services, a_model_that_loads, an_adapter_that_cannot_be_pulled,
                     flags_that_are_missing, a_configuration_of_the_kaito_project;
                 distributed:
-                    two_ranks_on_two_nodes, ranks_of_our_own_server_are_refused, one_rank_fails, one_node_of_two_is_missing, vllm_across_nodes;
+                    two_ranks_on_two_nodes, ranks_of_our_own_server_are_refused, one_rank_fails, engines_that_end_say_why,
+                    a_rank_that_is_lost_with_its_node_is_named, ranks_of_a_changed_template_are_replaced_together,
+                    one_node_of_two_is_missing, vllm_across_nodes;
                 lifecycle:
                     deleting_at_every_stage, deleting_the_namespace, somebody_elses_finalizer_is_left_alone,
                     drift_is_repaired, changes_within_the_rules_are_followed, a_load_balancer_on_request;
