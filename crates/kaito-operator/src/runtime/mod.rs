@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 pub use choice::{Chosen, Circumstances, choose};
 pub use server_config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
+pub use vllm::ENGINE_PORT;
 
 use k8s_openapi::{
     api::core::v1::{
@@ -31,6 +32,8 @@ use crate::{
 pub const PORT: u16 = 5000;
 /// The port of the ranks' headless service.
 pub const RANK_PORT: u16 = 29500;
+/// The port of an engine's supervisor.
+pub const SUPERVISOR_PORT: u16 = 5001;
 /// The name of the server's container.
 pub const SERVER: &str = "server";
 /// The name of the container of an engine that computes for the server, where that does not compute itself.
