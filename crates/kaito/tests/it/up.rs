@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
@@ -206,6 +207,12 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
     let adapters = fs::read_to_string(example("kaito_workspace_falcon_7b_with_adapters.yaml")).unwrap();
     let adapters = File::new(&adapters.replace("registry.example.com", &nowhere));
     let tiny = tiny_model();
+    // A vLLM that is not built for CPUs, for a machine without GPUs.
+    let bin = tempfile::tempdir().unwrap();
+    let vllm = bin.path().join("vllm");
+    fs::write(&vllm, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&vllm, fs::Permissions::from_mode(0o755)).unwrap();
+    let vllm = vllm.to_str().unwrap();
     let example = |name: &str| example(name).to_str().unwrap().to_owned();
     let of = |file: &File| file.path().to_str().unwrap().to_owned();
     for (file, args, words) in [
@@ -218,7 +225,16 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
         ),
         (of(&ranks[0]), &[], &["llama-2-13b-chat", "2 ranks", "cluster"]),
         (of(&ranks[1]), &["--weights", tiny.to_str().unwrap()], &["2 ranks"]),
-        (example("kaito_workspace_mistral_7b-instruct_vllm.yaml"), &[], &["vLLM", "kaito.sh/runtime"]),
+        (
+            example("kaito_workspace_mistral_7b-instruct_vllm.yaml"),
+            &["--vllm", "/no/such/vllm"],
+            &["/no/such/vllm", "pip install vllm", "--vllm", "kaito.sh/runtime"],
+        ),
+        (
+            example("kaito_workspace_mistral_7b-instruct_vllm.yaml"),
+            &["--vllm", vllm],
+            &[vllm, "no GPUs", "kaito.sh/runtime: kaito"],
+        ),
         (of(&adapters), &[], &["\"dolly-oai\"", "adapters/falcon-7b-dolly:0.1.0", "--adapter dolly-oai=FOLDER"]),
         (
             example("kaito_workspace_template.yaml"),
