@@ -187,6 +187,21 @@ fn who_does_not_end_is_killed() {
     assert_eq!(status.code(), Some(0), "{printed:#?}");
 }
 
+/// As an engine has one, whose supervisor was killed.
+#[test]
+fn what_made_a_session_of_its_own_is_ended_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let file = file.to_str().unwrap();
+    let file = script(&format!("setsid sleep 1000 & echo $! > {file}; echo \"error: it has $(cat {file})\"; exit 3"));
+    let output = output(&mut up(&file.path()));
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    let pid = stderr.split("it has ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    assert!(stat.map_or(true, |stat| stat.contains(") Z ")), "process {pid} is still there");
+}
+
 #[test]
 fn what_cannot_run_here_is_refused_with_the_next_step() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
