@@ -102,10 +102,12 @@ fn amd(cards: &Path) -> Vec<Gpu> {
         let path = cards.join(format!("card{number}")).join("device").join(file);
         fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
     };
-    let memories = numbers.into_iter().filter(|number| read(*number, "vendor").as_deref() == Some(AMD)).filter_map(
-        |number| read(number, "mem_info_vram_total")?.parse::<u64>().ok().filter(|memory| *memory >= 4 * GIB),
-    );
-    let gpu = |(place, memory): (usize, u64)| Gpu { id: place.to_string(), memory: Some(memory), compute_capability: None };
+    let memories =
+        numbers.into_iter().filter(|number| read(*number, "vendor").as_deref() == Some(AMD)).filter_map(|number| {
+            read(number, "mem_info_vram_total")?.parse::<u64>().ok().filter(|memory| *memory >= 4 * GIB)
+        });
+    let gpu =
+        |(place, memory): (usize, u64)| Gpu { id: place.to_string(), memory: Some(memory), compute_capability: None };
     memories.enumerate().map(gpu).collect()
 }
 
@@ -141,9 +143,12 @@ mod tests {
     #[test]
     fn the_cards_of_one_vendor_are_found() {
         let folder = tempfile::tempdir().unwrap();
-        for (card, vendor, memory) in
-            [("card0", "0x1a03", None), ("card2", AMD, Some("206141652992")), ("card1", AMD, Some("206141652992")), ("card3", AMD, Some("536870912"))]
-        {
+        for (card, vendor, memory) in [
+            ("card0", "0x1a03", None),
+            ("card2", AMD, Some("206141652992")),
+            ("card1", AMD, Some("206141652992")),
+            ("card3", AMD, Some("536870912")),
+        ] {
             let device = folder.path().join(card).join("device");
             fs::create_dir_all(&device).unwrap();
             fs::write(device.join("vendor"), format!("{vendor}\n")).unwrap();
@@ -161,9 +166,13 @@ mod tests {
     #[test]
     fn a_variable_says_which_of_them_count() {
         let all = || vec![gpu("0", 8, None), gpu("1", 8, None), gpu("2", 8, None)];
-        for (variable, ids) in
-            [(None, &["0", "1", "2"][..]), (Some("2,0"), &["2", "0"]), (Some("1,-1,2"), &["1"]), (Some(""), &[]), (Some("7"), &[])]
-        {
+        for (variable, ids) in [
+            (None, &["0", "1", "2"][..]),
+            (Some("2,0"), &["2", "0"]),
+            (Some("1,-1,2"), &["1"]),
+            (Some(""), &[]),
+            (Some("7"), &[]),
+        ] {
             let found = visible(all(), variable);
             assert_eq!(found.iter().map(|gpu| gpu.id.as_str()).collect::<Vec<_>>(), ids, "{variable:?}");
         }
@@ -171,7 +180,8 @@ mod tests {
 
     #[test]
     fn each_process_has_its_own() {
-        let gpus = Gpus { vendor: GpuVendor::Nvidia, each: ["0", "1", "4", "5"].map(|id| gpu(id, 24_576, None)).to_vec() };
+        let gpus =
+            Gpus { vendor: GpuVendor::Nvidia, each: ["0", "1", "4", "5"].map(|id| gpu(id, 24_576, None)).to_vec() };
         let order = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned());
         assert_eq!(gpus.variables(0, 2), [("CUDA_VISIBLE_DEVICES", "0,1".to_owned()), order.clone()]);
         assert_eq!(gpus.variables(2, 2), [("CUDA_VISIBLE_DEVICES", "4,5".to_owned()), order]);

@@ -43,8 +43,9 @@ impl Host {
         }
     }
 
+    /// A machine of 8 cores with these.
     #[cfg(test)]
-    pub fn with(gpus: Option<Gpus>, vllm: Option<Vllm>) -> Self {
+    pub(super) fn with(gpus: Option<Gpus>, vllm: Option<Vllm>) -> Self {
         use kaito_presets::GIB;
 
         let machine = Machine { cores: 8, memory: Some(64 * GIB) };
@@ -153,7 +154,11 @@ mod tests {
     use super::{super::gpus::Gpu, *};
 
     fn host(gpus: usize, gib: u64, vllm: Option<bool>) -> Host {
-        let gpu = |place: usize| Gpu { id: place.to_string(), memory: Some(gib * GIB), compute_capability: Some("9.0".to_owned()) };
+        let gpu = |place: usize| Gpu {
+            id: place.to_string(),
+            memory: Some(gib * GIB),
+            compute_capability: Some("9.0".to_owned()),
+        };
         let each: Vec<_> = (0..gpus).map(gpu).collect();
         Host::with(
             (gpus > 0).then_some(Gpus { vendor: GpuVendor::Nvidia, each }),
@@ -162,7 +167,8 @@ mod tests {
     }
 
     fn workspace(preset: &str, count: u32, runtime: Option<&str>) -> Workspace {
-        let annotations = runtime.map_or_else(String::new, |runtime| format!("annotations: {{kaito.sh/runtime: {runtime}}}, "));
+        let annotations =
+            runtime.map_or_else(String::new, |runtime| format!("annotations: {{kaito.sh/runtime: {runtime}}}, "));
         serde_saphyr::from_str(&format!(
             "apiVersion: kaito.sh/v1beta1\nkind: Workspace\nmetadata: {{{annotations}name: a}}\n\
              resource: {{count: {count}, labelSelector: {{matchLabels: {{a: b}}}}}}\ninference: {{preset: {{name: {preset}}}}}\n"
@@ -209,7 +215,12 @@ mod tests {
         for (host, preset, count, parts) in [
             (host(1, 80, None), "mistral-7b", 1, &["vllm in PATH", "--vllm", "kaito.sh/runtime"][..]),
             (host(0, 0, Some(false)), "mistral-7b", 1, &["/opt/bin/vllm", "no GPUs", "kaito.sh/runtime: kaito"]),
-            (host(1, 80, Some(false)), "llama-2-13b-chat", 2, &["llama-2-13b-chat", "2 ranks", "1 GPU", "resource.count"]),
+            (
+                host(1, 80, Some(false)),
+                "llama-2-13b-chat",
+                2,
+                &["llama-2-13b-chat", "2 ranks", "1 GPU", "resource.count"],
+            ),
         ] {
             let message = chosen(&host, preset, count, vllm);
             for part in parts {

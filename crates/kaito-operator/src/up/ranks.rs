@@ -132,7 +132,8 @@ impl Place {
         if substitutes.ranks > 1 {
             variables.extend(INTERFACES.map(|name| (name, INTERFACE.to_owned())));
         }
-        let variable = |(name, value): (&str, String)| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+        let variable =
+            |(name, value): (&str, String)| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
         variables.into_iter().map(variable).collect()
     }
 }
@@ -255,7 +256,10 @@ mod tests {
         for (rank, process) in plan.processes[1..].iter().enumerate() {
             let args = &process.args;
             assert_eq!(value(args, "--rank"), Some(rank.to_string().as_str()));
-            assert_eq!((value(args, "--first"), value(args, "--master-addr")), (Some(first.as_str()), Some(first.as_str())));
+            assert_eq!(
+                (value(args, "--first"), value(args, "--master-addr")),
+                (Some(first.as_str()), Some(first.as_str()))
+            );
             assert_eq!(value(args, "--node-rank"), Some(rank.to_string().as_str()));
             let address = value(args, "--host").unwrap();
             assert_eq!(process.env["VLLM_HOST_IP"], address);
@@ -287,7 +291,8 @@ mod tests {
         let host = Host::with(None, Some(vllm(true)));
         let manifest = manifest(1, "");
         assert_eq!(pod::needs_weights(&manifest, &host).unwrap().unwrap().name, "llama-2-13b-chat");
-        let options = UpOptions { kaito: Path::new(KAITO), port: 0, host: &host, weights: None, adapters: None, log: |_, _| {} };
+        let options =
+            UpOptions { kaito: Path::new(KAITO), port: 0, host: &host, weights: None, adapters: None, log: |_, _| {} };
         let error = pod::plan(&manifest, &options).unwrap_err().to_string();
         assert!(error.contains("llama-2-13b-chat") && error.contains("--weights"), "{error}");
         let kaito = Host::with(None, None);

@@ -41,16 +41,21 @@ fn is_program(path: &Path) -> bool {
 /// Whether the version of the package beside a program has `cpu` in it, by which vLLM itself decides what it computes on.
 fn is_for_cpus(program: &Path) -> bool {
     let real = fs::canonicalize(program).ok();
-    let environments = [Some(program), real.as_deref()].into_iter().flatten().filter_map(|path| path.parent()?.parent());
+    let environments =
+        [Some(program), real.as_deref()].into_iter().flatten().filter_map(|path| path.parent()?.parent());
     environments.flat_map(packages).any(|package| {
-        package.strip_prefix("vllm-").and_then(|rest| rest.strip_suffix(".dist-info")).is_some_and(|version| version.contains("cpu"))
+        package
+            .strip_prefix("vllm-")
+            .and_then(|rest| rest.strip_suffix(".dist-info"))
+            .is_some_and(|version| version.contains("cpu"))
     })
 }
 
 /// The names in the folders of packages of an environment of Python.
 fn packages(environment: &Path) -> Vec<String> {
     let entries = |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().flatten();
-    let libraries = entries(environment.join("lib")).filter(|entry| entry.file_name().to_string_lossy().starts_with("python"));
+    let libraries =
+        entries(environment.join("lib")).filter(|entry| entry.file_name().to_string_lossy().starts_with("python"));
     let packages = libraries.flat_map(|library| entries(library.path().join("site-packages")));
     packages.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

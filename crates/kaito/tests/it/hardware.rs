@@ -85,7 +85,9 @@ fn a_plan_says_which_runtime_the_nodes_get() {
         let row = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         assert_eq!(row("served by "), Some(served_by), "{text}");
         assert_eq!(row("cluster needs "), needs.map(String::as_str), "{text}");
-        let json: Value = serde_json::from_str(&printed(&[&args[..], &["--json"]].concat()).replace("[exit status 1]\n", "")).unwrap();
+        let json: Value =
+            serde_json::from_str(&printed(&[&args[..], &["--json"]].concat()).replace("[exit status 1]\n", ""))
+                .unwrap();
         let json = &json["served_by"];
         assert!(served_by.starts_with(json["runtime"].as_str().unwrap()), "{json}");
         assert_eq!(json["needs_image_volumes"], needs.is_some(), "{json}");
