@@ -17,7 +17,7 @@ pub(crate) async fn check(app: &App) -> Result<(), ApiError> {
     if let Some(trouble) = model.trouble() {
         return Err(ApiError::unavailable(trouble));
     }
-    check_progress(&model.stats(), app.options.stall_limit)?;
+    check_progress(&model.stats(), app.options.stall_limit, || model.cause())?;
     check_files(app, model.clone()).await
 }
 
@@ -42,7 +42,7 @@ async fn check_files(app: &App, model: SharedModel) -> Result<(), ApiError> {
     }
 }
 
-fn check_progress(stats: &EngineStats, limit: Duration) -> Result<(), ApiError> {
+fn check_progress(stats: &EngineStats, limit: Duration, cause: impl Fn() -> Option<String>) -> Result<(), ApiError> {
     if let Some(error) = &stats.device_lost {
         return Err(ApiError::unavailable(format!("The device is lost ({error}); restart the server.")));
     }
@@ -51,10 +51,11 @@ fn check_progress(stats: &EngineStats, limit: Duration) -> Result<(), ApiError> 
     }
     match stats.since_progress {
         Some(since) if since > limit => Err(ApiError::unavailable(format!(
-            "The engine is stuck: no progress for {} s, with {} sequences running and {} requests waiting.",
+            "The engine is stuck: no progress for {} s, with {} sequences running and {} requests waiting.{}",
             since.as_secs(),
             stats.running,
             stats.waiting,
+            cause().map(|cause| format!(" {cause}")).unwrap_or_default(),
         ))),
         _ => Ok(()),
     }
@@ -76,22 +77,26 @@ mod tests {
             ..EngineStats::default()
         };
         for fit in [None, Some(0), Some(60)] {
-            assert_eq!(check_progress(&stats(fit), limit), Ok(()));
+            assert_eq!(check_progress(&stats(fit), limit, || None), Ok(()));
         }
         let stopped = EngineStats { stopped: true, ..EngineStats::default() };
-        let error = check_progress(&stopped, limit).unwrap_err();
+        let error = check_progress(&stopped, limit, || None).unwrap_err();
         assert_eq!((error.status().as_u16(), error.detail()), (503, "The engine has stopped; restart the server."));
         let lost = DeviceError::new(DeviceErrorKind::Lost, "gpu:0", "it fell off the bus");
-        let error = check_progress(&EngineStats { device_lost: Some(lost), ..stats(None) }, limit).unwrap_err();
+        let error =
+            check_progress(&EngineStats { device_lost: Some(lost), ..stats(None) }, limit, || None).unwrap_err();
         assert_eq!(
             (error.status().as_u16(), error.detail()),
             (503, "The device is lost (gpu:0: it fell off the bus); restart the server.")
         );
-        let error = check_progress(&stats(Some(75)), limit).unwrap_err();
+        let error = check_progress(&stats(Some(75)), limit, || None).unwrap_err();
         assert_eq!(error.status(), 503);
         assert_eq!(
             error.detail(),
             "The engine is stuck: no progress for 75 s, with 3 sequences running and 2 requests waiting."
         );
+        let cause = || Some("Stopped processes: 7 (worker) of rank 1.".to_owned());
+        let error = check_progress(&stats(Some(75)), limit, cause).unwrap_err();
+        assert!(error.detail().ends_with("2 requests waiting. Stopped processes: 7 (worker) of rank 1."), "{error:?}");
     }
 }

@@ -51,6 +51,11 @@ pub trait Model: Send + Sync + 'static {
         None
     }
 
+    /// What whoever runs an engine elsewhere knows of one that makes no progress, in sentences.
+    fn cause(&self) -> Option<String> {
+        None
+    }
+
     /// What an engine elsewhere says of itself, in Prometheus' text format 0.0.4; `None` where it says nothing in time.
     fn engine_metrics(&self) -> BoxFuture<'_, Option<String>> {
         future::ready(None).boxed()

@@ -16,7 +16,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::failure::Failure;
+use crate::{failure::Failure, supervisor::Supervisor};
 
 /// How often it is looked at, and how often while something is wrong.
 const LOOK: Duration = Duration::from_secs(2);
@@ -40,6 +40,9 @@ pub(crate) struct Engine {
     asked_model: Option<String>,
     model: Mutex<Arc<str>>,
     trouble: Mutex<Option<String>>,
+    supervisor: Option<Supervisor>,
+    /// What its supervisor knows of it.
+    cause: Mutex<Option<String>>,
     look: Notify,
     progress: Mutex<Instant>,
     pub(crate) counters: Counters,
@@ -136,6 +139,7 @@ impl Engine {
         asked_model: Option<String>,
         wait: Duration,
         (vocab_size, longest): (usize, usize),
+        supervisor: Option<Supervisor>,
     ) -> Self {
         Self {
             url,
@@ -146,6 +150,8 @@ impl Engine {
             asked_model,
             model: Mutex::new(served.model.as_str().into()),
             trouble: Mutex::default(),
+            supervisor,
+            cause: Mutex::default(),
             look: Notify::new(),
             progress: Mutex::new(Instant::now()),
             counters: Counters::default(),
@@ -213,6 +219,19 @@ impl Engine {
         lock(&self.trouble).clone()
     }
 
+    /// What its supervisor knows of it, in sentences; `None` where all is well, and where there is none.
+    pub(crate) fn cause(&self) -> Option<String> {
+        lock(&self.cause).clone()
+    }
+
+    /// Asks its supervisor, if it has one.
+    async fn ask_supervisor(&self) {
+        if let Some(supervisor) = &self.supervisor {
+            let cause = supervisor.cause().await;
+            *lock(&self.cause) = cause;
+        }
+    }
+
     /// Has it looked at soon: something went wrong.
     pub(crate) fn look(&self) {
         self.look.notify_one();
@@ -227,7 +246,11 @@ impl Engine {
         let mut trouble = lock(&self.trouble);
         match (&*trouble, &found) {
             (None, Some(found)) => tracing::warn!(trouble = found, "requests wait for the engine"),
-            (Some(_), None) => tracing::info!(engine = self.url, "the engine is well again"),
+            (Some(_), None) => {
+                // While it was away it owed nothing.
+                self.progressed();
+                tracing::info!(engine = self.url, "the engine is well again");
+            }
             _ => {}
         }
         *trouble = found;
@@ -271,7 +294,8 @@ impl Engine {
 pub(crate) async fn watch(engine: Weak<Engine>) {
     loop {
         let Some(engine) = engine.upgrade() else { return };
-        let found = engine.check().await.err();
+        let (checked, ()) = tokio::join!(engine.check(), engine.ask_supervisor());
+        let found = checked.err();
         let well = found.is_none();
         engine.note(found);
         // While it is away, requests that fail say nothing new.

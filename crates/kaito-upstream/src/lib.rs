@@ -18,6 +18,7 @@ mod parameters;
 mod plan;
 mod prompt_scores;
 mod sequence;
+mod supervisor;
 mod wire;
 
 pub use error::Error;

@@ -24,6 +24,7 @@ use crate::{
     failure::Failure,
     generation::{self, Queue},
     plan::Plan,
+    supervisor::{self, Supervisor},
 };
 
 /// How often an engine that does not answer yet is asked again.
@@ -40,6 +41,8 @@ pub struct UpstreamOptions {
     pub model: Option<String>,
     /// How long a request waits for an engine that is away.
     pub wait: Duration,
+    /// The supervisor of its rank 0, as `http://127.0.0.1:5001`: what it knows of an engine that is not fit is told with the rest.
+    pub supervisor: Option<String>,
     /// A file with a chat template, in place of the model's own.
     pub chat_template: Option<PathBuf>,
     /// Longest sequence, in tokens; the shorter one of the model's and the engine's where it is `None`.
@@ -84,7 +87,8 @@ impl Upstream {
             return Err(kaito_engine::Error::Load(sentence).into());
         }
         let http = Http::new(options.api_key.as_deref())?;
-        let served = answer(&http, &url, options.model.as_deref(), note).await?;
+        let supervisor = options.supervisor.as_deref().map(|url| Supervisor::new(http.clone(), url));
+        let served = answer(&http, &url, options.model.as_deref(), supervisor.as_ref(), note).await?;
         if let (Some(asked), Some(most)) = (options.max_seq_len, served.max_seq_len)
             && asked > most
         {
@@ -94,7 +98,7 @@ impl Upstream {
         files.limit(options.max_seq_len.unwrap_or(longest));
         files.limit(served.max_seq_len.unwrap_or(longest));
         let sizes = (files.info.vocab_size, files.info.max_seq_len);
-        let engine = Arc::new(Engine::new(http, url, &served, options.model, options.wait, sizes));
+        let engine = Arc::new(Engine::new(http, url, &served, options.model, options.wait, sizes, supervisor));
         tokio::spawn(engine::watch(Arc::downgrade(&engine)));
         tracing::info!(
             engine = engine.url(),
@@ -131,7 +135,13 @@ impl Upstream {
 }
 
 /// Waits until the engine says what it serves.
-async fn answer(http: &Http, url: &str, model: Option<&str>, note: impl Fn(String)) -> Result<Served, Error> {
+async fn answer(
+    http: &Http,
+    url: &str,
+    model: Option<&str>,
+    supervisor: Option<&Supervisor>,
+    note: impl Fn(String),
+) -> Result<Served, Error> {
     let mut last = String::new();
     loop {
         match engine::served(http, url, model).await {
@@ -139,6 +149,11 @@ async fn answer(http: &Http, url: &str, model: Option<&str>, note: impl Fn(Strin
             Err(Failure::Final(error)) => return Err(error.into()),
             Err(Failure::Lost { cause, .. }) => {
                 let what = format!("the engine at {url} is away, or still loading: {cause}");
+                let known = match supervisor {
+                    None => None,
+                    Some(supervisor) => supervisor.cause().await,
+                };
+                let what = supervisor::joined(what, known.as_deref());
                 if what != last {
                     tracing::info!(engine = url, cause, "waiting for the engine");
                     note(what.clone());
@@ -198,7 +213,12 @@ impl Model for Upstream {
     }
 
     fn trouble(&self) -> Option<String> {
-        self.0.engine.trouble()
+        let engine = &self.0.engine;
+        engine.trouble().map(|trouble| supervisor::joined(trouble, engine.cause().as_deref()))
+    }
+
+    fn cause(&self) -> Option<String> {
+        self.0.engine.cause()
     }
 
     fn engine_metrics(&self) -> BoxFuture<'_, Option<String>> {

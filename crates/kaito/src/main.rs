@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let _flush = logging::FlushAtEnd;
     let level = match cli.command {
-        Command::Serve(_) | Command::Controller(_) | Command::Image(_) => "info",
+        Command::Serve(_) | Command::Controller(_) | Command::Image(_) | Command::Supervise(_) => "info",
         _ => "warn",
     };
     let outcome = logging::init(&cli.logging, level).and_then(|()| match cli.command {
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Controller(args) => commands::controller::run(args),
         Command::Install(args) => commands::install::run(args),
         Command::Up(args) => commands::up::run(&args),
+        Command::Supervise(args) => commands::supervise::run(args),
         Command::Image(args) => commands::image::run(&args),
         Command::InstanceTypes(args) => commands::instance_types::run(&args),
         Command::Plan(args) => commands::plan::run(&args),

@@ -14,7 +14,6 @@ mod pod;
 mod probe;
 mod process;
 mod ranks;
-mod tree;
 mod vllm;
 
 use std::{
@@ -73,7 +72,7 @@ pub async fn up(manifest: &Manifest, options: &UpOptions<'_>, terminal: impl Wri
     let mut interrupts =
         Interrupts::new().map_err(|source| UpError::System { doing: "waiting for signals", source })?;
     // So that nothing of what is started here can leave this program's sight.
-    tree::adopt_orphans();
+    kaito_supervisor::adopt_orphans();
     let workspace = &manifest.workspace;
     let plan = pod::plan(manifest, options)?;
     let listener = listen(options.port).await?;
@@ -111,7 +110,7 @@ pub async fn up(manifest: &Manifest, options: &UpOptions<'_>, terminal: impl Wri
     while ends.next().await.is_some() {}
     forwarding.abort();
     // An engine has a session of its own, and its supervisor may have been killed.
-    let left = tokio::task::spawn_blocking(|| tree::kill_all(None, KILL_TIME)).await.unwrap_or_default();
+    let left = tokio::task::spawn_blocking(|| kaito_supervisor::kill_all(None, KILL_TIME)).await.unwrap_or_default();
     if !left.is_empty() {
         return Err(UpError::Left { processes: left.iter().map(ToString::to_string).collect() });
     }

@@ -43,6 +43,7 @@ pub fn patient(url: String) -> UpstreamOptions {
         api_key: None,
         model: None,
         wait: Duration::from_secs(60),
+        supervisor: None,
         chat_template: None,
         max_seq_len: None,
         max_batch_size: 8,

@@ -1,11 +1,19 @@
 //! Health by progress, loading, and metrics.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use kaito_server::{Server, ServerOptions};
 use kaito_testing::{server::options, upstream::FakeUpstream, wait::eventually};
 use kaito_upstream::{Error, Upstream, UpstreamOptions};
-use tokio::runtime::Handle;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    runtime::Handle,
+};
 
 use crate::front::{COMPLETIONS, Front, becomes, error, model_files, patient, tokens};
 
@@ -39,6 +47,77 @@ async fn an_engine_that_is_away_or_not_well_is_told_of_with_the_cause() {
     becomes(&front, 503, "takes sequences of 512 tokens now, and this server promises 1024").await;
     front.engine.set_max_model_len(4096);
     becomes(&front, 200, "it is well").await;
+    front.server.stop().await;
+}
+
+/// A supervisor's `/ranks`, which says what it is set to.
+async fn supervisor(cause: &Arc<Mutex<Value>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let cause = Arc::clone(cause);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).await.unwrap();
+            assert!(head[..read].starts_with(b"GET /ranks "), "{}", String::from_utf8_lossy(&head[..read]));
+            let body = cause.lock().unwrap().to_string();
+            let length = body.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_supervisor_knows_of_an_engine_that_is_not_fit_is_told_too() {
+    let cause = Arc::new(Mutex::new(json!({ "cause": null, "ranks": [] })));
+    let says = |text: &str| *cause.lock().unwrap() = json!({ "cause": text });
+    let url = supervisor(&cause).await;
+    let stalls = ServerOptions { stall_limit: Duration::from_millis(200), ..options() };
+    let mut front = Front::with(stalls, |upstream| UpstreamOptions { supervisor: Some(url.clone()), ..upstream }).await;
+    becomes(&front, 200, "it is well").await;
+    front.engine.allow(2);
+    let running = tokio::spawn(front.server.request(COMPLETIONS, &tokens(4)).send());
+    says("Stopped processes: 7 (worker) of rank 1.");
+    becomes(&front, 503, "0 requests waiting. Stopped processes: 7 (worker) of rank 1.").await;
+    front.engine.kill().await;
+    says("The engines were ended: rank 1 did not report any more.");
+    becomes(&front, 503, "is away, or still loading: no connection: ").await;
+    becomes(&front, 503, ". The engines were ended: rank 1 did not report any more.").await;
+    *cause.lock().unwrap() = json!([]);
+    becomes(&front, 503, "ranks says nothing: it answers what no supervisor does").await;
+    front.engine.release();
+    front.engine.restart().await;
+    assert_eq!(running.await.unwrap().unwrap().status(), 200);
+    becomes(&front, 200, "it is well").await;
+    front.server.stop().await;
+}
+
+/// While an engine is away it owes nothing, so the one that is back is not stuck from its first moment on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_back_owes_nothing_yet() {
+    let limit = Duration::from_secs(4);
+    let mut front = Front::with(ServerOptions { stall_limit: limit, ..options() }, |upstream| upstream).await;
+    front.engine.allow(2);
+    let running = tokio::spawn(front.server.request(COMPLETIONS, &tokens(4)).send());
+    eventually("it is held", async || front.engine.is_held()).await;
+    front.engine.kill().await;
+    let away = std::time::Instant::now();
+    becomes(&front, 503, "is away, or still loading").await;
+    eventually("it was away for longer than it may owe a token", async || away.elapsed() > limit).await;
+    front.engine.restart().await;
+    // What it says first once it is not away any more.
+    eventually("it is back", async || {
+        let answer = front.server.get("/healthz").await;
+        let said = if answer.status() == 200 { String::new() } else { error(answer).await.1 };
+        assert!(!said.contains("stuck"), "{said}");
+        said.is_empty()
+    })
+    .await;
+    front.engine.release();
+    assert_eq!(running.await.unwrap().unwrap().status(), 200);
     front.server.stop().await;
 }
 

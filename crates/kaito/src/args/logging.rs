@@ -9,7 +9,7 @@ pub struct LoggingArgs {
     #[arg(long, global = true, env = "KAITO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What is logged: a level (error, warn, info, debug, trace), or levels by module
-    /// [default: info for serve, controller and image, else warn]
+    /// [default: info for serve, controller, image and supervise, else warn]
     #[arg(long, global = true, env = "KAITO_LOG", value_name = "FILTER")]
     pub log: Option<String>,
 }

@@ -16,6 +16,7 @@ mod model;
 mod plan;
 mod presets;
 mod serve;
+mod supervise;
 mod up;
 mod upstream;
 mod validate;
@@ -40,6 +41,7 @@ pub use model::ModelArgs;
 pub use plan::PlanArgs;
 pub use presets::PresetsArgs;
 pub use serve::ServeArgs;
+pub use supervise::SuperviseArgs;
 pub use up::UpArgs;
 pub use upstream::UpstreamArgs;
 pub use validate::ValidateArgs;
@@ -76,6 +78,8 @@ pub enum Command {
     Install(InstallArgs),
     /// Run a Workspace manifest on this machine, without a cluster
     Up(UpArgs),
+    /// Run the engine of one rank as a child, together with those of the other ranks
+    Supervise(SuperviseArgs),
     /// Put models into container images
     Image(ImageArgs),
     /// List the clouds' machines with GPUs
@@ -183,6 +187,8 @@ mod tests {
             (&["--upstream", "http://a", "--quantize", "int8"], &["--upstream", "--quantize"]),
             (&["--upstream", "http://a", "--embeddings", "mean"], &["--upstream", "--embeddings"]),
             (&["--upstream-model", "a"], &["--upstream <URL>"]),
+            (&["--upstream-supervisor", "http://a"], &["--upstream <URL>"]),
+            (&["--upstream", "http://a", "--upstream-supervisor", "a:5001"], &["http://127.0.0.1:5001"]),
             (&["--max-batch-size", "18446744073709551615"], &["--max-batch-size", "from 1 to 4096"]),
         ] {
             let error = Cli::try_parse_from(["kaito", "serve"].iter().chain(args)).unwrap_err();

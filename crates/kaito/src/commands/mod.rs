@@ -11,6 +11,7 @@ pub mod instance_types;
 pub mod plan;
 pub mod presets;
 pub mod serve;
+pub mod supervise;
 pub mod up;
 pub mod validate;
 

@@ -111,12 +111,13 @@ pub fn run(args: ServeArgs, log_format: LogFormat) -> anyhow::Result<()> {
 fn upstream(args: &ServeArgs, url: &str) -> UpstreamOptions {
     /// Most sequences at the same time, unless something else is said: as many as vLLM itself runs on most GPUs.
     const MAX_BATCH_SIZE: usize = 256;
-    let UpstreamArgs { upstream_api_key, upstream_model, upstream_wait, .. } = &args.upstream;
+    let UpstreamArgs { upstream_api_key, upstream_model, upstream_wait, upstream_supervisor, .. } = &args.upstream;
     UpstreamOptions {
         url: url.to_owned(),
         api_key: upstream_api_key.clone(),
         model: upstream_model.clone(),
         wait: *upstream_wait,
+        supervisor: upstream_supervisor.as_ref().map(ToString::to_string),
         chat_template: args.model.chat_template.clone(),
         max_seq_len: args.model.max_seq_len.map(NonZeroUsize::get),
         max_batch_size: args.model.max_batch_size.map_or(MAX_BATCH_SIZE, NonZeroUsize::get),

@@ -85,6 +85,12 @@ pub fn say(text: &str) {
     STDERR.push(text.as_bytes());
 }
 
+/// Passes on lines of another program as they are, to stdout or to stderr.
+pub fn pass_on(to_stdout: bool, lines: &[u8]) {
+    let queue = if to_stdout { &STDOUT } else { &STDERR };
+    queue.push(lines);
+}
+
 /// A stdout for commands that go on when nobody reads what they print. It writes whole lines, escaped as those of the log.
 pub fn patient_stdout() -> impl Write {
     LineWriter::new(ToStdout)

@@ -36,7 +36,7 @@ fn leaves() -> BTreeSet<String> {
 }
 
 /// What runs until somebody ends it; `unread_logs.rs` has these.
-const LONG_RUNNING: [&str; 3] = ["controller", "serve", "up"];
+const LONG_RUNNING: [&str; 4] = ["controller", "serve", "supervise", "up"];
 
 /// `kaito chat` and `kaito install` ended with an error, and a closed stderr made a failure a panic.
 #[test]

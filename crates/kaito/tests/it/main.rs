@@ -19,6 +19,7 @@ mod precision;
 mod preset_weights;
 mod program;
 mod readme;
+mod supervise;
 mod unread_logs;
 mod up;
 mod upstream;

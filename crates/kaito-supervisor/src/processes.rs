@@ -7,17 +7,7 @@ use std::{fs, process, thread, time::Duration};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, waitpid};
 
-/// A process.
-pub struct Process {
-    pub pid: i32,
-    pub name: String,
-}
-
-impl std::fmt::Display for Process {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.pid, self.name)
-    }
-}
+use crate::protocol::Process;
 
 /// The pause before what was killed is looked for again.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -31,8 +21,8 @@ struct Entry {
     parent: i32,
 }
 
-/// Makes this process the parent of all orphans below it.
-pub(crate) fn adopt_orphans() {
+/// Makes this process the parent of all orphans below it, so that [`kill_all`] finds them.
+pub fn adopt_orphans() {
     if let Err(error) = set_child_subreaper(Some(rustix::process::getpid())) {
         tracing::warn!(%error, "processes that the engine leaves behind may be missed");
     }
@@ -89,6 +79,11 @@ impl From<Entry> for Process {
     }
 }
 
+/// Processes of the tree that are stopped by a signal, or held by a debugger.
+pub(crate) fn stopped() -> Vec<Process> {
+    tree().into_iter().filter(|entry| matches!(entry.state, 'T' | 't')).map(Process::from).collect()
+}
+
 /// Waits for the orphans that have ended, so that they leave the table; `child` is waited for elsewhere.
 pub(crate) fn reap(child: Option<i32>) {
     let orphans = tree().into_iter().filter(|entry| has_ended(entry) && entry.parent == own_pid());
@@ -97,9 +92,14 @@ pub(crate) fn reap(child: Option<i32>) {
     }
 }
 
-/// Kills all processes of the tree, again and again, since they may start others meanwhile; returns those that are still there after
+/// Asks a process to end.
+pub(crate) fn terminate(pid: i32) {
+    signal(pid, Signal::TERM);
+}
+
+/// Kills all processes below this one, again and again, since they may start others meanwhile; returns those that are still there after
 /// `limit`. Blocks for as long. `child` is waited for elsewhere.
-pub(crate) fn kill_all(child: Option<i32>, limit: Duration) -> Vec<Process> {
+pub fn kill_all(child: Option<i32>, limit: Duration) -> Vec<Process> {
     let tries = limit.as_millis() / PAUSE.as_millis();
     for _ in 0..=tries {
         let left: Vec<_> = tree().into_iter().filter(|entry| !has_ended(entry)).collect();
@@ -118,5 +118,39 @@ fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         // It may have ended already.
         let _ = kill_process(pid, signal);
+    }
+}
+
+/// How many processes of this container, or else of this machine, the kernel has killed because memory ran out.
+pub(crate) fn out_of_memory_kills() -> Option<u64> {
+    let of = |path: &str| {
+        let text = fs::read_to_string(path).ok()?;
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        lines.find_map(|(name, count)| (name == "oom_kill").then(|| count.trim().parse().ok())?)
+    };
+    of("/sys/fs/cgroup/memory.events").or_else(|| of("/proc/vmstat"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_table_is_read() {
+        let entry = |pid, name: &str, state, parent| Some(Entry { pid, name: name.to_owned(), state, parent });
+        assert_eq!(parse("4711 (VLLM::Worker_TP) T 4700 4700 4700 0 -1"), entry(4711, "VLLM::Worker_TP", 'T', 4700));
+        assert_eq!(parse("12 (a) b (c)) S 1 12 12 0"), entry(12, "a) b (c)", 'S', 1));
+        for damaged in ["", "12", "12 (a", "12 (a) ", "x (a) S 1", "12 (a) S x"] {
+            assert_eq!(parse(damaged), None, "{damaged}");
+        }
+    }
+
+    #[test]
+    fn a_tree_is_what_stands_below_its_root() {
+        let entry = |pid, parent| Entry { pid, name: String::new(), state: 'S', parent };
+        let table = vec![entry(9, 7), entry(1, 0), entry(5, 1), entry(7, 5), entry(6, 1), entry(8, 5), entry(2, 6)];
+        let mut found: Vec<_> = below(table, 5).into_iter().map(|entry| entry.pid).collect();
+        found.sort_unstable();
+        assert_eq!(found, [7, 8, 9]);
     }
 }
