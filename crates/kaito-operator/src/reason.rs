@@ -36,6 +36,12 @@ named! {
         PodsStarting,
         /// The server loads the model.
         ModelLoading,
+        /// An engine loads the model for longer than that may take.
+        ModelLoadingTooLong,
+        /// A rank has no pod, or its pod no node.
+        RankMissing,
+        /// A rank's node has gone, or is not ready.
+        RankLost,
         /// Every pod answers its health check.
         InferenceReady,
         /// A server that was ready no longer is.
@@ -44,6 +50,22 @@ named! {
         ImagePullError,
         /// A container cannot be created from what its pod says.
         ContainerConfigError,
+        /// An engine ran out of GPU memory.
+        GpuOutOfMemory,
+        /// The driver of the node's GPUs does not suit the engine.
+        GpuDriverUnsuitable,
+        /// A GPU failed.
+        GpuLost,
+        /// An engine ran out of shared memory.
+        SharedMemoryExhausted,
+        /// The engine's version does not know the model.
+        ModelUnsupported,
+        /// The engine cannot read the weights.
+        WeightsUnreadable,
+        /// The engine refuses a flag that the ConfigMap gives.
+        FlagsRefused,
+        /// A rank's engine ended, since another one does not answer.
+        RankUnreachable,
         /// A container ran out of memory.
         ContainerOomKilled = "ContainerOOMKilled",
         /// A container ends again and again.
@@ -117,6 +139,8 @@ named! {
         Repaired,
         /// Objects were deleted.
         Deleted,
+        /// Pods of several ranks were deleted, so that pods of a changed template take their places.
+        PodsReplaced,
         /// The workspace is gone, and node claims of it are left.
         NodeClaimsLeft,
 

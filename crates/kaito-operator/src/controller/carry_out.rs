@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, StatefulSet},
-        core::v1::{ObjectReference, Service},
+        core::v1::{ObjectReference, Pod, Service},
         events::v1::Event,
         networking::v1::NetworkPolicy,
     },
@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     runtime::reflector::ObjectRef,
 };
 use serde::de::DeserializeOwned;
@@ -27,7 +27,7 @@ use super::{
     reconcile::{Context, Error},
 };
 use crate::{
-    decide::{Change, Decision, Notice, Object, ObjectKind, Observed, Refusal},
+    decide::{Change, Decision, Notice, Object, ObjectKind, Refusal, Replaced},
     karpenter::NodeClaim,
     reason::Reason,
     workspace::{Workspace, WorkspaceStatus},
@@ -77,7 +77,27 @@ impl Context {
                 .await
                 .map_err(|source| failed(format!("cannot delete {kind} {name}"), source))?;
         }
+        for pod in &decision.replaced {
+            self.replace(workspace, pod)
+                .await
+                .map_err(|source| failed(format!("cannot delete Pod {}", pod.name), source))?;
+        }
         Ok(refusals)
+    }
+
+    /// Deletes a pod, unless another one has its name now. It has the time that it gives itself to end.
+    async fn replace(&self, workspace: &Workspace, pod: &Replaced) -> kube::Result<()> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), workspace.namespace());
+        let only_it = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(only_it), ..DeleteParams::default() };
+        self.metrics.wrote("Pod", "delete");
+        match api.delete(&pod.name, &parameters).await {
+            // It is known to be ending before the watch tells of it, and is not deleted again.
+            Ok(answer) => answer.left().into_iter().for_each(|ending| self.caches.pods.wrote(ending)),
+            Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     async fn apply(&self, workspace: &Workspace, object: &Object, change: &Change) -> kube::Result<Applied> {
@@ -167,6 +187,8 @@ impl Context {
                         "applying changes nothing, though the object differs from what is wanted"
                     );
                     lock(&self.futile).insert((kind, workspace.namespace().to_owned(), name.to_owned()), before);
+                } else {
+                    lock(&self.futile).remove(&(kind, workspace.namespace().to_owned(), name.to_owned()));
                 }
                 applied
             }
@@ -181,29 +203,6 @@ impl Context {
         K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
     {
         Ok(api.get_opt(name).await?.is_some_and(|existing| workspace.owns(existing.meta())))
-    }
-
-    /// Takes writes out of a decision that were tried before and changed nothing.
-    pub fn without_futile_writes(&self, workspace: &Workspace, decision: &mut Decision, observed: &Observed) {
-        let mut futile = lock(&self.futile);
-        if futile.is_empty() || decision.writes.is_empty() {
-            return;
-        }
-        let Decision { writes, objects, deeds, .. } = decision;
-        let before = writes.len();
-        writes.retain(|(place, _)| {
-            let Some(object) = objects.get(*place) else { return false };
-            let key = (object.kind(), workspace.namespace().to_owned(), object.name().to_owned());
-            let current = observed.current(object).and_then(|current| current.metadata().resource_version.as_deref());
-            let is_futile = futile.get(&key).is_some_and(|tried| Some(tried.as_str()) == current);
-            if !is_futile {
-                futile.remove(&key);
-            }
-            !is_futile
-        });
-        if writes.len() < before {
-            deeds.clear();
-        }
     }
 
     async fn delete(&self, workspace: &Workspace, kind: ObjectKind, name: &str) -> kube::Result<()> {

@@ -15,13 +15,14 @@ use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::reflector::Obje
 use serde::de::DeserializeOwned;
 
 use super::{
+    backoff::lock,
     cache::Cache,
     reconcile::{Context, Error},
     watches::Watches,
 };
 use crate::{
     decide::{
-        ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Rollouts, Taken, claim_names, gpus_of_pod,
+        ClaimFailure, Claims, Config, InVain, Observed, PodFailure, Refusal, Rollouts, Taken, claim_names, gpus_of_pod,
         has_ended, is_going, under_way_since,
     },
     workspace::{LABEL_WORKSPACE, Workspace},
@@ -61,6 +62,7 @@ impl Context {
             stateful_set,
             without_image_volumes: self.image_volumes.are_left_out(),
             refusals,
+            in_vain: self.in_vain(namespace),
             rollouts: Rollouts {
                 under_way: rollouts(caches, namespace, name),
                 leading_since: Some(self.leading_since),
@@ -70,6 +72,14 @@ impl Context {
 }
 
 impl Context {
+    /// Writes of objects of workspaces in a namespace that changed nothing.
+    fn in_vain(&self, namespace: &str) -> Vec<InVain> {
+        let futile = lock(&self.futile);
+        let here = futile.iter().filter(|((_, its, _), _)| its == namespace);
+        here.map(|((kind, _, name), version)| InVain { kind: *kind, name: name.clone(), version: version.clone() })
+            .collect()
+    }
+
     /// Asks the API server for what `workspace` owns, and tells the caches. Whether there is anything that holds it.
     ///
     /// A cache does not know of a write whose answer was lost, for a timeout or a lost lease, until its watch tells of it.

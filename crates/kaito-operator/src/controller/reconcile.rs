@@ -170,7 +170,6 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
         observed = context.observe(&workspace, config.clone(), Vec::new());
         decision = decide(&workspace, &observed, &options, Timestamp::now());
     }
-    context.without_futile_writes(&workspace, &mut decision, &observed);
 
     let mut has_changed = false;
     if let Some(finalizers) = &decision.finalizers {
@@ -190,7 +189,7 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
         // Where the runtime is left to the hardware, it is another one now.
         return Ok((Some(Duration::ZERO), true));
     }
-    has_changed |= !decision.writes.is_empty() || !decision.deletes.is_empty();
+    has_changed |= !(decision.writes.is_empty() && decision.deletes.is_empty() && decision.replaced.is_empty());
 
     // The status is to include what was written just now.
     let last = if decision.writes.is_empty() {
@@ -238,6 +237,7 @@ fn log(workspace: &Workspace, decision: &Decision, last: &Decision) {
             workspace = workspace.name(),
             writes = decision.writes.len(),
             deletes = decision.deletes.len(),
+            replaced = decision.replaced.len(),
             state = state.map(tracing::field::debug),
             "reconciled"
         );

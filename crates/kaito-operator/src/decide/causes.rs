@@ -1,5 +1,9 @@
 //! Why the model does not answer yet, by the status of its pods and of the object that makes them.
 
+mod engine;
+mod fault;
+mod ranks;
+
 use std::time::Duration;
 
 use k8s_openapi::{
@@ -7,7 +11,7 @@ use k8s_openapi::{
         apps::v1::Deployment,
         core::v1::{ContainerStateRunning, ContainerStateTerminated, ContainerStatus, Pod, PodCondition},
     },
-    jiff::Timestamp,
+    jiff::{SignedDuration, Timestamp},
 };
 
 use super::observed::{Observed, has_ended, is_going, name};
@@ -37,10 +41,30 @@ pub enum CauseKind {
     QuotaExceeded,
     /// The API server refuses the pods for another reason.
     PodsForbidden,
+    /// A rank's node has gone, or is not ready.
+    RankLost,
     /// An image cannot be pulled.
     ImagePullError,
     /// A container cannot be created from what the pod says.
     ContainerConfigError,
+    /// A GPU failed.
+    GpuLost,
+    /// The GPU's driver does not suit the engine.
+    GpuDriverUnsuitable,
+    /// The engine sees no GPU.
+    GpusMissing,
+    /// The engine ran out of GPU memory.
+    GpuOutOfMemory,
+    /// The GPUs have too little memory for the KV cache of a sequence.
+    GpuMemoryTooSmall,
+    /// The engine ran out of shared memory.
+    SharedMemoryExhausted,
+    /// The engine's version does not know the model.
+    ModelUnsupported,
+    /// The engine cannot read the weights.
+    WeightsUnreadable,
+    /// The engine refuses a flag.
+    FlagsRefused,
     /// A container ran out of memory.
     ContainerOomKilled,
     /// A container ends again and again.
@@ -49,10 +73,18 @@ pub enum CauseKind {
     PodEvicted,
     /// The pod has ended and is not restarted.
     PodFailed,
+    /// A rank's engine ended, since another one does not answer.
+    RankUnreachable,
+    /// The scheduler finds no node for a rank.
+    RankUnschedulable,
     /// The scheduler finds no node for the pod.
     Unschedulable,
+    /// A rank has no pod, though others have.
+    RankMissing,
     /// The server answered before and does not now.
     ServerUnhealthy,
+    /// The engine loads the model for longer than that may take.
+    ModelLoadingTooLong,
     /// The server loads the model.
     ModelLoading,
     /// Images are pulled, init containers run.
@@ -61,20 +93,38 @@ pub enum CauseKind {
     PodsPending,
 }
 
+/// Why an engine ended that said this last, where it is known.
+pub fn engine_reason(said: &str) -> Option<Reason> {
+    engine::kind(said).map(CauseKind::reason)
+}
+
 impl CauseKind {
     /// The reason of a condition with this cause.
     pub fn reason(self) -> Reason {
         match self {
             Self::QuotaExceeded => Reason::QuotaExceeded,
             Self::PodsForbidden => Reason::PodsForbidden,
+            Self::RankLost => Reason::RankLost,
             Self::ImagePullError => Reason::ImagePullError,
             Self::ContainerConfigError => Reason::ContainerConfigError,
+            Self::GpuLost => Reason::GpuLost,
+            Self::GpuDriverUnsuitable => Reason::GpuDriverUnsuitable,
+            Self::GpusMissing => Reason::GpusMissing,
+            Self::GpuOutOfMemory => Reason::GpuOutOfMemory,
+            Self::GpuMemoryTooSmall => Reason::GpuMemoryTooSmall,
+            Self::SharedMemoryExhausted => Reason::SharedMemoryExhausted,
+            Self::ModelUnsupported => Reason::ModelUnsupported,
+            Self::WeightsUnreadable => Reason::WeightsUnreadable,
+            Self::FlagsRefused => Reason::FlagsRefused,
             Self::ContainerOomKilled => Reason::ContainerOomKilled,
             Self::ContainerCrashLoopBackOff => Reason::ContainerCrashLoopBackOff,
             Self::PodEvicted => Reason::PodEvicted,
             Self::PodFailed => Reason::PodFailed,
+            Self::RankUnreachable => Reason::RankUnreachable,
             Self::Unschedulable => Reason::Unschedulable,
+            Self::RankUnschedulable | Self::RankMissing => Reason::RankMissing,
             Self::ServerUnhealthy => Reason::ServerUnhealthy,
+            Self::ModelLoadingTooLong => Reason::ModelLoadingTooLong,
             Self::ModelLoading => Reason::ModelLoading,
             Self::PodsStarting => Reason::PodsStarting,
             Self::PodsPending => Reason::PodsPending,
@@ -83,7 +133,7 @@ impl CauseKind {
 
     /// Whether something is wrong, rather than not ready yet.
     pub fn is_failure(self) -> bool {
-        !matches!(self, Self::ModelLoading | Self::PodsStarting | Self::PodsPending)
+        !matches!(self, Self::RankMissing | Self::ModelLoading | Self::PodsStarting | Self::PodsPending)
     }
 
     /// What to do about it.
@@ -91,17 +141,43 @@ impl CauseKind {
         match self {
             Self::QuotaExceeded => "Raise the namespace's ResourceQuota or free some of it",
             Self::PodsForbidden => "See what the namespace admits",
+            Self::RankLost => "Get the node ready, or delete it: only then is the rank started elsewhere",
             Self::ImagePullError => {
                 "Check the image's name and tag; a private registry needs inference.preset.presetOptions.imagePullSecrets"
             }
             Self::ContainerConfigError => "See that the ConfigMaps and Secrets that the pod names exist",
+            Self::GpuLost => "Replace the node; the log of its kernel says what its GPU has",
+            Self::GpuDriverUnsuitable => {
+                "Install a driver on the nodes that suits the image, or give the controller an image that suits their driver \
+                 (--vllm-image, --vllm-rocm-image)"
+            }
+            Self::GpusMissing => "See that the driver and the device plugin of the node run",
+            Self::GpuOutOfMemory => {
+                "Use more or larger GPUs, or a shorter max-model-len or fewer max-num-seqs by inference.config, and see that \
+                 nobody else uses these GPUs"
+            }
+            Self::GpuMemoryTooSmall => "Use more or larger GPUs, or a shorter max-model-len by inference.config",
+            Self::SharedMemoryExhausted => "Delete the pod: what engines have left in /dev/shm goes with it",
+            Self::ModelUnsupported => {
+                "Give the controller an image of vLLM that knows the model (--vllm-image), or use the runtime kaito"
+            }
+            Self::WeightsUnreadable => "See that the weights are whole, and in the hub's format",
+            Self::FlagsRefused => "Correct the flag in the ConfigMap that inference.config names",
+            Self::RankUnreachable => {
+                "See what the other ranks' engines say, and that nothing between the nodes keeps them apart"
+            }
             Self::ContainerOomKilled => "Use a larger instance type, or a shorter context by inference.config",
             Self::ContainerCrashLoopBackOff => "See kubectl logs --previous of the pod",
             Self::PodEvicted => "Free resources of the node, or use a larger instance type",
             Self::PodFailed => "See kubectl describe pod",
-            Self::Unschedulable => "Free a node that resource.labelSelector matches, or add one",
+            Self::Unschedulable | Self::RankUnschedulable => {
+                "Free a node that resource.labelSelector matches, or add one"
+            }
             Self::ServerUnhealthy => "See kubectl logs of the pod",
-            Self::ModelLoading | Self::PodsStarting | Self::PodsPending => "",
+            Self::ModelLoadingTooLong => {
+                "The server's /healthz says how far it has come, and kubectl logs of the container engine the rest"
+            }
+            Self::RankMissing | Self::ModelLoading | Self::PodsStarting | Self::PodsPending => "",
         }
     }
 }
@@ -127,21 +203,20 @@ impl Cause {
     }
 }
 
+/// What the pods of a workload are measured by.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected {
+    /// How many there should be.
+    pub pods: usize,
+    /// How long the model may take to load.
+    pub limit: Duration,
+    /// The time.
+    pub now: Timestamp,
+}
+
 /// The worst cause of all pods, and how many other pods have it too.
-///
-/// `wanted` is how many pods there should be, `limit` how long the model may take to load.
-pub fn worst(observed: &Observed, wanted: usize, limit: Duration) -> (Cause, usize) {
-    let mut causes: Vec<Cause> = Vec::new();
-    let mut pods: Vec<&Pod> = observed.pods.iter().map(AsRef::as_ref).filter(|pod| !is_going(&pod.metadata)).collect();
-    pods.sort_by(|a, b| name(&a.metadata).cmp(name(&b.metadata)));
-    // A pod that has ended matters only until another pod takes its place.
-    let alive = pods.iter().filter(|pod| !has_ended(pod)).count();
-    if alive < wanted {
-        // Once all pods exist, earlier failures to create them no longer matter.
-        causes.extend(refused_pods(observed));
-    }
-    let told = pods.iter().filter(|pod| alive == 0 || !has_ended(pod));
-    causes.extend(told.filter_map(|pod| of_pod(pod, limit)));
+pub fn worst(observed: &Observed, expected: &Expected) -> (Cause, usize) {
+    let (causes, _) = all(observed, expected);
     let worst = causes.iter().min_by_key(|cause| cause.kind).cloned().unwrap_or(Cause {
         kind: CauseKind::PodsPending,
         pod: None,
@@ -150,6 +225,43 @@ pub fn worst(observed: &Observed, wanted: usize, limit: Duration) -> (Cause, usi
     });
     let others = causes.iter().filter(|cause| cause.kind == worst.kind && cause.pod != worst.pod).count();
     (worst, others)
+}
+
+/// When another cause may be the worst though nothing happens.
+pub fn look_again_at(observed: &Observed, expected: &Expected) -> Option<Timestamp> {
+    all(observed, expected).1
+}
+
+fn all(observed: &Observed, expected: &Expected) -> (Vec<Cause>, Option<Timestamp>) {
+    let mut pods: Vec<&Pod> = observed.pods.iter().map(AsRef::as_ref).filter(|pod| !is_going(&pod.metadata)).collect();
+    pods.sort_by(|a, b| name(&a.metadata).cmp(name(&b.metadata)));
+    let set = observed.stateful_set.as_deref().filter(|_| expected.pods > 1);
+    let (mut causes, again) =
+        set.map(|set| ranks::of_ranks(observed, name(&set.metadata), expected)).unwrap_or_default();
+    // A pod that has ended matters only until another pod takes its place.
+    let alive = pods.iter().filter(|pod| !has_ended(pod)).count();
+    if alive < expected.pods {
+        // Once all pods exist, earlier failures to create them no longer matter.
+        causes.extend(refused_pods(observed));
+    }
+    // A rank loads when all of them are there.
+    let last_start = pods.iter().filter_map(|pod| engine_start(pod)).max().filter(|_| set.is_some());
+    let overdue = |pod: &Pod| {
+        let start = engine_start(pod)?;
+        last_start.unwrap_or(start).checked_add(SignedDuration::try_from(expected.limit).ok()?).ok()
+    };
+    let told = pods.iter().filter(|pod| (alive == 0 || !has_ended(pod)) && !is_ready(pod));
+    causes.extend(told.clone().filter_map(|pod| of_pod(pod, overdue(pod), expected)));
+    let overdues = told.filter_map(|pod| overdue(pod)).filter(|at| *at > expected.now);
+    let again = overdues.chain(again).min();
+    (causes, again)
+}
+
+/// When a pod's engine started, where it has one that runs. Nothing else than [`CauseKind::ModelLoadingTooLong`] tells of one that
+/// loads for ever: its supervisor is alive all the time.
+fn engine_start(pod: &Pod) -> Option<Timestamp> {
+    let (_, running) = computing(pod).filter(|container| container.name == ENGINE).and_then(running)?;
+    running.started_at.as_ref().map(|time| time.0)
 }
 
 /// Why no pods can be created.
@@ -186,10 +298,8 @@ pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
-fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
-    if is_ready(pod) {
-        return None;
-    }
+/// Why a pod is not ready.
+fn of_pod(pod: &Pod, overdue: Option<Timestamp>, expected: &Expected) -> Option<Cause> {
     let cause =
         |kind, detail: String| Some(Cause { kind, pod: Some(name(&pod.metadata).to_owned()), container: None, detail });
     let status = pod.status.as_ref()?;
@@ -213,16 +323,31 @@ fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
         let container = (container.name != SERVER).then(|| container.name.clone());
         return Some(Cause { container, ..cause(kind, detail)? });
     }
+    let since = |running: &ContainerStateRunning| {
+        running.started_at.as_ref().map(|time| format!(" since {}", text::time(time.0))).unwrap_or_default()
+    };
+    let mut first = status.init_container_statuses.iter().flatten().filter_map(running);
+    if let Some((init, state)) = first.next() {
+        return cause(CauseKind::PodsStarting, format!("init container {} runs{}", init.name, since(state)));
+    }
     // A pod has started when all of its containers run: an engine's image may be fetched for long after the server runs.
     let waits: Vec<&ContainerStatus> = statuses().filter(|container| has_not_run(container)).collect();
     if let (true, Some((container, running))) = (waits.is_empty(), computing(pod).and_then(running)) {
-        let since =
-            running.started_at.as_ref().map(|time| format!(" since {}", text::time(time.0))).unwrap_or_default();
         if container.started == Some(true) && was_ready(pod) {
-            return cause(CauseKind::ServerUnhealthy, "the server runs, but its readiness probe fails".to_owned());
+            let what = if container.name == ENGINE {
+                "the engine does not answer: it has ended, loads again, or is stuck. The server's /healthz says which"
+            } else {
+                "the server runs, but its readiness probe fails"
+            };
+            return cause(CauseKind::ServerUnhealthy, what.to_owned());
         }
-        let limit = text::duration(i64::try_from(limit.as_secs()).unwrap_or(i64::MAX));
-        return cause(CauseKind::ModelLoading, format!("the model is loading{since}; it may take {limit}"));
+        let (since, limit) =
+            (since(running), text::duration(i64::try_from(expected.limit.as_secs()).unwrap_or(i64::MAX)));
+        return if overdue.is_some_and(|at| at <= expected.now) {
+            cause(CauseKind::ModelLoadingTooLong, format!("the model is loading{since}, and may take {limit}"))
+        } else {
+            cause(CauseKind::ModelLoading, format!("the model is loading{since}; it may take {limit}"))
+        };
     }
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     match (node, waits.first()) {
@@ -297,7 +422,11 @@ fn of_container(container: &ContainerStatus) -> Option<(CauseKind, String)> {
             CauseKind::ContainerOomKilled,
             format!("container {} ran out of memory{}", container.name, times(container)),
         )),
-        Some(ended) => Some((CauseKind::ContainerCrashLoopBackOff, crash(container, ended))),
+        Some(ended) => {
+            let said = ended.message.as_deref().filter(|_| container.name == ENGINE);
+            let kind = said.and_then(engine::kind).unwrap_or(CauseKind::ContainerCrashLoopBackOff);
+            Some((kind, crash(container, ended)))
+        }
         None if reason == "CrashLoopBackOff" => Some((
             CauseKind::ContainerCrashLoopBackOff,
             format!("container {} ends again and again{}", container.name, times(container)),
@@ -315,7 +444,8 @@ fn crash(container: &ContainerStatus, ended: &ContainerStateTerminated) -> Strin
         _ => format!("exit status {}", ended.exit_code),
     };
     let mut text = format!("container {} ended with {status}{}", container.name, times(container));
-    let words = ended.message.as_deref().unwrap_or_default().trim();
+    let said = ended.message.as_deref().unwrap_or_default();
+    let words = engine::last_words(said).unwrap_or(said).trim();
     if !words.is_empty() {
         let skipped = words.chars().count().saturating_sub(LONGEST_TERMINATION_MESSAGE);
         let tail: String = words.chars().skip(skipped).collect();

@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 use super::{
     object::{Change, Object, ObjectKind},
     observed::is_going,
+    replacement::Replaced,
 };
 use crate::{
     reason::Reason,
@@ -22,6 +23,8 @@ pub struct Decision {
     pub writes: Vec<(usize, Change)>,
     /// What is to be deleted: kind and name.
     pub deletes: Vec<(ObjectKind, String)>,
+    /// Pods to be deleted, so that others take their places.
+    pub replaced: Vec<Replaced>,
     /// The status, if it is to change.
     pub status: Option<WorkspaceStatus>,
     /// Events about the writes and deletions, to be sent once they are done.
@@ -37,7 +40,11 @@ pub struct Decision {
 impl Decision {
     /// Whether nothing is to be written.
     pub fn is_empty(&self) -> bool {
-        self.finalizers.is_none() && self.writes.is_empty() && self.deletes.is_empty() && self.status.is_none()
+        self.finalizers.is_none()
+            && self.writes.is_empty()
+            && self.deletes.is_empty()
+            && self.replaced.is_empty()
+            && self.status.is_none()
     }
 
     /// Whether this lets a workspace go that is being deleted.

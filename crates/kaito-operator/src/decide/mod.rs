@@ -23,6 +23,7 @@ mod object;
 mod observed;
 mod options;
 mod placement;
+mod replacement;
 mod rollout;
 mod rollout_policy;
 mod services;
@@ -34,6 +35,7 @@ mod workload;
 
 use std::time::Duration;
 
+pub use causes::engine_reason;
 pub use claims::claim_names;
 pub use decision::{Action, Decision, Notice};
 use k8s_openapi::{
@@ -43,8 +45,9 @@ use k8s_openapi::{
 use kaito_presets::GpuVendor;
 pub use nodes::{Choice, GRACE, PodNeeds, TurnedDown, choose};
 pub use object::{APPLIED, Change, Object, ObjectKind};
-pub use observed::{ClaimFailure, Claims, Config, Observed, PodFailure, Refusal, Taken, has_ended, is_going};
+pub use observed::{ClaimFailure, Claims, Config, InVain, Observed, PodFailure, Refusal, Taken, has_ended, is_going};
 pub use options::{NodeClass, NotANodeClass, Options, Provisioner};
+pub use replacement::Replaced;
 pub use rollout::under_way_since;
 pub use rollout_policy::{RolloutPolicy, Rollouts};
 pub use taints::Tolerations;
@@ -56,6 +59,7 @@ use self::{
     claims::{ClaimPlan, Need},
     model::Model,
     object::AnyObject,
+    replacement::{Replacement, replacement},
     rollout::Draft,
     status::Findings,
 };
@@ -106,6 +110,7 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
     let mut objects: Vec<Object> = plan.new.iter().cloned().map(Object::NodeClaim).collect();
     let mut rollout = rollout::State::Current;
     let mut starts_rollout = false;
+    let mut has_ranks = false;
     let mut deletes: Vec<_> = plan.surplus.iter().map(|claim| (ObjectKind::NodeClaim, claim.clone())).collect();
     if let Some((layout, draft)) = layout.zip(draft) {
         objects.extend(services::services(workspace, &layout).into_iter().map(Object::Service));
@@ -115,10 +120,11 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
             None => deletes.extend(network_policy::surplus(workspace, observed)),
         }
         let has_nodes = choice.chosen.len() >= usize::try_from(workspace.resource.count).unwrap_or(0);
-        let health = status::health(model, observed, layout, has_nodes);
+        let health = status::health(model, observed, layout, has_nodes, now);
         let settled = draft.settled(&health, &observed.rollouts, &options.rollouts, now);
         // A workload stays even when its nodes go: it runs again when they come back.
         if has_nodes || is_started {
+            has_ranks = settled.object.as_ref().is_some_and(|object| object.kind() == ObjectKind::StatefulSet);
             objects.extend(settled.object);
             (rollout, starts_rollout) = (settled.state, settled.starts);
         }
@@ -129,9 +135,18 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
         .enumerate()
         .filter_map(|(place, object)| {
             let current = observed.current(object).map(AnyObject::to_json);
-            Some((place, object::change(&object.to_json(), current.as_ref())?))
+            let change = object::change(&object.to_json(), current.as_ref())?;
+            let is_in_vain = matches!(change, Change::Repair(_)) && observed.was_in_vain(object);
+            (!is_in_vain).then_some((place, change))
         })
         .collect();
+    // What is in the cluster is what is wanted, and not what somebody else made of it.
+    let is_written = |kind| writes.iter().any(|(place, _)| objects.get(*place).is_some_and(|it| it.kind() == kind));
+    let replacement = if has_ranks && !is_written(ObjectKind::StatefulSet) {
+        replacement(workspace, observed, now)
+    } else {
+        Replacement::default()
+    };
 
     let progress = claims::progress(workspace, observed, &plan);
     let findings = Findings {
@@ -147,12 +162,13 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
         now,
     };
     let (status, notices) = findings.status();
-    let deeds = deeds(&objects, &writes, &deletes);
+    let deeds = deeds(&objects, &writes, &deletes, &replacement);
     Decision {
         finalizers: with_finalizer(workspace),
         objects,
         writes,
         deletes,
+        replaced: replacement.pods,
         status: (workspace.status.as_ref() != Some(&status)).then_some(status),
         deeds,
         notices,
@@ -161,6 +177,8 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
             .into_iter()
             .chain(plan.try_again_at)
             .chain(rollout.look_again_at())
+            .chain(replacement.again)
+            .chain(layout.and_then(|layout| status::look_again_at(model, observed, layout, now)))
             .min()
             .map(|at| seconds_until(at, now))
             .into_iter()
@@ -221,8 +239,13 @@ fn claim_plan(
     claims::plan(workspace, observed, choice, class, &need, now)
 }
 
-/// An event for all that is created, one for all that is updated or deleted, one for each repair.
-fn deeds(objects: &[Object], writes: &[(usize, Change)], deletes: &[(ObjectKind, String)]) -> Vec<Notice> {
+/// An event for all that is created, one for all that is updated, deleted or replaced, one for each repair.
+fn deeds(
+    objects: &[Object],
+    writes: &[(usize, Change)],
+    deletes: &[(ObjectKind, String)],
+    replacement: &Replacement,
+) -> Vec<Notice> {
     let notice =
         |is_warning, reason: Reason, message: String| Notice { is_warning, reason, action: Action::Apply, message };
     let names = |wanted: &Change| -> Vec<String> {
@@ -252,6 +275,11 @@ fn deeds(objects: &[Object], writes: &[(usize, Change)], deletes: &[(ObjectKind,
     if !deletes.is_empty() {
         let names: Vec<_> = deletes.iter().map(|(kind, name)| format!("{kind} {name}")).collect();
         notices.push(notice(false, Reason::Deleted, format!("deleted {}, which is not needed", text::list(&names))));
+    }
+    if !replacement.pods.is_empty() {
+        let names: Vec<_> = replacement.pods.iter().map(|pod| format!("Pod {}", pod.name)).collect();
+        let message = format!("deleted {}, which the workload's last template replaces", text::list(&names));
+        notices.push(notice(false, Reason::PodsReplaced, message));
     }
     notices
 }

@@ -271,7 +271,8 @@ fn ready_condition(node: &Node) -> Option<&NodeCondition> {
     node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == "Ready")
 }
 
-fn unready(node: &Node) -> Option<String> {
+/// Why a node is not ready, if it is not.
+pub fn unready(node: &Node) -> Option<String> {
     match ready_condition(node) {
         Some(condition) if condition.status == "True" => None,
         Some(condition) => Some(match &condition.last_transition_time {

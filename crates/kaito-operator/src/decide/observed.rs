@@ -48,6 +48,9 @@ pub struct Observed {
     pub without_image_volumes: bool,
     /// Writes that the API server refused when they were last tried.
     pub refusals: Vec<Refusal>,
+    /// Objects that applying did not change though they differ from what is wanted: a webhook of the cluster sets a field back, say.
+    /// Applying again would change nothing either.
+    pub in_vain: Vec<InVain>,
     /// Rollouts of other workspaces.
     pub rollouts: Rollouts,
 }
@@ -64,6 +67,14 @@ impl Observed {
             let node = self.nodes.iter().find(|node| node.metadata.owner_references.iter().flatten().any(is_owner))?;
             Some(name(&node.metadata))
         })
+    }
+
+    /// Whether applying `wanted` would change nothing.
+    pub fn was_in_vain(&self, wanted: &Object) -> bool {
+        let mut tried =
+            self.in_vain.iter().filter(|tried| (tried.kind, tried.name.as_str()) == (wanted.kind(), wanted.name()));
+        let current = self.current(wanted).and_then(|current| current.metadata().resource_version.as_deref());
+        tried.any(|tried| Some(tried.version.as_str()) == current)
     }
 
     /// The object in the cluster that has the kind and name of `wanted`.
@@ -139,6 +150,17 @@ pub struct ClaimFailure {
     pub message: String,
     /// When.
     pub at: Timestamp,
+}
+
+/// A write that changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InVain {
+    /// Kind of the object.
+    pub kind: ObjectKind,
+    /// Name of the object.
+    pub name: String,
+    /// The object's resource version then.
+    pub version: String,
 }
 
 /// A write that the API server refused.

@@ -23,6 +23,7 @@ use super::{
     object::{Object, metadata},
     options::Options,
     placement,
+    replacement::ON_DELETE,
     services::headless_name,
 };
 use crate::{
@@ -34,8 +35,10 @@ use crate::{
 
 /// The user and group of pods, which no common image uses.
 const USER: i64 = 65532;
-/// How long a pod may take to end: the server gives running requests 180 s, and then needs time to break off the rest. An engine
-/// beside it ends after it.
+/// How long a pod may take to end. Its server gives running requests 180 s, and needs a moment to break off the rest. The supervisor
+/// of an engine beside it sees that it has gone and tells the engine to end, which has
+/// [`ENGINE_GRACE_SECONDS`](runtime::ENGINE_GRACE_SECONDS); those of other ranks hear of it and do the same. What remains of the 20 s
+/// is for the noticing.
 pub const TERMINATION_GRACE_SECONDS: i64 = 200;
 
 /// The workload that serves a workspace's model.
@@ -87,7 +90,7 @@ pub fn workload(
                 // No rank becomes ready before all of them run.
                 pod_management_policy: Some("Parallel".to_owned()),
                 update_strategy: Some(StatefulSetUpdateStrategy {
-                    type_: Some("RollingUpdate".to_owned()),
+                    type_: Some(if layout.pods > 1 { ON_DELETE } else { "RollingUpdate" }.to_owned()),
                     rolling_update: None,
                 }),
                 revision_history_limit: Some(3),
@@ -180,12 +183,13 @@ fn preset_pods(
     let parts = adapters::parts(adapters)?;
     server.volumes.extend(parts.volumes);
     server.mount(parts.mounts);
-    let Server { containers, volumes } = server;
+    let Server { init_containers, containers, volumes } = server;
+    let init_containers = [init_containers, parts.fetchers].concat();
     Ok(PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(workspace.owned_labels()), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             containers,
-            init_containers: (!parts.fetchers.is_empty()).then_some(parts.fetchers),
+            init_containers: (!init_containers.is_empty()).then_some(init_containers),
             volumes: Some(volumes),
             image_pull_secrets: pull_secrets(spec, adapters),
             security_context: Some(PodSecurityContext {

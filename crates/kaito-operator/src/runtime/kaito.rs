@@ -46,7 +46,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
         volume_mounts: Some(mounts),
         ..container(SERVER, launch.image)
     };
-    Ok(Server { containers: vec![container], volumes })
+    Ok(Server { init_containers: Vec::new(), containers: vec![container], volumes })
 }
 
 /// What follows `kaito` on the command line. An image with weights says by its environment where they are.

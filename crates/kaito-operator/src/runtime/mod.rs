@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 pub use choice::{Chosen, Circumstances, choose};
 pub use server_config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
 pub use vllm::ENGINE_PORT;
+pub use vllm::GRACE_SECONDS as ENGINE_GRACE_SECONDS;
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, ExecAction, HTTPGetAction,
+        Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
         ImageVolumeSource, ObjectFieldSelector, Probe, ResourceRequirements, SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
@@ -104,6 +105,8 @@ pub enum FlagValue {
 /// A server's containers, and the volumes that they mount.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Server {
+    /// What runs before the containers, in this order.
+    pub init_containers: Vec<Container>,
     /// The containers; the one that computes is the last.
     pub containers: Vec<Container>,
     /// The volumes.
@@ -242,12 +245,16 @@ fn container(name: &str, image: &str) -> Container {
 
 /// The port that a server answers on.
 fn ports() -> Vec<ContainerPort> {
-    vec![ContainerPort {
-        name: Some("http".to_owned()),
-        container_port: PORT.into(),
+    vec![container_port("http", PORT)]
+}
+
+fn container_port(name: &str, port: u16) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: port.into(),
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
-    }]
+    }
 }
 
 /// A volume, and where a container has it.
@@ -318,27 +325,27 @@ fn strings(items: &[&str]) -> Vec<String> {
 enum Check {
     /// The server's answer at a path.
     Http(&'static str),
-    /// What a script for bash in the container says.
-    Bash(String),
+    /// The answer of the engine's supervisor at a path.
+    Supervisor(&'static str),
 }
 
 impl Check {
     /// Once in `period` seconds; it counts after so many `failures`.
     fn every(&self, period: i32, failures: i32) -> Probe {
-        let probe = Probe { period_seconds: Some(period), failure_threshold: Some(failures), ..Probe::default() };
-        match self {
-            Self::Http(path) => Probe {
-                http_get: Some(HTTPGetAction {
-                    path: Some((*path).to_owned()),
-                    port: IntOrString::Int(PORT.into()),
-                    ..HTTPGetAction::default()
-                }),
-                timeout_seconds: Some(5),
-                ..probe
-            },
-            Self::Bash(script) => {
-                Probe { exec: Some(ExecAction { command: Some(bash(script)) }), timeout_seconds: Some(20), ..probe }
-            }
+        let (port, path) = match self {
+            Self::Http(path) => (PORT, path),
+            Self::Supervisor(path) => (SUPERVISOR_PORT, path),
+        };
+        Probe {
+            http_get: Some(HTTPGetAction {
+                path: Some((*path).to_owned()),
+                port: IntOrString::Int(port.into()),
+                ..HTTPGetAction::default()
+            }),
+            period_seconds: Some(period),
+            failure_threshold: Some(failures),
+            timeout_seconds: Some(5),
+            ..Probe::default()
         }
     }
 
@@ -350,6 +357,11 @@ impl Check {
         self.every(PERIOD, limit / PERIOD)
     }
 
+    /// While a program starts that answers at once, whatever it waits for then: a minute.
+    fn prompt_startup(&self) -> Probe {
+        self.every(2, 30)
+    }
+
     fn readiness(&self) -> Probe {
         self.every(10, 3)
     }
@@ -358,9 +370,4 @@ impl Check {
     fn liveness(&self) -> Probe {
         self.every(20, 6)
     }
-}
-
-/// The command that runs a script.
-fn bash(script: &str) -> Vec<String> {
-    strings(&["/bin/bash", "-c", script])
 }

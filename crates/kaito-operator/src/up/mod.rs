@@ -38,7 +38,7 @@ use tokio::{
     time,
 };
 
-use crate::{reason::Reason, workspace::Workspace};
+use crate::{decide::engine_reason, reason::Reason, runtime::ENGINE, workspace::Workspace};
 
 /// How often the pod is asked for its health.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
@@ -229,6 +229,8 @@ impl<W: Write> Report<W> {
 
     fn ended(&mut self, container: String, ended: Result<(Ended, Option<String>), UpError>) -> Result<(), UpError> {
         let (ended, last_words) = ended?;
+        let of_engine = last_words.as_deref().filter(|_| container.starts_with(ENGINE)).and_then(engine_reason);
+        let reason = of_engine.unwrap_or(ended.reason());
         let how = match last_words {
             Some(words) => format!("{ended}: {}", words.strip_prefix("error: ").unwrap_or(&words)),
             None => ended.to_string(),
@@ -236,7 +238,7 @@ impl<W: Write> Report<W> {
         if ended == Ended::Status(0) {
             return self.inference(false, ended.reason(), format!("{container} {ended}"));
         }
-        self.inference(false, ended.reason(), format!("{container} {how}"))?;
+        self.inference(false, reason, format!("{container} {how}"))?;
         Err(UpError::Ended { container, how })
     }
 

@@ -1,10 +1,12 @@
 //! Models across nodes.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::{
     api::{apps::v1::StatefulSet, core::v1::Service, discovery::v1::EndpointSlice, networking::v1::NetworkPolicy},
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
-use kaito_cluster_tests::{eventually::eventually, kubelet::Behaviour};
+use kaito_cluster_tests::{audit, eventually::eventually, kubelet::Behaviour};
 use kube::{ResourceExt, api::ListParams};
 use serde_json::{Value, json};
 
@@ -118,6 +120,111 @@ pub async fn one_rank_fails(case: Case) {
     case.says("llama", "InferenceReady", "False", "ContainerCrashLoopBackOff", &words).await;
     case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Ready);
     case.is_ready("llama").await;
+}
+
+/// An engine's own words, as its supervisor says them last.
+pub async fn engines_that_end_say_why(case: Case) {
+    two_nodes(&case).await;
+    case.apply(llama(&case)).await;
+    for (log, reason) in [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "GpuOutOfMemory"),
+        ("RuntimeError: The NVIDIA driver on your system is too old (found version 12020)", "GpuDriverUnsuitable"),
+    ] {
+        let said: &'static str = format!("INFO starting\nerror: the engine ended with exit status 1: {log}\n").leak();
+        case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Exits { code: 1, reason: "Error", log: said });
+        case.says("llama", "InferenceReady", "False", reason, &["llama-1", "container engine", log]).await;
+        case.tells("llama", "Warning", reason, &[log]).await;
+    }
+    case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Ready);
+    case.is_ready("llama").await;
+}
+
+pub async fn a_rank_that_is_lost_with_its_node_is_named(case: Case) {
+    two_nodes(&case).await;
+    case.apply(llama(&case)).await;
+    case.is_ready("llama").await;
+    let pods = case.pods_of("llama").await;
+    let second = pods.iter().find(|pod| pod.name_any() == "llama-1").unwrap();
+    let node = second.spec.as_ref().unwrap().node_name.clone().unwrap();
+    case.kubelet.set_ready(&node, false).await;
+    let words = [&format!("rank 1 is lost with its node {node}, which is not ready"), "Get the node ready"];
+    case.says("llama", "InferenceReady", "False", "RankLost", &words).await;
+    case.tells("llama", "Warning", "RankLost", &words).await;
+    // Once it is back, its kubelet says how the pod is.
+    case.kubelet.set_ready(&node, true).await;
+    case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Loading);
+    case.says("llama", "InferenceReady", "False", "ModelLoading", &["llama-1"]).await;
+    case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Ready);
+    case.is_ready("llama").await;
+}
+
+/// Names and uids of the ranks' pods.
+async fn uids(case: &Case) -> BTreeMap<String, String> {
+    case.pods_of("llama").await.iter().map(|pod| (pod.name_any(), pod.uid().unwrap())).collect()
+}
+
+/// The pods that the controllers deleted in this case's namespace, in their order.
+fn deleted_pods(case: &Case) -> Vec<String> {
+    let requests = audit::requests(&case.plane.folder);
+    let deletions = requests.into_iter().filter(|request| {
+        (request.verb.as_str(), request.resource.as_str()) == ("delete", "pods") && request.namespace == case.namespace
+    });
+    deletions.map(|request| request.name).collect()
+}
+
+/// Ranks of different templates cannot compute together.
+pub async fn ranks_of_a_changed_template_are_replaced_together(case: Case) {
+    two_nodes(&case).await;
+    case.apply(llama(&case)).await;
+    case.is_ready("llama").await;
+    let before = uids(&case).await;
+    let set: StatefulSet = case.exists("llama").await;
+    assert_eq!(set.spec.unwrap().update_strategy.unwrap().type_.as_deref(), Some("OnDelete"));
+
+    // What somebody else makes of the template is set back, and replaces nothing.
+    let patch = r#"{"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 7}}}}"#;
+    case.kubectl(&["patch", "statefulset", "llama", "--type=merge", "--patch", patch]).await.stdout();
+    case.settles("llama", |set: &StatefulSet| {
+        let spec = set.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+        let status = set.status.as_ref().unwrap();
+        let is_seen = status.observed_generation == set.metadata.generation;
+        let found = (spec.termination_grace_period_seconds, is_seen);
+        if found == (Some(200), true) { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    case.is_ready("llama").await;
+    assert_eq!(uids(&case).await, before);
+    assert_eq!(deleted_pods(&case), [""; 0]);
+
+    let mut changed = llama(&case);
+    changed["resource"]["preferredNodes"] = json!([format!("{}-1", case.namespace)]);
+    case.apply(changed).await;
+    eventually("the pods of both ranks are others, and of one template", || async {
+        let set: StatefulSet = case.exists("llama").await;
+        let revision = set.status.and_then(|status| status.update_revision);
+        let pods = case.pods_of("llama").await;
+        let revisions: BTreeSet<_> =
+            pods.iter().map(|pod| pod.labels().get("controller-revision-hash").cloned()).collect();
+        let now = uids(&case).await;
+        let are_others = now.len() == 2 && before.iter().all(|(name, uid)| now.get(name).is_some_and(|it| it != uid));
+        if are_others && revisions == BTreeSet::from([revision]) {
+            Ok(())
+        } else {
+            Err(format!("{now:?} {revisions:?}"))
+        }
+    })
+    .await;
+    case.is_ready("llama").await;
+    // The first one's first, and none twice.
+    eventually("the audit log has both deletions", || async {
+        let deleted = deleted_pods(&case);
+        if deleted == ["llama-0", "llama-1"] { Ok(()) } else { Err(format!("{deleted:?}")) }
+    })
+    .await;
+    for pod in ["llama-0", "llama-1"] {
+        case.tells("llama", "Normal", "PodsReplaced", &[&format!("deleted Pod {pod}, which")]).await;
+    }
+    case.delete_and_leave_nothing("llama").await;
 }
 
 pub async fn one_node_of_two_is_missing(case: Case) {

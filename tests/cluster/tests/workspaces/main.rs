@@ -63,7 +63,9 @@ fn phases(together: usize) -> Vec<Phase> {
                     a_quota_for_services, a_model_that_loads, an_adapter_that_cannot_be_pulled,
                     flags_that_are_missing, a_configuration_of_the_kaito_project;
                 distributed:
-                    two_ranks_on_two_nodes, ranks_of_our_own_server_are_refused, one_rank_fails, one_node_of_two_is_missing, vllm_across_nodes;
+                    two_ranks_on_two_nodes, ranks_of_our_own_server_are_refused, one_rank_fails, engines_that_end_say_why,
+                    a_rank_that_is_lost_with_its_node_is_named, ranks_of_a_changed_template_are_replaced_together,
+                    one_node_of_two_is_missing, vllm_across_nodes;
                 lifecycle:
                     deleting_at_every_stage, deleting_the_namespace, somebody_elses_finalizer_is_left_alone,
                     drift_is_repaired, changes_within_the_rules_are_followed, a_load_balancer_on_request;

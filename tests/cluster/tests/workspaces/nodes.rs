@@ -77,7 +77,7 @@ pub async fn gpus_decide_on_the_runtime(case: Case) {
     case.kubelet.pods_of(&case.namespace, Behaviour::Exits { code: 1, reason: "Error", log });
     case.apply(&workspace).await;
     let words = ["container engine ended with exit status 1", log];
-    case.says("falcon", "InferenceReady", "False", "ContainerCrashLoopBackOff", &words).await;
+    case.says("falcon", "InferenceReady", "False", "GpuOutOfMemory", &words).await;
     case.kubelet.pods_of(&case.namespace, Behaviour::Ready);
     case.is_ready("falcon").await;
     let containers = async || -> Vec<String> {

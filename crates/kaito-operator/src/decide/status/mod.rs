@@ -5,8 +5,8 @@ mod verdict;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kaito_presets::WorkloadKind;
-pub use replicas::health;
-use replicas::{Replicas, time_limit};
+use replicas::{Replicas, expected};
+pub use replicas::{health, look_again_at};
 pub use verdict::truncated;
 use verdict::{History, Verdict};
 
@@ -201,7 +201,7 @@ impl Findings<'_> {
             }
             return Verdict::good(InferenceReady, Reason::InferenceReady, message);
         }
-        let (cause, others) = causes::worst(self.observed, workload.wanted, time_limit(self.model));
+        let (cause, others) = causes::worst(self.observed, &expected(self.model, &workload, self.now));
         Self::not_ready(&cause, others, &workload)
     }
 

@@ -5,7 +5,12 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kaito_presets::WorkloadKind;
 
-use super::super::{causes, model::Model, observed::Observed, rollout::Health};
+use super::super::{
+    causes::{self, Expected},
+    model::Model,
+    observed::Observed,
+    rollout::Health,
+};
 use crate::layout::Layout;
 
 /// How many pods a workload has.
@@ -46,7 +51,13 @@ impl Replicas {
 }
 
 /// How a workspace's workload is.
-pub fn health(model: Option<&Model<'_>>, observed: &Observed, layout: Layout, has_nodes: bool) -> Health {
+pub fn health(
+    model: Option<&Model<'_>>,
+    observed: &Observed,
+    layout: Layout,
+    has_nodes: bool,
+    now: Timestamp,
+) -> Health {
     let none = Health { has_nodes, answers_since: None, fails: false };
     let Some(replicas) = Replicas::of(observed, layout) else { return none };
     if replicas.is_ready() {
@@ -54,12 +65,28 @@ pub fn health(model: Option<&Model<'_>>, observed: &Observed, layout: Layout, ha
             observed.pods.iter().filter(|pod| causes::is_ready(pod)).filter_map(|pod| causes::milestones(pod).ready);
         return Health { answers_since: Some(ready.max().unwrap_or(Timestamp::UNIX_EPOCH)), ..none };
     }
-    let (cause, _) = causes::worst(observed, replicas.wanted, time_limit(model));
+    let (cause, _) = causes::worst(observed, &expected(model, &replicas, now));
     Health { fails: replicas.ready == 0 && cause.kind.is_failure(), ..none }
 }
 
+/// When the status may be another one though nothing happens.
+pub fn look_again_at(
+    model: Option<&Model<'_>>,
+    observed: &Observed,
+    layout: Layout,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let replicas = Replicas::of(observed, layout).filter(|replicas| !replicas.is_ready())?;
+    causes::look_again_at(observed, &expected(model, &replicas, now))
+}
+
+/// What the pods are measured by.
+pub fn expected(model: Option<&Model<'_>>, replicas: &Replicas, now: Timestamp) -> Expected {
+    Expected { pods: replicas.wanted, limit: time_limit(model), now }
+}
+
 /// How long the model may take to load; half an hour for pods of the user's own.
-pub fn time_limit(model: Option<&Model<'_>>) -> Duration {
+fn time_limit(model: Option<&Model<'_>>) -> Duration {
     let preset = model.and_then(Model::as_preset).map(|model| model.preset);
     preset.map_or(Duration::from_secs(1800), |preset| preset.workload.ready_within)
 }

@@ -171,6 +171,40 @@ fn what_does_not_fit_is_said_with_numbers_and_nothing_is_started() {
     }
 }
 
+/// A LoRA adapter of rank 16 on every matrix of Llama 2 13B has 62,586,880 parameters. With two GPUs that share each layer, both hold
+/// what is not cut up: 85,524,480 in all, of two bytes, and a token of the KV cache has 819,200 bytes.
+#[test]
+fn adapters_take_of_the_memory_for_the_kv_cache() {
+    let tokens = |adapters: usize, flags: &str| -> f64 {
+        let section = format!("vllm: {{max-model-len: 4096{flags}}}");
+        let (workspace, mut observed) = with_file("llama-2-13b", 1, ("Standard_NC12s_v3", 2), &section);
+        let mut workspace = on_gpus(workspace);
+        let names = (0..adapters).map(|number| format!("- {{source: {{name: a{number}, image: 'i:1'}}}}\n"));
+        workspace.inference.as_mut().unwrap().adapters =
+            serde_saphyr::from_str(&names.collect::<String>()).unwrap_or_default();
+        settle(&mut workspace, &mut observed, &options());
+        let (_, reason, message) = condition(&workspace, ConditionType::InferenceReady);
+        assert_eq!(reason, "ConfigDoesNotFit", "{message}");
+        assert_eq!(message.contains("for adapters"), adapters > 0, "{message}");
+        let (_, number) = message.split_once(" have memory for ").unwrap();
+        number.split(' ').next().unwrap().parse().unwrap()
+    };
+    let without = tokens(0, "");
+    for (adapters, flags, times) in [
+        (1, "", 1.0),
+        // One is on the GPUs at a time, whatever there is.
+        (3, "", 1.0),
+        (3, ", max-loras: 2", 2.0),
+        (1, ", max-lora-rank: 64", 4.0),
+        (2, ", max-loras: 2, max-lora-rank: 64", 8.0),
+        (1, ", max-loras: none", 1.0),
+    ] {
+        let expected = times * 85_524_480.0 * 2.0 / 819_200.0;
+        let found = without - tokens(adapters, flags);
+        assert!((found - expected).abs() <= 1.0, "{adapters} {flags}: {found} for {expected}");
+    }
+}
+
 /// What clients meet is the server in front, which must have the names and the queue that the user asks for.
 #[test]
 fn names_and_sequences_reach_the_server_in_front() {

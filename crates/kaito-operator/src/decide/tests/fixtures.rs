@@ -200,10 +200,19 @@ pub fn carry_out(workspace: &mut Workspace, observed: &mut Observed, decision: &
             ObjectKind::Service => observed.services.retain(|service| service.metadata.name.as_ref() != Some(name)),
         }
     }
+    for replaced in &decision.replaced {
+        let is_it = |pod: &&mut Arc<Pod>| {
+            (pod.metadata.name.as_ref(), pod.metadata.uid.as_ref()) == (Some(&replaced.name), Some(&replaced.uid))
+        };
+        let pod = observed.pods.iter_mut().find(is_it).expect("a pod that is replaced exists");
+        assert_eq!(pod.metadata.deletion_timestamp, None, "{replaced:?} is deleted twice");
+        Arc::make_mut(pod).metadata.deletion_timestamp = Some(Time(now()));
+    }
 }
 
 fn bump(metadata: &mut ObjectMeta, old: Option<&ObjectMeta>) {
     metadata.generation = Some(old.and_then(|old| old.generation).unwrap_or(0) + 1);
+    metadata.uid = Some("99999999-2222-3333-4444-555555555555".to_owned());
 }
 
 /// Carries decisions out until nothing more is to be done.

@@ -43,7 +43,7 @@ pub fn arguments(launch: &Launch<'_>) -> Result<Vec<String>, Problem> {
             add("host", LOOPBACK);
             add("port", &ENGINE_PORT.to_string());
         }
-        // Where the first rank listens is the start script's matter.
+        // Where the first rank listens, its supervisor says.
         Some(Ranks { pods, master }) => {
             if !launch.config.flags.iter().all(|flag| flag.name != BACKEND || flag.is(BACKEND, "mp")) {
                 return Err(does_not_fit(format!(

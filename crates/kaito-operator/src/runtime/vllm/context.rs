@@ -1,8 +1,11 @@
 //! The context length that vLLM is started with.
 
-use kaito_presets::{GIB, Preset};
+use kaito_presets::{ADAPTER_RANK, Cut, GIB, Precision, Preset, adapter_bytes};
 
-use super::super::{Launch, WeightBytes, does_not_fit};
+use super::{
+    super::{FlagValue, Launch, WeightBytes, does_not_fit},
+    applies_adapters,
+};
 use crate::{
     layout::{Division, can_share},
     reason::{Problem, Reason},
@@ -25,8 +28,12 @@ pub fn context(launch: &Launch<'_>) -> Result<u64, Problem> {
     }
     let wanted = sizes.context.unwrap_or(limit);
     let Some(room) = room(launch) else { return Ok(wanted) };
-    let Room { tokens, gpus, gpu_memory, weights } = room;
+    let Room { tokens, gpus, gpu_memory, weights, adapters } = room;
     let gib = |bytes: u64| bytes as f64 / GIB as f64;
+    let held = match adapters {
+        0 => format!("{:.1} GiB of weights", gib(weights)),
+        _ => format!("{:.1} GiB of weights and {:.2} GiB for adapters", gib(weights), gib(adapters)),
+    };
     let is_guess = sizes.weight_bytes == Some(WeightBytes::Unknown);
     if let (true, Some(asked)) = (is_guess, sizes.context) {
         // The size of quantised weights is not known here, so the user's word is taken.
@@ -36,18 +43,15 @@ pub fn context(launch: &Launch<'_>) -> Result<u64, Problem> {
         return Err(Problem {
             reason: Reason::GpuMemoryTooSmall,
             message: format!(
-                "{name} has {:.1} GiB of weights, and {gpus} GPUs of {:.0} GiB leave no memory for the KV cache. Use \
-                 more or larger GPUs",
-                gib(weights),
+                "{name} has {held}, and {gpus} GPUs of {:.0} GiB leave no memory for the KV cache. Use more or larger GPUs",
                 gib(gpu_memory),
             ),
         });
     }
     match sizes.context {
         Some(asked) if asked > tokens => Err(does_not_fit(format!(
-            "max-model-len is {asked}, but beside {:.1} GiB of weights {} of {:.0} GiB {} memory for {tokens} tokens. \
-             Ask for fewer, or use more or larger GPUs",
-            gib(weights),
+            "max-model-len is {asked}, but beside {held} {} of {:.0} GiB {} memory for {tokens} tokens. Ask for fewer, or \
+             use more or larger GPUs",
             text::count(usize::try_from(gpus).unwrap_or(usize::MAX), "GPU"),
             gib(gpu_memory),
             if gpus == 1 { "has" } else { "have" },
@@ -64,6 +68,7 @@ struct Room {
     gpus: u64,
     gpu_memory: u64,
     weights: u64,
+    adapters: u64,
 }
 
 /// What is left of these GPUs' memory, of which vLLM takes a part, beside what they hold.
@@ -99,7 +104,8 @@ fn room(launch: &Launch<'_>) -> Option<Room> {
         Some(WeightBytes::Known(bytes)) => published.saturating_mul(bytes) / 2,
     };
     let part = sizes.gpu_memory_utilisation.unwrap_or(GPU_MEMORY_UTILISATION);
-    let held = weights.saturating_sub(sizes.offloaded.saturating_mul(gpus));
+    let adapters = adapters(launch);
+    let held = weights.saturating_sub(sizes.offloaded.saturating_mul(gpus)).saturating_add(adapters);
     let free = free(gpus, gpu_memory, part, held);
     let token = shape.kv_cache_bytes_per_token(*dtype);
     // The published number is for elements of two bytes.
@@ -108,5 +114,31 @@ fn room(launch: &Launch<'_>) -> Option<Room> {
         (None, Some(WeightBytes::Known(bytes))) => token.saturating_mul(bytes) / 2,
         _ => token,
     };
-    Some(Room { tokens: free / token.max(1), gpus, gpu_memory, weights })
+    Some(Room { tokens: free / token.max(1), gpus, gpu_memory, weights, adapters })
+}
+
+/// What vLLM sets aside for adapters on these GPUs together. It makes room for `max-loras` of them at the same time, each of rank
+/// `max-lora-rank` on every matrix, however many there are and whatever their ranks; others wait in main memory.
+fn adapters(launch: &Launch<'_>) -> u64 {
+    /// vLLM's own values.
+    const AT_ONCE: u64 = 1;
+    const RANK: u64 = 16;
+    let Launch { preset, adapters, division, config, .. } = launch;
+    if adapters.is_empty() || !applies_adapters(preset) {
+        return 0;
+    }
+    let flag = |name: &str| {
+        let flag = config.flags.iter().find(|flag| flag.name == name)?;
+        let FlagValue::Text(text) = &flag.value else { return None };
+        text.trim().parse::<u64>().ok().filter(|number| *number > 0)
+    };
+    let precision = match config.sizes.weight_bytes {
+        Some(WeightBytes::Known(4)) => Precision::F32,
+        _ => preset.dtype.into(),
+    };
+    let at_once = flag("max-loras").unwrap_or(AT_ONCE);
+    // Of each layer every GPU of a group holds a part; the groups have different layers.
+    let each = adapter_bytes(&preset.shape, precision, at_once, Cut::Ranks(division.tensor));
+    let all = u128::from(each) * u128::from(division.tensor) * u128::from(flag("max-lora-rank").unwrap_or(RANK));
+    u64::try_from(all / u128::from(ADAPTER_RANK)).unwrap_or(u64::MAX)
 }

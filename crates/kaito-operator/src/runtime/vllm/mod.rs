@@ -2,24 +2,25 @@
 //!
 //! Where several pods serve one model, each runs vLLM as one rank, and the first one's server answers. A StatefulSet has one
 //! template for all its pods, so the others have a server too: it waits for an engine that never answers there, and no Service
-//! leads to it.
+//! leads to it. In each pod a supervisor starts the engine and ends it; those of the ranks do so together.
 
 mod arguments;
 mod context;
-mod scripts;
+mod supervisor;
 
 use std::collections::BTreeMap;
 
 pub use context::gpus_that_hold;
 use k8s_openapi::{
-    api::core::v1::{Container, ExecAction, Lifecycle, LifecycleHandler, ResourceRequirements, VolumeMount},
+    api::core::v1::{Container, EmptyDirVolumeSource, ResourceRequirements, Volume, VolumeMount},
     apimachinery::pkg::api::resource::Quantity,
 };
 use kaito_presets::{GpuVendor, Preset};
+pub use supervisor::GRACE_SECONDS;
 
 use super::{
-    ADAPTERS, Check, ENGINE, IMAGE_WEIGHTS, Launch, PORT, SERVER, Server, WEIGHTS, bash, container, field, folder,
-    pod_index, ports, requests, strings, variable, weights,
+    ADAPTERS, Check, ENGINE, IMAGE_WEIGHTS, Launch, PORT, SERVER, SUPERVISOR_PORT, Server, WEIGHTS, container,
+    container_port, field, folder, mount, pod_index, ports, requests, strings, variable, weights,
 };
 use crate::{
     reason::{Problem, Reason},
@@ -50,16 +51,25 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
     let (tmp, of_server) = folder("tmp", "/tmp", None);
     let (engine_tmp, of_engine) = folder("engine-tmp", "/tmp", None);
     volumes.extend([tmp, engine_tmp]);
-    let mut engine_mounts = [weights.clone(), vec![of_engine]].concat();
-    if launch.gpus > 1 || launch.ranks.is_some() {
-        // The processes of an engine exchange partial sums through shared memory; the default of 64 MiB is too small.
-        let (volume, mount) = folder("shm", "/dev/shm", Some("Memory"));
-        volumes.push(volume);
-        engine_mounts.push(mount);
-    }
-    let engine = engine(launch, engine_mounts)?;
+    let (shared, of_shared) = shared_memory(launch.gpus);
+    let (program, installs, of_program) = supervisor::installed(launch.image);
+    volumes.extend([shared, program]);
+    let engine = engine(launch, [weights.clone(), vec![of_engine, of_shared, of_program]].concat())?;
     let front = front(launch, [weights, vec![of_server]].concat());
-    Ok(Server { containers: vec![front, engine], volumes })
+    Ok(Server { init_containers: vec![installs], containers: vec![front, engine], volumes })
+}
+
+/// The folder through which the processes of an engine hand each other tokens and partial sums. Container runtimes make it of 64
+/// MiB, which is too little: vLLM has queues of up to 240 MiB there, one for all its processes and one for those of each GPU,
+/// and NCCL takes some for each pair of GPUs that cannot reach each other's memory. With one GPU, several nodes or another flag of
+/// the user's make such processes as well. Without a limit, engines that leave their parts behind when they are killed would
+/// take all memory of their node.
+fn shared_memory(gpus: u32) -> (Volume, VolumeMount) {
+    const NAME: &str = "shm";
+    let limit = Quantity(format!("{}Gi", gpus.saturating_add(1)));
+    let source = EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: Some(limit) };
+    let volume = Volume { name: NAME.to_owned(), empty_dir: Some(source), ..Volume::default() };
+    (volume, mount(NAME, "/dev/shm"))
 }
 
 /// The server that clients talk to. It says that it is healthy while the engine is; it lives as long as it answers at all, since
@@ -69,6 +79,7 @@ fn front(launch: &Launch<'_>, mounts: Vec<VolumeMount>) -> Container {
     let mut arguments = strings(&["serve", name, "--port", &PORT.to_string()]);
     arguments.extend(strings(&["--weights", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]));
     arguments.extend(strings(&["--upstream", &format!("http://{LOOPBACK}:{ENGINE_PORT}"), "--upstream-model", name]));
+    arguments.extend(strings(&["--upstream-supervisor", &format!("http://{LOOPBACK}:{SUPERVISOR_PORT}")]));
     let config = launch.config;
     if !config.served_names.is_empty() {
         arguments.extend(strings(&["--served-model-name", &config.served_names.join(",")]));
@@ -84,7 +95,7 @@ fn front(launch: &Launch<'_>, mounts: Vec<VolumeMount>) -> Container {
         env: Some(vec![variable("HF_HOME", "/tmp/huggingface")]),
         ports: Some(ports()),
         resources: Some(requests([("cpu", CPU.to_owned()), ("memory", MEMORY.to_owned())])),
-        // With ranks the engine's container says whether its pod is ready: it can tell the first pod from the others.
+        // With ranks the supervisor says whether its pod is ready: it can tell the first pod from the others.
         readiness_probe: launch.ranks.is_none().then(|| Check::Http("/healthz").readiness()),
         liveness_probe: Some(Check::Http("/").liveness()),
         volume_mounts: Some(mounts),
@@ -109,26 +120,19 @@ fn engine(launch: &Launch<'_>, mounts: Vec<VolumeMount>) -> Result<Container, Pr
     if ranks.is_some() {
         env.extend([pod_index(), field("VLLM_HOST_IP", "status.podIP")]);
     }
-    let command = match ranks {
-        None => strings(&["vllm"]),
-        Some(ranks) => [bash(&scripts::start(ranks)), strings(&["vllm"])].concat(),
-    };
     // Kubernetes does not overcommit extended resources: requests must equal limits.
     let gpus = BTreeMap::from([(launch.vendor.resource().to_owned(), Quantity(launch.gpus.to_string()))]);
-    let alive = Check::Bash(scripts::alive(ranks));
-    let drained = ExecAction { command: Some(bash(&scripts::drained(ranks))) };
+    // The supervisor lives whatever its engine does: it ends one that hangs, by the server's word, and starts the next.
+    let alive = Check::Supervisor("/livez");
     Ok(Container {
-        command: Some(command),
+        command: Some(supervisor::command(ranks)),
         args: Some(arguments::arguments(launch)?),
         env: Some(env),
+        ports: Some(vec![container_port("supervisor", SUPERVISOR_PORT)]),
         resources: Some(ResourceRequirements { limits: Some(gpus.clone()), requests: Some(gpus), claims: None }),
-        startup_probe: Some(alive.startup(launch.preset)),
-        readiness_probe: ranks.map(|ranks| Check::Bash(scripts::ready(ranks)).readiness()),
+        startup_probe: Some(alive.prompt_startup()),
+        readiness_probe: ranks.map(|_| Check::Supervisor("/readyz").readiness()),
         liveness_probe: Some(alive.liveness()),
-        lifecycle: Some(Lifecycle {
-            pre_stop: Some(LifecycleHandler { exec: Some(drained), ..LifecycleHandler::default() }),
-            ..Lifecycle::default()
-        }),
         volume_mounts: Some(mounts),
         ..container(ENGINE, launch.vllm_image)
     })
