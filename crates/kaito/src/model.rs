@@ -137,6 +137,16 @@ impl ModelSource {
     }
 }
 
+/// Fetches what is missing of a preset, and returns the directory of its files.
+///
+/// # Errors
+/// With the hub's words.
+pub fn download(preset: &Preset) -> anyhow::Result<PathBuf> {
+    let repo: Repo = preset.hub_id.parse().context("in the catalogue of presets")?;
+    let hub = Hub::new(HubOptions::from_env()?);
+    Ok(hub.download(&repo, &DownloadProgress::new(&repo.to_string()))?.model())
+}
+
 /// An error of the engine, with its settings called as the flags that they are here.
 pub fn with_flags(error: kaito_engine::Error) -> anyhow::Error {
     match error {

@@ -93,6 +93,11 @@ pub enum CauseKind {
     PodsPending,
 }
 
+/// Why an engine ended that said this last, where it is known.
+pub fn engine_reason(said: &str) -> Option<Reason> {
+    engine::kind(said).map(CauseKind::reason)
+}
+
 impl CauseKind {
     /// The reason of a condition with this cause.
     pub fn reason(self) -> Reason {

@@ -35,6 +35,7 @@ mod workload;
 
 use std::time::Duration;
 
+pub use causes::engine_reason;
 pub use claims::claim_names;
 pub use decision::{Action, Decision, Notice};
 use k8s_openapi::{

@@ -29,7 +29,8 @@ use crate::{
 
 /// Where vLLM listens: nobody but the server in the same pod is to reach it.
 const LOOPBACK: &str = "127.0.0.1";
-const ENGINE_PORT: u16 = 8000;
+/// The port that it listens on.
+pub const ENGINE_PORT: u16 = 8000;
 /// What the server in front requests: it holds a tokenizer, and the texts of requests.
 const CPU: &str = "250m";
 const MEMORY: &str = "512Mi";
