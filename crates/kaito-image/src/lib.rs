@@ -19,6 +19,7 @@ mod model;
 mod output;
 mod progress;
 pub mod registry;
+mod unpack;
 mod verify;
 
 pub use adapter::{Adapter, extract_adapter};
@@ -34,4 +35,5 @@ pub use manifest::{Platform, labels};
 pub use model::{Expected, Model, ModelFile};
 pub use oci_spec::image::Digest;
 pub use progress::{Event, Item, Progress};
+pub use unpack::{Unpacked, copy_folder, unpack};
 pub use verify::{Verification, verify_blobs, verify_weights};

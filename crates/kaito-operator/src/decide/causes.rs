@@ -13,7 +13,7 @@ use k8s_openapi::{
 use super::observed::{Observed, has_ended, is_going, name};
 use crate::{
     reason::Reason,
-    runtime::{ENGINE, SERVER},
+    runtime::{ENGINE, SERVER, weights},
     text,
 };
 
@@ -53,6 +53,8 @@ pub enum CauseKind {
     Unschedulable,
     /// The server answered before and does not now.
     ServerUnhealthy,
+    /// An init container copies or downloads the weights.
+    WeightsFetching,
     /// The server loads the model.
     ModelLoading,
     /// Images are pulled, init containers run.
@@ -75,6 +77,7 @@ impl CauseKind {
             Self::PodFailed => Reason::PodFailed,
             Self::Unschedulable => Reason::Unschedulable,
             Self::ServerUnhealthy => Reason::ServerUnhealthy,
+            Self::WeightsFetching => Reason::WeightsFetching,
             Self::ModelLoading => Reason::ModelLoading,
             Self::PodsStarting => Reason::PodsStarting,
             Self::PodsPending => Reason::PodsPending,
@@ -83,7 +86,7 @@ impl CauseKind {
 
     /// Whether something is wrong, rather than not ready yet.
     pub fn is_failure(self) -> bool {
-        !matches!(self, Self::ModelLoading | Self::PodsStarting | Self::PodsPending)
+        !matches!(self, Self::WeightsFetching | Self::ModelLoading | Self::PodsStarting | Self::PodsPending)
     }
 
     /// What to do about it.
@@ -101,7 +104,7 @@ impl CauseKind {
             Self::PodFailed => "See kubectl describe pod",
             Self::Unschedulable => "Free a node that resource.labelSelector matches, or add one",
             Self::ServerUnhealthy => "See kubectl logs of the pod",
-            Self::ModelLoading | Self::PodsStarting | Self::PodsPending => "",
+            Self::WeightsFetching | Self::ModelLoading | Self::PodsStarting | Self::PodsPending => "",
         }
     }
 }
@@ -141,7 +144,7 @@ pub fn worst(observed: &Observed, wanted: usize, limit: Duration) -> (Cause, usi
         causes.extend(refused_pods(observed));
     }
     let told = pods.iter().filter(|pod| alive == 0 || !has_ended(pod));
-    causes.extend(told.filter_map(|pod| of_pod(pod, limit)));
+    causes.extend(told.filter_map(|pod| of_pod(pod, limit, observed)));
     let worst = causes.iter().min_by_key(|cause| cause.kind).cloned().unwrap_or(Cause {
         kind: CauseKind::PodsPending,
         pod: None,
@@ -186,7 +189,7 @@ pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
-fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
+fn of_pod(pod: &Pod, limit: Duration, observed: &Observed) -> Option<Cause> {
     if is_ready(pod) {
         return None;
     }
@@ -208,10 +211,19 @@ fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
         );
     }
     let statuses = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    let told = statuses().filter_map(|container| Some((of_container(container)?, container)));
-    if let Some(((kind, detail), container)) = told.min_by_key(|((kind, _), _)| *kind) {
+    let fetched = fetched_weights(pod, observed);
+    // How it ended before is no news while it gets on.
+    let counted = statuses().filter(|container| fetched.is_none() || container.name != weights::FETCHER);
+    let told = counted.filter_map(|container| Some((of_container(container)?, container)));
+    if let Some(((kind, mut detail), container)) = told.min_by_key(|((kind, _), _)| *kind) {
+        if let Some(secret) = weights::token_secret(pod).filter(|_| container.name == weights::FETCHER) {
+            detail = format!("{}; its token is HF_TOKEN of the Secret {secret}", detail.trim_end());
+        }
         let container = (container.name != SERVER).then(|| container.name.clone());
         return Some(Cause { container, ..cause(kind, detail)? });
+    }
+    if let Some(progress) = fetched {
+        return cause(CauseKind::WeightsFetching, progress);
     }
     // A pod has started when all of its containers run: an engine's image may be fetched for long after the server runs.
     let waits: Vec<&ContainerStatus> = statuses().filter(|container| has_not_run(container)).collect();
@@ -232,6 +244,24 @@ fn of_pod(pod: &Pod, limit: Duration) -> Option<Cause> {
         (Some(node), None) => cause(CauseKind::PodsStarting, format!("node {node} starts it")),
         (None, _) => cause(CauseKind::PodsPending, "it waits for the scheduler".to_owned()),
     }
+}
+
+/// How far the weights are that are on their way into a pod. A container that was restarted gets on only where it says so: it may be
+/// about to end as it did before.
+fn fetched_weights(pod: &Pod, observed: &Observed) -> Option<String> {
+    let fetcher = weights::running_fetcher(pod)?;
+    let progress = observed.weights_progress.get(name(&pod.metadata));
+    let told = match progress {
+        None if fetcher.restart_count > 0 => return None,
+        None => "has begun",
+        Some(progress) => progress.as_str(),
+    };
+    Some(format!("init container {}{}: {told}", fetcher.name, times(fetcher)))
+}
+
+/// Whether weights are on their way into a pod of the workspace.
+pub fn fetches_weights(observed: &Observed) -> bool {
+    observed.pods.iter().any(|pod| !is_going(&pod.metadata) && weights::running_fetcher(pod).is_some())
 }
 
 fn has_not_run(container: &ContainerStatus) -> bool {

@@ -13,7 +13,7 @@ use crate::{
     decide::{self, Config, Observed, Options},
     layout,
     runtime::ADAPTERS,
-    workspace::{ANNOTATION_RUNTIME, AdapterSpec, Runtime, RuntimeChoice, Workspace},
+    workspace::{ANNOTATION_RUNTIME, AccessMode, AdapterSpec, PresetOptions, Runtime, RuntimeChoice, Workspace},
 };
 
 /// Variables of a preset's pod that say where files are in it. This machine has its own places for them.
@@ -66,6 +66,11 @@ fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
     if workspace.runtime() == Ok(RuntimeChoice::Auto) {
         let annotations = workspace.metadata.annotations.get_or_insert_default();
         annotations.insert(ANNOTATION_RUNTIME.to_owned(), Runtime::Kaito.to_string());
+    }
+    // Nor are weights fetched for a pod: here they come from a folder, or the server itself downloads them.
+    if let Some(preset) = workspace.inference.as_mut().and_then(|inference| inference.preset.as_mut()) {
+        preset.access_mode = AccessMode::Public;
+        preset.preset_options = PresetOptions::default();
     }
     let workspace = &workspace;
     // No image is pulled, but a public preset has to have one.

@@ -81,7 +81,6 @@ fn served_by(preset: &'static Preset, plan: &Plan) -> Chosen {
         ranks: if matches!(plan.cut, Cut::Ranks(_)) { plan.nodes } else { 1 },
         gpus: nodes.gpus,
         gpu_memory: Some(nodes.gpu.usable_memory),
-        image_volumes: true,
     };
     runtime::choose(RuntimeChoice::Auto, circumstances)
 }

@@ -22,3 +22,4 @@ mod readme;
 mod unread_logs;
 mod up;
 mod upstream;
+mod weights;

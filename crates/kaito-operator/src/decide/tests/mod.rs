@@ -10,3 +10,4 @@ mod properties;
 mod rollouts;
 mod status;
 mod vendors;
+mod weights;

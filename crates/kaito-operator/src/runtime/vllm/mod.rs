@@ -18,8 +18,8 @@ use k8s_openapi::{
 use kaito_presets::{GpuVendor, Preset};
 
 use super::{
-    ADAPTERS, Check, ENGINE, IMAGE_WEIGHTS, Launch, PORT, SERVER, Server, WEIGHTS, bash, container, field, folder,
-    pod_index, ports, requests, strings, variable, weights,
+    ADAPTERS, Check, ENGINE, Launch, PORT, SERVER, Server, bash, container, field, folder, pod_index, ports, requests,
+    strings, variable,
 };
 use crate::{
     reason::{Problem, Reason},
@@ -44,7 +44,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
             ),
         });
     }
-    let (mut volumes, weights): (Vec<_>, Vec<_>) = launch.weights.map(weights).into_iter().unzip();
+    let (mut volumes, weights): (Vec<_>, Vec<_>) = launch.weights.mounted().into_iter().unzip();
     // The roots are read-only.
     let (tmp, of_server) = folder("tmp", "/tmp", None);
     let (engine_tmp, of_engine) = folder("engine-tmp", "/tmp", None);
@@ -66,7 +66,9 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
 fn front(launch: &Launch<'_>, mounts: Vec<VolumeMount>) -> Container {
     let name = launch.preset.name;
     let mut arguments = strings(&["serve", name, "--port", &PORT.to_string()]);
-    arguments.extend(strings(&["--weights", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]));
+    if let Some(folder) = launch.weights.folder(launch.preset) {
+        arguments.extend(["--weights".to_owned(), folder]);
+    }
     arguments.extend(strings(&["--upstream", &format!("http://{LOOPBACK}:{ENGINE_PORT}"), "--upstream-model", name]));
     let config = launch.config;
     if !config.served_names.is_empty() {
