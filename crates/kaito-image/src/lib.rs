@@ -20,6 +20,7 @@ mod output;
 mod programs;
 mod progress;
 pub mod registry;
+mod unpack;
 mod verify;
 
 pub use adapter::{Adapter, extract_adapter};
@@ -36,4 +37,5 @@ pub use model::{Expected, Model, ModelFile};
 pub use oci_spec::image::Digest;
 pub use programs::check_copies_itself;
 pub use progress::{Event, Item, Progress};
+pub use unpack::{Unpacked, copy_folder, unpack};
 pub use verify::{Verification, verify_blobs, verify_weights};

@@ -24,12 +24,17 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let _flush = logging::FlushAtEnd;
     let level = match cli.command {
-        Command::Serve(_) | Command::Controller(_) | Command::Image(_) | Command::Supervise(_) => "info",
+        Command::Serve(_)
+        | Command::Controller(_)
+        | Command::Image(_)
+        | Command::Supervise(_)
+        | Command::Download(_) => "info",
         _ => "warn",
     };
     let outcome = logging::init(&cli.logging, level).and_then(|()| match cli.command {
         Command::Serve(args) => commands::serve::run(*args, cli.logging.log_format),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Download(args) => commands::download::run(&args),
         Command::Presets(args) => commands::presets::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Crd(args) => commands::crd::run(&args),

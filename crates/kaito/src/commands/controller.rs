@@ -75,6 +75,7 @@ fn options(args: &ControllerArgs, variable: &dyn Fn(&str) -> Option<String>) -> 
             server_image: args.server_image.clone(),
             vllm_image: args.vllm_image.clone(),
             vllm_rocm_image: args.vllm_rocm_image.clone(),
+            hub_endpoint: args.hub_endpoint.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
             provisioner,
             rollouts: RolloutPolicy {
                 at_once: args.rollouts.max_rollouts.get(),

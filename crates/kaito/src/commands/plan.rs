@@ -76,8 +76,6 @@ struct ServedBy {
     chosen: Chosen,
     /// Whose GPUs vLLM's image has to be built for.
     vendor: GpuVendor,
-    /// What it is served by in a cluster without image volumes; vLLM is not started there.
-    without_image_volumes: Runtime,
 }
 
 impl ServedBy {
@@ -91,14 +89,8 @@ impl ServedBy {
             ranks: if matches!(plan.cut, Cut::Ranks(_)) { plan.nodes } else { 1 },
             gpus: nodes.gpus,
             gpu_memory: Some(nodes.gpu.usable_memory),
-            image_volumes: true,
         };
-        let without = Circumstances { image_volumes: false, ..circumstances };
-        Self {
-            chosen: runtime::choose(RuntimeChoice::Auto, circumstances),
-            vendor: nodes.gpu.vendor,
-            without_image_volumes: runtime::choose(RuntimeChoice::Auto, without).runtime,
-        }
+        Self { chosen: runtime::choose(RuntimeChoice::Auto, circumstances), vendor: nodes.gpu.vendor }
     }
 
     fn runtime(&self) -> String {
@@ -108,26 +100,12 @@ impl ServedBy {
         }
     }
 
-    /// What the cluster has to have for it, and what happens where it has not.
-    fn needs(&self) -> Option<String> {
-        (self.chosen.runtime == Runtime::Vllm).then(|| {
-            let without = match self.without_image_volumes {
-                Runtime::Kaito => "without them the runtime is kaito, on the nodes' CPUs",
-                Runtime::Vllm => "without them nothing is started",
-            };
-            format!("image volumes (Kubernetes 1.33 or later, feature gate ImageVolume); {without}")
-        })
-    }
-
     fn json(&self) -> Value {
         let is_vllm = self.chosen.runtime == Runtime::Vllm;
-        let without = (self.without_image_volumes == Runtime::Kaito).then(|| Runtime::Kaito.to_string());
         json!({
             "runtime": self.chosen.runtime.to_string(),
             "why": self.chosen.why,
             "gpu_vendor": is_vllm.then_some(self.vendor),
-            "needs_image_volumes": is_vllm,
-            "without_image_volumes": without,
         })
     }
 }
@@ -190,9 +168,6 @@ fn recommendation(preset: &'static Preset, plan: &Plan, number: usize) -> String
         served_by.runtime(),
         served_by.chosen.why,
     );
-    if let Some(needs) = served_by.needs() {
-        text.push_str(&format!("It needs {needs}.\n"));
-    }
     for note in notes(plan) {
         text.push_str(&format!("Note: {note}\n"));
     }
@@ -201,7 +176,6 @@ fn recommendation(preset: &'static Preset, plan: &Plan, number: usize) -> String
 
 fn in_full(preset: &'static Preset, plan: &Plan) -> String {
     let served_by = ServedBy::of(preset, plan);
-    let needs = served_by.needs();
     let nodes = format!("{} of {}", plural(plan.nodes.into(), "node"), plan.instance_type.name);
     let verdict = if plan.fits { "fits on" } else { "does not fit on" };
     let mut text = format!("{} {verdict} {nodes}\n\n", preset.name);
@@ -220,7 +194,6 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
         ("placement", placement(plan)),
         ("load", sequences(plan)),
         ("served by", format!("{}, since {}", served_by.runtime(), served_by.chosen.why)),
-        ("cluster needs", needs.clone().unwrap_or_default()),
         ("", String::new()),
         ("weights", gib_needed(used.weights)),
         ("KV cache", format!("{}, in {}", gib_needed(used.kv_cache), plan.kv_cache)),
@@ -244,7 +217,6 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
     ];
     let rows = rows.into_iter().filter(|(key, _)| match *key {
         "adapters" => plan.adapters > 0,
-        "cluster needs" => needs.is_some(),
         _ => true,
     });
     text.push_str(&aligned(rows.map(|(key, value)| [key.to_owned(), value]).collect()));
