@@ -4,7 +4,8 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, ResourceRequirements};
 use kaito_presets::{GIB, Load, Precision};
 
 use super::{
-    ADAPTERS, Check, Flag, FlagValue, Launch, PORT, SERVER, Server, container, folder, ports, requests, strings, variable,
+    ADAPTERS, Check, Flag, FlagValue, Launch, PORT, SERVER, Server, container, folder, ports, requests, strings,
+    variable,
 };
 use crate::{
     reason::{Problem, Reason},

@@ -7,7 +7,8 @@
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerStatus, EnvVar, EnvVarSource, ImageVolumeSource, KeyToPath,
-        PersistentVolumeClaimVolumeSource, Pod, PodSpec, ProjectedVolumeSource, SecretKeySelector, SecretProjection, Volume, VolumeMount, VolumeProjection,
+        PersistentVolumeClaimVolumeSource, Pod, PodSpec, ProjectedVolumeSource, SecretKeySelector, SecretProjection,
+        Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
@@ -152,8 +153,7 @@ impl Weights<'_> {
             // The node has to have room for them: a pod that fills its disk would be evicted.
             let bytes = preset.shape.weights_bytes(preset.dtype);
             let room = Quantity(format!("{}Gi", bytes.div_ceil(GIB) + 1));
-            fetcher.resources.get_or_insert_default().requests =
-                Some([("ephemeral-storage".to_owned(), room)].into());
+            fetcher.resources.get_or_insert_default().requests = Some([("ephemeral-storage".to_owned(), room)].into());
         }
         fetching
     }
@@ -181,11 +181,7 @@ fn pull_secrets(secrets: &[String]) -> Volume {
     let projection = |secret: &String| VolumeProjection {
         secret: Some(SecretProjection {
             name: secret.clone(),
-            items: Some(vec![KeyToPath {
-                key: DOCKER_CONFIG.to_owned(),
-                path: format!("{secret}.json"),
-                mode: None,
-            }]),
+            items: Some(vec![KeyToPath { key: DOCKER_CONFIG.to_owned(), path: format!("{secret}.json"), mode: None }]),
             optional: Some(true),
         }),
         ..VolumeProjection::default()
@@ -245,8 +241,14 @@ mod tests {
         for (log, told) in [
             ("", None),
             ("no progress % of it\n", None),
-            ("INFO pulling: 3 % of 12.6 GiB\nINFO pulling: 43 % of 12.6 GiB, 5m left\n", Some("43 % of 12.6 GiB, 5m left")),
-            ("INFO pulling: 43 % of 12.6 GiB, 5m left\nWARN trying again cause=\"reset\"", Some("43 % of 12.6 GiB, 5m left")),
+            (
+                "INFO pulling: 3 % of 12.6 GiB\nINFO pulling: 43 % of 12.6 GiB, 5m left\n",
+                Some("43 % of 12.6 GiB, 5m left"),
+            ),
+            (
+                "INFO pulling: 43 % of 12.6 GiB, 5m left\nWARN trying again cause=\"reset\"",
+                Some("43 % of 12.6 GiB, 5m left"),
+            ),
             // The beginning of a line may be cut off.
             ("7 % of 1.0 GiB\r\n", Some("7 % of 1.0 GiB")),
             ("x: 7 % of \u{1b}[2J1.0 GiB", Some("7 % of [2J1.0 GiB")),

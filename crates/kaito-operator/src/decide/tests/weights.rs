@@ -26,8 +26,7 @@ fn without_image_volumes() -> Observed {
 /// The specification of the pods that a workspace gets.
 fn pods(workspace: &Workspace, observed: &Observed, options: &Options) -> Value {
     let decision = decide(workspace, observed, options, now());
-    let is_workload =
-        |kind: ObjectKind| matches!(kind, ObjectKind::Deployment | ObjectKind::StatefulSet);
+    let is_workload = |kind: ObjectKind| matches!(kind, ObjectKind::Deployment | ObjectKind::StatefulSet);
     let workload = decision.objects.iter().find(|object| is_workload(object.kind()));
     workload.unwrap_or_else(|| panic!("{decision:#?}")).to_json()["spec"]["template"]["spec"].clone()
 }
@@ -68,31 +67,38 @@ fn an_image_with_a_server_is_run_to_copy_its_weights_with_a_program_that_needs_n
         fetcher["command"],
         json!(["/mnt/weights-tool/ld.so", "--library-path", "/mnt/weights-tool/lib", "/mnt/weights-tool/kaito"])
     );
-    assert_eq!(
-        fetcher["args"],
-        json!(["image", "extract", "/", "--path", "/weights", "--to", "/mnt/weights/weights"])
-    );
+    assert_eq!(fetcher["args"], json!(["image", "extract", "/", "--path", "/weights", "--to", "/mnt/weights/weights"]));
     // 14.4 GB of weights in bf16.
     assert_eq!(fetcher["resources"]["requests"], json!({"ephemeral-storage": "15Gi"}));
     // The server of this image has them beside it.
     let pod = pods(&preset("falcon-7b", 1), &without_image_volumes(), &options());
-    assert_eq!((&pod["initContainers"], &pod["containers"][0]["image"]), (&Value::Null, &json!("registry.example/mine:1")));
+    assert_eq!(
+        (&pod["initContainers"], &pod["containers"][0]["image"]),
+        (&Value::Null, &json!("registry.example/mine:1"))
+    );
 }
 
 #[test]
 fn an_image_of_weights_alone_is_fetched_from_its_registry_with_the_secrets_to_pull_it() {
     for (secrets, files) in [
         ("", None),
-        (", imagePullSecrets: [pull, other]", Some("/etc/kaito/pull-secrets/pull.json,/etc/kaito/pull-secrets/other.json")),
+        (
+            ", imagePullSecrets: [pull, other]",
+            Some("/etc/kaito/pull-secrets/pull.json,/etc/kaito/pull-secrets/other.json"),
+        ),
     ] {
         let private = with_options("falcon-7b", 1, "private", &format!("weightsImage: 'w:1'{secrets}"));
         for workspace in [private.clone(), on_gpus(private)] {
             let pod = pods(&workspace, &without_image_volumes(), &options());
             assert_mounted(&pod, "/mnt/weights/weights");
             let fetcher = named(&pod["initContainers"], "weights");
-            assert_eq!((&fetcher["image"], &fetcher["command"]), (&json!("registry.example/kaito:1"), &json!(["kaito"])));
+            assert_eq!(
+                (&fetcher["image"], &fetcher["command"]),
+                (&json!("registry.example/kaito:1"), &json!(["kaito"]))
+            );
             let extract = ["image", "extract", "w:1", "--path", "/weights", "--to", "/mnt/weights/weights"];
-            let expected: Vec<_> = extract.into_iter().chain(files.into_iter().flat_map(|it| ["--authfile", it])).collect();
+            let expected: Vec<_> =
+                extract.into_iter().chain(files.into_iter().flat_map(|it| ["--authfile", it])).collect();
             assert_eq!(fetcher["args"], json!(expected));
             let Some(_) = files else { continue };
             let mount = named(&fetcher["volumeMounts"], "pull-secrets");
@@ -200,7 +206,10 @@ fn pods_that_copy_are_not_restarted_because_the_cluster_has_image_volumes_now() 
     // One that is made now mounts its image.
     let fresh = pods(&workspace, &super::fixtures::observed([node("a")]), &options());
     assert_eq!(named(&fresh["volumes"], "weights")["image"]["reference"], "registry.example/mine:1");
-    assert_eq!(fresh["initContainers"].as_array().map_or(0, |all| all.iter().filter(|one| one["name"] == "weights").count()), 0);
+    assert_eq!(
+        fresh["initContainers"].as_array().map_or(0, |all| all.iter().filter(|one| one["name"] == "weights").count()),
+        0
+    );
 }
 
 /// A pod whose init container for the weights is in this state.
