@@ -30,7 +30,7 @@ use crate::{
 
 /// Says in a folder what it was unpacked from. Readers of models pass over files with such names.
 const RECORD: &str = ".kaito-image";
-/// Beside the folder while it is made: what is held, and, for a copy, what it is of.
+/// Beside the folder while it is made: what is held, and what it is of.
 const LOCK: &str = "lock";
 const SOURCE: &str = "source.json";
 /// Most files of a folder; models have some dozens.
@@ -75,6 +75,8 @@ pub fn unpack(image: &Image, name: &str, directory: &str, to: &Path, job: Job<'_
     let staging = Staging::open(to)?;
     let directory = directory.trim_matches('/');
     let source = Unpacked { image: name.to_owned(), digest: image.digest().to_string(), path: format!("/{directory}") };
+    // A layer of another image may be one of this image too, but what lies here of it is of this folder alone.
+    staging.of_one_source(&Unpacked { image: String::new(), digest: String::new(), ..source.clone() })?;
     let layers = staging.layers(image)?;
     let missing: Vec<_> = layers.iter().filter(|layer| staging.record(layer).is_none()).copied().collect();
     staging.check_room(missing.iter().map(|layer| layer.size()).sum())?;
@@ -211,7 +213,7 @@ impl Staging {
     fn keep(&self, known: &BTreeSet<PathBuf>) -> Result<(), Error> {
         for entry in fs::read_dir(&self.folder).map_err(read_error(&self.folder))? {
             let path = entry.map_err(read_error(&self.folder))?.path();
-            if !known.contains(&path) && !path.ends_with(LOCK) {
+            if !known.contains(&path) && !path.ends_with(LOCK) && !path.ends_with(SOURCE) {
                 remove(&path)?;
             }
         }

@@ -248,6 +248,9 @@ fn another_image_replaces_a_folder_of_this_kind_and_nothing_else() {
     let error = unpack(&of("new"), "a:2", "data", &to, job()).unwrap_err();
     assert!(error.to_string().ends_with("has no files in /data"), "{error}");
     assert!(!to.exists());
+    // What was read for another folder of it says nothing of this one.
+    unpack(&of("new"), "a:2", "weights", &to, job()).unwrap();
+    assert_eq!(contents(&to), files(&[("new", "1")]));
 }
 
 #[test]
