@@ -30,6 +30,9 @@ use crate::{
 
 /// Says in a folder what it was unpacked from. Readers of models pass over files with such names.
 const RECORD: &str = ".kaito-image";
+/// Beside the folder while it is made: what is held, and what it is of.
+const LOCK: &str = "lock";
+const SOURCE: &str = "source.json";
 /// Most files of a folder; models have some dozens.
 const MAX_FILES: usize = 100_000;
 /// Largest record that is read.
@@ -72,6 +75,8 @@ pub fn unpack(image: &Image, name: &str, directory: &str, to: &Path, job: Job<'_
     let staging = Staging::open(to)?;
     let directory = directory.trim_matches('/');
     let source = Unpacked { image: name.to_owned(), digest: image.digest().to_string(), path: format!("/{directory}") };
+    // A layer of another image may be one of this image too, but what lies here of it is of this folder alone.
+    staging.of_one_source(&Unpacked { image: String::new(), digest: String::new(), ..source.clone() })?;
     let layers = staging.layers(image)?;
     let missing: Vec<_> = layers.iter().filter(|layer| staging.record(layer).is_none()).copied().collect();
     staging.check_room(missing.iter().map(|layer| layer.size()).sum())?;
@@ -98,6 +103,7 @@ pub fn unpack(image: &Image, name: &str, directory: &str, to: &Path, job: Job<'_
 pub fn copy_folder(from: &Path, to: &Path, job: Job<'_>) -> Result<Unpacked, Error> {
     let staging = Staging::open(to)?;
     let source = Unpacked { image: "/".to_owned(), digest: String::new(), path: from.display().to_string() };
+    staging.of_one_source(&source)?;
     let whole = staging.whole();
     let mut files = Vec::new();
     walk(from, Path::new(""), &mut |path, len| {
@@ -152,7 +158,7 @@ impl Staging {
         }
         let folder = to.with_file_name(format!(".{}.partial", name.to_string_lossy()));
         fs::create_dir_all(&folder).map_err(write_error(&folder))?;
-        let lock = folder.join("lock");
+        let lock = folder.join(LOCK);
         let file = File::create(&lock).map_err(write_error(&lock))?;
         file.lock().map_err(write_error(&lock))?;
         Ok(Self { to: to.to_owned(), folder, _lock: file })
@@ -160,6 +166,16 @@ impl Staging {
 
     fn whole(&self) -> PathBuf {
         self.folder.join("whole")
+    }
+
+    /// What lies here of another source goes.
+    fn of_one_source(&self, source: &Unpacked) -> Result<(), Error> {
+        let record = self.folder.join(SOURCE);
+        if read_record::<Unpacked>(&record).as_ref() != Some(source) {
+            self.keep(&BTreeSet::new())?;
+            write_record(&record, source)?;
+        }
+        Ok(())
     }
 
     fn folder_of(&self, layer: &Blob) -> PathBuf {
@@ -189,13 +205,19 @@ impl Staging {
         }
         let known: BTreeSet<_> =
             layers.iter().flat_map(|layer| [self.folder_of(layer), self.record_of(layer)]).collect();
+        self.keep(&known)?;
+        Ok(layers)
+    }
+
+    /// Removes everything else.
+    fn keep(&self, known: &BTreeSet<PathBuf>) -> Result<(), Error> {
         for entry in fs::read_dir(&self.folder).map_err(read_error(&self.folder))? {
             let path = entry.map_err(read_error(&self.folder))?.path();
-            if !known.contains(&path) && !path.ends_with("lock") {
+            if !known.contains(&path) && !path.ends_with(LOCK) && !path.ends_with(SOURCE) {
                 remove(&path)?;
             }
         }
-        Ok(layers)
+        Ok(())
     }
 
     fn check_room(&self, needed: u64) -> Result<(), Error> {
@@ -221,6 +243,7 @@ impl Staging {
             let path = path_in(&entry).map_err(unreadable)?;
             let path = path.trim_end_matches('/');
             if let Some(removed) = removed(path, directory) {
+                within(&folder, &removed).map_err(unreadable)?;
                 record.removed.insert(removed);
                 continue;
             }
@@ -264,7 +287,7 @@ impl Staging {
         let mut any = false;
         for layer in &image.layers {
             for path in self.record(layer).unwrap_or_default().removed {
-                remove(&whole.join(&path))?;
+                remove(&within(&whole, &path).map_err(write_error(&whole))?)?;
                 fs::create_dir_all(&whole).map_err(write_error(&whole))?;
             }
             let folder = self.folder_of(layer);

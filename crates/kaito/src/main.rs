@@ -24,11 +24,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let _flush = logging::FlushAtEnd;
     let level = match cli.command {
-        Command::Serve(_)
-        | Command::Controller(_)
-        | Command::Image(_)
-        | Command::Supervise(_)
-        | Command::Download(_) => "info",
+        Command::Serve(_) | Command::Controller(_) | Command::Image(_) | Command::Supervise(_) => "info",
         _ => "warn",
     };
     let outcome = logging::init(&cli.logging, level).and_then(|()| match cli.command {

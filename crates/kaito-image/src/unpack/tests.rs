@@ -150,9 +150,13 @@ fn no_entry_leads_out_of_the_folder() {
         archive.append(&header, io::empty()).unwrap();
         Blob::from_bytes(MediaType::ImageLayer, archive.into_inner().unwrap())
     };
-    for (name, link) in
-        [("weights/../../b", None), ("weights/a", Some("etc/passwd")), ("weights/a", Some("weights/../../b"))]
-    {
+    for (name, link) in [
+        ("weights/../../b", None),
+        ("weights/../../.wh.b", None),
+        ("weights/.wh...", None),
+        ("weights/a", Some("etc/passwd")),
+        ("weights/a", Some("weights/../../b")),
+    ] {
         let error = unpacked_from(vec![named(name, link)], "weights").unwrap_err();
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("leads out of the folder") || cause.contains("which is elsewhere"), "{name}: {cause}");
@@ -244,6 +248,9 @@ fn another_image_replaces_a_folder_of_this_kind_and_nothing_else() {
     let error = unpack(&of("new"), "a:2", "data", &to, job()).unwrap_err();
     assert!(error.to_string().ends_with("has no files in /data"), "{error}");
     assert!(!to.exists());
+    // What was read for another folder of it says nothing of this one.
+    unpack(&of("new"), "a:2", "weights", &to, job()).unwrap();
+    assert_eq!(contents(&to), files(&[("new", "1")]));
 }
 
 #[test]
@@ -258,16 +265,24 @@ fn a_folder_of_this_machine_is_copied_file_by_file() {
     let (_parent, to) = place();
     // What an interrupted copy left: a file has its name once all of it was copied.
     let whole = to.with_file_name(".weights.partial").join("whole");
-    fs::create_dir_all(&whole).unwrap();
-    fs::write(whole.join("a.bin"), "abc").unwrap();
+    let left = |path: &str| {
+        fs::create_dir_all(&whole).unwrap();
+        fs::write(whole.join("a.bin"), "abc").unwrap();
+        let source = Unpacked { image: "/".to_owned(), digest: String::new(), path: path.to_owned() };
+        write_record(&whole.with_file_name(SOURCE), &source).unwrap();
+    };
     let skipped = AtomicUsize::new(0);
     let count = |event: Event<'_>| {
         if let Event::Skipped { .. } = event {
             skipped.fetch_add(1, Ordering::Relaxed);
         }
     };
-    copy_folder(from.path(), &to, Job { progress: &count, cancelled: &GOES_ON }).unwrap();
-    assert_eq!(skipped.into_inner(), 1, "what was copied is not copied again");
+    for (path, there) in [(from.path().to_str().unwrap(), 1), ("/another", 0)] {
+        left(path);
+        skipped.store(0, Ordering::Relaxed);
+        copy_folder(from.path(), &to, Job { progress: &count, cancelled: &GOES_ON }).unwrap();
+        assert_eq!(skipped.load(Ordering::Relaxed), there, "what was copied of {path}");
+    }
     assert_eq!(contents(&to), expected);
     let error = copy_folder(Path::new("/no/such/folder"), &place().1, job()).unwrap_err();
     assert!(error.to_string().contains("/no/such/folder"), "{error}");

@@ -140,7 +140,9 @@ impl Weights<'_> {
                 Fetching { containers: vec![fetcher], volumes }
             }
             Self::Downloaded { secret, .. } => {
-                let mut fetcher = filled(kaito, &["kaito"], strings(&["download", preset.name, "--link", &to]));
+                // The log tells the progress.
+                let download = strings(&["download", preset.name, "--link", &to, "--log", "info"]);
+                let mut fetcher = filled(kaito, &["kaito"], download);
                 let cache = variable("HF_HUB_CACHE", &format!("{WEIGHTS}/hub"));
                 let endpoint = hub.map(|hub| variable("HF_ENDPOINT", hub));
                 fetcher.env = Some([Some(cache), endpoint, secret.map(token)].into_iter().flatten().collect());

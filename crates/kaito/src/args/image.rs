@@ -23,9 +23,13 @@ pub enum ImageCommand {
     Inspect(ImageInspectArgs),
     /// Compare an image with a directory of weights
     Verify(ImageVerifyArgs),
-    /// Copy a folder out of an image. Digests are verified, and after an interruption it goes on: what has arrived whole is kept
+    /// Copy a folder out of an image
+    ///
+    /// Digests are verified. After an interruption the same command goes on: what has arrived whole is kept.
     Extract(ImageExtractArgs),
-    /// Copy this program with its libraries, so that it runs in a container of any image
+    /// Copy this program and its libraries to run elsewhere
+    ///
+    /// In a container of any image it runs as `DIR/ld.so --library-path DIR/lib DIR/kaito`.
     Program(ImageProgramArgs),
 }
 
@@ -143,7 +147,7 @@ pub struct ImageExtractArgs {
 
 #[derive(Debug, Args)]
 pub struct ImageProgramArgs {
-    /// Folder to copy it to. There it runs as `DIR/ld.so --library-path DIR/lib DIR/kaito`
+    /// Folder to copy them to
     #[arg(long, env = "KAITO_TO", value_name = "DIR")]
     pub to: PathBuf,
 }

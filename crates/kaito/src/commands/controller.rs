@@ -160,6 +160,14 @@ mod tests {
     }
 
     #[test]
+    fn another_hub_is_an_address_that_paths_can_follow() {
+        let hub = |args: &[&str]| options(&parsed(args).unwrap(), &|_| None).unwrap().decide.hub_endpoint;
+        assert_eq!(hub(&[]), None);
+        assert_eq!(hub(&["--hub-endpoint", "https://hub.example/m/"]).as_deref(), Some("https://hub.example/m"));
+        assert!(parsed(&["--hub-endpoint", "ftp://hub.example"]).is_err());
+    }
+
+    #[test]
     fn a_replica_is_told_from_others() {
         let variable = |name: &str| match name {
             "POD_NAME" => Some("kaito-abc".to_owned()),

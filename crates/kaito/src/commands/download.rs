@@ -61,13 +61,10 @@ fn link(path: &Path, model: &Path) -> anyhow::Result<()> {
     }
     let target = relative(&folder.canonicalize()?, &absolute(model)?);
     // Under another name first, so that a reader finds the old link or the new one.
-    let aside = folder.join(format!(".{}.{}.new", name.to_string_lossy(), process::id()));
-    match fs::remove_file(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    symlink(&target, &aside)?;
-    Ok(fs::rename(&aside, path)?)
+    let prefix = format!(".{}.", name.to_string_lossy());
+    let aside = tempfile::Builder::new().prefix(&prefix).make_in(folder, |aside| symlink(&target, aside))?;
+    aside.persist(path)?;
+    Ok(())
 }
 
 /// The path from the root, with the folder's links resolved but not one of the file itself, whose name counts.

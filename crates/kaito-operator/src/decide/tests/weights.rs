@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
-use super::fixtures::{condition, node, now, observed, on_gpus, options, pod, preset, settle, workspace};
+use super::fixtures::{condition, node, now, observed, on_gpus, options, pod, preset, settle, with, workspace};
 use crate::{
     decide::{ObjectKind, Observed, Options, WeightsClaim, decide},
     workspace::{ConditionType, Workspace},
@@ -68,8 +68,8 @@ fn an_image_with_a_server_is_run_to_copy_its_weights_with_a_program_that_needs_n
         json!(["/mnt/weights-tool/ld.so", "--library-path", "/mnt/weights-tool/lib", "/mnt/weights-tool/kaito"])
     );
     assert_eq!(fetcher["args"], json!(["image", "extract", "/", "--path", "/weights", "--to", "/mnt/weights/weights"]));
-    // 14.4 GB of weights in bf16.
-    assert_eq!(fetcher["resources"]["requests"], json!({"ephemeral-storage": "15Gi"}));
+    // 12.9 GiB of weights in bf16.
+    assert_eq!(fetcher["resources"]["requests"], json!({"ephemeral-storage": "14Gi"}));
     // The server of this image has them beside it.
     let pod = pods(&preset("falcon-7b", 1), &without_image_volumes(), &options());
     assert_eq!(
@@ -134,7 +134,10 @@ fn weights_of_the_hub_need_no_image_of_them() {
             assert_eq!(*named(&pod["volumes"], "weights"), volume);
             let fetcher = named(&pod["initContainers"], "weights");
             assert_eq!(fetcher["image"], "registry.example/kaito:1");
-            assert_eq!(fetcher["args"], json!(["download", "mistral-7b", "--link", "/mnt/weights/mistral-7b"]));
+            assert_eq!(
+                fetcher["args"],
+                json!(["download", "mistral-7b", "--link", "/mnt/weights/mistral-7b", "--log", "info"])
+            );
             assert_eq!(named(&fetcher["env"], "HF_HUB_CACHE")["value"], "/mnt/weights/hub");
             assert_eq!(named(&fetcher["env"], "HF_ENDPOINT")["value"], "https://hub.example");
             let token = fetcher["env"].as_array().unwrap().iter().find(|variable| variable["name"] == "HF_TOKEN");
@@ -159,14 +162,24 @@ fn without_a_registry_of_presets_anybody_may_download_public_ones() {
     assert_eq!(condition(&licensed, ConditionType::InferenceReady).1, "RegistryMissing");
 }
 
+/// Two nodes of it hold the largest model together.
+const LARGE: &str = "Standard_ND96asr_v4";
+
+fn large_nodes() -> Observed {
+    let large = |name| with(node(name), "/metadata/labels/node.kubernetes.io~1instance-type", json!(LARGE));
+    observed(["a", "b"].map(|name| with(large(name), "/status/allocatable", json!({"nvidia.com/gpu": "8"}))))
+}
+
 #[test]
 fn each_rank_fetches_for_itself() {
-    let workspace = on_gpus(preset("llama-2-70b-chat", 2));
-    let pod = pods(&workspace, &without_image_volumes(), &options());
-    assert_mounted(&pod, "/mnt/weights/weights");
-    let mut workspace = on_gpus(with_options("llama-2-70b-chat", 2, "private", "modelAccessSecret: token"));
-    let pod = pods(&workspace, &observed(["a", "b"].map(node)), &options());
-    assert_mounted(&pod, "/mnt/weights/llama-2-70b-chat");
+    let ranks = |mut workspace: Workspace| {
+        workspace.resource.instance_type = Some(LARGE.to_owned());
+        on_gpus(workspace)
+    };
+    let copying = Observed { without_image_volumes: true, ..large_nodes() };
+    assert_mounted(&pods(&ranks(preset("llama-2-70b-chat", 2)), &copying, &options()), "/mnt/weights/weights");
+    let by_token = ranks(with_options("llama-2-70b-chat", 2, "private", "modelAccessSecret: token"));
+    assert_mounted(&pods(&by_token, &large_nodes(), &options()), "/mnt/weights/llama-2-70b-chat");
     // What they share has to be on both nodes.
     for (claim, is_refused) in [
         (WeightsClaim::Modes(vec!["ReadWriteMany".to_owned()]), false),
@@ -174,8 +187,8 @@ fn each_rank_fetches_for_itself() {
         (WeightsClaim::Modes(vec!["ReadWriteOnce".to_owned()]), true),
         (WeightsClaim::Missing, true),
     ] {
-        workspace = on_gpus(with_options("llama-2-70b-chat", 2, "private", "weightsClaim: models"));
-        let mut observed = Observed { weights_claim: claim.clone(), ..observed(["a", "b"].map(node)) };
+        let mut workspace = ranks(with_options("llama-2-70b-chat", 2, "private", "weightsClaim: models"));
+        let mut observed = Observed { weights_claim: claim.clone(), ..large_nodes() };
         settle(&mut workspace, &mut observed, &options());
         assert_eq!(observed.stateful_set.is_none(), is_refused, "{claim:?}");
         let (_, reason, message) = condition(&workspace, ConditionType::InferenceReady);
