@@ -1,7 +1,6 @@
 //! Why the model does not answer yet, by the status of its pods and of the object that makes them.
 
 mod engine;
-mod fault;
 mod ranks;
 
 use std::time::Duration;
@@ -445,11 +444,21 @@ fn crash(container: &ContainerStatus, ended: &ContainerStateTerminated) -> Strin
     };
     let mut text = format!("container {} ended with {status}{}", container.name, times(container));
     let said = ended.message.as_deref().unwrap_or_default();
-    let words = engine::last_words(said).unwrap_or(said).trim();
-    if !words.is_empty() {
-        let skipped = words.chars().count().saturating_sub(LONGEST_TERMINATION_MESSAGE);
-        let tail: String = words.chars().skip(skipped).collect();
-        text.push_str(&format!(": {}{tail}", if skipped > 0 { "..." } else { "" }));
+    let last_words = engine::last_words(said).map(str::trim_end);
+    let words = last_words.unwrap_or_else(|| said.trim());
+    let skipped = words.chars().count().saturating_sub(LONGEST_TERMINATION_MESSAGE);
+    match (words, skipped, last_words) {
+        ("", ..) => {}
+        (words, 0, _) => text.push_str(&format!(": {words}")),
+        // An engine's begin with what is wrong; a log ends with it.
+        (words, _, Some(_)) => {
+            let head: String = words.chars().take(LONGEST_TERMINATION_MESSAGE).collect();
+            text.push_str(&format!(": {head} [...]"));
+        }
+        (words, skipped, None) => {
+            let tail: String = words.chars().skip(skipped).collect();
+            text.push_str(&format!(": ...{tail}"));
+        }
     }
     text
 }
