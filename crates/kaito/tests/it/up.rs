@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
@@ -186,6 +187,21 @@ fn who_does_not_end_is_killed() {
     assert_eq!(status.code(), Some(0), "{printed:#?}");
 }
 
+/// As an engine has one, whose supervisor was killed.
+#[test]
+fn what_made_a_session_of_its_own_is_ended_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let file = file.to_str().unwrap();
+    let file = script(&format!("setsid sleep 1000 & echo $! > {file}; echo \"error: it has $(cat {file})\"; exit 3"));
+    let output = output(&mut up(&file.path()));
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    let pid = stderr.split("it has ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    assert!(stat.map_or(true, |stat| stat.contains(") Z ")), "process {pid} is still there");
+}
+
 #[test]
 fn what_cannot_run_here_is_refused_with_the_next_step() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -206,6 +222,12 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
     let adapters = fs::read_to_string(example("kaito_workspace_falcon_7b_with_adapters.yaml")).unwrap();
     let adapters = File::new(&adapters.replace("registry.example.com", &nowhere));
     let tiny = tiny_model();
+    // A vLLM that is not built for CPUs, for a machine without GPUs.
+    let bin = tempfile::tempdir().unwrap();
+    let vllm = bin.path().join("vllm");
+    fs::write(&vllm, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&vllm, fs::Permissions::from_mode(0o755)).unwrap();
+    let vllm = vllm.to_str().unwrap();
     let example = |name: &str| example(name).to_str().unwrap().to_owned();
     let of = |file: &File| file.path().to_str().unwrap().to_owned();
     for (file, args, words) in [
@@ -218,7 +240,16 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
         ),
         (of(&ranks[0]), &[], &["llama-2-13b-chat", "2 ranks", "cluster"]),
         (of(&ranks[1]), &["--weights", tiny.to_str().unwrap()], &["2 ranks"]),
-        (example("kaito_workspace_mistral_7b-instruct_vllm.yaml"), &[], &["vLLM", "kaito.sh/runtime"]),
+        (
+            example("kaito_workspace_mistral_7b-instruct_vllm.yaml"),
+            &["--vllm", "/no/such/vllm"],
+            &["/no/such/vllm", "pip install vllm", "--vllm", "kaito.sh/runtime"],
+        ),
+        (
+            example("kaito_workspace_mistral_7b-instruct_vllm.yaml"),
+            &["--vllm", vllm],
+            &[vllm, "no GPUs", "kaito.sh/runtime: kaito"],
+        ),
         (of(&adapters), &[], &["\"dolly-oai\"", "adapters/falcon-7b-dolly:0.1.0", "--adapter dolly-oai=FOLDER"]),
         (
             example("kaito_workspace_template.yaml"),
