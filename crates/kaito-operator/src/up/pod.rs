@@ -19,7 +19,7 @@ use crate::{
     decide::{self, Config, Observed, Options},
     layout,
     runtime::ADAPTERS,
-    workspace::{ANNOTATION_RUNTIME, AdapterSpec, Runtime, Workspace},
+    workspace::{ANNOTATION_RUNTIME, AccessMode, AdapterSpec, PresetOptions, Runtime, Workspace},
 };
 
 /// Variables of a preset's pod that say where files are in it. This machine has its own places for them.
@@ -120,6 +120,11 @@ fn pod(Manifest { workspace, config }: &Manifest, computing: Computing<'_>) -> R
     }
     if computing.runtime() == Runtime::Vllm {
         workspace.resource.instance_type = Some(INSTANCE_TYPE.to_owned());
+    }
+    // Nor are weights fetched for a pod: here they come from a folder, or the server itself downloads them.
+    if let Some(preset) = workspace.inference.as_mut().and_then(|inference| inference.preset.as_mut()) {
+        preset.access_mode = AccessMode::Public;
+        preset.preset_options = PresetOptions::default();
     }
     let workspace = &workspace;
     // No image is pulled, but a public preset has to have one, and its engine one of ours.

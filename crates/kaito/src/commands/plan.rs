@@ -76,8 +76,8 @@ struct ServedBy {
     chosen: Chosen,
     /// Whose GPUs vLLM's image has to be built for.
     vendor: GpuVendor,
-    /// What it is served by in a cluster without image volumes; vLLM is not started there.
-    without_image_volumes: Runtime,
+    /// Nodes that serve one model together.
+    ranks: u32,
 }
 
 impl ServedBy {
@@ -85,49 +85,41 @@ impl ServedBy {
         let nodes = &plan.instance_type;
         // However many there are: they are all alike.
         let adapters = if plan.adapters > 0 { vec![AdapterSpec::default()] } else { Vec::new() };
+        let ranks = if matches!(plan.cut, Cut::Ranks(_)) { plan.nodes } else { 1 };
         let circumstances = Circumstances {
             preset,
             adapters: &adapters,
-            ranks: if matches!(plan.cut, Cut::Ranks(_)) { plan.nodes } else { 1 },
+            ranks,
             gpus: nodes.gpus,
             gpu_memory: Some(nodes.gpu.usable_memory),
             image_volumes: true,
         };
-        let without = Circumstances { image_volumes: false, ..circumstances };
-        Self {
-            chosen: runtime::choose(RuntimeChoice::Auto, circumstances),
-            vendor: nodes.gpu.vendor,
-            without_image_volumes: runtime::choose(RuntimeChoice::Auto, without).runtime,
-        }
+        Self { chosen: runtime::choose(RuntimeChoice::Auto, circumstances), vendor: nodes.gpu.vendor, ranks }
     }
 
-    fn runtime(&self) -> String {
-        match (self.chosen.runtime, self.vendor) {
-            (Runtime::Vllm, GpuVendor::Amd) => format!("{} (its image for ROCm)", Runtime::Vllm),
-            (runtime, _) => runtime.to_string(),
-        }
+    fn is_vllm(&self) -> bool {
+        self.chosen.runtime == Runtime::Vllm
     }
 
-    /// What the cluster has to have for it, and what happens where it has not.
-    fn needs(&self) -> Option<String> {
-        (self.chosen.runtime == Runtime::Vllm).then(|| {
-            let without = match self.without_image_volumes {
-                Runtime::Kaito => "without them the runtime is kaito, on the nodes' CPUs",
-                Runtime::Vllm => "without them nothing is started",
-            };
-            format!("image volumes (Kubernetes 1.33 or later, feature gate ImageVolume); {without}")
-        })
+    /// The runtime, and why it is this one.
+    fn sentence(&self) -> String {
+        let image = match self.vendor {
+            GpuVendor::Amd if self.is_vllm() => " (its image for ROCm)",
+            _ => "",
+        };
+        let together = match self.ranks {
+            ranks if ranks > 1 && self.is_vllm() => format!(", and {ranks} of them serve one model together"),
+            _ => String::new(),
+        };
+        format!("{}{image}, since {}{together}", self.chosen.runtime, self.chosen.why)
     }
 
     fn json(&self) -> Value {
-        let is_vllm = self.chosen.runtime == Runtime::Vllm;
-        let without = (self.without_image_volumes == Runtime::Kaito).then(|| Runtime::Kaito.to_string());
         json!({
             "runtime": self.chosen.runtime.to_string(),
             "why": self.chosen.why,
-            "gpu_vendor": is_vllm.then_some(self.vendor),
-            "needs_image_volumes": is_vllm,
-            "without_image_volumes": without,
+            "gpu_vendor": self.is_vllm().then_some(self.vendor),
+            "ranks": self.is_vllm().then_some(self.ranks),
         })
     }
 }
@@ -181,18 +173,14 @@ fn recommendation(preset: &'static Preset, plan: &Plan, number: usize) -> String
     };
     let mut text = format!(
         "Recommended: {} of {} ({}). {why}\nIn a Workspace: resource.instanceType {}, resource.count {}. The \
-         runtime is {}, since {}.\n",
+         runtime is {}.\n",
         plural(plan.nodes.into(), "node"),
         one.name,
         one.cloud,
         one.name,
         plan.nodes,
-        served_by.runtime(),
-        served_by.chosen.why,
+        served_by.sentence(),
     );
-    if let Some(needs) = served_by.needs() {
-        text.push_str(&format!("It needs {needs}.\n"));
-    }
     for note in notes(plan) {
         text.push_str(&format!("Note: {note}\n"));
     }
@@ -201,7 +189,6 @@ fn recommendation(preset: &'static Preset, plan: &Plan, number: usize) -> String
 
 fn in_full(preset: &'static Preset, plan: &Plan) -> String {
     let served_by = ServedBy::of(preset, plan);
-    let needs = served_by.needs();
     let nodes = format!("{} of {}", plural(plan.nodes.into(), "node"), plan.instance_type.name);
     let verdict = if plan.fits { "fits on" } else { "does not fit on" };
     let mut text = format!("{} {verdict} {nodes}\n\n", preset.name);
@@ -219,8 +206,7 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
         ("node", node(&plan.instance_type)),
         ("placement", placement(plan)),
         ("load", sequences(plan)),
-        ("served by", format!("{}, since {}", served_by.runtime(), served_by.chosen.why)),
-        ("cluster needs", needs.clone().unwrap_or_default()),
+        ("served by", served_by.sentence()),
         ("", String::new()),
         ("weights", gib_needed(used.weights)),
         ("KV cache", format!("{}, in {}", gib_needed(used.kv_cache), plan.kv_cache)),
@@ -242,11 +228,7 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
             },
         ),
     ];
-    let rows = rows.into_iter().filter(|(key, _)| match *key {
-        "adapters" => plan.adapters > 0,
-        "cluster needs" => needs.is_some(),
-        _ => true,
-    });
+    let rows = rows.into_iter().filter(|(key, _)| *key != "adapters" || plan.adapters > 0);
     text.push_str(&aligned(rows.map(|(key, value)| [key.to_owned(), value]).collect()));
     for problem in plan.problems() {
         text.push_str(&format!("\n{problem}\n"));
