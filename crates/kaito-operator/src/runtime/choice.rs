@@ -36,7 +36,7 @@ pub fn choose(choice: RuntimeChoice, circumstances: Circumstances<'_>) -> Chosen
         RuntimeChoice::Fixed(runtime) => (runtime, "the annotation kaito.sh/runtime says so"),
         RuntimeChoice::Auto if gpus == 0 => (Runtime::Kaito, "its nodes have no GPUs"),
         // Our own engine does not serve ranks, whatever else is asked for.
-        RuntimeChoice::Auto if ranks > 1 => (Runtime::Vllm, "its nodes have GPUs and serve one model together"),
+        RuntimeChoice::Auto if ranks > 1 => (Runtime::Vllm, "its nodes have GPUs"),
         RuntimeChoice::Auto
             if gpu_memory.is_some_and(|memory| vllm::gpus_that_hold(preset, gpus, memory).is_none()) =>
         {

@@ -76,6 +76,8 @@ struct ServedBy {
     chosen: Chosen,
     /// Whose GPUs vLLM's image has to be built for.
     vendor: GpuVendor,
+    /// Nodes that serve one model together.
+    ranks: u32,
 }
 
 impl ServedBy {
@@ -83,29 +85,40 @@ impl ServedBy {
         let nodes = &plan.instance_type;
         // However many there are: they are all alike.
         let adapters = if plan.adapters > 0 { vec![AdapterSpec::default()] } else { Vec::new() };
+        let ranks = if matches!(plan.cut, Cut::Ranks(_)) { plan.nodes } else { 1 };
         let circumstances = Circumstances {
             preset,
             adapters: &adapters,
-            ranks: if matches!(plan.cut, Cut::Ranks(_)) { plan.nodes } else { 1 },
+            ranks,
             gpus: nodes.gpus,
             gpu_memory: Some(nodes.gpu.usable_memory),
         };
-        Self { chosen: runtime::choose(RuntimeChoice::Auto, circumstances), vendor: nodes.gpu.vendor }
+        Self { chosen: runtime::choose(RuntimeChoice::Auto, circumstances), vendor: nodes.gpu.vendor, ranks }
     }
 
-    fn runtime(&self) -> String {
-        match (self.chosen.runtime, self.vendor) {
-            (Runtime::Vllm, GpuVendor::Amd) => format!("{} (its image for ROCm)", Runtime::Vllm),
-            (runtime, _) => runtime.to_string(),
-        }
+    fn is_vllm(&self) -> bool {
+        self.chosen.runtime == Runtime::Vllm
+    }
+
+    /// The runtime, and why it is this one.
+    fn sentence(&self) -> String {
+        let image = match self.vendor {
+            GpuVendor::Amd if self.is_vllm() => " (its image for ROCm)",
+            _ => "",
+        };
+        let together = match self.ranks {
+            ranks if ranks > 1 && self.is_vllm() => format!(", and {ranks} of them serve one model together"),
+            _ => String::new(),
+        };
+        format!("{}{image}, since {}{together}", self.chosen.runtime, self.chosen.why)
     }
 
     fn json(&self) -> Value {
-        let is_vllm = self.chosen.runtime == Runtime::Vllm;
         json!({
             "runtime": self.chosen.runtime.to_string(),
             "why": self.chosen.why,
-            "gpu_vendor": is_vllm.then_some(self.vendor),
+            "gpu_vendor": self.is_vllm().then_some(self.vendor),
+            "ranks": self.is_vllm().then_some(self.ranks),
         })
     }
 }
@@ -159,14 +172,13 @@ fn recommendation(preset: &'static Preset, plan: &Plan, number: usize) -> String
     };
     let mut text = format!(
         "Recommended: {} of {} ({}). {why}\nIn a Workspace: resource.instanceType {}, resource.count {}. The \
-         runtime is {}, since {}.\n",
+         runtime is {}.\n",
         plural(plan.nodes.into(), "node"),
         one.name,
         one.cloud,
         one.name,
         plan.nodes,
-        served_by.runtime(),
-        served_by.chosen.why,
+        served_by.sentence(),
     );
     for note in notes(plan) {
         text.push_str(&format!("Note: {note}\n"));
@@ -193,7 +205,7 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
         ("node", node(&plan.instance_type)),
         ("placement", placement(plan)),
         ("load", sequences(plan)),
-        ("served by", format!("{}, since {}", served_by.runtime(), served_by.chosen.why)),
+        ("served by", served_by.sentence()),
         ("", String::new()),
         ("weights", gib_needed(used.weights)),
         ("KV cache", format!("{}, in {}", gib_needed(used.kv_cache), plan.kv_cache)),
@@ -215,10 +227,7 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
             },
         ),
     ];
-    let rows = rows.into_iter().filter(|(key, _)| match *key {
-        "adapters" => plan.adapters > 0,
-        _ => true,
-    });
+    let rows = rows.into_iter().filter(|(key, _)| *key != "adapters" || plan.adapters > 0);
     text.push_str(&aligned(rows.map(|(key, value)| [key.to_owned(), value]).collect()));
     for problem in plan.problems() {
         text.push_str(&format!("\n{problem}\n"));
