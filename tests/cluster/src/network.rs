@@ -1,6 +1,7 @@
-//! Simulates the network of services: through it the API server reaches webhooks by the address of their Service.
+//! Simulates the network of services: through it the API server reaches webhooks by the address of their Service, and tests reach
+//! servers.
 
-use std::{fmt::Debug, future::ready, sync::Arc};
+use std::{fmt::Debug, future::ready, net::SocketAddr, sync::Arc};
 
 use futures_util::StreamExt;
 use k8s_openapi::{
@@ -18,28 +19,57 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpStream, UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
 use crate::{control_plane::ControlPlane, kubelet::Kubelet};
 
 /// Serves connections to services, for as long as the tests run.
-pub fn start(plane: &ControlPlane, kubelet: &Kubelet) {
+pub fn start(plane: &ControlPlane, kubelet: &Kubelet) -> Network {
     let listener = UnixListener::bind(plane.folder.join("services.sock")).unwrap();
-    let network = Arc::new(Network {
+    let network = Network(Arc::new(Inner {
         kubelet: kubelet.clone(),
         services: watched(Api::all(plane.client.clone())),
         slices: watched(Api::all(plane.client.clone())),
-    });
+    }));
+    let serving = network.clone();
     tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
-            let network = network.clone();
-            tokio::spawn(async move { network.serve(connection).await });
+            let inner = serving.0.clone();
+            tokio::spawn(async move { inner.serve(connection).await });
         }
     });
+    network
 }
 
-struct Network {
+/// The network of services.
+#[derive(Clone)]
+pub struct Network(Arc<Inner>);
+
+impl Network {
+    /// An address of this machine that leads to a service's port: each connection to a pod that is ready then. Connections that
+    /// lead nowhere are closed.
+    pub async fn forward(&self, service: &Service, port: i32) -> SocketAddr {
+        let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.clone()).unwrap();
+        let target = format!("{ip}:{port}");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let inner = self.0.clone();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let (inner, target) = (inner.clone(), target.clone());
+                tokio::spawn(async move {
+                    if let Ok(mut server) = inner.connect(&target).await {
+                        let _ = copy_bidirectional(&mut connection, &mut server).await;
+                    }
+                });
+            }
+        });
+        address
+    }
+}
+
+struct Inner {
     kubelet: Kubelet,
     services: Store<Service>,
     slices: Store<EndpointSlice>,
@@ -56,7 +86,7 @@ where
     store
 }
 
-impl Network {
+impl Inner {
     /// `CONNECT 10.96.1.2:443 HTTP/1.1`, then bytes in both directions.
     async fn serve(&self, mut connection: UnixStream) -> std::io::Result<()> {
         let mut head = Vec::new();
@@ -68,13 +98,8 @@ impl Network {
         }
         let head = String::from_utf8_lossy(&head);
         let target = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()).unwrap_or_default();
-        let server = match self.endpoint(target).await {
-            Ok(port) => TcpStream::connect(("127.0.0.1", port)).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error),
-        };
-        match server {
+        match self.connect(target).await {
             Ok(mut server) => {
-                server.set_nodelay(true)?;
                 connection.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
                 copy_bidirectional(&mut connection, &mut server).await?;
             }
@@ -86,8 +111,15 @@ impl Network {
         Ok(())
     }
 
-    /// The port of this machine behind a service's address, by its ready endpoints.
-    async fn endpoint(&self, target: &str) -> Result<u16, String> {
+    async fn connect(&self, target: &str) -> Result<TcpStream, String> {
+        let (host, port) = self.endpoint(target)?;
+        let server = TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
+        server.set_nodelay(true).map_err(|error| error.to_string())?;
+        Ok(server)
+    }
+
+    /// Where this machine reaches a ready endpoint of the service with this address: host and port.
+    fn endpoint(&self, target: &str) -> Result<(String, u16), String> {
         let (ip, port) = target.rsplit_once(':').ok_or_else(|| format!("not an address: {target}"))?;
         let port: i32 = port.parse().map_err(|_| format!("not a port: {target}"))?;
         let services = self.services.state();
@@ -112,11 +144,16 @@ impl Network {
             for endpoint in &slice.endpoints {
                 let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(true);
                 let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.clone()).unwrap_or_default();
-                let process = self.kubelet.process(&service.namespace().unwrap_or_default(), &pod);
-                if let Some(port) =
-                    process.filter(|_| ready).and_then(|process| process.ports.get(&target_port).copied())
-                {
-                    return Ok(port);
+                if !ready {
+                    continue;
+                }
+                let namespace = service.namespace().unwrap_or_default();
+                if let Some(address) = self.kubelet.address_of(&namespace, &pod) {
+                    return Ok((address, target_port));
+                }
+                let process = self.kubelet.process(&namespace, &pod);
+                if let Some(port) = process.and_then(|process| process.ports.get(&target_port).copied()) {
+                    return Ok(("127.0.0.1".to_owned(), port));
                 }
             }
         }

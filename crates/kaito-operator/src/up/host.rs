@@ -82,7 +82,6 @@ impl Host {
             ranks,
             gpus: self.gpus.as_ref().filter(|_| !vllm.is_for_cpus).map_or(0, Gpus::count) / ranks,
             gpu_memory: self.gpus.as_ref().and_then(Gpus::memory),
-            image_volumes: true,
         };
         if choose(choice, circumstances).runtime == Runtime::Kaito {
             return Ok(Computing::Kaito);

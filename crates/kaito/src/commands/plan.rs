@@ -92,7 +92,6 @@ impl ServedBy {
             ranks,
             gpus: nodes.gpus,
             gpu_memory: Some(nodes.gpu.usable_memory),
-            image_volumes: true,
         };
         Self { chosen: runtime::choose(RuntimeChoice::Auto, circumstances), vendor: nodes.gpu.vendor, ranks }
     }

@@ -20,8 +20,11 @@ pub enum Behaviour {
         /// The last lines of its log, which the kubelet keeps where the pod asks for it.
         log: &'static str,
     },
-    /// Runs as a process of this machine.
+    /// Its one container runs as a process of this machine, with this machine's addresses.
     Process,
+    /// All containers of the pod run, with an address and a file system of their own; [`containers_need`](super::containers_need)
+    /// says what that takes.
+    Containers,
 }
 
 impl Behaviour {

@@ -2,9 +2,11 @@
 //! statuses that a kubelet writes.
 
 mod behaviour;
+mod containers;
 mod node;
 mod process;
 mod status;
+mod variables;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,10 +30,16 @@ use kube::{
     },
 };
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::{OnceCell, watch},
+    task::JoinHandle,
+    time::sleep,
+};
 
 pub use behaviour::Behaviour;
 use behaviour::Rule;
+pub use containers::{Image, Listener, containers_need};
+use containers::{Images, Inside, PodNetwork};
 pub use node::Node;
 pub use process::Process;
 pub(crate) use status::now;
@@ -47,13 +55,47 @@ struct Inner {
     plane: ControlPlane,
     nodes: Mutex<HashMap<String, Node>>,
     rules: watch::Sender<Vec<Rule>>,
-    pods: Mutex<HashMap<String, Stop>>,
+    pods: Mutex<HashMap<String, Begun>>,
     processes: Mutex<HashMap<(String, String), Process>>,
     addresses: AtomicU32,
+    images: Images,
+    network: OnceCell<PodNetwork>,
+    /// Of containers that run, by namespace, pod and name.
+    insides: Mutex<HashMap<[String; 3], Inside>>,
 }
 
-/// Ends a pod when told so.
-type Stop = watch::Sender<bool>;
+/// A pod that was begun.
+struct Begun {
+    node: String,
+    order: watch::Sender<Order>,
+}
+
+/// What a pod is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Run,
+    End,
+    /// Its node is lost: it is gone at once, and nobody tells of it.
+    Vanish,
+}
+
+impl Begun {
+    fn end(&self) {
+        self.order.send_if_modified(|order| {
+            let changes = *order == Order::Run;
+            if changes {
+                *order = Order::End;
+            }
+            changes
+        });
+    }
+}
+
+/// Returns once the pod is not to run any more.
+async fn ends(order: &mut watch::Receiver<Order>) {
+    // Without a sender, nobody wants the pod.
+    let _ = order.wait_for(|order| *order != Order::Run).await;
+}
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
@@ -69,6 +111,9 @@ impl Kubelet {
             pods: Mutex::default(),
             processes: Mutex::default(),
             addresses: AtomicU32::new(0),
+            images: Images::default(),
+            network: OnceCell::new(),
+            insides: Mutex::default(),
         }));
         tokio::spawn(kubelet.clone().watch_pods());
         tokio::spawn(kubelet.clone().renew_leases());
@@ -101,6 +146,20 @@ impl Kubelet {
         let node = lock(&self.0.nodes)[name].clone();
         let conditions = node.status(ready, "")["conditions"].take();
         let status = json!({"status": {"conditions": conditions}});
+        let api = Api::<v1::Node>::all(self.0.plane.client.clone());
+        insist(|| async { api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await })
+            .await
+            .unwrap();
+    }
+
+    /// The node loses its power: its pods end at once, nobody tells how, and its heartbeats stop. Its object stays, with what the
+    /// controller manager writes after the node's lease has run out.
+    pub async fn lose(&self, name: &str) {
+        let node = lock(&self.0.nodes).remove(name).unwrap_or_else(|| panic!("no node {name}"));
+        for begun in lock(&self.0.pods).values().filter(|begun| begun.node == name) {
+            begun.order.send_replace(Order::Vanish);
+        }
+        let status = json!({"status": {"conditions": node.unknown()}});
         let api = Api::<v1::Node>::all(self.0.plane.client.clone());
         insist(|| async { api.patch_status(name, &PatchParams::default(), &Patch::Strategic(&status)).await })
             .await
@@ -180,17 +239,17 @@ impl Kubelet {
                     listed.insert(pod.uid().unwrap());
                     self.see(pod);
                 }
-                Ok(Event::InitDone) => lock(&self.0.pods).retain(|uid, stop| {
+                Ok(Event::InitDone) => lock(&self.0.pods).retain(|uid, begun| {
                     let exists = listed.contains(uid);
                     if !exists {
-                        stop.send_replace(true);
+                        begun.end();
                     }
                     exists
                 }),
                 Ok(Event::Apply(pod)) => self.see(pod),
                 Ok(Event::Delete(pod)) => {
-                    if let Some(stop) = lock(&self.0.pods).remove(&pod.uid().unwrap()) {
-                        stop.send_replace(true);
+                    if let Some(begun) = lock(&self.0.pods).remove(&pod.uid().unwrap()) {
+                        begun.end();
                     }
                 }
             }
@@ -203,30 +262,39 @@ impl Kubelet {
             return;
         }
         let ends = pod.metadata.deletion_timestamp.is_some();
+        let node = node.to_owned();
         let mut pods = lock(&self.0.pods);
-        let stop = pods.entry(pod.uid().unwrap()).or_insert_with(|| {
-            let stop = Stop::new(false);
-            let task: JoinHandle<()> = tokio::spawn(self.clone().run(pod, stop.subscribe()));
+        let begun = pods.entry(pod.uid().unwrap()).or_insert_with(|| {
+            let order = watch::Sender::new(Order::Run);
+            let task: JoinHandle<()> = tokio::spawn(self.clone().run(pod, order.subscribe()));
             drop(task);
-            stop
+            Begun { node, order }
         });
         if ends {
-            stop.send_replace(true);
+            begun.end();
         }
     }
 
     /// Runs a pod from its start to its end on the node.
-    async fn run(self, pod: v1::Pod, mut stop: watch::Receiver<bool>) {
+    async fn run(self, pod: v1::Pod, mut order: watch::Receiver<Order>) {
         let host_ip = self.address([10, 0]);
-        let pod_ip = self.address([10, 244]);
-        let mut placed = Placed::new(&pod, &host_ip, &pod_ip);
-        if self.behaviour(&pod).1 == Behaviour::Process {
-            self.run_process(&mut placed, &mut stop).await;
+        let behaviour = self.behaviour(&pod).1;
+        if behaviour == Behaviour::Containers {
+            self.run_containers(&pod, &host_ip, &mut order).await;
         } else {
-            tokio::select! {
-                () = self.simulate(&mut placed) => {}
-                _ = stop.wait_for(|stop| *stop) => {}
+            let pod_ip = self.address([10, 244]);
+            let mut placed = Placed::new(&pod, &host_ip, &pod_ip);
+            if behaviour == Behaviour::Process {
+                self.run_process(&mut placed, &mut order).await;
+            } else {
+                tokio::select! {
+                    () = self.simulate(&mut placed) => {}
+                    () = ends(&mut order) => {}
+                }
             }
+        }
+        if *order.borrow() == Order::Vanish {
+            return;
         }
         let pods = self.pods(&pod);
         let uid = Preconditions { uid: pod.uid(), resource_version: None };
@@ -261,7 +329,7 @@ impl Kubelet {
         match behaviour {
             Behaviour::Ready => self.write(placed, &State::Running { started: true, ready: true }).await,
             Behaviour::Pulling => self.write(placed, &State::Creating).await,
-            Behaviour::Loading | Behaviour::Process => {
+            Behaviour::Loading | Behaviour::Process | Behaviour::Containers => {
                 self.write(placed, &State::Running { started: false, ready: false }).await;
             }
             Behaviour::ImageMissing => {

@@ -143,6 +143,18 @@ impl Node {
         })
     }
 
+    /// The conditions that the controller manager gives to a node without heartbeats.
+    pub(super) fn unknown(&self) -> Value {
+        let kinds = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"];
+        json!(kinds.map(|kind| json!({
+            "type": kind,
+            "status": "Unknown",
+            "reason": "NodeStatusUnknown",
+            "message": "Kubelet stopped posting node status.",
+            "lastTransitionTime": now(),
+        })))
+    }
+
     pub(super) fn lease(&self) -> Value {
         json!({
             "apiVersion": "coordination.k8s.io/v1",

@@ -11,14 +11,17 @@ use std::{
 use k8s_openapi::{
     api::{
         authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-        core::v1::{Container, EnvVar, Pod, Probe, ServiceAccount},
+        core::v1::{Container, Pod, Probe, ServiceAccount},
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use kube::{Api, ResourceExt, api::PostParams};
 use tokio::{process::Command, sync::watch, time::sleep};
 
-use super::{Kubelet, Placed, State, lock};
+use super::{
+    Kubelet, Order, Placed, State, ends, lock,
+    variables::{expanded, value},
+};
 use crate::control_plane::{free_port, kaito, spawn};
 
 /// A running process.
@@ -51,20 +54,20 @@ impl Process {
     }
 }
 
-fn signal(pid: u32, signal: rustix::process::Signal) {
+pub(super) fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
     // It may have ended already.
     let _ = rustix::process::kill_process(pid, signal);
 }
 
 impl Kubelet {
-    /// Runs until `stop`; then the process has its grace period to end by itself.
-    pub(super) async fn run_process(&self, placed: &mut Placed<'_>, stop: &mut watch::Receiver<bool>) {
+    /// Runs until told to end; then the process has its grace period to end by itself.
+    pub(super) async fn run_process(&self, placed: &mut Placed<'_>, order: &mut watch::Receiver<Order>) {
         let pod = placed.pod;
         let container = &pod.spec.as_ref().unwrap().containers[0];
         placed.container.clone_from(&container.name);
         let kubeconfig = self.kubeconfig(pod).await;
-        while !*stop.borrow() {
+        while *order.borrow() == Order::Run {
             let ports = local_ports(container);
             let mut command = self.command(placed, container, &ports);
             command.env("KUBECONFIG", &kubeconfig);
@@ -79,7 +82,7 @@ impl Kubelet {
             let ended = tokio::select! {
                 status = child.wait() => Some(status.unwrap()),
                 () = self.probe(placed, container, &process) => None,
-                _ = stop.wait_for(|stop| *stop) => None,
+                () = ends(order) => None,
             };
             let code = match ended {
                 Some(status) => status.code().unwrap_or(137),
@@ -108,7 +111,7 @@ impl Kubelet {
             let quickly = Duration::from_millis(500 << placed.restarts.min(4));
             tokio::select! {
                 () = sleep(quickly) => {}
-                _ = stop.wait_for(|stop| *stop) => {}
+                () = ends(order) => {}
             }
         }
     }
@@ -140,15 +143,12 @@ impl Kubelet {
             .env
             .iter()
             .flatten()
-            .map(|variable| (variable.name.clone(), moved(&value(placed, variable), ports)))
+            .map(|variable| {
+                let value = value(placed.pod, placed.host_ip, placed.pod_ip, variable);
+                (variable.name.clone(), moved(&value, ports))
+            })
             .collect();
-        let expanded = |argument: &String| {
-            let mut argument = argument.clone();
-            for (name, value) in &environment {
-                argument = argument.replace(&format!("$({name})"), value);
-            }
-            moved(&argument, ports)
-        };
+        let expanded = |argument: &String| moved(&expanded(argument, &environment), ports);
         let log = self.0.plane.folder.join("logs").join(placed.pod.name_any());
         let log = File::options().create(true).append(true).open(log).unwrap();
         // The image's entrypoint is the program itself.
@@ -216,25 +216,16 @@ fn moved(text: &str, ports: &HashMap<u16, u16>) -> String {
     }
 }
 
-fn value(placed: &Placed<'_>, variable: &EnvVar) -> String {
-    let pod = placed.pod;
-    let Some(source) = &variable.value_from else { return variable.value.clone().unwrap_or_default() };
-    let field = source.field_ref.as_ref().map(|field| field.field_path.as_str());
-    match field {
-        Some("metadata.name") => pod.name_any(),
-        Some("metadata.namespace") => pod.namespace().unwrap(),
-        Some("metadata.uid") => pod.uid().unwrap(),
-        Some("spec.nodeName") => pod.spec.as_ref().unwrap().node_name.clone().unwrap(),
-        Some("spec.serviceAccountName") => pod.spec.as_ref().unwrap().service_account_name.clone().unwrap(),
-        Some("status.podIP") => placed.pod_ip.to_owned(),
-        _ => panic!("the simulated kubelet does not know the source of {}: {source:?}", variable.name),
-    }
-}
-
 async fn passes(probe: Option<&Probe>, container: &Container, process: &Process) -> bool {
     let Some(probe) = probe else { return true };
-    let Some(get) = &probe.http_get else { panic!("the simulated kubelet knows httpGet alone: {probe:?}") };
-    let port = match &get.port {
+    let Some(get) = &probe.http_get else { panic!("a pod that is one process knows httpGet alone: {probe:?}") };
+    let port = port_of(container, &get.port);
+    process.get(port, get.path.as_deref().unwrap_or("/")).await.is_ok()
+}
+
+/// The number of a container's port.
+pub(super) fn port_of(container: &Container, port: &IntOrString) -> u16 {
+    let number = match port {
         IntOrString::Int(port) => u16::try_from(*port).ok(),
         IntOrString::String(name) => container
             .ports
@@ -243,6 +234,5 @@ async fn passes(probe: Option<&Probe>, container: &Container, process: &Process)
             .find(|port| port.name.as_ref() == Some(name))
             .and_then(|port| u16::try_from(port.container_port).ok()),
     };
-    let port = port.unwrap_or_else(|| panic!("no such port: {:?}", get.port));
-    process.get(port, get.path.as_deref().unwrap_or("/")).await.is_ok()
+    number.unwrap_or_else(|| panic!("no such port: {port:?}"))
 }

@@ -118,6 +118,16 @@ impl<'a> Placed<'a> {
             })
             .collect();
 
+        let incomplete: Vec<&str> =
+            in_init.map_or(&[][..], |at| &init[at..]).iter().map(|container| container.name.as_str()).collect();
+        let ran = ready
+            || in_init.is_none()
+                && matches!(state, State::Running { .. } | State::Exited { .. } | State::BackingOff { .. });
+        self.of_containers(&init_statuses, &statuses, &incomplete, ran)
+    }
+
+    /// The pod's status, by those of its containers; `incomplete` are the init containers that have not succeeded yet.
+    pub fn of_containers(&mut self, init: &[Value], statuses: &[Value], incomplete: &[&str], ran: bool) -> Value {
         let unready: Vec<&str> = statuses
             .iter()
             .filter(|status| status["ready"] == false)
@@ -132,10 +142,9 @@ impl<'a> Placed<'a> {
                 "message": format!("containers with unready status: [{}]", unready.join(" ")),
             })
         };
-        let initialized = if initialized {
+        let initialized = if incomplete.is_empty() {
             json!({"status": "True", "reason": null, "message": null})
         } else {
-            let incomplete: Vec<&str> = init[in_init.unwrap_or_default()..].iter().map(|c| c.name.as_str()).collect();
             json!({
                 "status": "False",
                 "reason": "ContainersNotInitialized",
@@ -164,9 +173,6 @@ impl<'a> Placed<'a> {
         })
         .collect();
 
-        let ran = ready
-            || in_init.is_none()
-                && matches!(state, State::Running { .. } | State::Exited { .. } | State::BackingOff { .. });
         json!({
             "phase": if ran { "Running" } else { "Pending" },
             "conditions": conditions,
@@ -175,7 +181,7 @@ impl<'a> Placed<'a> {
             "podIP": self.pod_ip,
             "podIPs": [{"ip": self.pod_ip}],
             "startTime": text(self.start),
-            "initContainerStatuses": init_statuses,
+            "initContainerStatuses": init,
             "containerStatuses": statuses,
         })
     }

@@ -16,6 +16,7 @@ mod manifests;
 mod nodes;
 mod permissions;
 mod printed;
+mod ranks;
 mod rollouts;
 mod stand_ins;
 mod suite;
@@ -45,7 +46,11 @@ fn main() -> ExitCode {
 fn phases(together: usize) -> Vec<Phase> {
     let phase = |provisioner, threads, cases| Phase { provisioner, threads, cases };
     vec![
-        phase(None, together, cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs]),
+        phase(
+            None,
+            together,
+            cases![stand_ins: becomes_ready, tells_failures_as_a_kubelet_does, really_runs, runs_all_containers],
+        ),
         phase(None, 1, cases![guide: as_it_is_written]),
         phase(Some(Provisioner::None), 1, cases![printed: as_in_the_documentation]),
         phase(Some(Provisioner::None), 1, cases![rollouts: another_tag_restarts_one_model_at_a_time]),
@@ -53,6 +58,7 @@ fn phases(together: usize) -> Vec<Phase> {
             Some(Provisioner::None),
             together,
             cases![
+                ranks: two_nodes_serve_one_model;
                 manifests: examples, documentation;
                 nodes:
                     missing_nodes_are_counted_and_explained, preferred_nodes_come_first, a_node_that_fails_and_returns,
@@ -60,7 +66,7 @@ fn phases(together: usize) -> Vec<Phase> {
                 failures:
                     an_image_that_cannot_be_pulled, a_server_that_crashes, a_server_that_runs_out_of_memory,
                     a_pod_that_no_node_takes, a_node_that_others_keep_for_themselves, a_quota_for_pods,
-                    a_quota_for_services, a_model_that_loads, an_adapter_that_cannot_be_pulled,
+                    a_quota_for_services, a_model_that_loads, an_adapter_that_cannot_be_pulled, weights_that_a_claim_keeps,
                     flags_that_are_missing, a_configuration_of_the_kaito_project;
                 distributed:
                     two_ranks_on_two_nodes, ranks_of_our_own_server_are_refused, one_rank_fails, engines_that_end_say_why,

@@ -13,7 +13,7 @@ use kaito_cluster_tests::{
     control_plane::ControlPlane,
     karpenter::Karpenter,
     kubelet::{Behaviour, Kubelet, Node},
-    network,
+    network::{self, Network},
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::{
@@ -27,6 +27,7 @@ use crate::{case::Case, installation::Provisioner};
 pub struct Suite {
     pub plane: ControlPlane,
     pub kubelet: Kubelet,
+    pub network: Network,
     /// The simulated Karpenter, once its kinds are installed.
     pub karpenter: OnceCell<Karpenter>,
     /// The options with which the chart is installed now.
@@ -42,7 +43,7 @@ impl Suite {
     pub async fn start() -> Self {
         let plane = ControlPlane::from_environment().await;
         let kubelet = Kubelet::start(&plane);
-        network::start(&plane, &kubelet);
+        let network = network::start(&plane, &kubelet);
         kubelet.pods_of(SYSTEM, Behaviour::Process);
         for name in ["system-0", "system-1"] {
             kubelet.add(Node::new(name)).await;
@@ -50,6 +51,7 @@ impl Suite {
         Self {
             plane,
             kubelet,
+            network,
             karpenter: OnceCell::new(),
             installed: Mutex::default(),
             audited_from: AtomicUsize::default(),

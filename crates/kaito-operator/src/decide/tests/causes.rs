@@ -508,7 +508,7 @@ fn what_a_workspace_asks_for_and_cannot_have_is_said() {
     }
     let mut workspace = preset("falcon-7b", 1);
     workspace.inference = Some(serde_saphyr::from_str("preset: {name: falcon-7b}").unwrap());
-    let no_registry = crate::decide::Options { preset_registry: None, ..options() };
+    let no_registry = crate::decide::Options { preset_registry: None, server_image: None, ..options() };
     settle(&mut workspace, &mut observed([node("a")]), &no_registry);
     assert_eq!(condition(&workspace, ConditionType::InferenceReady).1, "RegistryMissing");
 }
