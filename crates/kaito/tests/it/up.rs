@@ -225,7 +225,7 @@ fn where_there_are_gpus_and_vllm_it_computes_and_its_end_has_the_reason_of_a_clu
     ]);
     let manifest = fs::read_to_string(example("kaito_workspace_mistral_7b-instruct_vllm.yaml")).unwrap();
     let auto = File::new(&manifest.replace("  annotations:\n    kaito.sh/runtime: vllm\n", ""));
-    let tiny = tiny_model();
+    let tiny = tiny_model().canonicalize().unwrap();
     let mut command = up(&auto.path());
     command.args(["--weights", tiny.to_str().unwrap()]);
     command.env("PATH", format!("{}:{}", folder.path().display(), path())).env_remove("CUDA_VISIBLE_DEVICES");
