@@ -19,7 +19,7 @@ use kaito_testing::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::program::kaito;
+use crate::program::{kaito, path};
 
 fn example(name: &str) -> PathBuf {
     repository().join("examples").join(name)
@@ -202,6 +202,43 @@ fn what_made_a_session_of_its_own_is_ended_too() {
     assert!(stat.map_or(true, |stat| stat.contains(") Z ")), "process {pid} is still there");
 }
 
+/// A folder with programs of these names, which are scripts.
+fn programs(scripts: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, script) in scripts {
+        let file = folder.path().join(name);
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
+/// A driver and an engine that are scripts: the engine says its arguments and its GPUs, and that their memory ran out.
+#[test]
+fn where_there_are_gpus_and_vllm_it_computes_and_its_end_has_the_reason_of_a_cluster() {
+    let folder = programs(&[
+        ("nvidia-smi", "echo '0, 81920, 8.0'; echo '1, 81920, 8.0'"),
+        (
+            "vllm",
+            "echo \"started with $* on $CUDA_VISIBLE_DEVICES\"; echo 'torch.OutOfMemoryError: CUDA out of memory.' >&2; exit 1",
+        ),
+    ]);
+    let manifest = fs::read_to_string(example("kaito_workspace_mistral_7b-instruct_vllm.yaml")).unwrap();
+    let auto = File::new(&manifest.replace("  annotations:\n    kaito.sh/runtime: vllm\n", ""));
+    let tiny = tiny_model().canonicalize().unwrap();
+    let mut command = up(&auto.path());
+    command.args(["--weights", tiny.to_str().unwrap()]);
+    command.env("PATH", format!("{}:{}", folder.path().display(), path())).env_remove("CUDA_VISIBLE_DEVICES");
+    let output = output(&mut command);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{stdout}{stderr}");
+    assert!(stdout.contains("2 GPUs of NVIDIA with 80 GiB"), "{stdout}");
+    let started = stderr.lines().find(|line| line.contains("started with serve")).unwrap_or_else(|| panic!("{stderr}"));
+    assert!(started.contains(tiny.to_str().unwrap()) && started.ends_with(" on 0"), "{started}");
+    let condition = stdout.lines().find(|line| line.contains("GpuOutOfMemory")).unwrap_or_else(|| panic!("{stdout}"));
+    assert!(condition.contains("InferenceReady") && condition.contains("CUDA out of memory"), "{condition}");
+}
+
 #[test]
 fn what_cannot_run_here_is_refused_with_the_next_step() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -223,10 +260,8 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
     let adapters = File::new(&adapters.replace("registry.example.com", &nowhere));
     let tiny = tiny_model();
     // A vLLM that is not built for CPUs, for a machine without GPUs.
-    let bin = tempfile::tempdir().unwrap();
+    let bin = programs(&[("vllm", "")]);
     let vllm = bin.path().join("vllm");
-    fs::write(&vllm, "#!/bin/sh\n").unwrap();
-    fs::set_permissions(&vllm, fs::Permissions::from_mode(0o755)).unwrap();
     let vllm = vllm.to_str().unwrap();
     let example = |name: &str| example(name).to_str().unwrap().to_owned();
     let of = |file: &File| file.path().to_str().unwrap().to_owned();
