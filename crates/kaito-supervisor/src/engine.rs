@@ -196,12 +196,18 @@ impl Attended {
         }
         let status = child.wait().await;
         let _ = time::timeout(LAST_OUTPUT, async { while logs.join_next().await.is_some() {} }).await;
-        let how = match status {
-            Ok(status) => told(status, self.kills, processes::out_of_memory_kills()),
-            Err(error) => format!("ended: {error}"),
+        let (how, was_killed) = match status {
+            Ok(status) => (told(status, self.kills, processes::out_of_memory_kills()), status.signal().is_some()),
+            Err(error) => (format!("ended: {error}"), false),
         };
-        Ended { incarnation: self.incarnation, by_itself, how, words: self.kept.lock().last_words() }
+        Ended { incarnation: self.incarnation, by_itself, how, words: self.kept.lock().last_words(was_killed) }
     }
+}
+
+/// `SIGKILL`.
+fn name(signal: Signal) -> String {
+    let debugged = format!("{signal:?}");
+    format!("SIG{}", debugged.trim_matches('"').trim_start_matches("Signal::").to_uppercase())
 }
 
 /// How a process ended, whose machine had these counts of processes that were killed for memory before it and has them now.
@@ -209,7 +215,7 @@ fn told(status: ExitStatus, kills_before: Option<u64>, kills_now: Option<u64>) -
     let mut how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with exit status {code}"),
         (None, Some(number)) => {
-            let name = Signal::from_named_raw(number).map(|signal| format!(" ({signal:?})")).unwrap_or_default();
+            let name = Signal::from_named_raw(number).map(|signal| format!(" ({})", name(signal))).unwrap_or_default();
             format!("was ended by signal {number}{name}")
         }
         (None, None) => "ended".to_owned(),
@@ -228,7 +234,7 @@ mod tests {
     fn an_end_is_told_with_its_cause() {
         let (failed, killed) = (ExitStatus::from_raw(3 << 8), ExitStatus::from_raw(9));
         assert_eq!(told(failed, Some(1), Some(1)), "ended with exit status 3");
-        assert!(told(killed, None, None).starts_with("was ended by signal 9"), "{}", told(killed, None, None));
+        assert_eq!(told(killed, None, None), "was ended by signal 9 (SIGKILL)");
         let memory = told(killed, Some(1), Some(2));
         assert!(memory.ends_with("memory ran out: the kernel killed processes meanwhile"), "{memory}");
     }

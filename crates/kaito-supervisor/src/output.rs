@@ -38,6 +38,9 @@ const ELSEWHERE: [&str; 6] = [
     "leaked shared_memory",
 ];
 
+/// Levels of a log at which nothing is said about an end.
+const LEVELS: [&str; 3] = ["WARNING ", "INFO ", "DEBUG "];
+
 /// What is kept of an engine's output.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
@@ -68,9 +71,12 @@ impl Kept {
         self.phase.as_deref()
     }
 
-    /// The line that says most about why it ended: one of a known fault, else the last that names an error, else the last.
-    pub(crate) fn last_words(&self) -> Option<String> {
-        let known = self.lines.iter().filter_map(|line| EngineFault::of(line).map(|fault| (fault, line)));
+    /// The line that says most about why it ended: one of a known fault, else the last that names an error, else the last, unless it
+    /// was killed: then it had no time to say anything about that.
+    pub(crate) fn last_words(&self, was_killed: bool) -> Option<String> {
+        // What is worth no more than a warning ends nothing.
+        let lines = || self.lines.iter().filter(|line| !LEVELS.iter().any(|level| line.contains(level)));
+        let known = lines().filter_map(|line| EngineFault::of(line).map(|fault| (fault, line)));
         // Of several of one fault it is the first, which caused the others.
         let known = known.reduce(|best, other| if other.0 < best.0 { other } else { best });
         let says = |line: &&String| !ELSEWHERE.iter().any(|words| line.contains(words));
@@ -78,9 +84,8 @@ impl Kept {
             |line: &&String| line.contains("Error: ") || line.contains("error: ") || line.contains("Exception: ");
         let chosen = known
             .map(|(_, line)| line)
-            .or_else(|| self.lines.iter().filter(says).rfind(names_error))
-            .or_else(|| self.lines.iter().rfind(says))
-            .or_else(|| self.lines.back());
+            .or_else(|| lines().filter(says).rfind(names_error))
+            .or_else(|| if was_killed { None } else { lines().rfind(says).or_else(|| self.lines.back()) });
         chosen.cloned()
     }
 }
@@ -172,8 +177,18 @@ mod tests {
                 Some("EngineDeadError: it is dead. See root cause above"),
             ),
         ] {
-            assert_eq!(kept(lines).last_words().as_deref(), expected, "{lines:?}");
+            assert_eq!(kept(lines).last_words(false).as_deref(), expected, "{lines:?}");
         }
+    }
+
+    /// As vLLM's end by a signal from outside looks.
+    #[test]
+    fn one_that_was_killed_had_no_time_to_say_why() {
+        let warned = "WARNING 12-01 [system_utils.py:255] This can cause fd limit errors like `OSError: [Errno 24] Too many open files`.";
+        assert_eq!(kept(&[warned, "    return func(*args, **kwargs)"]).last_words(true), None);
+        let fault = "RuntimeError: CUDA error: unspecified launch failure";
+        assert_eq!(kept(&[warned, fault, "bye"]).last_words(true).as_deref(), Some(fault));
+        assert_eq!(kept(&[warned]).last_words(false).as_deref(), Some(warned));
     }
 
     #[test]

@@ -36,6 +36,8 @@ const ANSWER: Duration = Duration::from_secs(3);
 const MAX_ANSWER: usize = 64 << 10;
 /// How long a supervisor that was told to end waits for the front, or rank 0, to say that it was told the same.
 const TOLD_TOO: Duration = Duration::from_secs(5);
+/// How long an engine may take to end where another rank's was lost: it has nothing left to answer, and mostly waits for the other.
+const LOST_GRACE: Duration = Duration::from_secs(5);
 /// How long rank 0 waits, before it ends, until the others know that their engines are to end.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How many stopped processes are told of.
@@ -213,6 +215,7 @@ impl Supervisor {
             contact: Instant::now(),
             reached: true,
             stopped: Vec::new(),
+            ending: None,
             leaving: None,
             over: None,
         };
@@ -261,6 +264,8 @@ struct Rank {
     reached: bool,
     /// Processes that were stopped when it was last looked.
     stopped: Vec<Process>,
+    /// Since when its engine is ending.
+    ending: Option<Instant>,
     /// Since when it is to end for good.
     leaving: Option<Instant>,
     /// Since when rank 0 has nothing left to do but to tell the others.
@@ -283,7 +288,7 @@ impl Rank {
             let state = self.state();
             self.note(state, order.as_ref());
             match follow(state, self.ended.as_ref(), order.as_ref()) {
-                Action::None => {}
+                Action::None => self.hurry(state, order.as_ref()),
                 Action::Start(_) if self.leaving.is_some() => {}
                 Action::Start(incarnation) => {
                     tracing::info!(%incarnation, "starting the engine");
@@ -316,6 +321,22 @@ impl Rank {
                 () = time::sleep(REPORT) => {}
                 () = signals.next() => self.told_to_end(),
             }
+        }
+    }
+
+    /// Kills an engine that does not end although nobody waits for what it has to answer.
+    fn hurry(&mut self, state: State, order: Option<&Order>) {
+        if !matches!(state, State::Ending(_)) {
+            self.ending = None;
+            return;
+        }
+        let since = *self.ending.get_or_insert_with(Instant::now);
+        let is_told = self.leaving.is_some() || order.is_some_and(|order| order.leaves);
+        if let Some(engine) = &self.engine
+            && !is_told
+            && since.elapsed() >= LOST_GRACE
+        {
+            engine.end(true);
         }
     }
 

@@ -197,7 +197,7 @@ fn an_engine_that_ends_by_itself_fails_its_supervisor_after_its_last_words() {
             "error: the engine ended with exit status 3: ValueError: no such model\n",
         ),
         ("exit 0", "error: the engine ended with exit status 0\n"),
-        ("echo gone; kill -9 $$", ": gone\n"),
+        ("echo gone; kill -9 $$", "error: the engine was ended by signal 9 (SIGKILL)\n"),
     ] {
         let mut supervised = Supervised::start("127.0.0.1", 0, &["--log", "error"], script);
         let (status, output) = supervised.ended();
