@@ -132,26 +132,27 @@ impl Coordinator {
             leaves: self.leaves,
             token,
         };
-        match known.report.as_ref().map(|last| (last.supervisor, last.sequence)) {
-            Some((supervisor, sequence)) if supervisor == report.supervisor => {
-                if report.sequence <= sequence {
-                    return Some(self.order(rank));
-                }
-            }
+        let last = known.report.as_ref().map(|last| (last.supervisor, last.sequence));
+        let known_sequence =
+            last.filter(|(supervisor, _)| *supervisor == report.supervisor).map(|(_, sequence)| sequence);
+        if known_sequence.is_some_and(|sequence| report.sequence <= sequence) {
+            return Some(self.order(rank));
+        }
+        if known_sequence.is_none() {
             // It ends what it has, and counts once it has shown that it lives; one whose place another has taken never does again.
-            _ if stranger.kill || report.token != Some(token) => return Some(stranger),
-            last => {
-                if let Some((supervisor, _)) = last {
-                    if known.superseded.len() == REMEMBERED {
-                        known.superseded.pop_front();
-                    }
-                    known.superseded.push_back(supervisor);
+            if stranger.kill || report.token != Some(token) {
+                return Some(stranger);
+            }
+            if let Some((supervisor, _)) = last {
+                if known.superseded.len() == REMEMBERED {
+                    known.superseded.pop_front();
                 }
-                known.adopted += 1;
-                known.exit = false;
-                if last.is_some() {
-                    self.end(Over::Replaced { rank });
-                }
+                known.superseded.push_back(supervisor);
+            }
+            known.adopted += 1;
+            known.exit = false;
+            if last.is_some() {
+                self.end(Over::Replaced { rank });
             }
         }
         if self.running.is_some() {

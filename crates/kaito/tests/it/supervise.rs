@@ -300,8 +300,10 @@ fn ranks_start_together_and_the_loss_of_an_engine_is_the_end_of_all() {
     let overview = ranks.first().wait_until("rank 2 is waited for", |overview| overview["phase"] == "waiting");
     let cause = overview["cause"].as_str().unwrap();
     assert!(cause.contains("the engine of rank 2 was ended by signal 9"), "{cause}");
-    let (status, said) = ranks.supervised[1].get("/readyz").unwrap();
-    assert!(status == 503 && said.contains("waits for all ranks to start together"), "{said}");
+    wait_for("rank 1 waits", || {
+        let (status, said) = ranks.supervised[1].get("/readyz")?;
+        (status == 503 && said.contains("waits for all ranks to start together")).then_some(())
+    });
     ranks.restart(2);
     ranks.first().wait_until("all run again", all_run(2));
 }
