@@ -77,6 +77,9 @@ fn a_closed_pipe_ends_every_command_quietly() {
         "1",
     ];
 
+    let copies = tempfile::tempdir().unwrap();
+    let copied = copies.path().join("copied");
+    let copied = copied.to_str().unwrap();
     let chat = ["chat", model, "--max-new-tokens", "40", "--temperature", "0"];
     let cases = [
         (&["presets"][..], "", 0),
@@ -102,6 +105,9 @@ fn a_closed_pipe_ends_every_command_quietly() {
         (&chat, "/help\n", 0),
         (&chat, "/nonsense\n", 0),
         (&rebuild, "", 0),
+        (&["download", "no-such-preset"], "", 1),
+        (&["image", "extract", "--to", copied, "/no/such/image"], "", 1),
+        (&["image", "program", "--to", copied], "", 0),
         (&["image", "inspect", image], "", 0),
         (&["image", "inspect", "--json", image], "", 0),
         (&["image", "inspect", "/no/such/image"], "", 1),
