@@ -23,7 +23,7 @@ use tokio::{process::Command, sync::oneshot, task::JoinHandle};
 use crate::case::{Case, ONE_A100};
 
 /// Two ranks with one GPU each.
-const MANIFEST: &str = "examples/kaito_workspace_llama_2_13b-chat.yaml";
+const MANIFEST: &str = "examples/kaito_workspace_llama2_13b-chat.yaml";
 const NAME: &str = "workspace-llama-2-13b-chat";
 /// What vLLM may take to start, on a busy machine.
 const LOADING: Duration = Duration::from_secs(400);
