@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -35,6 +36,8 @@ pub struct Executable {
     libraries: BTreeMap<String, SourceFile>,
     /// Names of what it loads, for messages.
     needs: Vec<String>,
+    /// The place of its loader in the image.
+    loader: Option<String>,
 }
 
 impl Executable {
@@ -49,6 +52,7 @@ impl Executable {
             architecture: object.architecture.clone(),
             libraries: BTreeMap::new(),
             needs: object.needed.clone(),
+            loader: object.loader.as_deref().map(|loader| in_image(Path::new(loader))),
         };
         let Some(loader) = object.loader.clone() else { return Ok(executable) };
         let search = Search::of_this_machine();
@@ -67,7 +71,7 @@ impl Executable {
         // Everything beside the C library, where its loader looks even without a cache of paths.
         let beside = found.get("libc.so.6").and_then(|path| path.parent()).unwrap_or(Path::new("/lib"));
         let beside = in_image(beside);
-        let loader_name = loader.rsplit('/').next().unwrap_or_default().to_owned();
+        let loader_name = file_name(&loader).to_owned();
         for (name, place) in found {
             // The loader is also listed as a library; it has one place, which the executable names.
             if name != loader_name {
@@ -76,6 +80,30 @@ impl Executable {
         }
         executable.libraries.insert(in_image(Path::new(&loader)), SourceFile::new(&loader)?);
         Ok(executable)
+    }
+
+    /// Writes what it needs into `folder`, so that it runs in a container of any image of its architecture, with whatever libraries
+    /// or none: `ld.so --library-path lib kaito`.
+    ///
+    /// # Errors
+    /// When a file can't be written, or it is linked statically.
+    pub fn carry(&self, folder: &Path) -> Result<(), Error> {
+        let loader = self.loader.as_ref().and_then(|place| self.libraries.get(place));
+        let loader = loader.ok_or_else(|| Error::IsStatic { executable: self.file.path.clone() })?;
+        let libraries = self.libraries.iter().filter(|(place, _)| Some(*place) != self.loader.as_ref());
+        let libraries = libraries.map(|(place, file)| (format!("lib/{}", file_name(place)), file));
+        let own = [("ld.so".to_owned(), loader), ("kaito".to_owned(), &self.file)];
+        let lib = folder.join("lib");
+        fs::create_dir_all(&lib).map_err(|source| Error::Write { path: lib, source })?;
+        for (name, file) in libraries.chain(own) {
+            let path = folder.join(&name);
+            let aside = path.with_extension("new");
+            let copied = fs::copy(&file.path, &aside)
+                .and_then(|_| fs::set_permissions(&aside, fs::Permissions::from_mode(0o755)))
+                .and_then(|()| fs::rename(&aside, &path));
+            copied.map_err(|source| Error::Write { path, source })?;
+        }
+        Ok(())
     }
 
     /// The architecture it runs on.
@@ -146,6 +174,10 @@ fn certificates() -> String {
 /// `/usr/lib/x` as `usr/lib/x`.
 fn in_image(path: &Path) -> String {
     path.to_string_lossy().trim_start_matches('/').to_owned()
+}
+
+fn file_name(place: &str) -> &str {
+    place.rsplit('/').next().unwrap_or_default()
 }
 
 /// `a`, `a/b` for `a/b/c`.

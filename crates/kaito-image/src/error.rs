@@ -45,6 +45,39 @@ pub enum Error {
         /// Bytes free.
         free: u64,
     },
+    /// There is less room than a folder needs.
+    #[error("{} has {} free, but {} are needed: give it more room", path.display(), size(*free), size(*needed))]
+    NoRoomToUnpack {
+        /// Where it should go.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
+    /// A folder can't go where something else is.
+    #[error("{} is there already, and nothing that was unpacked from an image: choose another --to, or remove it", path.display())]
+    FolderInTheWay {
+        /// Where it should go.
+        path: PathBuf,
+    },
+    /// An image without the folder that is wanted.
+    #[error("the image {digest} has no files in {path}")]
+    NoFolderInImage {
+        /// The image.
+        digest: String,
+        /// The folder.
+        path: String,
+    },
+    /// An executable that needs no loader can't be started by one.
+    #[error(
+        "{} is linked statically: to run in containers of other images it has to be one that loads libraries, as in kaito's own \
+         image", executable.display()
+    )]
+    IsStatic {
+        /// The executable.
+        executable: PathBuf,
+    },
     /// Something that should be a file is not.
     #[error("{} is not a regular file", path.display())]
     NotAFile {
@@ -105,6 +138,17 @@ pub enum Error {
         /// The image.
         digest: String,
         /// What should be there.
+        missing: String,
+    },
+    /// A base of an adapter's image that can't copy the adapter.
+    #[error(
+        "the base {base} has no {missing}: an init container of a workspace starts them to copy the adapter. Name a base that has \
+         them, like busybox, or --base scratch for the files alone"
+    )]
+    NoPrograms {
+        /// The base's name.
+        base: String,
+        /// What is missing, with commas.
         missing: String,
     },
     /// A file that can't run on Linux.

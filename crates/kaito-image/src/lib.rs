@@ -17,8 +17,10 @@ mod layout;
 mod manifest;
 mod model;
 mod output;
+mod programs;
 mod progress;
 pub mod registry;
+mod unpack;
 mod verify;
 
 pub use adapter::{Adapter, extract_adapter};
@@ -33,5 +35,7 @@ pub use layout::{Layout, split_path};
 pub use manifest::{Platform, labels};
 pub use model::{Expected, Model, ModelFile};
 pub use oci_spec::image::Digest;
+pub use programs::check_copies_itself;
 pub use progress::{Event, Item, Progress};
+pub use unpack::{Unpacked, copy_folder, unpack};
 pub use verify::{Verification, verify_blobs, verify_weights};

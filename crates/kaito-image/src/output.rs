@@ -76,7 +76,7 @@ fn parent(path: &Path) -> PathBuf {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
-fn free_space(directory: &Path) -> Result<u64, Error> {
+pub(crate) fn free_space(directory: &Path) -> Result<u64, Error> {
     let stat = rustix::fs::statvfs(directory)
         .map_err(|error| Error::Read { path: directory.to_owned(), source: error.into() })?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))

@@ -64,7 +64,8 @@ pub fn verify_blobs(image: &Image, job: Job<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn item(blob: &Blob) -> Item {
+/// What is told of a blob's progress.
+pub(crate) fn item(blob: &Blob) -> Item {
     Item {
         name: title(blob.descriptor().annotations().as_ref()).unwrap_or_else(|| short(blob.digest())),
         size: blob.size(),
@@ -181,14 +182,19 @@ fn contents(
 /// The archive that a layer is, unpacked.
 pub(crate) fn layer_reader(layer: &Blob) -> Result<Box<dyn Read>, Error> {
     let unreadable = |source| Error::ReadBlob { digest: layer.digest().to_string(), source };
-    let raw = layer.open_at(0).map_err(unreadable)?;
+    unpacked(layer, layer.open_at(0).map_err(unreadable)?)
+}
+
+/// The archive that the bytes of a layer are, unpacked.
+pub(crate) fn unpacked<'a>(layer: &Blob, raw: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Error> {
     let media_type = layer.media_type().to_string();
     if media_type.ends_with("gzip") {
         Ok(Box::new(MultiGzDecoder::new(io::BufReader::with_capacity(1 << 20, raw))))
     } else if media_type.ends_with("tar") {
-        Ok(raw)
+        Ok(Box::new(raw))
     } else {
-        Err(unreadable(io::Error::other(format!("layers of type {media_type} can't be read here"))))
+        let source = io::Error::other(format!("layers of type {media_type} can't be read here"));
+        Err(Error::ReadBlob { digest: layer.digest().to_string(), source })
     }
 }
 

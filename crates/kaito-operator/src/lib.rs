@@ -8,7 +8,7 @@
 //!
 //! | module | what it is | uses |
 //! | --- | --- | --- |
-//! | `controller` | watches, reconciles, leader election, metrics | `webhook`, `decide`, `instance_types`, `karpenter`, `reason`, `workspace`, `error` |
+//! | `controller` | watches, reconciles, leader election, metrics | `webhook`, `decide`, `runtime`, `instance_types`, `karpenter`, `reason`, `workspace`, `error` |
 //! | `up` | `kaito up`: a workspace's pod as processes of this machine | `decide`, `admission`, `runtime`, `layout`, `reason`, `workspace`, `yaml`, `error` |
 //! | `webhook` | the admission webhook and its certificates | `admission`, `workspace`, `error` |
 //! | `install` | the manifests of the controller itself | `decide`, `admission`, `crd`, `instance_types`, `yaml`, `error` |

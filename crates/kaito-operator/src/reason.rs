@@ -34,6 +34,8 @@ named! {
         PodsPending,
         /// Images are pulled, init containers run.
         PodsStarting,
+        /// An init container copies or downloads the weights.
+        WeightsFetching,
         /// The server loads the model.
         ModelLoading,
         /// An engine loads the model for longer than that may take.
@@ -80,7 +82,7 @@ named! {
         PodsForbidden,
         /// The API server refuses an object.
         ApplyRefused,
-        /// The cluster does not support image volumes, and the pods need one.
+        /// The cluster does not support image volumes, and the workspace asks for one in its template or for an adapter.
         ImageVolumesUnsupported,
 
         /// No preset has the name in `inference.preset.name`.
@@ -93,6 +95,8 @@ named! {
         ServerImageMissing,
         /// A public preset, and the installation names no registry.
         RegistryMissing,
+        /// The claim for the weights does not exist, or not all pods can use it.
+        WeightsClaimUnsuitable,
         /// There is no ConfigMap of the name in `inference.config`.
         ConfigMissing,
         /// The ConfigMap cannot be read, or sets a flag that is not the user's to set.

@@ -103,4 +103,7 @@ fn what_a_workspace_can_ask_for_has_an_example() {
     any("a load balancer", &Workspace::wants_load_balancer);
     let secrets = |workspace: &Workspace| Some(!workspace.preset()?.preset_options.image_pull_secrets.is_empty());
     any("pull secrets", &|workspace| secrets(workspace) == Some(true));
+    any("weights from the hub", &|workspace| {
+        workspace.preset().is_some_and(|preset| preset.preset_options.model_access_secret.is_some())
+    });
 }

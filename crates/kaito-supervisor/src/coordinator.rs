@@ -45,6 +45,8 @@ pub(crate) struct Rank {
     pub(crate) report: Option<Report>,
     pub(crate) heard: Option<Instant>,
     superseded: VecDeque<u64>,
+    /// How many supervisors it has had.
+    adopted: u64,
     /// Whether it has said that it has no engine since the last incarnation was over.
     idle: bool,
     /// Whether its supervisor is to end with a failure.
@@ -121,25 +123,37 @@ impl Coordinator {
     /// Takes the report of a rank, and says what it is to do; `None` where there is no such rank.
     pub fn report(&mut self, rank: usize, report: Report, now: Instant) -> Option<Order> {
         let known = self.ranks.get_mut(rank)?;
-        if known.superseded.contains(&report.supervisor) {
-            // Another has taken its place: it ends what it has.
-            return Some(Order { incarnation: self.current, run: false, kill: true, exit: false, leaves: self.leaves });
+        let token = self.current.start.wrapping_add(known.adopted);
+        let stranger = Order {
+            incarnation: self.current,
+            run: false,
+            kill: known.superseded.contains(&report.supervisor),
+            exit: false,
+            leaves: self.leaves,
+            token,
+        };
+        let last = known.report.as_ref().map(|last| (last.supervisor, last.sequence));
+        let known_sequence =
+            last.filter(|(supervisor, _)| *supervisor == report.supervisor).map(|(_, sequence)| sequence);
+        if known_sequence.is_some_and(|sequence| report.sequence <= sequence) {
+            return Some(self.order(rank));
         }
-        match known.report.as_ref().map(|last| (last.supervisor, last.sequence)) {
-            Some((supervisor, sequence)) if supervisor == report.supervisor => {
-                if report.sequence <= sequence {
-                    return Some(self.order(rank));
-                }
+        if known_sequence.is_none() {
+            // It ends what it has, and counts once it has shown that it lives; one whose place another has taken never does again.
+            if stranger.kill || report.token != Some(token) {
+                return Some(stranger);
             }
-            Some((supervisor, _)) => {
+            if let Some((supervisor, _)) = last {
                 if known.superseded.len() == REMEMBERED {
                     known.superseded.pop_front();
                 }
                 known.superseded.push_back(supervisor);
-                known.exit = false;
+            }
+            known.adopted += 1;
+            known.exit = false;
+            if last.is_some() {
                 self.end(Over::Replaced { rank });
             }
-            None => {}
         }
         if self.running.is_some() {
             match report.state {
@@ -242,8 +256,10 @@ impl Coordinator {
     fn order(&self, rank: usize) -> Order {
         let run = self.running.is_some();
         let kill = !run && matches!(self.over, Some(Over::Unfit { .. }));
-        let exit = self.ranks.get(rank).is_some_and(|rank| rank.exit);
-        Order { incarnation: self.current, run, kill, exit, leaves: self.leaves }
+        let known = self.ranks.get(rank);
+        let exit = known.is_some_and(|known| known.exit);
+        let token = self.current.start.wrapping_add(known.map_or(0, |known| known.adopted));
+        Order { incarnation: self.current, run, kill, exit, leaves: self.leaves, token }
     }
 
     /// Whether no other rank that is there has an engine, or could have.

@@ -36,5 +36,6 @@ pub use follow::{Action, follow};
 pub use front::Health;
 pub use install::install;
 pub use output::Stream;
+pub use processes::{adopt_orphans, kill_all};
 pub use protocol::{Ended, Incarnation, Order, Overview, Phase, Process, RankOverview, Report, State};
 pub use supervisor::{Options, Signals, Supervisor};

@@ -47,20 +47,20 @@ pub(crate) struct Kept {
 
 impl Kept {
     fn add(&mut self, line: &str) {
-        let line = line.trim();
+        let line: String = line.trim().chars().take(KEPT_CHARACTERS).collect();
         if line.is_empty() {
             return;
         }
         // What it logs once it answers is no start.
         if self.phase.as_deref() != Some(STARTED)
-            && let Some(phase) = progress::phase(line)
+            && let Some(phase) = progress::phase(&line)
         {
             self.phase = Some(phase);
         }
         if self.lines.len() == KEPT_LINES {
             self.lines.pop_front();
         }
-        self.lines.push_back(line.chars().take(KEPT_CHARACTERS).collect());
+        self.lines.push_back(line);
     }
 
     /// How far its start is.
@@ -189,8 +189,8 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let mut kept = Kept::default();
-        let long = "é".repeat(100_000);
-        (0..10_000).for_each(|_| kept.add(&long));
+        let long = "é".repeat(2 * KEPT_CHARACTERS);
+        (0..2 * KEPT_LINES).for_each(|_| kept.add(&long));
         assert_eq!(kept.lines.len(), KEPT_LINES);
         assert!(kept.lines.iter().all(|line| line.chars().count() == KEPT_CHARACTERS));
     }

@@ -21,8 +21,8 @@ struct Entry {
     parent: i32,
 }
 
-/// Makes this process the parent of all orphans below it.
-pub(crate) fn adopt_orphans() {
+/// Makes this process the parent of all orphans below it, so that [`kill_all`] finds them.
+pub fn adopt_orphans() {
     if let Err(error) = set_child_subreaper(Some(rustix::process::getpid())) {
         tracing::warn!(%error, "processes that the engine leaves behind may be missed");
     }
@@ -97,9 +97,9 @@ pub(crate) fn terminate(pid: i32) {
     signal(pid, Signal::TERM);
 }
 
-/// Kills all processes of the tree, again and again, since they may start others meanwhile; returns those that are still there after
+/// Kills all processes below this one, again and again, since they may start others meanwhile; returns those that are still there after
 /// `limit`. Blocks for as long. `child` is waited for elsewhere.
-pub(crate) fn kill_all(child: Option<i32>, limit: Duration) -> Vec<Process> {
+pub fn kill_all(child: Option<i32>, limit: Duration) -> Vec<Process> {
     let tries = limit.as_millis() / PAUSE.as_millis();
     for _ in 0..=tries {
         let left: Vec<_> = tree().into_iter().filter(|entry| !has_ended(entry)).collect();

@@ -77,6 +77,9 @@ pub struct Report {
     pub supervisor: u64,
     /// Grows with each of its reports, so that one that comes late is known.
     pub sequence: u64,
+    /// The token of the last order, which shows that this supervisor lives; a late report of an earlier one has it not.
+    #[serde(default)]
+    pub token: Option<u64>,
     /// What its engine does.
     pub state: State,
     /// How far its engine's start is, in words.
@@ -106,6 +109,8 @@ pub struct Order {
     /// Whether its engine was the first that ended by itself: its supervisor ends with a failure.
     #[serde(default)]
     pub exit: bool,
+    /// Which token the next report is to carry. A supervisor counts for its rank from its first report with it on.
+    pub token: u64,
     /// Whether rank 0 was told to end for good. It runs until its front has answered its last requests.
     #[serde(default)]
     pub leaves: bool,

@@ -272,7 +272,13 @@ impl Rank {
         loop {
             self.look();
             let report = self.report();
+            let token = report.token;
             self.exchange(report).await;
+            if self.order.is_some_and(|order| Some(order.token) != token) && self.engine.is_none() {
+                // It counts from the next report on.
+                let report = self.report();
+                self.exchange(report).await;
+            }
             let order = self.order.filter(|_| self.contact.elapsed() < LOST);
             let state = self.state();
             self.note(state, order.as_ref());
@@ -346,6 +352,7 @@ impl Rank {
         Report {
             supervisor: self.start,
             sequence: self.sequence,
+            token: self.order.map(|order| order.token),
             state: self.state(),
             phase: self.engine.as_ref().and_then(Engine::phase),
             ended: self.ended.clone(),

@@ -9,10 +9,7 @@ use std::{
 use indicatif::ProgressBar;
 use kaito_image::{Event, Item, Progress};
 
-use crate::{
-    display,
-    progress::{bars, style},
-};
+use crate::progress::{Pace, bars, style};
 
 const LOG_EVERY: Duration = Duration::from_secs(15);
 const WIDEST_NAME: usize = 40;
@@ -30,6 +27,7 @@ struct State {
     total: Option<ProgressBar>,
     template: String,
     logged: Option<Instant>,
+    pace: Option<Pace>,
 }
 
 struct Tracked {
@@ -58,6 +56,10 @@ impl Progress for ImageProgress {
             }
             Event::Skipped { item, reason } => {
                 tracing::debug!(item = state.name(item), reason, "skipped");
+                let size = state.items.get(item).map_or(0, |tracked| tracked.item.size);
+                if let Some(pace) = &mut state.pace {
+                    pace.found(size);
+                }
                 state.done(item);
             }
             Event::Retrying { item, cause, delay } => {
@@ -80,6 +82,7 @@ impl State {
             self.total = Some(self.bar("all", items.iter().map(|item| item.size).sum()));
         }
         self.logged = Some(Instant::now());
+        self.pace = Some(Pace::begin());
     }
 
     fn bar(&self, name: &str, size: u64) -> ProgressBar {
@@ -131,7 +134,8 @@ impl State {
             self.logged = Some(Instant::now());
             let done: u64 = self.items.iter().map(|tracked| tracked.position).sum();
             let total: u64 = self.items.iter().map(|tracked| tracked.item.size).sum();
-            tracing::info!(done = display::bytes(done), of = display::bytes(total), "{}", self.phase);
+            let told = self.pace.map(|pace| pace.told(done, total)).unwrap_or_default();
+            tracing::info!("{}: {told}", self.phase);
         }
     }
 

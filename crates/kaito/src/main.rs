@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let outcome = logging::init(&cli.logging, level).and_then(|()| match cli.command {
         Command::Serve(args) => commands::serve::run(*args, cli.logging.log_format),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Download(args) => commands::download::run(&args),
         Command::Presets(args) => commands::presets::run(&args),
         Command::Devices(args) => commands::devices::run(&args),
         Command::Crd(args) => commands::crd::run(&args),

@@ -77,6 +77,32 @@ impl ModelSource {
         }
     }
 
+    /// The repository that a name stands for: a preset's, or the one of that name.
+    ///
+    /// # Errors
+    ///
+    /// With the reasons why it is neither.
+    pub fn on_hub(model: &str) -> anyhow::Result<Repo> {
+        let is_name = !model.contains('/');
+        let preset = kaito_presets::find(model);
+        if let (Ok(preset), true) = (&preset, is_name) {
+            return preset.hub_id.parse().context("in the catalogue of presets");
+        }
+        if let Some((Ok(preset), variant)) = model.split_once(':').map(|(name, at)| (kaito_presets::find(name), at))
+            && is_name
+            && let Files::Repository(repo) = Self::in_gguf(preset, variant)?.files
+        {
+            return Ok(repo);
+        }
+        match (model.parse::<Repo>(), preset) {
+            (Ok(repo), _) => Ok(repo),
+            (Err(_), Err(unknown)) if is_name => {
+                Err(anyhow!("{unknown} (see `kaito presets`, or give a hub repository as organisation/name)"))
+            }
+            (Err(error), _) => Err(error.into()),
+        }
+    }
+
     /// A preset in the GGUF file of one precision.
     fn in_gguf(preset: &'static Preset, variant: &str) -> anyhow::Result<Self> {
         let repository = preset.gguf.ok_or_else(|| {
@@ -135,6 +161,16 @@ impl ModelSource {
             }
         }
     }
+}
+
+/// Fetches what is missing of a preset, and returns the directory of its files.
+///
+/// # Errors
+/// With the hub's words.
+pub fn download(preset: &Preset) -> anyhow::Result<PathBuf> {
+    let repo: Repo = preset.hub_id.parse().context("in the catalogue of presets")?;
+    let hub = Hub::new(HubOptions::from_env()?);
+    Ok(hub.download(&repo, &DownloadProgress::new(&repo.to_string()))?.model())
 }
 
 /// An error of the engine, with its settings called as the flags that they are here.

@@ -4,7 +4,7 @@ use super::{ANEW, Verdict, adapters, image, immutable, names, quoted, syntax, te
 use crate::{
     layout,
     runtime::{self, Circumstances},
-    workspace::{AccessMode, InferenceSpec, PresetSpec, Runtime, RuntimeChoice, Workspace},
+    workspace::{AccessMode, InferenceSpec, PresetOptions, PresetSpec, Runtime, RuntimeChoice, Workspace},
 };
 
 pub fn check(workspace: &Workspace, nodes: Option<&InstanceType>, verdict: &mut Verdict) {
@@ -81,7 +81,6 @@ pub fn by_hardware(
         ranks: layout::ranks(workspace, preset).unwrap_or(1),
         gpus: nodes.gpus,
         gpu_memory: Some(nodes.gpu.usable_memory),
-        image_volumes: true,
     };
     runtime::choose(RuntimeChoice::Auto, circumstances).runtime
 }
@@ -104,9 +103,12 @@ fn check_same_preset(old: Option<&PresetSpec>, new: Option<&PresetSpec>, verdict
         verdict.refuse("inference.preset.accessMode", immutable(word(old.access_mode), word(new.access_mode)));
     }
     let (old, new) = (&old.preset_options, &new.preset_options);
-    for (field, old, new) in
-        [("image", &old.image, &new.image), ("weightsImage", &old.weights_image, &new.weights_image)]
-    {
+    for (field, old, new) in [
+        ("image", &old.image, &new.image),
+        ("weightsImage", &old.weights_image, &new.weights_image),
+        ("modelAccessSecret", &old.model_access_secret, &new.model_access_secret),
+        ("weightsClaim", &old.weights_claim, &new.weights_claim),
+    ] {
         if old != new {
             verdict.refuse(
                 format!("inference.preset.presetOptions.{field}"),
@@ -137,6 +139,7 @@ fn check_preset(spec: &PresetSpec, verdict: &mut Verdict) {
     let images = [("image", &options.image), ("weightsImage", &options.weights_image)];
     let images: Vec<(&str, &str)> =
         images.into_iter().filter_map(|(field, image)| Some((field, image.as_deref()?))).collect();
+    let is_downloaded = check_download(options, spec.access_mode == AccessMode::Private && !images.is_empty(), verdict);
     match spec.access_mode {
         AccessMode::Public => {
             if let Some(preset) = preset.filter(|preset| preset.workload.image == ImageAccess::Private) {
@@ -147,10 +150,11 @@ fn check_preset(spec: &PresetSpec, verdict: &mut Verdict) {
                 verdict.warn(format!("inference.preset.presetOptions.{field}"), message);
             }
         }
+        AccessMode::Private if images.is_empty() && is_downloaded => {}
         AccessMode::Private if images.is_empty() => verdict.refuse(
             "inference.preset.presetOptions.image",
             "When AccessMode is private, an image must be provided in PresetOptions, like registry.example/llama-2-7b:1, or a \
-             weightsImage",
+             weightsImage, or a modelAccessSecret to download the weights with",
         ),
         AccessMode::Private => {
             for (field, image) in images {
@@ -168,10 +172,31 @@ fn check_preset(spec: &PresetSpec, verdict: &mut Verdict) {
     names::check(&options.image_pull_secrets, path, "a Secret", verdict);
 }
 
+/// Checks the fields that say how weights are downloaded; whether there are some. They do nothing beside an image that has the
+/// weights.
+fn check_download(options: &PresetOptions, has_image: bool, verdict: &mut Verdict) -> bool {
+    let fields = [
+        ("modelAccessSecret", "a Secret", &options.model_access_secret),
+        ("weightsClaim", "a PersistentVolumeClaim", &options.weights_claim),
+    ];
+    let mut is_downloaded = false;
+    for (field, kind, name) in fields {
+        let Some(name) = name else { continue };
+        is_downloaded = true;
+        let path = format!("inference.preset.presetOptions.{field}");
+        if !syntax::is_object_name(name) {
+            verdict.refuse(path, format!("{name:?} is not the name of {kind}: {}", syntax::AN_OBJECT_NAME));
+        } else if has_image {
+            verdict.warn(path, format!("{name:?} is not used, for the weights come from an image"));
+        }
+    }
+    is_downloaded
+}
+
 fn private_only(preset: &Preset) -> String {
     format!(
         "This preset only supports private AccessMode, AccessMode must be private to continue: the licence of {} lets no \
-         public image be published; build yours, and give accessMode: private and presetOptions.image",
+         public image be published; build yours, and give accessMode: private and presetOptions.image, or a modelAccessSecret",
         preset.name
     )
 }

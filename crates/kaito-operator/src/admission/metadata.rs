@@ -48,7 +48,7 @@ const UPSTREAM: &[(&str, &str)] = &[
     ("kaito.sh/disable-benchmark", "there is no benchmark after loading to be disabled"),
     (
         "kaito.sh/model-mirror-storage-class",
-        "models are not mirrored to volumes: the image has the weights, or presetOptions.weightsImage names one that does",
+        "no volume is made for weights: presetOptions.weightsClaim names a claim of yours that keeps those which are downloaded",
     ),
     (
         "kaito.sh/model-streaming",

@@ -1,7 +1,7 @@
 //! The shell around [`decide`](crate::decide): watches the cluster, and carries decisions out while this replica is the leader.
 //!
-//! Every kind is watched once and kept in a [`Cache`](cache::Cache). A reconcile reads caches only (and the workspace's
-//! ConfigMap), and writes what its decision says. It never waits for the cluster to change: a change comes as an event of a
+//! Every kind is watched once and kept in a [`Cache`](cache::Cache). A reconcile reads caches only (and what no watch tells:
+//! the workspace's ConfigMap, the claim for its weights, and how far these are), and writes what its decision says. It never waits for the cluster to change: a change comes as an event of a
 //! watch, and starts another reconcile.
 
 mod backoff;
@@ -16,6 +16,7 @@ mod metrics;
 mod observe;
 mod reconcile;
 mod watches;
+mod weights;
 
 use std::{
     net::SocketAddr,

@@ -45,6 +45,7 @@ impl Context {
         let stateful_set = caches.stateful_sets.get(&ObjectRef::new(name).within(namespace));
         let claim_names = claim_names(workspace).into_iter().collect();
         let set_uid = stateful_set.as_ref().and_then(|set| set.metadata.uid.clone());
+        let weights = self.weights.of(workspace);
         Observed {
             nodes: caches.nodes.store().state(),
             taken: taken(&caches.pods.all(|pod| !belongs(pod))),
@@ -58,6 +59,8 @@ impl Context {
             deployment: caches.deployments.get(&ObjectRef::new(name).within(namespace)),
             pods: caches.pods.all(belongs),
             config,
+            weights_claim: weights.claim,
+            weights_progress: weights.progress,
             pod_failures: pod_failures(caches, set_uid.as_deref()),
             stateful_set,
             without_image_volumes: self.image_volumes.are_left_out(),

@@ -14,7 +14,9 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use super::{Options, backoff::Backoff, image_volumes::ImageVolumes, metrics::Metrics, watches::Watches};
+use super::{
+    Options, backoff::Backoff, image_volumes::ImageVolumes, metrics::Metrics, watches::Watches, weights::WeightsOfAll,
+};
 use crate::{
     decide::{self, Config, Decision, ObjectKind, decide},
     workspace::Workspace,
@@ -34,6 +36,7 @@ pub struct Context {
     /// sets a field back, say. Applying again would change nothing either.
     pub(super) futile: Mutex<HashMap<(ObjectKind, String, String), String>>,
     pub(super) image_volumes: ImageVolumes,
+    pub(super) weights: WeightsOfAll,
     /// Held while a rollout starts, so that two reconciles cannot both count the same free place.
     rollout_starts: tokio::sync::Mutex<()>,
 }
@@ -89,6 +92,7 @@ impl Context {
             backoff: Backoff::default(),
             futile: Mutex::default(),
             image_volumes: ImageVolumes::default(),
+            weights: WeightsOfAll::default(),
             rollout_starts: tokio::sync::Mutex::default(),
         }
     }
@@ -156,6 +160,7 @@ pub async fn reconcile(workspace: Arc<Workspace>, context: Arc<Context>) -> Resu
 async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option<Duration>, bool), Error> {
     let options = context.options();
     let config = context.config(workspace).await?;
+    context.learn_of_weights(workspace).await?;
     let mut workspace = Arc::clone(workspace);
     let mut observed = context.observe(&workspace, config.clone(), Vec::new());
     let mut decision = decide(&workspace, &observed, &options, Timestamp::now());
@@ -186,7 +191,7 @@ async fn settle(workspace: &Arc<Workspace>, context: &Context) -> Result<(Option
     let refusals = context.carry_out(&workspace, &decision).await?;
     drop(start);
     if !observed.without_image_volumes && context.image_volumes.are_left_out() {
-        // Where the runtime is left to the hardware, it is another one now.
+        // Weights come into the pods in another way now.
         return Ok((Some(Duration::ZERO), true));
     }
     has_changed |= !(decision.writes.is_empty() && decision.deletes.is_empty() && decision.replaced.is_empty());

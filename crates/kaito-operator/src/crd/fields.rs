@@ -203,7 +203,8 @@ fn preset() -> Schema {
                 "accessMode",
                 string(
                     "Who keeps the model's image. public: the registry of the installation has it. private: you built \
-                     it; name it, or the one of its weights, in presetOptions. The licence of Llama 2 wants private.",
+                     it; name it, or the one of its weights, in presetOptions, or a token to download the weights with. The licence of \
+                     Llama 2 wants private.",
                 )
                 .one_of(["public", "private"])
                 .default("public"),
@@ -211,7 +212,7 @@ fn preset() -> Schema {
             (
                 "presetOptions",
                 object(
-                    "Where private images are.",
+                    "Where the weights come from: private images, or a download.",
                     [
                         (
                             "image",
@@ -225,12 +226,29 @@ fn preset() -> Schema {
                             "weightsImage",
                             string(
                                 "An image of the weights alone, with its tag or digest, as `kaito image build --weights-only` \
-                                 makes it. It is mounted read-only as an image volume, which the cluster must support. For \
-                                 private access.",
+                                 makes it. It is mounted read-only as an image volume where the cluster has these; else an init \
+                                 container fetches it. For private access.",
                             )
                             .max_length(IMAGE),
                         ),
                         ("imagePullSecrets", pull_secrets()),
+                        (
+                            "modelAccessSecret",
+                            string(
+                                "Name of a secret, in the workspace's namespace, with a token of the Hugging Face hub in its key \
+                                 HF_TOKEN. An init container downloads the weights from there with it, and no image of them is needed.",
+                            )
+                            .max_length(OBJECT_NAME),
+                        ),
+                        (
+                            "weightsClaim",
+                            string(
+                                "Name of a PersistentVolumeClaim, in the workspace's namespace, that keeps weights which are \
+                                 downloaded from the Hugging Face hub, for the next start or for other workspaces. On several nodes \
+                                 its access mode must be ReadWriteMany or ReadOnlyMany.",
+                            )
+                            .max_length(OBJECT_NAME),
+                        ),
                     ],
                 ),
             ),
@@ -241,16 +259,21 @@ fn preset() -> Schema {
         Rule::new(
             "self.accessMode != 'private' || (has(self.presetOptions)
              && ((has(self.presetOptions.image) && self.presetOptions.image != '')
-             || (has(self.presetOptions.weightsImage) && self.presetOptions.weightsImage != '')))",
-            "accessMode private needs the image that you built, as registry.example/llama-2-7b:1, or a weightsImage",
+             || (has(self.presetOptions.weightsImage) && self.presetOptions.weightsImage != '')
+             || (has(self.presetOptions.modelAccessSecret) && self.presetOptions.modelAccessSecret != '')
+             || (has(self.presetOptions.weightsClaim) && self.presetOptions.weightsClaim != '')))",
+            "accessMode private needs the image that you built, as registry.example/llama-2-7b:1, or a weightsImage, or a \
+             modelAccessSecret to download the weights with",
         )
         .at(".presetOptions.image"),
         Rule::new(
             &format!(
-                "self.name == oldSelf.name && self.accessMode == oldSelf.accessMode && {} && {} && {}",
+                "self.name == oldSelf.name && self.accessMode == oldSelf.accessMode && {} && {} && {} && {} && {}",
                 same_option("image", "''"),
                 same_option("weightsImage", "''"),
-                same_option("imagePullSecrets", "[]")
+                same_option("imagePullSecrets", "[]"),
+                same_option("modelAccessSecret", "''"),
+                same_option("weightsClaim", "''")
             ),
             "field is immutable: to serve another model, delete the workspace and create it anew",
         ),

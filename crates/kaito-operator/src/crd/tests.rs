@@ -202,7 +202,7 @@ fn rules_at_creation() {
     let both = json!({"preset": preset["preset"], "template": template["template"]});
     let one_of = "inference: exactly one of preset and template must be given";
     let private = "inference.preset.presetOptions.image: accessMode private needs the image that you built, as \
-                   registry.example/llama-2-7b:1, or a weightsImage";
+                   registry.example/llama-2-7b:1, or a weightsImage, or a modelAccessSecret to download the weights with";
     for (pointer, value, expected) in [
         ("/resource/count", json!(3), None),
         ("/inference", preset, None),
@@ -214,6 +214,10 @@ fn rules_at_creation() {
         ("/inference/preset/presetOptions/image", json!(""), Some(private)),
         ("/inference/preset/presetOptions", json!({"weightsImage": "registry.example/weights:1"}), None),
         ("/inference/preset/presetOptions", json!({"weightsImage": ""}), Some(private)),
+        ("/inference/preset/presetOptions", json!({"modelAccessSecret": "hub-token"}), None),
+        ("/inference/preset/presetOptions", json!({"modelAccessSecret": ""}), Some(private)),
+        ("/inference/preset/presetOptions", json!({"weightsClaim": "models"}), None),
+        ("/inference/preset/presetOptions", json!({"weightsClaim": ""}), Some(private)),
         ("/inference/preset/accessMode", json!("public"), None),
         ("/inference/adapters", adapters(&["a", "b", "c"]), None),
         (
@@ -303,6 +307,10 @@ fn rules_at_update() {
         ("/inference/preset/presetOptions/image", json!("registry.example/llama:2"), vec![preset.clone()]),
         ("/inference/preset/presetOptions/weightsImage", json!("registry.example/weights:1"), vec![preset.clone()]),
         ("/inference/preset/presetOptions/weightsImage", json!(""), vec![]),
+        ("/inference/preset/presetOptions/modelAccessSecret", json!("hub-token"), vec![preset.clone()]),
+        ("/inference/preset/presetOptions/modelAccessSecret", json!(""), vec![]),
+        ("/inference/preset/presetOptions/weightsClaim", json!("models"), vec![preset.clone()]),
+        ("/inference/preset/presetOptions/weightsClaim", json!(""), vec![]),
         ("/inference/preset/presetOptions/imagePullSecrets", json!(null), vec![preset]),
         (
             "/inference",

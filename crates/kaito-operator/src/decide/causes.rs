@@ -1,7 +1,6 @@
 //! Why the model does not answer yet, by the status of its pods and of the object that makes them.
 
 mod engine;
-mod fault;
 mod ranks;
 
 use std::time::Duration;
@@ -17,7 +16,7 @@ use k8s_openapi::{
 use super::observed::{Observed, has_ended, is_going, name};
 use crate::{
     reason::Reason,
-    runtime::{ENGINE, SERVER},
+    runtime::{ENGINE, SERVER, weights},
     text,
 };
 
@@ -85,12 +84,19 @@ pub enum CauseKind {
     ServerUnhealthy,
     /// The engine loads the model for longer than that may take.
     ModelLoadingTooLong,
+    /// An init container copies or downloads the weights.
+    WeightsFetching,
     /// The server loads the model.
     ModelLoading,
     /// Images are pulled, init containers run.
     PodsStarting,
     /// The pods do not exist yet, or wait for the scheduler.
     PodsPending,
+}
+
+/// Why an engine ended that said this last, where it is known.
+pub fn engine_reason(said: &str) -> Option<Reason> {
+    engine::kind(said).map(CauseKind::reason)
 }
 
 impl CauseKind {
@@ -120,6 +126,7 @@ impl CauseKind {
             Self::RankUnschedulable | Self::RankMissing => Reason::RankMissing,
             Self::ServerUnhealthy => Reason::ServerUnhealthy,
             Self::ModelLoadingTooLong => Reason::ModelLoadingTooLong,
+            Self::WeightsFetching => Reason::WeightsFetching,
             Self::ModelLoading => Reason::ModelLoading,
             Self::PodsStarting => Reason::PodsStarting,
             Self::PodsPending => Reason::PodsPending,
@@ -128,7 +135,10 @@ impl CauseKind {
 
     /// Whether something is wrong, rather than not ready yet.
     pub fn is_failure(self) -> bool {
-        !matches!(self, Self::RankMissing | Self::ModelLoading | Self::PodsStarting | Self::PodsPending)
+        !matches!(
+            self,
+            Self::RankMissing | Self::WeightsFetching | Self::ModelLoading | Self::PodsStarting | Self::PodsPending
+        )
     }
 
     /// What to do about it.
@@ -172,7 +182,9 @@ impl CauseKind {
             Self::ModelLoadingTooLong => {
                 "The server's /healthz says how far it has come, and kubectl logs of the container engine the rest"
             }
-            Self::RankMissing | Self::ModelLoading | Self::PodsStarting | Self::PodsPending => "",
+            Self::RankMissing | Self::WeightsFetching | Self::ModelLoading | Self::PodsStarting | Self::PodsPending => {
+                ""
+            }
         }
     }
 }
@@ -246,7 +258,7 @@ fn all(observed: &Observed, expected: &Expected) -> (Vec<Cause>, Option<Timestam
         last_start.unwrap_or(start).checked_add(SignedDuration::try_from(expected.limit).ok()?).ok()
     };
     let told = pods.iter().filter(|pod| (alive == 0 || !has_ended(pod)) && !is_ready(pod));
-    causes.extend(told.clone().filter_map(|pod| of_pod(pod, overdue(pod), expected)));
+    causes.extend(told.clone().filter_map(|pod| of_pod(pod, overdue(pod), expected, observed)));
     let overdues = told.filter_map(|pod| overdue(pod)).filter(|at| *at > expected.now);
     let again = overdues.chain(again).min();
     (causes, again)
@@ -294,7 +306,7 @@ pub fn is_ready(pod: &Pod) -> bool {
 }
 
 /// Why a pod is not ready.
-fn of_pod(pod: &Pod, overdue: Option<Timestamp>, expected: &Expected) -> Option<Cause> {
+fn of_pod(pod: &Pod, overdue: Option<Timestamp>, expected: &Expected, observed: &Observed) -> Option<Cause> {
     let cause =
         |kind, detail: String| Some(Cause { kind, pod: Some(name(&pod.metadata).to_owned()), container: None, detail });
     let status = pod.status.as_ref()?;
@@ -313,14 +325,23 @@ fn of_pod(pod: &Pod, overdue: Option<Timestamp>, expected: &Expected) -> Option<
         );
     }
     let statuses = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    let told = statuses().filter_map(|container| Some((of_container(container)?, container)));
-    if let Some(((kind, detail), container)) = told.min_by_key(|((kind, _), _)| *kind) {
+    let fetched = fetched_weights(pod, observed);
+    // How it ended before is no news while it gets on.
+    let counted = statuses().filter(|container| fetched.is_none() || container.name != weights::FETCHER);
+    let told = counted.filter_map(|container| Some((of_container(container)?, container)));
+    if let Some(((kind, mut detail), container)) = told.min_by_key(|((kind, _), _)| *kind) {
+        if let Some(secret) = weights::token_secret(pod).filter(|_| container.name == weights::FETCHER) {
+            detail = format!("{}; its token is HF_TOKEN of the Secret {secret}", detail.trim_end());
+        }
         let container = (container.name != SERVER).then(|| container.name.clone());
         return Some(Cause { container, ..cause(kind, detail)? });
     }
     let since = |running: &ContainerStateRunning| {
         running.started_at.as_ref().map(|time| format!(" since {}", text::time(time.0))).unwrap_or_default()
     };
+    if let Some(progress) = fetched {
+        return cause(CauseKind::WeightsFetching, progress);
+    }
     let mut first = status.init_container_statuses.iter().flatten().filter_map(running);
     if let Some((init, state)) = first.next() {
         return cause(CauseKind::PodsStarting, format!("init container {} runs{}", init.name, since(state)));
@@ -352,6 +373,24 @@ fn of_pod(pod: &Pod, overdue: Option<Timestamp>, expected: &Expected) -> Option<
         (Some(node), None) => cause(CauseKind::PodsStarting, format!("node {node} starts it")),
         (None, _) => cause(CauseKind::PodsPending, "it waits for the scheduler".to_owned()),
     }
+}
+
+/// How far the weights are that are on their way into a pod. A container that was restarted gets on only where it says so: it may be
+/// about to end as it did before.
+fn fetched_weights(pod: &Pod, observed: &Observed) -> Option<String> {
+    let fetcher = weights::running_fetcher(pod)?;
+    let progress = observed.weights_progress.get(name(&pod.metadata));
+    let told = match progress {
+        None if fetcher.restart_count > 0 => return None,
+        None => "has begun",
+        Some(progress) => progress.as_str(),
+    };
+    Some(format!("init container {}{}: {told}", fetcher.name, times(fetcher)))
+}
+
+/// Whether weights are on their way into a pod of the workspace.
+pub fn fetches_weights(observed: &Observed) -> bool {
+    observed.pods.iter().any(|pod| !is_going(&pod.metadata) && weights::running_fetcher(pod).is_some())
 }
 
 fn has_not_run(container: &ContainerStatus) -> bool {
@@ -440,11 +479,21 @@ fn crash(container: &ContainerStatus, ended: &ContainerStateTerminated) -> Strin
     };
     let mut text = format!("container {} ended with {status}{}", container.name, times(container));
     let said = ended.message.as_deref().unwrap_or_default();
-    let words = engine::last_words(said).unwrap_or(said).trim();
-    if !words.is_empty() {
-        let skipped = words.chars().count().saturating_sub(LONGEST_TERMINATION_MESSAGE);
-        let tail: String = words.chars().skip(skipped).collect();
-        text.push_str(&format!(": {}{tail}", if skipped > 0 { "..." } else { "" }));
+    let last_words = engine::last_words(said).map(str::trim_end);
+    let words = last_words.unwrap_or_else(|| said.trim());
+    let skipped = words.chars().count().saturating_sub(LONGEST_TERMINATION_MESSAGE);
+    match (words, skipped, last_words) {
+        ("", ..) => {}
+        (words, 0, _) => text.push_str(&format!(": {words}")),
+        // An engine's begin with what is wrong; a log ends with it.
+        (words, _, Some(_)) => {
+            let head: String = words.chars().take(LONGEST_TERMINATION_MESSAGE).collect();
+            text.push_str(&format!(": {head} [...]"));
+        }
+        (words, skipped, None) => {
+            let tail: String = words.chars().skip(skipped).collect();
+            text.push_str(&format!(": ...{tail}"));
+        }
     }
     text
 }

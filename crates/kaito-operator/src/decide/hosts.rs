@@ -92,7 +92,7 @@ fn vendor(candidates: &[Candidate<'_>], held: Option<GpuVendor>) -> GpuVendor {
 }
 
 /// The pods of the workload that there is.
-fn current_pods(observed: &Observed) -> Option<&PodSpec> {
+pub fn current_pods(observed: &Observed) -> Option<&PodSpec> {
     let deployment = observed.deployment.as_ref().and_then(|it| it.spec.as_ref()).map(|spec| &spec.template);
     let stateful_set = observed.stateful_set.as_ref().and_then(|it| it.spec.as_ref()).map(|spec| &spec.template);
     deployment.or(stateful_set).and_then(|template| template.spec.as_ref())

@@ -30,11 +30,13 @@ mod services;
 mod status;
 mod taints;
 mod unreadable;
+mod weights;
 mod window;
 mod workload;
 
 use std::time::Duration;
 
+pub use causes::engine_reason;
 pub use claims::claim_names;
 pub use decision::{Action, Decision, Notice};
 use k8s_openapi::{
@@ -44,7 +46,9 @@ use k8s_openapi::{
 use kaito_presets::GpuVendor;
 pub use nodes::{Choice, GRACE, PodNeeds, TurnedDown, choose};
 pub use object::{APPLIED, Change, Object, ObjectKind};
-pub use observed::{ClaimFailure, Claims, Config, InVain, Observed, PodFailure, Refusal, Taken, has_ended, is_going};
+pub use observed::{
+    ClaimFailure, Claims, Config, InVain, Observed, PodFailure, Refusal, Taken, WeightsClaim, has_ended, is_going,
+};
 pub use options::{NodeClass, NotANodeClass, Options, Provisioner};
 pub use replacement::Replaced;
 pub use rollout::under_way_since;
@@ -182,6 +186,7 @@ pub fn decide(workspace: &Workspace, observed: &Observed, options: &Options, now
             .map(|at| seconds_until(at, now))
             .into_iter()
             .chain(awaited(problem.as_ref()))
+            .chain(causes::fetches_weights(observed).then_some(PROGRESS))
             .min(),
         starts_rollout,
     }
@@ -192,13 +197,19 @@ fn noted<T>(result: Result<T, Problem>, problem: &mut Option<Problem>) -> Option
     result.map_err(|found| *problem = Some(found)).ok()
 }
 
-/// When to reconcile again for a ConfigMap that is missing or wrong: ConfigMaps are not watched, and its author waits.
+/// How often the progress of weights that are on their way is looked at: nothing that is watched tells of it.
+const PROGRESS: Duration = Duration::from_secs(20);
+
+/// When to reconcile again for a ConfigMap or a claim that is missing or wrong: they are not watched, and their author waits.
 fn awaited(problem: Option<&Problem>) -> Option<Duration> {
-    const CONFIG: Duration = Duration::from_secs(10);
-    let is_of_config = |problem: &&Problem| {
-        matches!(problem.reason, Reason::ConfigMissing | Reason::ConfigInvalid | Reason::ConfigDoesNotFit)
+    const AWAITED: Duration = Duration::from_secs(10);
+    let is_awaited = |problem: &&Problem| {
+        matches!(
+            problem.reason,
+            Reason::ConfigMissing | Reason::ConfigInvalid | Reason::ConfigDoesNotFit | Reason::WeightsClaimUnsuitable
+        )
     };
-    problem.filter(is_of_config).map(|_| CONFIG)
+    problem.filter(is_awaited).map(|_| AWAITED)
 }
 
 /// The pods of a workspace on nodes of its instance type, without a cluster.

@@ -7,6 +7,7 @@ use super::{
     hosts::Hosts,
     observed::{Config, Observed},
     options::Options,
+    weights,
 };
 use crate::{
     layout,
@@ -37,6 +38,10 @@ pub struct PresetModel<'a> {
     pub runtime: Result<Runtime, Problem>,
     /// What the workspace's ConfigMap says for that runtime, or why it says nothing.
     pub config: Result<ServerConfig, Problem>,
+    /// Whether images of weights are mounted rather than copied.
+    pub mounts_weights: bool,
+    /// Why the volume for the weights cannot be used, if it cannot.
+    pub claim_problem: Option<Problem>,
 }
 
 impl<'a> Model<'a> {
@@ -72,7 +77,6 @@ impl<'a> Model<'a> {
             ranks: layout::ranks(workspace, preset).unwrap_or(1),
             gpus: hosts.gpus.filter(|_| hosts.have_gpus).unwrap_or(0),
             gpu_memory: hosts.hardware.map(|hardware| hardware.gpu_memory),
-            image_volumes: !observed.without_image_volumes,
         };
         let runtime = workspace
             .runtime()
@@ -80,7 +84,15 @@ impl<'a> Model<'a> {
             .map_err(|unknown| Problem { reason: Reason::RuntimeUnknown, message: unknown.to_string() });
         let config = runtime.clone().and_then(|runtime| config(workspace, inference, runtime, preset, observed));
         let adapters = &inference.adapters;
-        Ok(Self::Preset(Box::new(PresetModel { preset, spec, adapters, runtime, config })))
+        Ok(Self::Preset(Box::new(PresetModel {
+            preset,
+            spec,
+            adapters,
+            runtime,
+            config,
+            mounts_weights: weights::are_mounted(observed),
+            claim_problem: weights::claim_problem(workspace, spec, observed),
+        })))
     }
 
     /// The preset, if it is one.

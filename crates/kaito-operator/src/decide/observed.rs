@@ -42,6 +42,10 @@ pub struct Observed {
     pub claim_failures: BTreeMap<String, ClaimFailure>,
     /// The ConfigMap that `inference.config` names.
     pub config: Config,
+    /// The claim that `presetOptions.weightsClaim` names.
+    pub weights_claim: WeightsClaim,
+    /// How far the weights of pods are on their way, in words, by the pod's name.
+    pub weights_progress: BTreeMap<String, String>,
     /// Why the workload's pods could not be made, where no condition of the workload says so.
     pub pod_failures: Vec<PodFailure>,
     /// Whether the API server left image volumes out when a workload with one was last tried.
@@ -134,6 +138,18 @@ pub enum Config {
     Data(BTreeMap<String, String>),
 }
 
+/// A PersistentVolumeClaim for weights.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum WeightsClaim {
+    /// The workspace names none, or it has not been read yet.
+    #[default]
+    NotRead,
+    /// There is none of that name.
+    Missing,
+    /// Its access modes, as Kubernetes calls them.
+    Modes(Vec<String>),
+}
+
 /// A failed attempt at creating a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFailure {
@@ -177,17 +193,19 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// An API server without the feature takes a workload, but leaves its image volumes out: the servers would start without
-    /// weights.
+    /// An API server without the feature takes a workload, but leaves its image volumes out: its containers would start without
+    /// what is in them.
     pub fn without_image_volumes(object: &Object) -> Self {
         Self {
             kind: object.kind(),
             name: object.name().to_owned(),
             reason: Reason::ImageVolumesUnsupported,
-            message: "it leaves out the image volume with the weights, for this cluster does not support image volumes: enable \
-                      the feature gate ImageVolume of Kubernetes 1.33 or later on its API server and nodes, or use an image \
-                      with server and weights in presetOptions.image and the runtime kaito"
-                .to_owned(),
+            message: format!(
+                "it leaves out the image volume {}, which the workspace itself asks for, since this cluster does not support image \
+                 volumes: enable the feature gate ImageVolume of Kubernetes 1.33 or later on its API server and nodes, or use a volume \
+                 of another kind",
+                object.image_volumes().join(", ")
+            ),
         }
     }
 }

@@ -20,6 +20,8 @@ pub struct Options {
     pub vllm_image: String,
     /// The same on AMD's.
     pub vllm_rocm_image: String,
+    /// The address of the hub that weights are downloaded from, where it is another than the usual one.
+    pub hub_endpoint: Option<String>,
     /// What provisions missing nodes.
     pub provisioner: Provisioner,
     /// The instance types that are known.
@@ -72,6 +74,7 @@ impl Default for Options {
             server_image: None,
             vllm_image: Self::DEFAULT_VLLM_IMAGE.to_owned(),
             vllm_rocm_image: Self::DEFAULT_VLLM_ROCM_IMAGE.to_owned(),
+            hub_endpoint: None,
             provisioner: Provisioner::None,
             instance_types: InstanceTypes::built_in(),
             rollouts: RolloutPolicy::default(),

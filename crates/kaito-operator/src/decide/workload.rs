@@ -15,7 +15,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use kaito_presets::{Preset, WorkloadKind};
+use kaito_presets::{ImageAccess, Preset, WorkloadKind};
 
 use super::{
     adapters,
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     layout::Layout,
     reason::{Problem, Reason},
-    runtime::{self, Images, Launch, Ranks, Server},
+    runtime::{self, Images, Launch, Ranks, Server, Weights},
     workspace::{AccessMode, AdapterSpec, PresetOptions, PresetSpec, Runtime, Workspace},
 };
 
@@ -107,25 +107,39 @@ fn progress_deadline(preset: &Preset) -> Option<i32> {
     i32::try_from(preset.workload.ready_within.as_secs().saturating_add(600)).ok()
 }
 
-/// The images of a preset, the user's own or the installation's: the one of our server, and the one of the weights if they are
-/// to be mounted.
+/// The image of our server, the user's own or the installation's, and where the weights come from.
 fn images<'a>(
-    spec: &'a PresetSpec,
-    preset: &Preset,
+    model: &PresetModel<'a>,
     runtime: Runtime,
     public: Option<&'a str>,
     options: &'a Options,
-) -> Result<(&'a str, Option<&'a str>), Problem> {
-    let PresetOptions { image, weights_image, .. } = &spec.preset_options;
+) -> Result<(&'a str, Weights<'a>), Problem> {
+    let PresetModel { preset, spec, mounts_weights, .. } = *model;
+    let PresetOptions { image, weights_image, image_pull_secrets, model_access_secret, weights_claim } =
+        &spec.preset_options;
     let given = |image: &'a Option<String>| image.as_deref().filter(|image| !image.is_empty());
+    let own = options.server_image.as_deref();
+    let (secret, claim) = (given(model_access_secret), given(weights_claim));
+    let from_hub = secret.is_some() || claim.is_some();
+    let download = || match own {
+        Some(server) => Ok((server, Weights::Downloaded { secret, claim })),
+        None => Err(Problem {
+            reason: Reason::ServerImageMissing,
+            message: format!(
+                "the controller knows no image of a server to download the weights of {} with: give it --server-image",
+                preset.name
+            ),
+        }),
+    };
     let images = match spec.access_mode {
         AccessMode::Private => match (given(image), given(weights_image)) {
+            (None, None) if from_hub => return download(),
             (None, None) => {
                 return Err(Problem {
                     reason: Reason::ImageMissing,
                     message: format!(
-                        "{} is private, so inference.preset.presetOptions.image must name your image of it; `kaito image \
-                         build {0}` makes one",
+                        "{} is private, so inference.preset.presetOptions.image must name your image of it, which `kaito image \
+                         build {0}` makes, or modelAccessSecret a secret with a token of the hub",
                         preset.name
                     ),
                 });
@@ -133,16 +147,24 @@ fn images<'a>(
             (Some(image), None) => Images::Together(image),
             (server, Some(weights)) => Images::Apart { server, weights },
         },
-        AccessMode::Public => Images::Together(public.ok_or_else(|| Problem {
-            reason: Reason::RegistryMissing,
-            message: format!(
-                "the controller knows no registry with an image of {}: give it --preset-registry, or set accessMode: private \
-                 and presetOptions.image",
-                preset.name
-            ),
-        })?),
+        AccessMode::Public => match public {
+            _ if from_hub => return download(),
+            Some(public) => Images::Together(public),
+            // Nobody has to build images of what anybody may download.
+            None if own.is_some() && preset.workload.image == ImageAccess::Public => return download(),
+            None => {
+                return Err(Problem {
+                    reason: Reason::RegistryMissing,
+                    message: format!(
+                        "the controller knows no registry with an image of {}, nor an image of a server to download it with: give it \
+                         --preset-registry or --server-image, or set accessMode: private and presetOptions.image",
+                        preset.name
+                    ),
+                });
+            }
+        },
     };
-    match images.of(runtime, options.server_image.as_deref()) {
+    match images.of(runtime, own, image_pull_secrets, mounts_weights) {
         (Some(server), weights) => Ok((server, weights)),
         (None, _) => Err(Problem {
             reason: Reason::ServerImageMissing,
@@ -159,10 +181,13 @@ fn preset_pods(
     layout: &Layout,
     options: &Options,
 ) -> Result<PodTemplateSpec, Problem> {
-    let PresetModel { preset, spec, adapters, runtime, config } = model;
+    let PresetModel { preset, spec, adapters, runtime, config, mounts_weights: _, claim_problem } = model;
     let runtime = runtime.clone()?;
+    if let Some(problem) = claim_problem {
+        return Err(problem.clone());
+    }
     let public = options.public_image(preset.name);
-    let (image, weights) = images(spec, preset, runtime, public.as_deref(), options)?;
+    let (image, weights) = images(model, runtime, public.as_deref(), options)?;
     let config = config.as_ref().map_err(Clone::clone)?;
     let launch = Launch {
         preset,
@@ -181,10 +206,13 @@ fn preset_pods(
     };
     let mut server = runtime::server(runtime, &launch)?;
     let parts = adapters::parts(adapters)?;
+    let fetching = weights.fetching(preset, image, options.hub_endpoint.as_deref());
     server.volumes.extend(parts.volumes);
+    server.volumes.extend(fetching.volumes);
     server.mount(parts.mounts);
     let Server { init_containers, containers, volumes } = server;
-    let init_containers = [init_containers, parts.fetchers].concat();
+    // The small before the large: what is wrong with an adapter is to be seen before hours of copying.
+    let init_containers = [init_containers, parts.fetchers, fetching.containers].concat();
     Ok(PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(workspace.owned_labels()), ..ObjectMeta::default() }),
         spec: Some(PodSpec {

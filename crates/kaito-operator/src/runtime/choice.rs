@@ -18,8 +18,6 @@ pub struct Circumstances<'a> {
     pub gpus: u32,
     /// Bytes of memory of each that a program can have, where it is known.
     pub gpu_memory: Option<u64>,
-    /// Whether weights can be mounted from an image, which is how vLLM gets them; our own engine has an image with both.
-    pub image_volumes: bool,
 }
 
 /// A runtime, and why it is this one.
@@ -33,15 +31,12 @@ pub struct Chosen {
 
 /// The runtime that a workspace gets.
 pub fn choose(choice: RuntimeChoice, circumstances: Circumstances<'_>) -> Chosen {
-    let Circumstances { preset, adapters, ranks, gpus, gpu_memory, image_volumes } = circumstances;
+    let Circumstances { preset, adapters, ranks, gpus, gpu_memory } = circumstances;
     let (runtime, why) = match choice {
         RuntimeChoice::Fixed(runtime) => (runtime, "the annotation kaito.sh/runtime says so"),
         RuntimeChoice::Auto if gpus == 0 => (Runtime::Kaito, "its nodes have no GPUs"),
         // Our own engine does not serve ranks, whatever else is asked for.
         RuntimeChoice::Auto if ranks > 1 => (Runtime::Vllm, "its nodes have GPUs"),
-        RuntimeChoice::Auto if !image_volumes => {
-            (Runtime::Kaito, "the cluster has no image volumes, by which vLLM gets its weights")
-        }
         RuntimeChoice::Auto
             if gpu_memory.is_some_and(|memory| vllm::gpus_that_hold(preset, gpus, memory).is_none()) =>
         {
@@ -96,13 +91,8 @@ mod tests {
         ] {
             let preset = kaito_presets::find(preset).unwrap();
             let gpu_memory = gib.map(|gib| gib * GIB);
-            let circumstances =
-                Circumstances { preset, adapters: &adapters, ranks, gpus, gpu_memory, image_volumes: true };
+            let circumstances = Circumstances { preset, adapters: &adapters, ranks, gpus, gpu_memory };
             assert_eq!(choose(choice, circumstances).runtime, expected, "{choice:?} {circumstances:?}");
-            // Nothing else computes ranks.
-            let without = Circumstances { image_volumes: false, ..circumstances };
-            let expected = if choice == AUTO && ranks == 1 { Runtime::Kaito } else { expected };
-            assert_eq!(choose(choice, without).runtime, expected, "{choice:?} {without:?}");
         }
     }
 }

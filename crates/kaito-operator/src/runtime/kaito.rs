@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, ResourceRequirements};
 use kaito_presets::{GIB, Load, Precision};
 
 use super::{
-    ADAPTERS, Check, Flag, FlagValue, IMAGE_WEIGHTS, Launch, PORT, SERVER, Server, WEIGHTS, container, folder, ports,
-    requests, strings, variable, weights,
+    ADAPTERS, Check, Flag, FlagValue, Launch, PORT, SERVER, Server, container, folder, ports, requests, strings,
+    variable,
 };
 use crate::{
     reason::{Problem, Reason},
@@ -31,7 +31,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
     }
     let healthy = Check::Http("/healthz");
     // The root is read-only.
-    let mounted = launch.weights.map(weights).into_iter().chain([folder("tmp", "/tmp", None)]);
+    let mounted = launch.weights.mounted().into_iter().chain([folder("tmp", "/tmp", None)]);
     let (volumes, mounts) = mounted.unzip();
     let container = Container {
         command: Some(strings(&["kaito"])),
@@ -52,8 +52,8 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
 /// What follows `kaito` on the command line. An image with weights says by its environment where they are.
 fn arguments(launch: &Launch<'_>) -> Vec<String> {
     let mut arguments = strings(&["serve", launch.preset.name, "--port", &PORT.to_string()]);
-    if launch.weights.is_some() {
-        arguments.extend(strings(&["--weights", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]));
+    if let Some(folder) = launch.weights.folder(launch.preset) {
+        arguments.extend(["--weights".to_owned(), folder]);
     }
     if !launch.adapters.is_empty() {
         arguments.extend(strings(&["--adapters", ADAPTERS]));

@@ -6,17 +6,20 @@ mod kaito;
 mod server_config;
 mod vllm;
 mod vllm_config;
+pub mod weights;
 
 use std::collections::BTreeMap;
 
 pub use choice::{Chosen, Circumstances, choose};
 pub use server_config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
+pub use vllm::ENGINE_PORT;
 pub use vllm::GRACE_SECONDS as ENGINE_GRACE_SECONDS;
+pub use weights::Weights;
 
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
-        ImageVolumeSource, ObjectFieldSelector, Probe, ResourceRequirements, SecurityContext, Volume, VolumeMount,
+        ObjectFieldSelector, Probe, ResourceRequirements, SecurityContext, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -42,7 +45,7 @@ pub const ENGINE: &str = "engine";
 pub const ADAPTERS: &str = "/mnt/adapter";
 /// The folder of the weights in a preset's image.
 pub const IMAGE_WEIGHTS: &str = "/weights";
-/// Where the image with the weights is mounted, unless it is the server's own image.
+/// Where the weights are mounted, unless they are in the server's own image.
 pub const WEIGHTS: &str = "/mnt/weights";
 
 /// A server to start in a pod.
@@ -54,8 +57,8 @@ pub struct Launch<'a> {
     pub image: &'a str,
     /// The image that holds vLLM, as it is built for the vendor's GPUs.
     pub vllm_image: &'a str,
-    /// The image that holds the weights, to be mounted; none where the server's own holds them.
-    pub weights: Option<&'a str>,
+    /// Where the weights come from.
+    pub weights: Weights<'a>,
     /// GPUs of the pod; none to compute on the node's CPUs.
     pub gpus: u32,
     /// Who makes them.
@@ -136,14 +139,25 @@ pub enum Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// The image that our server is in, where there is one, and the one of the weights, where they are to be mounted. `own` is the
-    /// installation's image of the server.
-    pub fn of(self, runtime: Runtime, own: Option<&'a str>) -> (Option<&'a str>, Option<&'a str>) {
+    /// The image that our server is in, where there is one, and where the weights come from. `own` is the installation's image of the
+    /// server, `secrets` are those to pull the images with, and `mounts` says whether the cluster mounts images.
+    pub fn of(
+        self,
+        runtime: Runtime,
+        own: Option<&'a str>,
+        secrets: &'a [String],
+        mounts: bool,
+    ) -> (Option<&'a str>, Weights<'a>) {
         match (self, runtime) {
-            (Self::Together(image), Runtime::Kaito) => (Some(image), None),
-            // The engine reads the weights too, so they are mounted; the server that knows the engine is that of this release.
-            (Self::Together(image), Runtime::Vllm) => (own.or(Some(image)), Some(image)),
-            (Self::Apart { server, weights }, _) => (server.or(own), Some(weights)),
+            (Self::Together(image), Runtime::Kaito) => (Some(image), Weights::Inside),
+            // The engine reads the weights too; the server that knows the engine is that of this release.
+            (Self::Together(image), Runtime::Vllm) => {
+                (own.or(Some(image)), if mounts { Weights::Mounted(image) } else { Weights::Copied(image) })
+            }
+            (Self::Apart { server, weights }, _) => {
+                let pulled = Weights::Pulled { image: weights, secrets };
+                (server.or(own), if mounts { Weights::Mounted(weights) } else { pulled })
+            }
         }
     }
 }
@@ -258,16 +272,6 @@ fn container_port(name: &str, port: u16) -> ContainerPort {
 
 /// A volume, and where a container has it.
 type Mounted = (Volume, VolumeMount);
-
-/// The weights, read-only.
-fn weights(image: &str) -> Mounted {
-    let volume = Volume {
-        name: "weights".to_owned(),
-        image: Some(ImageVolumeSource { reference: Some(image.to_owned()), pull_policy: None }),
-        ..Volume::default()
-    };
-    (volume, VolumeMount { read_only: Some(true), ..mount("weights", WEIGHTS) })
-}
 
 /// A folder that can be written to, at `path`.
 fn folder(volume: &str, path: &str, medium: Option<&str>) -> Mounted {

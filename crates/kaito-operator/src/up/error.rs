@@ -23,8 +23,8 @@ pub enum UpError {
     },
     /// More than one rank.
     #[error(
-        "{preset} runs as {ranks} ranks here, one for each of `resource.count` nodes, and this machine is one node: apply the \
-         manifest to a cluster, or take a model that one node serves"
+        "{preset} runs as {ranks} ranks here, one for each of `resource.count` nodes, which kaito's own engine does not serve: apply \
+         the manifest to a cluster, take a model that one node serves, or install vLLM and set the annotation kaito.sh/runtime to vllm"
     )]
     SeveralRanks {
         /// The preset.
@@ -59,12 +59,57 @@ pub enum UpError {
         /// The container.
         name: String,
     },
-    /// A runtime whose server exists only as an image.
+    /// vLLM is asked for, and not there.
     #[error(
-        "the annotation kaito.sh/runtime asks for vLLM, whose server is in an image, and images are not run here; apply the \
-         manifest to a cluster, or leave the annotation out"
+        "the annotation kaito.sh/runtime asks for vLLM, and there is no program {program}; install it (`pip install vllm`), name it \
+         with --vllm, or leave the annotation out"
     )]
-    OtherRuntime,
+    VllmMissing {
+        /// Where it was looked for.
+        program: String,
+    },
+    /// vLLM is built for GPUs, and there are none.
+    #[error(
+        "the annotation kaito.sh/runtime asks for vLLM, {} is built for GPUs, and this machine has no GPUs that its drivers know; \
+         the annotation kaito.sh/runtime: kaito computes on CPUs, and so does vLLM's build for them",
+        program.display()
+    )]
+    GpusMissing {
+        /// vLLM's program.
+        program: PathBuf,
+    },
+    /// Fewer GPUs than ranks.
+    #[error(
+        "{preset} runs as {ranks} ranks here, one for each of `resource.count` nodes and each with GPUs of its own, and this machine \
+         has {gpus} GPU{}; lower resource.count, or apply the manifest to a cluster",
+        if *gpus == 1 { "" } else { "s" }
+    )]
+    RanksDoNotFit {
+        /// The preset.
+        preset: String,
+        /// How many.
+        ranks: u32,
+        /// GPUs of this machine.
+        gpus: u32,
+    },
+    /// GPUs that models are not divided among.
+    #[error("the GPUs of this machine: {message}")]
+    Gpus {
+        /// What is wrong with them.
+        message: String,
+    },
+    /// vLLM's files of the model.
+    #[error("vLLM reads the weights of {preset} from a directory: --weights names it")]
+    WeightsUnknown {
+        /// The preset.
+        preset: String,
+    },
+    /// Too many local ranks.
+    #[error("this machine has no loopback address on which ports {} are free", ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", "))]
+    NoAddress {
+        /// The ports of a pod.
+        ports: Vec<u16>,
+    },
     /// The ConfigMap that `inference.config` names.
     #[error("inference.config names the ConfigMap {name:?}; put it into the same file, as a document of its own")]
     ConfigMissing {
@@ -131,6 +176,12 @@ pub enum UpError {
         container: String,
         /// How, and what it said last.
         how: String,
+    },
+    /// What SIGKILL does not end: it waits for a driver.
+    #[error("processes that do not end, although they were killed: {}", processes.join(", "))]
+    Left {
+        /// Their numbers and names.
+        processes: Vec<String>,
     },
     /// The system refused something else.
     #[error("{doing}: {source}")]

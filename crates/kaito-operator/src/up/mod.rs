@@ -5,12 +5,16 @@ mod conditions;
 mod error;
 mod expand;
 mod forward;
+mod gpus;
+mod host;
 mod machine;
 mod manifest;
 mod plan;
 mod pod;
 mod probe;
 mod process;
+mod ranks;
+mod vllm;
 
 use std::{
     io::Write,
@@ -22,10 +26,10 @@ use std::{
 use conditions::{Conditions, State};
 pub use error::UpError;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use machine::Machine;
+pub use host::Host;
 pub use manifest::{Manifest, ManifestError};
 use plan::{PodPlan, Process};
-pub use pod::adapter_images;
+pub use pod::{adapter_images, needs_weights};
 use probe::{Health, probe};
 use process::{Ended, Group, Log, Running};
 use tokio::{
@@ -34,10 +38,12 @@ use tokio::{
     time,
 };
 
-use crate::{reason::Reason, workspace::Workspace};
+use crate::{decide::engine_reason, reason::Reason, runtime::ENGINE, workspace::Workspace};
 
 /// How often the pod is asked for its health.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// How long the kernel may take to end what was killed.
+const KILL_TIME: Duration = Duration::from_secs(10);
 
 /// How a workspace is run here.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +52,9 @@ pub struct UpOptions<'a> {
     pub kaito: &'a Path,
     /// Local port of the service; 0 takes any that is free.
     pub port: u16,
-    /// The preset's weights, instead of a download.
+    /// This machine.
+    pub host: &'a Host,
+    /// The preset's weights, instead of a download by the pod; [`needs_weights`] says which presets cannot do without.
     pub weights: Option<&'a Path>,
     /// Where the workspace's adapters are, each in a folder of its name.
     pub adapters: Option<&'a Path>,
@@ -63,6 +71,8 @@ pub async fn up(manifest: &Manifest, options: &UpOptions<'_>, terminal: impl Wri
     // Before anything is started, so that no interrupt is lost.
     let mut interrupts =
         Interrupts::new().map_err(|source| UpError::System { doing: "waiting for signals", source })?;
+    // So that nothing of what is started here can leave this program's sight.
+    kaito_supervisor::adopt_orphans();
     let workspace = &manifest.workspace;
     let plan = pod::plan(manifest, options)?;
     let listener = listen(options.port).await?;
@@ -72,7 +82,7 @@ pub async fn up(manifest: &Manifest, options: &UpOptions<'_>, terminal: impl Wri
         return Err(UpError::PortTaken { port: pod.port() });
     }
 
-    let mut report = Report::begin(workspace, service, terminal)?;
+    let mut report = Report::begin(workspace, options.host, service, terminal)?;
     let mut running = start(&plan.processes, workspace.name(), options.log, &mut report)?;
     let groups: Vec<Group> = running.iter().map(|running| running.group).collect();
     let forwarding = tokio::spawn(forward::forward(listener, pod));
@@ -99,6 +109,11 @@ pub async fn up(manifest: &Manifest, options: &UpOptions<'_>, terminal: impl Wri
     groups.iter().for_each(|group| group.kill());
     while ends.next().await.is_some() {}
     forwarding.abort();
+    // An engine has a session of its own, and its supervisor may have been killed.
+    let left = tokio::task::spawn_blocking(|| kaito_supervisor::kill_all(None, KILL_TIME)).await.unwrap_or_default();
+    if !left.is_empty() {
+        return Err(UpError::Left { processes: left.iter().map(ToString::to_string).collect() });
+    }
     outcome
 }
 
@@ -177,9 +192,9 @@ struct Report<W> {
 }
 
 impl<W: Write> Report<W> {
-    fn begin(workspace: &Workspace, service: SocketAddr, terminal: W) -> Result<Self, UpError> {
+    fn begin(workspace: &Workspace, host: &Host, service: SocketAddr, terminal: W) -> Result<Self, UpError> {
         let mut conditions = Conditions::begin(terminal).map_err(terminal_gone)?;
-        let message = format!("this machine: {}", Machine::this().describe());
+        let message = format!("this machine: {}", host.describe());
         let state = State { holds: true, reason: Reason::ThisMachine, message };
         conditions.resource(state).map_err(terminal_gone)?;
         Ok(Self { conditions, service, example: pod::example(workspace, service) })
@@ -214,6 +229,8 @@ impl<W: Write> Report<W> {
 
     fn ended(&mut self, container: String, ended: Result<(Ended, Option<String>), UpError>) -> Result<(), UpError> {
         let (ended, last_words) = ended?;
+        let of_engine = last_words.as_deref().filter(|_| container.starts_with(ENGINE)).and_then(engine_reason);
+        let reason = of_engine.unwrap_or(ended.reason());
         let how = match last_words {
             Some(words) => format!("{ended}: {}", words.strip_prefix("error: ").unwrap_or(&words)),
             None => ended.to_string(),
@@ -221,7 +238,7 @@ impl<W: Write> Report<W> {
         if ended == Ended::Status(0) {
             return self.inference(false, ended.reason(), format!("{container} {ended}"));
         }
-        self.inference(false, ended.reason(), format!("{container} {how}"))?;
+        self.inference(false, reason, format!("{container} {how}"))?;
         Err(UpError::Ended { container, how })
     }
 

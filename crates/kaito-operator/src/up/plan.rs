@@ -17,6 +17,8 @@ use crate::runtime::PORT;
 
 /// What Kubernetes waits between asking a pod to end and killing it, unless the pod says otherwise.
 const DEFAULT_GRACE_PERIOD: i64 = 30;
+/// The label with a pod's number in its StatefulSet.
+const POD_INDEX: &str = "metadata.labels['apps.kubernetes.io/pod-index']";
 
 /// What takes the place of images.
 #[derive(Clone)]
@@ -31,6 +33,10 @@ pub struct Local<'a> {
     pub pod: &'a str,
     /// The workspace's namespace.
     pub namespace: &'a str,
+    /// The pod's own address.
+    pub address: Ipv4Addr,
+    /// Its number among the pods that serve one model together.
+    pub rank: u32,
 }
 
 /// A container as a process.
@@ -75,8 +81,7 @@ pub fn plan(pod: &PodSpec, local: &Local<'_>) -> Result<PodPlan, UpError> {
     if let Some(container) = pod.init_containers.iter().flatten().next() {
         return Err(UpError::InitContainer { name: container.name.clone() });
     }
-    let mut processes =
-        pod.containers.iter().map(|container| process(container, local)).collect::<Result<Vec<_>, _>>()?;
+    let mut processes = processes(pod, local)?;
     let serves =
         |container: &Container| container.ports.iter().flatten().any(|port| port.container_port == i32::from(PORT));
     let serving = pod.containers.iter().position(serves).unwrap_or_default();
@@ -99,6 +104,14 @@ pub fn plan(pod: &PodSpec, local: &Local<'_>) -> Result<PodPlan, UpError> {
     let grace_period = pod.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_PERIOD);
     let grace_period = Duration::from_secs(u64::try_from(grace_period).unwrap_or_default());
     Ok(PodPlan { processes, address, health_path, grace_period })
+}
+
+/// A process for each container of a pod.
+///
+/// # Errors
+/// Where a container needs something that only a cluster has.
+pub fn processes(pod: &PodSpec, local: &Local<'_>) -> Result<Vec<Process>, UpError> {
+    pod.containers.iter().map(|container| process(container, local)).collect()
 }
 
 fn process(container: &Container, local: &Local<'_>) -> Result<Process, UpError> {
@@ -138,7 +151,8 @@ fn environment(container: &Container, local: &Local<'_>) -> Result<BTreeMap<Stri
                 match field {
                     Some("metadata.name") => local.pod.to_owned(),
                     Some("metadata.namespace") => local.namespace.to_owned(),
-                    Some("status.podIP" | "status.hostIP") => "127.0.0.1".to_owned(),
+                    Some("status.podIP" | "status.hostIP") => local.address.to_string(),
+                    Some(POD_INDEX) => local.rank.to_string(),
                     Some("spec.nodeName") => "localhost".to_owned(),
                     _ => return Err(needs_cluster(format!("the variable {name}"))),
                 }

@@ -1,55 +1,109 @@
 //! The pod of a workspace, as the controller would make it.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use k8s_openapi::api::core::v1::PodSpec;
 use kaito_presets::{Dialect, Preset};
 
 use super::{
-    Manifest, UpError, UpOptions, free_address,
+    Host, Manifest, UpError, UpOptions, free_address,
+    host::{Computing, INSTANCE_TYPE},
     plan::{self, Local, PodPlan},
+    ranks::{self, Substitutes},
 };
 use crate::{
     decide::{self, Config, Observed, Options},
     layout,
     runtime::ADAPTERS,
-    workspace::{ANNOTATION_RUNTIME, AdapterSpec, Runtime, RuntimeChoice, Workspace},
+    workspace::{ANNOTATION_RUNTIME, AccessMode, AdapterSpec, PresetOptions, Runtime, Workspace},
 };
 
 /// Variables of a preset's pod that say where files are in it. This machine has its own places for them.
-const PLACES_IN_THE_POD: &[&str] = &["HF_HOME", "KAITO_WEIGHTS"];
+pub const PLACES_IN_THE_POD: &[&str] = &[
+    "HF_HOME",
+    "HOME",
+    "KAITO_WEIGHTS",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "TRITON_CACHE_DIR",
+    "USER",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+];
 
 /// Plans the processes of a workspace.
 pub fn plan(manifest: &Manifest, options: &UpOptions<'_>) -> Result<PodPlan, UpError> {
     let workspace = &manifest.workspace;
     let preset = preset(workspace);
-    let mut image_env = BTreeMap::new();
-    if let Some(weights) = options.weights {
+    let weights = options.weights.map(|weights| weights.canonicalize().unwrap_or_else(|_| weights.to_owned()));
+    if let Some(path) = &weights {
         if preset.is_none() {
             return Err(UpError::WeightsOfTemplate);
         }
-        let path = weights.canonicalize().unwrap_or_else(|_| weights.to_owned());
         if !path.is_dir() {
-            return Err(UpError::WeightsMissing { path });
+            return Err(UpError::WeightsMissing { path: path.clone() });
         }
-        image_env.insert("KAITO_WEIGHTS".to_owned(), path.display().to_string());
     }
-    let mut pod = pod(manifest)?;
-    if preset.is_some() {
-        adapters_are_there(workspace, options.adapters)?;
-        replace_images(&mut pod, options.adapters);
-    }
+    let computing = computing(workspace, options.host)?;
+    let mut pod = pod(manifest, computing)?;
     let name = format!("{}-0", workspace.name());
     let namespace = if workspace.namespace().is_empty() { "default" } else { workspace.namespace() };
-    plan::plan(&pod, &Local { kaito: options.kaito, image_env, free_address: &free_address, pod: &name, namespace })
+    let mut local = Local {
+        kaito: options.kaito,
+        image_env: BTreeMap::new(),
+        free_address: &free_address,
+        pod: &name,
+        namespace,
+        address: Ipv4Addr::LOCALHOST,
+        rank: 0,
+    };
+    let Some(preset) = preset else { return plan::plan(&pod, &local) };
+    adapters_are_there(workspace, options.adapters)?;
+    // They copy files out of images.
+    pod.volumes = None;
+    pod.init_containers = None;
+    match computing {
+        Computing::Kaito => {
+            replace_images(&mut pod, options.adapters);
+            local.image_env.extend(weights.map(|path| ("KAITO_WEIGHTS".to_owned(), path.display().to_string())));
+            plan::plan(&pod, &local)
+        }
+        Computing::Vllm { vllm, gpus, .. } => {
+            let weights = weights.ok_or_else(|| UpError::WeightsUnknown { preset: preset.name.to_owned() })?;
+            let ranks = layout::ranks(workspace, preset).unwrap_or(1);
+            ranks::plan(&pod, &local, &Substitutes { weights: &weights, adapters: options.adapters, vllm, gpus, ranks })
+        }
+    }
+}
+
+/// The preset whose weights have to be in a directory before the workspace can run here: that of vLLM, which does not fetch them as
+/// kaito does.
+///
+/// # Errors
+/// As for a start.
+pub fn needs_weights(manifest: &Manifest, host: &Host) -> Result<Option<&'static Preset>, UpError> {
+    let computing = computing(&manifest.workspace, host)?;
+    if computing.runtime() != Runtime::Vllm {
+        return Ok(None);
+    }
+    // What cannot run needs no files.
+    pod(manifest, computing)?;
+    Ok(preset(&manifest.workspace))
 }
 
 fn preset(workspace: &Workspace) -> Option<&'static Preset> {
     kaito_presets::find(&workspace.preset()?.name).ok()
 }
 
-/// What the controller would make on nodes that fit.
-fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
+fn computing<'a>(workspace: &Workspace, host: &'a Host) -> Result<Computing<'a>, UpError> {
+    preset(workspace).map_or(Ok(Computing::Kaito), |preset| host.runtime(workspace, preset))
+}
+
+/// What the controller would make on nodes that fit, or, for vLLM, on nodes like this machine.
+fn pod(Manifest { workspace, config }: &Manifest, computing: Computing<'_>) -> Result<PodSpec, UpError> {
     let inference = workspace.inference.as_ref();
     let observed = match config {
         Some(data) => Observed { config: Config::Data(data.clone()), ..Observed::default() },
@@ -58,19 +112,30 @@ fn pod(Manifest { workspace, config }: &Manifest) -> Result<PodSpec, UpError> {
             None => Observed::default(),
         },
     };
-    if preset(workspace).is_some() && workspace.runtime() == Ok(RuntimeChoice::Fixed(Runtime::Vllm)) {
-        return Err(UpError::OtherRuntime);
-    }
     // Whatever the nodes have that the workspace asks for: this machine is the node.
     let mut workspace = workspace.clone();
-    if workspace.runtime() == Ok(RuntimeChoice::Auto) {
+    if workspace.runtime().is_ok() {
         let annotations = workspace.metadata.annotations.get_or_insert_default();
-        annotations.insert(ANNOTATION_RUNTIME.to_owned(), Runtime::Kaito.to_string());
+        annotations.insert(ANNOTATION_RUNTIME.to_owned(), computing.runtime().to_string());
+    }
+    if computing.runtime() == Runtime::Vllm {
+        workspace.resource.instance_type = Some(INSTANCE_TYPE.to_owned());
+    }
+    // Nor are weights fetched for a pod: here they come from a folder, or the server itself downloads them.
+    if let Some(preset) = workspace.inference.as_mut().and_then(|inference| inference.preset.as_mut()) {
+        preset.access_mode = AccessMode::Public;
+        preset.preset_options = PresetOptions::default();
     }
     let workspace = &workspace;
-    // No image is pulled, but a public preset has to have one.
-    let options = Options { preset_registry: Some("localhost".to_owned()), ..Options::default() };
-    if let Some(preset) = preset(workspace)
+    // No image is pulled, but a public preset has to have one, and its engine one of ours.
+    let options = Options {
+        preset_registry: Some("localhost".to_owned()),
+        server_image: Some("localhost".to_owned()),
+        instance_types: computing.instance_types()?,
+        ..Options::default()
+    };
+    if computing.runtime() == Runtime::Kaito
+        && let Some(preset) = preset(workspace)
         && let Some(ranks) = layout::ranks(workspace, preset)
     {
         return Err(UpError::SeveralRanks { preset: preset.name.to_owned(), ranks });
@@ -90,10 +155,10 @@ fn adapters(workspace: &Workspace) -> &[AdapterSpec] {
 ///
 /// # Errors
 /// As for a start, and for an adapter that comes in something else.
-pub fn adapter_images(manifest: &Manifest) -> Result<Vec<(&str, &str)>, UpError> {
+pub fn adapter_images<'a>(manifest: &'a Manifest, host: &Host) -> Result<Vec<(&'a str, &'a str)>, UpError> {
     let adapters = adapters(&manifest.workspace);
     if !adapters.is_empty() {
-        pod(manifest)?;
+        pod(manifest, computing(&manifest.workspace, host)?)?;
     }
     let in_volume = |name: &str| UpError::AdapterVolume { name: name.to_owned() };
     let sources = adapters.iter().map(|adapter| (adapter.source.name.as_str(), adapter.source.image.as_deref()));
@@ -108,11 +173,8 @@ fn adapters_are_there(workspace: &Workspace, folder: Option<&Path>) -> Result<()
     }
 }
 
-/// Removes volumes and variables for files of images: here the files come from --weights or the hub, and adapters from a folder.
+/// Removes variables for files of images: here the files come from --weights or the hub, and adapters from a folder.
 fn replace_images(pod: &mut PodSpec, adapters: Option<&Path>) {
-    pod.volumes = None;
-    // They copy adapters out of their images.
-    pod.init_containers = None;
     for container in &mut pod.containers {
         for argument in container.args.iter_mut().flatten().filter(|argument| *argument == ADAPTERS) {
             if let Some(folder) = adapters {

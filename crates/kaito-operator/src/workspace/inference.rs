@@ -49,19 +49,25 @@ pub enum AccessMode {
     Private,
 }
 
-/// The images of a preset.
+/// The images of a preset, or how its weights are downloaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PresetOptions {
     /// The image, with its tag or digest. Beside [`Self::weights_image`], the one of the server.
     #[serde(default, deserialize_with = "tolerant::empty", skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// An image of weights alone, to mount as an image volume.
+    /// An image of weights alone.
     #[serde(default, deserialize_with = "tolerant::empty", skip_serializing_if = "Option::is_none")]
     pub weights_image: Option<String>,
     /// Names of secrets, in the workspace's namespace, to pull them with.
     #[serde(default, deserialize_with = "tolerant::null", skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<String>,
+    /// The name of a secret, in the workspace's namespace, with a token of the hub in its key `HF_TOKEN`.
+    #[serde(default, deserialize_with = "tolerant::empty", skip_serializing_if = "Option::is_none")]
+    pub model_access_secret: Option<String>,
+    /// The name of a PersistentVolumeClaim, in the workspace's namespace, that keeps what is downloaded.
+    #[serde(default, deserialize_with = "tolerant::empty", skip_serializing_if = "Option::is_none")]
+    pub weights_claim: Option<String>,
 }
 
 impl PresetOptions {

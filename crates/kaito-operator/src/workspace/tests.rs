@@ -29,7 +29,9 @@ fn whole() -> Value {
                 "presetOptions": {
                     "image": "registry.example/llama:1",
                     "weightsImage": "registry.example/llama-weights:1",
-                    "imagePullSecrets": ["pull"]
+                    "imagePullSecrets": ["pull"],
+                    "modelAccessSecret": "hub-token",
+                    "weightsClaim": "models"
                 }
             },
             "adapters": [{

@@ -17,6 +17,12 @@ struct Truth {
     order: Option<Order>,
 }
 
+impl Truth {
+    fn new(supervisor: u64, now: Instant) -> Self {
+        Self { supervisor, sequence: 0, state: State::Idle, ended: None, contact: now, order: None }
+    }
+}
+
 struct World {
     coordinator: Coordinator,
     ranks: Vec<Truth>,
@@ -71,6 +77,7 @@ impl World {
         let report = Report {
             supervisor: truth.supervisor,
             sequence: truth.sequence,
+            token: truth.order.map(|order| order.token),
             state: truth.state,
             phase: None,
             ended: truth.ended.clone(),
@@ -125,15 +132,7 @@ impl World {
 
     fn replace(&mut self, rank: usize) {
         self.starts += 1;
-        let truth = &mut self.ranks[rank];
-        *truth = Truth {
-            supervisor: self.starts,
-            sequence: 0,
-            state: State::Idle,
-            ended: None,
-            contact: self.now,
-            order: None,
-        };
+        self.ranks[rank] = Truth::new(self.starts, self.now);
         if rank == 0 {
             self.coordinator = Coordinator::new(self.starts, self.ranks.len());
             self.sent.clear();
@@ -265,7 +264,7 @@ proptest! {
 /// Three ranks that run.
 fn running() -> World {
     let mut world = World::new(3);
-    for _ in 0..3 {
+    for _ in 0..4 {
         world.round(0..3);
     }
     assert!(world.all_run());
@@ -302,7 +301,7 @@ fn the_rank_whose_engine_ended_by_itself_first_is_the_one_that_exits() {
     world.happen(Event::Exchange(1));
     assert_eq!(supervisors(&world), [1, 2, 4], "the other one stays");
     assert!(cause(&world).contains("the engine of rank 2 ended with exit status 1"), "{}", cause(&world));
-    for _ in 0..4 {
+    for _ in 0..5 {
         world.round(0..3);
     }
     assert!(world.all_run());
@@ -367,7 +366,8 @@ fn a_supervisor_that_was_replaced_ends_what_it_has() {
     let mut world = running();
     let report = world.report(1);
     world.happen(Event::Replaced(1));
-    world.happen(Event::Exchange(1));
+    (0..2).for_each(|_| world.happen(Event::Exchange(1)));
+    assert_eq!(world.coordinator.over, Some(Over::Replaced { rank: 1 }));
     let order = world.deliver(1, Report { sequence: report.sequence + 1, ..report });
     assert!(!order.run && order.kill, "{order:?}");
 }
@@ -375,13 +375,14 @@ fn a_supervisor_that_was_replaced_ends_what_it_has() {
 #[test]
 fn a_rank_that_was_told_to_end_is_waited_for_until_another_is_in_its_place() {
     let mut world = World::new(2);
+    (0..2).for_each(|_| world.happen(Event::Exchange(1)));
     let report = Report { leaves: true, ..world.report(1) };
     world.deliver(1, report);
-    world.happen(Event::Exchange(0));
+    (0..2).for_each(|_| world.happen(Event::Exchange(0)));
     assert!(!world.coordinator.current().1);
     assert_eq!(cause(&world), "All ranks start together when they can: rank 1 was told to end.");
     world.happen(Event::Replaced(1));
-    for _ in 0..3 {
+    for _ in 0..4 {
         world.round(0..2);
     }
     assert!(world.all_run());

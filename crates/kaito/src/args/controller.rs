@@ -4,6 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use clap::{Args, ValueEnum};
 use kaito_operator::decide::{NodeClass, Options, RolloutPolicy, Window};
+use url::Url;
 
 use crate::values;
 
@@ -19,7 +20,7 @@ pub struct ControllerArgs {
     /// Tag of the public presets' images; running models keep theirs until their rollout, see Rollouts
     #[arg(long, env = "KAITO_PRESET_TAG", value_name = "TAG", value_parser = values::tag, default_value = env!("CARGO_PKG_VERSION"))]
     pub preset_tag: String,
-    /// Image of kaito, for workspaces whose presetOptions name a weightsImage alone
+    /// Image of kaito: the server beside weights that do not lie in its image, and what copies or downloads them
     #[arg(long, env = "KAITO_SERVER_IMAGE", value_name = "IMAGE", value_parser = values::not_empty)]
     pub server_image: Option<String>,
     /// Image of vLLM for nodes with NVIDIA's GPUs
@@ -28,6 +29,9 @@ pub struct ControllerArgs {
     /// Image of vLLM for nodes with AMD's GPUs
     #[arg(long, env = "KAITO_VLLM_ROCM_IMAGE", value_name = "IMAGE", value_parser = values::not_empty, default_value = Options::DEFAULT_VLLM_ROCM_IMAGE)]
     pub vllm_rocm_image: String,
+    /// Address of the hub that weights are downloaded from [default: https://huggingface.co]
+    #[arg(long, env = "KAITO_HUB_ENDPOINT", value_name = "URL", value_parser = values::url)]
+    pub hub_endpoint: Option<Url>,
     /// Name of a ConfigMap, in the controller's namespace, that describes further instance types
     #[arg(long, env = "KAITO_INSTANCE_TYPES", value_name = "NAME", value_parser = values::not_empty)]
     pub instance_types: Option<String>,

@@ -23,6 +23,14 @@ pub enum ImageCommand {
     Inspect(ImageInspectArgs),
     /// Compare an image with a directory of weights
     Verify(ImageVerifyArgs),
+    /// Copy a folder out of an image
+    ///
+    /// Digests are verified. After an interruption the same command goes on: what has arrived whole is kept.
+    Extract(ImageExtractArgs),
+    /// Copy this program and its libraries to run elsewhere
+    ///
+    /// In a container of any image it runs as `DIR/ld.so --library-path DIR/lib DIR/kaito`.
+    Program(ImageProgramArgs),
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +127,31 @@ pub struct ImageVerifyArgs {
     pub registry: RegistryArgs,
 }
 
+#[derive(Debug, Args)]
+pub struct ImageExtractArgs {
+    /// An image in a registry; / is the container that this runs in
+    #[arg(env = "KAITO_IMAGE", value_parser = values::not_empty)]
+    pub image: String,
+    /// The folder in the image
+    #[arg(long, env = "KAITO_PATH", value_name = "DIR", value_parser = values::not_empty, default_value = "/weights")]
+    pub path: String,
+    /// Where its files go: a folder that does not exist yet, or that has been made by this command
+    #[arg(long, env = "KAITO_TO", value_name = "DIR")]
+    pub to: PathBuf,
+    /// Of an image for several platforms, the one to read [default: this machine's]
+    #[arg(long, env = "KAITO_PLATFORM", value_name = "OS/ARCH")]
+    pub platform: Option<Platform>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ImageProgramArgs {
+    /// Folder to copy them to
+    #[arg(long, env = "KAITO_TO", value_name = "DIR")]
+    pub to: PathBuf,
+}
+
 /// What a push may do.
 #[derive(Debug, Args)]
 pub struct PushingArgs {
@@ -149,7 +182,7 @@ pub struct RegistryArgs {
     /// Read the password from standard input
     #[arg(long, env = "KAITO_PASSWORD_STDIN", requires = "username", conflicts_with = "password")]
     pub password_stdin: bool,
-    /// File of credentials, in Docker's format [default: those of Docker and Podman]
-    #[arg(long, env = "KAITO_AUTHFILE", value_name = "FILE")]
-    pub authfile: Option<PathBuf>,
+    /// File of credentials, in Docker's format; may be given more than once [default: those of Docker and Podman]
+    #[arg(long, env = "KAITO_AUTHFILE", value_name = "FILE", value_delimiter = ',')]
+    pub authfile: Vec<PathBuf>,
 }

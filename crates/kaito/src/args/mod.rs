@@ -8,6 +8,7 @@ mod chat;
 mod controller;
 mod crd;
 mod devices;
+mod download;
 mod image;
 mod install;
 mod instance_types;
@@ -30,9 +31,10 @@ use clap::{Parser, Subcommand};
 pub use controller::{ControllerArgs, NodeArgs, NodeProvisioner, RolloutArgs, WebhookArgs};
 pub use crd::CrdArgs;
 pub use devices::DevicesArgs;
+pub use download::DownloadArgs;
 pub use image::{
-    ImageArgs, ImageBuildArgs, ImageCommand, ImageInspectArgs, ImagePushArgs, ImageVerifyArgs, PushingArgs,
-    RegistryArgs,
+    ImageArgs, ImageBuildArgs, ImageCommand, ImageExtractArgs, ImageInspectArgs, ImageProgramArgs, ImagePushArgs,
+    ImageVerifyArgs, PushingArgs, RegistryArgs,
 };
 pub use install::InstallArgs;
 pub use instance_types::{CloudName, InstanceTypesArgs};
@@ -66,6 +68,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Talk to a model in the terminal
     Chat(ChatArgs),
+    /// Download a model from the hub, as `kaito serve` does at its start
+    Download(DownloadArgs),
     /// List the presets, the models that kaito knows by name
     Presets(PresetsArgs),
     /// List what this machine can compute on

@@ -11,7 +11,7 @@ const EXAMPLES: &str = "\
 Exit status: 0 after SIGTERM, 1 where this rank's engine ended by itself before the others', which its last line tells.
 
 One machine:    kaito supervise --front http://127.0.0.1:5000 -- vllm serve MODEL --port 8000
-Rank 1 of two:  kaito supervise --rank 1 --ranks 2 --host 0.0.0.0 --first model-0.model -- vllm serve MODEL ...";
+Rank 1 of two:  kaito supervise --rank 1 --ranks 2 --first model-0.model -- vllm serve MODEL ...";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

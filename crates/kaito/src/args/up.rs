@@ -21,6 +21,9 @@ pub struct UpArgs {
     /// Directory of the preset's weights, instead of a download
     #[arg(long, env = "KAITO_WEIGHTS", value_name = "DIR")]
     pub weights: Option<PathBuf>,
+    /// vLLM's program, where vLLM computes [default: `vllm` in PATH]
+    #[arg(long, env = "KAITO_VLLM", value_name = "PROGRAM")]
+    pub vllm: Option<PathBuf>,
     #[command(flatten)]
     pub registry: RegistryArgs,
 }

@@ -75,6 +75,7 @@ fn options(args: &ControllerArgs, variable: &dyn Fn(&str) -> Option<String>) -> 
             server_image: args.server_image.clone(),
             vllm_image: args.vllm_image.clone(),
             vllm_rocm_image: args.vllm_rocm_image.clone(),
+            hub_endpoint: args.hub_endpoint.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
             provisioner,
             rollouts: RolloutPolicy {
                 at_once: args.rollouts.max_rollouts.get(),
@@ -156,6 +157,14 @@ mod tests {
             let error = parsed(&args).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn another_hub_is_an_address_that_paths_can_follow() {
+        let hub = |args: &[&str]| options(&parsed(args).unwrap(), &|_| None).unwrap().decide.hub_endpoint;
+        assert_eq!(hub(&[]), None);
+        assert_eq!(hub(&["--hub-endpoint", "https://hub.example/m/"]).as_deref(), Some("https://hub.example/m"));
+        assert!(parsed(&["--hub-endpoint", "ftp://hub.example"]).is_err());
     }
 
     #[test]

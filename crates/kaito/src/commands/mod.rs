@@ -5,6 +5,7 @@ pub mod chat;
 pub mod controller;
 pub mod crd;
 pub mod devices;
+pub mod download;
 pub mod image;
 pub mod install;
 pub mod instance_types;

@@ -2,9 +2,9 @@
 
 use kaito_operator::{
     runtime::{self, Chosen, Circumstances},
-    workspace::RuntimeChoice,
+    workspace::{AdapterSpec, Runtime, RuntimeChoice},
 };
-use kaito_presets::{ADAPTER_RANK, Cloud, Cut, InstanceType, Load, Plan, Preset, gib, gib_needed};
+use kaito_presets::{ADAPTER_RANK, Cloud, Cut, GpuVendor, InstanceType, Load, Plan, Preset, gib, gib_needed};
 use serde_json::{Value, json};
 
 use super::{Told, pretty};
@@ -58,8 +58,7 @@ fn load(preset: &'static Preset, args: &PlanArgs) -> anyhow::Result<Load> {
 fn json_of(preset: &'static Preset, plan: &Plan) -> Value {
     let mut value = json!(plan);
     if let Some(object) = value.as_object_mut() {
-        let Chosen { runtime, why } = served_by(preset, plan);
-        object.insert("served_by".to_owned(), json!({ "runtime": runtime.to_string(), "why": why }));
+        object.insert("served_by".to_owned(), ServedBy::of(preset, plan).json());
         object.insert("problems".to_owned(), plan.problems().collect());
         object.insert("notes".to_owned(), notes(plan).into());
         object.insert("per_gpu_total".to_owned(), plan.per_gpu.total().into());
@@ -73,17 +72,55 @@ fn notes(plan: &Plan) -> Vec<String> {
 }
 
 /// What a workspace on these nodes is served by, unless it says otherwise.
-fn served_by(preset: &'static Preset, plan: &Plan) -> Chosen {
-    let nodes = &plan.instance_type;
-    let circumstances = Circumstances {
-        preset,
-        adapters: &[],
-        ranks: if matches!(plan.cut, Cut::Ranks(_)) { plan.nodes } else { 1 },
-        gpus: nodes.gpus,
-        gpu_memory: Some(nodes.gpu.usable_memory),
-        image_volumes: true,
-    };
-    runtime::choose(RuntimeChoice::Auto, circumstances)
+struct ServedBy {
+    chosen: Chosen,
+    /// Whose GPUs vLLM's image has to be built for.
+    vendor: GpuVendor,
+    /// Nodes that serve one model together.
+    ranks: u32,
+}
+
+impl ServedBy {
+    fn of(preset: &'static Preset, plan: &Plan) -> Self {
+        let nodes = &plan.instance_type;
+        // However many there are: they are all alike.
+        let adapters = if plan.adapters > 0 { vec![AdapterSpec::default()] } else { Vec::new() };
+        let ranks = if matches!(plan.cut, Cut::Ranks(_)) { plan.nodes } else { 1 };
+        let circumstances = Circumstances {
+            preset,
+            adapters: &adapters,
+            ranks,
+            gpus: nodes.gpus,
+            gpu_memory: Some(nodes.gpu.usable_memory),
+        };
+        Self { chosen: runtime::choose(RuntimeChoice::Auto, circumstances), vendor: nodes.gpu.vendor, ranks }
+    }
+
+    fn is_vllm(&self) -> bool {
+        self.chosen.runtime == Runtime::Vllm
+    }
+
+    /// The runtime, and why it is this one.
+    fn sentence(&self) -> String {
+        let image = match self.vendor {
+            GpuVendor::Amd if self.is_vllm() => " (its image for ROCm)",
+            _ => "",
+        };
+        let together = match self.ranks {
+            ranks if ranks > 1 && self.is_vllm() => format!(", and {ranks} of them serve one model together"),
+            _ => String::new(),
+        };
+        format!("{}{image}, since {}{together}", self.chosen.runtime, self.chosen.why)
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "runtime": self.chosen.runtime.to_string(),
+            "why": self.chosen.why,
+            "gpu_vendor": self.is_vllm().then_some(self.vendor),
+            "ranks": self.is_vllm().then_some(self.ranks),
+        })
+    }
 }
 
 fn table(preset: &'static Preset, plans: &[Plan], args: &PlanArgs) -> String {
@@ -127,7 +164,7 @@ fn table(preset: &'static Preset, plans: &[Plan], args: &PlanArgs) -> String {
 /// The first of the `number` plans that fit, and why it is the one to take.
 fn recommendation(preset: &'static Preset, plan: &Plan, number: usize) -> String {
     let one = &plan.instance_type;
-    let Chosen { runtime, why: reason } = served_by(preset, plan);
+    let served_by = ServedBy::of(preset, plan);
     let memory = gib(one.gpu_memory().saturating_mul(plan.nodes.into()));
     let why = match number {
         1 => format!("No other type fits; it has {memory} of GPU memory in all."),
@@ -135,12 +172,13 @@ fn recommendation(preset: &'static Preset, plan: &Plan, number: usize) -> String
     };
     let mut text = format!(
         "Recommended: {} of {} ({}). {why}\nIn a Workspace: resource.instanceType {}, resource.count {}. The \
-         runtime is {runtime}, since {reason}.\n",
+         runtime is {}.\n",
         plural(plan.nodes.into(), "node"),
         one.name,
         one.cloud,
         one.name,
         plan.nodes,
+        served_by.sentence(),
     );
     for note in notes(plan) {
         text.push_str(&format!("Note: {note}\n"));
@@ -149,7 +187,7 @@ fn recommendation(preset: &'static Preset, plan: &Plan, number: usize) -> String
 }
 
 fn in_full(preset: &'static Preset, plan: &Plan) -> String {
-    let Chosen { runtime, why } = served_by(preset, plan);
+    let served_by = ServedBy::of(preset, plan);
     let nodes = format!("{} of {}", plural(plan.nodes.into(), "node"), plan.instance_type.name);
     let verdict = if plan.fits { "fits on" } else { "does not fit on" };
     let mut text = format!("{} {verdict} {nodes}\n\n", preset.name);
@@ -167,7 +205,7 @@ fn in_full(preset: &'static Preset, plan: &Plan) -> String {
         ("node", node(&plan.instance_type)),
         ("placement", placement(plan)),
         ("load", sequences(plan)),
-        ("served by", format!("{runtime}, since {why}")),
+        ("served by", served_by.sentence()),
         ("", String::new()),
         ("weights", gib_needed(used.weights)),
         ("KV cache", format!("{}, in {}", gib_needed(used.kv_cache), plan.kv_cache)),

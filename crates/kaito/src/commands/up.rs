@@ -7,13 +7,14 @@ use std::{
 };
 
 use anyhow::Context;
-use kaito_operator::up::{Manifest, UpOptions, adapter_images, up};
+use kaito_operator::up::{Host, Manifest, UpOptions, adapter_images, needs_weights, up};
 use tempfile::TempDir;
 
 use super::image::fetch_adapter;
 use crate::{
     args::UpArgs,
     logging::{self, escape},
+    model::download,
 };
 
 pub fn run(args: &UpArgs) -> anyhow::Result<()> {
@@ -24,22 +25,29 @@ pub fn run(args: &UpArgs) -> anyhow::Result<()> {
         logging::say(&format!("warning: {}\n", escape::lines(&warning)));
     }
     let kaito = std::env::current_exe().context("cannot find this program")?;
-    let adapters = adapters(&manifest, args)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
+    let host = runtime.block_on(Host::this(args.vllm.as_deref()));
+    let preset = needs_weights(&manifest, &host)?;
+    let adapters = adapters(&manifest, &host, args)?;
+    let weights = match (&args.weights, preset) {
+        (None, Some(preset)) => Some(download(preset)?),
+        (given, _) => given.clone(),
+    };
     let options = UpOptions {
         kaito: &kaito,
         port: args.port,
-        weights: args.weights.as_deref(),
+        host: &host,
+        weights: weights.as_deref(),
         adapters: adapters.as_ref().map(TempDir::path),
         log: log_line,
     };
-    let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;
     // The program that reads the conditions may stop reading them; the model runs on.
     runtime.block_on(up(&manifest, &options, logging::patient_stdout())).map_err(anyhow::Error::from)
 }
 
 /// The workspace's adapters, each in a folder of its name, out of their images. The folder is there as long as the value is.
-fn adapters(manifest: &Manifest, args: &UpArgs) -> anyhow::Result<Option<TempDir>> {
-    let images = adapter_images(manifest)?;
+fn adapters(manifest: &Manifest, host: &Host, args: &UpArgs) -> anyhow::Result<Option<TempDir>> {
+    let images = adapter_images(manifest, host)?;
     if images.is_empty() {
         return Ok(None);
     }

@@ -24,12 +24,14 @@ use crate::{
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// Puts an image with a shell, in a compressed layer as they are published, into the registry.
-fn put_base(registry: &Registry, repository: &str, tag: &str) {
+/// Puts an image with these programs, in a compressed layer as they are published, into the registry.
+fn put_base(registry: &Registry, repository: &str, tag: &str, programs: &[&str]) {
     let mut archive = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    let mut header = tar::Header::new_gnu();
-    header.set_size(5);
-    archive.append_data(&mut header, "bin/sh", &b"shell"[..]).unwrap();
+    for program in programs {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(5);
+        archive.append_data(&mut header, program, &b"shell"[..]).unwrap();
+    }
     let layer = archive.into_inner().unwrap().finish().unwrap();
     let platform = kaito_image::Platform::of_this_machine();
     let config = json!({
@@ -72,7 +74,7 @@ fn an_adapter_goes_into_an_image_and_out_of_it_into_a_server() {
     let background = Background::new();
     let registry = background.block_on(Registry::start(Config::default()));
     let address = registry.address.to_string();
-    put_base(&registry, "library/busybox", "1.37");
+    put_base(&registry, "library/busybox", "1.37", &["bin/sh", "bin/mkdir", "bin/cp"]);
     let folder = copy_of(&parity_adapter("mistral-window", "one"));
     File::create(folder.path().join("model.safetensors")).unwrap().set_len(1 << 30).unwrap();
     let printed = documented(folder.path(), &address);
@@ -81,6 +83,14 @@ fn an_adapter_goes_into_an_image_and_out_of_it_into_a_server() {
     {
         assert!(printed.contains(part), "{part}: {printed}");
     }
+    // What could not copy the adapter is no base.
+    put_base(&registry, "library/none", "1", &["bin/cp"]);
+    let (model, base) = (tiny_model(), format!("{address}/library/none:1"));
+    let (model, adapter) = (model.to_str().unwrap(), folder.path().to_str().unwrap());
+    let build = ["image", "build", "tiny", "--no-preset", "--weights", model, "--adapter", adapter, "--base", &base];
+    let refused = output(kaito(&build).args(["--tag", &format!("{address}/adapters/none:1"), "--push"]));
+    assert!(!refused.status.success() && text(&refused.stderr).contains("no /bin/sh, mkdir: "), "{refused:?}");
+
     let image = format!("{address}/adapters/sql:1.0");
     let inspected = output(&mut kaito(&["image", "inspect", "--json", &image]));
     let inspected: Value = serde_json::from_slice(&inspected.stdout).unwrap();

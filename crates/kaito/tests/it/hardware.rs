@@ -42,6 +42,49 @@ fn plans_of_one_instance_type() {
     }
 }
 
+/// What computes, and why: vLLM's two builds, several nodes, adapters, and GPUs that do not suffice.
+#[test]
+fn a_plan_says_which_runtime_the_nodes_get() {
+    let directory = tempfile::tempdir().unwrap();
+    let types = directory.path().join("types.yaml");
+    fs::write(
+        &types,
+        "- {name: amd-8, gpus: 8, gpuMemory: 192Gi, gpuVendor: amd}\n- {name: amd-1, gpus: 1, gpuMemory: 8Gi, gpuVendor: amd}\n",
+    )
+    .unwrap();
+    let a100 = "Standard_NC24ads_A100_v4";
+    for (preset, of, count, adapters, served_by, vendor, ranks) in [
+        ("mistral-7b", a100, "1", "0", "vllm, since its nodes have GPUs", Some("nvidia"), Some(1)),
+        ("mistral-7b", a100, "2", "0", "vllm, since its nodes have GPUs", Some("nvidia"), Some(1)),
+        ("mistral-7b", "amd-8", "1", "0", "vllm (its image for ROCm), since its nodes have GPUs", Some("amd"), Some(1)),
+        ("mistral-7b", "amd-1", "1", "0", "kaito, since its GPUs have too little memory for vLLM", None, None),
+        (
+            "llama-2-70b",
+            "Standard_NC96ads_A100_v4",
+            "2",
+            "0",
+            "vllm, since its nodes have GPUs, and 2 of them serve one model together",
+            Some("nvidia"),
+            Some(2),
+        ),
+        ("llama-2-70b", "p4d.24xlarge", "1", "0", "vllm, since its nodes have GPUs", Some("nvidia"), Some(1)),
+        ("mistral-7b", a100, "1", "2", "vllm, since its nodes have GPUs", Some("nvidia"), Some(1)),
+        // vLLM applies none to Falcon.
+        ("falcon-7b", a100, "1", "1", "kaito, since vLLM does not apply its adapters as it asks for them", None, None),
+    ] {
+        let args = ["plan", preset, "--instance-type", of, "--count", count, "--adapters", adapters];
+        let args = [&args[..], &["--instance-types", types.to_str().unwrap()]].concat();
+        let text = printed(&args);
+        let row = text.lines().find_map(|line| line.strip_prefix("served by ")).map(str::trim);
+        assert_eq!(row, Some(served_by), "{text}");
+        let json: Value =
+            serde_json::from_slice(&output(&mut kaito(&[&args[..], &["--json"]].concat())).stdout).unwrap();
+        let json = &json["served_by"];
+        assert!(served_by.starts_with(json["runtime"].as_str().unwrap()), "{json}");
+        assert_eq!((json["gpu_vendor"].as_str(), json["ranks"].as_u64()), (vendor, ranks), "{json}");
+    }
+}
+
 #[test]
 fn plans_of_all_instance_types() {
     for (name, args) in [

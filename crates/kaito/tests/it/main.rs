@@ -23,3 +23,4 @@ mod supervise;
 mod unread_logs;
 mod up;
 mod upstream;
+mod weights;

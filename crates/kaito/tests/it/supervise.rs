@@ -300,8 +300,10 @@ fn ranks_start_together_and_the_loss_of_an_engine_is_the_end_of_all() {
     let overview = ranks.first().wait_until("rank 2 is waited for", |overview| overview["phase"] == "waiting");
     let cause = overview["cause"].as_str().unwrap();
     assert!(cause.contains("the engine of rank 2 was ended by signal 9"), "{cause}");
-    let (status, said) = ranks.supervised[1].get("/readyz").unwrap();
-    assert!(status == 503 && said.contains("waits for all ranks to start together"), "{said}");
+    wait_for("rank 1 waits", || {
+        let (status, said) = ranks.supervised[1].get("/readyz")?;
+        (status == 503 && said.contains("waits for all ranks to start together")).then_some(())
+    });
     ranks.restart(2);
     ranks.first().wait_until("all run again", all_run(2));
 }
@@ -439,16 +441,19 @@ fn what_is_no_report_of_another_rank_is_refused() {
     let mark = Mark::new();
     let script = format!("sleep {}", mark.0);
     let first = Supervised::start("127.0.0.1", free_port(), &["--ranks", "2"], &script);
-    wait_for("it answers", || first.get("/livez"));
+    first.wait_until("rank 0 waits", |overview| overview["ranks"][0]["state"] == "idle");
     let report = r#"{"supervisor":1,"sequence":1,"state":"idle"}"#;
-    let (status, order) = first.client.post("/ranks/1", report);
-    assert_eq!(status, 200, "{order}");
-    let order: Value = serde_json::from_str(&order).unwrap();
-    assert_eq!(
-        (&order["run"], &order["kill"], &order["exit"]),
-        (&true.into(), &false.into(), &false.into()),
-        "{order}"
-    );
+    let post = |report: &str| -> Value {
+        let (status, order) = first.client.post("/ranks/1", report);
+        assert_eq!(status, 200, "{order}");
+        serde_json::from_str(&order).unwrap()
+    };
+    let order = post(report);
+    assert_eq!(order["run"], false, "a supervisor that has not shown that it lives: {order}");
+    let order = post(&format!(r#"{{"supervisor":1,"sequence":2,"state":"idle","token":{}}}"#, order["token"]));
+    for (part, value) in [("run", true), ("kill", false), ("exit", false)] {
+        assert_eq!(order[part], value, "{order}");
+    }
     for (path, body, status, part) in [
         ("/ranks/0", report, 404, "rank 0 reports to nobody"),
         ("/ranks/2", report, 404, "2 ranks serve this model"),

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver},
@@ -18,7 +19,7 @@ use kaito_testing::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::program::kaito;
+use crate::program::{kaito, path};
 
 fn example(name: &str) -> PathBuf {
     repository().join("examples").join(name)
@@ -186,6 +187,58 @@ fn who_does_not_end_is_killed() {
     assert_eq!(status.code(), Some(0), "{printed:#?}");
 }
 
+/// As an engine has one, whose supervisor was killed.
+#[test]
+fn what_made_a_session_of_its_own_is_ended_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let file = file.to_str().unwrap();
+    let file = script(&format!("setsid sleep 1000 & echo $! > {file}; echo \"error: it has $(cat {file})\"; exit 3"));
+    let output = output(&mut up(&file.path()));
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    let pid = stderr.split("it has ").nth(1).unwrap().split_whitespace().next().unwrap();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    assert!(stat.map_or(true, |stat| stat.contains(") Z ")), "process {pid} is still there");
+}
+
+/// A folder with programs of these names, which are scripts.
+fn programs(scripts: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, script) in scripts {
+        let file = folder.path().join(name);
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
+/// A driver and an engine that are scripts: the engine says its arguments and its GPUs, and that their memory ran out.
+#[test]
+fn where_there_are_gpus_and_vllm_it_computes_and_its_end_has_the_reason_of_a_cluster() {
+    let folder = programs(&[
+        ("nvidia-smi", "echo '0, 81920, 8.0'; echo '1, 81920, 8.0'"),
+        (
+            "vllm",
+            "echo \"started with $* on $CUDA_VISIBLE_DEVICES\"; echo 'torch.OutOfMemoryError: CUDA out of memory.' >&2; exit 1",
+        ),
+    ]);
+    let manifest = fs::read_to_string(example("kaito_workspace_mistral_7b-instruct_vllm.yaml")).unwrap();
+    let auto = File::new(&manifest.replace("  annotations:\n    kaito.sh/runtime: vllm\n", ""));
+    let tiny = tiny_model().canonicalize().unwrap();
+    let mut command = up(&auto.path());
+    command.args(["--weights", tiny.to_str().unwrap()]);
+    command.env("PATH", format!("{}:{}", folder.path().display(), path())).env_remove("CUDA_VISIBLE_DEVICES");
+    let output = output(&mut command);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{stdout}{stderr}");
+    assert!(stdout.contains("2 GPUs of NVIDIA with 80 GiB"), "{stdout}");
+    let started = stderr.lines().find(|line| line.contains("started with serve")).unwrap_or_else(|| panic!("{stderr}"));
+    assert!(started.contains(tiny.to_str().unwrap()) && started.ends_with(" on 0"), "{started}");
+    let condition = stdout.lines().find(|line| line.contains("GpuOutOfMemory")).unwrap_or_else(|| panic!("{stdout}"));
+    assert!(condition.contains("InferenceReady") && condition.contains("CUDA out of memory"), "{condition}");
+}
+
 #[test]
 fn what_cannot_run_here_is_refused_with_the_next_step() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -206,6 +259,10 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
     let adapters = fs::read_to_string(example("kaito_workspace_falcon_7b_with_adapters.yaml")).unwrap();
     let adapters = File::new(&adapters.replace("registry.example.com", &nowhere));
     let tiny = tiny_model();
+    // A vLLM that is not built for CPUs, for a machine without GPUs.
+    let bin = programs(&[("vllm", "")]);
+    let vllm = bin.path().join("vllm");
+    let vllm = vllm.to_str().unwrap();
     let example = |name: &str| example(name).to_str().unwrap().to_owned();
     let of = |file: &File| file.path().to_str().unwrap().to_owned();
     for (file, args, words) in [
@@ -218,7 +275,16 @@ fn what_cannot_run_here_is_refused_with_the_next_step() {
         ),
         (of(&ranks[0]), &[], &["llama-2-13b-chat", "2 ranks", "cluster"]),
         (of(&ranks[1]), &["--weights", tiny.to_str().unwrap()], &["2 ranks"]),
-        (example("kaito_workspace_mistral_7b-instruct_vllm.yaml"), &[], &["vLLM", "kaito.sh/runtime"]),
+        (
+            example("kaito_workspace_mistral_7b-instruct_vllm.yaml"),
+            &["--vllm", "/no/such/vllm"],
+            &["/no/such/vllm", "pip install vllm", "--vllm", "kaito.sh/runtime"],
+        ),
+        (
+            example("kaito_workspace_mistral_7b-instruct_vllm.yaml"),
+            &["--vllm", vllm],
+            &[vllm, "no GPUs", "kaito.sh/runtime: kaito"],
+        ),
         (of(&adapters), &[], &["\"dolly-oai\"", "adapters/falcon-7b-dolly:0.1.0", "--adapter dolly-oai=FOLDER"]),
         (
             example("kaito_workspace_template.yaml"),

@@ -5,7 +5,7 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::Secret,
 };
-use kaito_cluster_tests::eventually::eventually;
+use kaito_cluster_tests::{eventually::eventually, kubelet::Behaviour};
 use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
@@ -114,36 +114,61 @@ pub async fn what_cannot_be_read_says_so(case: Case) {
     webhooks(json!({})).await;
 }
 
-/// An API server without the feature takes such a workload and silently leaves its volume out.
+/// An API server without the feature takes a workload with an image volume and silently leaves the volume out. So an init container
+/// brings the weights.
 pub async fn image_volumes_are_switched_off_and_on(case: Case) {
     let switch = |gates: &str| std::fs::write(case.plane.folder.join("feature-gates"), gates).unwrap();
+    let image = "registry.example.com/weights/falcon-7b-instruct:1";
     let preset = json!({"preset": {
         "name": "falcon-7b-instruct",
         "accessMode": "private",
-        "presetOptions": {"weightsImage": "registry.example.com/weights/falcon-7b-instruct:1"},
+        "presetOptions": {"weightsImage": image, "imagePullSecrets": ["pull"]},
     }});
+    let falcon = |name: &str| case.workspace(name, 1, crate::case::ONE_A100, preset.clone());
     case.add_node().await;
     switch("ImageVolume=false");
     restart_the_api_server(&case).await;
-    case.apply(case.workspace("falcon", 1, crate::case::ONE_A100, preset)).await;
-    let words =
-        ["Deployment falcon", "does not support image volumes", "feature gate ImageVolume", "presetOptions.image"];
-    case.says("falcon", "InferenceReady", "False", "ImageVolumesUnsupported", &words).await;
-    case.tells("falcon", "Warning", "ImageVolumesUnsupported", &words).await;
-    assert!(
-        case.api::<Deployment>().get_opt("falcon").await.unwrap().is_none(),
-        "no server starts without its weights"
-    );
+    case.kubelet.container_of(&case.namespace, "weights", Behaviour::Loading);
+    case.apply(falcon("falcon")).await;
+    case.says("falcon", "InferenceReady", "False", "WeightsFetching", &["init container weights"]).await;
+    let pod = case.pods_of("falcon").await.remove(0);
+    let spec = pod.spec.clone().unwrap();
+    let fetcher = spec.init_containers.unwrap().into_iter().find(|container| container.name == "weights").unwrap();
+    let arguments = fetcher.args.unwrap();
+    assert_eq!(arguments[..3], ["image", "extract", image], "{arguments:?}");
+    assert_eq!(arguments.last().unwrap(), "/etc/kaito/pull-secrets/pull.json", "{arguments:?}");
+    let volumes = spec.volumes.unwrap();
+    assert!(volumes.iter().any(|volume| volume.name == "weights" && volume.empty_dir.is_some()), "{volumes:?}");
+    let arguments = spec.containers[0].args.clone().unwrap();
+    assert!(arguments.windows(2).any(|pair| pair == ["--weights", "/mnt/weights/weights"]), "{arguments:?}");
+    case.kubelet.pods_of(&case.namespace, Behaviour::Ready);
+    case.is_ready("falcon").await;
 
+    // A volume that the workspace itself asks for is nothing that another way leads to.
+    let container = json!({"name": "server", "image": "registry.example.com/own:1"});
+    let volume = json!({"name": "data", "image": {"reference": image}});
+    let own = json!({"template": {"spec": {"containers": [container], "volumes": [volume]}}});
+    case.apply(case.workspace("own", 1, crate::case::ONE_A100, own)).await;
+    let words = ["Deployment own", "the image volume data", "feature gate ImageVolume"];
+    case.says("own", "InferenceReady", "False", "ImageVolumesUnsupported", &words).await;
+    case.tells("own", "Warning", "ImageVolumesUnsupported", &words).await;
+    assert!(case.api::<Deployment>().get_opt("own").await.unwrap().is_none(), "nothing starts without its volume");
+    case.delete_and_leave_nothing("own").await;
+
+    // Running pods stay as they are; what is made once a leader does not remember mounts its image.
     switch("ImageVolume=true");
     restart_the_api_server(&case).await;
-    case.is_ready("falcon").await;
-    let pod = case.pods_of("falcon").await.remove(0).spec.unwrap();
-    let volumes = pod.volumes.unwrap();
+    let (first, _) = case.leading().await;
+    case.plane.kubectl(&["delete", "pod", &first, "--namespace", SYSTEM, "--timeout=60s"]).await.stdout();
+    case.kubelet.add(case.node(1, crate::case::ONE_A100, 1)).await;
+    case.apply(falcon("fresh")).await;
+    case.is_ready("fresh").await;
+    let volumes = case.pods_of("fresh").await.remove(0).spec.unwrap().volumes.unwrap();
     let mut images = volumes.iter().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
-    assert_eq!(images.next(), Some("registry.example.com/weights/falcon-7b-instruct:1"));
-    let arguments = pod.containers[0].args.clone().unwrap();
-    assert!(arguments.windows(2).any(|pair| pair == ["--weights", "/mnt/weights/weights"]), "{arguments:?}");
+    assert_eq!(images.next(), Some(image));
+    case.is_ready("falcon").await;
+    assert_eq!(case.pods_of("falcon").await.remove(0).metadata.uid, pod.metadata.uid);
+    case.rolled_out().await;
 }
 
 pub async fn the_api_server_restarts(case: Case) {

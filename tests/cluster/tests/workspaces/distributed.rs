@@ -147,14 +147,14 @@ pub async fn a_rank_that_is_lost_with_its_node_is_named(case: Case) {
     let second = pods.iter().find(|pod| pod.name_any() == "llama-1").unwrap();
     let node = second.spec.as_ref().unwrap().node_name.clone().unwrap();
     case.kubelet.set_ready(&node, false).await;
+    // Without that rank the model does not answer.
+    case.kubelet.pod(&case.namespace, "llama-0", Behaviour::Loading);
     let words = [&format!("rank 1 is lost with its node {node}, which is not ready"), "Get the node ready"];
     case.says("llama", "InferenceReady", "False", "RankLost", &words).await;
     case.tells("llama", "Warning", "RankLost", &words).await;
-    // Once it is back, its kubelet says how the pod is.
     case.kubelet.set_ready(&node, true).await;
-    case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Loading);
-    case.says("llama", "InferenceReady", "False", "ModelLoading", &["llama-1"]).await;
-    case.kubelet.pod(&case.namespace, "llama-1", Behaviour::Ready);
+    case.says("llama", "InferenceReady", "False", "ModelLoading", &["llama-0"]).await;
+    case.kubelet.pod(&case.namespace, "llama-0", Behaviour::Ready);
     case.is_ready("llama").await;
 }
 

@@ -135,6 +135,48 @@ pub async fn an_adapter_that_cannot_be_pulled(case: Case) {
     case.is_ready("falcon").await;
 }
 
+/// Weights of the hub in a volume, which has to be there first.
+pub async fn weights_that_a_claim_keeps(case: Case) {
+    case.add_node().await;
+    case.kubelet.container_of(&case.namespace, "weights", Behaviour::Loading);
+    let mut workspace = case.falcon("falcon");
+    workspace["inference"]["preset"]["presetOptions"] = json!({"modelAccessSecret": "hub", "weightsClaim": "models"});
+    case.apply(workspace).await;
+    let words = ["there is no PersistentVolumeClaim models", &case.namespace];
+    case.says("falcon", "InferenceReady", "False", "WeightsClaimUnsuitable", &words).await;
+    assert!(case.api::<Deployment>().get_opt("falcon").await.unwrap().is_none());
+    let volume = format!("{}-models", case.namespace);
+    let modes = ["ReadWriteOnce"];
+    case.apply(json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": volume},
+        "spec": {
+            "capacity": {"storage": "100Gi"}, "accessModes": modes, "hostPath": {"path": "/models"},
+            "storageClassName": "", "persistentVolumeReclaimPolicy": "Retain",
+        },
+    }))
+    .await;
+    case.apply(json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "models"},
+        "spec": {
+            "accessModes": modes, "storageClassName": "", "volumeName": volume,
+            "resources": {"requests": {"storage": "100Gi"}},
+        },
+    }))
+    .await;
+    case.says("falcon", "InferenceReady", "False", "WeightsFetching", &["init container weights"]).await;
+    let fetcher = case.pods_of("falcon").await.remove(0).spec.unwrap().init_containers.unwrap().remove(0);
+    assert_eq!(fetcher.args.unwrap()[..2], ["download", "falcon-7b-instruct"]);
+    case.kubelet.pods_of(&case.namespace, Behaviour::Ready);
+    case.is_ready("falcon").await;
+    case.delete_and_leave_nothing("falcon").await;
+    case.kubectl(&["delete", "persistentvolumeclaim", "models"]).await.stdout();
+    case.plane.kubectl(&["delete", "persistentvolume", &volume]).await.stdout();
+}
+
 pub async fn flags_that_are_missing(case: Case) {
     case.add_node().await;
     let mut workspace = case.falcon("falcon");

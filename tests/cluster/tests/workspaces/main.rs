@@ -66,7 +66,7 @@ fn phases(together: usize) -> Vec<Phase> {
                 failures:
                     an_image_that_cannot_be_pulled, a_server_that_crashes, a_server_that_runs_out_of_memory,
                     a_pod_that_no_node_takes, a_node_that_others_keep_for_themselves, a_quota_for_pods,
-                    a_quota_for_services, a_model_that_loads, an_adapter_that_cannot_be_pulled,
+                    a_quota_for_services, a_model_that_loads, an_adapter_that_cannot_be_pulled, weights_that_a_claim_keeps,
                     flags_that_are_missing, a_configuration_of_the_kaito_project;
                 distributed:
                     two_ranks_on_two_nodes, ranks_of_our_own_server_are_refused, one_rank_fails, engines_that_end_say_why,

@@ -8,3 +8,4 @@ mod push;
 mod quirks;
 mod refusals;
 mod tls;
+mod unpack;

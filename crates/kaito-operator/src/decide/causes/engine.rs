@@ -1,6 +1,6 @@
 //! Why an engine ended, by its own last words, as its supervisor says them.
 
-use super::fault::EngineFault;
+use kaito_supervisor::EngineFault;
 
 use super::CauseKind;
 

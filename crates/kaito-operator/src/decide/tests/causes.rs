@@ -345,6 +345,15 @@ fn an_engines_last_words_have_their_reason() {
         assert!(message.contains(step) && !message.contains("perhaps"), "{message}");
         assert_eq!(workspace.status.unwrap().state, Some(WorkspaceState::NotReady));
     }
+    // Of long words the beginning is quoted: it says what is wrong.
+    let words = format!("torch.OutOfMemoryError: CUDA out of memory. {}", "GPU 0 has less. ".repeat(40));
+    let said = format!("error: the engine ended with exit status 1: {words}");
+    let engine = (waiting("CrashLoopBackOff", "back-off"), ended("Error", 1, &said), 2, false);
+    let status = two_containers((since("2026-01-01T00:02:00Z"), json!({}), 0, true), engine, "2026-01-01T00:04:00Z");
+    let (workspace, _) = running("falcon-7b", 1, vec![pod("ws-1", Some("a"), status)]);
+    let (_, reason, message) = condition(&workspace, ConditionType::InferenceReady);
+    let quoted: String = said.chars().take(300).collect();
+    assert!(reason == "GpuOutOfMemory" && message.contains(&format!(": {quoted} [...]. Use more")), "{message}");
     // The server's own words are no engine's.
     let server = (waiting("CrashLoopBackOff", ""), ended("Error", 1, "CUDA out of memory"), 3, false);
     let engine = (since("2026-01-01T00:02:00Z"), json!({}), 0, true);
@@ -499,7 +508,7 @@ fn what_a_workspace_asks_for_and_cannot_have_is_said() {
     }
     let mut workspace = preset("falcon-7b", 1);
     workspace.inference = Some(serde_saphyr::from_str("preset: {name: falcon-7b}").unwrap());
-    let no_registry = crate::decide::Options { preset_registry: None, ..options() };
+    let no_registry = crate::decide::Options { preset_registry: None, server_image: None, ..options() };
     settle(&mut workspace, &mut observed([node("a")]), &no_registry);
     assert_eq!(condition(&workspace, ConditionType::InferenceReady).1, "RegistryMissing");
 }

@@ -13,3 +13,4 @@ mod replacement;
 mod rollouts;
 mod status;
 mod vendors;
+mod weights;

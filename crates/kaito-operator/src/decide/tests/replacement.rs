@@ -374,12 +374,12 @@ impl Cluster {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Whatever happens in whatever order: only pods of another template than the one in the cluster are deleted, the first before the
     /// others, and in the end all are of the last one.
     #[test]
-    fn ranks_of_different_templates_do_not_stay_together(steps in proptest::collection::vec(any_step(), 0..40)) {
+    fn ranks_of_different_templates_do_not_stay_together(steps in proptest::collection::vec(any_step(), 0..30)) {
         let mut cluster = Cluster::running();
         for step in &steps {
             if let Step::Decides = step {
@@ -401,7 +401,7 @@ proptest! {
             }
             cluster.take(step);
         }
-        for _ in 0..12 {
+        for _ in 0..8 {
             cluster.sees_the_template();
             cluster.decide();
             (0..RANKS).for_each(|rank| cluster.ends(&format!("ws-{rank}")));

@@ -3,7 +3,7 @@
 use kaito_presets::{ComputeCapability, DType};
 
 use super::{
-    super::{ADAPTERS, Flag, IMAGE_WEIGHTS, Launch, POD_INDEX, RANK_PORT, Ranks, WEIGHTS, does_not_fit, strings},
+    super::{ADAPTERS, Flag, Launch, POD_INDEX, RANK_PORT, Ranks, does_not_fit, strings},
     ENGINE_PORT, LOOPBACK, applies_adapters,
     context::context,
 };
@@ -18,7 +18,8 @@ pub fn arguments(launch: &Launch<'_>) -> Result<Vec<String>, Problem> {
     let pods = launch.ranks.as_ref().map_or(1, |ranks| ranks.pods);
     let given = |name: &str| launch.config.flags.iter().any(|flag| flag.name == name);
     let Division { tensor, pipeline, data } = launch.division;
-    let mut arguments = strings(&["serve", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]);
+    let mut arguments = strings(&["serve"]);
+    arguments.extend(launch.weights.folder(preset));
     let mut add = |name: &str, value: &str| arguments.extend(strings(&[&format!("--{name}"), value]));
     // Clients know the model by the names that the server in front has.
     add("served-model-name", preset.name);

@@ -19,8 +19,8 @@ use kaito_presets::{GpuVendor, Preset};
 pub use supervisor::GRACE_SECONDS;
 
 use super::{
-    ADAPTERS, Check, ENGINE, IMAGE_WEIGHTS, Launch, PORT, SERVER, SUPERVISOR_PORT, Server, WEIGHTS, container,
-    container_port, field, folder, mount, pod_index, ports, requests, strings, variable, weights,
+    ADAPTERS, Check, ENGINE, Launch, PORT, SERVER, SUPERVISOR_PORT, Server, container, container_port, field, folder,
+    mount, pod_index, ports, requests, strings, variable,
 };
 use crate::{
     reason::{Problem, Reason},
@@ -29,7 +29,8 @@ use crate::{
 
 /// Where vLLM listens: nobody but the server in the same pod is to reach it.
 const LOOPBACK: &str = "127.0.0.1";
-const ENGINE_PORT: u16 = 8000;
+/// The port that it listens on.
+pub const ENGINE_PORT: u16 = 8000;
 /// What the server in front requests: it holds a tokenizer, and the texts of requests.
 const CPU: &str = "250m";
 const MEMORY: &str = "512Mi";
@@ -45,7 +46,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
             ),
         });
     }
-    let (mut volumes, weights): (Vec<_>, Vec<_>) = launch.weights.map(weights).into_iter().unzip();
+    let (mut volumes, weights): (Vec<_>, Vec<_>) = launch.weights.mounted().into_iter().unzip();
     // The roots are read-only.
     let (tmp, of_server) = folder("tmp", "/tmp", None);
     let (engine_tmp, of_engine) = folder("engine-tmp", "/tmp", None);
@@ -76,7 +77,9 @@ fn shared_memory(gpus: u32) -> (Volume, VolumeMount) {
 fn front(launch: &Launch<'_>, mounts: Vec<VolumeMount>) -> Container {
     let name = launch.preset.name;
     let mut arguments = strings(&["serve", name, "--port", &PORT.to_string()]);
-    arguments.extend(strings(&["--weights", &format!("{WEIGHTS}{IMAGE_WEIGHTS}")]));
+    if let Some(folder) = launch.weights.folder(launch.preset) {
+        arguments.extend(["--weights".to_owned(), folder]);
+    }
     arguments.extend(strings(&["--upstream", &format!("http://{LOOPBACK}:{ENGINE_PORT}"), "--upstream-model", name]));
     arguments.extend(strings(&["--upstream-supervisor", &format!("http://{LOOPBACK}:{SUPERVISOR_PORT}")]));
     let config = launch.config;

@@ -11,6 +11,8 @@ fn local() -> Local<'static> {
         free_address: &|port| Ok(SocketAddr::from(([127, 0, 0, 7], port.unwrap_or(41000)))),
         pod: "demo-0",
         namespace: "models",
+        address: Ipv4Addr::LOCALHOST,
+        rank: 3,
     }
 }
 
@@ -82,6 +84,7 @@ fn the_environment_is_the_containers_and_then_the_images() {
             {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
             {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "POD_INDEX", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}}},
             {"name": "WHERE", "value": "$(NAMESPACE)/$(POD)"},
             {"name": "EMPTY"},
             {"name": "KAITO_DTYPE", "value": "f32"},
@@ -94,6 +97,7 @@ fn the_environment_is_the_containers_and_then_the_images() {
         ("POD", "demo-0"),
         ("NAMESPACE", "models"),
         ("IP", "127.0.0.1"),
+        ("POD_INDEX", "3"),
         ("WHERE", "models/demo-0"),
         ("EMPTY", ""),
         ("KAITO_DTYPE", "f32"),

@@ -103,8 +103,13 @@ fn below(args: &ImageBuildArgs, work: &Work, platform: &Platform) -> anyhow::Res
         Some("scratch") => Ok(own(Base::Scratch(this()?))),
         Some(name) => {
             let (image, local) = work.find(name, platform)?;
-            // An adapter is copied out of its image, and needs no server in it.
-            let complete = args.adapter_folder.is_some() || kaito_image::has_server(&image)?;
+            // An adapter is copied out of its image by the base's programs, and needs no server in it.
+            let complete = if args.adapter_folder.is_some() {
+                kaito_image::check_copies_itself(name, &image, work.job())?;
+                true
+            } else {
+                kaito_image::has_server(&image)?
+            };
             let executable = if complete { None } else { Some(this()?) };
             let reference = if local { None } else { Some(registry::parse_reference(name)?) };
             let blobs = image.layers.clone();

@@ -1,6 +1,7 @@
 //! `kaito image`: models in container images.
 
 mod build;
+mod extract;
 mod show;
 
 use std::{
@@ -38,6 +39,8 @@ pub fn run(args: &ImageArgs) -> anyhow::Result<()> {
         ImageCommand::Push(args) => push(args),
         ImageCommand::Inspect(args) => show::inspect(args),
         ImageCommand::Verify(args) => show::verify(args),
+        ImageCommand::Extract(args) => extract::extract(args),
+        ImageCommand::Program(args) => extract::program(args),
     }
 }
 
@@ -157,19 +160,20 @@ impl Work {
 }
 
 /// The signals by which somebody ends this program.
-struct Signals {
+pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
     /// From now on these signals no longer end the process by themselves.
-    fn listen(runtime: &Runtime) -> io::Result<Self> {
+    pub fn listen(runtime: &Runtime) -> io::Result<Self> {
         let _entered = runtime.enter();
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn recv(&mut self) {
+    /// Waits for one.
+    pub async fn recv(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -183,10 +187,12 @@ fn options(args: &RegistryArgs) -> anyhow::Result<registry::Options> {
         ca_files: args.ca_file.clone(),
         ..registry::Options::default()
     };
-    if let Some(file) = &args.authfile {
+    for file in &args.authfile {
         // A file that does not exist would otherwise silently mean that there are no credentials.
         fs::metadata(file).with_context(|| format!("cannot read --authfile {}", file.display()))?;
-        options.credential_files = vec![file.clone()];
+    }
+    if !args.authfile.is_empty() {
+        options.credential_files.clone_from(&args.authfile);
     }
     let password = if args.password_stdin { Some(password_from_stdin()?) } else { args.password.clone() };
     options.credentials = match (&args.username, password) {
