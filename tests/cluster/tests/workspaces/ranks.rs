@@ -23,12 +23,15 @@ use tokio::{process::Command, sync::oneshot, task::JoinHandle};
 use crate::case::{Case, ONE_A100};
 
 /// Two ranks with one GPU each.
-const MANIFEST: &str = "examples/kaito_workspace_llama_2_13b-chat.yaml";
+const MANIFEST: &str = "examples/kaito_workspace_llama2_13b-chat.yaml";
 const NAME: &str = "workspace-llama-2-13b-chat";
 /// What vLLM may take to start, on a busy machine.
 const LOADING: Duration = Duration::from_secs(400);
 /// Enough that a stream is not over before something is done to it.
 const TOKENS: u32 = 900;
+/// Context lengths of which both hold that many.
+const LONGER: u32 = 1024;
+const SHORTER: u32 = 1000;
 const PROMPT: &str = "A workspace is";
 
 /// The Python of vLLM's build for CPUs, which `VLLM_PYTHON` names or `tests/vllm/run --prepare` has installed, if it has.
@@ -43,28 +46,31 @@ async fn vllm() -> Option<PathBuf> {
     Some(path.trim()).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// The manifest, for nodes of this case, and what vLLM must be told where it computes on CPUs: they lack float16, and its build
-/// for them fails with layers that are divided among nodes.
-fn manifests(case: &Case) -> (Value, Value) {
+/// The manifest, for nodes of this case.
+fn manifest(case: &Case) -> Value {
     let text = fs::read_to_string(repository().join(MANIFEST)).unwrap();
     let mut workspace: Value = serde_saphyr::from_str(&text).unwrap();
     workspace["resource"]["labelSelector"]["matchLabels"]["apps"] = json!(case.namespace);
     workspace["inference"]["config"] = json!("flags");
-    let flags = json!({
+    workspace
+}
+
+/// What vLLM must be told where it computes on CPUs: they lack float16, and its build for them fails with layers that are divided
+/// among nodes.
+fn flags(max_model_len: u32) -> Value {
+    let flags = json!({"vllm": {
         "dtype": "float32",
         "enforce-eager": true,
-        "max-model-len": 1024,
+        "max-model-len": max_model_len,
         "tensor-parallel-size": 2,
         "pipeline-parallel-size": 1,
-    });
-    let flags = json!({"vllm": flags}).to_string();
-    let config = json!({
+    }});
+    json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "flags"},
-        "data": {"inference_config.yaml": flags},
-    });
-    (workspace, config)
+        "data": {"inference_config.yaml": flags.to_string()},
+    })
 }
 
 /// What answers at the workspace's Service.
@@ -189,9 +195,8 @@ pub async fn two_nodes_serve_one_model(case: Case) {
         case.kubelet.add(case.node(number, ONE_A100, 1)).await;
     }
 
-    let (workspace, config) = manifests(&case);
-    case.apply(config).await;
-    case.apply(&workspace).await;
+    case.apply(flags(LONGER)).await;
+    case.apply(manifest(&case)).await;
     case.is_ready_within(LOADING, NAME).await;
     step("the workspace is ready");
     let server = Server::of(&case).await;
@@ -204,8 +209,8 @@ pub async fn two_nodes_serve_one_model(case: Case) {
     step("a worker was deleted in a stream");
     a_node_is_lost(&case, &server, &undisturbed).await;
     step("the first rank's node was lost");
-    the_image_is_another_one(&case, &server, &undisturbed, workspace).await;
-    step("the image was updated");
+    the_configuration_is_another_one(&case, &server, &undisturbed).await;
+    step("the configuration was changed");
     it_is_deleted_while_it_answers(&case, &server, &undisturbed).await;
     step("the workspace was deleted");
 }
@@ -266,21 +271,20 @@ async fn a_node_is_lost(case: &Case, server: &Server, undisturbed: &str) {
     assert_eq!(server.whole().await, undisturbed);
 }
 
-async fn the_image_is_another_one(case: &Case, server: &Server, undisturbed: &str, mut workspace: Value) {
+/// Ranks of different templates cannot compute together: the first one makes way, and then the others do.
+async fn the_configuration_is_another_one(case: &Case, server: &Server, undisturbed: &str) {
     let before = ranks(case).await;
-    let image = "registry.example.com/kaito-llama-2-13b-chat:0.2.0";
-    workspace["inference"]["preset"]["presetOptions"]["image"] = json!(image);
-    case.apply(&workspace).await;
+    case.apply(flags(SHORTER)).await;
     let mut after = Vec::new();
     for pod in &before {
         after.push(successor(case, pod).await);
     }
-    // The first rank makes way before the others do.
     assert!(after[0].creation_timestamp() <= after[1].creation_timestamp(), "{after:#?}");
     for pod in &after {
-        let volumes = pod.spec.as_ref().unwrap().volumes.clone().unwrap_or_default();
-        let mut images = volumes.iter().filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
-        assert_eq!(images.next(), Some(image), "{}", pod.name_any());
+        let engine = pod.spec.as_ref().unwrap().containers.iter().find(|container| container.name == "engine").unwrap();
+        let arguments = engine.args.clone().unwrap_or_default();
+        let length = arguments.windows(2).find(|pair| pair[0] == "--max-model-len").map(|pair| pair[1].as_str());
+        assert_eq!(length, Some(SHORTER.to_string().as_str()), "{}", pod.name_any());
     }
     case.is_ready_within(LOADING, NAME).await;
     assert_eq!(server.whole().await, undisturbed);
