@@ -187,8 +187,8 @@ pub async fn two_nodes_serve_one_model(case: Case) {
     let step = |what: &str| println!("{:4} s  {what}", begin.elapsed().as_secs());
     case.kubelet.image("/vllm-openai", Image::vllm(&python).await);
     case.kubelet.image("/kaito-llama-2-13b-chat", Image::of_files(&repository().join("models/demo"), "/weights"));
-    // vLLM loads for longer on two busy processors than on a node with GPUs.
-    let patient = [("KAITO_UPSTREAM_WAIT", "15m"), ("KAITO_REQUEST_TIMEOUT", "20m")];
+    // vLLM is slower on two busy processors than on a node with GPUs.
+    let patient = [("KAITO_UPSTREAM_WAIT", "15m"), ("KAITO_REQUEST_TIMEOUT", "20m"), ("KAITO_STALL_LIMIT", "5m")];
     case.kubelet.image("/kaito:", Image::kaito().with_environment(&patient));
     case.kubelet.pods_of(&case.namespace, Behaviour::Containers);
     for number in 0..2 {
