@@ -10,8 +10,9 @@
 //! | `coordinator` | rank 0's decisions, a pure state machine; `cause` says them to people |
 //! | `follow` | what a rank does for an order, a pure function |
 //! | `engine`, `output`, `processes` | the child: its start and end, its output, and the processes of its tree |
+//! | `scratch` | shared memory that killed engines left |
 //! | `progress`, `fault` | what an engine's lines mean: the phases of its start, and why it ended |
-//! | `front`, `server`, `supervisor` | the front's health, the routes, and the loop that ties all of it together |
+//! | `front`, `server`, `signals`, `supervisor` | the front's health, the routes, requests to end, and the loop that ties all of it together |
 #![forbid(unsafe_code)]
 
 mod cause;
@@ -26,7 +27,9 @@ mod output;
 mod processes;
 mod progress;
 mod protocol;
+mod scratch;
 mod server;
+mod signals;
 mod supervisor;
 
 pub use coordinator::{Coordinator, LOST};
@@ -38,4 +41,5 @@ pub use install::install;
 pub use output::Stream;
 pub use processes::{adopt_orphans, kill_all};
 pub use protocol::{Ended, Incarnation, Order, Overview, Phase, Process, RankOverview, Report, State};
-pub use supervisor::{Options, Signals, Supervisor};
+pub use signals::Signals;
+pub use supervisor::{Options, Supervisor};

@@ -2,19 +2,14 @@
 
 use std::{
     ffi::OsString,
-    io,
     net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use kaito_client::{Failure, Http};
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, mpsc},
-    task::JoinSet,
-    time,
-};
+use tokio::{net::TcpListener, sync::Notify, task::JoinSet, time};
 
 use crate::{
     Error, cause,
@@ -25,7 +20,8 @@ use crate::{
     output::Stream,
     processes,
     protocol::{Ended, Order, Process, Report, State},
-    server,
+    scratch, server,
+    signals::Signals,
 };
 
 /// How often a rank reports, and the front is asked.
@@ -60,35 +56,10 @@ pub struct Options {
     pub command: Vec<OsString>,
     /// How long an engine that was told to end may take, until all its processes are killed.
     pub grace: Duration,
+    /// A folder that only this engine uses, to be emptied before each of its starts.
+    pub scratch: Option<PathBuf>,
     /// Takes the engine's output, in lines, each with the byte that ends it.
     pub output: fn(Stream, &[u8]),
-}
-
-/// The operating system's requests to end.
-#[derive(Debug)]
-pub struct Signals(mpsc::Receiver<()>);
-
-impl Signals {
-    /// SIGTERM and SIGINT.
-    ///
-    /// # Errors
-    /// The system's, when handlers can't be set.
-    pub fn of_process() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (sender, receiver) = mpsc::channel(1);
-        for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-            let mut signal = signal(kind)?;
-            let sender = sender.clone();
-            tokio::spawn(async move { while signal.recv().await.is_some() && sender.send(()).await.is_ok() {} });
-        }
-        Ok(Self(receiver))
-    }
-
-    async fn next(&mut self) {
-        if self.0.recv().await.is_none() {
-            std::future::pending().await
-        }
-    }
 }
 
 /// What routes and tasks see of a supervisor.
@@ -205,6 +176,7 @@ impl Supervisor {
         let how = How { command: options.command, grace: options.grace, output: options.output };
         let rank = Rank {
             how,
+            scratch: options.scratch,
             http,
             shared,
             start,
@@ -251,6 +223,7 @@ async fn watch_front(http: Http, url: String, shared: Arc<Shared>) {
 /// A rank and its engine.
 struct Rank {
     how: How,
+    scratch: Option<PathBuf>,
     http: Http,
     shared: Arc<Shared>,
     start: u64,
@@ -291,6 +264,11 @@ impl Rank {
                 Action::None => self.hurry(state, order.as_ref()),
                 Action::Start(_) if self.leaving.is_some() => {}
                 Action::Start(incarnation) => {
+                    if let Some(folder) = &self.scratch
+                        && let Err(error) = scratch::empty(folder)
+                    {
+                        tracing::warn!(folder = %folder.display(), %error, "what an engine left there is not removed");
+                    }
                     tracing::info!(%incarnation, "starting the engine");
                     let wake = Arc::clone(&self.shared.wake);
                     self.engine = Some(Engine::start(self.how.clone(), incarnation, wake));

@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 pub use choice::{Chosen, Circumstances, choose};
 pub use server_config::{ServerConfig, Sizes, WeightBytes, does_not_fit};
-pub use vllm::ENGINE_PORT;
 pub use vllm::GRACE_SECONDS as ENGINE_GRACE_SECONDS;
+pub use vllm::{ENGINE_PORT, SCRATCH};
 pub use weights::Weights;
 
 use k8s_openapi::{

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     layout::gpus_of,
-    runtime::{ADAPTERS, ENGINE, ENGINE_PORT, IMAGE_WEIGHTS, PORT, SUPERVISOR_PORT, WEIGHTS},
+    runtime::{ADAPTERS, ENGINE, ENGINE_PORT, IMAGE_WEIGHTS, PORT, SCRATCH, SUPERVISOR_PORT, WEIGHTS},
 };
 
 /// The ports that the containers of a pod listen on.
@@ -93,6 +93,8 @@ impl Place {
             for word in words.iter_mut() {
                 *word = self.word(word, substitutes);
             }
+            // All programs of this machine have the same shared memory.
+            words.retain(|word| !word.starts_with(&format!("{SCRATCH}=")));
             // What follows these on the command line.
             set(words, "--first", &self.first.to_string());
             set(words, "--master-addr", &self.first.to_string());
@@ -234,6 +236,7 @@ mod tests {
         assert_eq!(value(&server.args, "--upstream"), Some(format!("http://{address}:8000").as_str()));
         let (supervise, engines) = engine.args.split_at(engine.args.iter().position(|word| word == "--").unwrap());
         assert_eq!(supervise[0], "supervise");
+        assert!(!engine.args.iter().any(|word| word.contains("/dev/shm")), "it is everybody's: {:?}", engine.args);
         assert_eq!(value(supervise, "--host"), Some(address.as_str()));
         assert_eq!(value(supervise, "--front"), Some(format!("http://{address}:5000").as_str()));
         assert_eq!(engines[1..4], ["/opt/bin/vllm", "serve", weights]);

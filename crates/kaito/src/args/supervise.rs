@@ -44,6 +44,9 @@ pub struct SuperviseArgs {
     /// How long an engine that is told to end may take until all its processes are killed
     #[arg(long, env = "KAITO_GRACE", value_name = "TIME", value_parser = values::duration, default_value = "15s")]
     pub grace: Duration,
+    /// Folder that only this engine uses, emptied before each of its starts: shared memory that killed processes left
+    #[arg(long, env = "KAITO_SCRATCH", value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
     /// Copy this program to PATH, for a container whose image lacks it, and exit
     #[arg(long, env = "KAITO_INSTALL", value_name = "PATH", conflicts_with = "program")]
     pub install: Option<PathBuf>,

@@ -22,6 +22,7 @@ pub fn run(args: SuperviseArgs) -> anyhow::Result<()> {
         front: args.front.map(String::from),
         command,
         grace: args.grace,
+        scratch: args.scratch,
         output: |stream, line| logging::pass_on(stream == Stream::Out, line),
     };
     let runtime = tokio::runtime::Runtime::new().context("cannot start threads")?;

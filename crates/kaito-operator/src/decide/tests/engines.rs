@@ -46,6 +46,7 @@ fn an_engine_alone_is_started_by_its_supervisor() {
             "http://127.0.0.1:5000",
             "--grace",
             "5s",
+            "--scratch=/dev/shm",
             "--",
             "vllm",
         ]
@@ -89,6 +90,7 @@ fn ranks_are_started_together_by_their_supervisors() {
             "http://127.0.0.1:5000",
             "--grace",
             "5s",
+            "--scratch=/dev/shm",
             "--",
             "vllm",
         ]

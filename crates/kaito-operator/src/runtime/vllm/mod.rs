@@ -16,7 +16,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use kaito_presets::{GpuVendor, Preset};
-pub use supervisor::GRACE_SECONDS;
+pub use supervisor::{GRACE_SECONDS, SCRATCH};
 
 use super::{
     ADAPTERS, Check, ENGINE, Launch, PORT, SERVER, SUPERVISOR_PORT, Server, container, container_port, field, folder,
@@ -69,7 +69,7 @@ fn shared_memory(gpus: u32) -> (Volume, VolumeMount) {
     let limit = Quantity(format!("{}Gi", gpus.saturating_add(1)));
     let source = EmptyDirVolumeSource { medium: Some("Memory".to_owned()), size_limit: Some(limit) };
     let volume = Volume { name: NAME.to_owned(), empty_dir: Some(source), ..Volume::default() };
-    (volume, mount(NAME, "/dev/shm"))
+    (volume, mount(NAME, supervisor::SHARED_MEMORY))
 }
 
 /// The server that clients talk to. It says that it is healthy while the engine is; it lives as long as it answers at all, since

@@ -13,6 +13,10 @@ use super::{
 const NAME: &str = "supervisor";
 const FOLDER: &str = "/opt/kaito";
 const PROGRAM: &str = "/opt/kaito/kaito";
+/// The flag with the folder that the supervisor empties before each start of the engine.
+pub const SCRATCH: &str = "--scratch";
+/// Where containers have their shared memory. It outlives the container, so what killed engines leave there would fill it.
+pub const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Seconds that an engine may take to end once it is told to, before it is killed. No request is lost then: it is told so once the
 /// server has answered its last one, or when it is of no use any more.
@@ -50,6 +54,7 @@ pub fn command(ranks: Option<&Ranks>) -> Vec<String> {
     // Kubelets ask it over the pod's network, and other ranks report to the first one's.
     command.extend(strings(&["--host", "0.0.0.0", "--port", &SUPERVISOR_PORT.to_string()]));
     command.extend(strings(&["--front", &format!("http://{LOOPBACK}:{PORT}")]));
-    command.extend(strings(&["--grace", &format!("{GRACE_SECONDS}s"), "--", "vllm"]));
+    command.extend(strings(&["--grace", &format!("{GRACE_SECONDS}s"), &format!("{SCRATCH}={SHARED_MEMORY}")]));
+    command.extend(strings(&["--", "vllm"]));
     command
 }
