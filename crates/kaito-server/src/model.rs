@@ -56,6 +56,12 @@ pub trait Model: Send + Sync + 'static {
         None
     }
 
+    /// Ends what computes for this model elsewhere, where that can be: a client has asked for the end, and all requests are answered. Takes
+    /// seconds at most.
+    fn end_engine(&self) -> BoxFuture<'_, ()> {
+        future::ready(()).boxed()
+    }
+
     /// What an engine elsewhere says of itself, in Prometheus' text format 0.0.4; `None` where it says nothing in time.
     fn engine_metrics(&self) -> BoxFuture<'_, Option<String>> {
         future::ready(None).boxed()

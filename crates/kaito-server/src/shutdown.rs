@@ -35,6 +35,11 @@ pub(crate) async fn drained(app: Arc<App>, mut signals: mpsc::Receiver<()>) {
     app.advance_to(Phase::Ended);
     // A client that does not take its answer in this time goes without.
     let _ = tokio::time::timeout(BREAK_OFF_TIMEOUT, app.idle()).await;
+    if app.end_was_asked_for()
+        && let Some(model) = app.model()
+    {
+        model.end_engine().await;
+    }
 }
 
 /// Sends `()` for each SIGTERM and ctrl-c.

@@ -1,6 +1,6 @@
 //! The state that all requests share.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -70,6 +70,8 @@ pub(crate) struct App {
     /// When the server started.
     pub(crate) started: SystemTime,
     phase: watch::Sender<Phase>,
+    /// Whether a client asked for the end.
+    end_was_asked_for: AtomicBool,
     /// Every admission holds a receiver.
     admitted: watch::Sender<()>,
     model: Arc<OnceLock<SharedModel>>,
@@ -95,6 +97,7 @@ impl App {
             unfit: Throttle::default(),
             started: SystemTime::now(),
             phase: watch::Sender::new(Phase::Serving),
+            end_was_asked_for: AtomicBool::new(false),
             admitted: watch::Sender::new(()),
             model,
             grammars: OnceLock::new(),
@@ -126,6 +129,17 @@ impl App {
 
     pub(crate) fn phase(&self) -> &watch::Sender<Phase> {
         &self.phase
+    }
+
+    /// Begins the end that a client asks for.
+    pub(crate) fn ask_for_end(&self) {
+        self.end_was_asked_for.store(true, Ordering::Relaxed);
+        self.advance_to(Phase::Draining);
+    }
+
+    /// Whether a client asked for the end, and not whoever runs this process.
+    pub(crate) fn end_was_asked_for(&self) -> bool {
+        self.end_was_asked_for.load(Ordering::Relaxed)
     }
 
     /// Goes forward to `phase`, unless a later one has begun.

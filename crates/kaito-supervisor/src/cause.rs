@@ -21,6 +21,7 @@ pub(crate) fn over(over: &Over) -> String {
         }
         Over::Unfit { said, stopped } if stopped.is_empty() => said.trim_end_matches('.').to_owned(),
         Over::Unfit { said, stopped } => format!("{} ({})", said.trim_end_matches('.'), processes(stopped)),
+        Over::ShutDown => "a client asked for it (/shutdown)".to_owned(),
         Over::Done => "rank 0 was told to end".to_owned(),
     }
 }
@@ -76,6 +77,8 @@ fn cause(coordinator: &Coordinator, now: Instant) -> Option<String> {
         if runs {
             let phases = each(&|rank, known| Some(format!("rank {rank}: {}", starting(known))));
             sentences.push(format!("They start (incarnation {incarnation}): {}", phases.join("; ")));
+        } else if coordinator.is_held(now) {
+            sentences.push("They start again with the front".to_owned());
         } else {
             let missing = each(&|rank, known| missing(known, now).map(|what| format!("rank {rank} {what}")));
             if !missing.is_empty() {

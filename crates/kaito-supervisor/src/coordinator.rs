@@ -19,6 +19,8 @@ pub const LOST: Duration = Duration::from_secs(10);
 /// For how long the front of a model that was ready may say that the engine is not fit, or that it is stuck where the model was not ready
 /// in this incarnation.
 pub(crate) const UNFIT: Duration = Duration::from_secs(60);
+/// For how long after a shutdown an answer of the front may still be the one of before.
+const HELD: Duration = Duration::from_secs(5);
 /// How many supervisors of a rank are remembered after others have taken their place, so that what comes of them late is known.
 const REMEMBERED: usize = 8;
 
@@ -35,6 +37,8 @@ pub(crate) enum Over {
     Left { rank: usize },
     /// The front says that the engine is stuck, or not fit for too long; what it says, and which processes were stopped.
     Unfit { said: String, stopped: Vec<(usize, Process)> },
+    /// A client of the front asked for the end.
+    ShutDown,
     /// Rank 0 was told to end, and its front has answered its last requests.
     Done,
 }
@@ -81,6 +85,8 @@ pub struct Coordinator {
     pub(crate) over: Option<Over>,
     pub(crate) ranks: Vec<Rank>,
     front: Option<Health>,
+    /// After a shutdown: until when no incarnation starts, and then not before there is a front again.
+    held: Option<Instant>,
     /// Whether rank 0 was told to end, and whether no other incarnation is to start.
     leaves: bool,
     done: bool,
@@ -96,6 +102,7 @@ impl Coordinator {
             over: None,
             ranks: (0..ranks).map(|_| Rank::default()).collect(),
             front: None,
+            held: None,
             leaves: false,
             done: false,
         }
@@ -218,6 +225,19 @@ impl Coordinator {
         self.front.as_ref()
     }
 
+    /// Takes that a client asked the front for the end: all engines end, and start again for the next front.
+    pub fn shut_down(&mut self, now: Instant) {
+        self.held = now.checked_add(HELD);
+        self.end(Over::ShutDown);
+    }
+
+    /// Whether engines wait for the front that comes after a shutdown.
+    pub(crate) fn is_held(&self, now: Instant) -> bool {
+        self.held.is_some_and(|until| {
+            now < until || !matches!(self.front, Some(Health::Ready | Health::Stuck(_) | Health::Unfit(_)))
+        })
+    }
+
     /// Takes that rank 0 was told to end.
     pub fn leave(&mut self) {
         self.leaves = true;
@@ -241,11 +261,15 @@ impl Coordinator {
             if let Some(rank) = self.ranks.iter().position(|rank| !rank.is_there(now)) {
                 self.end(Over::Lost { rank });
             }
-        } else if !self.done && self.ranks.iter().all(|rank| rank.idle && !rank.exit && rank.is_there(now)) {
+        } else if !self.done
+            && !self.is_held(now)
+            && self.ranks.iter().all(|rank| rank.idle && !rank.exit && rank.is_there(now))
+        {
             // A rank that was told to end does not start any more.
             if self.ranks.iter().filter_map(|rank| rank.report.as_ref()).any(|report| report.leaves) {
                 return;
             }
+            self.held = None;
             self.current.number += 1;
             self.running = Some(Running { ready: false, wrong: None });
             tracing::info!(incarnation = self.current.number, ranks = self.ranks.len(), "all ranks start");

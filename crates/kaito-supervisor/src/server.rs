@@ -46,6 +46,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         .route("/readyz", get(readyz))
         .route("/ranks", get(ranks))
         .route("/ranks/{rank}", post(report))
+        .route("/shutdown", post(shut_down))
         .with_state(shared);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -102,14 +103,32 @@ async fn ranks(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
+/// A web page cannot send JSON without asking, which nothing here allows.
+fn is_json(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/json")
+}
+
+async fn shut_down(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    if !is_json(&headers) {
+        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a shutdown is application/json");
+    }
+    let Some(mut coordinator) = shared.coordinator() else { return elsewhere(&shared) };
+    if !shared.has_front {
+        return refused(StatusCode::CONFLICT, "without --front nobody would start the engines again");
+    }
+    coordinator.shut_down(Instant::now());
+    drop(coordinator);
+    shared.wake();
+    Json(json!({})).into_response()
+}
+
 async fn report(
     State(shared): State<Arc<Shared>>,
     Path(rank): Path<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    // A web page cannot send it without asking, which nothing here allows.
-    if headers.get(CONTENT_TYPE).is_none_or(|kind| kind != "application/json") {
+    if !is_json(&headers) {
         return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a report is application/json");
     }
     let bytes = match time::timeout(BODY_TIME, body::to_bytes(body, MAX_REPORT)).await {

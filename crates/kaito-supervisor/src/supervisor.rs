@@ -70,7 +70,7 @@ pub(crate) struct Shared {
     pub(crate) first: Option<String>,
     /// Rank 0's decisions.
     coordinator: Option<Mutex<Coordinator>>,
-    has_front: bool,
+    pub(crate) has_front: bool,
     /// Why this rank is not ready, beside what the front says.
     unready: Mutex<Option<String>>,
     wake: Arc<Notify>,

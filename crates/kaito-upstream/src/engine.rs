@@ -232,6 +232,13 @@ impl Engine {
         }
     }
 
+    /// Has its supervisor end it, if it has one.
+    pub(crate) async fn shut_down(&self) {
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.shut_down().await;
+        }
+    }
+
     /// Has it looked at soon: something went wrong.
     pub(crate) fn look(&self) {
         self.look.notify_one();

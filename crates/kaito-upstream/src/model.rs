@@ -221,6 +221,10 @@ impl Model for Upstream {
         self.0.engine.cause()
     }
 
+    fn end_engine(&self) -> BoxFuture<'_, ()> {
+        self.0.engine.shut_down().boxed()
+    }
+
     fn engine_metrics(&self) -> BoxFuture<'_, Option<String>> {
         self.0.engine.metrics().boxed()
     }

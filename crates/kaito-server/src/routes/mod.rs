@@ -20,7 +20,7 @@ use self::table::Answer;
 pub(crate) use self::table::{Access, Family, ROUTES, Route, Verb, family, is_work, label, parser};
 use crate::error::{self, ApiError};
 use crate::record::{self, Record};
-use crate::state::{App, Phase};
+use crate::state::App;
 use crate::{auth, cross_origin, framing, health, host, page};
 
 /// The address of the client.
@@ -116,7 +116,7 @@ async fn shut_down(
 ) -> Result<Response, ApiError> {
     auth::check_shutdown(&app.options.api_keys, &hosts, peer, &uri, &headers)?;
     tracing::info!(%peer, "shutdown requested");
-    app.advance_to(Phase::Draining);
+    app.ask_for_end();
     Ok(Json(json!({})).into_response())
 }
 

@@ -387,3 +387,28 @@ fn a_rank_that_was_told_to_end_is_waited_for_until_another_is_in_its_place() {
     }
     assert!(world.all_run());
 }
+
+#[test]
+fn after_a_shutdown_no_engine_runs_until_there_is_another_front() {
+    let mut world = running();
+    world.happen(Event::Front(Health::Ready));
+    world.coordinator.shut_down(world.now);
+    // An answer of before that came late, then the last ones of the front that ends.
+    for health in [Health::Ready, Health::Drains, Health::Gone, Health::Gone] {
+        world.happen(Event::Front(health));
+        for _ in 0..4 {
+            world.round(0..3);
+        }
+        assert!(world.ranks.iter().all(|truth| truth.state == State::Idle), "{:?}", world.coordinator);
+    }
+    let said = cause(&world);
+    assert!(
+        said.contains("a client asked for it (/shutdown)") && said.contains("start again with the front"),
+        "{said}"
+    );
+    world.happen(Event::Front(Health::Unfit("The model is loading".to_owned())));
+    for _ in 0..4 {
+        world.round(0..3);
+    }
+    assert!(world.all_run());
+}

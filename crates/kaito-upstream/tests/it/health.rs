@@ -60,7 +60,12 @@ async fn supervisor(cause: &Arc<Mutex<Value>>) -> String {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = [0; 4096];
             let read = stream.read(&mut head).await.unwrap();
-            assert!(head[..read].starts_with(b"GET /ranks "), "{}", String::from_utf8_lossy(&head[..read]));
+            let head = String::from_utf8_lossy(&head[..read]);
+            if head.starts_with("POST /shutdown ") {
+                *cause.lock().unwrap() = json!("shut down");
+            } else {
+                assert!(head.starts_with("GET /ranks "), "{head}");
+            }
             let body = cause.lock().unwrap().to_string();
             let length = body.len();
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
@@ -214,4 +219,20 @@ async fn the_engines_own_metrics_stand_below_ours() {
     let distinct: std::collections::BTreeSet<_> = types.iter().collect();
     assert_eq!(distinct.len(), types.len(), "a family is there twice");
     front.server.stop().await;
+}
+
+/// A client that ends the server ends all of it; whoever runs the server may start it again before the same engine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_that_a_client_asks_for_is_passed_on_to_the_supervisor() {
+    for asked_for in [true, false] {
+        let cause = Arc::new(Mutex::new(json!({ "cause": null, "ranks": [] })));
+        let url = supervisor(&cause).await;
+        let front = Front::with(options(), |upstream| UpstreamOptions { supervisor: Some(url), ..upstream }).await;
+        becomes(&front, 200, "it is well").await;
+        if asked_for {
+            assert_eq!(front.server.request("/shutdown", &json!({})).send().await.unwrap().status(), 200);
+        }
+        front.server.stop().await;
+        assert_eq!(*cause.lock().unwrap() == "shut down", asked_for);
+    }
 }

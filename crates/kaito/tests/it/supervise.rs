@@ -426,6 +426,23 @@ fn engines_end_when_the_front_has_answered_its_last_requests() {
 }
 
 #[test]
+fn a_shutdown_ends_all_processes_of_all_ranks_until_there_is_another_front() {
+    let front = Front::start();
+    let ranks = Ranks::start([0, 1, 2], &["--front", &front.url]);
+    ranks.first().wait_until("all run", all_run(1));
+    front.says(Some((503, "The server is shutting down.")));
+    assert_eq!(ranks.first().client.post("/shutdown", "{}").0, 200);
+    ranks.mark.wait_until_gone();
+    front.wait_until_asked(9);
+    assert_eq!(ranks.mark.processes(), []);
+    front.says(Some((503, "The model is loading.")));
+    ranks.first().wait_until("all run again", all_run(2));
+    // Another rank, and one that nobody would start again, end nothing.
+    assert_eq!(ranks.supervised[1].client.post("/shutdown", "{}").0, 404);
+    assert!(all_run(2)(&ranks.first().overview().unwrap()));
+}
+
+#[test]
 fn a_rank_alone_that_is_told_to_end_is_replaced() {
     let mut ranks = Ranks::start([0, 1, 2], &[]);
     ranks.first().wait_until("all run", all_run(1));
