@@ -54,11 +54,12 @@ fn phases(together: usize) -> Vec<Phase> {
         phase(None, 1, cases![guide: as_it_is_written]),
         phase(Some(Provisioner::None), 1, cases![printed: as_in_the_documentation]),
         phase(Some(Provisioner::None), 1, cases![rollouts: another_tag_restarts_one_model_at_a_time]),
+        // Its engines need the processors, of which the others would lack the time that they are given.
+        phase(Some(Provisioner::None), 1, cases![ranks: two_nodes_serve_one_model]),
         phase(
             Some(Provisioner::None),
             together,
             cases![
-                ranks: two_nodes_serve_one_model;
                 manifests: examples, documentation;
                 nodes:
                     missing_nodes_are_counted_and_explained, preferred_nodes_come_first, a_node_that_fails_and_returns,
