@@ -77,9 +77,12 @@ pub fn plan(
     let wanted_nodes = usize::try_from(workspace.resource.count).unwrap_or(0);
     let is_chosen = |node: &str| choice.chosen.iter().any(|chosen| name(&chosen.metadata) == node);
     let is_expected = |node: &str| choice.expected_back.iter().any(|expected| name(&expected.metadata) == node);
-    // The node is ready, but a taint keeps pods off it for an unknown time.
-    let is_tainted =
-        |node: &str| choice.turned_down.iter().any(|(name, why)| name == node && matches!(why, TurnedDown::Tainted(_)));
+    // The node is ready, but a taint keeps pods off it for an unknown time. Those that follow readiness go by themselves.
+    let lasts = |why: &TurnedDown| match why {
+        TurnedDown::Tainted(taints) => !taints.iter().all(taints::follows_readiness),
+        _ => false,
+    };
+    let is_tainted = |node: &str| choice.turned_down.iter().any(|(name, why)| name == node && lasts(why));
     let hosts = hosts(observed);
     let mut plan = ClaimPlan::default();
 

@@ -306,6 +306,19 @@ fn a_claimed_node_that_is_tainted_is_replaced_until_the_taint_goes() {
     assert_eq!(condition(&workspace, ConditionType::ResourceReady).0, "True");
 }
 
+/// The cluster removes the taint of a node that was not ready a moment after it is; a claim may be ready before.
+#[test]
+fn a_claimed_node_whose_taint_follows_its_readiness_is_no_reason_for_another_claim() {
+    let mut workspace = preset("falcon-7b", 1);
+    let mut observed = with_karpenter([]);
+    settle(&mut workspace, &mut observed, &karpenter());
+    edit(&mut observed, 0, fulfilled("a"));
+    let taint = json!({"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]});
+    observed.nodes = super::fixtures::observed([with(made_for_us("a"), "/spec", taint)]).nodes;
+    settle(&mut workspace, &mut observed, &karpenter());
+    assert_eq!(claims(&observed).len(), 1, "{:?}", condition(&workspace, ConditionType::ResourceReady));
+}
+
 /// A node that starts has taints that the cluster removes later.
 #[test]
 fn a_claimed_node_that_is_not_ready_as_a_claim_is_waited_for() {
