@@ -12,6 +12,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// So often the engine may fail on a request that it had taken, without a token in between: perhaps it is this request that kills it,
 /// and it is not to do so again and again.
 const MOST_LOSSES: u32 = 3;
+/// Failures closer to each other than this count as one: an engine that dies answers with errors for as long as it takes to end it.
+const APART: Duration = Duration::from_secs(10);
 
 /// Why an attempt came to no end.
 #[derive(Debug)]
@@ -83,18 +85,20 @@ pub(crate) struct Patience {
     limit: Duration,
     since: Option<Instant>,
     losses: u32,
+    /// When a loss was counted last.
+    lost: Option<Instant>,
     pause: Duration,
 }
 
 impl Patience {
     /// That of a request which may wait so long for the engine at `engine`.
     pub(crate) fn new(engine: &str, limit: Duration) -> Self {
-        Self { engine: engine.to_owned(), limit, since: None, losses: 0, pause: FIRST_PAUSE }
+        Self { engine: engine.to_owned(), limit, since: None, losses: 0, lost: None, pause: FIRST_PAUSE }
     }
 
     /// There was progress: what failed before is forgotten.
     pub(crate) fn renew(&mut self) {
-        (self.since, self.losses, self.pause) = (None, 0, FIRST_PAUSE);
+        (self.since, self.losses, self.lost, self.pause) = (None, 0, None, FIRST_PAUSE);
     }
 
     /// Returns when there is to be another attempt.
@@ -108,7 +112,10 @@ impl Patience {
         };
         let now = Instant::now();
         let waited = now - *self.since.get_or_insert(now);
-        self.losses += u32::from(taken);
+        if taken && self.lost.is_none_or(|lost| now - lost >= APART) {
+            self.losses += 1;
+            self.lost = Some(now);
+        }
         tracing::debug!(engine = self.engine, cause, waited_ms = waited.as_millis(), "a request lost its engine");
         if self.losses >= MOST_LOSSES {
             let fault = format!("failed on this request {MOST_LOSSES} times without a token in between: {cause}");
@@ -182,16 +189,18 @@ mod tests {
         assert_eq!(began.elapsed().as_secs(), 10);
         assert_eq!(error.to_string(), "the engine at http://engine:8000 is away since 10 s: refused; try again later");
 
-        let mut patience = Patience::new(ENGINE, Duration::from_secs(10));
-        for _ in 0..2 {
-            patience.after(Failure::lost("reset")).await.unwrap();
-        }
+        let mut patience = Patience::new(ENGINE, Duration::from_secs(60));
+        patience.after(Failure::lost("reset")).await.unwrap();
         patience.renew();
-        for _ in 0..2 {
-            patience.after(Failure::lost("reset")).await.unwrap();
-        }
-        let error = patience.after(Failure::lost("reset")).await.unwrap_err();
+        let began = Instant::now();
+        let error = loop {
+            if let Err(error) = patience.after(Failure::lost("reset")).await {
+                break error;
+            }
+        };
         assert_eq!(error.kind(), ErrorKind::Upstream);
+        // The first of three, and two of those that came at least ten seconds after the one before.
+        assert_eq!(began.elapsed().as_secs() / 2, 10);
 
         let mut impatient = Patience::new(ENGINE, Duration::ZERO);
         assert_eq!(impatient.after(refused()).await.unwrap_err().kind(), ErrorKind::UpstreamAway);

@@ -120,11 +120,13 @@ async fn an_engine_that_does_not_come_back_ends_the_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_on_which_the_engine_fails_again_and_again_is_given_up() {
     let front = Front::start().await;
-    front.engine.next(vec![Fault::Cut(2), Fault::Cut(0), Fault::Cut(0)]);
+    // Failures that follow each other fast count as one.
+    let faults: Vec<_> = std::iter::once(Fault::Cut(2)).chain((0..1000).map(|_| Fault::Cut(0))).collect();
+    front.engine.next(faults);
     let (status, said) = error(front.server.post(COMPLETIONS, &tokens(9)).await).await;
     assert_eq!(status, 502);
     assert!(said.contains("failed on this request 3 times without a token in between"), "{said}");
-    assert_eq!(front.engine.requests().len(), 3, "it is asked again");
+    assert!(front.engine.requests().len() > 3, "it is asked again");
     front.server.stop().await;
 }
 
