@@ -42,7 +42,7 @@ pub fn parts(adapters: &[AdapterSpec]) -> Result<Parts, Problem> {
             }
             (true, None, Some(image)) => {
                 if parts.fetchers.is_empty() {
-                    parts.volumes.push(empty_dir(VOLUME, None));
+                    parts.volumes.push(empty_dir(VOLUME));
                 }
                 parts.fetchers.push(fetcher(name, image, &path));
                 parts.mounts.push(VolumeMount { name: VOLUME.to_owned(), sub_path: Some(name.clone()), ..mount });

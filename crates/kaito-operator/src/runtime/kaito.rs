@@ -31,7 +31,7 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
     }
     let healthy = Check::Http("/healthz");
     // The root is read-only.
-    let mounted = launch.weights.mounted().into_iter().chain([folder("tmp", "/tmp", None)]);
+    let mounted = launch.weights.mounted().into_iter().chain([folder("tmp", "/tmp")]);
     let (volumes, mounts) = mounted.unzip();
     let container = Container {
         command: Some(strings(&["kaito"])),

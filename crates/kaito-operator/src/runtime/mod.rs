@@ -274,8 +274,8 @@ fn container_port(name: &str, port: u16) -> ContainerPort {
 type Mounted = (Volume, VolumeMount);
 
 /// A folder that can be written to, at `path`.
-fn folder(volume: &str, path: &str, medium: Option<&str>) -> Mounted {
-    (empty_dir(volume, medium), mount(volume, path))
+fn folder(volume: &str, path: &str) -> Mounted {
+    (empty_dir(volume), mount(volume, path))
 }
 
 fn mount(volume: &str, path: &str) -> VolumeMount {
@@ -283,12 +283,8 @@ fn mount(volume: &str, path: &str) -> VolumeMount {
 }
 
 /// An emptyDir volume, which lives as long as its pod.
-pub fn empty_dir(name: &str, medium: Option<&str>) -> Volume {
-    Volume {
-        name: name.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource { medium: medium.map(str::to_owned), size_limit: None }),
-        ..Volume::default()
-    }
+pub fn empty_dir(name: &str) -> Volume {
+    Volume { name: name.to_owned(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() }
 }
 
 fn variable(name: &str, value: &str) -> EnvVar {

@@ -94,7 +94,7 @@ impl Weights<'_> {
                 }),
                 ..Volume::default()
             },
-            Self::Copied(_) | Self::Pulled { .. } | Self::Downloaded { claim: None, .. } => empty_dir(VOLUME, None),
+            Self::Copied(_) | Self::Pulled { .. } | Self::Downloaded { claim: None, .. } => empty_dir(VOLUME),
         };
         Some((volume, VolumeMount { read_only: Some(true), ..mount(VOLUME, WEIGHTS) }))
     }
@@ -124,7 +124,7 @@ impl Weights<'_> {
                     volume_mounts: Some(vec![mount(TOOL, TOOL_FOLDER)]),
                     ..container(TOOL, kaito)
                 };
-                Fetching { containers: vec![tool, fetcher], volumes: vec![empty_dir(TOOL, None)] }
+                Fetching { containers: vec![tool, fetcher], volumes: vec![empty_dir(TOOL)] }
             }
             Self::Pulled { image, secrets } => {
                 let mut fetcher = filled(kaito, &["kaito"], extract(image));

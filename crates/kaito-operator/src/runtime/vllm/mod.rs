@@ -48,8 +48,8 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
     }
     let (mut volumes, weights): (Vec<_>, Vec<_>) = launch.weights.mounted().into_iter().unzip();
     // The roots are read-only.
-    let (tmp, of_server) = folder("tmp", "/tmp", None);
-    let (engine_tmp, of_engine) = folder("engine-tmp", "/tmp", None);
+    let (tmp, of_server) = folder("tmp", "/tmp");
+    let (engine_tmp, of_engine) = folder("engine-tmp", "/tmp");
     volumes.extend([tmp, engine_tmp]);
     let (shared, of_shared) = shared_memory(launch.gpus);
     let (program, installs, of_program) = supervisor::installed(launch.image);

@@ -24,7 +24,7 @@ pub const GRACE_SECONDS: u32 = 5;
 
 /// The volume with the program, the init container that copies it there from the server's image, and where the engine has it.
 pub fn installed(image: &str) -> (Volume, Container, VolumeMount) {
-    let (volume, mount) = folder(NAME, FOLDER, None);
+    let (volume, mount) = folder(NAME, FOLDER);
     let installs = Container {
         command: Some(strings(&["kaito"])),
         args: Some(strings(&["supervise", "--install", PROGRAM])),
