@@ -69,6 +69,12 @@ fn resolve(packing: &Packing, weights: &ModelWeights, dtype: DType, available: u
     let blocks = if packing.dtype.is_none() { repacked_bytes(weights) } else { 0 };
     let held = if blocks == 0 { Held::Floats(dtype) } else { Held::Blocks };
     let fits = blocks <= available;
+    let is_fast = |compute| match compute {
+        Compute::Exact => true,
+        Compute::Bf16 => Compute::has_fast_bf16(),
+        Compute::Int8 => Compute::has_fast_int8() && fits,
+    };
+    let compute = packing.compute.resolve(held, is_fast).map_err(unsupported)?;
     if !fits && packing.compute != ComputeChoice::Exact {
         tracing::warn!(
             weights_mib = blocks >> 20,
@@ -76,12 +82,7 @@ fn resolve(packing: &Packing, weights: &ModelWeights, dtype: DType, available: u
             "the free memory has no room for weights that are repacked for products in int8"
         );
     }
-    let is_fast = |compute| match compute {
-        Compute::Exact => true,
-        Compute::Bf16 => Compute::has_fast_bf16(),
-        Compute::Int8 => Compute::has_fast_int8() && fits,
-    };
-    Ok(packing.compute.resolve(held, is_fast).map_err(unsupported)?)
+    Ok(compute)
 }
 
 /// The matrices in blocks that products multiply: all but the embedding, of which a step takes rows.
