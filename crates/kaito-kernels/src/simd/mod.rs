@@ -73,6 +73,11 @@ pub(crate) trait Simd: Copy {
     fn prefetch(self, p: *const u8) {
         prefetch(p);
     }
+    /// The same, into the first level cache.
+    #[inline(always)]
+    fn prefetch_first_level(self, p: *const u8) {
+        prefetch_first_level(p);
+    }
     /// # Safety
     /// `LANES` elements can be written at `p`.
     unsafe fn store(self, p: *mut f32, v: Self::Vector);
@@ -226,6 +231,23 @@ pub(crate) fn prefetch(p: *const u8) {
     // SAFETY: a hint, which faults at no address.
     unsafe {
         std::arch::asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
+}
+
+/// The same, into the first level cache.
+#[inline(always)]
+fn prefetch_first_level(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags));
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = p;
