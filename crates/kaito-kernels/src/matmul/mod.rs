@@ -24,7 +24,7 @@ pub use self::{
 };
 use self::{
     compute::{Form, widening_competes},
-    element::{Bf16, Element, F16, F32},
+    element::{Element, F32, with_element},
     input::MAX_TILE_TOKENS,
     tile::{MAX_SEGMENT_TOKENS, Product, strip_rows},
     weight_rows::WeightRows,
@@ -32,7 +32,7 @@ use self::{
 #[cfg(target_arch = "x86_64")]
 use crate::simd::dispatch_bf16_pairs;
 use crate::{
-    DType, MatrixRef, RowsMut, ThreadPool,
+    MatrixRef, RowsMut, ThreadPool,
     partition::{Part, PartMut, PartSizes, Partition},
     simd::{Kernel, PREFETCH_DISTANCE, Simd, dispatch},
 };
@@ -132,11 +132,7 @@ impl Kernel for PartProduct<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.weight.dtype() {
-            DType::F32 => self.run_typed::<S, F32>(simd),
-            DType::Bf16 => self.run_typed::<S, Bf16>(simd),
-            DType::F16 => self.run_typed::<S, F16>(simd),
-        }
+        with_element!(self.weight.dtype(), |E| self.run_typed::<S, E>(simd));
     }
 }
 
