@@ -91,29 +91,32 @@ fn plain(pool: &ThreadPool, filter: &str, memory: &ReadMemory) -> f64 {
     for dtype in [DType::Bf16, DType::F16, DType::F32] {
         // Three of Llama-2-7B's, and three of TinyLlama's.
         for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008), (2048, 2048), (5632, 2048), (2048, 5632)] {
+            let name = |tokens: usize, compute: Compute| format!("{dtype} {rows} x {cols}, {tokens} tokens, {compute}");
+            let cases = [1, 2, 4, 8, 16, 64, 256, 512]
+                .into_iter()
+                .flat_map(|tokens| [Compute::Exact, Compute::Bf16].map(|compute| (tokens, compute)))
+                .filter(|&(_, compute)| dtype != DType::F32 || compute == Compute::Exact);
+            let wanted: Vec<_> = cases.filter(|&(tokens, compute)| name(tokens, compute).contains(filter)).collect();
+            if wanted.is_empty() {
+                continue;
+            }
             // So many layers that weights come from memory and not from a cache, as they do in a model.
             let layers = (MEMORY_BYTES / (rows * cols * dtype.size())).max(1);
             let bytes = weights(dtype, layers * rows * cols);
-            for tokens in [1, 2, 4, 8, 16, 64, 256, 512] {
-                for compute in [Compute::Exact, Compute::Bf16] {
-                    let name = format!("{dtype} {rows} x {cols}, {tokens} tokens, {compute}");
-                    if !name.contains(filter) || (dtype == DType::F32 && compute == Compute::Bf16) {
-                        continue;
-                    }
-                    // Many tokens are bound by arithmetic: fewer layers show the same.
-                    let layers = layers.min((256 / tokens).max(1));
-                    let bytes = &bytes[..layers * rows * cols * dtype.size()];
-                    let seconds = matmuls(pool, dtype, compute, [rows, cols], bytes, tokens);
-                    let (unit, products) = match dtype {
-                        DType::Bf16 | DType::F16 if tiles.is_some() => (TILES, tile_products(dtype, compute)),
-                        DType::Bf16 if pairs.is_some() && compute == Compute::Bf16 => (PAIRS, 1.0),
-                        _ => (MULTIPLY_ADD, 1.0),
-                    };
-                    let operations = (2 * rows * cols * layers * tokens) as f64;
-                    results.push((name, bytes.len(), operations, seconds, unit, products));
-                    let again = limits();
-                    limit.iter_mut().zip(again).for_each(|(best, rate)| *best = best.max(rate));
-                }
+            for (tokens, compute) in wanted {
+                // Many tokens are bound by arithmetic: fewer layers show the same.
+                let layers = layers.min((256 / tokens).max(1));
+                let bytes = &bytes[..layers * rows * cols * dtype.size()];
+                let seconds = matmuls(pool, dtype, compute, [rows, cols], bytes, tokens);
+                let (unit, products) = match dtype {
+                    DType::Bf16 | DType::F16 if tiles.is_some() => (TILES, tile_products(dtype, compute)),
+                    DType::Bf16 if pairs.is_some() && compute == Compute::Bf16 => (PAIRS, 1.0),
+                    _ => (MULTIPLY_ADD, 1.0),
+                };
+                let operations = (2 * rows * cols * layers * tokens) as f64;
+                results.push((name(tokens, compute), bytes.len(), operations, seconds, unit, products));
+                let again = limits();
+                limit.iter_mut().zip(again).for_each(|(best, rate)| *best = best.max(rate));
             }
         }
     }
