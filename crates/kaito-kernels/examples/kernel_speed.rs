@@ -3,7 +3,7 @@
 //! `cargo run --release -p kaito-kernels --example kernel_speed [threads] [part of a name]`
 //!
 //! The environment variable `KAITO_KERNELS` chooses the kernels. Products with weights of 16 bits are measured in each way to compute them, next to
-//! the limit of the units that they take: fused multiply-add, or a plain product of packed matrices by tile registers, of which exact
+//! the limit of the units that they take: fused multiply-add, products of pairs of bf16, or a plain product of packed matrices by tile registers, of which exact
 //! products take three.
 //!
 //! Figures are the best of several rounds, in which the limits and the kernels take turns: on a busy machine the best
@@ -25,6 +25,11 @@ use self::time_on_core::time_on_core;
 const ROUNDS: usize = 5;
 /// More than the caches hold.
 const MEMORY_BYTES: usize = 512 << 20;
+
+// Places of limits of arithmetic, after that of reading memory.
+const MULTIPLY_ADD: usize = 1;
+const PAIRS: usize = 2;
+const TILES: usize = 3;
 
 fn main() -> std::io::Result<()> {
     let threads = std::env::args().nth(1).and_then(|arg| arg.parse().ok());
@@ -75,49 +80,63 @@ fn main() -> std::io::Result<()> {
 fn plain(pool: &ThreadPool, filter: &str, memory: &ReadMemory) -> f64 {
     let multiply_add = Arithmetic::new(Unit::F32);
     let tiles = tile_product(TileElements::Bf16);
-    let limits = || [read_bandwidth(pool, memory), peak(pool, multiply_add), best_rate(pool, tiles.as_ref())];
+    let by_pairs = KernelLevel::chosen() == KernelLevel::Avx512 && Compute::has_fast_bf16();
+    let pairs = by_pairs.then(|| Arithmetic::new(Unit::Bf16Pairs));
+    let limits = || {
+        let pairs = pairs.map_or(0.0, |pairs| peak(pool, pairs));
+        [read_bandwidth(pool, memory), peak(pool, multiply_add), pairs, best_rate(pool, tiles.as_ref())]
+    };
     let mut limit = limits();
     let mut results = Vec::new();
     for dtype in [DType::Bf16, DType::F16, DType::F32] {
-        // Three of Llama-2-7B's, and two of TinyLlama's.
-        for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008), (5632, 2048), (2048, 5632)] {
+        // Three of Llama-2-7B's, and three of TinyLlama's.
+        for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008), (2048, 2048), (5632, 2048), (2048, 5632)] {
+            let name = |tokens: usize, compute: Compute| format!("{dtype} {rows} x {cols}, {tokens} tokens, {compute}");
+            let cases = [1, 2, 4, 8, 16, 64, 256, 512]
+                .into_iter()
+                .flat_map(|tokens| [Compute::Exact, Compute::Bf16].map(|compute| (tokens, compute)))
+                .filter(|&(_, compute)| dtype != DType::F32 || compute == Compute::Exact);
+            let wanted: Vec<_> = cases.filter(|&(tokens, compute)| name(tokens, compute).contains(filter)).collect();
+            if wanted.is_empty() {
+                continue;
+            }
             // So many layers that weights come from memory and not from a cache, as they do in a model.
             let layers = (MEMORY_BYTES / (rows * cols * dtype.size())).max(1);
             let bytes = weights(dtype, layers * rows * cols);
-            for tokens in [1, 2, 4, 8, 16, 64, 256, 512] {
-                for compute in [Compute::Exact, Compute::Bf16] {
-                    let name = format!("{dtype} {rows} x {cols}, {tokens} tokens, {compute}");
-                    if !name.contains(filter) || (dtype == DType::F32 && compute == Compute::Bf16) {
-                        continue;
-                    }
-                    // Many tokens are bound by arithmetic: fewer layers show the same.
-                    let layers = layers.min((256 / tokens).max(1));
-                    let bytes = &bytes[..layers * rows * cols * dtype.size()];
-                    let seconds = matmuls(pool, dtype, compute, [rows, cols], bytes, tokens);
-                    let by_tiles = tiles.is_some() && dtype != DType::F32;
-                    let products = if by_tiles { tile_products(dtype, compute) } else { 1.0 };
-                    let operations = (2 * rows * cols * layers * tokens) as f64;
-                    results.push((name, bytes.len(), operations, seconds, by_tiles, products));
-                    let again = limits();
-                    limit.iter_mut().zip(again).for_each(|(best, rate)| *best = best.max(rate));
-                }
+            for (tokens, compute) in wanted {
+                // Many tokens are bound by arithmetic: fewer layers show the same.
+                let layers = layers.min((256 / tokens).max(1));
+                let bytes = &bytes[..layers * rows * cols * dtype.size()];
+                let seconds = matmuls(pool, dtype, compute, [rows, cols], bytes, tokens);
+                let (unit, products) = match dtype {
+                    DType::Bf16 | DType::F16 if tiles.is_some() => (TILES, tile_products(dtype, compute)),
+                    DType::Bf16 if pairs.is_some() && compute == Compute::Bf16 => (PAIRS, 1.0),
+                    _ => (MULTIPLY_ADD, 1.0),
+                };
+                let operations = (2 * rows * cols * layers * tokens) as f64;
+                results.push((name(tokens, compute), bytes.len(), operations, seconds, unit, products));
+                let again = limits();
+                limit.iter_mut().zip(again).for_each(|(best, rate)| *best = best.max(rate));
             }
         }
     }
-    let [bandwidth, flops, tile_product] = limit;
+    let (bandwidth, flops) = (limit[0], limit[MULTIPLY_ADD]);
     println!("reading memory {:.1} GB/s, fused multiply-add {:.0} GFLOP/s", bandwidth / 1e9, flops / 1e9);
+    if pairs.is_some() {
+        println!("products of pairs of bf16 {:.0} GFLOP/s", limit[PAIRS] / 1e9);
+    }
     if tiles.is_some() {
-        println!("plain product of bf16 by tile registers {:.0} GFLOP/s", tile_product / 1e9);
+        println!("plain product of bf16 by tile registers {:.0} GFLOP/s", limit[TILES] / 1e9);
     }
     println!("{:42} {:>8} {:>9} {:>10} {:>9}", "", "GB/s", "of limit", "GFLOP/s", "of limit");
-    for (name, bytes, operations, seconds, by_tiles, products) in results {
+    for (name, bytes, operations, seconds, unit, products) in results {
         let (read, computed) = (bytes as f64 / seconds, operations / seconds);
         println!(
             "{name:42} {:8.1} {:8.0}% {:10.1} {:8.0}%",
             read / 1e9,
             100.0 * read / bandwidth,
             computed / 1e9,
-            100.0 * computed * products / if by_tiles { tile_product } else { flops }
+            100.0 * computed * products / limit[unit]
         );
     }
     flops

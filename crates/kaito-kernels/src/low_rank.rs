@@ -9,10 +9,10 @@
 use std::{array, iter, mem, ops::Range};
 
 use crate::{
-    DType, MatrixRef, Rows, RowsMut, ThreadPool,
+    MatrixRef, Rows, RowsMut, ThreadPool,
     matmul::{
         BLOCK_COLUMNS,
-        element::{Bf16, Element, F16, F32},
+        element::{Element, with_element},
     },
     partition::{PartMut, Partition},
     simd::{Kernel, Level, MAX_LANES, Simd, dispatch},
@@ -172,11 +172,7 @@ impl Kernel for Down<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.down.dtype() {
-            DType::F32 => self.run_typed::<S, F32>(simd),
-            DType::Bf16 => self.run_typed::<S, Bf16>(simd),
-            DType::F16 => self.run_typed::<S, F16>(simd),
-        }
+        with_element!(self.down.dtype(), |E| self.run_typed::<S, E>(simd));
     }
 }
 
@@ -263,11 +259,7 @@ impl Kernel for Up<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.product.up.dtype() {
-            DType::F32 => self.run_typed::<S, F32>(simd),
-            DType::Bf16 => self.run_typed::<S, Bf16>(simd),
-            DType::F16 => self.run_typed::<S, F16>(simd),
-        }
+        with_element!(self.product.up.dtype(), |E| self.run_typed::<S, E>(simd));
     }
 }
 
@@ -324,7 +316,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
-    use crate::{matmul::tests::numbers, narrow};
+    use crate::{DType, matmul::tests::numbers, narrow};
 
     /// A product's matrices, with numbers that every element type has.
     struct Matrices {

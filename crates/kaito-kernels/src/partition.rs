@@ -195,6 +195,32 @@ impl PartMut<'_> {
         unsafe { std::slice::from_raw_parts_mut(self.first.add(token * self.stride + columns.start), columns.len()) }
     }
 
+    /// Sets elements of the row of `token`, or adds to them: those of `column` and of the columns `apart` from each other after it.
+    ///
+    /// # Panics
+    /// If the part does not have them.
+    #[inline(always)]
+    pub(crate) fn write_apart<const N: usize>(
+        &mut self,
+        token: usize,
+        column: usize,
+        apart: usize,
+        values: &[f32; N],
+        add: bool,
+    ) {
+        assert!(self.tokens.contains(&token));
+        // The distance is less than the number of columns: what follows does not overflow.
+        let len = self.columns.len();
+        assert!(N > 0 && self.columns.contains(&column) && (N == 1 || apart <= len));
+        assert!(column - self.columns.start + (N - 1) * apart < len);
+        for (i, value) in values.iter().enumerate() {
+            // SAFETY: just checked: the columns ascend from the first to the last, and a value of this type has these elements alone, see
+            // `Shared::part`.
+            let element = unsafe { &mut *self.first.add(token * self.stride + column + i * apart) };
+            *element = if add { *element + value } else { *value };
+        }
+    }
+
     /// Elements from a row to the next one.
     #[inline(always)]
     pub(crate) fn stride(&self) -> usize {
@@ -285,6 +311,34 @@ mod tests {
                 });
             };
             assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(reach)).is_err(), "{token} {columns:?}");
+        }
+    }
+
+    /// Rows of a strip lie apart, and none of them reaches beyond the part.
+    #[test]
+    fn elements_apart_are_written_and_no_others() {
+        let pool = ThreadPool::new(NonZeroUsize::MIN);
+        let write = |token: usize, column: usize, apart: usize, add: bool| {
+            let mut data = vec![1.0; 2 * 12];
+            RowsMut::new(&mut data, 12).for_each_part(
+                "rows",
+                &pool,
+                Partition::fixed(2, 2, 12, 8),
+                |part, mut output| {
+                    if part.columns.start == 0 {
+                        output.write_apart(token, column, apart, &[2.0, 3.0, 4.0], add);
+                    }
+                },
+            );
+            data
+        };
+        let set = write(1, 1, 3, false);
+        assert_eq!(set[12..20], [1.0, 2.0, 1.0, 1.0, 3.0, 1.0, 1.0, 4.0]);
+        assert!(set[..12].iter().chain(&set[20..]).all(|&y| y == 1.0));
+        assert_eq!(write(0, 5, 1, true)[..8], [1.0, 1.0, 1.0, 1.0, 1.0, 3.0, 4.0, 5.0]);
+        for (token, column, apart) in [(2, 0, 1), (0, 8, 1), (0, 6, 1), (0, 0, 4), (0, 0, usize::MAX / 2 + 1)] {
+            let beyond = std::panic::AssertUnwindSafe(|| write(token, column, apart, false));
+            assert!(std::panic::catch_unwind(beyond).is_err(), "{token} {column} {apart}");
         }
     }
 

@@ -156,7 +156,10 @@ impl QueryBlock {
         }
         let greatest = simd.greatest(lanes);
         let max = if greatest > self.max[i] { greatest } else { self.max[i] };
-        if max != self.max[i] {
+        if self.max[i] == f32::NEG_INFINITY {
+            // Nothing is summed up yet.
+            self.max[i] = max;
+        } else if max != self.max[i] {
             let correction = (self.max[i] - max).exp();
             self.max[i] = max;
             self.sum[i] *= correction;

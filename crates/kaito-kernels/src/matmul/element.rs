@@ -39,6 +39,28 @@ pub(crate) trait Element {
     }
 }
 
+/// Does `$work` where `$E` is the element type that `$dtype` names.
+macro_rules! with_element {
+    ($dtype:expr, |$E:ident| $work:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $E = $crate::matmul::element::F32;
+                $work
+            }
+            $crate::DType::Bf16 => {
+                type $E = $crate::matmul::element::Bf16;
+                $work
+            }
+            $crate::DType::F16 => {
+                type $E = $crate::matmul::element::F16;
+                $work
+            }
+        }
+    };
+}
+
+pub(crate) use with_element;
+
 pub(crate) struct F32;
 pub(crate) struct Bf16;
 pub(crate) struct F16;

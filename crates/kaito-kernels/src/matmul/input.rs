@@ -141,9 +141,10 @@ impl TiledInput {
         }
     }
 
-    /// The fewest tokens that a tile has.
-    pub(super) fn least_tile(&self) -> usize {
-        tiles_of(self.tokens).least()
+    /// The fewest and the most tokens that a tile has.
+    pub(super) fn tile_sizes(&self) -> (usize, usize) {
+        let tiles = tiles_of(self.tokens);
+        (tiles.least(), tiles.most())
     }
 }
 

@@ -24,7 +24,7 @@ pub use self::{
 };
 use self::{
     compute::{Form, widening_competes},
-    element::{Bf16, Element, F16, F32},
+    element::{Element, F32, with_element},
     input::MAX_TILE_TOKENS,
     tile::{MAX_SEGMENT_TOKENS, Product, strip_rows},
     weight_rows::WeightRows,
@@ -32,7 +32,7 @@ use self::{
 #[cfg(target_arch = "x86_64")]
 use crate::simd::dispatch_bf16_pairs;
 use crate::{
-    DType, MatrixRef, RowsMut, ThreadPool,
+    MatrixRef, RowsMut, ThreadPool,
     partition::{Part, PartMut, PartSizes, Partition},
     simd::{Kernel, PREFETCH_DISTANCE, Simd, dispatch},
 };
@@ -65,6 +65,9 @@ const PART_SIZES: PartSizes = PartSizes {
     least_products: 64 * 1024,
 };
 
+/// The same of few tokens: whole strips of 4, 6 or 8 rows.
+const FEW_PART_SIZES: PartSizes = PartSizes { least_blocks: 24, most_blocks: 96, ..PART_SIZES };
+
 /// `y[t][r] = sum_c x[t][c] * w[r][c]`, or `+=`: `input` has `weight.cols()` columns, `output` as many rows as it has tokens, of
 /// `weight.rows()`.
 ///
@@ -89,6 +92,7 @@ pub fn matmul(pool: &ThreadPool, input: &TiledInput, weight: MatrixRef, mut outp
         }
         return;
     }
+    let sizes = if tokens <= MAX_SEGMENT_TOKENS { &FEW_PART_SIZES } else { &PART_SIZES };
     let partition = |sizes| Partition::of_product(pool.threads(), tokens, rows, cols, sizes);
     let level = match input.form.0 {
         Form::Vectors(level) | Form::RoundedVectors(level) => level,
@@ -96,7 +100,7 @@ pub fn matmul(pool: &ThreadPool, input: &TiledInput, weight: MatrixRef, mut outp
         Form::Pairs => {
             // A pair is as large as an f32, and is read like one.
             let pairs = weight.as_pairs();
-            output.for_each_part("output", pool, partition(&PART_SIZES), |part, output| {
+            output.for_each_part("output", pool, partition(sizes), |part, output| {
                 dispatch_bf16_pairs(PairProduct(PartProduct { input, weight: pairs, output, mode, part }));
             });
             return;
@@ -109,7 +113,7 @@ pub fn matmul(pool: &ThreadPool, input: &TiledInput, weight: MatrixRef, mut outp
             return;
         }
     };
-    output.for_each_part("output", pool, partition(&PART_SIZES), |part, output| {
+    output.for_each_part("output", pool, partition(sizes), |part, output| {
         dispatch(level, PartProduct { input, weight, output, mode, part });
     });
 }
@@ -128,11 +132,7 @@ impl Kernel for PartProduct<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.weight.dtype() {
-            DType::F32 => self.run_typed::<S, F32>(simd),
-            DType::Bf16 => self.run_typed::<S, Bf16>(simd),
-            DType::F16 => self.run_typed::<S, F16>(simd),
-        }
+        with_element!(self.weight.dtype(), |E| self.run_typed::<S, E>(simd));
     }
 }
 
@@ -164,7 +164,8 @@ impl PartProduct<'_> {
         }
         let (rows, cols) = (self.part.columns.clone(), self.weight.cols());
         let few = self.input.tokens() <= MAX_SEGMENT_TOKENS;
-        let strip = if few { strip_rows::<S>(self.input.least_tile()) } else { rows.len() };
+        let (least, most) = self.input.tile_sizes();
+        let strip = if few { strip_rows::<S>(least, most) } else { rows.len() };
         // A single token's sums are few for the columns they take: keeping them would cost more than it saves.
         let segment = if few && self.input.tokens() > 1 { SEGMENT_VECTORS * S::LANES } else { BLOCK_COLUMNS };
         // Each row of a strip is a stream of its own (see `STREAMS`), which goes on where the strip before has left it.
@@ -182,6 +183,9 @@ impl PartProduct<'_> {
                 let columns = column..cols.min(column + BLOCK_COLUMNS);
                 let next = if self.input.tokens() == 1 {
                     self.address::<E>(r, column).wrapping_add(PREFETCH_DISTANCE)
+                } else if few && S::MANY_REGISTERS {
+                    // A whole strip ahead: what is computed meanwhile takes longer than memory does.
+                    if i + 1 < strips { self.address::<E>(r + 1, column) } else { std::ptr::null() }
                 } else if column + BLOCK_COLUMNS < cols {
                     self.address::<E>(r, column + BLOCK_COLUMNS)
                 } else if i + 1 < strips {

@@ -3,7 +3,7 @@ use std::num::NonZeroUsize;
 use proptest::prelude::*;
 
 use super::{tiles::Unit, *};
-use crate::{Rows, narrow, simd::Level};
+use crate::{DType, Rows, narrow, simd::Level};
 
 /// Numbers between -1 and 1 that repeat after 2^64 (the generator of Steele and Vigna's SplitMix64).
 pub(crate) fn numbers(seed: u64) -> impl FnMut() -> f32 {

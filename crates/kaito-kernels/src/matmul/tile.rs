@@ -4,7 +4,7 @@ use std::{hint::black_box, mem::MaybeUninit, ops::Range};
 
 use super::{
     element::Element,
-    input::{Tile, TiledInput},
+    input::{MAX_TILE_TOKENS, Tile, TiledInput},
     weight_rows::WeightRows,
 };
 use crate::{
@@ -26,7 +26,8 @@ pub(super) struct Product<'a, 'p, E> {
     pub apart: usize,
     /// Whether the sums are added to what is there.
     pub add: bool,
-    /// Columns of a segment: all tiles are multiplied by one before any is by the next.
+    /// Columns of a segment, where there are only 16 registers: all tiles are multiplied by one before any is by the next. With more
+    /// registers a strip has so many rows that a segment is all columns.
     pub segment: usize,
     /// The first of the weights that come next: as many rows at the same stride, which are prefetched meanwhile. Null if
     /// there are none.
@@ -40,6 +41,9 @@ struct Pass<'a> {
     /// Which weights are prefetched: those from here on, in all rows.
     next: *const u8,
     lines: Lines,
+    /// The next tile's values of these columns, which are prefetched while the last rows are computed. Null if there are none, or if
+    /// all tiles stay in the cache.
+    next_values: *const f32,
     /// The tile's first place among the sums that are kept.
     kept: usize,
 }
@@ -60,16 +64,25 @@ impl<E: Element> Kernel for Product<'_, '_, E> {
     }
 }
 
-/// The weight rows that all tiles of at least `tokens` tokens take at once: few tokens leave registers for more rows.
+/// The weight rows that all tiles of `least` to `most` tokens take at once: few tokens leave registers for more rows.
 #[inline(always)]
-pub(super) fn strip_rows<S: Simd>(tokens: usize) -> usize {
-    if S::MANY_REGISTERS && tokens <= 3 { MAX_STRIP_ROWS } else { 4 }
+pub(super) fn strip_rows<S: Simd>(least: usize, most: usize) -> usize {
+    match (least, most) {
+        _ if !S::MANY_REGISTERS => 4,
+        (..=3, _) => MAX_STRIP_ROWS,
+        (4, 4) => 6,
+        (5, 5) => 5,
+        _ => 4,
+    }
 }
 
 const MAX_STRIP_ROWS: usize = 8;
 
 /// A product whose columns are cut into segments has at most so many tokens, and [`MAX_STRIP_ROWS`].
 pub(super) const MAX_SEGMENT_TOKENS: usize = 16;
+
+/// Tiles that it has at most.
+const MAX_SEGMENT_TILES: usize = MAX_SEGMENT_TOKENS.div_ceil(MAX_TILE_TOKENS);
 
 /// Sums that wait for the next segment of columns, `[tile][row][token]`.
 type Kept<V> = [MaybeUninit<V>; MAX_STRIP_ROWS * MAX_SEGMENT_TOKENS];
@@ -81,8 +94,9 @@ impl<E: Element> Product<'_, '_, E> {
         let (rows, columns) = (self.weight.rows(), self.weight.columns().len());
         let first_token = self.input.tile_at(self.tiles.start).first_token;
         let mut kept: Kept<S::Vector> = [MaybeUninit::uninit(); MAX_STRIP_ROWS * MAX_SEGMENT_TOKENS];
-        for start in (0..columns).step_by(self.segment) {
-            let segment = start..columns.min(start + self.segment);
+        let length = if const { S::MANY_REGISTERS } { columns.max(1) } else { self.segment };
+        for start in (0..columns).step_by(length) {
+            let segment = start..columns.min(start + length);
             let next =
                 if segment.end < columns { self.weight.start().wrapping_add(segment.end * E::SIZE) } else { self.next };
             for i in self.tiles.clone() {
@@ -91,7 +105,13 @@ impl<E: Element> Product<'_, '_, E> {
                 let tiles = self.tiles.len();
                 let lines = Lines { first: (i - self.tiles.start) * CACHE_LINE, step: tiles * CACHE_LINE };
                 let kept_of_tile = (tile.first_token - first_token) * rows;
-                let pass = Pass { tile, columns: segment.clone(), next, lines, kept: kept_of_tile };
+                let next_values = if tiles > MAX_SEGMENT_TILES && i + 1 < self.tiles.end {
+                    let next = self.input.tile_at(i + 1);
+                    next.values.as_ptr().wrapping_add((self.weight.columns().start + start) * next.tokens)
+                } else {
+                    std::ptr::null()
+                };
+                let pass = Pass { tile, columns: segment.clone(), next, lines, next_values, kept: kept_of_tile };
                 // SAFETY: the segments come in order, and each goes through the same tiles and rows.
                 unsafe {
                     match pass.tile.tokens {
@@ -101,9 +121,9 @@ impl<E: Element> Product<'_, '_, E> {
                         2 => self.rows_of::<S, 4, 2>(simd, &pass, &mut kept),
                         3 if const { S::MANY_REGISTERS } => self.rows_of::<S, 8, 3>(simd, &pass, &mut kept),
                         3 => self.rows_of::<S, 4, 3>(simd, &pass, &mut kept),
-                        4 if const { S::MANY_REGISTERS } => self.rows_of::<S, 4, 4>(simd, &pass, &mut kept),
+                        4 if const { S::MANY_REGISTERS } => self.rows_of::<S, 6, 4>(simd, &pass, &mut kept),
                         4 => self.rows_of::<S, 2, 4>(simd, &pass, &mut kept),
-                        5 if const { S::MANY_REGISTERS } => self.rows_of::<S, 4, 5>(simd, &pass, &mut kept),
+                        5 if const { S::MANY_REGISTERS } => self.rows_of::<S, 5, 5>(simd, &pass, &mut kept),
                         5 => self.rows_of::<S, 2, 5>(simd, &pass, &mut kept),
                         6 if const { S::MANY_REGISTERS } => self.rows_of::<S, 4, 6>(simd, &pass, &mut kept),
                         6 => self.rows_of::<S, 2, 6>(simd, &pass, &mut kept),
@@ -126,13 +146,22 @@ impl<E: Element> Product<'_, '_, E> {
         kept: &mut Kept<S::Vector>,
     ) {
         let (mut r, rows) = (0, self.weight.rows());
-        // SAFETY: rows `r..r + R`, or row `r`, of all, in the same steps for each segment.
+        // SAFETY: rows `r..r + R`, four of them, or row `r`, of all, in the same steps for each segment.
         unsafe {
             // Blocks of rows are most of the code that this file becomes.
             if const { !S::IS_FALLBACK } {
-                while r + R <= rows {
-                    self.rows_at::<S, R, T>(simd, r, pass, kept);
-                    r += R;
+                // A few rows are rather taken by fours than some of them one by one.
+                if R <= 4 || rows.is_multiple_of(R) || rows >= 4 * R {
+                    while r + R <= rows {
+                        self.rows_at::<S, R, T>(simd, r, pass, kept);
+                        r += R;
+                    }
+                }
+                if const { R > 4 } {
+                    while r + 4 <= rows {
+                        self.rows_at::<S, 4, T>(simd, r, pass, kept);
+                        r += 4;
+                    }
                 }
             }
             while r < rows {
@@ -170,7 +199,7 @@ impl<E: Element> Product<'_, '_, E> {
         // No closures from here on: they are functions of their own, which are not compiled for the instruction set.
         let mut sums = [[simd.splat(0.0); T]; R];
         let first_kept = pass.kept + first_row * T;
-        if pass.columns.start > 0 {
+        if const { !S::MANY_REGISTERS } && pass.columns.start > 0 {
             for (i, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
                 // SAFETY: the segment before has left it there.
                 *sum = unsafe { kept[first_kept + i].assume_init() };
@@ -188,6 +217,7 @@ impl<E: Element> Product<'_, '_, E> {
         // With many tokens a cache line's columns are unrolled, so that their addresses are computed once for all of them. Few
         // tokens are bound by memory bandwidth, and best in short steps.
         let stride = if T >= 4 { CACHE_LINE / E::SIZE } else { S::LANES };
+        let next_values = if first_row + R == self.weight.rows() { pass.next_values } else { std::ptr::null() };
         let mut c = pass.columns.start;
         // SAFETY: `LANES` columns from `c` on, and at the end those that are left. The weight has them in these rows, and the input
         // in the tile's tokens, up to `padded`.
@@ -198,6 +228,13 @@ impl<E: Element> Product<'_, '_, E> {
                         simd.prefetch(next.wrapping_add(r * self.weight.stride() + line));
                     }
                     line += pass.lines.step;
+                }
+                if const { T >= 4 } && !next_values.is_null() {
+                    for line in 0..stride * T * size_of::<f32>() / CACHE_LINE {
+                        simd.prefetch_first_level(
+                            next_values.wrapping_add(c * T).cast::<u8>().wrapping_add(line * CACHE_LINE),
+                        );
+                    }
                 }
                 for step in 0..stride / S::LANES {
                     let c = c + step * S::LANES;
@@ -210,7 +247,7 @@ impl<E: Element> Product<'_, '_, E> {
                 c += S::LANES;
             }
         }
-        if end < columns.len() {
+        if const { !S::MANY_REGISTERS } && end < columns.len() {
             for (i, sum) in sums.as_flattened().iter().enumerate() {
                 kept[first_kept + i].write(*sum);
             }
@@ -243,12 +280,9 @@ impl<E: Element> Product<'_, '_, E> {
             for (total, v) in total_ones.iter_mut().zip(ones) {
                 *total = simd.sum(*v);
             }
+            let column = self.first_row + first_row * self.apart;
             for (t, totals) in totals.iter().enumerate() {
-                for (r, total) in totals.iter().enumerate() {
-                    let column = self.first_row + (first_row + r) * self.apart;
-                    let y = &mut self.output.slice(pass.tile.first_token + t, column..column + 1)[0];
-                    *y = if self.add { *y + total } else { *total };
-                }
+                self.output.write_apart(pass.tile.first_token + t, column, self.apart, totals, self.add);
             }
         }
     }

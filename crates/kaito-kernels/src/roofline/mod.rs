@@ -26,6 +26,8 @@ use crate::{
 pub enum Unit {
     /// Fused multiply-add of `f32`, which weights that are not quantised use.
     F32,
+    /// Pairs of bf16 that are multiplied and added up to `f32` (`vdpbf16ps`), two products in a lane.
+    Bf16Pairs,
     /// Sums of products of bytes, by the vector instructions that quantised weights use.
     Int8,
     /// Products of tile registers (Intel AMX).
@@ -37,6 +39,7 @@ impl Unit {
     pub fn is_available(self) -> bool {
         match self {
             Unit::F32 | Unit::Int8 => true,
+            Unit::Bf16Pairs => has_pairs(),
             Unit::Tiles(..) => tiles::are_available(),
         }
     }
@@ -46,6 +49,7 @@ impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Unit::F32 => f.write_str("f32 fused multiply-add"),
+            Unit::Bf16Pairs => f.write_str("bf16 pair product"),
             Unit::Int8 => f.write_str("int8 dot product"),
             Unit::Tiles(TileElements::Bf16, operands) => write!(f, "bf16 tile product, {operands}"),
             Unit::Tiles(TileElements::Int8, operands) => write!(f, "int8 tile product, {operands}"),
@@ -141,6 +145,7 @@ impl Arithmetic {
     fn piece(self) -> usize {
         black_box(match self.unit {
             Unit::F32 => dispatch(Level::chosen(), MultiplyAdd { steps: self.steps }),
+            Unit::Bf16Pairs => pair_products(self.steps),
             Unit::Int8 => dot_products(self.steps),
             Unit::Tiles(elements, operands) => tile_products(elements, operands, self.steps),
         })
@@ -182,6 +187,23 @@ impl Kernel for Largest<'_> {
     }
 }
 
+fn has_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return crate::simd::has_bf16_pairs();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// The number of operations; none where the processor has no such unit.
+fn pair_products(steps: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if has_pairs() {
+        return 2 * crate::simd::dispatch_bf16_pairs(MultiplyAdd { steps });
+    }
+    let _ = steps;
+    0
+}
+
 /// Independent chains of multiply-add. The result is the number of operations.
 struct MultiplyAdd {
     steps: usize,
@@ -207,7 +229,7 @@ fn multiply_add<S: Simd, const SUMS: usize>(simd: S, steps: usize) -> usize {
     let half = simd.splat(black_box(0.5));
     for _ in 0..steps {
         for sum in &mut sums {
-            *sum = simd.mul_add(*sum, half, half);
+            *sum = simd.mul_add(half, half, *sum);
         }
     }
     black_box(sums);
@@ -249,6 +271,7 @@ mod tests {
         let memory = ReadMemory::new(size_of::<f32>() * (PIECE + 1)).unwrap();
         let units = [
             Unit::F32,
+            Unit::Bf16Pairs,
             Unit::Int8,
             Unit::Tiles(TileElements::Bf16, Operands::Registers),
             Unit::Tiles(TileElements::Int8, Operands::FirstLevelCache),

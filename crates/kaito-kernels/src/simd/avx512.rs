@@ -190,6 +190,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn scale_by_exp2(self, v: __m512, n: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+
+    #[inline(always)]
     fn exp2_integral(self, n: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe {

@@ -82,6 +82,7 @@ impl Simd for Avx512Bf16 {
         sum(v: __m512) -> f32;
         sum4(v: [__m512; 4]) -> [f32; 4];
         exp2_integral(n: __m512) -> __m512;
+        scale_by_exp2(v: __m512, n: __m512) -> __m512;
     }
 
     as_avx512_unsafe! {

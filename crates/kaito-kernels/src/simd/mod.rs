@@ -34,6 +34,9 @@ pub(crate) const STREAMS: usize = 4;
 /// the end of a page of memory.
 pub(crate) const PREFETCH_DISTANCE: usize = 512;
 
+/// Adding it rounds to an integer, ties to even: the sum's last bit stands for 1.
+const ROUNDING_SHIFT: f32 = 12_582_912.0;
+
 /// No instruction set has more `f32` lanes.
 pub(crate) const MAX_LANES: usize = 16;
 
@@ -72,6 +75,11 @@ pub(crate) trait Simd: Copy {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         prefetch(p);
+    }
+    /// The same, into the first level cache.
+    #[inline(always)]
+    fn prefetch_first_level(self, p: *const u8) {
+        prefetch_first_level(p);
     }
     /// # Safety
     /// `LANES` elements can be written at `p`.
@@ -154,6 +162,15 @@ pub(crate) trait Simd: Copy {
     }
     /// `2^n` for integral `n` from -126 to 127.
     fn exp2_integral(self, n: Self::Vector) -> Self::Vector;
+    /// `v * 2^n`, rounded once, for integral `n` from -151 to 128 and normal `v` between 1/2 and 2.
+    #[inline(always)]
+    fn scale_by_exp2(self, v: Self::Vector, n: Self::Vector) -> Self::Vector {
+        // Of two factors none is beyond the range of `f32`, and the first product is exact.
+        let half = self.mul_add(n, self.splat(0.5), self.splat(ROUNDING_SHIFT));
+        let half = self.sub(half, self.splat(ROUNDING_SHIFT));
+        let rest = self.sub(n, half);
+        self.mul(self.mul(v, self.exp2_integral(half)), self.exp2_integral(rest))
+    }
 
     #[inline(always)]
     fn load_slice(self, x: &[f32]) -> Self::Vector {
@@ -188,28 +205,23 @@ pub(crate) trait Simd: Copy {
     /// e^x, within 2 units in the last place over the whole range.
     ///
     /// x = n ln 2 + r with |r| <= ln 2 / 2, then e^r by its Taylor polynomial of degree 7 (truncation error below
-    /// 6e-9) and two multiplications by powers of two, which overflow and underflow as the result does.
+    /// 6e-9), times a power of two, which overflows and underflows as the result does.
     #[inline(always)]
     fn exp(self, x: Self::Vector) -> Self::Vector {
-        // Adding it rounds to an integer, ties to even: the sum's last bit stands for 1.
-        const SHIFT: f32 = 12_582_912.0;
         // ln 2 in two parts; the first has so few bits that its product with n is exact.
         const LN2_HIGH: f32 = 355.0 / 512.0;
         const LN2_LOW: f32 = -2.121_944_4e-4;
         // Beyond these the result is infinite or rounds to zero.
         let x = self.min(self.splat(89.0), self.max(self.splat(-105.0), x));
-        let n = self.mul_add(x, self.splat(std::f32::consts::LOG2_E), self.splat(SHIFT));
-        let n = self.sub(n, self.splat(SHIFT));
+        let n = self.mul_add(x, self.splat(std::f32::consts::LOG2_E), self.splat(ROUNDING_SHIFT));
+        let n = self.sub(n, self.splat(ROUNDING_SHIFT));
         let r = self.mul_add(n, self.splat(-LN2_HIGH), x);
         let r = self.mul_add(n, self.splat(-LN2_LOW), r);
         let mut p = self.splat(1.0 / 5040.0);
         for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
             p = self.mul_add(p, r, self.splat(coefficient));
         }
-        let half = self.mul_add(n, self.splat(0.5), self.splat(SHIFT));
-        let half = self.sub(half, self.splat(SHIFT));
-        let rest = self.sub(n, half);
-        self.mul(self.mul(p, self.exp2_integral(half)), self.exp2_integral(rest))
+        self.scale_by_exp2(p, n)
     }
 }
 
@@ -226,6 +238,23 @@ pub(crate) fn prefetch(p: *const u8) {
     // SAFETY: a hint, which faults at no address.
     unsafe {
         std::arch::asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
+}
+
+/// The same, into the first level cache.
+#[inline(always)]
+fn prefetch_first_level(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags));
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = p;

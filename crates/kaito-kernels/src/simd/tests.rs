@@ -44,6 +44,35 @@ fn exp_of_special_values() {
     }
 }
 
+struct Scale(f32, Vec<f32>);
+
+impl Kernel for Scale {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+        let mut out = vec![0.0; self.1.len()];
+        for (n, y) in self.1.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+            simd.store_partial(y, simd.scale_by_exp2(simd.splat(self.0), simd.load_partial(n)));
+        }
+        out
+    }
+}
+
+/// Down to denormal numbers, some of which lie in the middle of two, and up to infinity.
+#[test]
+fn scaling_by_powers_of_two_rounds_once() {
+    for v in [1.0, 0.5, 1.5, 1.25, -1.75, std::f32::consts::FRAC_1_SQRT_2, 1.414_213_4, 1.000_000_1, 1.999_999_9] {
+        let powers: Vec<f32> = (-151..=128).map(|n| n as f32).collect();
+        for &level in Level::available() {
+            for (n, y) in (-151..=128).zip(dispatch(level, Scale(v, powers.clone()))) {
+                let expected = (f64::from(v) * 2f64.powi(n)) as f32;
+                assert_eq!(y.to_bits(), expected.to_bits(), "{level:?}: {v} * 2^{n} is {y}, not {expected}");
+            }
+        }
+    }
+}
+
 struct Widen<'a>(&'a [u8], bool);
 
 impl Kernel for Widen<'_> {
