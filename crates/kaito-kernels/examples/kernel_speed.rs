@@ -83,24 +83,28 @@ fn plain(pool: &ThreadPool, filter: &str, memory: &ReadMemory) -> f64 {
         for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008), (5632, 2048), (2048, 5632)] {
             // So many layers that weights come from memory and not from a cache, as they do in a model.
             let layers = (MEMORY_BYTES / (rows * cols * dtype.size())).max(1);
+            let name = |tokens, compute| format!("{dtype} {rows} x {cols}, {tokens} tokens, {compute}");
+            let is_wanted = |&(tokens, compute): &(usize, Compute)| {
+                name(tokens, compute).contains(filter) && !(dtype == DType::F32 && compute == Compute::Bf16)
+            };
+            let all = [1, 2, 4, 8, 16, 64, 256, 512].into_iter();
+            let all = all.flat_map(|tokens| [Compute::Exact, Compute::Bf16].map(|compute| (tokens, compute)));
+            let wanted: Vec<(usize, Compute)> = all.filter(is_wanted).collect();
+            if wanted.is_empty() {
+                continue;
+            }
             let bytes = weights(dtype, layers * rows * cols);
-            for tokens in [1, 2, 4, 8, 16, 64, 256, 512] {
-                for compute in [Compute::Exact, Compute::Bf16] {
-                    let name = format!("{dtype} {rows} x {cols}, {tokens} tokens, {compute}");
-                    if !name.contains(filter) || (dtype == DType::F32 && compute == Compute::Bf16) {
-                        continue;
-                    }
-                    // Many tokens are bound by arithmetic: fewer layers show the same.
-                    let layers = layers.min((256 / tokens).max(1));
-                    let bytes = &bytes[..layers * rows * cols * dtype.size()];
-                    let seconds = matmuls(pool, dtype, compute, [rows, cols], bytes, tokens);
-                    let by_tiles = tiles.is_some() && dtype != DType::F32;
-                    let products = if by_tiles { tile_products(dtype, compute) } else { 1.0 };
-                    let operations = (2 * rows * cols * layers * tokens) as f64;
-                    results.push((name, bytes.len(), operations, seconds, by_tiles, products));
-                    let again = limits();
-                    limit.iter_mut().zip(again).for_each(|(best, rate)| *best = best.max(rate));
-                }
+            for (tokens, compute) in wanted {
+                // Many tokens are bound by arithmetic: fewer layers show the same.
+                let layers = layers.min((256 / tokens).max(1));
+                let bytes = &bytes[..layers * rows * cols * dtype.size()];
+                let seconds = matmuls(pool, dtype, compute, [rows, cols], bytes, tokens);
+                let by_tiles = tiles.is_some() && dtype != DType::F32;
+                let products = if by_tiles { tile_products(dtype, compute) } else { 1.0 };
+                let operations = (2 * rows * cols * layers * tokens) as f64;
+                results.push((name(tokens, compute), bytes.len(), operations, seconds, by_tiles, products));
+                let again = limits();
+                limit.iter_mut().zip(again).for_each(|(best, rate)| *best = best.max(rate));
             }
         }
     }
