@@ -107,25 +107,46 @@ impl BlockFormat {
 
     /// The integers that whole blocks hold, as many as there is room for, and for each block what makes weights of them.
     pub(crate) fn integers(self, blocks: &[u8], integers: &mut [i8], sides: impl FnMut(usize, BlockSides)) {
+        self.visit(Integers { blocks, integers, sides });
+    }
+
+    /// Runs what is generic over the format.
+    #[inline(always)]
+    fn visit<V: FormatVisitor>(self, visitor: V) {
         match self {
-            BlockFormat::Q4_0 => integers_of::<Q4_0>(blocks, integers, sides),
-            BlockFormat::Q4_1 => integers_of::<Q4_1>(blocks, integers, sides),
-            BlockFormat::Q5_0 => integers_of::<Q5_0>(blocks, integers, sides),
-            BlockFormat::Q5_1 => integers_of::<Q5_1>(blocks, integers, sides),
-            BlockFormat::Q8_0 => integers_of::<Q8_0>(blocks, integers, sides),
-            BlockFormat::Q2_K => integers_of::<Q2K>(blocks, integers, sides),
-            BlockFormat::Q3_K => integers_of::<Q3K>(blocks, integers, sides),
-            BlockFormat::Q4_K => integers_of::<Q4K>(blocks, integers, sides),
-            BlockFormat::Q5_K => integers_of::<Q5K>(blocks, integers, sides),
-            BlockFormat::Q6_K => integers_of::<Q6K>(blocks, integers, sides),
+            BlockFormat::Q4_0 => visitor.run::<Q4_0>(),
+            BlockFormat::Q4_1 => visitor.run::<Q4_1>(),
+            BlockFormat::Q5_0 => visitor.run::<Q5_0>(),
+            BlockFormat::Q5_1 => visitor.run::<Q5_1>(),
+            BlockFormat::Q8_0 => visitor.run::<Q8_0>(),
+            BlockFormat::Q2_K => visitor.run::<Q2K>(),
+            BlockFormat::Q3_K => visitor.run::<Q3K>(),
+            BlockFormat::Q4_K => visitor.run::<Q4K>(),
+            BlockFormat::Q5_K => visitor.run::<Q5K>(),
+            BlockFormat::Q6_K => visitor.run::<Q6K>(),
         }
     }
 }
 
-fn integers_of<B: Block>(blocks: &[u8], integers: &mut [i8], mut sides: impl FnMut(usize, BlockSides)) {
-    let blocks = blocks.chunks_exact(B::BYTES).zip(integers.chunks_exact_mut(B::WEIGHTS));
-    for (i, (block, integers)) in blocks.enumerate() {
-        sides(i, B::integers(block, integers));
+/// A function and its arguments, generic over the format.
+trait FormatVisitor {
+    /// Implementations are `#[inline(always)]` where what they call is compiled for an instruction set.
+    fn run<B: Block>(self);
+}
+
+/// Reads the integers of whole blocks, and for each block what makes weights of them.
+struct Integers<'a, F> {
+    blocks: &'a [u8],
+    integers: &'a mut [i8],
+    sides: F,
+}
+
+impl<F: FnMut(usize, BlockSides)> FormatVisitor for Integers<'_, F> {
+    fn run<B: Block>(mut self) {
+        let blocks = self.blocks.chunks_exact(B::BYTES).zip(self.integers.chunks_exact_mut(B::WEIGHTS));
+        for (i, (block, integers)) in blocks.enumerate() {
+            (self.sides)(i, B::integers(block, integers));
+        }
     }
 }
 
@@ -148,26 +169,23 @@ impl Kernel for Dequantize<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let Self { format, blocks, weights } = self;
-        match format {
-            BlockFormat::Q4_0 => each::<Q4_0>(blocks, weights),
-            BlockFormat::Q4_1 => each::<Q4_1>(blocks, weights),
-            BlockFormat::Q5_0 => each::<Q5_0>(blocks, weights),
-            BlockFormat::Q5_1 => each::<Q5_1>(blocks, weights),
-            BlockFormat::Q8_0 => each::<Q8_0>(blocks, weights),
-            BlockFormat::Q2_K => each::<Q2K>(blocks, weights),
-            BlockFormat::Q3_K => each::<Q3K>(blocks, weights),
-            BlockFormat::Q4_K => each::<Q4K>(blocks, weights),
-            BlockFormat::Q5_K => each::<Q5K>(blocks, weights),
-            BlockFormat::Q6_K => each::<Q6K>(blocks, weights),
-        }
+        format.visit(Numbers { blocks, weights });
     }
 }
 
-#[inline(always)]
-fn each<B: Block>(blocks: &[u8], weights: &mut [f32]) {
-    // A closure would be a function of its own.
-    for (block, weights) in blocks.chunks_exact(B::BYTES).zip(weights.chunks_exact_mut(B::WEIGHTS)) {
-        B::dequantize(block, weights);
+/// Writes the numbers of whole blocks.
+struct Numbers<'a> {
+    blocks: &'a [u8],
+    weights: &'a mut [f32],
+}
+
+impl FormatVisitor for Numbers<'_> {
+    #[inline(always)]
+    fn run<B: Block>(self) {
+        // A closure would be a function of its own.
+        for (block, weights) in self.blocks.chunks_exact(B::BYTES).zip(self.weights.chunks_exact_mut(B::WEIGHTS)) {
+            B::dequantize(block, weights);
+        }
     }
 }
 

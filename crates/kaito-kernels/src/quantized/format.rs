@@ -2,8 +2,8 @@ use std::fmt;
 
 use super::{
     BLOCK_ROWS, GROUP, Grouping, SCALE_BYTES,
-    int4::{NIBBLE_BYTES, SIDE_BYTES},
-    repacked::Repacking,
+    int4::SIDE_BYTES,
+    repacked::{Repacking, SideLayout},
 };
 use crate::BlockFormat;
 
@@ -48,21 +48,30 @@ impl QuantizedFormat {
     pub fn grouping(self) -> Grouping {
         match self {
             Self::Quantized(_) => Grouping::Rotated,
-            Self::Repacked(_) => Grouping::Subgroups,
+            Self::Repacked(format) => match Repacking::of(format).sides() {
+                SideLayout::Halves { .. } => Grouping::Subgroups,
+                SideLayout::Factors { .. } => Grouping::Unrotated,
+            },
         }
     }
 
-    /// Whether two weights share a byte.
-    pub(super) fn has_nibbles(self) -> bool {
+    /// Bits of a weight, without what it has in common with others.
+    pub(super) fn bits(self) -> usize {
         match self {
-            Self::Quantized(quantization) => quantization == Quantization::Int4,
-            Self::Repacked(format) => Repacking::of(format).has_nibbles(),
+            Self::Quantized(Quantization::Int8) => 8,
+            Self::Quantized(Quantization::Int4) => 4,
+            Self::Repacked(format) => Repacking::of(format).bits(),
         }
+    }
+
+    /// Whether weights share bytes.
+    pub(super) fn is_packed(self) -> bool {
+        self.bits() < 8
     }
 
     /// Bytes of the weights of a group in a block of rows.
     pub(super) fn group_bytes(self) -> usize {
-        if self.has_nibbles() { NIBBLE_BYTES } else { BLOCK_ROWS * GROUP }
+        BLOCK_ROWS * GROUP * self.bits() / 8
     }
 
     /// Bytes of the scales of a group in a block of rows, and of what else there is for its weights together.

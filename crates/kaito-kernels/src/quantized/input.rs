@@ -4,14 +4,13 @@ use std::ops::Range;
 
 use super::{
     GROUP,
-    rotation::rotate_activations,
+    input_groups::{Groups, QuantizeGroups},
     source::{GateUp, Plain, Source},
-    weights::{ROUND, TINY, magnitude_bits},
 };
 use crate::{
     Rows, ThreadPool,
     partition::EvenSplit,
-    simd::{Kernel, Level, MAX_LANES, Simd, dispatch},
+    simd::{Level, dispatch},
 };
 
 /// The stored byte that stands for the weight zero.
@@ -32,25 +31,39 @@ pub(super) const INPUT_TILE: usize = 16;
 pub enum Grouping {
     /// Groups of 128 are rotated and have one scale: for weights that [`quantize`](super::quantize) wrote.
     Rotated,
-    /// Subgroups of 32 have a scale each, and none is rotated: for weights that [`repack`](super::repack) wrote.
+    /// Subgroups of 32 have a scale each, and none is rotated: for weights that [`repack`](super::repack) wrote of a format whose scales are
+    /// those of 32 weights.
     Subgroups,
+    /// Groups of 128 have one scale, and none is rotated: for weights that [`repack`](super::repack) wrote of a format whose parts of a
+    /// block have integers as factors of the block's scale.
+    Unrotated,
 }
 
 impl Grouping {
     /// Scales of a group.
-    fn scales(self) -> usize {
+    pub(super) fn scales(self) -> usize {
         match self {
-            Self::Rotated => 1,
+            Self::Rotated | Self::Unrotated => 1,
             Self::Subgroups => SUBGROUPS,
         }
     }
 
-    /// Parts of a group whose sums are there.
-    fn sums(self) -> usize {
+    /// Parts of a group that have a correction.
+    pub(super) fn corrections(self) -> usize {
         match self {
             Self::Rotated => 1,
-            Self::Subgroups => SUBGROUP_SUMS,
+            Self::Subgroups | Self::Unrotated => SUBGROUP_SUMS,
         }
+    }
+
+    /// Sums of a group that are multiplied by the minima of weights.
+    pub(super) fn sums(self) -> usize {
+        if self == Self::Subgroups { SUBGROUP_SUMS } else { 0 }
+    }
+
+    /// Pairs of sums of a group that are multiplied by the factors of minima of weights.
+    pub(super) fn pairs(self) -> usize {
+        if self == Self::Unrotated { SUBGROUP_SUMS / 2 } else { 0 }
     }
 }
 
@@ -80,7 +93,16 @@ pub struct QuantizedInput {
     corrections: Vec<i32>,
     /// `sum(numbers) * scale`, where there are subgroups: what is multiplied by the minimum of weights.
     sums: Vec<f32>,
+    /// `sum(numbers)` of two parts that follow each other, where groups are not rotated: what is multiplied by the factors of minima.
+    pairs: Vec<SumPair>,
 }
+
+/// Numbers, scales, corrections, sums and pairs of them.
+#[cfg(test)]
+pub(super) type AllGroups = (Vec<Numbers>, Vec<f32>, Vec<i32>, Vec<f32>, Vec<SumPair>);
+
+/// Sums of the numbers of two parts of a group.
+pub(super) type SumPair = [i16; 2];
 
 /// A group of the first of some tokens of one tile: those of the others follow, and the next group lies
 /// [`QuantizedInput::width`] further on.
@@ -90,6 +112,7 @@ pub(super) struct InputGroups {
     pub scales: *const f32,
     pub corrections: *const i32,
     pub sums: *const f32,
+    pub pairs: *const SumPair,
     /// From one subgroup to the next: [`QuantizedInput::width`].
     pub width: usize,
 }
@@ -106,14 +129,15 @@ impl InputGroups {
         }
     }
 
-    /// The next group, of input with subgroups.
+    /// The next group of input in this grouping.
     #[inline(always)]
-    pub(super) fn next_with_subgroups(self) -> Self {
+    pub(super) fn next(self, grouping: Grouping) -> Self {
         Self {
             numbers: self.numbers.wrapping_add(self.width),
-            scales: self.scales.wrapping_add(SUBGROUPS * self.width),
-            corrections: self.corrections.wrapping_add(SUBGROUP_SUMS * self.width),
-            sums: self.sums.wrapping_add(SUBGROUP_SUMS * self.width),
+            scales: self.scales.wrapping_add(grouping.scales() * self.width),
+            corrections: self.corrections.wrapping_add(grouping.corrections() * self.width),
+            sums: self.sums.wrapping_add(grouping.sums() * self.width),
+            pairs: self.pairs.wrapping_add(grouping.pairs() * self.width),
             ..self
         }
     }
@@ -132,6 +156,7 @@ impl QuantizedInput {
             scales: Vec::new(),
             corrections: Vec::new(),
             sums: Vec::new(),
+            pairs: Vec::new(),
         }
     }
 
@@ -143,10 +168,9 @@ impl QuantizedInput {
         let (groups, grouping) = (tokens.next_multiple_of(INPUT_TILE) * cols.div_ceil(GROUP), self.grouping);
         reserve(&mut self.numbers, groups);
         reserve(&mut self.scales, groups * grouping.scales());
-        reserve(&mut self.corrections, groups * grouping.sums());
-        if grouping == Grouping::Subgroups {
-            reserve(&mut self.sums, groups * grouping.sums());
-        }
+        reserve(&mut self.corrections, groups * grouping.corrections());
+        reserve(&mut self.sums, groups * grouping.sums());
+        reserve(&mut self.pairs, groups * grouping.pairs());
     }
 
     /// Quantises `tokens` rows of `cols` activations: the largest magnitude of what shares a scale becomes 127. An infinity or NaN
@@ -197,27 +221,32 @@ impl QuantizedInput {
         let all = cols.div_ceil(GROUP);
         let of_tile = all * width;
         let grouping = self.grouping;
-        let (scales, sums) = (grouping.scales(), grouping.sums());
         self.numbers.resize(tiles.count() * of_tile, Numbers([0; GROUP]));
-        self.scales.resize(tiles.count() * of_tile * scales, 0.0);
-        self.corrections.resize(tiles.count() * of_tile * sums, 0);
-        // Without subgroups there are no minima, and the slices of these are empty.
-        let minima = if grouping == Grouping::Subgroups { sums } else { 0 };
-        self.sums.resize(tiles.count() * of_tile * minima, 0.0);
+        self.scales.resize(tiles.count() * of_tile * grouping.scales(), 0.0);
+        self.corrections.resize(tiles.count() * of_tile * grouping.corrections(), 0);
+        self.sums.resize(tiles.count() * of_tile * grouping.sums(), 0.0);
+        self.pairs.resize(tiles.count() * of_tile * grouping.pairs(), [0; 2]);
         if of_tile == 0 {
             return;
         }
         let part_groups = (T::PART_GROUPS / width).clamp(1, all);
         let (of_part, parts_of_tile) = (part_groups * width, all.div_ceil(part_groups));
         let numbers = parts(&mut self.numbers, of_tile, of_part);
-        let factors = parts(&mut self.scales, of_tile * scales, of_part * scales);
-        let corrections = parts(&mut self.corrections, of_tile * sums, of_part * sums);
-        let mut sums = parts(&mut self.sums, (of_tile * minima).max(1), (of_part * minima).max(1));
-        let parts = numbers.zip(factors).zip(corrections).map(move |part| (part, sums.next().unwrap_or_default()));
-        let parts = parts.enumerate();
-        pool.for_each_item(tiles.count() * parts_of_tile, parts, |(part, (((numbers, scales), corrections), sums))| {
+        let mut scales = parts_of_groups(&mut self.scales, of_tile, of_part, grouping.scales());
+        let mut corrections = parts_of_groups(&mut self.corrections, of_tile, of_part, grouping.corrections());
+        let mut sums = parts_of_groups(&mut self.sums, of_tile, of_part, grouping.sums());
+        let mut pairs = parts_of_groups(&mut self.pairs, of_tile, of_part, grouping.pairs());
+        let parts = numbers.map(move |numbers| Groups {
+            grouping,
+            numbers,
+            scales: scales.next().unwrap_or_default(),
+            corrections: corrections.next().unwrap_or_default(),
+            sums: sums.next().unwrap_or_default(),
+            pairs: pairs.next().unwrap_or_default(),
+            width,
+        });
+        pool.for_each_item(tiles.count() * parts_of_tile, parts.enumerate(), |(part, mut groups)| {
             let (tile, first) = (part / parts_of_tile, part % parts_of_tile * part_groups);
-            let mut groups = Groups { grouping, numbers, scales, corrections, sums, width };
             for lane in 0..width {
                 if let Some(token) = tiles.range(tile).nth(lane) {
                     dispatch(level, QuantizeGroups { source, token, first, groups: &mut groups, lane });
@@ -229,7 +258,7 @@ impl QuantizedInput {
     }
 
     /// How it was quantised.
-    pub(super) fn grouping(&self) -> Grouping {
+    pub fn grouping(&self) -> Grouping {
         self.grouping
     }
 
@@ -257,13 +286,15 @@ impl QuantizedInput {
 
     /// All of the memory's contents.
     #[cfg(test)]
-    pub(super) fn all_groups(&self) -> (Vec<Numbers>, Vec<f32>, Vec<i32>, Vec<f32>) {
-        (self.numbers.clone(), self.scales.clone(), self.corrections.clone(), self.sums.clone())
+    pub(super) fn all_groups(&self) -> AllGroups {
+        let Self { numbers, scales, corrections, sums, pairs, .. } = self;
+        (numbers.clone(), scales.clone(), corrections.clone(), sums.clone(), pairs.clone())
     }
 
     #[cfg(test)]
-    pub(super) fn capacity(&self) -> [usize; 4] {
-        [self.numbers.capacity(), self.scales.capacity(), self.corrections.capacity(), self.sums.capacity()]
+    pub(super) fn capacity(&self) -> [usize; 5] {
+        let Self { numbers, scales, corrections, sums, pairs, .. } = self;
+        [numbers.capacity(), scales.capacity(), corrections.capacity(), sums.capacity(), pairs.capacity()]
     }
 
     /// Groups from `group` on of whole tiles of tokens. `count` of them can be read, of each tile [`QuantizedInput::width`] tokens; the next
@@ -296,15 +327,15 @@ impl QuantizedInput {
     fn slices(&self, first: usize, end: usize, lane: usize) -> InputGroups {
         let width = self.width;
         let range = |parts: usize| first * parts * width + lane..end * parts * width;
-        let (scales, sums) = (range(self.grouping.scales()), range(self.grouping.sums()));
+        // What there is none of.
+        let range_of = |parts: usize| if parts == 0 { 0..0 } else { range(parts) };
+        let grouping = self.grouping;
         InputGroups {
             numbers: self.numbers[range(1)].as_ptr(),
-            scales: self.scales[scales].as_ptr(),
-            corrections: self.corrections[sums.clone()].as_ptr(),
-            sums: match self.grouping {
-                Grouping::Rotated => std::ptr::null(),
-                Grouping::Subgroups => self.sums[sums].as_ptr(),
-            },
+            scales: self.scales[range(grouping.scales())].as_ptr(),
+            corrections: self.corrections[range(grouping.corrections())].as_ptr(),
+            sums: self.sums[range_of(grouping.sums())].as_ptr(),
+            pairs: self.pairs[range_of(grouping.pairs())].as_ptr(),
             width,
         }
     }
@@ -315,165 +346,12 @@ fn parts<E: Send>(all: &mut [E], of_tile: usize, of_part: usize) -> impl Iterato
     all.chunks_mut(of_tile).flat_map(move |tile| tile.chunks_mut(of_part))
 }
 
-/// Some groups of a tile of tokens.
-struct Groups<'a> {
-    grouping: Grouping,
-    numbers: &'a mut [Numbers],
-    scales: &'a mut [f32],
-    corrections: &'a mut [i32],
-    sums: &'a mut [f32],
-    width: usize,
-}
-
-impl Groups<'_> {
-    #[inline(always)]
-    fn count(&self) -> usize {
-        self.numbers.len() / self.width
-    }
-
-    /// Writes the group of a token.
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Iterators take closures.
-    fn quantize<S: Simd>(&mut self, group: usize, lane: usize, values: &[f32; GROUP]) {
-        let (at, width) = (group * self.width, self.width);
-        let numbers = &mut self.numbers[at + lane];
-        match self.grouping {
-            Grouping::Rotated => {
-                let factors = quantize_group::<S>(values, numbers);
-                (self.scales[at + lane], self.corrections[at + lane]) = (factors.scale, factors.correction);
-            }
-            Grouping::Subgroups => {
-                let (mut scales, mut sums) = ([0.0; SUBGROUPS], [0; SUBGROUP_SUMS]);
-                quantize_subgroups(values, numbers, &mut scales, &mut sums);
-                for subgroup in 0..SUBGROUPS {
-                    self.scales[(at * SUBGROUPS) + subgroup * width + lane] = scales[subgroup];
-                }
-                for part in 0..SUBGROUP_SUMS {
-                    let scale = scales[if part < SUBGROUPS { part } else { (part - SUBGROUPS) / 2 }];
-                    let at = at * SUBGROUP_SUMS + part * width + lane;
-                    self.corrections[at] = -ZERO_POINT * sums[part];
-                    self.sums[at] = sums[part] as f32 * scale;
-                }
-            }
-        }
-    }
-
-    /// Writes zeros as the group of a token that the tile lacks.
-    fn set_to_zero(&mut self, group: usize, lane: usize) {
-        let (at, width) = (group * self.width, self.width);
-        self.numbers[at + lane] = Numbers([0; GROUP]);
-        let (scales, sums) = (self.grouping.scales(), self.grouping.sums());
-        (0..scales).for_each(|part| self.scales[at * scales + part * width + lane] = 0.0);
-        (0..sums).for_each(|part| self.corrections[at * sums + part * width + lane] = 0);
-        if self.grouping == Grouping::Subgroups {
-            (0..sums).for_each(|part| self.sums[at * sums + part * width + lane] = 0.0);
-        }
-    }
-}
-
-/// Quantises the subgroups of a group. `sums` are those of the numbers of each subgroup, and then of each half of one.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // Iterators take closures.
-fn quantize_subgroups(
-    values: &[f32; GROUP],
-    numbers: &mut Numbers,
-    scales: &mut [f32; SUBGROUPS],
-    sums: &mut [i32; SUBGROUP_SUMS],
-) {
-    let (values, numbers) = (values.as_chunks::<SUBGROUP>().0, numbers.0.as_chunks_mut::<SUBGROUP>().0);
-    for subgroup in 0..SUBGROUPS {
-        let values = &values[subgroup];
-        let bits = magnitude_bits(values);
-        let magnitude = f32::from_bits(bits);
-        if bits >= f32::INFINITY.to_bits() || magnitude < TINY {
-            numbers[subgroup] = [0; SUBGROUP];
-            scales[subgroup] = if bits >= f32::INFINITY.to_bits() { f32::NAN } else { 0.0 };
-            continue;
-        }
-        let inverse = 127.0 / magnitude;
-        let mut ints = [0i32; SUBGROUP];
-        for i in 0..SUBGROUP {
-            ints[i] = (values[i] * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-        }
-        for i in 0..SUBGROUP {
-            numbers[subgroup][i] = ints[i] as i8;
-        }
-        for half in 0..2 {
-            let mut sum = 0i32;
-            for i in 0..SUBGROUP / 2 {
-                sum += ints[half * (SUBGROUP / 2) + i];
-            }
-            sums[SUBGROUPS + 2 * subgroup + half] = sum;
-            sums[subgroup] += sum;
-        }
-        scales[subgroup] = magnitude / 127.0;
-    }
-}
-
-/// The groups of one token, which is `lane` of its tile, from group `first` of it on.
-struct QuantizeGroups<'a, 'g, T> {
-    source: T,
-    token: usize,
-    first: usize,
-    groups: &'a mut Groups<'g>,
-    lane: usize,
-}
-
-impl<T: Source> Kernel for QuantizeGroups<'_, '_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let mut room = [0.0; GROUP];
-        for group in 0..self.groups.count() {
-            let values = self.source.group(simd, self.token, (self.first + group) * GROUP, &mut room);
-            self.groups.quantize::<S>(group, self.lane, values);
-        }
-    }
-}
-
-/// What belongs to the numbers of a group of one token.
-pub(super) struct Factors {
-    pub scale: f32,
-    pub correction: i32,
-}
-
-impl Factors {
-    /// Those of a group whose numbers are all set to zero, since its greatest magnitude, whose bits these are, is too small or none.
-    #[inline(always)]
-    pub(super) fn of_zeros(greatest: u32, numbers: &mut Numbers) -> Self {
-        *numbers = Numbers([0; GROUP]);
-        Self { scale: if greatest >= f32::INFINITY.to_bits() { f32::NAN } else { 0.0 }, correction: 0 }
-    }
-}
-
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // Iterators take closures.
-fn quantize_group<S: Simd>(values: &[f32; GROUP], numbers: &mut Numbers) -> Factors {
-    #[cfg(target_arch = "x86_64")]
-    if S::LANES == MAX_LANES {
-        // SAFETY: vectors of so many lanes are those of AVX-512, and a value of their type is there.
-        return unsafe { super::input_avx512::quantize_group(values, numbers) };
-    }
-    let mut values = *values;
-    rotate_activations(&mut values);
-    let bits = magnitude_bits(&values);
-    let magnitude = f32::from_bits(bits);
-    if bits >= f32::INFINITY.to_bits() || magnitude < TINY {
-        return Factors::of_zeros(bits, numbers);
-    }
-    let inverse = 127.0 / magnitude;
-    // Loops over local arrays, so that each becomes a few vector instructions.
-    let mut ints = [0i32; GROUP];
-    for i in 0..GROUP {
-        ints[i] = (values[i] * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-    }
-    for i in 0..GROUP {
-        numbers.0[i] = ints[i] as i8;
-    }
-    let mut sum = 0i32;
-    for number in ints {
-        sum = sum.wrapping_add(number);
-    }
-    Factors { scale: magnitude / 127.0, correction: -ZERO_POINT * sum }
+/// The same for what a group has `count` elements of, maybe none: then there are no parts.
+fn parts_of_groups<E: Send>(
+    all: &mut [E],
+    of_tile: usize,
+    of_part: usize,
+    count: usize,
+) -> impl Iterator<Item = &mut [E]> + Send {
+    parts(all, (of_tile * count).max(1), (of_part * count).max(1))
 }

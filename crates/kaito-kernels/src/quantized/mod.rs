@@ -27,6 +27,7 @@ mod group;
 mod input;
 #[cfg(target_arch = "x86_64")]
 mod input_avx512;
+mod input_groups;
 mod int4;
 mod peak;
 mod product;

@@ -95,6 +95,7 @@ fn groups<D: Dot, const R: usize, const T: usize>(dot: D, steps: usize) -> usize
         scales: std::ptr::null(),
         corrections: corrections.as_ptr(),
         sums: std::ptr::null(),
+        pairs: std::ptr::null(),
         width: T,
     };
     for _ in 0..steps {

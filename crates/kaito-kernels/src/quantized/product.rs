@@ -9,12 +9,12 @@ use super::dot::dispatch_portable;
 #[cfg(any(target_arch = "x86_64", test))]
 use super::tiled::TiledProduct;
 use super::{
-    BLOCK_ROWS, GROUP, Grouping, QUAD, QuantizedFormat, QuantizedInput, QuantizedRef,
+    BLOCK_ROWS, GROUP, Grouping, QUAD, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef,
     dot::{Dot, DotKernel, DotLevel, dispatch},
-    group::{Bytes, GroupProduct, NIBBLES_TOKENS, Nibbles, Parts},
+    group::{Bytes, Factored, GroupProduct, Nibbles, Scaled},
     input::{INPUT_TILE, SUBGROUP},
     repacked::{Repacking, SideLayout},
-    strip::{Strip, StripWeights, UNPACKED_GROUPS, Unpacked},
+    strip::{SINGLE_STREAM_DISTANCE, Strip, StripWeights, UNPACKED_GROUPS, Unpacked},
 };
 #[cfg(test)]
 use crate::amx::Emulated;
@@ -30,8 +30,11 @@ use crate::{
 /// `weight.rows()`.
 ///
 /// A result is the chain `y = y + sum * (weight scale * input scale)` over the groups in order, each step rounded once,
-/// from zero or with [`Write::Add`] from its former value. With repacked blocks it is one over subgroups, and where these have a minimum,
-/// each step is followed by `y = y + minimum * input sum`. Its bits depend on `x[t]`, `w[r]` and that value alone.
+/// from zero or with [`Write::Add`] from its former value. With repacked blocks that have a scale for 32 weights it is one over subgroups, and
+/// where these have a minimum, each step is followed by `y = y + minimum * input sum`. With those whose parts have factors, a step is
+/// `y = y + of group * input scale`; there `of group` is zero, then `of group + sum * factor` for each part in order, then
+/// `of group * scale`, then, where there are minima, `of group + sum of (input sum * minimum factor) * scale of minima`, again rounded once
+/// each. Its bits depend on `x[t]`, `w[r]` and that value alone.
 ///
 /// # Panics
 /// If the output does not fit in its data, or the input has another number of columns or other groups than the weights.
@@ -96,6 +99,10 @@ const PART_SIZES: PartSizes = PartSizes {
 /// is done in long sequential reads. For more, some groups of many rows stay in the cache while the tokens pass.
 const SEQUENTIAL_TOKENS: usize = 16;
 
+/// Up to so many tokens each tile unpacks weights of 4 bits by tables in registers; for more they are unpacked into the first level cache,
+/// once for all tiles.
+const NIBBLES_TOKENS: usize = 16;
+
 /// Groups of a strip, for several tiles of tokens: those of two blocks of rows, 128 KiB of bytes, stay in the second level cache
 /// beside those of the next strip.
 const STRIP_GROUPS: usize = 32;
@@ -115,25 +122,41 @@ impl DotKernel for PartProduct<'_> {
     #[inline(always)]
     fn run<D: Dot>(self, dot: D) {
         let format = match self.weight.format {
-            QuantizedFormat::Quantized(_) => return dot.call(Strips { product: self, group: Bytes }),
+            QuantizedFormat::Quantized(Quantization::Int4)
+                if const { D::UNPACKS_IN_REGISTERS } && self.part.tokens.len() <= NIBBLES_TOKENS =>
+            {
+                return self.strips(dot, Nibbles);
+            }
+            QuantizedFormat::Quantized(_) => return self.strips(dot, Bytes),
             QuantizedFormat::Repacked(format) => format,
         };
-        let sides = Repacking::of(format).sides();
-        match sides.columns() {
-            SUBGROUP => self.run_parts::<D, { SUBGROUP / QUAD }>(dot, sides),
-            _ => self.run_parts::<D, { SUBGROUP / QUAD / 2 }>(dot, sides),
+        let repacking = Repacking::of(format);
+        let minima = repacking.sides().has_minima();
+        const WHOLE: usize = SUBGROUP / QUAD;
+        const HALF: usize = WHOLE / 2;
+        let bits = if const { D::UNPACKS_IN_REGISTERS } { repacking.bits() } else { 8 };
+        match (repacking.sides(), bits) {
+            (SideLayout::Halves { .. }, 8) => self.strips(dot, Scaled::<WHOLE, 8> { minima }),
+            // Each instruction set compiles what it needs: no format with factors has weights of 8 bits, unless they are unpacked to bytes.
+            (SideLayout::Factors { columns, .. }, _) if const { !D::UNPACKS_IN_REGISTERS } => match columns {
+                SUBGROUP => self.strips(dot, Factored::<WHOLE, 8> { minima }),
+                _ => self.strips(dot, Factored::<HALF, 8> { minima }),
+            },
+            _ if const { !D::UNPACKS_IN_REGISTERS } => unreachable!(),
+            (SideLayout::Halves { .. }, 4) => self.strips(dot, Scaled::<WHOLE, 4> { minima }),
+            (SideLayout::Halves { .. }, _) => self.strips(dot, Scaled::<WHOLE, 6> { minima }),
+            (SideLayout::Factors { columns: SUBGROUP, .. }, 4) => self.strips(dot, Factored::<WHOLE, 4> { minima }),
+            (SideLayout::Factors { columns: SUBGROUP, .. }, _) => self.strips(dot, Factored::<WHOLE, 6> { minima }),
+            (SideLayout::Factors { .. }, 4) => self.strips(dot, Factored::<HALF, 4> { minima }),
+            (SideLayout::Factors { .. }, _) => self.strips(dot, Factored::<HALF, 6> { minima }),
         }
     }
 }
 
 impl PartProduct<'_> {
     #[inline(always)]
-    fn run_parts<D: Dot, const Q: usize>(self, dot: D, sides: SideLayout) {
-        if const { D::UNPACKS_IN_REGISTERS } && self.unpacks_in_registers::<D>() {
-            dot.call(Strips { product: self, group: Parts::<Q, true>(sides) });
-        } else {
-            dot.call(Strips { product: self, group: Parts::<Q, false>(sides) });
-        }
+    fn strips<D: Dot, G: GroupProduct>(self, dot: D, group: G) {
+        dot.call(Strips { product: self, group });
     }
 }
 
@@ -154,7 +177,7 @@ impl<G: GroupProduct> DotKernel for Strips<'_, G> {
         let groups = weight.groups();
         let mut unpacked = Unpacked::new();
         // A single tile goes through all groups at once.
-        let most_groups = if weight.format.has_nibbles() && !self.product.unpacks_in_registers::<D>() {
+        let most_groups = if weight.format.is_packed() && !G::UNPACKS_IN_REGISTERS {
             UNPACKED_GROUPS
         } else if tokens <= D::TILE_TOKENS {
             groups
@@ -163,7 +186,7 @@ impl<G: GroupProduct> DotKernel for Strips<'_, G> {
         };
         // A single tile is bound by memory bandwidth, and takes a block of rows from each of several places (see `STREAMS`).
         let far = tokens <= D::TILE_TOKENS && (tokens <= 2 || D::TILE_BLOCKS == 1);
-        let strip_blocks = if far { STREAMS } else { D::TILE_BLOCKS };
+        let strip_blocks = if far { STREAMS } else { D::TILE_BLOCKS.min(G::MOST_BLOCKS) };
         let full = blocks / strip_blocks;
         let (step, apart) = if far { (1, full) } else { (strip_blocks, 1) };
         // Strips lie in a grid over the weights of the part.
@@ -191,28 +214,12 @@ impl PartProduct<'_> {
     #[inline(always)]
     fn strip<D: Dot, G: GroupProduct>(&mut self, dot: D, group: G, strip: Strip, next: Strip, unpacked: &mut Unpacked) {
         let next = self.weight.quants(next.block, next.group, 1).as_ptr();
-        if const { D::UNPACKS_IN_REGISTERS } && self.unpacks_in_registers::<D>() {
-            let weights = StripWeights::as_they_lie(self.weight, strip);
-            return match self.weight.format {
-                QuantizedFormat::Quantized(_) => {
-                    dot.call(Tiles { product: self, group: Nibbles, strip, weights, next });
-                }
-                QuantizedFormat::Repacked(_) => dot.call(Tiles { product: self, group, strip, weights, next }),
-            };
-        }
-        let weights = StripWeights::new(dot, self.weight, strip, unpacked, self.part.tokens.len() <= D::TILE_TOKENS);
-        dot.call(Tiles { product: self, group, strip, weights, next });
-    }
-
-    /// Whether each tile unpacks weights of 4 bits for itself. Those of blocks take two instructions, fewer than to write and to read them
-    /// again takes.
-    #[inline(always)]
-    fn unpacks_in_registers<D: Dot>(&self) -> bool {
-        let is_cheap = match self.weight.format {
-            QuantizedFormat::Quantized(_) => self.part.tokens.len() <= NIBBLES_TOKENS,
-            QuantizedFormat::Repacked(_) => true,
+        let weights = if G::UNPACKS_IN_REGISTERS {
+            StripWeights::as_they_lie(self.weight, strip)
+        } else {
+            StripWeights::new(dot, self.weight, strip, unpacked, self.part.tokens.len() <= D::TILE_TOKENS)
         };
-        D::UNPACKS_IN_REGISTERS && self.weight.format.has_nibbles() && is_cheap
+        dot.call(Tiles { product: self, group, strip, weights, next });
     }
 }
 
@@ -247,7 +254,7 @@ impl<G: GroupProduct> DotKernel for Tiles<'_, '_, G> {
                 // What no tile of this instruction set has need not be compiled.
                 match self.strip.blocks {
                     1 => self.tile_of::<D, 1>(dot, tokens, lines),
-                    2 if const { G::MOST_TOKENS > NIBBLES_TOKENS && D::TILE_BLOCKS == 2 } => {
+                    2 if const { G::MOST_BLOCKS >= 2 && D::TILE_BLOCKS == 2 } => {
                         self.tile_of::<D, 2>(dot, tokens, lines)
                     }
                     STREAMS if const { D::TILE_BLOCKS == 2 } => match tokens.len() {
@@ -269,12 +276,12 @@ impl<G: GroupProduct> Tiles<'_, '_, G> {
         match tokens.len() {
             1 => self.tile::<D, R, 1>(dot, tokens.start, lines),
             2 if const { D::TILE_TOKENS >= 2 } => self.tile::<D, R, 2>(dot, tokens.start, lines),
-            3 if const { G::MOST_TOKENS >= 3 && D::TILE_TOKENS >= 3 } => self.tile::<D, R, 3>(dot, tokens.start, lines),
-            4 if const { G::MOST_TOKENS >= 4 && D::TILE_TOKENS >= 4 } => self.tile::<D, R, 4>(dot, tokens.start, lines),
-            5 if const { G::MOST_TOKENS >= 5 && D::TILE_TOKENS >= 5 } => self.tile::<D, R, 5>(dot, tokens.start, lines),
-            6 if const { G::MOST_TOKENS >= 6 && D::TILE_TOKENS >= 6 } => self.tile::<D, R, 6>(dot, tokens.start, lines),
-            7 if const { G::MOST_TOKENS >= 7 && D::TILE_TOKENS >= 7 } => self.tile::<D, R, 7>(dot, tokens.start, lines),
-            8 if const { G::MOST_TOKENS >= 8 && D::TILE_TOKENS >= 8 } => self.tile::<D, R, 8>(dot, tokens.start, lines),
+            3 if const { D::TILE_TOKENS >= 3 } => self.tile::<D, R, 3>(dot, tokens.start, lines),
+            4 if const { D::TILE_TOKENS >= 4 } => self.tile::<D, R, 4>(dot, tokens.start, lines),
+            5 if const { D::TILE_TOKENS >= 5 } => self.tile::<D, R, 5>(dot, tokens.start, lines),
+            6 if const { D::TILE_TOKENS >= 6 } => self.tile::<D, R, 6>(dot, tokens.start, lines),
+            7 if const { D::TILE_TOKENS >= 7 } => self.tile::<D, R, 7>(dot, tokens.start, lines),
+            8 if const { D::TILE_TOKENS >= 8 } => self.tile::<D, R, 8>(dot, tokens.start, lines),
             _ => unreachable!(),
         }
     }
@@ -312,17 +319,18 @@ impl<G: GroupProduct> Tiles<'_, '_, G> {
         let lines_of_group = lines.len().div_ceil(groups);
         let ahead = lines.is_empty()
             && if G::UNPACKS_IN_REGISTERS {
-                T > 1 || G::MOST_TOKENS > NIBBLES_TOKENS
+                T >= G::PREFETCH_FROM
             } else {
-                !weight.format.has_nibbles() && matches!(D::PREFETCH_FROM, Some(least) if T >= least)
+                !weight.format.is_packed() && matches!(D::PREFETCH_FROM, Some(least) if T >= least)
             };
+        let distance = if R == 1 { SINGLE_STREAM_DISTANCE } else { PREFETCH_DISTANCE };
         let next = *next;
         let next_step = row * weight.format.group_bytes();
         for _ in 0..groups {
             if ahead {
                 for line in 0..group_bytes / CACHE_LINE {
                     for r in 0..R {
-                        dot.prefetch(quants[r].wrapping_add(PREFETCH_DISTANCE + line * CACHE_LINE));
+                        dot.prefetch(quants[r].wrapping_add(distance + line * CACHE_LINE));
                     }
                 }
             }
@@ -338,7 +346,7 @@ impl<G: GroupProduct> Tiles<'_, '_, G> {
                     quants[r] = quants[r].add(group_bytes);
                     sides[r] = sides[r].add(side_bytes);
                 }
-                x = G::next(x);
+                x = x.next(G::GROUPING);
             }
         }
         for r in 0..R {

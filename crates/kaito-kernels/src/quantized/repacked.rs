@@ -1,13 +1,17 @@
 //! Matrices in the block formats of GGUF, repacked once into the order of quantised weights, so that they are multiplied as integers.
 //!
 //! Weights keep their values: a weight is `scale * integer`, or `scale * integer + minimum`, where the integer, and what scale and
-//! minimum are computed from, are those of the file. 4 bits and fewer become nibbles, more become bytes. Behind them lie the sides of each
-//! group of 128 columns and block of rows, each row by row:
+//! minimum are computed from, are those of the file. 4 bits and fewer become nibbles, 5 bits become 6, and 6 and 8 stay. Of 6 bits four
+//! quads share three times 64 bytes: the first three in their lower bits, two bits of the fourth in the upper ones of each, the lowest
+//! first. Behind them lie the sides of each group of 128 columns and block of rows, each row by row:
 //!
 //! ```text
 //! halves:  [subgroup of 32] f16 scale, then [subgroup] f16 minimum
-//! factors: f16 scale, f16 scale of minima; [part] a signed byte that the scale is multiplied by, then [part] one for the minimum
+//! factors: f16 scale, f16 scale of minima; [part] a signed byte that the scale is multiplied by, then [pair of parts] two for the minimum
 //! ```
+//!
+//! Products with `halves` take activations of which 32 share a scale, products with `factors` those of which a group does: the sums of
+//! parts are multiplied by their factors before any scale is.
 
 use super::{
     BLOCK_ROWS, GROUP, QUAD, QuantizedFormat,
@@ -22,8 +26,8 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(super) struct Repacking {
     sides: SideLayout,
-    /// Whether integers have at most 4 bits.
-    has_nibbles: bool,
+    /// Bits of a weight.
+    bits: usize,
 }
 
 /// What belongs to the weights of a group.
@@ -38,12 +42,9 @@ pub(super) enum SideLayout {
 /// Bytes of a number of f16 for each row.
 pub(super) const HALVES: usize = 2 * BLOCK_ROWS;
 
-/// The nibble of the weight zero, where there are no minima.
-pub(super) const NIBBLE_ZERO_POINT: u8 = 8;
-
 impl SideLayout {
     #[inline(always)]
-    pub(super) fn has_minima(self) -> bool {
+    pub(super) const fn has_minima(self) -> bool {
         match self {
             Self::Halves { minima } | Self::Factors { minima, .. } => minima,
         }
@@ -55,6 +56,12 @@ impl SideLayout {
             Self::Halves { .. } => SUBGROUP,
             Self::Factors { columns, .. } => columns,
         }
+    }
+
+    /// Where the factors of a group begin.
+    #[inline(always)]
+    pub(super) const fn first_factor(self) -> usize {
+        if self.has_minima() { 2 * HALVES } else { HALVES }
     }
 
     /// Bytes of a group in a block of rows.
@@ -72,18 +79,19 @@ impl Repacking {
     pub(super) fn of(format: BlockFormat) -> Self {
         let halves = |minima| SideLayout::Halves { minima };
         let factors = |columns, minima| SideLayout::Factors { columns, minima };
-        let (sides, has_nibbles) = match format {
-            BlockFormat::Q8_0 | BlockFormat::Q5_0 => (halves(false), false),
-            BlockFormat::Q5_1 => (halves(true), false),
-            BlockFormat::Q4_0 => (halves(false), true),
-            BlockFormat::Q4_1 => (halves(true), true),
-            BlockFormat::Q5_K => (factors(32, true), false),
-            BlockFormat::Q4_K => (factors(32, true), true),
-            BlockFormat::Q6_K => (factors(16, false), false),
-            BlockFormat::Q3_K => (factors(16, false), true),
-            BlockFormat::Q2_K => (factors(16, true), true),
+        let (sides, bits) = match format {
+            BlockFormat::Q8_0 => (halves(false), 8),
+            BlockFormat::Q5_0 => (halves(false), 6),
+            BlockFormat::Q5_1 => (halves(true), 6),
+            BlockFormat::Q4_0 => (halves(false), 4),
+            BlockFormat::Q4_1 => (halves(true), 4),
+            BlockFormat::Q5_K => (factors(32, true), 6),
+            BlockFormat::Q4_K => (factors(32, true), 4),
+            BlockFormat::Q6_K => (factors(16, false), 6),
+            BlockFormat::Q3_K => (factors(16, false), 4),
+            BlockFormat::Q2_K => (factors(16, true), 4),
         };
-        Self { sides, has_nibbles }
+        Self { sides, bits }
     }
 
     pub(super) fn sides(self) -> SideLayout {
@@ -94,23 +102,26 @@ impl Repacking {
         self.sides.bytes()
     }
 
-    pub(super) fn has_nibbles(self) -> bool {
-        self.has_nibbles
+    /// Bits of a weight.
+    pub(super) fn bits(self) -> usize {
+        self.bits
     }
 
-    /// What is added to an integer to make a nibble of it, or a byte.
+    /// What is added to an integer to make the stored number of it.
     fn zero_point(self) -> u8 {
-        match (self.has_nibbles, self.sides.has_minima()) {
-            (false, _) => 128,
-            (true, false) => NIBBLE_ZERO_POINT,
-            (true, true) => 0,
-        }
+        zero_point(self.bits, self.sides.has_minima())
     }
 
-    /// What is added to a nibble to make a byte of it whose zero point is 128.
-    pub(super) fn nibble_offset(self) -> u8 {
+    /// What is added to a stored number to make a byte of it whose zero point is 128.
+    pub(super) fn byte_offset(self) -> u8 {
         128 - self.zero_point()
     }
+}
+
+/// The stored number that stands for the integer zero: with minima integers have no sign, unless they are bytes.
+#[inline(always)]
+pub(super) const fn zero_point(bits: usize, minima: bool) -> u8 {
+    if minima && bits < 8 { 0 } else { 1 << (bits - 1) }
 }
 
 /// Repacks `source` into `target`, which has as many bytes as [`QuantizedFormat::bytes`] says.
@@ -163,17 +174,27 @@ fn repack_rows(source: BlocksRef, first_row: usize, quants: &mut [u8], sides: &m
 
 /// Writes the integers of a row's group to their places in the layout.
 fn place_row(repacking: Repacking, integers: &[i8; GROUP], row: usize, quants: &mut [u8]) {
-    let byte = |integer: i8| (integer as u8).wrapping_add(repacking.zero_point());
+    let stored = |integer: i8| (integer as u8).wrapping_add(repacking.zero_point());
     let quads = integers.as_chunks::<QUAD>().0;
     let targets = quants.as_chunks_mut::<{ BLOCK_ROWS * QUAD }>().0.iter_mut();
-    let places = targets.filter_map(|target| target.as_chunks_mut::<QUAD>().0.get_mut(row));
-    if repacking.has_nibbles {
-        for ([low, high], place) in quads.as_chunks().0.iter().zip(places) {
-            *place = std::array::from_fn(|i| byte(low[i]) | byte(high[i]) << 4);
+    let mut places = targets.filter_map(|target| target.as_chunks_mut::<QUAD>().0.get_mut(row));
+    match repacking.bits {
+        4 => {
+            for ([low, high], place) in quads.as_chunks().0.iter().zip(places) {
+                *place = std::array::from_fn(|i| stored(low[i]) | stored(high[i]) << 4);
+            }
         }
-    } else {
-        for (quad, place) in quads.iter().zip(places) {
-            *place = quad.map(byte);
+        6 => {
+            for [first, second, third, fourth] in quads.as_chunks().0 {
+                for (i, (quad, place)) in [first, second, third].into_iter().zip(&mut places).enumerate() {
+                    *place = std::array::from_fn(|c| stored(quad[c]) | (stored(fourth[c]) >> (2 * i)) << 6);
+                }
+            }
+        }
+        _ => {
+            for (quad, place) in quads.iter().zip(places) {
+                *place = quad.map(stored);
+            }
         }
     }
 }
@@ -207,13 +228,14 @@ fn place_sides(layout: SideLayout, block: &BlockSides, row: usize, first: usize,
                 if minima {
                     put_half(sides, 1, block.minimum);
                 }
-                let factors = &mut sides[if minima { 2 * HALVES } else { HALVES }..];
+                let factors = &mut sides[layout.first_factor()..];
                 for part in parts {
                     let of_block = (group * GROUP + part * columns - first) / columns;
                     debug_assert!(of_block < MOST_FACTORS);
                     factors[part * BLOCK_ROWS + row] = block.factors[of_block] as u8;
                     if minima {
-                        factors[(GROUP / columns + part) * BLOCK_ROWS + row] = block.minimum_factors[of_block] as u8;
+                        let pair = GROUP / columns * BLOCK_ROWS + part / 2 * 2 * BLOCK_ROWS;
+                        factors[pair + 2 * row + part % 2] = block.minimum_factors[of_block] as u8;
                     }
                 }
             }

@@ -66,11 +66,8 @@ impl<'a> StripWeights<'a> {
             let sides = weight.sides(block, strip.group, groups);
             let quants = match weight.format {
                 QuantizedFormat::Quantized(Quantization::Int4) => unpack(dot, quants, sides, room, prefetches),
-                QuantizedFormat::Repacked(format) if weight.format.has_nibbles() => {
-                    if prefetches {
-                        prefetch_ahead(dot, quants, sides);
-                    }
-                    unpack_nibbles(dot, quants, Repacking::of(format).nibble_offset(), room)
+                QuantizedFormat::Repacked(format) if weight.format.is_packed() => {
+                    unpack_repacked(dot, Repacking::of(format), quants, sides, room, prefetches)
                 }
                 QuantizedFormat::Quantized(Quantization::Int8) | QuantizedFormat::Repacked(_) => quants,
             };
@@ -140,8 +137,8 @@ impl<'a> StripWeights<'a> {
     }
 }
 
-/// How far ahead weights of 4 bits are prefetched while others are unpacked.
-const PREFETCH_DISTANCE: usize = 4096;
+/// How many bytes ahead a single stream of weights is prefetched, and weights are while others are unpacked: more than each of several streams.
+pub(super) const SINGLE_STREAM_DISTANCE: usize = 4096;
 
 /// Unpacks the groups of a block, as many bytes of `room` as they take, and prefetches those that lie ahead if it is told to.
 ///
@@ -165,26 +162,42 @@ pub(super) fn unpack<'a, D: Dot>(
         dot.unpack(&nibbles[i], &sides[i], &mut groups[i]);
     }
     // SAFETY: `Dot::unpack` has written all of each group.
-    unsafe { std::slice::from_raw_parts(groups.as_ptr().cast(), groups.len() * GROUP_BYTES) }
+    unsafe { bytes_of(groups) }
 }
 
-/// Unpacks the groups of a block in a format whose nibbles are weights, as many bytes of `room` as they take.
+/// The same in a repacked format.
 ///
 /// # Panics
 /// If there are more than [`UNPACKED_GROUPS`].
 #[inline(always)]
-fn unpack_nibbles<'a, D: Dot>(
+fn unpack_repacked<'a, D: Dot>(
     dot: D,
-    nibbles: &[u8],
-    offset: u8,
+    repacking: Repacking,
+    quants: &[u8],
+    sides: &[u8],
     room: &'a mut [UnpackedGroup; UNPACKED_GROUPS],
+    prefetches: bool,
 ) -> &'a [u8] {
-    let nibbles = nibbles.as_chunks().0;
-    let groups = &mut room[..nibbles.len()];
-    for i in 0..groups.len() {
-        dot.unpack_nibbles(&nibbles[i], offset, &mut groups[i]);
+    if prefetches {
+        prefetch_ahead(dot, quants, sides);
     }
-    // SAFETY: `Dot::unpack_nibbles` has written all of each group.
+    let bits = repacking.bits();
+    let quants = quants.chunks_exact(GROUP_BYTES * bits / 8);
+    let groups = &mut room[..quants.len()];
+    for (quants, group) in quants.zip(groups.iter_mut()) {
+        dot.unpack_repacked(bits, quants, repacking.byte_offset(), group);
+    }
+    // SAFETY: `Dot::unpack_repacked` has written all of each group, and there are as many as groups of quants.
+    unsafe { bytes_of(groups) }
+}
+
+/// The bytes of unpacked groups.
+///
+/// # Safety
+/// All of each group is written.
+#[inline(always)]
+unsafe fn bytes_of(groups: &[UnpackedGroup]) -> &[u8] {
+    // SAFETY: by contract; groups lie together.
     unsafe { std::slice::from_raw_parts(groups.as_ptr().cast(), groups.len() * GROUP_BYTES) }
 }
 
@@ -193,7 +206,7 @@ fn unpack_nibbles<'a, D: Dot>(
 fn prefetch_ahead<D: Dot>(dot: D, nibbles: &[u8], sides: &[u8]) {
     if D::PREFETCH_FROM.is_some() {
         for line in 0..nibbles.len() / CACHE_LINE {
-            dot.prefetch(nibbles.as_ptr().wrapping_add(PREFETCH_DISTANCE + line * CACHE_LINE));
+            dot.prefetch(nibbles.as_ptr().wrapping_add(SINGLE_STREAM_DISTANCE + line * CACHE_LINE));
         }
         for line in 0..=sides.len() / CACHE_LINE {
             dot.prefetch(sides.as_ptr().wrapping_add(sides.len() + line * CACHE_LINE));

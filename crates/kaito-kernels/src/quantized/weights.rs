@@ -157,7 +157,7 @@ pub(crate) const TINY: f32 = 1.925_93e-34; // 2^-112
 
 /// The bits of the largest magnitude: those of infinity or more if there is an infinity or NaN.
 #[inline(always)]
-pub(super) fn magnitude_bits<const N: usize>(values: &[f32; N]) -> u32 {
+pub(super) fn magnitude_bits(values: &[f32]) -> u32 {
     let mut lanes = [0u32; 16];
     for part in values.as_chunks::<16>().0 {
         for l in 0..16 {

@@ -100,7 +100,8 @@ pub(super) struct Products {
     is_activated: bool,
     /// Room for the activations of one linear map, and for their quantised form.
     tiled_input: TiledInput,
-    quantized_input: QuantizedInput,
+    /// One for each way to quantise activations that the weights may ask for.
+    quantized_inputs: Vec<QuantizedInput>,
 }
 
 impl Products {
@@ -113,10 +114,14 @@ impl Products {
             activated: Vec::new(),
             is_activated: false,
             tiled_input: TiledInput::default(),
-            quantized_input: QuantizedInput::new(match packed.compute {
-                Compute::Int8 => Grouping::Subgroups,
-                Compute::Exact | Compute::Bf16 => Grouping::Rotated,
-            }),
+            quantized_inputs: match packed.compute {
+                // A file of blocks may mix formats.
+                Compute::Int8 => vec![Grouping::Subgroups, Grouping::Unrotated],
+                Compute::Exact | Compute::Bf16 => vec![Grouping::Rotated],
+            }
+            .into_iter()
+            .map(QuantizedInput::new)
+            .collect(),
         }
     }
 
@@ -132,7 +137,9 @@ impl Products {
         for weights in [DType::F32, DType::Bf16, DType::F16] {
             self.tiled_input.reserve(self.form(weights), rows, widest);
         }
-        self.quantized_input.reserve(rows, widest);
+        for input in &mut self.quantized_inputs {
+            input.reserve(rows, widest);
+        }
         self.activated = zeros(rows * gated)?;
         Ok(())
     }
@@ -208,10 +215,15 @@ impl Products {
                         self.fail(format!("{tensor:?} is no quantised matrix"));
                         continue;
                     };
-                    let (first, cols) = (part.input_offset, weight.cols());
-                    let wanted = (first, cols);
+                    let (first, cols, grouping) = (part.input_offset, weight.cols(), weight.format().grouping());
+                    let Some(target) = self.quantized_inputs.iter_mut().find(|input| input.grouping() == grouping)
+                    else {
+                        self.fail(format!("{tensor:?} is multiplied by activations that are quantised otherwise"));
+                        continue;
+                    };
+                    let wanted = (first, cols, grouping);
+                    let threads = &self.threads;
                     if quantized.replace(wanted) != Some(wanted) {
-                        let (target, threads) = (&mut self.quantized_input, &self.threads);
                         if input.is_gated() {
                             let gate_up = input.gate_up(width);
                             target.quantize_swiglu(threads, count, gate_up, width, first..first + cols);
@@ -219,7 +231,7 @@ impl Products {
                             target.quantize(threads, count, cols, rows(input.values(), width, first));
                         }
                     }
-                    kernels::quantized_matmul(&self.threads, &self.quantized_input, weight, output, write);
+                    kernels::quantized_matmul(threads, target, weight, output, write);
                 }
             }
         }

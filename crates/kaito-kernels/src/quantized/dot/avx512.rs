@@ -2,9 +2,10 @@ use std::arch::x86_64::*;
 
 use super::{Dot, DotKernel, GROUP_BYTES, QUADS, UnpackedGroup};
 use crate::quantized::{
-    BLOCK_ROWS, SCALE_BYTES,
-    input::InputGroups,
+    BLOCK_ROWS, QUAD, SCALE_BYTES,
+    input::{InputGroups, SumPair},
     int4::{BYTES, NIBBLE_BYTES, SIDE_BYTES},
+    repacked::zero_point,
 };
 
 /// AVX-512 F, BW, VL, VNNI and VBMI.
@@ -106,7 +107,7 @@ impl Dot for Avx512Vnni {
             let tables = tables();
             let mut planes = [[_mm512_setzero_si512(); 3]; R];
             let mut sums = [[_mm512_setzero_si512(); T]; R];
-            // Each addition waits some cycles for the one before it: each quad of a pair has its own.
+            // Each addition waits some cycles for the one before it: where there are few sums, each quad of a pair has its own.
             let mut odd = [[_mm512_setzero_si512(); T]; R];
             for r in 0..R {
                 planes[r] = multiplier_planes(sides[r]);
@@ -130,58 +131,11 @@ impl Dot for Avx512Vnni {
                         let (first, second) = (_mm512_set1_epi32(x.read()), _mm512_set1_epi32(x.add(1).read()));
                         for r in 0..R {
                             sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r][0], first);
-                            odd[r][t] = _mm512_dpbusd_epi32(odd[r][t], quads[r][1], second);
-                        }
-                    }
-                }
-            }
-            for r in 0..R {
-                for t in 0..T {
-                    sums[r][t] = _mm512_add_epi32(sums[r][t], odd[r][t]);
-                }
-            }
-            sums
-        }
-    }
-
-    #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Iterators take closures.
-    unsafe fn quads_of_nibbles<const R: usize, const T: usize, const Q: usize>(
-        self,
-        nibbles: [*const u8; R],
-        zero_point: u8,
-        input: InputGroups,
-    ) -> [[__m512i; T]; R] {
-        // SAFETY: see above. A pair of quads has 8 bytes a token and 64 bytes a block of rows.
-        unsafe {
-            let low = _mm512_set1_epi8(15);
-            let mut sums = [[_mm512_setzero_si512(); T]; R];
-            // Each addition waits some cycles for the one before it: where there are few sums, each quad of a pair has its own.
-            let mut odd = [[_mm512_setzero_si512(); T]; R];
-            // Corrections are for the zero point 128.
-            let zero_point = _mm512_set1_epi32(zero_point.into());
-            for t in 0..T {
-                let correction = _mm512_srai_epi32::<7>(_mm512_set1_epi32(*input.corrections.add(t)));
-                let correction = _mm512_mullo_epi32(correction, zero_point);
-                for r in 0..R {
-                    sums[r][t] = correction;
-                }
-            }
-            for pair in 0..Q / 2 {
-                let mut quads = [[_mm512_setzero_si512(); 2]; R];
-                for r in 0..R {
-                    let packed = _mm512_loadu_si512(nibbles[r].add(pair * 64).cast());
-                    quads[r] = [_mm512_and_si512(packed, low), _mm512_and_si512(_mm512_srli_epi16::<4>(packed), low)];
-                }
-                for t in 0..T {
-                    let x = input.numbers.add(t).cast::<i32>().add(2 * pair);
-                    let (first, second) = (_mm512_set1_epi32(x.read()), _mm512_set1_epi32(x.add(1).read()));
-                    for r in 0..R {
-                        sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r][0], first);
-                        if R * T <= 4 {
-                            odd[r][t] = _mm512_dpbusd_epi32(odd[r][t], quads[r][1], second);
-                        } else {
-                            sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r][1], second);
+                            if R * T <= 4 {
+                                odd[r][t] = _mm512_dpbusd_epi32(odd[r][t], quads[r][1], second);
+                            } else {
+                                sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r][1], second);
+                            }
                         }
                     }
                 }
@@ -194,6 +148,76 @@ impl Dot for Avx512Vnni {
                 }
             }
             sums
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    unsafe fn packed_quads<const R: usize, const T: usize, const Q: usize, const BITS: usize>(
+        self,
+        quants: [*const u8; R],
+        minima: bool,
+        input: InputGroups,
+    ) -> [[__m512i; T]; R] {
+        // SAFETY: see above. Four quads have 16 bytes a token.
+        unsafe {
+            let mut sums = [[_mm512_setzero_si512(); T]; R];
+            // Each addition waits some cycles for the one before it: where there are few sums, every other quad has its own.
+            let mut odd = [[_mm512_setzero_si512(); T]; R];
+            if !minima {
+                for t in 0..T {
+                    // Corrections are for the zero point 128.
+                    let correction = _mm512_set1_epi32(*input.corrections.add(t));
+                    let correction = match BITS {
+                        4 => _mm512_srai_epi32::<4>(correction),
+                        _ => _mm512_srai_epi32::<2>(correction),
+                    };
+                    for r in 0..R {
+                        sums[r][t] = correction;
+                    }
+                }
+            }
+            for four in 0..Q / 4 {
+                let mut quads = [[_mm512_setzero_si512(); 4]; R];
+                for r in 0..R {
+                    quads[r] = four_quads::<BITS>(quants[r].add(four * FOUR_QUADS * BITS / 8));
+                }
+                for i in 0..4 {
+                    for t in 0..T {
+                        let x = input.numbers.add(t).cast::<i32>().add(4 * four + i);
+                        let x = _mm512_set1_epi32(x.read());
+                        for r in 0..R {
+                            if R * T <= 4 && i % 2 == 1 {
+                                odd[r][t] = _mm512_dpbusd_epi32(odd[r][t], quads[r][i], x);
+                            } else {
+                                sums[r][t] = _mm512_dpbusd_epi32(sums[r][t], quads[r][i], x);
+                            }
+                        }
+                    }
+                }
+            }
+            if R * T <= 4 {
+                for r in 0..R {
+                    for t in 0..T {
+                        sums[r][t] = _mm512_add_epi32(sums[r][t], odd[r][t]);
+                    }
+                }
+            }
+            sums
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn pair_products(self, pairs: usize, factors: *const u8, sums: *const SumPair, width: usize) -> __m512i {
+        // SAFETY: see above. A pair has 32 bytes.
+        unsafe {
+            let mut products = _mm512_setzero_si512();
+            for pair in 0..pairs {
+                let factors = _mm512_cvtepi8_epi16(_mm256_loadu_si256(factors.add(pair * 32).cast()));
+                let sums = _mm512_set1_epi32(sums.add(pair * width).cast::<i32>().read_unaligned());
+                products = _mm512_dpwssd_epi32(products, factors, sums);
+            }
+            products
         }
     }
 
@@ -259,6 +283,33 @@ impl Dot for Avx512Vnni {
         // SAFETY: see above.
         unsafe { _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scales, sums) }
     }
+}
+
+/// Weights of four quads.
+const FOUR_QUADS: usize = 4 * QUAD * BLOCK_ROWS;
+
+const _: () = assert!(zero_point(4, false) == 128 >> 4 && zero_point(6, false) == 128 >> 2);
+
+/// Four quads of `BITS` bits, 4 or 6, a byte for each weight. See [`crate::quantized::repacked`].
+///
+/// # Safety
+/// They can be read there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn four_quads<const BITS: usize>(quants: *const u8) -> [__m512i; 4] {
+    // SAFETY: by contract.
+    let load = |i: usize| unsafe { _mm512_loadu_si512(quants.add(64 * i).cast()) };
+    let (two, four) = (_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0f));
+    if BITS == 4 {
+        let (first, second) = (load(0), load(1));
+        let high = |packed| _mm512_and_si512(_mm512_srli_epi16::<4>(packed), four);
+        return [_mm512_and_si512(first, four), high(first), _mm512_and_si512(second, four), high(second)];
+    }
+    let (first, second, third) = (load(0), load(1), load(2));
+    // The last quad lies in the upper two bits of the others. Ternary logic: the bits of the mask from the first, the rest from the second.
+    let lower = _mm512_ternarylogic_epi32::<0xca>(two, _mm512_srli_epi16::<6>(first), _mm512_srli_epi16::<4>(second));
+    let last = _mm512_ternarylogic_epi32::<0xca>(four, lower, _mm512_srli_epi16::<2>(third));
+    [first, second, third, last].map(|quad| _mm512_and_si512(quad, _mm512_set1_epi8(0x3f)))
 }
 
 /// Columns that share a multiplier are two pairs of quads.

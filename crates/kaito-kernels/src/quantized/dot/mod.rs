@@ -14,7 +14,7 @@ use half::f16;
 
 use super::{
     BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES,
-    input::InputGroups,
+    input::{InputGroups, SumPair},
     int4::{self, NIBBLE_BYTES, SIDE_BYTES},
 };
 use crate::simd::{KernelLevel, prefetch};
@@ -25,6 +25,9 @@ const _: () = assert!(GROUP.is_multiple_of(QUAD) && QUADS.is_multiple_of(2));
 
 /// Bytes of the weights of a group in a block of rows: a byte each, with the zero point 128. 4-bit ones are unpacked to them.
 pub(super) const GROUP_BYTES: usize = BLOCK_ROWS * GROUP;
+
+/// Bytes of a quad of a block of rows, a byte for each weight.
+const QUAD_BYTES: usize = BLOCK_ROWS * QUAD;
 
 /// Room for a group that is unpacked.
 pub(super) type UnpackedGroup = MaybeUninit<[u8; GROUP_BYTES]>;
@@ -39,7 +42,7 @@ pub(super) trait Dot: Copy {
     /// From how many tokens on a single tile prefetches its weights, if it ever does: with fewer tokens there is so little to
     /// compute that the loads of weights themselves run far enough ahead.
     const PREFETCH_FROM: Option<usize> = None;
-    /// Whether [`Dot::group_of_nibbles`] and [`Dot::quads_of_nibbles`] are there: products with few tokens unpack 4-bit weights for
+    /// Whether [`Dot::group_of_nibbles`] and [`Dot::packed_quads`] are there: products with few tokens unpack 4-bit weights for
     /// themselves.
     const UNPACKS_IN_REGISTERS: bool = false;
 
@@ -71,18 +74,39 @@ pub(super) trait Dot: Copy {
         unreachable!("{}", Self::UNPACKS_IN_REGISTERS)
     }
 
-    /// The same as [`Dot::group`], of quads of nibbles with this zero point.
+    /// The same as [`Dot::group`], of quads of `BITS` bits as they lie in a repacked matrix, with or without minima.
     ///
     /// # Safety
-    /// `Q / 2` pairs of quads can be read at each of `nibbles`, and `Q` quads of `T` tokens at `input`.
+    /// `Q` quads can be read at each of `quants`, and `Q` quads of `T` tokens at `input`.
     #[inline(always)]
-    unsafe fn quads_of_nibbles<const R: usize, const T: usize, const Q: usize>(
+    unsafe fn packed_quads<const R: usize, const T: usize, const Q: usize, const BITS: usize>(
         self,
-        _nibbles: [*const u8; R],
-        _zero_point: u8,
+        _quants: [*const u8; R],
+        _minima: bool,
         _input: InputGroups,
     ) -> [[Self::Ints; T]; R] {
         unreachable!("{}", Self::UNPACKS_IN_REGISTERS)
+    }
+
+    /// For a block of rows the sum of the products of some pairs of signed bytes, `[pair][row][2]`, and pairs of sums of a token, `width`
+    /// apart, exactly.
+    ///
+    /// # Safety
+    /// So many pairs can be read at both.
+    #[inline(always)]
+    unsafe fn pair_products(self, pairs: usize, factors: *const u8, sums: *const SumPair, width: usize) -> Self::Ints {
+        let mut lanes = [0i32; BLOCK_ROWS];
+        for pair in 0..pairs {
+            // SAFETY: by contract.
+            let (factors, [first, second]) = unsafe {
+                (&*factors.add(pair * 2 * BLOCK_ROWS).cast::<[[i8; 2]; BLOCK_ROWS]>(), *sums.add(pair * width))
+            };
+            for row in 0..BLOCK_ROWS {
+                lanes[row] += i32::from(factors[row][0]) * i32::from(first);
+                lanes[row] += i32::from(factors[row][1]) * i32::from(second);
+            }
+        }
+        self.corrected(&lanes, 0)
     }
 
     /// Writes 4-bit weights of a group as bytes: all of `target`. See [`int4::unpack`].
@@ -91,19 +115,38 @@ pub(super) trait Dot: Copy {
         int4::unpack(nibbles, side, target.write([0; GROUP_BYTES]));
     }
 
-    /// Writes the nibbles of a group as bytes, `offset` added to each: all of `target`.
+    /// Writes repacked weights of a group, of 4 or 6 bits, as bytes, `offset` added to each: all of `target`.
+    ///
+    /// # Panics
+    /// If they are not as many bytes.
     #[inline(always)]
-    fn unpack_nibbles(self, nibbles: &[u8; NIBBLE_BYTES], offset: u8, target: &mut UnpackedGroup) {
+    fn unpack_repacked(self, bits: usize, quants: &[u8], offset: u8, target: &mut UnpackedGroup) {
         // Loops over arrays, so that each becomes a few vector instructions.
-        const PAIR: usize = BLOCK_ROWS * QUAD;
-        let mut bytes = [[0; 2 * PAIR]; GROUP / QUAD / 2];
-        for (nibbles, bytes) in nibbles.as_chunks::<PAIR>().0.iter().zip(&mut bytes) {
-            for i in 0..PAIR {
-                bytes[i] = (nibbles[i] & 15).wrapping_add(offset);
-                bytes[PAIR + i] = (nibbles[i] >> 4).wrapping_add(offset);
+        assert_eq!(quants.len(), GROUP_BYTES * bits / 8);
+        let mut bytes = [[[0; QUAD_BYTES]; 4]; GROUP / QUAD / 4];
+        if bits == 4 {
+            for ([first, second], bytes) in quants.as_chunks().0.as_chunks().0.iter().zip(&mut bytes) {
+                let (first, second): (&[u8; QUAD_BYTES], &[u8; QUAD_BYTES]) = (first, second);
+                for i in 0..QUAD_BYTES {
+                    bytes[0][i] = (first[i] & 15).wrapping_add(offset);
+                    bytes[1][i] = (first[i] >> 4).wrapping_add(offset);
+                    bytes[2][i] = (second[i] & 15).wrapping_add(offset);
+                    bytes[3][i] = (second[i] >> 4).wrapping_add(offset);
+                }
+            }
+        } else {
+            for ([first, second, third], bytes) in quants.as_chunks().0.as_chunks().0.iter().zip(&mut bytes) {
+                let sextets: [&[u8; QUAD_BYTES]; 3] = [first, second, third];
+                for i in 0..QUAD_BYTES {
+                    bytes[0][i] = (sextets[0][i] & 63).wrapping_add(offset);
+                    bytes[1][i] = (sextets[1][i] & 63).wrapping_add(offset);
+                    bytes[2][i] = (sextets[2][i] & 63).wrapping_add(offset);
+                    let last = sextets[0][i] >> 6 | sextets[1][i] >> 6 << 2 | sextets[2][i] >> 6 << 4;
+                    bytes[3][i] = last.wrapping_add(offset);
+                }
             }
         }
-        if let Some(bytes) = bytes.as_flattened().first_chunk() {
+        if let Some(bytes) = bytes.as_flattened().as_flattened().first_chunk() {
             target.write(*bytes);
         }
     }

@@ -54,7 +54,7 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
         for (i, block) in places.clone().enumerate() {
             (quants[i], sides[i]) = (weight.quants(block, 0, groups), weight.sides(block, 0, groups));
             product.load::<D, W>(dot, block, &mut room.outputs[i * W..][..W]);
-            if weight.format.has_nibbles() {
+            if weight.format.is_packed() {
                 unpack(dot, quants[i], sides[i], 0, &mut room.weights[0][i]);
             }
         }
@@ -66,7 +66,7 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
                     let ahead = group * group_bytes + DISTANCE + line * CACHE_LINE;
                     dot.prefetch(quants[i].as_ptr().wrapping_add(ahead));
                 }
-                weights[i] = if weight.format.has_nibbles() {
+                weights[i] = if weight.format.is_packed() {
                     room.weights[group % 2][i].as_ptr().cast()
                 } else {
                     quants[i][group * GROUP_BYTES..][..GROUP_BYTES].as_ptr()
@@ -89,7 +89,7 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
                 }
             }
             // While the products are computed.
-            if weight.format.has_nibbles() && group + 1 < groups {
+            if weight.format.is_packed() && group + 1 < groups {
                 for i in 0..count {
                     unpack(dot, quants[i], sides[i], group + 1, &mut room.weights[(group + 1) % 2][i]);
                 }

@@ -55,7 +55,7 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
                 let next = quants.as_ptr().wrapping_add(quants.len());
                 let lines = quants.len() / CACHE_LINE;
                 let sides = weight.sides(block, group, count);
-                let quants = if weight.format.has_nibbles() {
+                let quants = if weight.format.is_packed() {
                     unpack(dot, quants, sides, &mut room.weights, false)
                 } else {
                     quants
