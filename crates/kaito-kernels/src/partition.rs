@@ -208,6 +208,14 @@ impl PartMut<'_> {
         values: &[f32; N],
         add: bool,
     ) {
+        if apart == 1 {
+            // Vectors.
+            let elements = self.slice(token, column..column + N);
+            for (element, value) in elements.iter_mut().zip(values) {
+                *element = if add { *element + value } else { *value };
+            }
+            return;
+        }
         assert!(self.tokens.contains(&token));
         // The distance is less than the number of columns: what follows does not overflow.
         let len = self.columns.len();

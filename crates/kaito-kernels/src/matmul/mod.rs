@@ -166,8 +166,10 @@ impl PartProduct<'_> {
         let few = self.input.tokens() <= MAX_SEGMENT_TOKENS;
         let (least, most) = self.input.tile_sizes();
         let strip = if few { strip_rows::<S>(least, most) } else { rows.len() };
-        // A single token's sums are few for the columns they take: keeping them would cost more than it saves.
-        let segment = if few && self.input.tokens() > 1 { SEGMENT_VECTORS * S::LANES } else { BLOCK_COLUMNS };
+        // A single token's sums are few for the columns they take: keeping them would cost more than it saves. So it does where registers
+        // hold the sums of more rows, for which the tokens' columns are read from the second level cache less often.
+        let segments = few && self.input.tokens() > 1 && !S::MANY_REGISTERS;
+        let segment = if segments { SEGMENT_VECTORS * S::LANES } else { BLOCK_COLUMNS };
         // Each row of a strip is a stream of its own (see `STREAMS`), which goes on where the strip before has left it.
         let strips = rows.len() / strip;
         for i in 0..=strips {

@@ -26,8 +26,7 @@ pub(super) struct Product<'a, 'p, E> {
     pub apart: usize,
     /// Whether the sums are added to what is there.
     pub add: bool,
-    /// Columns of a segment, where there are only 16 registers: all tiles are multiplied by one before any is by the next. With more
-    /// registers a strip has so many rows that a segment is all columns.
+    /// Columns of a segment: all tiles are multiplied by one before any is by the next.
     pub segment: usize,
     /// The first of the weights that come next: as many rows at the same stride, which are prefetched meanwhile. Null if
     /// there are none.
@@ -94,9 +93,8 @@ impl<E: Element> Product<'_, '_, E> {
         let (rows, columns) = (self.weight.rows(), self.weight.columns().len());
         let first_token = self.input.tile_at(self.tiles.start).first_token;
         let mut kept: Kept<S::Vector> = [MaybeUninit::uninit(); MAX_STRIP_ROWS * MAX_SEGMENT_TOKENS];
-        let length = if const { S::MANY_REGISTERS } { columns.max(1) } else { self.segment };
-        for start in (0..columns).step_by(length) {
-            let segment = start..columns.min(start + length);
+        for start in (0..columns).step_by(self.segment) {
+            let segment = start..columns.min(start + self.segment);
             let next =
                 if segment.end < columns { self.weight.start().wrapping_add(segment.end * E::SIZE) } else { self.next };
             for i in self.tiles.clone() {
@@ -199,7 +197,7 @@ impl<E: Element> Product<'_, '_, E> {
         // No closures from here on: they are functions of their own, which are not compiled for the instruction set.
         let mut sums = [[simd.splat(0.0); T]; R];
         let first_kept = pass.kept + first_row * T;
-        if const { !S::MANY_REGISTERS } && pass.columns.start > 0 {
+        if pass.columns.start > 0 {
             for (i, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
                 // SAFETY: the segment before has left it there.
                 *sum = unsafe { kept[first_kept + i].assume_init() };
@@ -247,7 +245,7 @@ impl<E: Element> Product<'_, '_, E> {
                 c += S::LANES;
             }
         }
-        if const { !S::MANY_REGISTERS } && end < columns.len() {
+        if end < columns.len() {
             for (i, sum) in sums.as_flattened().iter().enumerate() {
                 kept[first_kept + i].write(*sum);
             }
