@@ -42,8 +42,7 @@ pub(super) trait Dot: Copy {
     /// From how many tokens on a single tile prefetches its weights, if it ever does: with fewer tokens there is so little to
     /// compute that the loads of weights themselves run far enough ahead.
     const PREFETCH_FROM: Option<usize> = None;
-    /// Whether [`Dot::group_of_nibbles`] and [`Dot::packed_quads`] are there: products with few tokens unpack 4-bit weights for
-    /// themselves.
+    /// Whether [`Dot::group_of_nibbles`] and [`Dot::packed_quads`] are there: products unpack weights that share bytes for themselves.
     const UNPACKS_IN_REGISTERS: bool = false;
 
     /// Runs a kernel as a function of its own, so that code with many callers is compiled once.
