@@ -2,6 +2,7 @@ mod causes;
 mod claims;
 mod configs;
 mod deletion;
+mod engine_causes;
 mod engines;
 mod fixtures;
 mod network_policies;
