@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import httpx2
-from serving import REPOSITORY, Running, Server
+from serving import HTTP, REPOSITORY, Running, Server
 
 PYTHON = os.environ["VLLM_PYTHON"]
 DEMO = REPOSITORY / "models/demo"
+STARTUP = REPOSITORY / "tests/vllm/startup"
 # Its sequences are shorter than this.
 MAX_MODEL_LEN = 512
 # vLLM loads torch and compiles nothing; both take their time on a busy machine.
@@ -27,6 +28,9 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VIRTUAL_ENV": str(Path(PYTHON).parent.parent),
+    "PYTHONPATH": str(STARTUP),
+    # What --enforce-eager leaves: several ranks would each have one function compiled by a C++ compiler.
+    "TORCHDYNAMO_DISABLE": "1",
 }
 
 
@@ -85,7 +89,7 @@ class Engine:
     def is_ready(self) -> bool:
         self.check()
         try:
-            return httpx2.get(f"{self.url}/health", timeout=5).status_code == 200
+            return HTTP.get(f"{self.url}/health", timeout=5).status_code == 200
         except httpx2.TransportError:
             return False
 

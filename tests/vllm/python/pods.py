@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 from engines import ENVIRONMENT, wait_until
+from serving import HTTP
 
 # A kubelet waits longer where a container ends often.
 BACK_OFF = 1.0
@@ -102,7 +103,7 @@ class Container:
 def health(url: str) -> tuple[int, str]:
     """Status and text of `/healthz`; 0 where nobody listens."""
     try:
-        answer = httpx2.get(f"{url}/healthz", timeout=10)
+        answer = HTTP.get(f"{url}/healthz", timeout=10)
     except httpx2.TransportError as error:
         return 0, repr(error)
     return answer.status_code, answer.text

@@ -3,9 +3,9 @@
 import json
 import re
 
-import httpx2
 import pytest
 from engines import REPOSITORY
+from serving import HTTP
 
 CHECKS = "vllm/requests"
 ASK = {"model": "demo", "prompt": "A workspace is", "temperature": 0, "max_tokens": 24}
@@ -86,7 +86,7 @@ def test_structured(reference, upstream, case):
 
 
 def events(server, path: str, body: dict) -> list[dict]:
-    with httpx2.stream("POST", f"{server.url}{path}", json=body, timeout=120) as answer:
+    with HTTP.stream("POST", f"{server.url}{path}", json=body, timeout=120) as answer:
         assert answer.status_code == 200, answer.read()
         lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]", lines[-1]

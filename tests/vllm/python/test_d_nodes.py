@@ -7,11 +7,10 @@ import signal
 import subprocess
 from pathlib import Path
 
-import httpx2
 import pytest
 from engines import DEMO, LOADING_LIMIT, MAX_MODEL_LEN, PYTHON, assert_same_tokens, greedy, prompts, wait_until, without_weights
 from pods import Container, health, wait_until_healthy
-from serving import BINARY, Running
+from serving import BINARY, HTTP, Running
 from test_c_recovery import Streams, texts_of
 
 CHECKS = "vllm/nodes"
@@ -76,7 +75,7 @@ class Model(Running):
 
     def overview(self) -> dict:
         """What rank 0's supervisor knows; its port is reached from this machine, too."""
-        return httpx2.get(f"http://{THERE}:5001/ranks", timeout=10).json()
+        return HTTP.get(f"http://{THERE}:5001/ranks", timeout=10).json()
 
     def wait_until_healthy(self) -> None:
         wait_until_healthy(self.url, LOADING_LIMIT, self.containers)
@@ -105,33 +104,37 @@ def test_the_same_tokens_as_one_node(reference, model):
         assert_same_tokens(greedy(reference, "demo", prompt, 16), greedy(model, "demo", prompt, 16), prompt)
 
 
-def disturbed(model: Model, disturb) -> tuple[list[str], list[str], list[int]]:
-    """Texts of eight streams without and with a disturbance, and how often each container ended meanwhile."""
-    undisturbed = texts_of(model)
+@pytest.fixture(scope="module")
+def undisturbed(model) -> list[str]:
+    return texts_of(model)
+
+
+def disturbed(model: Model, disturb) -> tuple[list[str], list[int]]:
+    """Texts of eight streams with a disturbance, and how often each container ended meanwhile."""
     before = model.ends()
     streams = Streams(model)
     streams.wait_until_all_have_begun()
     disturb()
     whole = streams.whole()
     model.wait_until_healthy()
-    return undisturbed, whole, [now - then for now, then in zip(model.ends(), before, strict=True)]
+    return whole, [now - then for now, then in zip(model.ends(), before, strict=True)]
 
 
 @pytest.mark.parametrize("lost", ["worker", "master"])
-def test_the_engine_of_a_rank_is_killed_in_eight_streams(model, lost):
+def test_the_engine_of_a_rank_is_killed_in_eight_streams(model, undisturbed, lost):
     def disturb():
         getattr(model, lost).signal(signal.SIGKILL)
         wait_until(lambda: health(model.url)[0] == 503, 120, "the loss is seen")
         if lost == "worker":
             wait_until(lambda: "the engine of rank 1 was ended by signal 9" in health(model.url)[1], 120, "the cause is told")
 
-    undisturbed, whole, ends = disturbed(model, disturb)
+    whole, ends = disturbed(model, disturb)
     assert whole == undisturbed
     assert ends == [0, int(lost == "master"), int(lost == "worker")], "the other one's container goes on"
     assert "error: the engine was ended by signal 9" in getattr(model, lost).log.read_text(), "what a kubelet shows"
 
 
-def test_a_pod_is_lost_in_eight_streams(model):
+def test_a_pod_is_lost_in_eight_streams(model, undisturbed):
     def disturb():
         # First the supervisor, so that it can tell nobody.
         tree = model.worker.tree()
@@ -139,12 +142,12 @@ def test_a_pod_is_lost_in_eight_streams(model):
         for pid, _ in tree:
             os.kill(pid, signal.SIGKILL)
 
-    undisturbed, whole, ends = disturbed(model, disturb)
+    whole, ends = disturbed(model, disturb)
     assert whole == undisturbed
     assert ends[0] == 0 and ends[2] == 1, ends
 
 
-def test_a_stopped_worker_is_named_and_replaced_in_eight_streams(model):
+def test_a_stopped_worker_is_named_and_replaced_in_eight_streams(model, undisturbed):
     incarnation = model.overview()["incarnation"]
 
     def disturb():
@@ -154,15 +157,14 @@ def test_a_stopped_worker_is_named_and_replaced_in_eight_streams(model):
                    "the stopped processes are named")
         wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in stopped), 120, "they are ended")
 
-    undisturbed, whole, ends = disturbed(model, disturb)
+    whole, ends = disturbed(model, disturb)
     assert whole == undisturbed
     assert ends == [0, 0, 0], "no container is to blame"
     # More than one where a busy machine takes longer for the next engine's first tokens than they may be owed.
     assert model.overview()["incarnation"]["number"] > incarnation["number"]
 
 
-def test_all_end_by_sigterm_after_the_last_streams(model):
-    undisturbed = texts_of(model)
+def test_all_end_by_sigterm_after_the_last_streams(model, undisturbed):
     streams = Streams(model)
     streams.wait_until_all_have_begun()
     for container in model.containers:

@@ -19,9 +19,9 @@ LOADER.exec_module(gpu_check)
 
 
 def run(*flags: str, path: str | None = None, limit: float = 120) -> tuple[int, dict[str, tuple[str, str]]]:
-    """Its exit status, and its table: the result of each check, and what is said of it."""
+    """Its exit status, and its table: the result of each check, and what is said of it. vLLM starts as it does by itself."""
     done = subprocess.run([SCRIPT, "--kaito", BINARY, *flags], capture_output=True, text=True, timeout=limit,
-                          env=os.environ | ENVIRONMENT | ({"PATH": path} if path else {}))
+                          env=os.environ | ENVIRONMENT | {"PYTHONPATH": ""} | ({"PATH": path} if path else {}))
     assert not done.stderr, done.stderr
     rows = [[line[:22].strip(), line[24:35].strip(), line[37:].strip()] for line in done.stdout.splitlines()]
     return done.returncode, {name: (result, words) for name, result, words in rows}

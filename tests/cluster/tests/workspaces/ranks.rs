@@ -28,10 +28,10 @@ const NAME: &str = "workspace-llama-2-13b-chat";
 /// What vLLM may take to start, on a busy machine.
 const LOADING: Duration = Duration::from_secs(400);
 /// Enough that a stream is not over before something is done to it.
-const TOKENS: u32 = 900;
+const TOKENS: u32 = 400;
 /// Context lengths of which both hold that many.
-const LONGER: u32 = 1024;
-const SHORTER: u32 = 1000;
+const LONGER: u32 = 512;
+const SHORTER: u32 = 500;
 const PROMPT: &str = "A workspace is";
 
 /// The Python of vLLM's build for CPUs, which `VLLM_PYTHON` names or `tests/vllm/run --prepare` has installed, if it has.

@@ -8,7 +8,7 @@ use std::{
 use tokio::process::Command;
 
 use super::super::lock;
-use crate::control_plane::{kaito, printed};
+use crate::control_plane::{kaito, printed, repository};
 
 /// What an image has besides this machine's own programs.
 #[derive(Debug, Clone, Default)]
@@ -48,11 +48,14 @@ impl Image {
         let mut command = Command::new(python);
         let base = printed(command.args(["-c", "import sys; print(sys.base_prefix)"]), "").await.stdout();
         let folder = python.ancestors().nth(2).unwrap();
-        let folders = [folder, Path::new(base.trim())].map(|path| (path.to_owned(), path.display().to_string()));
+        let startup = repository().join("tests/vllm/startup");
+        let folders = [folder, Path::new(base.trim()), &startup].map(|path| (path.to_owned(), path.display().to_string()));
         let path = format!("{}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
         let environment = [
             ("PATH", path.as_str()),
             ("VIRTUAL_ENV", &folder.display().to_string()),
+            ("PYTHONPATH", &startup.display().to_string()),
+            ("TORCHDYNAMO_DISABLE", "1"),
             ("VLLM_CPU_KVCACHE_SPACE", "1"),
             ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
             ("OMP_NUM_THREADS", "1"),
