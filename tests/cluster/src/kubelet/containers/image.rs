@@ -49,7 +49,8 @@ impl Image {
         let base = printed(command.args(["-c", "import sys; print(sys.base_prefix)"]), "").await.stdout();
         let folder = python.ancestors().nth(2).unwrap();
         let startup = repository().join("tests/vllm/startup");
-        let folders = [folder, Path::new(base.trim()), &startup].map(|path| (path.to_owned(), path.display().to_string()));
+        let folders =
+            [folder, Path::new(base.trim()), &startup].map(|path| (path.to_owned(), path.display().to_string()));
         let path = format!("{}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
         let environment = [
             ("PATH", path.as_str()),
