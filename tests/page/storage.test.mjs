@@ -25,6 +25,15 @@ async function conversations(page, ...questions) {
     }
     await until(page, async () => (await store.search("On ")).size === store.heads.size && running.size === 0);
 }
+// A conversation is read from the browser's storage after the click.
+async function opened(page, link, said) {
+    await page.click(link);
+    await page.waitForFunction(([first, count]) => {
+        const found = document.querySelectorAll(".said");
+        return found.length === count && found[0].innerText === first;
+    }, [said[0], said.length]);
+    assert.deepEqual(await textsOf(page, ".said"), said);
+}
 const chosen = (page, name) => page.setInputFiles("#import-file", name);
 const file = (text, name = "in.json") => ({ name, mimeType: "application/json", buffer: Buffer.from(typeof text === "string" ? text : JSON.stringify(text)) });
 async function exportOf(page) {
@@ -97,8 +106,7 @@ test("an export comes back whole in another browser, once", async () => {
     const other = await browser.open(stub.url);
     await chosen(other, file(exported));
     await until(other, () => document.querySelectorAll("#conversations a").length === 2);
-    await other.click("#conversations a:has-text('pears')");
-    assert.deepEqual(await textsOf(other, ".said"), ["pears", "On pears"]);
+    await opened(other, "#conversations a:has-text('pears')", ["pears", "On pears"]);
     assert.equal(await other.innerText(".answer .branches"), "2 / 2");
     await chosen(other, file(exported));
     await other.waitForFunction(() => document.querySelector("#toast").textContent === "All of these conversations are here already.");
@@ -155,8 +163,7 @@ test("without storage the page works and says what that means", async () => {
     await page.click("#new");
     await say(page, "pears");
     await answered(page);
-    await page.click("#conversations a:has-text('apples')");
-    assert.deepEqual(await textsOf(page, ".said"), ["apples", "On apples"]);
+    await opened(page, "#conversations a:has-text('apples')", ["apples", "On apples"]);
     assert.equal((await exportOf(page)).conversations.length, 2);
     await page.click("label:has-text('Dark')");
     assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), "dark");
@@ -183,8 +190,7 @@ test("a full storage is said, and what was not kept can be exported", async () =
     await page.waitForSelector(".banner");
     assert.equal(await page.innerText(".banner"), "The browser's storage is full: the latest changes are kept in this tab only. Export them, or delete old conversations.");
     await page.click("#new");
-    await page.click("#conversations a");
-    assert.deepEqual(await textsOf(page, ".said"), ["apples", "On apples", "more apples", "On more apples"]);
+    await opened(page, "#conversations a", ["apples", "On apples", "more apples", "On more apples"]);
     assert.equal((await exportOf(page)).conversations[0].messages.length, 4);
     await page.evaluate(() => { window.isFull = false; });
     await say(page, "room again");
