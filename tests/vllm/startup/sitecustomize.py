@@ -30,8 +30,12 @@ class Process(context.ForkServerProcess):
         self.environment = dict(os.environ)
 
     def run(self):
-        os.environ.clear()
-        os.environ.update(self.environment)
+        # What is the same stays where it lies: names of processes are written over where the environment begins.
+        for name in os.environ.keys() - self.environment.keys():
+            del os.environ[name]
+        for name, value in self.environment.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
         # Its own processes are of the same fork server. Only that one's parent can ask whether it runs.
         forkserver._forkserver.ensure_running = lambda: None
         super().run()
