@@ -8,7 +8,7 @@
 //! | products with weights in the block formats of GGUF, as f32 | [`BlockFormat`], [`BlocksRef`], [`block_matmul`] |
 //! | what adapters add to products | [`LowRankRows`], [`add_low_rank`] |
 //! | paged attention and the KV cache's memory | [`paged_attention`], [`store_kv`], [`KvBuffer`], [`KvLayout`] |
-//! | embedding, normalisation, rotary positions, feed-forward functions | [`gather_rows`], [`rms_norm`], [`rope`], [`swiglu`] |
+//! | embedding, normalisation, rotary positions, feed-forward functions | [`gather_rows`], [`rms_norm`], [`norm_heads`], [`rope`], [`swiglu`] |
 //! | the threads that all of these run on | [`ThreadPool`] |
 //! | what this machine can do at most (roofline) | [`ReadMemory`], [`Arithmetic`], [`TileProduct`] |
 //!
@@ -60,7 +60,7 @@ pub use low_rank::{LOW_RANK_PANEL, LowRankRows, add_low_rank, low_rank_panels};
 pub use mapped_file::{FileChange, MappedFile, WhatChanged};
 pub use matmul::{Compute, InputForm, TiledInput, UnknownCompute, Write, block_matmul, matmul};
 pub use matrix::{MatrixLengthError, MatrixRef, Rows, RowsMut};
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{layer_norm, norm_heads, rms_norm};
 pub use quantized::{
     Grouping, Quantization, QuantizedFormat, QuantizedInput, QuantizedLengthError, QuantizedRef, quantize,
     quantized_matmul, repack,

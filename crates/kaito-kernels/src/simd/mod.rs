@@ -202,26 +202,46 @@ pub(crate) trait Simd: Copy {
         x.copy_from_slice(&lanes[..x.len()]);
     }
 
-    /// e^x, within 2 units in the last place over the whole range.
-    ///
-    /// x = n ln 2 + r with |r| <= ln 2 / 2, then e^r by its Taylor polynomial of degree 7 (truncation error below
-    /// 6e-9), times a power of two, which overflows and underflows as the result does.
+    /// e^x, within 2 units in the last place over the whole range. The power of two overflows and underflows as the result does.
     #[inline(always)]
     fn exp(self, x: Self::Vector) -> Self::Vector {
+        // Beyond these the result is infinite or rounds to zero.
+        let x = self.min(self.splat(89.0), self.max(self.splat(-105.0), x));
+        let (n, r, q) = self.exp_parts(x);
+        self.scale_by_exp2(self.mul_add(q, r, self.splat(1.0)), n)
+    }
+
+    /// `n`, `r` and `q` with `e^x = 2^n (1 + q r)`, for `x` whose exponential `f32` has.
+    ///
+    /// x = n ln 2 + r with |r| <= ln 2 / 2, then e^r by its Taylor polynomial of degree 7 (truncation error below
+    /// 6e-9).
+    #[inline(always)]
+    fn exp_parts(self, x: Self::Vector) -> (Self::Vector, Self::Vector, Self::Vector) {
         // ln 2 in two parts; the first has so few bits that its product with n is exact.
         const LN2_HIGH: f32 = 355.0 / 512.0;
         const LN2_LOW: f32 = -2.121_944_4e-4;
-        // Beyond these the result is infinite or rounds to zero.
-        let x = self.min(self.splat(89.0), self.max(self.splat(-105.0), x));
         let n = self.mul_add(x, self.splat(std::f32::consts::LOG2_E), self.splat(ROUNDING_SHIFT));
         let n = self.sub(n, self.splat(ROUNDING_SHIFT));
         let r = self.mul_add(n, self.splat(-LN2_HIGH), x);
         let r = self.mul_add(n, self.splat(-LN2_LOW), r);
-        let mut p = self.splat(1.0 / 5040.0);
-        for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-            p = self.mul_add(p, r, self.splat(coefficient));
+        let mut q = self.splat(1.0 / 5040.0);
+        for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0] {
+            q = self.mul_add(q, r, self.splat(coefficient));
         }
-        self.scale_by_exp2(p, n)
+        (n, r, q)
+    }
+
+    /// The hyperbolic tangent, within 4 units in the last place over the whole range.
+    ///
+    /// It is `m / (m + 2)` with `m = e^2x - 1`. Near zero, where `1 + m` would have lost most of `m`, `m` is `q r` itself.
+    #[inline(always)]
+    fn tanh(self, x: Self::Vector) -> Self::Vector {
+        // Beyond these the result rounds to 1 and -1.
+        let twice = self.min(self.splat(20.0), self.max(self.splat(-20.0), self.add(x, x)));
+        let (n, r, q) = self.exp_parts(twice);
+        let power = self.exp2_integral(n);
+        let m = self.mul_add(self.mul(q, r), power, self.sub(power, self.splat(1.0)));
+        self.div(m, self.add(m, self.splat(2.0)))
     }
 }
 

@@ -44,6 +44,46 @@ fn exp_of_special_values() {
     }
 }
 
+struct Tanh<'a>(&'a [f32]);
+
+impl Kernel for Tanh<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+        let mut out = vec![0.0; self.0.len()];
+        for (x, y) in self.0.chunks(S::LANES).zip(out.chunks_mut(S::LANES)) {
+            simd.store_partial(y, simd.tanh(simd.load_partial(x)));
+        }
+        out
+    }
+}
+
+#[test]
+fn tanh_is_within_four_units_in_the_last_place() {
+    let mut inputs: Vec<f32> = (0..400_000).map(|i| -12.0 + i as f32 * (24.0 / 400_000.0)).collect();
+    // Powers of two and what lies beside them, down to the smallest.
+    inputs.extend((0..0x7f80).map(|high| f32::from_bits(high << 16 | 0x2345)));
+    for &level in Level::available() {
+        for (&x, y) in inputs.iter().zip(dispatch(level, Tanh(&inputs))) {
+            let expected = f64::from(x).tanh();
+            let nearest = (expected as f32).abs();
+            let error = (f64::from(y) - expected).abs() / f64::from(nearest.next_up() - nearest);
+            assert!(error < 4.0, "{level:?}: tanh({x}) = {y}, expected {expected}: {error} units");
+            assert!(y.abs() <= 1.0, "{level:?}: tanh({x}) = {y}");
+        }
+    }
+}
+
+#[test]
+fn tanh_of_special_values() {
+    for &level in Level::available() {
+        let y = dispatch(level, Tanh(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 0.0, -0.0]));
+        assert!(y[0].is_nan(), "{level:?}");
+        assert_eq!(y[1..], [1.0, -1.0, 1.0, -1.0, 0.0, 0.0], "{level:?}");
+    }
+}
+
 struct Scale(f32, Vec<f32>);
 
 impl Kernel for Scale {
