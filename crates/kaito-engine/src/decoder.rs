@@ -14,6 +14,8 @@ use kaito_model::{
 
 struct Layer<O: Operations> {
     attention_norm: O::Norm,
+    /// Of query heads, and of key heads.
+    query_key_norms: Option<[O::Norm; 2]>,
     mlp_norm: Option<O::Norm>,
     qkv: O::Linear,
     attention_output: O::Linear,
@@ -82,7 +84,19 @@ impl<O: Operations> Decoder<O> {
             .layers
             .into_iter()
             .map(|layer| {
+                let query_key_norms = match (spec.attention.query_key_norm, layer.query_key_norms) {
+                    (None, None) => None,
+                    (Some(kind), Some([query, key])) => {
+                        Some([operations.load_norm(query, kind)?, operations.load_norm(key, kind)?])
+                    }
+                    (asked, _) => {
+                        let which = if asked.is_some() { "are missing" } else { "are not asked for" };
+                        let cause = format!("weights of norms on queries and keys {which}");
+                        return Err(DeviceError::new(DeviceErrorKind::Other, "decoder", cause));
+                    }
+                };
                 Ok(Layer {
+                    query_key_norms,
                     attention_norm: operations.load_norm(layer.attention_norm, spec.norm)?,
                     mlp_norm: layer.mlp_norm.map(|weights| operations.load_norm(weights, spec.norm)).transpose()?,
                     qkv: operations.load_linear(layer.qkv)?,
@@ -171,6 +185,10 @@ impl<O: Operations> Decoder<O> {
                 Epilogue::Set,
                 adapters.of(index, LinearKind::Qkv),
             );
+            if let Some([query, key]) = &layer.query_key_norms {
+                operations.norm_heads(query, rows, &mut w.qkv, layout.width, &layout.query);
+                operations.norm_heads(key, rows, &mut w.qkv, layout.width, &layout.key);
+            }
             operations.place(pool, index, &mut w.qkv, layout, rotation);
             operations.attention(pool, index, &w.qkv, layout, &mut w.attended);
             operations.linear(
@@ -308,3 +326,6 @@ impl<O: Operations> Executor for Decoder<O> {
         input
     }
 }
+
+#[cfg(test)]
+mod tests;

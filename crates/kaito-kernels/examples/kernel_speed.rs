@@ -298,8 +298,15 @@ fn attention(pool: &ThreadPool, dtype: KvDType, shape: [usize; 3], rows: usize, 
     }
     let mut output = vec![0.0; queries.len()];
     let offsets: Vec<usize> = (0..heads).map(|head| head * head_dim).collect();
-    let shape =
-        AttentionShape { query_offsets: &offsets, layout, head_dim, scale: 0.088, window: None, alibi_slopes: &[] };
+    let shape = AttentionShape {
+        query_offsets: &offsets,
+        layout,
+        head_dim,
+        scale: 0.088,
+        soft_cap: None,
+        window: None,
+        alibi_slopes: &[],
+    };
     let sequences = [AttentionSequence { first_row: 0, rows, context, pages: &pages }];
     best(pool, || {
         let out = RowsMut::new(&mut output, heads * head_dim);

@@ -67,6 +67,7 @@ fn main() {
         layout,
         head_dim: HEAD_DIM,
         scale: 0.125,
+        soft_cap: None,
         window: None,
         alibi_slopes: &[],
     };

@@ -27,7 +27,15 @@ pub struct ModelWeights {
 /// A layer's linear maps in the order of [`crate::config::LayerSpec::linears`], by shared or mutable reference as the layer is given.
 macro_rules! layer_linears {
     ($layer:expr) => {{
-        let LayerWeights { qkv, attention_output, mlp_in, mlp_out, attention_norm: _, mlp_norm: _ } = $layer;
+        let LayerWeights {
+            qkv,
+            attention_output,
+            mlp_in,
+            mlp_out,
+            attention_norm: _,
+            query_key_norms: _,
+            mlp_norm: _,
+        } = $layer;
         [
             (LinearKind::Qkv, qkv),
             (LinearKind::AttentionOutput, attention_output),
@@ -70,8 +78,7 @@ impl ModelWeights {
 
     /// All normalisations.
     pub fn norms(&self) -> impl Iterator<Item = &NormWeights> {
-        let layers = self.layers.iter().flat_map(|layer| [Some(&layer.attention_norm), layer.mlp_norm.as_ref()]);
-        layers.flatten().chain([&self.final_norm])
+        self.layers.iter().flat_map(LayerWeights::norms).chain([&self.final_norm])
     }
 
     /// Whether embedding and output head are tied: one matrix, at one place in memory.
@@ -135,6 +142,8 @@ impl ModelWeights {
 pub struct LayerWeights {
     /// Normalisation before attention.
     pub attention_norm: NormWeights,
+    /// Normalisation of each query head, and of each key head; `None` where the specification has none.
+    pub query_key_norms: Option<[NormWeights; 2]>,
     /// Normalisation before the MLP; `None` where it shares the attention's.
     pub mlp_norm: Option<NormWeights>,
     /// Fused query-key-value projection; a head's place in it is [`crate::config::QkvLayout`]'s matter.
@@ -157,14 +166,20 @@ impl LayerWeights {
     pub fn linears_mut(&mut self) -> [(LinearKind, &mut Linear); 4] {
         layer_linears!(self)
     }
+
+    /// The normalisations.
+    pub fn norms(&self) -> impl Iterator<Item = &NormWeights> {
+        let heads = self.query_key_norms.iter().flatten();
+        [&self.attention_norm].into_iter().chain(heads).chain(&self.mlp_norm)
+    }
 }
 
 /// Weight and bias of a normalisation (RMS norm or layer norm), in f32.
 #[derive(Debug, Clone)]
 pub struct NormWeights {
-    /// `hidden_size` factors.
+    /// A factor for each element of what is normalised: `hidden_size`, or `head_dim` for norms of heads.
     pub weight: Vec<f32>,
-    /// `hidden_size` terms, for layer norm.
+    /// As many terms, for layer norm.
     pub bias: Option<Vec<f32>>,
 }
 

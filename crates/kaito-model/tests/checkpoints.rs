@@ -156,6 +156,8 @@ fn base() -> ModelConfig {
                 num_heads: 4,
                 num_kv_heads: 2,
                 head_dim: 4,
+                soft_cap: None,
+                query_key_norm: None,
                 scale: 0.5,
                 sliding_window: None,
                 qkv_order: QkvOrder::Blocks,

@@ -4,10 +4,10 @@ use crate::{LinearKind, LinearSpec};
 
 /// A transformer layer: attention and an MLP, each behind a normalisation, added to the residual stream.
 ///
-/// A decoder honours every field, so that a new family of models is data: Qwen2's biases are [`AttentionSpec::qkv_bias`], another
-/// factor of the scores is [`AttentionSpec::scale`]. What no decoder computes yet has no field, and a configuration that asks for it
-/// is refused when it is read. A soft cap of the scores and norms on queries and keys belong in [`AttentionSpec`] once there are
-/// operations for them, norms behind attention and MLP in [`Residual`], experts in [`MlpSpec`].
+/// A decoder honours every field, so that a new family of models is data: Qwen2's biases are [`AttentionSpec::qkv_bias`], Qwen3's
+/// norms on queries and keys [`AttentionSpec::query_key_norm`], Gemma 2's bound of the scores [`AttentionSpec::soft_cap`]. What no
+/// decoder computes yet has no field, and a configuration that asks for it is refused when it is read. Norms behind attention and MLP
+/// belong in [`Residual`] once there are operations for them, experts in [`MlpSpec`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerSpec {
     /// Self-attention.
@@ -31,6 +31,11 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// Factor of the scores `q k^T` before the softmax, see [`Self::usual_scale`].
     pub scale: f32,
+    /// Soft cap `c` of the scores: a score `s`, scaled already, becomes `c tanh(s / c)` before biases and the mask.
+    pub soft_cap: Option<f32>,
+    /// Norm of each query head and of each key head before they are rotated: one weight vector of the width of a head for all
+    /// query heads, another one for all key heads.
+    pub query_key_norm: Option<Norm>,
     /// Sliding-window attention: with a window of `W`, key `j` is visible to query `i` iff `i - W < j <= i`.
     pub sliding_window: Option<usize>,
     /// Order of the heads in a row of the fused query-key-value projection.
@@ -119,18 +124,20 @@ impl LayerSpec {
     /// Parameters of what stays out of quantisation: norms and biases.
     pub fn vector_parameters(&self, hidden_size: usize) -> u64 {
         let biases: u64 = self.linears(hidden_size).iter().map(LinearSpec::bias_parameters).sum();
-        biases + self.residual.norms() * self.norm.parameters(hidden_size)
+        biases + self.attention.norm_parameters() + self.residual.norms() * self.norm.parameters(hidden_size)
     }
 }
 
 impl AttentionSpec {
-    /// Attention without window and biases, with the usual scale.
+    /// Attention without soft cap, norms, window and biases, with the usual scale.
     pub fn new(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
         Self {
             num_heads,
             num_kv_heads,
             head_dim,
             scale: Self::usual_scale(head_dim),
+            soft_cap: None,
+            query_key_norm: None,
             sliding_window: None,
             qkv_order: QkvOrder::Blocks,
             qkv_bias: false,
@@ -156,6 +163,11 @@ impl AttentionSpec {
     /// Width of a row of the fused query-key-value projection.
     pub fn qkv_width(&self) -> usize {
         self.query_width() + 2 * self.kv_width()
+    }
+
+    /// Parameters of the norms of queries and keys.
+    pub fn norm_parameters(&self) -> u64 {
+        self.query_key_norm.map_or(0, |norm| 2 * norm.parameters(self.head_dim))
     }
 }
 
@@ -186,10 +198,10 @@ impl Norm {
         }
     }
 
-    /// Parameters of one norm of vectors of `hidden_size`.
-    pub fn parameters(self, hidden_size: usize) -> u64 {
+    /// Parameters of one norm of vectors of `width`.
+    pub fn parameters(self, width: usize) -> u64 {
         let vectors = if self.has_bias() { 2 } else { 1 };
-        vectors * hidden_size as u64
+        vectors * width as u64
     }
 }
 
@@ -243,5 +255,25 @@ mod tests {
         };
         assert_eq!(layer.matrix_parameters(896), 896 * 1152 + 896 * 896 + 3 * 896 * 4864);
         assert_eq!(layer.vector_parameters(896), 1152 + 2 * 896);
+    }
+
+    /// Qwen3 0.6B's published shape: hidden 1024, 28 layers of 16 heads of 128 on 8 key-value heads, inner width 3072, a tied
+    /// vocabulary of 151,936. The whole model is published as 596,049,920 parameters.
+    #[test]
+    fn norms_of_queries_and_keys() {
+        let norm = Norm::Rms { eps: 1e-6 };
+        let layer = LayerSpec {
+            attention: AttentionSpec { query_key_norm: Some(norm), ..AttentionSpec::new(16, 8, 128) },
+            mlp: MlpSpec { kind: Mlp::SwiGlu, width: 3072, bias: false },
+            norm,
+            residual: Residual::Sequential,
+        };
+        assert_eq!(layer.matrix_parameters(1024), 1024 * 4096 + 2048 * 1024 + 3 * 1024 * 3072);
+        assert_eq!(layer.vector_parameters(1024), 2 * 1024 + 2 * 128);
+        let layers = 28 * (layer.matrix_parameters(1024) + layer.vector_parameters(1024));
+        assert_eq!(151_936 * 1024 + layers + norm.parameters(1024), 596_049_920);
+        // With a layer norm there are terms beside the factors.
+        let attention = AttentionSpec { query_key_norm: Some(Norm::Layer { eps: 1e-5 }), ..layer.attention };
+        assert_eq!(attention.norm_parameters(), 4 * 128);
     }
 }

@@ -78,6 +78,8 @@ pub trait Operations: Send + 'static {
     fn embed(&mut self, table: &Self::Linear, output: &mut Self::Buffer);
     /// `output[t] = norm(input[t])`.
     fn norm(&mut self, norm: &Self::Norm, rows: usize, input: &Self::Buffer, output: &mut Self::Buffer);
+    /// Normalises heads in place, with the same weights for all: one begins at each of `offsets` of each row of `width`.
+    fn norm_heads(&mut self, norm: &Self::Norm, rows: usize, heads: &mut Self::Buffer, width: usize, offsets: &[usize]);
     /// `output[t] = epilogue(linear(input[t]))`, with the products that `adapted` has for row `t` added to the linear map.
     fn linear(
         &mut self,

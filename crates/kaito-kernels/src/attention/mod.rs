@@ -11,6 +11,7 @@ mod paged_heads;
 mod prefetch;
 mod query_block;
 mod scores;
+mod soft_cap;
 mod step;
 mod tiles;
 mod weighted_sum;
@@ -42,6 +43,8 @@ pub struct AttentionShape<'a> {
     pub head_dim: usize,
     /// What scores are multiplied by.
     pub scale: f32,
+    /// Scaled scores are kept between its negative and itself: a score `s` becomes `cap * tanh(s / cap)`.
+    pub soft_cap: Option<f32>,
     /// A query at position `p` sees the positions `j` with `p - window < j <= p`.
     pub window: Option<usize>,
     /// For each query head the slope of its bias, see [`alibi_bias`]; empty for models without such biases.
@@ -68,7 +71,8 @@ pub const PAGE_TOKENS: usize = MAX_LANES;
 pub const MAX_PAGE_TOKENS: usize = BLOCK_TOKENS;
 
 /// `softmax(scale * (q k^T + bias)) v` for each query token and head, over the keys it may see: those up to its own position,
-/// within the window if there is one. The bias is 0 without slopes.
+/// within the window if there is one. The bias is 0 without slopes. With a soft cap it is `softmax(capped(scale * q k^T) + scale *
+/// bias) v`.
 ///
 /// `keys` and `values` are one layer's. Row `r` of the output is `[heads][head_dim]` for the query token in row `r` of
 /// `queries`. Rows of no sequence are left alone.

@@ -4,7 +4,7 @@ use std::{cell::Cell, ops::Range};
 
 use super::{
     AttentionShape, BLOCK_QUERIES, PagedHeads, Prefetch, Visible, alibi::add_alibi, block_pages, scores::Scores,
-    weighted_sum::WeightedSum,
+    soft_cap::SoftCap, weighted_sum::WeightedSum,
 };
 use crate::{KvLayout, kv::KvElement, simd::Simd};
 
@@ -17,6 +17,7 @@ pub(super) struct QueryBlock {
     head_dim: usize,
     page_size: usize,
     scale: f32,
+    soft_cap: Option<f32>,
     /// `[query][score_stride]`: scores of one KV block and then their exponentials.
     scores: Vec<f32>,
     /// The tokens of a KV block.
@@ -39,9 +40,9 @@ thread_local! {
 impl QueryBlock {
     /// A block that has seen nothing yet, in this thread's memory for one.
     pub(super) fn take(count: usize, shape: &AttentionShape) -> Self {
-        let AttentionShape { head_dim, layout: KvLayout { page_size, .. }, scale, .. } = *shape;
+        let AttentionShape { head_dim, layout: KvLayout { page_size, .. }, scale, soft_cap, .. } = *shape;
         let score_stride = block_pages(page_size) * page_size;
-        let mut block = Self { count, head_dim, page_size, scale, score_stride, ..LAST.take() };
+        let mut block = Self { count, head_dim, page_size, scale, soft_cap, score_stride, ..LAST.take() };
         // Room for the largest block at once, so that no later one allocates. What lies there is written before it is read.
         for (numbers, width) in
             [(&mut block.queries, head_dim), (&mut block.scores, score_stride), (&mut block.slot_scales, score_stride)]
@@ -96,14 +97,13 @@ impl QueryBlock {
             prefetch: &mut prefetch,
         });
         for i in 0..count {
+            let scores = &mut self.scores[i * self.score_stride..(i + 1) * self.score_stride];
+            let scores = &mut scores[place..place + pages.len() * page_size];
+            if let Some(cap) = self.soft_cap {
+                simd.call(SoftCap { cap, scores });
+            }
             if let Some(slope) = slope(i) {
-                let scores = &mut self.scores[i * self.score_stride..(i + 1) * self.score_stride];
-                add_alibi(
-                    &mut scores[place..place + pages.len() * page_size],
-                    slope,
-                    pages.start * page_size,
-                    self.scale,
-                );
+                add_alibi(scores, slope, pages.start * page_size, self.scale);
             }
         }
         let scaled = values.copy_scales(pages.clone(), &mut self.slot_scales[place..]);

@@ -47,6 +47,7 @@ impl<'a> AttentionStep<'a> {
         );
         let slopes = shape.alibi_slopes.len();
         assert!(slopes == 0 || slopes == heads, "{slopes} slopes for {heads} query heads");
+        assert!(shape.soft_cap.is_none_or(|cap| cap > 0.0), "a soft cap of {:?}", shape.soft_cap);
         assert!(
             shape.layout.is_supported(),
             "pages of {page_size} tokens are not a multiple of {PAGE_TOKENS} of up to {MAX_PAGE_TOKENS}"

@@ -13,6 +13,7 @@ struct Case {
     dim: usize,
     page_size: usize,
     window: Option<usize>,
+    soft_cap: Option<f32>,
     slopes: Vec<f32>,
     /// Of each sequence, its tokens' `[kv head][dim]`.
     keys: Vec<Vec<f32>>,
@@ -37,8 +38,13 @@ impl Case {
             contexts.iter().map(|context| (0..context * width).map(|_| 4.0 * next()).collect()).collect()
         };
         let (keys, values, queries) = (make(kv_heads * dim), make(kv_heads * dim), make(heads * dim));
-        let slopes = Vec::new();
-        Self { dtype: KvDType::F32, heads, kv_heads, dim, page_size, window, slopes, keys, values, queries }
+        let (soft_cap, slopes) = (None, Vec::new());
+        Self { dtype: KvDType::F32, heads, kv_heads, dim, page_size, window, soft_cap, slopes, keys, values, queries }
+    }
+
+    /// The same, with a soft cap of the scores.
+    fn with_soft_cap(self, cap: f32) -> Self {
+        Self { soft_cap: Some(cap), ..self }
     }
 
     /// The same, with positions as attention biases.
@@ -111,6 +117,7 @@ impl Case {
             layout,
             head_dim: self.dim,
             scale: SCALE,
+            soft_cap: self.soft_cap,
             window: self.window,
             alibi_slopes: &self.slopes,
         };
@@ -133,8 +140,10 @@ impl Case {
         let scores: Vec<f64> = (first..=position)
             .map(|j| {
                 let products = query.iter().zip(row(&self.keys, j)).map(|(q, k)| f64::from(*q) * f64::from(k));
+                let score = products.sum::<f64>() * f64::from(SCALE);
+                let capped = |cap: f32| f64::from(cap) * (score / f64::from(cap)).tanh();
                 let bias = self.slopes.get(head).map_or(0.0, |slope| alibi_bias(*slope, j));
-                (products.sum::<f64>() + f64::from(bias)) * f64::from(SCALE)
+                self.soft_cap.map_or(score, capped) + f64::from(bias) * f64::from(SCALE)
             })
             .collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -191,6 +200,23 @@ fn biases_for_positions_are_added_to_the_scores_of_their_heads() {
     }
 }
 
+/// A cap far below the scores, one amid them, one so high that it changes little; beside positions as biases, which are not capped.
+#[test]
+fn capped_scores_equal_attention_by_its_definition() {
+    for (heads, kv_heads, dim, page_size) in [(2, 2, 64, 16), (6, 1, 40, 16), (4, 2, 128, 48), (5, 5, 8, 128)] {
+        for (dtype, window, cap) in
+            [(KvDType::F32, None, 50.0), (KvDType::Bf16, Some(100), 5.0), (KvDType::Int8, Some(7), 1000.0)]
+        {
+            let case = || {
+                let case = Case::new(heads, kv_heads, dim, page_size, window, &[300, 1, 129]);
+                case.stored_as(dtype).with_soft_cap(cap)
+            };
+            case().check();
+            case().with_alibi().check();
+        }
+    }
+}
+
 #[test]
 fn equals_attention_by_its_definition() {
     for dim in [1, 8, 20, 64, 80, 96, 128] {
@@ -238,9 +264,12 @@ fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
     let dtypes = [KvDType::F32, KvDType::Bf16, KvDType::Int8];
     let shapes = [(4, 4, 64), (8, 2, 80), (3, 1, 17)];
     for (dtype, (heads, kv_heads, dim)) in dtypes.into_iter().flat_map(|dtype| shapes.map(|shape| (dtype, shape))) {
-        for (window, alibi) in [(None, false), (Some(23), false), (Some(140), false), (Some(140), true)] {
+        for (window, alibi, cap) in
+            [(None, false, None), (Some(23), false, None), (Some(140), false, Some(30.0)), (Some(140), true, None)]
+        {
             let case = Case::new(heads, kv_heads, dim, 16, window, &[300, 61]).stored_as(dtype);
             let case = if alibi { case.with_alibi() } else { case };
+            let case = Case { soft_cap: cap, ..case };
             for &level in Level::available() {
                 let together = case.compute(level, 3, &[(0, 300, 300), (1, 61, 61)]);
                 for chunk in [1, 2, 13, 16, 50] {
@@ -263,8 +292,15 @@ fn bits_do_not_depend_on_chunks_threads_or_other_sequences() {
 fn attend_to_zeros(kv_heads: usize, sequences: &[AttentionSequence]) {
     let layout = KvLayout { num_kv_heads: kv_heads, pages: 2, page_size: 16 };
     let offsets = [0, 4, 8, 12];
-    let shape =
-        AttentionShape { query_offsets: &offsets, layout, head_dim: 4, scale: 1.0, window: None, alibi_slopes: &[] };
+    let shape = AttentionShape {
+        query_offsets: &offsets,
+        layout,
+        head_dim: 4,
+        scale: 1.0,
+        soft_cap: None,
+        window: None,
+        alibi_slopes: &[],
+    };
     let slots = layout.slots().unwrap();
     let keys = KvBuffer::keys(KvDType::F32, slots, 4, 16).unwrap();
     let values = KvBuffer::values(KvDType::F32, slots, 4).unwrap();

@@ -27,6 +27,8 @@ const NAMES: TensorNames = TensorNames {
     embedding: "word_embeddings",
     layers: "h.",
     attention_norm: "input_layernorm",
+    // No Falcon has them, and so there are no names.
+    query_key_norms: ["", ""],
     mlp_norm: "post_attention_layernorm",
     qkv: &["self_attention.query_key_value"],
     attention_output: "self_attention.dense",

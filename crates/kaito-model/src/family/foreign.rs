@@ -1,4 +1,4 @@
-//! Fields that change what a model computes and that no family here has: a soft cap of the scores, norms on queries and keys,
+//! Fields that change what a model computes and that no family here reads: a soft cap of the scores, norms on queries and keys,
 //! experts. A checkpoint that carries one was made for another program; if the field were ignored, the model would give other
 //! tokens, so it is refused.
 

@@ -63,6 +63,7 @@ const NAMES: TensorNames = TensorNames {
     embedding: "token_embd",
     layers: "blk.",
     attention_norm: "attn_norm",
+    query_key_norms: ["attn_q_norm", "attn_k_norm"],
     mlp_norm: "ffn_norm",
     qkv: &["attn_q", "attn_k", "attn_v"],
     attention_output: "attn_output",

@@ -29,6 +29,8 @@ pub(super) const NAMES: TensorNames = TensorNames {
     embedding: "embed_tokens",
     layers: "layers.",
     attention_norm: "input_layernorm",
+    // Qwen3's names.
+    query_key_norms: ["self_attn.q_norm", "self_attn.k_norm"],
     mlp_norm: "post_attention_layernorm",
     qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     attention_output: "self_attn.o_proj",

@@ -134,6 +134,7 @@ impl Ranks<'_> {
             let name = |name: &str| format!("layers.{layer}.{name}.weight");
             Ok(LayerWeights {
                 attention_norm: self.norm(&name("attention_norm"))?,
+                query_key_norms: None,
                 mlp_norm: Some(self.norm(&name("ffn_norm"))?),
                 qkv: self.by_rows(&[
                     (name("attention.wq"), query_width),

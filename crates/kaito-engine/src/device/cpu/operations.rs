@@ -212,6 +212,12 @@ impl Operations for CpuOperations {
         }
     }
 
+    fn norm_heads(&mut self, norm: &CpuNorm, count: usize, heads: &mut CpuBuffer, width: usize, offsets: &[usize]) {
+        let NormWeights { weight, bias } = &norm.weights;
+        let heads = rows_mut(heads.values_mut(), width, 0);
+        kernels::norm_heads(&self.products.threads, count, heads, offsets, norm.kind, weight, bias.as_deref());
+    }
+
     fn linear(
         &mut self,
         linear: &CpuLinear,
@@ -268,6 +274,7 @@ impl Operations for CpuOperations {
             layout: pool.layout,
             head_dim: pool.attention.head_dim,
             scale: pool.attention.scale,
+            soft_cap: pool.attention.soft_cap,
             window: pool.attention.sliding_window,
             alibi_slopes: &pool.alibi_slopes,
         };
