@@ -98,6 +98,8 @@ impl LanguageModel {
             family: config.family,
             directory: directory.to_owned(),
             parameters,
+            layer_parameters: config.layer_parameters(),
+            head_parameters: config.head_parameters(),
             weights_bytes: counted.bytes,
             dtype,
             compute,
