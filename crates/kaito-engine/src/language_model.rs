@@ -66,6 +66,7 @@ impl LanguageModel {
             dtype: options.dtype,
             compute: options.compute,
             quantization: options.quantize,
+            attention: config.layer.attention,
             cache: options.quantized_cache.as_deref(),
             family: config.family,
         };
