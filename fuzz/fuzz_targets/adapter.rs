@@ -13,7 +13,7 @@ use std::{
 use kaito_model::{adapter::AdapterWeights, config::ModelConfig, family};
 use libfuzzer_sys::fuzz_target;
 
-/// Most bytes of the matrices: enough for the largest rank that is read.
+/// Most bytes that the matrices may take.
 const LIMIT: u64 = 64 << 20;
 
 struct Sound {
