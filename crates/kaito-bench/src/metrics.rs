@@ -19,9 +19,13 @@ pub(crate) fn model(text: &str) -> (Option<String>, Option<Model>) {
         let precision = label("dtype")?;
         // Servers that do not say so compute exactly, or with 8 bits.
         let activations = || if precision.starts_with("int") { "int8" } else { "f32" }.to_owned();
+        let parameters = label("parameters")?.parse().ok()?;
         Some(Model {
             family: label("family")?,
-            parameters: label("parameters")?.parse().ok()?,
+            // Servers that do not say what they multiply: at most all that they have.
+            layer_parameters: gauge("kaito_model_layer_parameters").unwrap_or(parameters),
+            head_parameters: gauge("kaito_model_head_parameters").unwrap_or(0),
+            parameters,
             activations: label("activations").unwrap_or_else(activations),
             kernels: label("kernels").unwrap_or_default(),
             precision,

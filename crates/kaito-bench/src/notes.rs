@@ -65,8 +65,8 @@ pub(crate) fn about(report: &Report) -> Vec<String> {
     let fractions = report.prefill.iter().filter_map(|row| row.fraction_of_peak).chain(fractions_of_bandwidth(report));
     if fractions.clone().count() > 0 {
         notes.push(
-            "Of peak, or of a plain product where there are tile registers: 2 operations for each parameter and \
-             token, all parameters counted. Of bandwidth: the weights, \
+            "Of peak, or of a plain product where there are tile registers: 2 operations for each weight of the \
+             layers' matrices and token, and for each weight of the head once a prompt. Of bandwidth: the weights, \
              once a step, and the KV cache of each sequence. The limits are the best of several short rounds \
              between the rows."
                 .to_owned(),

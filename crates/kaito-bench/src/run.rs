@@ -128,6 +128,8 @@ impl Ready {
         let facts = Model {
             family: info.family.to_owned(),
             parameters: info.parameters,
+            layer_parameters: info.layer_parameters,
+            head_parameters: info.head_parameters,
             precision: info.precision(),
             activations: info.activations().to_owned(),
             kernels: info.instruction_set.to_owned(),
@@ -484,9 +486,10 @@ impl Run<'_> {
     }
 }
 
-/// A prompt's operations, two for each parameter and token, divided by those that the machine could do in that time.
+/// A prompt's operations, divided by those that the machine could do in that time.
 fn fraction_of_peak(row: &PrefillRow, model: Option<&Model>, limits: Option<&Limits>) -> Option<f64> {
-    Some(2.0 * model?.parameters as f64 * row.tokens_per_second? / limits?.of_prompts())
+    let tokens = row.measured_tokens?;
+    Some(model?.prompt_operations(tokens) / tokens * row.tokens_per_second? / limits?.of_prompts())
 }
 
 enum Asking {
@@ -537,6 +540,41 @@ mod tests {
         ] {
             assert_eq!(is_here(&url.parse().unwrap()), here, "{url}");
         }
+    }
+
+    /// TinyLlama 1.1B as published, in whose layers 2048 x 2048 weights make queries and as many the output, twice 2048 x 256 keys and
+    /// values, and three times 2048 x 5632 the MLP: 44_040_192 in each of 22 layers. The head has 2048 x 32000.
+    #[test]
+    fn prompts_count_what_is_multiplied_without_embedding_and_with_the_head_once() {
+        let published = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 32000,
+            "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
+            "num_key_value_heads": 4, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+            "tie_word_embeddings": false,
+        });
+        let described = kaito_model::family::describe_json("config.json".as_ref(), published).unwrap();
+        // The layers, the head, the embedding, and the norms, of which there are two in each layer and one behind them.
+        assert_eq!(described.parameters, 968_884_224 + 2 * 65_536_000 + 45 * 2048);
+        let model = Model {
+            layer_parameters: described.config.layer_parameters(),
+            head_parameters: described.config.head_parameters(),
+            ..crate::report::tests::model()
+        };
+        assert_eq!((model.layer_parameters, model.head_parameters), (968_884_224, 65_536_000));
+        assert_eq!(model.prompt_operations(1.0), 2_068_840_448.0);
+        assert_eq!(model.prompt_operations(512.0), 992_268_517_376.0);
+
+        // 512 tokens in a second, by a machine that could do twice as much.
+        let row = PrefillRow { measured_tokens: Some(512.0), tokens_per_second: Some(512.0), ..PrefillRow::default() };
+        let limits = Limits {
+            threads: 1,
+            read_bytes_per_second: 1.0,
+            operations_per_second: 2.0 * 992_268_517_376.0,
+            unit: kaito_kernels::Unit::F32,
+            tiles: None,
+        };
+        let fraction = fraction_of_peak(&row, Some(&model), Some(&limits)).unwrap();
+        assert!((fraction - 0.5).abs() < 1e-9, "{fraction}");
     }
 
     #[tokio::test]

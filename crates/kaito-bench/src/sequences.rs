@@ -275,6 +275,8 @@ mod tests {
         Model {
             family: "llama".to_owned(),
             parameters: 1000,
+            layer_parameters: 800,
+            head_parameters: 100,
             precision: "bf16".to_owned(),
             activations: "f32".to_owned(),
             kernels: "avx512".to_owned(),

@@ -66,6 +66,7 @@ impl LanguageModel {
             dtype: options.dtype,
             compute: options.compute,
             quantization: options.quantize,
+            attention: config.layer.attention,
             cache: options.quantized_cache.as_deref(),
             family: config.family,
         };
@@ -98,6 +99,8 @@ impl LanguageModel {
             family: config.family,
             directory: directory.to_owned(),
             parameters,
+            layer_parameters: config.layer_parameters(),
+            head_parameters: config.head_parameters(),
             weights_bytes: counted.bytes,
             dtype,
             compute,

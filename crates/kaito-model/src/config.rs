@@ -31,6 +31,18 @@ pub struct ModelConfig {
     pub dialog_format: Option<DialogFormat>,
 }
 
+impl ModelConfig {
+    /// Weights in the matrices of all layers, by which every token is multiplied.
+    pub fn layer_parameters(&self) -> u64 {
+        self.num_layers as u64 * self.layer.matrix_parameters(self.hidden_size)
+    }
+
+    /// Weights of the output head, tied or not, by which a token is multiplied whose successor is chosen.
+    pub fn head_parameters(&self) -> u64 {
+        self.vocab_size as u64 * self.hidden_size as u64
+    }
+}
+
 /// How a conversation is written where a model comes without a chat template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialogFormat {

@@ -1,6 +1,6 @@
 //! A model's weights, each a view of the mapped checkpoint or of a file of quantised weights.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use kaito_kernels::{
     self as kernels, BlockFormat, BlocksRef, DType, MappedFile, QuantizedFormat, QuantizedRef, ThreadPool,
@@ -297,6 +297,15 @@ impl Weight {
         }
     }
 
+    /// The rows `range`, sharing the memory. `None` if they are not all there, and for quantised weights, whose rows are interleaved.
+    pub fn rows(&self, range: Range<usize>) -> Option<Self> {
+        match self {
+            Weight::Plain(tensor) => tensor.rows(range).map(Weight::Plain),
+            Weight::Quantized(_) => None,
+            Weight::Blocks(tensor) => tensor.rows_of(range).map(Weight::Blocks),
+        }
+    }
+
     /// Number of weights.
     pub fn elements(&self) -> usize {
         match self {
@@ -394,6 +403,16 @@ impl BlockTensor {
     /// How it is stored.
     pub fn format(&self) -> BlockFormat {
         self.format
+    }
+
+    /// The rows `range`, sharing the memory. `None` if they are not all there.
+    fn rows_of(&self, range: Range<usize>) -> Option<Self> {
+        if range.start > range.end || range.end > self.rows {
+            return None;
+        }
+        let row = self.format.bytes(self.cols)?;
+        let data = self.data.slice(range.start * row..range.end * row);
+        Self::new(&self.name, self.format, range.len(), self.cols, data)
     }
 
     /// A view for the kernels. `None` never comes: the length was checked.

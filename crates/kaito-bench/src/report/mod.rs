@@ -84,6 +84,10 @@ pub struct Model {
     pub family: String,
     /// Number of parameters.
     pub parameters: u64,
+    /// Weights in the matrices of all layers, by which each token of a prompt is multiplied.
+    pub layer_parameters: u64,
+    /// Weights of the output head, by which the last token of a prompt is multiplied.
+    pub head_parameters: u64,
     /// The precision of most weights.
     pub precision: String,
     /// What activations are held in while they are multiplied by weights: `f32`, `bf16` or `int8`.
@@ -104,6 +108,14 @@ pub struct Model {
     pub max_seq_len: usize,
     /// Threads that compute.
     pub threads: usize,
+}
+
+impl Model {
+    /// Operations of the products with weights for a prompt of so many tokens, a multiply-add as two. Rows of the embedding are looked
+    /// up, and only the last token's successor is chosen.
+    pub(crate) fn prompt_operations(&self, tokens: f64) -> f64 {
+        2.0 * (self.layer_parameters as f64 * tokens + self.head_parameters as f64)
+    }
 }
 
 /// One length of prompts.

@@ -51,7 +51,8 @@ pub(super) fn plots(report: &Report) -> Vec<Plot> {
     let spread = |samples: &[f64]| Summary::of(samples).map(|summary| (summary.min, summary.max));
     if !report.prefill.is_empty() {
         let peak = report.limits.zip(report.model.as_ref());
-        let peak = peak.map(|(limits, model)| limits.of_prompts() / (2.0 * model.parameters as f64));
+        // That of long prompts, which the head, once a prompt, does not slow down.
+        let peak = peak.map(|(limits, model)| limits.of_prompts() / (2.0 * model.layer_parameters as f64));
         let mut series =
             Series::new("s0", "tokens/s", report.prefill.iter().map(|row| row.tokens_per_second).collect());
         series.spread = report.prefill.iter().map(|row| spread(&row.samples)).collect();

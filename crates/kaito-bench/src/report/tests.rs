@@ -41,6 +41,8 @@ pub(crate) fn model() -> Model {
     Model {
         family: "llama".to_owned(),
         parameters: 1_100_048_384,
+        layer_parameters: 968_884_224,
+        head_parameters: 65_536_000,
         precision: "int8".to_owned(),
         activations: "int8".to_owned(),
         kernels: "avx512".to_owned(),

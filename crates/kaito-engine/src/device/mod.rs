@@ -15,7 +15,10 @@ mod operations;
 use std::{fmt, num::NonZeroUsize, path::Path, str::FromStr, sync::Arc};
 
 use kaito_kernels::{Compute, DType, KvDType, Quantization};
-use kaito_model::{config::ModelConfig, weights::ModelWeights};
+use kaito_model::{
+    config::{AttentionSpec, ModelConfig},
+    weights::ModelWeights,
+};
 
 pub(crate) use self::adapted::Adapters;
 use self::cpu::CpuDevice;
@@ -165,6 +168,8 @@ pub struct Packing<'a> {
     pub compute: ComputeChoice,
     /// Whether and how the matrices of the layers are quantised.
     pub quantization: Option<Quantization>,
+    /// The attention of the layers, which says where values are, that matter more.
+    pub attention: AttentionSpec,
     /// Folder in which quantised weights are kept for the next start.
     pub cache: Option<&'a Path>,
     /// The model's family, for the names of files in that folder.
@@ -259,6 +264,7 @@ mod tests {
             dtype: Some(DType::F16),
             compute: ComputeChoice::Auto,
             quantization: Some(Quantization::Int4),
+            attention: AttentionSpec::new(4, 2, 8),
             cache: None,
             family: "llama",
         };

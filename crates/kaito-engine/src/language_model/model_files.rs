@@ -37,6 +37,8 @@ impl ModelFiles {
             family: config.family,
             directory: directory.to_owned(),
             parameters: described.parameters,
+            layer_parameters: config.layer_parameters(),
+            head_parameters: config.head_parameters(),
             weights_bytes: 0,
             dtype: DType::F32,
             compute: Compute::Exact,

@@ -17,6 +17,10 @@ pub struct ModelInfo {
     pub directory: PathBuf,
     /// Number of parameters, tied ones once.
     pub parameters: u64,
+    /// Weights in the matrices of all layers, by which every token is multiplied.
+    pub layer_parameters: u64,
+    /// Weights of the output head, tied or not, by which a token is multiplied whose successor is chosen.
+    pub head_parameters: u64,
     /// Bytes of the weight matrices as they are computed with.
     pub weights_bytes: u64,
     /// Element type of the weight matrices that are not quantised.

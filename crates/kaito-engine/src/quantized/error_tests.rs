@@ -39,7 +39,8 @@ fn log_probabilities(
     log_probabilities_with(directory, kv_dtype, texts, |weights| {
         if let Some(quantization) = quantization {
             let (cache, family, pool) = (None, "", &pool());
-            let quantize = Quantize { quantization, cache, family, pool, fits: true, progress: &|_| () };
+            let attention = family::load(directory).unwrap().0.layer.attention;
+            let quantize = Quantize { quantization, attention, cache, family, pool, fits: true, progress: &|_| () };
             quantize.apply(weights).unwrap();
         }
     })

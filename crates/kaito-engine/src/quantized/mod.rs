@@ -1,14 +1,15 @@
 //! Quantisation of a model's weights while it loads, once: the result is kept in a file, which the next start maps.
 //!
 //! The matrices of the layers get the precision that is asked for, with a scale for each quantisation group of 128 weights. The
-//! output head gets 8 bits: it is a few percent of a model, and its errors go into the logits as they are. So do the value projections,
-//! where they are matrices of their own: they are 2 to 8 percent of a layer and make a third of what 4 bits cost, see `docs/precision.md`.
+//! output head gets 8 bits: it is a few percent of a model, and its errors go into the logits as they are. So do the value projections:
+//! they are 2 to 8 percent of a layer and make a third of what 4 bits cost, see `docs/precision.md`. Where a model has them in one matrix
+//! with queries and keys, its rows are divided.
 //! Embeddings, norms and biases stay: a step reads little of them.
 
 mod cache_file;
 mod key;
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use kaito_kernels::{self as kernels, DType, MatrixRef, Quantization, ThreadPool};
 
@@ -16,13 +17,15 @@ use self::cache_file::{CacheFile, Layout};
 use crate::Error;
 use kaito_model::{
     checkpoint::SharedBytes,
-    config::LinearKind,
+    config::{AttentionSpec, LinearKind, QkvLayout},
     weights::{Linear, LinearPart, ModelWeights, QuantizedTensor, Weight},
 };
 
 /// How a model's weights are quantised.
 pub(crate) struct Quantize<'a> {
     pub quantization: Quantization,
+    /// Says which outputs of the layers' queries, keys and values are values.
+    pub attention: AttentionSpec,
     /// Folder of the files that are kept; none are where it is `None`.
     pub cache: Option<&'a Path>,
     /// For the file's name, so that a person who looks into the folder sees what lies there.
@@ -50,7 +53,9 @@ impl Quantize<'_> {
     /// # Errors
     /// For weights that are no matrices. A file that can't be written or is damaged costs time and memory, nothing else.
     pub(crate) fn apply(&self, weights: &mut ModelWeights) -> Result<(), Error> {
-        let matrices = self.plan(weights)?;
+        let values = values(&self.attention);
+        divide(weights, self.quantization, &values);
+        let matrices = self.plan(weights, &values)?;
         let tensors = self.find_or_make(&matrices);
         for (part, tensor) in parts_mut(weights).zip(tensors) {
             part.weight = Weight::Quantized(tensor);
@@ -59,11 +64,14 @@ impl Quantize<'_> {
     }
 
     /// Bytes of `weights` when they are quantised.
-    pub(crate) fn bytes(quantization: Quantization, weights: &ModelWeights) -> u64 {
-        let values = first_value(weights);
+    pub(crate) fn bytes(quantization: Quantization, attention: &AttentionSpec, weights: &ModelWeights) -> u64 {
+        let values = values(attention);
+        // Shares the matrices.
+        let mut weights = weights.clone();
+        divide(&mut weights, quantization, &values);
         let count = |(kind, linear): (LinearKind, &Linear)| -> u64 {
             let parts = linear.parts.iter().filter_map(|part| {
-                let quantization = of_part(quantization, kind, part, values)?;
+                let quantization = of_part(quantization, kind, part, &values)?;
                 match &part.weight {
                     Weight::Quantized(tensor) => quantization.bytes(tensor.rows(), tensor.cols()),
                     source => dims(source).and_then(|(rows, cols)| quantization.bytes(rows, cols)),
@@ -74,8 +82,8 @@ impl Quantize<'_> {
         weights.linears().map(count).sum()
     }
 
-    fn plan(&self, weights: &ModelWeights) -> Result<Vec<Matrix>, Error> {
-        let (mut matrices, values) = (Vec::new(), first_value(weights));
+    fn plan(&self, weights: &ModelWeights, values: &[Range<usize>]) -> Result<Vec<Matrix>, Error> {
+        let mut matrices = Vec::new();
         for (kind, linear) in weights.linears() {
             for part in &linear.parts {
                 let Some(quantization) = of_part(self.quantization, kind, part, values) else { continue };
@@ -179,27 +187,62 @@ fn dims(weight: &Weight) -> Option<(usize, usize)> {
     }
 }
 
-/// How a part of a linear map is quantised where `quantization` is asked for; `None` where it is not. `first_value` is that of
-/// [`first_value`].
+/// How a part of a linear map is quantised where `quantization` is asked for; `None` where it is not. `values` are those of
+/// [`values`], and a part has nothing else beside them, see [`divide`].
 fn of_part(
     quantization: Quantization,
     kind: LinearKind,
     part: &LinearPart,
-    first_value: usize,
+    values: &[Range<usize>],
 ) -> Option<Quantization> {
+    let is_value = || values.iter().any(|rows| rows.contains(&part.output_offset));
     match kind {
         LinearKind::Embedding => None,
-        LinearKind::Qkv if part.output_offset >= first_value => Some(Quantization::Int8),
+        LinearKind::Qkv if is_value() => Some(Quantization::Int8),
         LinearKind::Qkv | LinearKind::AttentionOutput | LinearKind::MlpIn | LinearKind::MlpOut => Some(quantization),
         LinearKind::Head => Some(Quantization::Int8),
     }
 }
 
-/// Where values begin among the outputs of a layer's queries, keys and values: there are as many queries as attention has outputs, and
-/// keys and values share the rest.
-fn first_value(weights: &ModelWeights) -> usize {
-    let first = weights.layers.first();
-    first.map_or(usize::MAX, |layer| layer.qkv.out_features.midpoint(layer.attention_output.in_features))
+/// The outputs of a layer's queries, keys and values that are values, in ascending order: those of all heads together, or of each
+/// group of heads.
+fn values(attention: &AttentionSpec) -> Vec<Range<usize>> {
+    let mut rows: Vec<Range<usize>> = Vec::new();
+    for start in QkvLayout::of(attention).value {
+        let end = start + attention.head_dim;
+        match rows.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => rows.push(start..end),
+        }
+    }
+    rows
+}
+
+/// Divides matrices that have values beside queries and keys, where values get another precision. The parts share the memory.
+fn divide(weights: &mut ModelWeights, quantization: Quantization, values: &[Range<usize>]) {
+    if quantization == Quantization::Int8 {
+        return;
+    }
+    for layer in &mut weights.layers {
+        let parts = std::mem::take(&mut layer.qkv.parts);
+        layer.qkv.parts = parts.into_iter().flat_map(|part| divided(part, values)).collect();
+    }
+}
+
+/// A part, cut where values begin and end; whole where it is quantised already.
+fn divided(part: LinearPart, values: &[Range<usize>]) -> Vec<LinearPart> {
+    let Some((rows, _)) = dims(&part.weight) else { return vec![part] };
+    let (first, last) = (part.output_offset, part.output_offset + rows);
+    let bounds = values.iter().flat_map(|rows| [rows.start, rows.end]).filter(|at| first < *at && *at < last);
+    let mut start = first;
+    let pieces = bounds.chain([last]).map(|end| {
+        let weight = part.weight.rows(start - first..end - first)?;
+        let piece = LinearPart { weight, output_offset: start, input_offset: part.input_offset };
+        start = end;
+        Some(piece)
+    });
+    let pieces: Option<Vec<_>> = pieces.collect();
+    pieces.unwrap_or_else(|| vec![part])
 }
 
 /// The matrices that are quantised and are not quantised yet, in the order of [`ModelWeights::linears`].

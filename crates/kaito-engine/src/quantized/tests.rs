@@ -1,6 +1,7 @@
 use std::{
     fs::{self, File},
     num::NonZeroUsize,
+    ops::Deref,
     path::{Path, PathBuf},
     sync::Mutex,
     time::{Duration, SystemTime},
@@ -13,24 +14,40 @@ pub(super) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures").join(name)
 }
 
-fn load(name: &str) -> ModelWeights {
-    family::load(&fixture(name)).unwrap().1
+/// Weights, and the attention that says where values are among them.
+struct Loaded {
+    attention: AttentionSpec,
+    weights: ModelWeights,
+}
+
+impl Deref for Loaded {
+    type Target = ModelWeights;
+
+    fn deref(&self) -> &ModelWeights {
+        &self.weights
+    }
+}
+
+fn load(name: &str) -> Loaded {
+    let (config, weights) = family::load(&fixture(name)).unwrap();
+    Loaded { attention: config.layer.attention, weights }
 }
 
 /// Quantises `weights` and returns the bytes of all matrices that are quantised then.
-fn apply(weights: &mut ModelWeights, quantization: Quantization, cache: Option<&Path>) -> Vec<Vec<u8>> {
+fn apply(loaded: &mut Loaded, quantization: Quantization, cache: Option<&Path>) -> Vec<Vec<u8>> {
     let heard = Mutex::new(Vec::new());
     let quantize = Quantize {
         quantization,
+        attention: loaded.attention,
         cache,
         family: "llama",
         pool: &ThreadPool::new(NonZeroUsize::new(2).unwrap()),
         fits: true,
         progress: &|part| heard.lock().unwrap().push(part),
     };
-    quantize.apply(weights).unwrap();
+    quantize.apply(&mut loaded.weights).unwrap();
     assert_eq!(heard.into_inner().unwrap().into_iter().fold(0.0, f32::max), 1.0);
-    quantised_bytes(weights)
+    quantised_bytes(loaded)
 }
 
 /// The bytes of all matrices that are quantised where anything is.
@@ -61,10 +78,10 @@ fn the_second_start_maps_what_the_first_one_made() {
         let mut weights = load(MODEL);
         assert!(apply(&mut weights, quantization, Some(&cache)) == in_memory);
         assert_eq!((files(&cache), times()), (made.clone(), before));
-        let expected = Quantize::bytes(quantization, &load(MODEL));
+        let expected = Quantize::bytes(quantization, &weights.attention, &load(MODEL));
         let bytes: usize = in_memory.iter().map(Vec::len).sum();
         assert_eq!(bytes as u64, expected);
-        assert_eq!(Quantize::bytes(quantization, &weights), expected);
+        assert_eq!(Quantize::bytes(quantization, &weights.attention, &weights), expected);
     }
     let names: Vec<_> =
         files(&cache).iter().map(|file| file.file_name().unwrap().to_str().unwrap().to_owned()).collect();
@@ -160,13 +177,14 @@ fn a_writer_whose_file_is_taken_away_has_its_weights_all_the_same() {
     };
     let quantize = Quantize {
         quantization: Quantization::Int8,
+        attention: weights.attention,
         cache: Some(cache),
         family: "llama",
         pool: &pool,
         fits: true,
         progress: &|_| taken(),
     };
-    quantize.apply(&mut weights).unwrap();
+    quantize.apply(&mut weights.weights).unwrap();
     let made: Vec<_> = quantised_bytes(&weights);
     assert!(made == expected);
     assert_eq!(files(cache), std::slice::from_ref(&file));
@@ -207,6 +225,49 @@ fn embeddings_stay_and_values_and_a_tied_head_get_8_bits() {
     assert_eq!(weights.head.parts[0].weight.precision(), "int8");
     let qkv = &weights.layers[0].qkv.parts;
     assert_eq!(qkv.iter().map(|part| part.weight.precision()).collect::<Vec<_>>(), ["int4", "int4", "int8"]);
+}
+
+/// `(first output, outputs, precision)` of the matrices of a layer's queries, keys and values.
+fn qkv_matrices(weights: &ModelWeights) -> Vec<(usize, usize, String)> {
+    let parts = weights.layers[1].qkv.parts.iter();
+    parts.map(|part| (part.output_offset, dims(&part.weight).unwrap().0, part.weight.precision())).collect()
+}
+
+/// Queries, keys and values in one matrix. Phi-3: 4 query, 4 key and 4 value heads of 16; Falcon 7B: 5 query heads, a key and a value of
+/// 16; Falcon 40B: two groups of 4 query heads, a key and a value of 8.
+#[test]
+fn values_of_fused_projections_get_8_bits() {
+    for (name, expected) in [
+        ("phi3-window", vec![(0, 128, "int4"), (128, 64, "int8")]),
+        ("falcon-7b-type", vec![(0, 96, "int4"), (96, 16, "int8")]),
+        ("falcon-40b-type-bf16", vec![(0, 40, "int4"), (40, 8, "int8"), (48, 40, "int4"), (88, 8, "int8")]),
+    ] {
+        let expected: Vec<_> = expected.into_iter().map(|(at, rows, it)| (at, rows, it.to_owned())).collect();
+        let published = load(name);
+        let (source, outputs) = (&published.layers[1].qkv.parts, published.layers[1].qkv.out_features);
+        let source = source[0].weight.plain().unwrap();
+        assert_eq!(source.shape()[0], outputs, "{name} has one matrix");
+
+        let mut weights = load(name);
+        let bytes: usize = apply(&mut weights, Quantization::Int4, None).iter().map(Vec::len).sum();
+        assert_eq!(qkv_matrices(&weights), expected, "{name}");
+        assert_eq!(Quantize::bytes(Quantization::Int4, &published.attention, &published), bytes as u64, "{name}");
+        // Each has what its rows are quantised to.
+        for ((at, rows, precision), part) in expected.iter().zip(&weights.layers[1].qkv.parts) {
+            let rows = source.rows(*at..at + rows).unwrap();
+            let [count, cols] = *rows.shape() else { unreachable!() };
+            let quantization = if precision == "int8" { Quantization::Int8 } else { Quantization::Int4 };
+            let mut alone = vec![0; quantization.bytes(count, cols).unwrap()];
+            let view = MatrixRef::new(rows.dtype(), count, cols, rows.bytes()).unwrap();
+            kernels::quantize(&ThreadPool::new(NonZeroUsize::MIN), quantization, view, &mut alone);
+            assert!(part.weight.bytes() == alone, "{name}: output {at}");
+        }
+
+        // Where all have 8 bits, nothing is divided.
+        let mut weights = load(name);
+        apply(&mut weights, Quantization::Int8, None);
+        assert_eq!(qkv_matrices(&weights), [(0, outputs, "int8".to_owned())], "{name}");
+    }
 }
 
 fn key_of(bytes: Vec<u8>, rows: usize, quantization: Quantization) -> [u8; key::KEY_BYTES] {

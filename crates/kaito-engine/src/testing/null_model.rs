@@ -43,6 +43,8 @@ impl NullModel {
             family: "fake",
             directory: directory.to_owned(),
             parameters: 0,
+            layer_parameters: 0,
+            head_parameters: 0,
             weights_bytes: 0,
             dtype: DType::F32,
             compute: Compute::Exact,

@@ -3,6 +3,7 @@
 mod choice;
 mod config;
 mod kaito;
+mod program;
 mod server_config;
 mod vllm;
 mod vllm_config;

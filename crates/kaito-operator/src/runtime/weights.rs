@@ -14,7 +14,7 @@ use k8s_openapi::{
 };
 use kaito_presets::{GIB, Preset};
 
-use super::{IMAGE_WEIGHTS, Mounted, WEIGHTS, container, empty_dir, mount, strings, variable};
+use super::{IMAGE_WEIGHTS, Mounted, WEIGHTS, container, empty_dir, mount, program::CarriedProgram, strings, variable};
 
 /// The volume of the weights.
 const VOLUME: &str = "weights";
@@ -117,14 +117,10 @@ impl Weights<'_> {
                 let (loader, libraries, program) = (at("ld.so"), at("lib"), at("kaito"));
                 let command = [loader.as_str(), "--library-path", &libraries, &program];
                 let mut fetcher = filled(image, &command, extract("/"));
-                fetcher.volume_mounts.get_or_insert_default().push(mount(TOOL, TOOL_FOLDER));
-                let tool = Container {
-                    command: Some(strings(&["kaito"])),
-                    args: Some(strings(&["image", "program", "--to", TOOL_FOLDER])),
-                    volume_mounts: Some(vec![mount(TOOL, TOOL_FOLDER)]),
-                    ..container(TOOL, kaito)
-                };
-                Fetching { containers: vec![tool, fetcher], volumes: vec![empty_dir(TOOL)] }
+                // With its loader and libraries, which the image may have others of.
+                let tool = CarriedProgram::new(TOOL, TOOL_FOLDER, kaito, &["image", "program", "--to", TOOL_FOLDER]);
+                fetcher.volume_mounts.get_or_insert_default().push(tool.mount);
+                Fetching { containers: vec![tool.carrier, fetcher], volumes: vec![tool.volume] }
             }
             Self::Pulled { image, secrets } => {
                 let mut fetcher = filled(kaito, &["kaito"], extract(image));

@@ -49,6 +49,8 @@ impl Collector for EngineMetrics {
         let sizes = [
             ("model_weights_bytes", "Bytes of the weights.", info.weights_bytes),
             ("model_step_bytes", "Bytes of weights that each step reads.", info.step_bytes),
+            ("model_layer_parameters", "Weights in the matrices of all layers.", info.layer_parameters),
+            ("model_head_parameters", "Weights of the output head.", info.head_parameters),
             ("model_kv_bytes_per_token", "Bytes of the KV cache that a token takes.", info.kv_bytes_per_token),
             ("engine_threads", "Threads that compute.", info.threads as u64),
         ];

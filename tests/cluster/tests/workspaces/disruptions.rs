@@ -12,11 +12,15 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{case::Case, installation::METRICS, suite::SYSTEM};
+use crate::{
+    case::Case,
+    installation::{CONTROLLERS, METRICS},
+    suite::SYSTEM,
+};
 
 pub async fn the_leader_dies(case: Case) {
     case.add_node().await;
-    case.controllers_run(2).await;
+    case.controllers_run(CONTROLLERS).await;
     case.apply(case.falcon("before")).await;
     case.is_ready("before").await;
     let (first, process) = case.leading().await;
@@ -175,6 +179,8 @@ pub async fn the_api_server_restarts(case: Case) {
     case.add_node().await;
     case.apply(case.falcon("before")).await;
     case.is_ready("before").await;
+    // Without those of an earlier rollout that still end.
+    case.controllers_run(CONTROLLERS).await;
     let controllers: Vec<u32> = case.controllers().await.iter().map(|(_, process)| process.pid).collect();
     restart_the_api_server(&case).await;
     // Later changes are carried out, and drift is noticed.
@@ -241,7 +247,7 @@ pub async fn nothing_is_admitted_unchecked(case: Case) {
     assert!(refusal.contains("failed calling webhook"), "{refusal}");
     // Running pods go on, and other objects are not held up.
     case.kubectl(&["create", "configmap", "other"]).await.stdout();
-    case.scale(2).await;
+    case.scale(CONTROLLERS).await;
     case.rolled_out().await;
     case.apply(case.falcon("falcon")).await;
 }

@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use crate::{
     case::{Case, ONE_A100},
+    installation::{self, CONTROLLERS},
     suite::SYSTEM,
 };
 
@@ -81,10 +82,7 @@ pub async fn as_it_is_written(case: Case) {
             let question = commands.iter().find(|command| command.starts_with(QUESTION)).unwrap();
             up(&shell, command, question).await;
         } else if command == METRICS {
-            let (_, process) = case.leading().await;
-            let address = format!("localhost:{}", process.ports[&8080]);
-            let metrics = shell.run(&command.replace("localhost:8081", &address)).await;
-            assert!(metrics.contains("kaito_workspaces{phase=\"Ready\"}"), "{metrics}");
+            metrics(&case, &shell, command).await;
         } else {
             shell.run(command).await;
         }
@@ -125,6 +123,26 @@ async fn nothing_is_left(case: &Case) {
         let left = case.plane.kubectl(&["get", kinds, "--namespace", SYSTEM, "--output", "name"]).await.stdout();
         let ours: Vec<_> = left.lines().filter(|object| *object != "configmap/kube-root-ca.crt").collect();
         if ours.is_empty() { Ok(()) } else { Err(ours.join(" ")) }
+    })
+    .await;
+}
+
+/// Asks whoever leads. The upgrade before it replaces the controllers, so one that was found may end before it is asked.
+async fn metrics(case: &Case, shell: &Shell, command: &str) {
+    // The Deployment does not count replaced controllers that still end.
+    case.rolled_out().await;
+    case.controllers_run(CONTROLLERS).await;
+    eventually("the leader's metrics count workspaces", || async {
+        let (leader, process) = case.leading().await;
+        let line = command.replace("localhost:8081", &format!("localhost:{}", process.ports[&installation::METRICS]));
+        println!("$ {line}");
+        let printed = printed(&mut shell.command(&line), "").await;
+        let counts = ["kaito_leader 1", "kaito_workspaces{phase=\"Ready\"} "];
+        let is_told = |count: &&str| printed.stdout.lines().any(|line| line.starts_with(*count));
+        if printed.success && counts.iter().all(is_told) {
+            return Ok(());
+        }
+        Err(format!("{line} ({leader})\n{}{}", printed.stdout, printed.stderr))
     })
     .await;
 }

@@ -27,6 +27,9 @@ pub const NODE_CLASS: &str = "AKSNodeClass.karpenter.azure.com/default";
 /// The metrics port of the controllers' containers.
 pub const METRICS: u16 = 8080;
 
+/// How many controllers the chart runs.
+pub const CONTROLLERS: u32 = 2;
+
 /// Where nodes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provisioner {

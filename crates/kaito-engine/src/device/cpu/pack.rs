@@ -46,10 +46,11 @@ pub(super) fn pack(
     if let Some(quantization) = packing.quantization {
         let quantize = Quantize {
             quantization,
+            attention: packing.attention,
             cache: packing.cache,
             family: packing.family,
             pool: threads,
-            fits: Quantize::bytes(quantization, weights) <= available,
+            fits: Quantize::bytes(quantization, &packing.attention, weights) <= available,
             progress: &|part| progress(part * QUANTIZED),
         };
         quantize.apply(weights)?;
@@ -220,7 +221,8 @@ mod tests {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/mistral-window");
         let (config, mut weights) = family::load(&directory).unwrap();
         let compute = ComputeChoice::Auto;
-        let packing = Packing { dtype, compute, quantization, cache: None, family: config.family };
+        let attention = config.layer.attention;
+        let packing = Packing { dtype, compute, quantization, attention, cache: None, family: config.family };
         let heard = Mutex::new(Vec::new());
         let progress = |part| heard.lock().unwrap().push(part);
         let threads = ThreadPool::new(NonZeroUsize::MIN);
@@ -245,7 +247,8 @@ mod tests {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/falcon-rw-type");
         let computed = |dtype, compute, quantization| {
             let (config, mut weights) = family::load(&directory).unwrap();
-            let packing = Packing { dtype, compute, quantization, cache: None, family: config.family };
+            let attention = config.layer.attention;
+            let packing = Packing { dtype, compute, quantization, attention, cache: None, family: config.family };
             let packed = pack(&mut weights, &packing, &ThreadPool::new(NonZeroUsize::MIN), u64::MAX, &|_| ());
             packed.map(|packed| packed.compute).map_err(|error| error.to_string())
         };

@@ -71,6 +71,8 @@ pub struct Recorder {
     pub skipped: Mutex<Vec<String>>,
     pub sizes: Mutex<Vec<u64>>,
     pub positions: Mutex<HashMap<usize, u64>>,
+    /// By how many bytes the position of each item went back, all times together.
+    pub went_back: Mutex<HashMap<usize, u64>>,
 }
 
 impl Progress for Recorder {
@@ -79,7 +81,8 @@ impl Progress for Recorder {
             Event::Planned { items, .. } => *self.sizes.lock().unwrap() = items.iter().map(|item| item.size).collect(),
             Event::Position { item, bytes } => {
                 assert!(bytes <= self.sizes.lock().unwrap()[item], "position {bytes} of item {item}");
-                self.positions.lock().unwrap().insert(item, bytes);
+                let before = self.positions.lock().unwrap().insert(item, bytes).unwrap_or(0);
+                *self.went_back.lock().unwrap().entry(item).or_default() += before.saturating_sub(bytes);
             }
             Event::Retrying { item, cause, delay } => {
                 self.retries.lock().unwrap().push((cause.to_owned(), delay));

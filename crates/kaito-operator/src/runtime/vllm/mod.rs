@@ -52,11 +52,11 @@ pub fn server(launch: &Launch<'_>) -> Result<Server, Problem> {
     let (engine_tmp, of_engine) = folder("engine-tmp", "/tmp");
     volumes.extend([tmp, engine_tmp]);
     let (shared, of_shared) = shared_memory(launch.gpus);
-    let (program, installs, of_program) = supervisor::installed(launch.image);
-    volumes.extend([shared, program]);
-    let engine = engine(launch, [weights.clone(), vec![of_engine, of_shared, of_program]].concat())?;
+    let program = supervisor::carried(launch.image);
+    volumes.extend([shared, program.volume]);
+    let engine = engine(launch, [weights.clone(), vec![of_engine, of_shared, program.mount]].concat())?;
     let front = front(launch, [weights, vec![of_server]].concat());
-    Ok(Server { init_containers: vec![installs], containers: vec![front, engine], volumes })
+    Ok(Server { init_containers: vec![program.carrier], containers: vec![front, engine], volumes })
 }
 
 /// The folder through which the processes of an engine hand each other tokens and partial sums. Container runtimes make it of 64

@@ -2,10 +2,10 @@
 //!
 //! vLLM's image does not have it, so an init container with the server's image copies it into a volume of the pod.
 
-use k8s_openapi::api::core::v1::{Container, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::VolumeMount;
 
 use super::{
-    super::{POD_INDEX, PORT, Ranks, SUPERVISOR_PORT, container, folder, strings},
+    super::{POD_INDEX, PORT, Ranks, SUPERVISOR_PORT, program::CarriedProgram, strings},
     ENGINE_PORT, LOOPBACK,
 };
 
@@ -22,16 +22,10 @@ pub const SHARED_MEMORY: &str = "/dev/shm";
 /// server has answered its last one, or when it is of no use any more.
 pub const GRACE_SECONDS: u32 = 5;
 
-/// The volume with the program, the init container that copies it there from the server's image, and where the engine has it.
-pub fn installed(image: &str) -> (Volume, Container, VolumeMount) {
-    let (volume, mount) = folder(NAME, FOLDER);
-    let installs = Container {
-        command: Some(strings(&["kaito"])),
-        args: Some(strings(&["supervise", "--install", PROGRAM])),
-        volume_mounts: Some(vec![mount.clone()]),
-        ..container(NAME, image)
-    };
-    (volume, installs, VolumeMount { read_only: Some(true), ..mount })
+/// The program of the server's image, which the engine mounts read-only.
+pub fn carried(image: &str) -> CarriedProgram {
+    let program = CarriedProgram::new(NAME, FOLDER, image, &["supervise", "--install", PROGRAM]);
+    CarriedProgram { mount: VolumeMount { read_only: Some(true), ..program.mount }, ..program }
 }
 
 /// The command line up to vLLM's own arguments.
