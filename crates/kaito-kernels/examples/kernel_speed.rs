@@ -104,8 +104,8 @@ fn plain(pool: &ThreadPool, filter: &str, memory: &ReadMemory) -> f64 {
             let layers = (MEMORY_BYTES / (rows * cols * dtype.size())).max(1);
             let bytes = weights(dtype, layers * rows * cols);
             for (tokens, compute) in wanted {
-                // Many tokens are bound by arithmetic: fewer layers show the same.
-                let layers = layers.min((256 / tokens).max(1));
+                // Many tokens take long: fewer layers, more than caches hold, show the same.
+                let layers = layers.min((4096 / tokens).max(1));
                 let bytes = &bytes[..layers * rows * cols * dtype.size()];
                 let seconds = matmuls(pool, dtype, compute, [rows, cols], bytes, tokens);
                 let (unit, products) = match dtype {
@@ -183,7 +183,7 @@ fn quantized(pool: &ThreadPool, filter: &str, memory: &ReadMemory) {
             let layers = (MEMORY_BYTES / len).max(1);
             let bytes = one.repeat(layers);
             for tokens in wanted {
-                let layers = layers.min((256 / tokens).max(1));
+                let layers = layers.min((4096 / tokens).max(1));
                 let input: Vec<f32> = (0..tokens * cols).map(|i| (i as f32 * 0.37).sin()).collect();
                 let mut output = vec![0.0; tokens * rows];
                 let mut quantized = QuantizedInput::new(format.grouping());

@@ -47,7 +47,7 @@ const SLICE_COLUMNS: usize = TILE_ROW_BYTES / size_of::<u16>();
 const FEW_TILES: usize = 2;
 /// Slices of a block of columns: its activations, 1 MiB of 256 tokens, stay in the second level cache while rows pass.
 const BLOCK_SLICES: usize = 64;
-/// The same where weights are copied, and where activations are exact, which are summed up block by block.
+/// The same where activations are exact, which are summed up block by block, and where a weight is the sum of two bf16.
 const SHORT_BLOCK_SLICES: usize = 32;
 
 const MOST_TOKEN_TILES: usize = 16;
@@ -157,10 +157,10 @@ impl<U: TileUnit> TilePart<'_, U> {
         let whole = cols.is_multiple_of(SLICE_COLUMNS) && rows.len().is_multiple_of(TILE_ROWS);
         let in_place = E::PARTS == 1 && whole && aligned;
         let all_slices = cols.div_ceil(SLICE_COLUMNS);
-        let block = match in_place && !SPLIT {
-            true if few => all_slices,
-            true => BLOCK_SLICES,
-            false => SHORT_BLOCK_SLICES,
+        let block = match (SPLIT, E::PARTS) {
+            (false, 1) if few && in_place => all_slices,
+            (false, 1) => BLOCK_SLICES,
+            _ => SHORT_BLOCK_SLICES,
         };
         let mut sums: AllSums = [const { MaybeUninit::uninit() }; _];
         let mut copied = Copied::new();
