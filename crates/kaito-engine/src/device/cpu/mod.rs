@@ -9,7 +9,7 @@ mod pack;
 
 use std::{fs, num::NonZeroUsize, sync::Arc, thread};
 
-use kaito_kernels::{Compute, DType, KvDType, Quantization, ThreadPool, instruction_set};
+use kaito_kernels::{Compute, DType, KernelLevel, KvDType, Quantization, ThreadPool, instruction_set};
 use kaito_model::{config::ModelConfig, weights::ModelWeights};
 
 pub use self::{
@@ -36,6 +36,10 @@ const KV_CACHE_SHARE: f64 = 0.6;
 /// More drafts would cost what they bring, since a step of some twenty tokens is bound by arithmetic.
 const STEP_BUDGET: StepBudget = StepBudget { tokens: 256, tokens_beside_streams: 32, drafts: 16 };
 
+/// Tile registers multiply some hundred tokens in the time in which vectors multiply twenty, so that more tokens share a reading of the
+/// weights.
+const STEP_BUDGET_OF_TILES: StepBudget = StepBudget { tokens: 512, tokens_beside_streams: 128, drafts: 16 };
+
 /// What this processor is and has, with `threads` threads that compute, one for each core where that is `None`.
 pub fn properties(threads: Option<NonZeroUsize>) -> DeviceProperties {
     let cores = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -46,7 +50,7 @@ pub fn properties(threads: Option<NonZeroUsize>) -> DeviceProperties {
         cores: cores.get(),
         threads: threads.unwrap_or(cores).get(),
         page_size: PAGE_SIZE,
-        step_budget: STEP_BUDGET,
+        step_budget: if KernelLevel::chosen() == KernelLevel::Amx { STEP_BUDGET_OF_TILES } else { STEP_BUDGET },
         precisions: Precisions {
             weights: &[DType::F32, DType::Bf16, DType::F16],
             compute: match (Compute::has_fast_bf16(), Compute::has_fast_int8()) {
