@@ -289,7 +289,10 @@ fn asks_for_nothing(name: &str, options: LoadOptions) {
                 "{name}, {requests} requests, {options:?}: {} asked for",
                 counts[counts.len() - 1] - counts[0]
             );
-            assert!(model.stats().prompt_tokens_reused_total > reused, "no prompt began with pages of the prefix cache");
+            assert!(
+                model.stats().prompt_tokens_reused_total > reused,
+                "no prompt began with pages of the prefix cache"
+            );
         }
         accepted += model.stats().accepted_tokens_total;
     }
