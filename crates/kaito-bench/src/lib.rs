@@ -16,6 +16,7 @@ mod metrics;
 mod notes;
 mod own_server;
 mod prompts;
+mod ready;
 mod report;
 mod run;
 mod sequences;
@@ -29,9 +30,10 @@ pub use failure::{Failure, FailureCount};
 pub use kaito_kernels::{Operands, TileElements, Unit};
 pub use limits::{Limits, TileLimits};
 pub use machine::Machine;
+pub use ready::Subject;
 pub use report::{
     ClientsRow, DecodeRow, Load, Model, PrefillRow, RateRow, Report, SCHEMA, TargetInfo, TargetKind, page, tables,
 };
-pub use run::{Progress, Subject, measure};
+pub use run::{Progress, measure};
 pub use settings::{Settings, Table};
 pub use statistics::Summary;
