@@ -40,8 +40,8 @@ fn log_probabilities(
         if let Some(quantization) = quantization {
             let (cache, family, pool) = (None, "", &pool());
             let attention = family::load(directory).unwrap().0.layer.attention;
-            let quantize = Quantize { quantization, attention, cache, family, pool, fits: true, progress: &|_| () };
-            quantize.apply(weights).unwrap();
+            let plan = Plan::new(quantization, &attention, weights).unwrap();
+            Quantize { plan, cache, family, pool, fits: true, progress: &|_| () }.apply(weights);
         }
     })
 }

@@ -23,9 +23,7 @@ use kaito_model::{
 
 /// How a model's weights are quantised.
 pub(crate) struct Quantize<'a> {
-    pub quantization: Quantization,
-    /// Says which outputs of the layers' queries, keys and values are values.
-    pub attention: AttentionSpec,
+    pub plan: Plan,
     /// Folder of the files that are kept; none are where it is `None`.
     pub cache: Option<&'a Path>,
     /// For the file's name, so that a person who looks into the folder sees what lies there.
@@ -47,46 +45,30 @@ struct Matrix {
     bytes: usize,
 }
 
-impl Quantize<'_> {
-    /// Quantises `weights`, or finds them quantised in a file.
+/// What becomes of each matrix of a model.
+pub(crate) struct Plan {
+    quantization: Quantization,
+    /// Those that are quantised, in the order of [`parts_mut`].
+    matrices: Vec<Matrix>,
+}
+
+impl Plan {
+    /// Divides the matrices of `weights` that get two precisions, and says which one each gets; `attention` says which outputs of the
+    /// layers' queries, keys and values are values. Matrices that are quantised already stay as they are.
     ///
     /// # Errors
-    /// For weights that are no matrices. A file that can't be written or is damaged costs time and memory, nothing else.
-    pub(crate) fn apply(&self, weights: &mut ModelWeights) -> Result<(), Error> {
-        let values = values(&self.attention);
-        divide(weights, self.quantization, &values);
-        let matrices = self.plan(weights, &values)?;
-        let tensors = self.find_or_make(&matrices);
-        for (part, tensor) in parts_mut(weights).zip(tensors) {
-            part.weight = Weight::Quantized(tensor);
-        }
-        Ok(())
-    }
-
-    /// Bytes of `weights` when they are quantised.
-    pub(crate) fn bytes(quantization: Quantization, attention: &AttentionSpec, weights: &ModelWeights) -> u64 {
+    /// For weights that are no matrices.
+    pub(crate) fn new(
+        quantization: Quantization,
+        attention: &AttentionSpec,
+        weights: &mut ModelWeights,
+    ) -> Result<Self, Error> {
         let values = values(attention);
-        // Shares the matrices.
-        let mut weights = weights.clone();
-        divide(&mut weights, quantization, &values);
-        let count = |(kind, linear): (LinearKind, &Linear)| -> u64 {
-            let parts = linear.parts.iter().filter_map(|part| {
-                let quantization = of_part(quantization, kind, part, &values)?;
-                match &part.weight {
-                    Weight::Quantized(tensor) => quantization.bytes(tensor.rows(), tensor.cols()),
-                    source => dims(source).and_then(|(rows, cols)| quantization.bytes(rows, cols)),
-                }
-            });
-            parts.map(|bytes| bytes as u64).sum()
-        };
-        weights.linears().map(count).sum()
-    }
-
-    fn plan(&self, weights: &ModelWeights, values: &[Range<usize>]) -> Result<Vec<Matrix>, Error> {
+        divide(weights, quantization, &values);
         let mut matrices = Vec::new();
         for (kind, linear) in weights.linears() {
             for part in &linear.parts {
-                let Some(quantization) = of_part(self.quantization, kind, part, values) else { continue };
+                let Some(quantization) = of_part(quantization, kind, part, &values) else { continue };
                 if matches!(part.weight, Weight::Quantized(_)) {
                     continue;
                 }
@@ -97,21 +79,38 @@ impl Quantize<'_> {
                 matrices.push(Matrix { source, quantization, rows, cols, bytes });
             }
         }
-        Ok(matrices)
+        Ok(Self { quantization, matrices })
     }
 
-    fn find_or_make(&self, matrices: &[Matrix]) -> Vec<QuantizedTensor> {
-        let mib = matrices.iter().map(|matrix| matrix.bytes).sum::<usize>() >> 20;
+    /// Bytes of the matrices when they are quantised.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.matrices.iter().map(|matrix| matrix.bytes as u64).sum()
+    }
+}
+
+impl Quantize<'_> {
+    /// Quantises `weights`, of which the plan was made, or finds them quantised in a file. A file that can't be written or is damaged
+    /// costs time and memory, nothing else.
+    pub(crate) fn apply(&self, weights: &mut ModelWeights) {
+        let tensors = self.find_or_make();
+        for (part, tensor) in parts_mut(weights).zip(tensors) {
+            part.weight = Weight::Quantized(tensor);
+        }
+    }
+
+    fn find_or_make(&self) -> Vec<QuantizedTensor> {
+        let Plan { quantization, matrices } = &self.plan;
+        let mib = self.plan.bytes() >> 20;
         let Some(folder) = self.cache else {
-            tracing::info!(quantization = %self.quantization, mib, "quantising the weights; they are not kept in a file");
+            tracing::info!(quantization = %quantization, mib, "quantising the weights; they are not kept in a file");
             return self.make_in_memory(matrices);
         };
         let layout = Layout::of(matrices);
-        let file = CacheFile::new(folder, self.family, self.quantization, key::of(matrices), &layout);
+        let file = CacheFile::new(folder, self.family, *quantization, key::of(matrices), &layout);
         let path = file.path().display();
         match file.open(self.pool, self.fits, self.progress) {
             Ok(Some(data)) => {
-                tracing::info!(quantization = %self.quantization, mib, file = %path, "the weights are quantised already");
+                tracing::info!(quantization = %quantization, mib, file = %path, "the weights are quantised already");
                 return tensors(matrices, data);
             }
             Ok(None) => {}
@@ -120,7 +119,7 @@ impl Quantize<'_> {
             }
         }
         tracing::info!(
-            quantization = %self.quantization, mib, file = %path,
+            quantization = %quantization, mib, file = %path,
             "quantising the weights; the next start finds them in this file"
         );
         let made = file.create(self.pool, self.fits, |write| {

@@ -38,7 +38,7 @@ const STEP_BUDGET: StepBudget = StepBudget { tokens: 256, tokens_beside_streams:
 
 /// Tile registers multiply some hundred tokens in the time in which vectors multiply twenty, so that more tokens share a reading of the
 /// weights.
-const STEP_BUDGET_OF_TILES: StepBudget = StepBudget { tokens: 512, tokens_beside_streams: 128, drafts: 16 };
+const STEP_BUDGET_OF_TILES: StepBudget = StepBudget { tokens: 512, tokens_beside_streams: 128, ..STEP_BUDGET };
 
 /// What this processor is and has, with `threads` threads that compute, one for each core where that is `None`.
 pub fn properties(threads: Option<NonZeroUsize>) -> DeviceProperties {

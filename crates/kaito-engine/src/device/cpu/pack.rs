@@ -6,7 +6,7 @@ use super::linear::unsupported;
 use crate::{
     Error,
     device::{ComputeChoice, Held, Packing},
-    quantized::Quantize,
+    quantized::{Plan, Quantize},
 };
 use kaito_model::{
     checkpoint::Tensor,
@@ -44,16 +44,16 @@ pub(super) fn pack(
     };
     let mut done = 0.0;
     if let Some(quantization) = packing.quantization {
+        let plan = Plan::new(quantization, &packing.attention, weights)?;
         let quantize = Quantize {
-            quantization,
-            attention: packing.attention,
+            fits: plan.bytes() <= available,
+            plan,
             cache: packing.cache,
             family: packing.family,
             pool: threads,
-            fits: Quantize::bytes(quantization, &packing.attention, weights) <= available,
             progress: &|part| progress(part * QUANTIZED),
         };
-        quantize.apply(weights)?;
+        quantize.apply(weights);
         done = QUANTIZED;
     } else if compute == Compute::Int8 {
         repack(weights, threads, &|part| progress(part * QUANTIZED));
