@@ -1,5 +1,7 @@
 //! Normalisation of each token's activations, or of heads of them: RMS norm and layer norm.
 
+use std::ops::Range;
+
 use crate::{
     Rows, RowsMut, ThreadPool,
     partition::{Part, PartMut, Partition},
@@ -85,6 +87,17 @@ impl Norm<'_> {
         let squares = sum::<S, SquaredDistance>(simd, x, mean);
         (mean, 1.0 / (squares / width + self.eps).sqrt())
     }
+
+    /// The elements `x` at `place`, a vector or less, normed with what [`Self::mean_and_scale`] gave.
+    #[inline(always)]
+    fn normed<S: Simd>(&self, simd: S, x: S::Vector, (mean, scale): (f32, f32), place: Range<usize>) -> S::Vector {
+        let centred = simd.sub(x, simd.splat(mean));
+        let normed = simd.mul(simd.mul(centred, simd.splat(scale)), load(simd, &self.weight[place.clone()]));
+        match self.bias {
+            Some(bias) => simd.add(normed, load(simd, &bias[place])),
+            None => normed,
+        }
+    }
 }
 
 fn norm_on(level: Level, pool: &ThreadPool, tokens: usize, x: Rows, norm: Norm, out: RowsMut) {
@@ -109,31 +122,15 @@ impl Kernel for NormRows<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let Norm { weight, bias, .. } = self.norm;
-        let width = weight.len();
+        let width = self.norm.weight.len();
         for t in self.part.tokens {
             let x = self.x.row(t, width);
             let out = self.out.slice(t, 0..width);
             let (mean, scale) = self.norm.mean_and_scale(simd, x);
-            let mut first = 0;
-            while first + S::LANES <= width {
-                let normed = normed(simd, simd.load_slice(&x[first..]), mean, scale, simd.load_slice(&weight[first..]));
-                let normed = match bias {
-                    Some(bias) => simd.add(normed, simd.load_slice(&bias[first..])),
-                    None => normed,
-                };
-                simd.store_slice(&mut out[first..], normed);
-                first += S::LANES;
-            }
-            let rest = first..width;
-            if !rest.is_empty() {
-                let x = simd.load_partial(&x[rest.clone()]);
-                let normed = normed(simd, x, mean, scale, simd.load_partial(&weight[rest.clone()]));
-                let normed = match bias {
-                    Some(bias) => simd.add(normed, simd.load_partial(&bias[rest.clone()])),
-                    None => normed,
-                };
-                simd.store_partial(&mut out[rest], normed);
+            for (i, out) in out.chunks_mut(S::LANES).enumerate() {
+                let place = i * S::LANES..i * S::LANES + out.len();
+                let y = self.norm.normed(simd, load(simd, &x[place.clone()]), (mean, scale), place);
+                store(simd, y, out);
             }
         }
     }
@@ -152,22 +149,15 @@ impl Kernel for NormHeads<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let Norm { weight, bias, .. } = self.norm;
+        let dim = self.norm.weight.len();
         for t in self.part.tokens {
             for &offset in self.head_offsets {
-                let head = self.rows.slice(t, offset..offset + weight.len());
+                let head = self.rows.slice(t, offset..offset + dim);
                 let (mean, scale) = self.norm.mean_and_scale(simd, head);
                 for (i, x) in head.chunks_mut(S::LANES).enumerate() {
                     let place = i * S::LANES..i * S::LANES + x.len();
-                    let mut y = normed(simd, load(simd, x), mean, scale, load(simd, &weight[place.clone()]));
-                    if let Some(bias) = bias {
-                        y = simd.add(y, load(simd, &bias[place]));
-                    }
-                    if x.len() == S::LANES {
-                        simd.store_slice(x, y);
-                    } else {
-                        simd.store_partial(x, y);
-                    }
+                    let y = self.norm.normed(simd, load(simd, x), (mean, scale), place);
+                    store(simd, y, x);
                 }
             }
         }
@@ -180,9 +170,10 @@ fn load<S: Simd>(simd: S, x: &[f32]) -> S::Vector {
     if x.len() == S::LANES { simd.load_slice(x) } else { simd.load_partial(x) }
 }
 
+/// Writes a vector, or as many elements of it as there is room for.
 #[inline(always)]
-fn normed<S: Simd>(simd: S, x: S::Vector, mean: f32, scale: f32, weight: S::Vector) -> S::Vector {
-    simd.mul(simd.mul(simd.sub(x, simd.splat(mean)), simd.splat(scale)), weight)
+fn store<S: Simd>(simd: S, y: S::Vector, out: &mut [f32]) {
+    if out.len() == S::LANES { simd.store_slice(out, y) } else { simd.store_partial(out, y) }
 }
 
 /// A term of a sum over elements. Closures would be functions of their own, which are not compiled for the instruction set.
