@@ -12,12 +12,14 @@
 //! the first parts. Denormal numbers, of operands and of sums, are zeros. Infinities and what is not a number come out as they do
 //! elsewhere, but for rounded activations that are infinite: with weights in f16, some of whose parts are zero, they may give what is not a number.
 
+mod few;
 pub(super) mod pack;
 mod strip;
 
-use std::{marker::PhantomData, mem::MaybeUninit};
+use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 use self::{
+    few::FewTokens,
     pack::PackedInput,
     strip::{Copied, Operands, STRIP_TILES, Strip, TileElement},
 };
@@ -112,9 +114,15 @@ impl Unit {
     pub fn compute(self, input: &PackedInput, weight: MatrixRef, output: PartMut, mode: Write, part: Part) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Hardware(unit) => dispatch_avx512(TilePart { unit, input, weight, output, mode, part }),
+            Self::Hardware(unit) => match FewTokens::of(TilePart { unit, input, weight, output, mode, part }) {
+                Ok(few) => dispatch_avx512(few),
+                Err(part) => dispatch_avx512(part),
+            },
             #[cfg(test)]
-            Self::Emulated => dispatch_portable(TilePart { unit: Emulated, input, weight, output, mode, part }),
+            Self::Emulated => match FewTokens::of(TilePart { unit: Emulated, input, weight, output, mode, part }) {
+                Ok(few) => dispatch_portable(few),
+                Err(part) => dispatch_portable(part),
+            },
         }
     }
 }
@@ -158,7 +166,6 @@ impl<U: TileUnit> TilePart<'_, U> {
         let in_place = E::PARTS == 1 && whole && aligned;
         let all_slices = cols.div_ceil(SLICE_COLUMNS);
         let block = match (SPLIT, E::PARTS) {
-            (false, 1) if few && in_place => all_slices,
             (false, 1) => BLOCK_SLICES,
             _ => SHORT_BLOCK_SLICES,
         };
@@ -186,7 +193,7 @@ impl<U: TileUnit> TilePart<'_, U> {
                 };
                 self.add_block(&mut block, &mut sums);
                 if first_slice + slices == all_slices {
-                    self.write_sums(simd, &strip, &sums);
+                    self.write_strip(simd, &strip, &sums);
                 }
             }
         }
@@ -226,27 +233,32 @@ impl<U: TileUnit> TilePart<'_, U> {
 
     /// Writes the sums of a strip, or adds them, to the output.
     #[inline(always)]
-    fn write_sums<S: Simd>(&mut self, simd: S, strip: &Strip, sums: &AllSums) {
+    fn write_strip<S: Simd>(&mut self, simd: S, strip: &Strip, sums: &AllSums) {
         let count = self.part.tiles.len();
-        let mut turned = [TileRow([0; TILE_TOKENS]); TILE_ROWS];
         for i in 0..STRIP_TILES {
             let Some(tile) = strip.tile(i) else { continue };
-            let rows = strip.rows(tile);
             for t in 0..count {
                 // SAFETY: `add_block` has written the sums of each tile of the strip and of tokens.
                 let sums = unsafe { sums[tile * count + t].assume_init_ref() };
-                simd.transpose(sums, &mut turned);
-                for (token, values) in self.input.tokens_of(self.part.tiles.start + t).zip(&turned) {
-                    let target = self.output.slice(token, rows.clone());
-                    if let Some(target) = target.as_chunks_mut::<TILE_ROWS>().0.first_mut() {
-                        write(target, values, self.mode);
-                    } else {
-                        let mut padded = [0.0; TILE_ROWS];
-                        padded[..target.len()].copy_from_slice(target);
-                        write(&mut padded, values, self.mode);
-                        target.copy_from_slice(&padded[..target.len()]);
-                    }
-                }
+                self.write_sums(simd, strip.rows(tile), t, sums);
+            }
+        }
+    }
+
+    /// Writes the sums of up to 16 rows and the part's `t`th tile of tokens, or adds them, to the output.
+    #[inline(always)]
+    fn write_sums<S: Simd>(&mut self, simd: S, rows: Range<usize>, t: usize, sums: &Sums) {
+        let mut turned = [TileRow([0; TILE_TOKENS]); TILE_ROWS];
+        simd.transpose(sums, &mut turned);
+        for (token, values) in self.input.tokens_of(self.part.tiles.start + t).zip(&turned) {
+            let target = self.output.slice(token, rows.clone());
+            if let Some(target) = target.as_chunks_mut::<TILE_ROWS>().0.first_mut() {
+                write(target, values, self.mode);
+            } else {
+                let mut padded = [0.0; TILE_ROWS];
+                padded[..target.len()].copy_from_slice(target);
+                write(&mut padded, values, self.mode);
+                target.copy_from_slice(&padded[..target.len()]);
             }
         }
     }
@@ -296,6 +308,33 @@ impl<T: Tiles, E: TileElement, const SPLIT: bool> Block<'_, T, E, SPLIT> {
     fn end<const C: usize>(&mut self, sums: &mut AllSums, place: usize) {
         // SAFETY: see above.
         unsafe { self.tiles.store::<C>(sums[place].as_mut_ptr().cast(), TILE_ROW_BYTES) };
+    }
+
+    /// A tile of rows times one tile of tokens, or that and the next one.
+    #[inline(always)]
+    fn one_row<const TOKENS: usize>(&mut self, tokens: usize, sums: &mut [Sums; FEW_TILES]) {
+        self.tiles.zero::<0>();
+        self.tiles.zero::<1>();
+        let (stride, [slice_apart, _]) = (self.weights.stride(), self.weights.apart());
+        let (first_x, first_y) = (self.activations(tokens), self.activations(tokens + TOKENS - 1));
+        let first_w = self.weights.tile(0);
+        for slice in 0..self.weights.slices() {
+            // SAFETY: see above.
+            unsafe {
+                self.tiles.load::<6>(first_x.wrapping_add(slice * TILE_BYTES), TILE_ROW_BYTES);
+                self.tiles.load::<4>(first_w.wrapping_add(slice * slice_apart), stride);
+                self.tiles.add_bf16::<0, 4, 6>();
+                if TOKENS == 2 {
+                    self.tiles.load::<7>(first_y.wrapping_add(slice * TILE_BYTES), TILE_ROW_BYTES);
+                    self.tiles.add_bf16::<1, 4, 7>();
+                }
+            }
+        }
+        // SAFETY: see above.
+        unsafe {
+            self.tiles.store::<0>(sums[0].as_mut_ptr().cast(), TILE_ROW_BYTES);
+            self.tiles.store::<1>(sums[1].as_mut_ptr().cast(), TILE_ROW_BYTES);
+        }
     }
 
     /// Two tiles of rows times two tiles of tokens: sums of the first rows with both tokens, then of the second rows.

@@ -123,34 +123,18 @@ impl Strip {
             };
             let target = &mut copied.tiles[i * tile_count..][..tile_count];
             let rows = self.rows(tile);
-            let row = |r: usize| match r < rows.len() {
-                true => weight.data()[(rows.start + r) * row_bytes..][..row_bytes].as_chunks::<TILE_ROW_BYTES>(),
-                false => (&[] as &[_], &[] as &[_]),
-            };
-            // Where all are there: rows side by side, since the processor prefetches several streams faster than one.
-            let sources: [_; TILE_ROWS] = std::array::from_fn(|r| row(r).0.get(first_slice..first_slice + slices));
-            if sources.iter().all(Option::is_some) {
-                let sources = sources.map(Option::unwrap_or_default);
-                for (slice, tiles) in target.chunks_exact_mut(E::PARTS).enumerate() {
-                    for (r, source) in sources.iter().enumerate() {
-                        if let Some(weights) = source.get(slice) {
-                            E::store(simd, weights, tiles, r);
-                        }
-                    }
-                }
-            } else {
-                for r in 0..TILE_ROWS {
-                    let (whole, rest) = row(r);
-                    let whole = whole.get(first_slice..).unwrap_or_default();
-                    let mut targets = target.chunks_exact_mut(E::PARTS);
-                    for (weights, tiles) in whole.iter().zip(&mut targets) {
-                        E::store(simd, weights, tiles, r);
-                    }
-                    let mut last = [0; TILE_ROW_BYTES];
-                    last[..rest.len()].copy_from_slice(rest);
-                    for tiles in targets {
-                        E::store(simd, &last, tiles, r);
-                        last = [0; TILE_ROW_BYTES];
+            // Whole slices of a row, and the bytes after the last one.
+            let sources: [(&[_], &[u8]); TILE_ROWS] = std::array::from_fn(|r| {
+                let row = weight.data().get((rows.start + r) * row_bytes..).filter(|_| r < rows.len());
+                let (whole, rest) = row.map_or(Default::default(), |row| row[..row_bytes].as_chunks());
+                (whole.get(first_slice..).unwrap_or_default(), rest)
+            });
+            // Rows side by side, since the processor prefetches several streams faster than one.
+            for (slice, tiles) in target.chunks_exact_mut(E::PARTS).enumerate() {
+                for (r, (whole, rest)) in sources.iter().enumerate() {
+                    match whole.get(slice) {
+                        Some(weights) => E::store(simd, weights, tiles, r),
+                        None => E::store(simd, &padded(rest), tiles, r),
                     }
                 }
             }
@@ -165,6 +149,14 @@ impl Strip {
             lifetime: PhantomData,
         }
     }
+}
+
+/// The columns of a row that do not fill a slice, or none, and zeros after them.
+#[cold]
+fn padded(rest: &[u8]) -> [u8; TILE_ROW_BYTES] {
+    let mut slice = [0; TILE_ROW_BYTES];
+    slice[..rest.len()].copy_from_slice(rest);
+    slice
 }
 
 /// Tiles of a row of tiles that are copied at a time at most.
