@@ -130,15 +130,22 @@ impl Strip {
                 (whole.get(first_slice..).unwrap_or_default(), rest)
             });
             // Rows side by side, since the processor prefetches several streams faster than one.
-            for (slice, tiles) in target.chunks_exact_mut(E::PARTS).enumerate() {
-                for (r, (whole, rest)) in sources.iter().enumerate() {
-                    match whole.get(slice) {
-                        Some(weights) => E::store(simd, weights, tiles, r),
-                        None => E::store(simd, &padded(rest), tiles, r),
+            let target = target.chunks_exact_mut(E::PARTS).enumerate();
+            if sources.iter().all(|(whole, _)| whole.len() >= slices) {
+                let sources = sources.map(|(whole, _)| &whole[..slices]);
+                for (slice, tiles) in target {
+                    for (r, whole) in sources.iter().enumerate() {
+                        E::store(simd, &whole[slice], tiles, r);
+                    }
+                }
+            } else {
+                for (slice, tiles) in target {
+                    for (r, (whole, rest)) in sources.iter().enumerate() {
+                        E::store(simd, whole.get(slice).unwrap_or(&padded(rest)), tiles, r);
                     }
                 }
             }
-            tiles[i] = target.as_ptr().cast();
+            tiles[i] = copied.tiles[i * tile_count..].as_ptr().cast();
         }
         Operands {
             tiles,
@@ -152,7 +159,6 @@ impl Strip {
 }
 
 /// The columns of a row that do not fill a slice, or none, and zeros after them.
-#[cold]
 fn padded(rest: &[u8]) -> [u8; TILE_ROW_BYTES] {
     let mut slice = [0; TILE_ROW_BYTES];
     slice[..rest.len()].copy_from_slice(rest);
