@@ -18,7 +18,7 @@ use crate::Error;
 use kaito_model::{
     checkpoint::SharedBytes,
     config::{AttentionSpec, LinearKind, QkvLayout},
-    weights::{Linear, LinearPart, ModelWeights, QuantizedTensor, Weight},
+    weights::{LinearPart, ModelWeights, QuantizedTensor, Weight},
 };
 
 /// How a model's weights are quantised.

@@ -2,7 +2,7 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Simd, TileRow, one_instruction};
 
-/// AVX-512 F and VL, with AVX2, FMA and F16C. VL lets halves of the upper 16 registers be used as they are; without it
+/// AVX-512 F, BW and VL, with AVX2, FMA and F16C. VL lets halves of the upper 16 registers be used as they are; without it
 /// the compiler keeps sums out of these registers.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(());
@@ -18,7 +18,7 @@ impl Avx512 {
 
 /// # Safety
 /// The processor has the features named here.
-#[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
@@ -32,6 +32,14 @@ unsafe fn add_halves(v: __m512) -> __m256 {
         let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
         _mm256_add_ps(_mm512_castps512_ps256(v), high)
     }
+}
+
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn upper_halves(v: __m512) -> __m512i {
+    // SAFETY: by contract.
+    unsafe { _mm512_srli_epi32::<16>(_mm512_castps_si512(v)) }
 }
 
 // SAFETY of every block below: a value of `Avx512` exists only inside `run`, whose caller made sure of the
@@ -148,6 +156,26 @@ impl Simd for Avx512 {
         unsafe {
             let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(v)));
             _mm256_storeu_si256(target.as_mut_ptr().cast(), halves);
+        }
+    }
+
+    #[inline(always)]
+    fn split_f16(self, weights: &[u8; 64], high: &mut TileRow, low: &mut TileRow) {
+        // SAFETY: see above; all three have 64 bytes.
+        unsafe {
+            let w = _mm512_loadu_si512(weights.as_ptr().cast());
+            let infinity = _mm512_set1_epi16(0x7c00);
+            let magnitude = _mm512_and_si512(w, _mm512_set1_epi16(0x7fff));
+            let is_not_infinite = _mm512_cmpneq_epi16_mask(magnitude, infinity);
+            // Fours of elements in turn, as `packus` puts them together again.
+            let turns = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), w);
+            let halves = [_mm512_castsi512_si256(turns), _mm512_extracti64x4_epi64::<1>(turns)];
+            let [a, b] = [_mm512_cvtph_ps(halves[0]), _mm512_cvtph_ps(halves[1])];
+            let first = _mm512_packus_epi32(upper_halves(a), upper_halves(b));
+            let [a, b] = [_mm512_sub_ps(a, self.truncate_to_bf16(a)), _mm512_sub_ps(b, self.truncate_to_bf16(b))];
+            let rest = _mm512_maskz_packus_epi32(is_not_infinite, upper_halves(a), upper_halves(b));
+            _mm512_store_si512(high.0.as_mut_ptr().cast(), first);
+            _mm512_store_si512(low.0.as_mut_ptr().cast(), rest);
         }
     }
 

@@ -27,7 +27,7 @@ pub(crate) fn dispatch_bf16_pairs<K: Kernel>(kernel: K) -> K::Output {
 
 /// # Safety
 /// The processor has the features named here.
-#[target_feature(enable = "avx512bf16,avx512f,avx512vl,avx2,fma,f16c")]
+#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
 unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: by contract.
     kernel.run(Avx512Bf16(unsafe { avx512::Avx512::new() }))

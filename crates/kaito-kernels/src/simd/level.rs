@@ -106,7 +106,10 @@ impl KernelLevel {
                     && crate::amx::Hardware::new().is_some()
             }
             Self::Avx512 => {
-                Self::Avx2.detect() && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl")
+                Self::Avx2.detect()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
             }
             Self::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")

@@ -160,6 +160,46 @@ fn every_half_value_widens_exactly_at_any_alignment() {
     }
 }
 
+struct SplitF16<'a>(&'a [u8; 64]);
+
+impl Kernel for SplitF16<'_> {
+    type Output = [[u16; 32]; 2];
+
+    fn run<S: Simd>(self, simd: S) -> [[u16; 32]; 2] {
+        let [mut high, mut low] = [TileRow([0; 16]); 2];
+        simd.split_f16(self.0, &mut high, &mut low);
+        [high, low].map(|row| std::array::from_fn(|i| (row.0[i / 2] >> (16 * (i % 2))) as u16))
+    }
+}
+
+/// All values side by side with their neighbours, and with values of other exponents.
+#[test]
+fn every_half_is_split_into_its_first_8_bits_and_the_others() {
+    for apart in [1, 10_007] {
+        let values: Vec<u16> = (0..=u16::MAX).map(|i| i.wrapping_mul(apart)).collect();
+        for &level in Level::available() {
+            for values in values.chunks_exact(32) {
+                let mut bytes = [0; 64];
+                bytes.as_chunks_mut().0.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_le_bytes());
+                let [high, low] = dispatch(level, SplitF16(&bytes));
+                for ((bits, high), low) in values.iter().zip(high).zip(low) {
+                    let value = f16_value(*bits);
+                    let [high, low] = [high, low].map(|bits| f32::from_bits(u32::from(bits) << 16));
+                    let same = if value.is_finite() {
+                        let first = f32::from_bits(value.to_bits() & 0xffff_0000);
+                        high.to_bits() == first.to_bits() && low.to_bits() == (value - first).to_bits()
+                    } else if value.is_nan() {
+                        high.is_nan()
+                    } else {
+                        high == value && low == 0.0
+                    };
+                    assert!(same, "{level:?}: {bits:#x} is {high} and {low}, not {value}");
+                }
+            }
+        }
+    }
+}
+
 struct Round<'a>(&'a [f32]);
 
 impl Kernel for Round<'_> {

@@ -21,7 +21,7 @@ use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 use self::{
     few::FewTokens,
     pack::PackedInput,
-    strip::{Copied, Operands, STRIP_TILES, Strip, TileElement},
+    strip::{Operands, STRIP_TILES, Strip, TileElement, copied},
 };
 use super::{
     Write,
@@ -51,6 +51,9 @@ const FEW_TILES: usize = 2;
 const BLOCK_SLICES: usize = 64;
 /// The same where activations are exact, which are summed up block by block, and where a weight is the sum of two bf16.
 const SHORT_BLOCK_SLICES: usize = 32;
+
+/// Tiles of a row of tiles that are copied at a time at most.
+const MOST_COPIED: usize = if 2 * SHORT_BLOCK_SLICES > BLOCK_SLICES { 2 * SHORT_BLOCK_SLICES } else { BLOCK_SLICES };
 
 const MOST_TOKEN_TILES: usize = 16;
 /// Sums of a part that wait for the next block of columns, in tiles.
@@ -159,29 +162,23 @@ impl<U: TileUnit> TilePart<'_, U> {
         let (rows, cols) = (self.part.columns.clone(), self.weight.cols());
         let row_tiles = rows.len().div_ceil(TILE_ROWS);
         assert!(row_tiles * self.part.tiles.len() <= MOST_SUMS);
-        let few = self.input.token_tiles() <= FEW_TILES;
         // Many tokens load each weight many times: each time twice as long, where a tile's rows lie across cache lines.
-        let aligned = few || self.weight.data().as_ptr().addr().is_multiple_of(CACHE_LINE);
+        let aligned = self.weight.data().as_ptr().addr().is_multiple_of(CACHE_LINE);
         let whole = cols.is_multiple_of(SLICE_COLUMNS) && rows.len().is_multiple_of(TILE_ROWS);
         let in_place = E::PARTS == 1 && whole && aligned;
         let all_slices = cols.div_ceil(SLICE_COLUMNS);
-        let block = match (SPLIT, E::PARTS) {
-            (false, 1) => BLOCK_SLICES,
-            _ => SHORT_BLOCK_SLICES,
-        };
+        let block = if !SPLIT && E::PARTS == 1 { BLOCK_SLICES } else { SHORT_BLOCK_SLICES };
         let mut sums: AllSums = [const { MaybeUninit::uninit() }; _];
-        let mut copied = Copied::new();
-        // Where memory bandwidth binds, each tile of a strip is a stream of its own (see `STREAMS`).
-        let strips = row_tiles.div_ceil(STRIP_TILES);
-        let (next, apart) = if few { (1, strips) } else { (STRIP_TILES, 1) };
+        let mut copied = copied::<{ MOST_COPIED * STRIP_TILES }>();
         for first_slice in (0..all_slices).step_by(block) {
             let slices = block.min(all_slices - first_slice);
-            for i in 0..strips {
-                let strip = Strip::new(rows.clone(), i * next, apart);
+            for first in (0..row_tiles).step_by(STRIP_TILES) {
+                let strip = Strip::new(rows.clone(), first, STRIP_TILES);
                 let weights = if in_place {
                     strip.in_place(&self.weight, first_slice, slices)
                 } else {
-                    strip.copy::<S, E>(simd, &self.weight, first_slice, slices, &mut copied)
+                    let sources = strip.sources::<E>(&self.weight);
+                    strip.copy::<S, E>(simd, &sources, first_slice, slices, &mut copied)
                 };
                 let mut block = Block::<_, E, SPLIT> {
                     tiles: &mut tiles,
@@ -240,17 +237,17 @@ impl<U: TileUnit> TilePart<'_, U> {
             for t in 0..count {
                 // SAFETY: `add_block` has written the sums of each tile of the strip and of tokens.
                 let sums = unsafe { sums[tile * count + t].assume_init_ref() };
-                self.write_sums(simd, strip.rows(tile), t, sums);
+                self.write_sums(simd, strip.rows(tile), self.part.tiles.start + t, sums);
             }
         }
     }
 
-    /// Writes the sums of up to 16 rows and the part's `t`th tile of tokens, or adds them, to the output.
+    /// Writes the sums of up to 16 rows and a tile of tokens, or adds them, to the output.
     #[inline(always)]
-    fn write_sums<S: Simd>(&mut self, simd: S, rows: Range<usize>, t: usize, sums: &Sums) {
+    fn write_sums<S: Simd>(&mut self, simd: S, rows: Range<usize>, tokens: usize, sums: &Sums) {
         let mut turned = [TileRow([0; TILE_TOKENS]); TILE_ROWS];
         simd.transpose(sums, &mut turned);
-        for (token, values) in self.input.tokens_of(self.part.tiles.start + t).zip(&turned) {
+        for (token, values) in self.input.tokens_of(tokens).zip(&turned) {
             let target = self.output.slice(token, rows.clone());
             if let Some(target) = target.as_chunks_mut::<TILE_ROWS>().0.first_mut() {
                 write(target, values, self.mode);
@@ -308,33 +305,6 @@ impl<T: Tiles, E: TileElement, const SPLIT: bool> Block<'_, T, E, SPLIT> {
     fn end<const C: usize>(&mut self, sums: &mut AllSums, place: usize) {
         // SAFETY: see above.
         unsafe { self.tiles.store::<C>(sums[place].as_mut_ptr().cast(), TILE_ROW_BYTES) };
-    }
-
-    /// A tile of rows times one tile of tokens, or that and the next one.
-    #[inline(always)]
-    fn one_row<const TOKENS: usize>(&mut self, tokens: usize, sums: &mut [Sums; FEW_TILES]) {
-        self.tiles.zero::<0>();
-        self.tiles.zero::<1>();
-        let (stride, [slice_apart, _]) = (self.weights.stride(), self.weights.apart());
-        let (first_x, first_y) = (self.activations(tokens), self.activations(tokens + TOKENS - 1));
-        let first_w = self.weights.tile(0);
-        for slice in 0..self.weights.slices() {
-            // SAFETY: see above.
-            unsafe {
-                self.tiles.load::<6>(first_x.wrapping_add(slice * TILE_BYTES), TILE_ROW_BYTES);
-                self.tiles.load::<4>(first_w.wrapping_add(slice * slice_apart), stride);
-                self.tiles.add_bf16::<0, 4, 6>();
-                if TOKENS == 2 {
-                    self.tiles.load::<7>(first_y.wrapping_add(slice * TILE_BYTES), TILE_ROW_BYTES);
-                    self.tiles.add_bf16::<1, 4, 7>();
-                }
-            }
-        }
-        // SAFETY: see above.
-        unsafe {
-            self.tiles.store::<0>(sums[0].as_mut_ptr().cast(), TILE_ROW_BYTES);
-            self.tiles.store::<1>(sums[1].as_mut_ptr().cast(), TILE_ROW_BYTES);
-        }
     }
 
     /// Two tiles of rows times two tiles of tokens: sums of the first rows with both tokens, then of the second rows.
@@ -420,7 +390,7 @@ impl<T: Tiles, E: TileElement, const SPLIT: bool> Block<'_, T, E, SPLIT> {
         self.tiles.zero::<2>();
         self.tiles.zero::<3>();
         let (stride, [slice_apart, part_apart]) = (self.weights.stride(), self.weights.apart());
-        let (first_x, bytes) = (self.activations(tokens), self.input.slice_bytes());
+        let (first_x, [bytes, _]) = (self.activations(tokens), self.input.apart());
         let (first_v, first_w) = (self.weights.tile(rows[0]), self.weights.tile(rows[1]));
         for slice in 0..self.weights.slices() {
             let x = first_x.wrapping_add(slice * bytes);
@@ -448,7 +418,7 @@ impl<T: Tiles, E: TileElement, const SPLIT: bool> Block<'_, T, E, SPLIT> {
                 }
             }
         }
-        let mut results = [[TileRow([0; TILE_TOKENS]); TILE_ROWS]; 4];
+        let mut results = [ZEROS; 4];
         // SAFETY: see above.
         unsafe {
             self.tiles.store::<0>(results[0].as_mut_ptr().cast(), TILE_ROW_BYTES);
@@ -459,18 +429,26 @@ impl<T: Tiles, E: TileElement, const SPLIT: bool> Block<'_, T, E, SPLIT> {
         for i in 0..2 {
             let sums = &mut sums[places[i]];
             if self.first_slice == 0 {
-                sums.write([TileRow([0f32.to_bits(); TILE_TOKENS]); TILE_ROWS]);
+                sums.write(ZEROS);
             }
             // SAFETY: just written, or for the block before.
-            let sums = unsafe { sums.assume_init_mut() };
-            for r in 0..TILE_ROWS {
-                for t in 0..TILE_TOKENS {
-                    let (first, others) = (f32::from_bits(results[i][r].0[t]), f32::from_bits(results[i + 2][r].0[t]));
-                    // A part that is zero has no product with an infinite weight, and the first parts say all then.
-                    let others = if others.is_nan() { 0.0 } else { others };
-                    sums[r].0[t] = (f32::from_bits(sums[r].0[t]) + (first + others)).to_bits();
-                }
-            }
+            add_split_sums(unsafe { sums.assume_init_mut() }, &results[i], &results[i + 2]);
+        }
+    }
+}
+
+const ZEROS: Sums = [TileRow([0f32.to_bits(); TILE_TOKENS]); TILE_ROWS];
+
+/// Adds the sums of a block of columns to those of the blocks before: of the products with the first parts of activations, and of the
+/// others.
+#[inline(always)]
+fn add_split_sums(sums: &mut Sums, first: &Sums, others: &Sums) {
+    for ((sums, first), others) in sums.iter_mut().zip(first).zip(others) {
+        for ((sum, first), others) in sums.0.iter_mut().zip(&first.0).zip(&others.0) {
+            let (first, others) = (f32::from_bits(*first), f32::from_bits(*others));
+            // A part that is zero has no product with an infinite weight, and the first parts say all then.
+            let others = if others.is_nan() { 0.0 } else { others };
+            *sum = (f32::from_bits(*sum) + (first + others)).to_bits();
         }
     }
 }

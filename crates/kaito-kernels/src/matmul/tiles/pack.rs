@@ -5,7 +5,7 @@ use std::{iter, mem, ops::Range};
 use super::{SLICE_COLUMNS, TILE_TOKENS, Unit};
 use crate::{
     Rows, ThreadPool,
-    amx::TILE_ROWS,
+    amx::{TILE_ROW_BYTES, TILE_ROWS},
     partition::EvenSplit,
     simd::{Kernel, Simd, TileRow},
 };
@@ -24,7 +24,8 @@ const ALONE: usize = 16 * 1024;
 /// rows: [tile of tokens][slice][part][pair of columns][token of the tile]
 /// ```
 ///
-/// Tiles are of nearly the same size. Tokens and columns that the last ones lack are zeros.
+/// Tiles are of nearly the same size, with [`TILE_TOKENS`] columns; what they lack of tokens and of columns of activations are zeros. The tile
+/// of a single token has one column, so that its rows are the activations as they are.
 #[derive(Debug, Default)]
 pub(in crate::matmul) struct PackedInput {
     tokens: usize,
@@ -50,6 +51,7 @@ impl PackedInput {
         }
         let tiles = self.tiles();
         let (tile_rows, pieces) = (self.slices * slice_rows, self.slices.div_ceil(PIECE_SLICES));
+        let part_rows = self.part_rows();
         let mut rest = &mut self.rows[..len];
         let mut next = 0..tiles.count() * pieces;
         let parts = iter::from_fn(|| {
@@ -58,7 +60,7 @@ impl PackedInput {
             let rows = (PIECE_SLICES * slice_rows).min(tile_rows - first * slice_rows);
             let (target, others) = mem::take(&mut rest).split_at_mut(rows);
             rest = others;
-            Some(PackSlices { input, tokens: tiles.range(i / pieces), cols, first, split, target })
+            Some(PackSlices { input, tokens: tiles.range(i / pieces), cols, first, split, part_rows, target })
         });
         let pack = |part: PackSlices| unit.run(part);
         if tokens * cols <= ALONE {
@@ -68,8 +70,18 @@ impl PackedInput {
         pool.for_each_item(tiles.count() * pieces, parts, pack);
     }
 
+    /// How many [`TileRow`]s a part of a slice takes.
+    fn part_rows(&self) -> usize {
+        if self.is_one_token() { 1 } else { TILE_ROWS }
+    }
+
     fn slice_rows(&self) -> usize {
-        if self.split { SPLIT_PARTS * TILE_ROWS } else { TILE_ROWS }
+        if self.split { SPLIT_PARTS * self.part_rows() } else { self.part_rows() }
+    }
+
+    /// Whether there is one token alone.
+    pub fn is_one_token(&self) -> bool {
+        self.tokens == 1
     }
 
     fn len(&self) -> usize {
@@ -105,10 +117,16 @@ impl PackedInput {
         self.rows[(first + slices.start) * rows..(first + slices.end) * rows].as_ptr().cast()
     }
 
-    /// Bytes from one slice to the next.
+    /// Bytes of a row of a tile, which is a pair of columns: as many as are from one to the next.
     #[inline(always)]
-    pub fn slice_bytes(&self) -> usize {
-        self.slice_rows() * size_of::<TileRow>()
+    pub fn row_bytes(&self) -> usize {
+        if self.is_one_token() { size_of::<u32>() } else { TILE_ROW_BYTES }
+    }
+
+    /// Bytes from one slice to the next, and from one part of a slice to the next.
+    #[inline(always)]
+    pub fn apart(&self) -> [usize; 2] {
+        [self.slice_rows(), self.part_rows()].map(|rows| rows * size_of::<TileRow>())
     }
 }
 
@@ -119,6 +137,7 @@ struct PackSlices<'a> {
     cols: usize,
     first: usize,
     split: bool,
+    part_rows: usize,
     target: &'a mut [TileRow],
 }
 
@@ -140,8 +159,7 @@ impl PackSlices<'_> {
     fn pack<S: Simd, const PARTS: usize>(self, simd: S) {
         // A row for each token; those of tokens that the tile lacks stay zeros.
         let mut pairs = [[TileRow([0; TILE_TOKENS]); TILE_ROWS]; PARTS];
-        let (slices, _) = self.target.as_chunks_mut::<TILE_ROWS>();
-        for (i, target) in slices.chunks_exact_mut(PARTS).enumerate() {
+        for (i, target) in self.target.chunks_exact_mut(PARTS * self.part_rows).enumerate() {
             let first = (self.first + i) * SLICE_COLUMNS;
             let columns = first..self.cols.min(first + SLICE_COLUMNS);
             for (t, token) in self.tokens.clone().enumerate() {
@@ -162,8 +180,11 @@ impl PackSlices<'_> {
                     }
                 }
             }
-            for (pairs, target) in pairs.iter().zip(target) {
-                simd.transpose(pairs, target);
+            for (pairs, target) in pairs.iter().zip(target.chunks_exact_mut(self.part_rows)) {
+                match target.as_chunks_mut().0.first_mut() {
+                    Some(tile) => simd.transpose(pairs, tile),
+                    None => target.copy_from_slice(&pairs[..target.len()]),
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
-use super::{BLOCK_SLICES, SHORT_BLOCK_SLICES, SLICE_COLUMNS};
+use super::SLICE_COLUMNS;
 use crate::{
     MatrixRef,
     amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS},
@@ -43,13 +43,7 @@ impl TileElement for F16 {
     #[inline(always)]
     fn store<S: Simd>(simd: S, weights: &[u8; TILE_ROW_BYTES], tiles: &mut [TileRows], r: usize) {
         let [mut high, mut low] = [TileRow([0; TILE_ROW_BYTES / 4]); 2];
-        for at in (0..SLICE_COLUMNS).step_by(S::LANES) {
-            let w = F16::load_slice(simd, &weights[at * F16::SIZE..]);
-            // 8 of the 11 bits, so that 3 are left.
-            let first = simd.truncate_to_bf16(w);
-            simd.store_bf16(&mut high.0[at / 2..], first);
-            simd.store_bf16(&mut low.0[at / 2..], simd.difference_of_finite(w, first));
-        }
+        simd.split_f16(weights, &mut high, &mut low);
         if let [high_tile, low_tile] = tiles {
             high_tile[r].write(high);
             low_tile[r].write(low);
@@ -62,21 +56,21 @@ pub(super) struct Strip {
     /// The part's rows.
     rows: Range<usize>,
     first: usize,
-    apart: usize,
+    most: usize,
 }
 
 impl Strip {
-    /// Tiles `first`, `first + apart`, .., as far as the part has them, and it has the first.
-    pub fn new(rows: Range<usize>, first: usize, apart: usize) -> Self {
-        assert!(first * TILE_ROWS < rows.len());
-        Self { rows, first, apart }
+    /// At most `most` tiles, `first`, `first + 1`, .., as far as the part has them, and it has the first.
+    pub fn new(rows: Range<usize>, first: usize, most: usize) -> Self {
+        assert!(first * TILE_ROWS < rows.len() && most <= STRIP_TILES);
+        Self { rows, first, most }
     }
 
     /// Which tile of the part the `i`th one of the strip is, if it has that many.
     #[inline(always)]
     pub fn tile(&self, i: usize) -> Option<usize> {
-        let tile = self.first + i * self.apart;
-        (tile * TILE_ROWS < self.rows.len()).then_some(tile)
+        let tile = self.first + i;
+        (i < self.most && tile * TILE_ROWS < self.rows.len()).then_some(tile)
     }
 
     /// The rows of a tile of the part.
@@ -102,50 +96,33 @@ impl Strip {
         Operands { tiles, stride, slice: TILE_ROW_BYTES, part: 0, slices, lifetime: PhantomData }
     }
 
-    /// A copy of slices of rows; rows and columns that the matrix lacks are zeros.
+    /// The rows of each tile, to be copied.
+    #[inline(always)]
+    pub fn sources<'a, E: TileElement>(&self, weight: &MatrixRef<'a>) -> [Source<'a>; STRIP_TILES] {
+        assert_eq!(weight.dtype().size(), E::SIZE);
+        std::array::from_fn(|i| Source::new(weight, self.tile(i).map_or(0..0, |tile| self.rows(tile))))
+    }
+
+    /// A copy of slices of the rows of each tile; rows and columns that the matrix lacks are zeros.
     #[inline(always)]
     pub fn copy<'a, S: Simd, E: TileElement>(
         &self,
         simd: S,
-        weight: &MatrixRef,
+        sources: &[Source; STRIP_TILES],
         first_slice: usize,
         slices: usize,
-        copied: &'a mut Copied,
+        copied: &'a mut [TileRows],
     ) -> Operands<'a> {
-        assert_eq!(weight.dtype().size(), E::SIZE);
-        let row_bytes = weight.cols() * E::SIZE;
         let tile_count = slices * E::PARTS;
         let mut tiles = [std::ptr::null(); STRIP_TILES];
-        for i in 0..STRIP_TILES {
-            let Some(tile) = self.tile(i) else {
+        for (i, source) in sources.iter().enumerate() {
+            if self.tile(i).is_none() {
                 tiles[i] = tiles[0];
                 continue;
-            };
-            let target = &mut copied.tiles[i * tile_count..][..tile_count];
-            let rows = self.rows(tile);
-            // Whole slices of a row, and the bytes after the last one.
-            let sources: [(&[_], &[u8]); TILE_ROWS] = std::array::from_fn(|r| {
-                let row = weight.data().get((rows.start + r) * row_bytes..).filter(|_| r < rows.len());
-                let (whole, rest) = row.map_or(Default::default(), |row| row[..row_bytes].as_chunks());
-                (whole.get(first_slice..).unwrap_or_default(), rest)
-            });
-            // Rows side by side, since the processor prefetches several streams faster than one.
-            let target = target.chunks_exact_mut(E::PARTS).enumerate();
-            if sources.iter().all(|(whole, _)| whole.len() >= slices) {
-                let sources = sources.map(|(whole, _)| &whole[..slices]);
-                for (slice, tiles) in target {
-                    for (r, whole) in sources.iter().enumerate() {
-                        E::store(simd, &whole[slice], tiles, r);
-                    }
-                }
-            } else {
-                for (slice, tiles) in target {
-                    for (r, (whole, rest)) in sources.iter().enumerate() {
-                        E::store(simd, whole.get(slice).unwrap_or(&padded(rest)), tiles, r);
-                    }
-                }
             }
-            tiles[i] = copied.tiles[i * tile_count..].as_ptr().cast();
+            let target = &mut copied[i * tile_count..][..tile_count];
+            source.copy::<S, E>(simd, first_slice, target);
+            tiles[i] = target.as_ptr().cast();
         }
         Operands {
             tiles,
@@ -158,6 +135,46 @@ impl Strip {
     }
 }
 
+/// Rows of a tile.
+pub(super) struct Source<'a> {
+    /// Whole slices of a row, and the bytes after the last one.
+    rows: [(&'a [[u8; TILE_ROW_BYTES]], &'a [u8]); TILE_ROWS],
+    /// How many slices are whole in all rows.
+    whole: usize,
+}
+
+impl<'a> Source<'a> {
+    #[inline(always)]
+    fn new(weight: &MatrixRef<'a>, rows: Range<usize>) -> Self {
+        let row_bytes = weight.cols() * weight.dtype().size();
+        let bytes = &weight.data()[rows.start * row_bytes..rows.end * row_bytes];
+        let row = |r: usize| bytes.get(r * row_bytes..(r + 1) * row_bytes).unwrap_or_default().as_chunks();
+        let rows: [(&[_], &[u8]); TILE_ROWS] = std::array::from_fn(row);
+        Self { rows, whole: rows.iter().map(|(whole, _)| whole.len()).min().unwrap_or(0) }
+    }
+
+    /// Copies slices, which are as many as `target` has, with `PARTS` tiles each.
+    #[inline(always)]
+    fn copy<S: Simd, E: TileElement>(&self, simd: S, first_slice: usize, target: &mut [TileRows]) {
+        let slices = target.len() / E::PARTS;
+        let target = target.chunks_exact_mut(E::PARTS).zip(first_slice..);
+        // Rows side by side, since the processor prefetches several streams faster than one.
+        if first_slice + slices <= self.whole {
+            for (tiles, slice) in target {
+                for (r, (whole, _)) in self.rows.iter().enumerate() {
+                    E::store(simd, &whole[slice], tiles, r);
+                }
+            }
+        } else {
+            for (tiles, slice) in target {
+                for (r, (whole, rest)) in self.rows.iter().enumerate() {
+                    E::store(simd, whole.get(slice).unwrap_or(&padded(rest)), tiles, r);
+                }
+            }
+        }
+    }
+}
+
 /// The columns of a row that do not fill a slice, or none, and zeros after them.
 fn padded(rest: &[u8]) -> [u8; TILE_ROW_BYTES] {
     let mut slice = [0; TILE_ROW_BYTES];
@@ -165,19 +182,10 @@ fn padded(rest: &[u8]) -> [u8; TILE_ROW_BYTES] {
     slice
 }
 
-/// Tiles of a row of tiles that are copied at a time at most.
-const MOST_COPIED: usize = if 2 * SHORT_BLOCK_SLICES > BLOCK_SLICES { 2 * SHORT_BLOCK_SLICES } else { BLOCK_SLICES };
-
-/// Room for a copy of a strip.
-pub(super) struct Copied {
-    tiles: [TileRows; MOST_COPIED * STRIP_TILES],
-}
-
-impl Copied {
-    #[inline(always)]
-    pub fn new() -> Self {
-        Self { tiles: [const { [const { MaybeUninit::uninit() }; _] }; _] }
-    }
+/// Room for copies of some tiles.
+#[inline(always)]
+pub(super) fn copied<const TILES: usize>() -> [TileRows; TILES] {
+    [const { [const { MaybeUninit::uninit() }; _] }; _]
 }
 
 /// Some slices of a strip, all of whose tiles can be read: those that a strip lacks are its first one once more.
