@@ -21,14 +21,7 @@ const _: () = assert!(SHORT_BLOCK_SLICES.is_multiple_of(COPIED_SLICES));
 /// A part of a product with few tokens, one tile of rows after the other. Its 16 rows are as many streams. With the 64 of four tiles the
 /// processor prefetches less well, above all where rows do not begin at cache lines, and rows of some pages replace each other in the first
 /// level cache, whose sets their lines share.
-pub(super) struct FewTokens<'a, U>(TilePart<'a, U>);
-
-impl<'a, U> FewTokens<'a, U> {
-    /// `Err` where there are many tokens.
-    pub(super) fn of(part: TilePart<'a, U>) -> Result<Self, TilePart<'a, U>> {
-        if part.input.token_tiles() <= FEW_TILES { Ok(Self(part)) } else { Err(part) }
-    }
-}
+pub(super) struct FewTokens<'a, U>(pub TilePart<'a, U>);
 
 impl<U: TileUnit> Kernel for FewTokens<'_, U> {
     type Output = ();

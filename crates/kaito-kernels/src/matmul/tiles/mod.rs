@@ -117,15 +117,15 @@ impl Unit {
     pub fn compute(self, input: &PackedInput, weight: MatrixRef, output: PartMut, mode: Write, part: Part) {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Hardware(unit) => match FewTokens::of(TilePart { unit, input, weight, output, mode, part }) {
-                Ok(few) => dispatch_avx512(few),
-                Err(part) => dispatch_avx512(part),
-            },
+            Self::Hardware(unit) => {
+                let part = TilePart { unit, input, weight, output, mode, part };
+                if part.has_few_tokens() { dispatch_avx512(FewTokens(part)) } else { dispatch_avx512(part) }
+            }
             #[cfg(test)]
-            Self::Emulated => match FewTokens::of(TilePart { unit: Emulated, input, weight, output, mode, part }) {
-                Ok(few) => dispatch_portable(few),
-                Err(part) => dispatch_portable(part),
-            },
+            Self::Emulated => {
+                let part = TilePart { unit: Emulated, input, weight, output, mode, part };
+                if part.has_few_tokens() { dispatch_portable(FewTokens(part)) } else { dispatch_portable(part) }
+            }
         }
     }
 }
@@ -156,6 +156,11 @@ impl<U: TileUnit> Kernel for TilePart<'_, U> {
 }
 
 impl<U: TileUnit> TilePart<'_, U> {
+    /// Whether memory bandwidth binds, so that [`FewTokens`] computes it.
+    fn has_few_tokens(&self) -> bool {
+        self.input.token_tiles() <= FEW_TILES
+    }
+
     #[inline(always)]
     fn compute<S: Simd, E: TileElement, const SPLIT: bool>(mut self, simd: S) {
         let mut tiles = self.unit.configure(&TileShapes::full());
