@@ -64,7 +64,7 @@ const DIGITS_BY_THREE: &str = r#"[
     {"type": "Digits", "individual_digits": false},
     {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": false}]"#;
 
-const RULES: [Rules; 5] = [
+const RULES: [Rules; 6] = [
     Rules {
         names: &["llama-bpe", "llama3", "llama-v3"],
         steps: r#"[{"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex":
@@ -83,14 +83,34 @@ const RULES: [Rules; 5] = [
         begin: false,
     },
     Rules {
-        names: &["smollm"],
+        names: &["smollm", "starcoder", "refact", "command-r"],
         steps: r#"[{"type": "Digits", "individual_digits": true}]"#,
         gpt2: true,
         after: NO_STEPS,
         ignore_merges: false,
         begin: false,
     },
-    Rules { names: &["gpt-2"], steps: NO_STEPS, gpt2: true, after: NO_STEPS, ignore_merges: false, begin: false },
+    Rules {
+        names: &["gpt-2", "mpt"],
+        steps: NO_STEPS,
+        gpt2: true,
+        after: NO_STEPS,
+        ignore_merges: false,
+        begin: false,
+    },
+    Rules {
+        names: &["deepseek-coder"],
+        steps: r#"[
+    {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "[\\r\\n]"}},
+    {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "\\s?\\p{L}+"}},
+    {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "\\s?\\p{P}+"}},
+    {"type": "Split", "behavior": "Isolated", "invert": false, "pattern": {"Regex": "[一-龥ࠀ-一가-퟿]+"}},
+    {"type": "Digits", "individual_digits": true}]"#,
+        gpt2: false,
+        after: NO_STEPS,
+        ignore_merges: false,
+        begin: false,
+    },
     Rules {
         names: &["default"],
         // Digits are cut before bytes become characters, some of which are numbers: `ü` has the bytes of `Ã` and `¼`.
