@@ -1,5 +1,6 @@
 //! The vocabularies that llama.cpp publishes with its source: tokenizers of real models as GGUF files, and the ids that it gives to some
 //! texts. `tests/gguf/vocabularies` fetches them, and names their folder in `VOCABULARIES`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test they are failures of the test")]
 
 use std::{
     env, fs,
