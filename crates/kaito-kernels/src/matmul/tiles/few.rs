@@ -96,7 +96,8 @@ fn one_token() -> TileShapes {
     TileShapes::new([COLUMN, COLUMN, COLUMN, COLUMN, WEIGHTS, WEIGHTS, COLUMN, COLUMN])
 }
 
-// SAFETY of every block below: as for those of `Block`.
+// SAFETY of every block below: as for those of `Block`; the registers of a single token have one column, and so have its activations. Its sums
+// lie in arrays of a whole register's size.
 impl<T: Tiles, E: TileElement, const SPLIT: bool> Block<'_, T, E, SPLIT> {
     /// Adds the products of a block of columns of a tile of rows and one or two tiles of tokens. Sums stay in registers up to the last
     /// column.
