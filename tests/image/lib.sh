@@ -126,8 +126,10 @@ become_contained() {
 # serve_contained ARGUMENT...: `contain` in the background until it is healthy; sets address and container.
 serve_contained() {
     serve_log="$work/serve.log"
+    # Emptied here, not by the process that begins: what the server before has said must not be read as this one's.
+    : >"$serve_log"
     # Port 0: the system chooses, the log tells.
-    become_contained "$@" >"$serve_log" 2>&1 &
+    become_contained "$@" >>"$serve_log" 2>&1 &
     container=$!
     children+=("$container")
     wait_until grep --quiet 'http://' "$serve_log" || { cat "$serve_log"; return 1; }

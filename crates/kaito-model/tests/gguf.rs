@@ -211,7 +211,7 @@ fn what_is_wrong_is_named() {
                 file.set("tokenizer.ggml.model", TEXT, string("gpt2"));
                 file.set("tokenizer.ggml.pre", TEXT, string("tekken"));
             },
-            "uses the pre-tokenizer \"tekken\" (llama-bpe, falcon, smollm, gpt-2, default are known), which is not supported",
+            "uses the pre-tokenizer \"tekken\" (llama-bpe, falcon, smollm, gpt-2, deepseek-coder, default are known), which is not supported",
         ),
         (
             |file| {

@@ -150,12 +150,16 @@ checks('openai-node', 'openai', {
       const profile = mkdtempSync(join(tmpdir(), 'kaito-chromium-'))
       const browser = spawn(chromium, [
         '--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', `--user-data-dir=${profile}`, origin,
-      ], { stdio: 'ignore' })
+      ], { stdio: 'ignore', detached: true })
       const gone = new Promise(resolve => browser.on('exit', resolve))
       context.after(async () => {
-        browser.kill()
+        // With its helper processes, which write into the profile; they have a group of their own.
+        try {
+          process.kill(-browser.pid, 'SIGKILL')
+        } catch (error) {
+          if (error.code !== 'ESRCH') throw error
+        }
         await gone
-        // Its helper processes outlive it by a moment, and write on.
         rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 })
       })
       return result
