@@ -45,18 +45,6 @@ pub(crate) const MAX_LANES: usize = 16;
 #[repr(C, align(64))]
 pub(crate) struct TileRow(pub [u32; 16]);
 
-/// What [`Simd::split_f16`] does, by way of `f32`.
-#[inline(always)]
-fn split_f16<S: Simd>(simd: S, weights: &[u8; 64], high: &mut TileRow, low: &mut TileRow) {
-    for at in (0..32).step_by(S::LANES) {
-        // SAFETY: a multiple of `LANES`, which divide 32, of the 32 elements.
-        let w = unsafe { simd.load_f16(weights.as_ptr().add(2 * at)) };
-        let first = simd.truncate_to_bf16(w);
-        simd.store_bf16(&mut high.0[at / 2..], first);
-        simd.store_bf16(&mut low.0[at / 2..], simd.difference_of_finite(w, first));
-    }
-}
-
 /// A value of this type proves that the processor has the instruction set, which makes its methods safe to call.
 pub(crate) trait Simd: Copy {
     /// `LANES` values of `f32`.
@@ -158,7 +146,13 @@ pub(crate) trait Simd: Copy {
     #[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code))] // For tile registers.
     #[inline(always)]
     fn split_f16(self, weights: &[u8; 64], high: &mut TileRow, low: &mut TileRow) {
-        split_f16(self, weights, high, low);
+        for at in (0..32).step_by(Self::LANES) {
+            // SAFETY: a multiple of `LANES`, which divide 32, of the 32 elements.
+            let w = unsafe { self.load_f16(weights.as_ptr().add(2 * at)) };
+            let first = self.truncate_to_bf16(w);
+            self.store_bf16(&mut high.0[at / 2..], first);
+            self.store_bf16(&mut low.0[at / 2..], self.difference_of_finite(w, first));
+        }
     }
     /// Writes lanes that are bf16 as such, two to an element, the first in its lower half.
     #[inline(always)]

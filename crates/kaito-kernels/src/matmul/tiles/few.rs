@@ -7,45 +7,25 @@ use super::{
     strip::{Strip, TileElement, copied},
 };
 use crate::{
-    DType,
     amx::{TILE_ROW_BYTES, TILE_ROWS, TileShapes, TileUnit, Tiles},
-    matmul::element::{Bf16, F16},
     partition::Part,
-    simd::{Kernel, Simd},
+    simd::Simd,
 };
 
 /// Slices that are copied at a time where weights are not multiplied where they lie: a copy stays in the first level cache.
 const COPIED_SLICES: usize = 2;
 const _: () = assert!(SHORT_BLOCK_SLICES.is_multiple_of(COPIED_SLICES));
 
-/// A part of a product with few tokens, one tile of rows after the other. Its 16 rows are as many streams. With the 64 of four tiles the
-/// processor prefetches less well, above all where rows do not begin at cache lines, and rows of some pages replace each other in the first
-/// level cache, whose sets their lines share.
-pub(super) struct FewTokens<'a, U>(pub TilePart<'a, U>);
-
-impl<U: TileUnit> Kernel for FewTokens<'_, U> {
-    type Output = ();
-
+impl<U: TileUnit> TilePart<'_, U> {
+    /// A part of a product with few tokens, one tile of rows after the other. Its 16 rows are as many streams. With the 64 of four tiles
+    /// the processor prefetches less well, above all where rows do not begin at cache lines, and rows of some pages replace each other in
+    /// the first level cache, whose sets their lines share.
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        match (self.0.weight.dtype(), self.0.input.is_split()) {
-            (DType::Bf16, false) => self.compute::<S, Bf16, false>(simd),
-            (DType::Bf16, true) => self.compute::<S, Bf16, true>(simd),
-            (DType::F16, false) => self.compute::<S, F16, false>(simd),
-            (DType::F16, true) => self.compute::<S, F16, true>(simd),
-            (DType::F32, _) => unreachable!("no form of tiles fits f32"),
-        }
-    }
-}
-
-impl<U: TileUnit> FewTokens<'_, U> {
-    #[inline(always)]
-    fn compute<S: Simd, E: TileElement, const SPLIT: bool>(self, simd: S) {
-        let Self(mut part) = self;
-        let Part { columns: rows, tiles: tokens, .. } = part.part.clone();
-        let mut tiles = part.unit.configure(&if part.input.is_one_token() { one_token() } else { TileShapes::full() });
-        let all_slices = part.weight.cols().div_ceil(SLICE_COLUMNS);
-        let whole = part.weight.cols().is_multiple_of(SLICE_COLUMNS) && rows.len().is_multiple_of(TILE_ROWS);
+    pub(super) fn few_tokens<S: Simd, E: TileElement, const SPLIT: bool>(mut self, simd: S) {
+        let Part { columns: rows, tiles: tokens, .. } = self.part.clone();
+        let mut tiles = self.unit.configure(&if self.input.is_one_token() { one_token() } else { TileShapes::full() });
+        let all_slices = self.weight.cols().div_ceil(SLICE_COLUMNS);
+        let whole = self.weight.cols().is_multiple_of(SLICE_COLUMNS) && rows.len().is_multiple_of(TILE_ROWS);
         let in_place = E::PARTS == 1 && whole;
         let step = match (in_place, SPLIT) {
             (true, false) => all_slices,
@@ -56,19 +36,19 @@ impl<U: TileUnit> FewTokens<'_, U> {
         let mut sums = [ZEROS; FEW_TILES];
         for tile in 0..rows.len().div_ceil(TILE_ROWS) {
             let strip = Strip::new(rows.clone(), tile, 1);
-            let sources = if in_place { None } else { Some(strip.sources::<E>(&part.weight)) };
+            let sources = if in_place { None } else { Some(strip.sources::<E>(&self.weight)) };
             if SPLIT {
                 sums = [ZEROS; FEW_TILES];
             }
             for first_slice in (0..all_slices).step_by(step) {
                 let slices = step.min(all_slices - first_slice);
                 let weights = match &sources {
-                    None => strip.in_place(&part.weight, first_slice, slices),
+                    None => strip.in_place(&self.weight, first_slice, slices),
                     Some(sources) => strip.copy::<S, E>(simd, sources, first_slice, slices, &mut copied),
                 };
                 let mut block = Block::<_, E, SPLIT> {
                     tiles: &mut tiles,
-                    input: part.input,
+                    input: self.input,
                     first_slice,
                     strip: &strip,
                     weights,
@@ -83,7 +63,7 @@ impl<U: TileUnit> FewTokens<'_, U> {
                 }
             }
             for (tokens, sums) in tokens.clone().zip(&sums) {
-                part.write_sums(simd, strip.rows(tile), tokens, sums);
+                self.write_sums(simd, strip.rows(tile), tokens, sums);
             }
         }
     }

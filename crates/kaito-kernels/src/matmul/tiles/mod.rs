@@ -19,7 +19,6 @@ mod strip;
 use std::{marker::PhantomData, mem::MaybeUninit, ops::Range};
 
 use self::{
-    few::FewTokens,
     pack::PackedInput,
     strip::{Operands, STRIP_TILES, Strip, TileElement, copied},
 };
@@ -119,12 +118,20 @@ impl Unit {
             #[cfg(target_arch = "x86_64")]
             Self::Hardware(unit) => {
                 let part = TilePart { unit, input, weight, output, mode, part };
-                if part.has_few_tokens() { dispatch_avx512(FewTokens(part)) } else { dispatch_avx512(part) }
+                if part.has_few_tokens() {
+                    dispatch_avx512(OfTokens::<_, true>(part))
+                } else {
+                    dispatch_avx512(OfTokens::<_, false>(part))
+                }
             }
             #[cfg(test)]
             Self::Emulated => {
                 let part = TilePart { unit: Emulated, input, weight, output, mode, part };
-                if part.has_few_tokens() { dispatch_portable(FewTokens(part)) } else { dispatch_portable(part) }
+                if part.has_few_tokens() {
+                    dispatch_portable(OfTokens::<_, true>(part))
+                } else {
+                    dispatch_portable(OfTokens::<_, false>(part))
+                }
             }
         }
     }
@@ -140,12 +147,15 @@ struct TilePart<'a, U> {
     part: Part,
 }
 
-impl<U: TileUnit> Kernel for TilePart<'_, U> {
+/// A part of few tokens or of many: each is a function of its own, and that for few needs next to no stack.
+struct OfTokens<'a, U, const FEW: bool>(TilePart<'a, U>);
+
+impl<U: TileUnit, const FEW: bool> Kernel for OfTokens<'_, U, FEW> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match (self.weight.dtype(), self.input.is_split()) {
+        match (self.0.weight.dtype(), self.0.input.is_split()) {
             (DType::Bf16, false) => self.compute::<S, Bf16, false>(simd),
             (DType::Bf16, true) => self.compute::<S, Bf16, true>(simd),
             (DType::F16, false) => self.compute::<S, F16, false>(simd),
@@ -155,14 +165,21 @@ impl<U: TileUnit> Kernel for TilePart<'_, U> {
     }
 }
 
+impl<U: TileUnit, const FEW: bool> OfTokens<'_, U, FEW> {
+    #[inline(always)]
+    fn compute<S: Simd, E: TileElement, const SPLIT: bool>(self, simd: S) {
+        if FEW { self.0.few_tokens::<S, E, SPLIT>(simd) } else { self.0.many_tokens::<S, E, SPLIT>(simd) }
+    }
+}
+
 impl<U: TileUnit> TilePart<'_, U> {
-    /// Whether memory bandwidth binds, so that [`FewTokens`] computes it.
+    /// Whether memory bandwidth binds, so that [`Self::few_tokens`] computes it.
     fn has_few_tokens(&self) -> bool {
         self.input.token_tiles() <= FEW_TILES
     }
 
     #[inline(always)]
-    fn compute<S: Simd, E: TileElement, const SPLIT: bool>(mut self, simd: S) {
+    fn many_tokens<S: Simd, E: TileElement, const SPLIT: bool>(mut self, simd: S) {
         let mut tiles = self.unit.configure(&TileShapes::full());
         let (rows, cols) = (self.part.columns.clone(), self.weight.cols());
         let row_tiles = rows.len().div_ceil(TILE_ROWS);
