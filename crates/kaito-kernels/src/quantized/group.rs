@@ -118,49 +118,71 @@ pub(super) struct Factored<const Q: usize, const BITS: usize> {
     pub minima: bool,
 }
 
-/// What is read for a part of a group.
-#[inline(always)]
-fn part<const Q: usize, const BITS: usize, const R: usize>(
-    part: usize,
-    mut quants: [*const u8; R],
+/// The sums of the products of the parts of a group, for `R` blocks of rows and `T` tokens.
+pub(super) trait PartSums<D: Dot, const R: usize, const T: usize>: Copy {
+    /// Those of part number `part`, exactly.
+    ///
+    /// # Safety
+    /// What they are made of can be read.
+    unsafe fn of_part(self, dot: D, part: usize) -> [[D::Ints; T]; R];
+}
+
+/// A product whose group has parts with scales of their own.
+pub(super) trait PartedProduct: GroupProduct {
+    /// Quads of a part.
+    const PART_QUADS: usize;
+
+    /// What the group adds to `sums`, where its parts have the sums `parts`.
+    ///
+    /// # Safety
+    /// Those can be read, at `sides` what belongs to the weights of the group, at `input` what belongs to groups of `T` tokens.
+    unsafe fn add_parts<D: Dot, P: PartSums<D, R, T>, const R: usize, const T: usize>(
+        self,
+        dot: D,
+        parts: P,
+        sides: [*const u8; R],
+        input: InputGroups,
+        sums: [[D::Floats; T]; R],
+    ) -> [[D::Floats; T]; R];
+}
+
+/// Sums that are computed when they are asked for, of parts of `Q` quads of `BITS` bits.
+#[derive(Clone, Copy)]
+struct Multiplied<const R: usize, const Q: usize, const BITS: usize> {
+    quants: [*const u8; R],
+    minima: bool,
     input: InputGroups,
-) -> ([*const u8; R], InputGroups) {
-    for quants in &mut quants {
-        *quants = quants.wrapping_add(part * (Q * QUAD * BLOCK_ROWS * BITS / 8));
+}
+
+impl<D: Dot, const R: usize, const T: usize, const Q: usize, const BITS: usize> PartSums<D, R, T>
+    for Multiplied<R, Q, BITS>
+{
+    #[inline(always)]
+    unsafe fn of_part(self, dot: D, part: usize) -> [[D::Ints; T]; R] {
+        let Self { mut quants, minima, input } = self;
+        for quants in &mut quants {
+            *quants = quants.wrapping_add(part * (Q * QUAD * BLOCK_ROWS * BITS / 8));
+        }
+        let input = InputGroups {
+            numbers: input.numbers.wrapping_byte_add(part * Q * QUAD),
+            corrections: input.corrections.wrapping_add((first_sum::<Q>() + part) * input.width),
+            ..input
+        };
+        // SAFETY: by contract.
+        unsafe {
+            if BITS < 8 {
+                dot.packed_quads::<R, T, Q, BITS>(quants, minima, input)
+            } else {
+                dot.group::<R, T, Q>(quants, input)
+            }
+        }
     }
-    let of_part = InputGroups {
-        numbers: input.numbers.wrapping_byte_add(part * Q * QUAD),
-        corrections: input.corrections.wrapping_add((first_sum::<Q>() + part) * input.width),
-        ..input
-    };
-    (quants, of_part)
 }
 
 /// The sum of the first part. The sums of halves of subgroups lie behind those of subgroups.
 #[inline(always)]
 const fn first_sum<const Q: usize>() -> usize {
     if Q * QUAD == SUBGROUP { 0 } else { SUBGROUPS }
-}
-
-/// The sums of the products of a part.
-///
-/// # Safety
-/// `Q` quads can be read at each of `quants`, and of `T` tokens at `input`.
-#[inline(always)]
-unsafe fn products<D: Dot, const R: usize, const T: usize, const Q: usize, const BITS: usize>(
-    dot: D,
-    quants: [*const u8; R],
-    minima: bool,
-    input: InputGroups,
-) -> [[D::Ints; T]; R] {
-    // SAFETY: by contract.
-    unsafe {
-        if BITS < 8 {
-            dot.packed_quads::<R, T, Q, BITS>(quants, minima, input)
-        } else {
-            dot.group::<R, T, Q>(quants, input)
-        }
-    }
 }
 
 impl<const Q: usize, const BITS: usize> GroupProduct for Scaled<Q, BITS> {
@@ -170,23 +192,40 @@ impl<const Q: usize, const BITS: usize> GroupProduct for Scaled<Q, BITS> {
     const GROUPING: Grouping = Grouping::Subgroups;
 
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Iterators take closures.
     unsafe fn add<D: Dot, const R: usize, const T: usize>(
         self,
         dot: D,
         quants: [*const u8; R],
         sides: [*const u8; R],
         input: InputGroups,
+        sums: [[D::Floats; T]; R],
+    ) -> [[D::Floats; T]; R] {
+        let parts = Multiplied::<R, Q, BITS> { quants, minima: self.minima, input };
+        // SAFETY: by contract.
+        unsafe { self.add_parts(dot, parts, sides, input, sums) }
+    }
+}
+
+impl<const Q: usize, const BITS: usize> PartedProduct for Scaled<Q, BITS> {
+    const PART_QUADS: usize = Q;
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    unsafe fn add_parts<D: Dot, P: PartSums<D, R, T>, const R: usize, const T: usize>(
+        self,
+        dot: D,
+        part_sums: P,
+        sides: [*const u8; R],
+        input: InputGroups,
         mut sums: [[D::Floats; T]; R],
     ) -> [[D::Floats; T]; R] {
         let parts = QUADS / Q;
         for i in opaque(0)..opaque(parts) {
-            let (quants, of_part) = part::<Q, BITS, R>(i, quants, input);
             // SAFETY: by contract.
             unsafe {
                 let scales = input.scales.add(i * Q * QUAD / SUBGROUP * input.width);
                 let input_sums = input.sums.add((first_sum::<Q>() + i) * input.width);
-                let ints = products::<D, R, T, Q, BITS>(dot, quants, self.minima, of_part);
+                let ints = part_sums.of_part(dot, i);
                 for r in 0..R {
                     let halves = |place: usize| dot.halves(&*sides[r].add(place * HALVES).cast());
                     let weight_scales = halves(i);
@@ -214,24 +253,41 @@ impl<const Q: usize, const BITS: usize> GroupProduct for Factored<Q, BITS> {
     const GROUPING: Grouping = Grouping::Unrotated;
 
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // Iterators take closures.
     unsafe fn add<D: Dot, const R: usize, const T: usize>(
         self,
         dot: D,
         quants: [*const u8; R],
         sides: [*const u8; R],
         input: InputGroups,
-        mut sums: [[D::Floats; T]; R],
+        sums: [[D::Floats; T]; R],
+    ) -> [[D::Floats; T]; R] {
+        let parts = Multiplied::<R, Q, BITS> { quants, minima: self.minima, input };
+        // SAFETY: by contract.
+        unsafe { self.add_parts(dot, parts, sides, input, sums) }
+    }
+}
+
+impl<const Q: usize, const BITS: usize> PartedProduct for Factored<Q, BITS> {
+    const PART_QUADS: usize = Q;
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    unsafe fn add_parts<D: Dot, P: PartSums<D, R, T>, const R: usize, const T: usize>(
+        self,
+        dot: D,
+        part_sums: P,
+        sides: [*const u8; R],
+        input: InputGroups,
+        sums: [[D::Floats; T]; R],
     ) -> [[D::Floats; T]; R] {
         let parts = QUADS / Q;
         // The sums of parts, times their factors.
         let mut of_group = [[dot.splat(0.0); T]; R];
-        let factors = SideLayout::Factors { columns: Q * QUAD, minima: self.minima }.first_factor();
+        let factors = self.first_factor();
         for i in opaque(0)..opaque(parts) {
-            let (quants, of_part) = part::<Q, BITS, R>(i, quants, input);
             // SAFETY: by contract.
             unsafe {
-                let ints = products::<D, R, T, Q, BITS>(dot, quants, self.minima, of_part);
+                let ints = part_sums.of_part(dot, i);
                 for r in 0..R {
                     let factor = dot.signed_bytes(&*sides[r].add(factors + i * BLOCK_ROWS).cast());
                     for t in 0..T {
@@ -240,6 +296,33 @@ impl<const Q: usize, const BITS: usize> GroupProduct for Factored<Q, BITS> {
                 }
             }
         }
+        // SAFETY: by contract.
+        unsafe { self.add_group(dot, of_group, sides, input, sums) }
+    }
+}
+
+impl<const Q: usize, const BITS: usize> Factored<Q, BITS> {
+    /// Where the factors of a group begin, in its sides.
+    #[inline(always)]
+    pub(super) const fn first_factor(self) -> usize {
+        SideLayout::Factors { columns: Q * QUAD, minima: self.minima }.first_factor()
+    }
+
+    /// What a group adds to `sums`, where `of_group` are the sums of its parts, times their factors.
+    ///
+    /// # Safety
+    /// As [`PartedProduct::add_parts`].
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    pub(super) unsafe fn add_group<D: Dot, const R: usize, const T: usize>(
+        self,
+        dot: D,
+        mut of_group: [[D::Floats; T]; R],
+        sides: [*const u8; R],
+        input: InputGroups,
+        mut sums: [[D::Floats; T]; R],
+    ) -> [[D::Floats; T]; R] {
+        let parts = QUADS / Q;
         // SAFETY: by contract.
         unsafe {
             for r in 0..R {
@@ -250,11 +333,11 @@ impl<const Q: usize, const BITS: usize> GroupProduct for Factored<Q, BITS> {
                 }
                 if self.minima {
                     let minima = halves(1);
-                    let minimum_factors = sides[r].add(factors + parts * BLOCK_ROWS);
+                    let minimum_factors = sides[r].add(self.first_factor() + parts * BLOCK_ROWS);
                     let pairs = input.pairs.add(first_sum::<Q>() / 2 * input.width);
+                    let ints = dot.pair_products::<T>(parts / 2, minimum_factors, pairs, input.width);
                     for t in 0..T {
-                        let ints = dot.pair_products(parts / 2, minimum_factors, pairs.add(t), input.width);
-                        of_group[r][t] = dot.add_scaled(ints, minima, of_group[r][t]);
+                        of_group[r][t] = dot.add_scaled(ints[t], minima, of_group[r][t]);
                     }
                 }
                 for t in 0..T {

@@ -118,26 +118,34 @@ pub(super) struct InputGroups {
 }
 
 impl InputGroups {
-    /// Those that lie `count` further on, of input without subgroups.
+    /// Those that lie `count` further on, of input in this grouping.
     #[inline(always)]
-    pub(super) fn skip(self, count: usize) -> Self {
+    pub(super) fn skip(self, grouping: Grouping, count: usize) -> Self {
         Self {
             numbers: self.numbers.wrapping_add(count),
-            scales: self.scales.wrapping_add(count),
-            corrections: self.corrections.wrapping_add(count),
+            scales: self.scales.wrapping_add(grouping.scales() * count),
+            corrections: self.corrections.wrapping_add(grouping.corrections() * count),
+            sums: self.sums.wrapping_add(grouping.sums() * count),
+            pairs: self.pairs.wrapping_add(grouping.pairs() * count),
             ..self
         }
     }
 
-    /// The next group of input in this grouping.
+    /// The next group.
     #[inline(always)]
     pub(super) fn next(self, grouping: Grouping) -> Self {
+        self.skip(grouping, self.width)
+    }
+
+    /// The same groups from a later token of the tile on.
+    #[inline(always)]
+    pub(super) fn from_token(self, token: usize) -> Self {
         Self {
-            numbers: self.numbers.wrapping_add(self.width),
-            scales: self.scales.wrapping_add(grouping.scales() * self.width),
-            corrections: self.corrections.wrapping_add(grouping.corrections() * self.width),
-            sums: self.sums.wrapping_add(grouping.sums() * self.width),
-            pairs: self.pairs.wrapping_add(grouping.pairs() * self.width),
+            numbers: self.numbers.wrapping_add(token),
+            scales: self.scales.wrapping_add(token),
+            corrections: self.corrections.wrapping_add(token),
+            sums: self.sums.wrapping_add(token),
+            pairs: self.pairs.wrapping_add(token),
             ..self
         }
     }

@@ -9,7 +9,7 @@ use super::dot::dispatch_portable;
 #[cfg(any(target_arch = "x86_64", test))]
 use super::tiled::TiledProduct;
 use super::{
-    BLOCK_ROWS, GROUP, Grouping, QUAD, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef,
+    BLOCK_ROWS, GROUP, QUAD, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef,
     dot::{Dot, DotKernel, DotLevel, dispatch},
     group::{Bytes, Factored, GroupProduct, Nibbles, Scaled},
     input::{INPUT_TILE, SUBGROUP},
@@ -63,9 +63,8 @@ pub(super) fn quantized_matmul_on(
     let partition = Partition::of_product(pool.threads(), tokens, rows, weight.groups() * GROUP, &PART_SIZES);
     output.for_each_part("output", pool, partition, |part, output| {
         let product = PartProduct { input, weight, output, mode, part };
-        // Sums of subgroups are too short for tile registers.
         #[cfg(any(target_arch = "x86_64", test))]
-        let is_tiled = tokens >= TILED_TOKENS && weight.format.grouping() == Grouping::Rotated;
+        let is_tiled = tokens >= TILED_TOKENS;
         match level {
             #[cfg(target_arch = "x86_64")]
             DotLevel::Amx if is_tiled => {

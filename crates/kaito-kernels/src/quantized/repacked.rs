@@ -112,6 +112,11 @@ impl Repacking {
         zero_point(self.bits, self.sides.has_minima())
     }
 
+    /// What is added to a stored number to make a signed byte of it.
+    pub(super) fn signed_offset(self) -> u8 {
+        self.zero_point().wrapping_neg()
+    }
+
     /// What is added to a stored number to make a byte of it whose zero point is 128.
     pub(super) fn byte_offset(self) -> u8 {
         128 - self.zero_point()

@@ -208,14 +208,43 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    unsafe fn pair_products(self, pairs: usize, factors: *const u8, sums: *const SumPair, width: usize) -> __m512i {
+    fn unpack_repacked(self, bits: usize, quants: &[u8], offset: u8, target: &mut UnpackedGroup) {
+        assert_eq!(quants.len(), GROUP_BYTES * bits / 8);
+        // SAFETY: see above; there are as many bytes as a group of so many bits has.
+        unsafe {
+            match bits {
+                4 => unpack_quads::<4>(quants.as_ptr(), offset, target),
+                6 => unpack_quads::<6>(quants.as_ptr(), offset, target),
+                _ => unpack_quads::<8>(quants.as_ptr(), offset, target),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn unpack_factored(self, nibbles: &[u8], factors: &[u8], parts: usize, target: &mut [UnpackedGroup; 2]) {
+        assert_eq!((nibbles.len(), factors.len()), (GROUP_BYTES / 2, parts * BLOCK_ROWS));
+        // SAFETY: see above; just checked.
+        unsafe { unpack_factored(nibbles, factors, parts, target) }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    unsafe fn pair_products<const T: usize>(
+        self,
+        pairs: usize,
+        factors: *const u8,
+        sums: *const SumPair,
+        width: usize,
+    ) -> [__m512i; T] {
         // SAFETY: see above. A pair has 32 bytes.
         unsafe {
-            let mut products = _mm512_setzero_si512();
+            let mut products = [_mm512_setzero_si512(); T];
             for pair in 0..pairs {
                 let factors = _mm512_cvtepi8_epi16(_mm256_loadu_si256(factors.add(pair * 32).cast()));
-                let sums = _mm512_set1_epi32(sums.add(pair * width).cast::<i32>().read_unaligned());
-                products = _mm512_dpwssd_epi32(products, factors, sums);
+                for t in 0..T {
+                    let sums = _mm512_set1_epi32(sums.add(pair * width + t).cast::<i32>().read_unaligned());
+                    products[t] = _mm512_dpwssd_epi32(products[t], factors, sums);
+                }
             }
             products
         }
@@ -273,6 +302,19 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
+    fn ints(self, ints: &[i32; BLOCK_ROWS]) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(ints.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn joined(self, high: &[i32; BLOCK_ROWS], low: &[i32; BLOCK_ROWS]) -> __m512 {
+        let (high, low) = (self.ints(high), self.ints(low));
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<3>(high), low)) }
+    }
+
+    #[inline(always)]
     fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> __m512i {
         // SAFETY: see above.
         unsafe { _mm512_add_epi32(_mm512_loadu_si512(ints.as_ptr().cast()), _mm512_set1_epi32(correction)) }
@@ -290,7 +332,7 @@ const FOUR_QUADS: usize = 4 * QUAD * BLOCK_ROWS;
 
 const _: () = assert!(zero_point(4, false) == 128 >> 4 && zero_point(6, false) == 128 >> 2);
 
-/// Four quads of `BITS` bits, 4 or 6, a byte for each weight. See [`crate::quantized::repacked`].
+/// Four quads of `BITS` bits, 4, 6 or 8, a byte for each weight. See [`crate::quantized::repacked`].
 ///
 /// # Safety
 /// They can be read there.
@@ -299,6 +341,9 @@ const _: () = assert!(zero_point(4, false) == 128 >> 4 && zero_point(6, false) =
 unsafe fn four_quads<const BITS: usize>(quants: *const u8) -> [__m512i; 4] {
     // SAFETY: by contract.
     let load = |i: usize| unsafe { _mm512_loadu_si512(quants.add(64 * i).cast()) };
+    if BITS == 8 {
+        return [load(0), load(1), load(2), load(3)];
+    }
     let (two, four) = (_mm512_set1_epi8(0x03), _mm512_set1_epi8(0x0f));
     if BITS == 4 {
         let (first, second) = (load(0), load(1));
@@ -310,6 +355,56 @@ unsafe fn four_quads<const BITS: usize>(quants: *const u8) -> [__m512i; 4] {
     let lower = _mm512_ternarylogic_epi32::<0xca>(two, _mm512_srli_epi16::<6>(first), _mm512_srli_epi16::<4>(second));
     let last = _mm512_ternarylogic_epi32::<0xca>(four, lower, _mm512_srli_epi16::<2>(third));
     [first, second, third, last].map(|quad| _mm512_and_si512(quad, _mm512_set1_epi8(0x3f)))
+}
+
+/// Writes a group of repacked weights as bytes, `offset` added to each: all of `target`.
+///
+/// # Safety
+/// The group can be read there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn unpack_quads<const BITS: usize>(quants: *const u8, offset: u8, target: &mut UnpackedGroup) {
+    let (target, offset) = (target.as_mut_ptr().cast::<u8>(), _mm512_set1_epi8(offset as i8));
+    for four in 0..QUADS / 4 {
+        // SAFETY: by contract; a group of bytes has room for as many quads.
+        unsafe {
+            let quads = four_quads::<BITS>(quants.add(four * FOUR_QUADS * BITS / 8));
+            for (i, quad) in quads.into_iter().enumerate() {
+                let place = target.add(four * FOUR_QUADS + i * (FOUR_QUADS / 4));
+                _mm512_storeu_si512(place.cast(), _mm512_add_epi8(quad, offset));
+            }
+        }
+    }
+}
+
+/// See [`Dot::unpack_factored`]. Both weights in 16 bits have the same factor. Their products with its bits are below 128, so that one product
+/// of 16 bits is both.
+///
+/// # Safety
+/// There are the nibbles of a group, and a factor for each part and row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn unpack_factored(nibbles: &[u8], factors: &[u8], parts: usize, target: &mut [UnpackedGroup; 2]) {
+    let [high, low] = target;
+    let (high, low) = (high.as_mut_ptr().cast::<u8>(), low.as_mut_ptr().cast::<u8>());
+    let fours = QUADS / 4;
+    for part in 0..parts {
+        // SAFETY: by contract; a group of bytes has room for as many quads.
+        unsafe {
+            // The factor of each row in both halves of 32 bits.
+            let factors = _mm512_cvtepu8_epi32(_mm_loadu_si128(factors.as_ptr().add(part * BLOCK_ROWS).cast()));
+            let factors = _mm512_or_si512(factors, _mm512_slli_epi32::<16>(factors));
+            let (upper, lower) = (_mm512_srli_epi16::<3>(factors), _mm512_and_si512(factors, _mm512_set1_epi16(0x07)));
+            for four in part * fours / parts..(part + 1) * fours / parts {
+                let quads = four_quads::<4>(nibbles.as_ptr().add(four * FOUR_QUADS / 2));
+                for (i, quad) in quads.into_iter().enumerate() {
+                    let place = four * FOUR_QUADS + i * (FOUR_QUADS / 4);
+                    _mm512_storeu_si512(high.add(place).cast(), _mm512_mullo_epi16(quad, upper));
+                    _mm512_storeu_si512(low.add(place).cast(), _mm512_mullo_epi16(quad, lower));
+                }
+            }
+        }
+    }
 }
 
 /// Columns that share a multiplier are two pairs of quads.

@@ -87,25 +87,37 @@ pub(super) trait Dot: Copy {
         unreachable!("{}", Self::UNPACKS_IN_REGISTERS)
     }
 
-    /// For a block of rows the sum of the products of some pairs of signed bytes, `[pair][row][2]`, and pairs of sums of a token, `width`
-    /// apart, exactly.
+    /// For a block of rows and `T` tokens the sum of the products of some pairs of signed bytes, `[pair][row][2]`, and pairs of sums of a
+    /// token, `width` apart, exactly.
     ///
     /// # Safety
-    /// So many pairs can be read at both.
+    /// So many pairs can be read at `factors`, and of each of `T` tokens at `sums`.
     #[inline(always)]
-    unsafe fn pair_products(self, pairs: usize, factors: *const u8, sums: *const SumPair, width: usize) -> Self::Ints {
-        let mut lanes = [0i32; BLOCK_ROWS];
+    unsafe fn pair_products<const T: usize>(
+        self,
+        pairs: usize,
+        factors: *const u8,
+        sums: *const SumPair,
+        width: usize,
+    ) -> [Self::Ints; T] {
+        let mut lanes = [[0i32; BLOCK_ROWS]; T];
         for pair in 0..pairs {
             // SAFETY: by contract.
-            let (factors, [first, second]) = unsafe {
-                (&*factors.add(pair * 2 * BLOCK_ROWS).cast::<[[i8; 2]; BLOCK_ROWS]>(), *sums.add(pair * width))
-            };
-            for row in 0..BLOCK_ROWS {
-                lanes[row] += i32::from(factors[row][0]) * i32::from(first);
-                lanes[row] += i32::from(factors[row][1]) * i32::from(second);
+            let factors = unsafe { &*factors.add(pair * 2 * BLOCK_ROWS).cast::<[[i8; 2]; BLOCK_ROWS]>() };
+            for t in 0..T {
+                // SAFETY: by contract.
+                let [first, second] = unsafe { *sums.add(pair * width + t) };
+                for row in 0..BLOCK_ROWS {
+                    lanes[t][row] += i32::from(factors[row][0]) * i32::from(first);
+                    lanes[t][row] += i32::from(factors[row][1]) * i32::from(second);
+                }
             }
         }
-        self.corrected(&lanes, 0)
+        let mut products = [self.ints(&[0; BLOCK_ROWS]); T];
+        for t in 0..T {
+            products[t] = self.ints(&lanes[t]);
+        }
+        products
     }
 
     /// Writes 4-bit weights of a group as bytes: all of `target`. See [`int4::unpack`].
@@ -114,7 +126,7 @@ pub(super) trait Dot: Copy {
         int4::unpack(nibbles, side, target.write([0; GROUP_BYTES]));
     }
 
-    /// Writes repacked weights of a group, of 4 or 6 bits, as bytes, `offset` added to each: all of `target`.
+    /// Writes repacked weights of a group, of 4, 6 or 8 bits, as bytes, `offset` added to each: all of `target`.
     ///
     /// # Panics
     /// If they are not as many bytes.
@@ -123,7 +135,13 @@ pub(super) trait Dot: Copy {
         // Loops over arrays, so that each becomes a few vector instructions.
         assert_eq!(quants.len(), GROUP_BYTES * bits / 8);
         let mut bytes = [[[0; QUAD_BYTES]; 4]; GROUP / QUAD / 4];
-        if bits == 4 {
+        if bits == 8 {
+            for (quad, bytes) in quants.as_chunks::<QUAD_BYTES>().0.iter().zip(bytes.as_flattened_mut()) {
+                for i in 0..QUAD_BYTES {
+                    bytes[i] = quad[i].wrapping_add(offset);
+                }
+            }
+        } else if bits == 4 {
             for ([first, second], bytes) in quants.as_chunks().0.as_chunks().0.iter().zip(&mut bytes) {
                 let (first, second): (&[u8; QUAD_BYTES], &[u8; QUAD_BYTES]) = (first, second);
                 for i in 0..QUAD_BYTES {
@@ -147,6 +165,32 @@ pub(super) trait Dot: Copy {
         }
         if let Some(bytes) = bytes.as_flattened().as_flattened().first_chunk() {
             target.write(*bytes);
+        }
+    }
+
+    /// Writes repacked weights of a group, of 4 bits and without a sign, multiplied by the factors of their parts, `[part][row]`, of
+    /// which there are `parts`: all of the first `target` by a factor's bits from the fourth on, all of the second by its lower three. Factors are
+    /// below 64.
+    ///
+    /// # Panics
+    /// If there are not as many bytes and factors.
+    #[inline(always)]
+    fn unpack_factored(self, nibbles: &[u8], factors: &[u8], parts: usize, target: &mut [UnpackedGroup; 2]) {
+        assert_eq!((nibbles.len(), factors.len()), (GROUP_BYTES / 2, parts * BLOCK_ROWS));
+        let mut products = [[[0; QUAD_BYTES]; QUADS]; 2];
+        for quad in 0..QUADS {
+            let factors = &factors[quad * parts / QUADS * BLOCK_ROWS..][..BLOCK_ROWS];
+            let pair = &nibbles[quad / 2 * QUAD_BYTES..][..QUAD_BYTES];
+            for i in 0..QUAD_BYTES {
+                let (weight, factor) = (pair[i] >> (quad % 2 * 4) & 15, factors[i / QUAD]);
+                products[0][quad][i] = weight.wrapping_mul(factor >> 3);
+                products[1][quad][i] = weight.wrapping_mul(factor & 7);
+            }
+        }
+        for (products, target) in products.iter().zip(target) {
+            if let Some(bytes) = products.as_flattened().first_chunk() {
+                target.write(*bytes);
+            }
         }
     }
 
@@ -182,6 +226,20 @@ pub(super) trait Dot: Copy {
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`, rounded once on every instruction set.
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// The sums of the rows of a block.
+    #[inline(always)]
+    fn ints(self, ints: &[i32; BLOCK_ROWS]) -> Self::Ints {
+        self.corrected(ints, 0)
+    }
+    /// `8 * high + low` as a number, exactly if that is below 2^24.
+    #[inline(always)]
+    fn joined(self, high: &[i32; BLOCK_ROWS], low: &[i32; BLOCK_ROWS]) -> Self::Floats {
+        let mut joined = [0.0; BLOCK_ROWS];
+        for row in 0..BLOCK_ROWS {
+            joined[row] = high[row].wrapping_mul(8).wrapping_add(low[row]) as f32;
+        }
+        self.load(&joined)
+    }
     /// `ints + correction`.
     fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> Self::Ints;
     /// `ints * scales + sums`, rounded once on every instruction set.

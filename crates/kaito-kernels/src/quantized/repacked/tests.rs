@@ -211,6 +211,25 @@ fn any_bits_have_the_product_of_the_definition_on_every_level() {
     }
 }
 
+/// Tiles multiply weights by the factors of their parts in signed bytes, and take the sum of a group for an integer that 24 bits hold.
+#[test]
+fn the_largest_weights_and_factors_have_the_product_of_the_definition() {
+    const ONE: [u8; 2] = [0x00, 0x3c];
+    // Where a block has its scale and that of its minima.
+    for (format, scales) in [(BlockFormat::Q4_K, 0), (BlockFormat::Q2_K, 80)] {
+        let (rows, cols) = (3, format.block_weights());
+        let mut block = vec![0xff; format.bytes(cols).unwrap()];
+        block[scales..scales + 4].copy_from_slice(&[ONE, ONE].concat());
+        let case = Case::new(format, rows, cols, block.repeat(rows));
+        let input: Vec<f32> = (0..20 * cols).map(|i| if i / cols % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let input = case.input(Level::chosen(), &input);
+        let expected = case.expected(&input);
+        for &level in DotLevel::available() {
+            assert_same_bits(&format!("{format}, {level:?}"), &case.compute(level, 1, &input), &expected);
+        }
+    }
+}
+
 #[test]
 fn bits_do_not_depend_on_tokens_or_threads() {
     const TOKENS: usize = 150;

@@ -8,7 +8,7 @@ use super::{Outputs, Sums, load_sums, scale, store_sums};
 use crate::{
     amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TILES, TileShapes, TileUnit, Tiles},
     quantized::{
-        BLOCK_ROWS, GROUP,
+        BLOCK_ROWS, GROUP, Grouping,
         dot::{Dot, UnpackedGroup},
         input::InputGroups,
         product::PartProduct,
@@ -153,7 +153,7 @@ impl Pass {
             self.keep::<T, 0>(tiles, 0);
             for tile in 1..self.input_tiles {
                 let before = input;
-                input = input.skip(self.input_tile);
+                input = input.skip(Grouping::Rotated, self.input_tile);
                 self.prefetch::<D, W>(dot, tile);
                 self.multiply::<T, 0, 3, 4, W>(tiles, input, 0);
                 self.keep::<T, 1>(tiles, 1);
@@ -161,14 +161,14 @@ impl Pass {
                 scale(dot, self.sums, before, scales[0], &mut y);
                 self.multiply::<T, 1, 5, 6, W>(tiles, input, 1);
                 self.keep::<T, 0>(tiles, 0);
-                scale(dot, self.sums.add(1), before.skip(W), scales[1], &mut y);
+                scale(dot, self.sums.add(1), before.skip(Grouping::Rotated, W), scales[1], &mut y);
                 store_sums(dot, outputs, y);
                 outputs = outputs.add(W);
             }
             self.keep::<T, 1>(tiles, 1);
             let mut y = load_sums::<D, W>(dot, outputs);
             scale(dot, self.sums, input, scales[0], &mut y);
-            scale(dot, self.sums.add(1), input.skip(W), scales[1], &mut y);
+            scale(dot, self.sums.add(1), input.skip(Grouping::Rotated, W), scales[1], &mut y);
             store_sums(dot, outputs, y);
         }
     }
@@ -182,7 +182,7 @@ impl Pass {
             tiles.load::<4>(self.quants.add(TILE_BYTES), TILE_ROW_BYTES);
             let scales = dot.scales(&*self.sides.cast());
             for tile in 0..self.input_tiles {
-                let input = self.input.skip(tile * self.input_tile);
+                let input = self.input.skip(Grouping::Rotated, tile * self.input_tile);
                 self.multiply::<T, 0, 3, 4, W>(tiles, input, 0);
                 self.keep::<T, 0>(tiles, 0);
                 let mut y = load_sums::<D, W>(dot, self.outputs.add(tile * W));

@@ -1,19 +1,24 @@
-//! The product by tile registers: weights are `B` as they lie, tokens are `A`.
+//! The product by tile registers: weights are `B`, tokens are `A`.
 //!
-//! A register holds half of a group of a block of rows, so that two products of registers are the integer sums of one group, for up to
+//! Quantised weights are used as they lie. A register holds half of a group of a block of rows, so that two products of registers are the integer sums of one group, for up to
 //! 16 tokens and 16 rows. They are stored, and scaled and added in vectors of `f32`, in the order and with the rounding of the
-//! definition.
+//! definition. Groups of repacked blocks have parts with scales of their own, whose sums are stored apart: see [`parts`].
 
 mod few;
 mod many;
+mod parts;
 
 use std::{mem::MaybeUninit, ops::Range};
 
+use self::parts::{Folded, InParts, Products};
+
 use super::{
-    BLOCK_ROWS, GROUP,
+    BLOCK_ROWS, GROUP, QUAD, QuantizedFormat,
     dot::{Dot, DotKernel, GROUP_BYTES},
-    input::InputGroups,
+    group::{Factored, Scaled},
+    input::{InputGroups, SUBGROUP},
     product::{PartProduct, load_outputs, store_outputs},
+    repacked::{Repacking, SideLayout},
 };
 use crate::{
     Write,
@@ -39,28 +44,99 @@ impl<U: TileUnit> DotKernel for TiledProduct<'_, U> {
 
     #[inline(always)]
     fn run<D: Dot>(self, dot: D) {
+        let format = match self.product.weight.format {
+            QuantizedFormat::Quantized(_) => return self.of_widths(dot, Groups),
+            QuantizedFormat::Repacked(format) => format,
+        };
+        const WHOLE: usize = SUBGROUP / QUAD;
+        const HALF: usize = WHOLE / 2;
+        let repacking = Repacking::of(format);
+        let sides = repacking.sides();
+        let minima = sides.has_minima();
+        // Weights of 4 bits without a sign.
+        let folds = repacking.bits() == 4 && minima;
+        match sides {
+            SideLayout::Halves { .. } => self.of_widths(dot, Parts(InParts(Scaled::<WHOLE, 8> { minima }))),
+            SideLayout::Factors { columns: SUBGROUP, .. } => {
+                let group = Factored::<WHOLE, 8> { minima };
+                if folds {
+                    self.of_widths(dot, Parts(Folded(group)))
+                } else {
+                    self.of_widths(dot, Parts(InParts(group)))
+                }
+            }
+            SideLayout::Factors { .. } => {
+                let group = Factored::<HALF, 8> { minima };
+                if folds {
+                    self.of_widths(dot, Parts(Folded(group)))
+                } else {
+                    self.of_widths(dot, Parts(InParts(group)))
+                }
+            }
+        }
+    }
+}
+
+impl<U: TileUnit> TiledProduct<'_, U> {
+    #[inline(always)]
+    fn of_widths<D: Dot, P: TiledGroups>(self, dot: D, groups: P) {
         match self.product.input.width() {
-            8 => dot.call(WithWidth::<U, 8>(self)),
-            16 => dot.call(WithWidth::<U, 16>(self)),
+            8 => dot.call(WithWidth::<U, P, 8> { product: self, groups }),
+            16 => dot.call(WithWidth::<U, P, 16> { product: self, groups }),
             width => unreachable!("tiles of {width} tokens"),
         }
     }
 }
 
-/// Tiles of `W` tokens.
-struct WithWidth<'a, U, const W: usize>(TiledProduct<'a, U>);
+/// What becomes of the sums of a group's products.
+trait TiledGroups: Copy {
+    /// The product of a part whose tiles have `W` tokens.
+    fn run<D: Dot, U: TileUnit, const W: usize>(self, dot: D, unit: U, product: PartProduct);
+}
 
-impl<U: TileUnit, const W: usize> DotKernel for WithWidth<'_, U, W> {
-    type Output = ();
+/// They have one scale.
+#[derive(Clone, Copy)]
+struct Groups;
 
+impl TiledGroups for Groups {
     #[inline(always)]
-    fn run<D: Dot>(self, dot: D) {
-        let TiledProduct { unit, product } = self.0;
+    fn run<D: Dot, U: TileUnit, const W: usize>(self, dot: D, unit: U, product: PartProduct) {
         if product.part.tiles.len() == 1 {
             few::run::<D, U, W>(dot, unit, product);
         } else {
             many::run::<D, U, W>(dot, unit, product);
         }
+    }
+}
+
+/// They have several parts with scales of their own.
+#[derive(Clone, Copy)]
+struct Parts<P>(P);
+
+impl<P: Products> TiledGroups for Parts<P> {
+    #[inline(always)]
+    fn run<D: Dot, U: TileUnit, const W: usize>(self, dot: D, unit: U, product: PartProduct) {
+        if product.part.tiles.len() == 1 {
+            parts::few::<D, U, P, W>(dot, unit, self.0, product);
+        } else {
+            parts::many::<D, U, P, W>(dot, unit, self.0, product);
+        }
+    }
+}
+
+/// Tiles of `W` tokens.
+struct WithWidth<'a, U, P, const W: usize> {
+    product: TiledProduct<'a, U>,
+    groups: P,
+}
+
+impl<U: TileUnit, P: TiledGroups, const W: usize> DotKernel for WithWidth<'_, U, P, W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<D: Dot>(self, dot: D) {
+        let TiledProduct { unit, product } = self.product;
+        self.groups.run::<D, U, W>(dot, unit, product);
     }
 }
 

@@ -1,0 +1,452 @@
+//! Groups whose parts have scales of their own: repacked blocks.
+//!
+//! Weights are unpacked to signed bytes, so that sums need no corrections: with one tile of tokens while the group before is
+//! multiplied, with more of them once for all. Either each part has sums of its own ([`InParts`]), or weights are multiplied by the factors of
+//! their parts first ([`Folded`]). The sums of a unit are scaled while the products of the next one are computed.
+
+use std::mem::MaybeUninit;
+
+use super::{Outputs, Sums, load_sums, store_sums};
+use crate::{
+    amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TileShapes, TileUnit, Tiles},
+    quantized::{
+        BLOCK_ROWS, GROUP, Grouping, QUAD, QuantizedFormat, QuantizedRef,
+        dot::{Dot, GROUP_BYTES, QUADS, UnpackedGroup},
+        group::{Factored, GroupProduct, PartSums, PartedProduct},
+        input::InputGroups,
+        product::PartProduct,
+        repacked::Repacking,
+        strip::UNPACKED_GROUPS,
+    },
+    simd::{CACHE_LINE, STREAMS},
+};
+
+/// How far ahead of its products each of the places is prefetched that one tile of tokens reads weights from.
+const DISTANCE: usize = 1024;
+/// The same for what belongs to them, in groups.
+const SIDES_AHEAD: usize = 4;
+
+/// Registers: four for sums, then two for tokens and two for weights.
+const TOKENS: usize = 4;
+const WEIGHTS: usize = 6;
+
+/// Parts of a group at most.
+const MOST_PARTS: usize = 8;
+
+/// Tokens whose sums are scaled at a time: they stay in vector registers.
+const SCALED: usize = 8;
+
+/// Outputs that a part computes at a time, in blocks of rows of a token: they stay in the caches.
+const MOST_OUTPUTS: usize = 1024;
+
+/// Room for the weights of a group: once, or twice with factors in two parts.
+type UnpackedWeights = [UnpackedGroup; 2];
+const WEIGHTS_BYTES: usize = 2 * GROUP_BYTES;
+
+/// Memory of a part.
+#[repr(align(64))]
+struct Room {
+    outputs: [MaybeUninit<Outputs>; MOST_OUTPUTS],
+    /// Of this unit and of the one before.
+    sums: [[Sums; MOST_PARTS]; 2],
+    /// Of these units and of the next ones.
+    weights: [[UnpackedWeights; UNPACKED_GROUPS]; 2],
+}
+
+impl Room {
+    fn new() -> Self {
+        Self {
+            outputs: [const { MaybeUninit::uninit() }; MOST_OUTPUTS],
+            sums: [[[[0; BLOCK_ROWS]; TILE_ROWS]; MOST_PARTS]; 2],
+            weights: [const { [const { [const { MaybeUninit::uninit() }; 2] }; UNPACKED_GROUPS] }; 2],
+        }
+    }
+}
+
+/// One tile of tokens: bound by reading weights, which come from several places at once, see [`STREAMS`].
+#[inline(always)]
+pub(super) fn few<D: Dot, U: TileUnit, P: Products, const W: usize>(
+    dot: D,
+    unit: U,
+    products: P,
+    mut product: PartProduct,
+) {
+    let mut room = Room::new();
+    let mut pipeline = Pipeline::<_, _, W>::new(unit, products, &mut room.sums);
+    let (outputs, room) = (&mut room.outputs, &mut room.weights);
+    let (weight, groups) = (product.weight, product.weight.groups());
+    let (group_bytes, side_bytes) = (weight.format.group_bytes(), weight.format.side_bytes());
+    let first_block = product.part.columns.start / BLOCK_ROWS;
+    let blocks = product.part.columns.len().div_ceil(BLOCK_ROWS);
+    let apart = blocks.div_ceil(STREAMS);
+    for first in first_block..first_block + apart {
+        let places = (first..first_block + blocks).step_by(apart);
+        let count = places.len();
+        let (mut quants, mut sides) = ([&[] as &[u8]; STREAMS], [&[] as &[u8]; STREAMS]);
+        for (i, block) in places.clone().enumerate() {
+            (quants[i], sides[i]) = (weight.quants(block, 0, groups), weight.sides(block, 0, groups));
+            product.load::<D, W>(dot, block, &mut outputs[i * W..][..W]);
+        }
+        // In turn a group of each place.
+        products.unpack(dot, weight, &quants[0][..group_bytes], &sides[0][..side_bytes], &mut room[0][0]);
+        let mut input = product.input.at_tiles(product.part.tiles.clone(), 0, groups);
+        let mut turn = 0;
+        for group in 0..groups {
+            for place in 0..count {
+                for line in 0..group_bytes / CACHE_LINE {
+                    let ahead = group * group_bytes + DISTANCE + line * CACHE_LINE;
+                    dot.prefetch(quants[place].as_ptr().wrapping_add(ahead));
+                }
+                for line in 0..side_bytes.div_ceil(CACHE_LINE) {
+                    let ahead = (group + SIDES_AHEAD) * side_bytes + line * CACHE_LINE;
+                    dot.prefetch(sides[place].as_ptr().wrapping_add(ahead));
+                }
+                let (next, group_of_next) = if place + 1 < count { (place + 1, group) } else { (0, group + 1) };
+                if group_of_next < groups {
+                    let quants = &quants[next][group_of_next * group_bytes..][..group_bytes];
+                    let sides = &sides[next][group_of_next * side_bytes..][..side_bytes];
+                    products.unpack(dot, weight, quants, sides, &mut room[1 - turn][0]);
+                }
+                let unit = Unit {
+                    weights: room[turn].as_ptr().cast(),
+                    sides: sides[place][group * side_bytes..][..side_bytes].as_ptr(),
+                    input,
+                    outputs: outputs[place * W..][..W].as_mut_ptr().cast(),
+                };
+                // SAFETY: these are a group of weights, unpacked, their sides, that group of `W` tokens, which `at_tiles` has checked, and
+                // as many outputs, which `load` has written.
+                unsafe { pipeline.push(dot, unit) };
+                turn = 1 - turn;
+            }
+            input = input.next(P::GROUPING);
+        }
+        // SAFETY: the last unit's memory is all there.
+        unsafe { pipeline.finish(dot) };
+        // SAFETY: `load` has written them.
+        unsafe { product.store::<D, W>(dot, places, outputs) };
+    }
+}
+
+/// Many tokens: all of them pass some groups of weights.
+#[inline(always)]
+pub(super) fn many<D: Dot, U: TileUnit, P: Products, const W: usize>(
+    dot: D,
+    unit: U,
+    products: P,
+    mut product: PartProduct,
+) {
+    let mut room = Room::new();
+    let mut pipeline = Pipeline::<_, _, W>::new(unit, products, &mut room.sums);
+    let (outputs, room) = (&mut room.outputs, &mut room.weights);
+    let (weight, groups) = (product.weight, product.weight.groups());
+    let (group_bytes, side_bytes) = (weight.format.group_bytes(), weight.format.side_bytes());
+    let first_block = product.part.columns.start / BLOCK_ROWS;
+    let blocks = product.part.columns.len().div_ceil(BLOCK_ROWS);
+    let input_tiles = product.part.tiles.len();
+    let (input_tile, tokens) = (product.input.groups() * W, input_tiles * W);
+    let end = first_block + blocks;
+    // Blocks of rows that lie together: the outputs of a token do then, too.
+    let most = (MOST_OUTPUTS / tokens).clamp(1, STREAMS);
+    for first in (first_block..end).step_by(most) {
+        let end = end.min(first + most);
+        for (i, block) in (first..end).enumerate() {
+            product.load::<D, W>(dot, block, &mut outputs[i * tokens..][..tokens]);
+        }
+        for group in (0..groups).step_by(UNPACKED_GROUPS) {
+            let count = UNPACKED_GROUPS.min(groups - group);
+            for (i, block) in (first..end).enumerate() {
+                let (quants, sides) = (weight.quants(block, group, count), weight.sides(block, group, count));
+                let next = quants.as_ptr().wrapping_add(quants.len());
+                let lines = quants.len() / CACHE_LINE;
+                let weights = &mut room[i % 2];
+                for (i, weights) in weights.iter_mut().take(count).enumerate() {
+                    let quants = &quants[i * group_bytes..][..group_bytes];
+                    products.unpack(dot, weight, quants, &sides[i * side_bytes..][..side_bytes], weights);
+                }
+                let outputs = &mut outputs[i * tokens..][..tokens];
+                let mut of_tile = Unit {
+                    weights: weights.as_ptr().cast(),
+                    sides: sides.as_ptr(),
+                    input: product.input.at_tiles(product.part.tiles.clone(), group, count),
+                    outputs: outputs.as_mut_ptr().cast(),
+                };
+                for tile in 0..input_tiles {
+                    for line in tile * lines / input_tiles..(tile + 1) * lines / input_tiles {
+                        dot.prefetch(next.wrapping_add(line * CACHE_LINE));
+                    }
+                    let mut unit = of_tile;
+                    for _ in 0..count {
+                        // SAFETY: these are a group of weights, unpacked, their sides, that group of a tile of the input, as `at_tiles` has
+                        // checked, and the outputs of the tile, which `load` has written.
+                        unsafe { pipeline.push(dot, unit) };
+                        unit.weights = unit.weights.wrapping_add(WEIGHTS_BYTES);
+                        unit.sides = unit.sides.wrapping_add(side_bytes);
+                        unit.input = unit.input.next(P::GROUPING);
+                    }
+                    of_tile.input = of_tile.input.skip(P::GROUPING, input_tile);
+                    of_tile.outputs = of_tile.outputs.wrapping_add(W);
+                }
+            }
+        }
+        // SAFETY: the last unit's memory is all there.
+        unsafe { pipeline.finish(dot) };
+        // SAFETY: `load` has written them.
+        unsafe { product.store::<D, W>(dot, first..end, outputs) };
+    }
+}
+
+/// A group of a block of rows times a tile of tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Unit {
+    /// As [`Products::unpack`] writes them.
+    weights: *const u8,
+    sides: *const u8,
+    input: InputGroups,
+    outputs: *mut Outputs,
+}
+
+/// The products of a unit, and what becomes of them.
+pub(super) trait Products: Copy {
+    /// How the activations are quantised.
+    const GROUPING: Grouping;
+    /// Columns of the registers of tokens, and rows times 4 of those of weights.
+    const COLUMNS: usize;
+
+    /// Unpacks a group of a block of rows.
+    fn unpack<D: Dot>(self, dot: D, weight: QuantizedRef, quants: &[u8], sides: &[u8], target: &mut UnpackedWeights);
+
+    /// Stores the integer sums of a unit.
+    ///
+    /// # Safety
+    /// The registers have the shapes of [`Pipeline::new`]. The weights and the tokens of the unit are there, and room for
+    /// [`MOST_PARTS`] sums.
+    unsafe fn multiply<T: Tiles>(self, tiles: &mut T, unit: Unit, sums: *mut Sums);
+
+    /// Adds to the outputs of [`SCALED`] tokens of a unit, from `first` on, what their sums come to.
+    ///
+    /// # Safety
+    /// All of the unit is there but for its weights, and `sums` are those that [`Products::multiply`] has stored.
+    unsafe fn scale<D: Dot>(self, dot: D, unit: Unit, sums: Stored, first: usize);
+}
+
+/// The sums of a unit, from one of its tokens on.
+#[derive(Clone, Copy)]
+pub(super) struct Stored(*const [i32; BLOCK_ROWS]);
+
+impl Stored {
+    /// Those of a part and a token.
+    ///
+    /// # Safety
+    /// They are there.
+    #[inline(always)]
+    unsafe fn at<'a>(self, part: usize, token: usize) -> &'a [i32; BLOCK_ROWS] {
+        // SAFETY: by contract.
+        unsafe { &*self.0.add(part * TILE_ROWS + token) }
+    }
+
+    #[inline(always)]
+    fn from_token(self, token: usize) -> Self {
+        Self(self.0.wrapping_add(token))
+    }
+}
+
+impl<D: Dot, const TOKENS: usize> PartSums<D, 1, TOKENS> for Stored {
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    unsafe fn of_part(self, dot: D, part: usize) -> [[D::Ints; TOKENS]; 1] {
+        let mut sums = [dot.ints(&[0; BLOCK_ROWS]); TOKENS];
+        for token in 0..TOKENS {
+            // SAFETY: by contract.
+            sums[token] = dot.ints(unsafe { self.at(part, token) });
+        }
+        [sums]
+    }
+}
+
+/// Units one after the other, in tiles of `W` tokens.
+struct Pipeline<'r, T, P, const W: usize> {
+    tiles: T,
+    products: P,
+    sums: &'r mut [[Sums; MOST_PARTS]; 2],
+    /// Which of these are the last unit's.
+    turn: usize,
+    before: Option<Unit>,
+}
+
+impl<'r, T: Tiles, P: Products, const W: usize> Pipeline<'r, T, P, W> {
+    #[inline(always)]
+    fn new<U: TileUnit<Tiles = T>>(unit: U, products: P, sums: &'r mut [[Sums; MOST_PARTS]; 2]) -> Self {
+        let (of_sums, tokens, weights) = ((W, TILE_ROW_BYTES), (W, P::COLUMNS), (P::COLUMNS / QUAD, TILE_ROW_BYTES));
+        let shapes = [of_sums, of_sums, of_sums, of_sums, tokens, tokens, weights, weights];
+        Self { tiles: unit.configure(&TileShapes::new(shapes)), products, sums, turn: 0, before: None }
+    }
+
+    /// Multiplies a unit, and scales the sums of the one before.
+    ///
+    /// # Safety
+    /// All memory of the unit is there, with `W` tokens and outputs, and that of the unit before still is, but for its weights.
+    #[inline(always)]
+    unsafe fn push<D: Dot>(&mut self, dot: D, unit: Unit) {
+        let [first, second] = &mut *self.sums;
+        let (now, before) = if self.turn == 0 { (second, first) } else { (first, second) };
+        // SAFETY: by contract.
+        unsafe {
+            self.products.multiply(&mut self.tiles, unit, now.as_mut_ptr());
+            if let Some(unit) = self.before {
+                scale::<D, P, W>(dot, self.products, unit, Stored(before.as_ptr().cast()));
+            }
+        }
+        (self.before, self.turn) = (Some(unit), 1 - self.turn);
+    }
+
+    /// Scales the sums of the last unit.
+    ///
+    /// # Safety
+    /// Its memory is still there, but for its weights.
+    #[inline(always)]
+    unsafe fn finish<D: Dot>(&mut self, dot: D) {
+        if let Some(unit) = self.before.take() {
+            let sums = Stored(self.sums[self.turn].as_ptr().cast());
+            // SAFETY: by contract.
+            unsafe { scale::<D, P, W>(dot, self.products, unit, sums) };
+        }
+    }
+}
+
+/// # Safety
+/// As [`Products::scale`], for `W` tokens.
+#[inline(always)]
+unsafe fn scale<D: Dot, P: Products, const W: usize>(dot: D, products: P, unit: Unit, sums: Stored) {
+    for first in (0..W).step_by(SCALED) {
+        // SAFETY: by contract.
+        unsafe { products.scale(dot, unit, sums, first) };
+    }
+}
+
+/// Each part has sums of its own: registers have an eighth or a quarter of a group's columns.
+#[derive(Clone, Copy)]
+pub(super) struct InParts<G>(pub G);
+
+impl<G: PartedProduct> Products for InParts<G> {
+    const GROUPING: Grouping = G::GROUPING;
+    const COLUMNS: usize = G::PART_QUADS * QUAD;
+
+    #[inline(always)]
+    fn unpack<D: Dot>(self, dot: D, weight: QuantizedRef, quants: &[u8], _: &[u8], target: &mut UnpackedWeights) {
+        if let QuantizedFormat::Repacked(format) = weight.format {
+            let repacking = Repacking::of(format);
+            dot.unpack_repacked(repacking.bits(), quants, repacking.signed_offset(), &mut target[0]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<T: Tiles>(self, tiles: &mut T, unit: Unit, sums: *mut Sums) {
+        // Four at a time have registers for their sums.
+        for part in (0..const { QUADS / G::PART_QUADS }).step_by(4) {
+            // SAFETY: by contract; there are four parts or eight.
+            unsafe {
+                self.multiply_part::<T, 0, TOKENS, WEIGHTS>(tiles, unit, part);
+                self.multiply_part::<T, 1, { TOKENS + 1 }, { WEIGHTS + 1 }>(tiles, unit, part + 1);
+                tiles.store::<0>(sums.add(part).cast(), TILE_ROW_BYTES);
+                self.multiply_part::<T, 2, TOKENS, WEIGHTS>(tiles, unit, part + 2);
+                tiles.store::<1>(sums.add(part + 1).cast(), TILE_ROW_BYTES);
+                self.multiply_part::<T, 3, { TOKENS + 1 }, { WEIGHTS + 1 }>(tiles, unit, part + 3);
+                tiles.store::<2>(sums.add(part + 2).cast(), TILE_ROW_BYTES);
+                tiles.store::<3>(sums.add(part + 3).cast(), TILE_ROW_BYTES);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scale<D: Dot>(self, dot: D, unit: Unit, sums: Stored, first: usize) {
+        // SAFETY: by contract.
+        unsafe {
+            let outputs = unit.outputs.add(first);
+            let (y, input) = (load_sums::<D, SCALED>(dot, outputs), unit.input.from_token(first));
+            let [y] = self.0.add_parts(dot, sums.from_token(first), [unit.sides], input, [y]);
+            store_sums(dot, outputs, y);
+        }
+    }
+}
+
+impl<G: PartedProduct> InParts<G> {
+    /// Register `C`: the sums of a part.
+    ///
+    /// # Safety
+    /// As [`Products::multiply`].
+    #[inline(always)]
+    unsafe fn multiply_part<T: Tiles, const C: usize, const A: usize, const B: usize>(
+        self,
+        tiles: &mut T,
+        unit: Unit,
+        part: usize,
+    ) {
+        let columns = Self::COLUMNS;
+        // SAFETY: by contract.
+        unsafe {
+            tiles.load::<B>(unit.weights.add(part * columns * BLOCK_ROWS), TILE_ROW_BYTES);
+            tiles.load::<A>(unit.input.numbers.cast::<u8>().add(part * columns), GROUP);
+            tiles.zero::<C>();
+            tiles.add_i8_i8::<C, A, B>();
+        }
+    }
+}
+
+/// Weights are multiplied by the factors of their parts, in two parts of three bits each: two sums for a group.
+///
+/// The sum of a group is an integer below 2^24, so that the sums of its parts, times their factors, can be added in any order.
+#[derive(Clone, Copy)]
+pub(super) struct Folded<const Q: usize>(pub Factored<Q, 8>);
+
+/// Weights below 16, activations of 7 bits and factors below 64.
+const _: () = assert!(GROUP * 15 * 127 * 63 < 1 << 24);
+
+impl<const Q: usize> Products for Folded<Q> {
+    const GROUPING: Grouping = <Factored<Q, 8> as GroupProduct>::GROUPING;
+    const COLUMNS: usize = TILE_ROW_BYTES;
+
+    #[inline(always)]
+    fn unpack<D: Dot>(self, dot: D, _: QuantizedRef, quants: &[u8], sides: &[u8], target: &mut UnpackedWeights) {
+        let parts = QUADS / Q;
+        dot.unpack_factored(quants, &sides[self.0.first_factor()..][..parts * BLOCK_ROWS], parts, target);
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<T: Tiles>(self, tiles: &mut T, unit: Unit, sums: *mut Sums) {
+        let (high, low) = (unit.weights, unit.weights.wrapping_add(GROUP_BYTES));
+        let numbers = unit.input.numbers.cast::<u8>();
+        // SAFETY: by contract; registers have half of a group.
+        unsafe {
+            tiles.load::<TOKENS>(numbers, GROUP);
+            tiles.load::<WEIGHTS>(high, TILE_ROW_BYTES);
+            tiles.zero::<0>();
+            tiles.add_i8_i8::<0, TOKENS, WEIGHTS>();
+            tiles.load::<{ WEIGHTS + 1 }>(low, TILE_ROW_BYTES);
+            tiles.zero::<1>();
+            tiles.add_i8_i8::<1, TOKENS, { WEIGHTS + 1 }>();
+            tiles.load::<{ TOKENS + 1 }>(numbers.add(TILE_ROW_BYTES), GROUP);
+            tiles.load::<WEIGHTS>(high.add(TILE_BYTES), TILE_ROW_BYTES);
+            tiles.add_i8_i8::<0, { TOKENS + 1 }, WEIGHTS>();
+            tiles.load::<{ WEIGHTS + 1 }>(low.add(TILE_BYTES), TILE_ROW_BYTES);
+            tiles.add_i8_i8::<1, { TOKENS + 1 }, { WEIGHTS + 1 }>();
+            tiles.store::<0>(sums.cast(), TILE_ROW_BYTES);
+            tiles.store::<1>(sums.add(1).cast(), TILE_ROW_BYTES);
+        }
+    }
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
+    unsafe fn scale<D: Dot>(self, dot: D, unit: Unit, sums: Stored, first: usize) {
+        let mut of_group = [dot.splat(0.0); SCALED];
+        // SAFETY: by contract.
+        unsafe {
+            for token in 0..SCALED {
+                of_group[token] = dot.joined(sums.at(0, first + token), sums.at(1, first + token));
+            }
+            let outputs = unit.outputs.add(first);
+            let (y, input) = (load_sums::<D, SCALED>(dot, outputs), unit.input.from_token(first));
+            let [y] = self.0.add_group(dot, [of_group], [unit.sides], input, [y]);
+            store_sums(dot, outputs, y);
+        }
+    }
+}
