@@ -119,7 +119,7 @@ impl GenerationParams {
     ///
     /// # Errors
     /// Options that contradict each other, token ids outside the vocabulary, a prompt that leaves no room.
-    pub fn resolve(options: &GenerateOptions, context: &ResolveContext<'_>) -> Result<Self, ParameterError> {
+    pub(crate) fn resolve(options: &GenerateOptions, context: &ResolveContext<'_>) -> Result<Self, ParameterError> {
         let do_sample = options.do_sample.unwrap_or(false);
         let num_beams = options.num_beams.unwrap_or(1);
         check_strategy(options, do_sample, num_beams)?;
