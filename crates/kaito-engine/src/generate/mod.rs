@@ -111,8 +111,8 @@ pub struct TokenScore {
     pub log_prob: f32,
     /// Its place among all tokens, from 1, likeliest first and of equals that of the lower id; known of raw scores.
     pub rank: Option<usize>,
-    /// The likeliest tokens and their log-probabilities, likeliest first: up to [`TOP_SCORES`], none of probability zero, or as
-    /// many as `log_probs` asks for.
+    /// The likeliest tokens and their log-probabilities, likeliest first: up to ten, none of probability zero, or as many
+    /// as `log_probs` asks for.
     pub top: Vec<(u32, f32)>,
 }
 

@@ -13,7 +13,7 @@ pub const MAX_ANSWER_TOKENS: usize = 1 << 22;
 /// Most new tokens whose scores are returned: each comes with those of ten others, and their texts.
 pub const MAX_SCORED_TOKENS: usize = 1 << 16;
 
-/// What [`GenerationParams::resolve`] must know besides the options.
+/// What `GenerationParams::resolve` must know besides the options.
 #[derive(Debug, Clone, Copy)]
 pub struct ResolveContext<'a> {
     /// Tokens of the prompt, prefix and special tokens included.
