@@ -6,8 +6,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use kaito_engine::Cancel;
-use kaito_engine::generate::TokenMask;
+use kaito_engine::{Cancel, TokenMask};
 use kaito_grammar::{Error, Grammar, Grammars};
 use kaito_model::tokenizer::Tokenizer;
 use libfuzzer_sys::fuzz_target;

@@ -3,6 +3,7 @@
 
 use std::{io, num::NonZeroUsize, sync::Arc};
 
+use kaito_engine::{DeviceChoice, devices};
 use kaito_kernels::{Arithmetic, Operands, ReadMemory, ThreadPool, TileElements, TileProduct, Unit};
 use serde::Serialize;
 
@@ -66,6 +67,12 @@ fn unit(model: &Model) -> Unit {
         None if model.activations == "int8" => Unit::Int8,
         None => Unit::F32,
     }
+}
+
+/// Memory of the host that this process can still take.
+fn available_memory() -> u64 {
+    let cpu = devices().into_iter().find(|(device, _)| device.name == DeviceChoice::Cpu.name());
+    cpu.map_or(0, |(_, memory)| memory.free)
 }
 
 fn as_text<S: serde::Serializer>(unit: &Unit, serializer: S) -> Result<S::Ok, S::Error> {
@@ -139,7 +146,7 @@ impl Prober {
     pub(crate) fn new(model: &Model) -> io::Result<Self> {
         let bytes = largest_cache().unwrap_or(0).saturating_mul(TIMES_THE_CACHE).clamp(LEAST_MEMORY, MOST_MEMORY);
         // Never so much that the model would be pushed out of memory.
-        let bytes = bytes.min((kaito_engine::device::cpu::available_memory() / 4).max(LEAST_MEMORY));
+        let bytes = bytes.min((available_memory() / 4).max(LEAST_MEMORY));
         let pool = ThreadPool::new(NonZeroUsize::new(model.threads).unwrap_or(NonZeroUsize::MIN));
         let memory = ReadMemory::new(bytes as usize)?;
         // A server of ours says that it computes with tiles; this process must be allowed to.

@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use kaito_engine::{
-    GenerationParams, LanguageModel,
-    engine::{GenerationEvent, GenerationRequest},
-};
+use kaito_engine::{Decoding, GenerationParams, LanguageModel, Prepared, StopStrings, StreamEvent};
 
 use crate::{
     answer::{Answer, Ask},
@@ -44,21 +41,23 @@ async fn ask_engine(model: &LanguageModel, ask: &Ask, stop: &dyn Fn(usize) -> bo
     // No token ends it before its length, and all of the vocabulary is sampled from.
     let total = prompt_tokens + ask.output;
     let params = GenerationParams::meta(ask.temperature, 1.0, total, Vec::new(), Some(ask.seed));
-    let request = GenerationRequest { prompt: prompt.clone(), params };
+    // Of the text, as little is made as can be.
+    let decoding = Decoding { after_prompt: false, ..Decoding::default() };
+    let prepared = Prepared::new(model.context(), prompt.clone(), params, decoding, StopStrings::default());
+    let prepared = prepared.with_adapter(None);
     let failed = |error: kaito_engine::Error| Failure::Engine(error.to_string());
     let started = Instant::now();
-    let mut stream = model.generate_tokens(request).map_err(failed)?;
+    let mut stream = model.start(vec![prepared]).map_err(failed)?;
     let mut events = Vec::with_capacity(ask.output);
     while let Some(event) = stream.next().await {
-        match event {
-            GenerationEvent::Chosen(chosen) => {
-                events.resize(events.len() + chosen.len(), Instant::now());
-                if stop(events.len()) {
-                    break;
-                }
+        // There is one for each token; what ends the answer has none.
+        if let StreamEvent::Delta(delta) = event.map_err(failed)?
+            && delta.token.is_some()
+        {
+            events.push(Instant::now());
+            if stop(events.len()) {
+                break;
             }
-            GenerationEvent::Failed(error) => return Err(failed(error)),
-            GenerationEvent::Started | GenerationEvent::Finished(_) => {}
         }
     }
     if events.is_empty() {

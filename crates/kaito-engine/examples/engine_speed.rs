@@ -17,7 +17,7 @@ use std::{
 };
 
 use kaito_engine::{
-    GenerateOptions, LanguageModel, LoadOptions, Quantization, Request, StepBudget, Stream, StreamEvent, device,
+    GenerateOptions, LanguageModel, LoadOptions, Quantization, Request, StepBudget, Stream, StreamEvent, devices,
 };
 use serde_json::{Value, json};
 
@@ -231,7 +231,7 @@ async fn sharing(model: &LanguageModel) {
 
 /// How long a running stream waits between two tokens while a long prompt comes, and how long that prompt takes.
 async fn budgets(directory: &Path, options: &LoadOptions) {
-    let default = device::cpu::properties(None).step_budget;
+    let default = devices().first().expect("a device").0.step_budget;
     println!("{:>8} {:>8} {:>12} {:>12} {:>12}", "tokens", "beside", "alone, s", "beside, s", "longest gap");
     for tokens in [128, 256, 512] {
         for beside in [16, 32, 64, 128] {

@@ -34,14 +34,12 @@ use crate::{
     Error,
     adapters::Adapter,
     device::DeviceError,
-    events::{self, EventReceiver},
+    events::{self, EventReceiver, EventSender},
     executor::Executor,
     generate::{Chosen, Generation, GenerationParams, PromptNumbers, SequenceOutput, Strategy},
     parallel::Parallel,
     scheduler::{RequestId, Scheduler, pages_needed},
 };
-
-pub use crate::events::EventSender;
 
 /// One request for tokens.
 #[derive(Debug, Clone)]

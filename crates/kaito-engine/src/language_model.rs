@@ -16,7 +16,7 @@ use crate::{
     adapters::{self, Adapter, AdapterMemory, AdapterSource, Adapters, NamedAdapter},
     capacity::{self, Capacity, STEP_SCORES},
     device::{self, Device, Packed, Packing},
-    engine::{Engine, EngineStats, GenerationRequest, GenerationStream},
+    engine::{Engine, EngineStats},
     executor::ExecutorLimits,
     kv_cache::KvCache,
     request::{Prepared, Request, RequestContext},
@@ -245,15 +245,6 @@ impl LanguageModel {
             true => engine.submit(request),
             false => engine.submit_further(request),
         })
-    }
-
-    /// Generates tokens from tokens, without text.
-    ///
-    /// # Errors
-    /// As for [`Self::generate`].
-    #[doc(hidden)]
-    pub fn generate_tokens(&self, request: GenerationRequest) -> Result<GenerationStream, Error> {
-        self.0.engine.submit(request)
     }
 }
 

@@ -39,57 +39,53 @@
 //! # }
 //! ```
 //!
-//! [`dialects`] has requests with the semantics of other programs. The engine knows no HTTP, no preset names and no Kubernetes.
+//! [`dialects`] has requests with the semantics of other programs, [`remote`] what a request's tokens are asked with where an engine
+//! elsewhere computes them. The engine knows no HTTP, no preset names and no Kubernetes.
 #![forbid(unsafe_code)]
 
 mod adapters;
 mod cancel;
-#[doc(hidden)]
-pub mod capacity;
-#[doc(hidden)]
-pub mod decoder;
-pub mod device;
+mod capacity;
+mod decoder;
+mod device;
 pub mod dialects;
-#[doc(hidden)]
-pub mod engine;
+mod engine;
 mod error;
 mod events;
-#[doc(hidden)]
-pub mod executor;
-#[doc(hidden)]
-pub mod generate;
-#[doc(hidden)]
-pub mod kv_cache;
+mod executor;
+mod generate;
+mod kv_cache;
 mod language_model;
 mod output;
-#[doc(hidden)]
-pub mod parallel;
+mod parallel;
 mod prefix_index;
 mod prompt_bytes;
 mod quantized;
 mod recycle;
+pub mod remote;
 mod request;
-#[doc(hidden)]
-pub mod rope;
-#[doc(hidden)]
-pub mod scheduler;
+mod rope;
+mod scheduler;
 mod speculation;
 mod stop_strings;
 mod stream;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
-#[doc(hidden)]
-pub mod throttle;
+mod throttle;
 mod token_choice;
 
 pub use adapters::{Adapter, AdapterSource, Adapters, NamedAdapter};
 pub use cancel::Cancel;
-pub use device::{ComputeChoice, DeviceChoice, StepBudget};
+pub use device::{
+    ComputeChoice, DeviceChoice, DeviceError, DeviceErrorKind, DeviceMemory, DeviceProperties, Precisions, StepBudget,
+    list as devices,
+};
 pub use engine::EngineStats;
 pub use error::{Error, ErrorKind};
 pub use generate::{
-    Constraint, FinishReason, GenerateOptions, GenerationParams, PARAMETER_NAMES, ParameterError, Pooling, TokenMask,
+    Constraint, ConstraintSource, EarlyStopping, FinishReason, GenerateError, GenerateOptions, GenerationParams,
+    PARAMETER_NAMES, ParameterError, Pooling, TokenMask,
 };
 pub use kaito_kernels::{
     BlockFormat, Compute, DType, FileChange, KernelLevel, KvDType, LevelError, Quantization, WhatChanged, choose_level,
@@ -109,3 +105,4 @@ pub use output::{
 pub use request::{Decoding, Prepared, Prompt, Request, RequestContext};
 pub use stop_strings::{MAX_STOP_BYTES, MAX_STOPS, StopStrings};
 pub use stream::Stream;
+pub use throttle::Throttle;

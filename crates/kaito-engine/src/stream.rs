@@ -56,11 +56,11 @@ struct Generating {
 }
 
 impl Stream {
-    /// Queues all prompts with `submit`, which is told whether one is the first; if one is refused, none runs.
+    /// Queues all prompts with `submit`, which is told whether one is the first; if one is refused, none runs. For an engine that is
+    /// not a [`LanguageModel`](crate::LanguageModel): [`remote`](crate::remote) has what its `submit` needs.
     ///
     /// # Errors
     /// Those of `submit`.
-    #[doc(hidden)]
     pub fn start(
         prompts: Vec<Prepared>,
         submit: impl Fn(GenerationRequest, bool) -> Result<GenerationStream, Error>,

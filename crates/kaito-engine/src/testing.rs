@@ -9,6 +9,22 @@ mod null_model;
 
 pub use null_model::NullModel;
 
+/// Parts of the engine that tests outside it look at.
+pub use crate::{
+    capacity::{STEP_SCORES, bytes_per_token},
+    decoder::Decoder,
+    device::{
+        Packed,
+        cpu::{CpuOperations, PAGE_SIZE as CPU_PAGE_SIZE},
+    },
+    engine::Engine,
+    executor::{Executor, ExecutorLimits, Span, StepInput},
+    generate::{MAX_BAD_WORD_IDS, MAX_END_TOKENS, MAX_SEQUENCES, ResolveContext},
+    kv_cache::{KvCache, VariantKey},
+    rope::RopeTable,
+    scheduler::{Phase, Scheduler, SchedulerLimits},
+};
+
 use std::{
     num::NonZeroUsize,
     sync::{
@@ -21,12 +37,10 @@ use std::{
 use kaito_kernels::ThreadPool;
 
 use crate::{
-    Error,
-    device::{DeviceError, DeviceErrorKind},
-    engine::Engine,
-    executor::{Executor, ExecutorLimits, HostMemory, InputSpan, StepInput, StepOutput, Ticket},
-    kv_cache::{KvCache, PageId},
-    scheduler::{Faults, Scheduler, SchedulerLimits},
+    DeviceError, DeviceErrorKind, Error, GenerateOptions, GenerationParams, ParameterError,
+    executor::{HostMemory, InputSpan, StepOutput, Ticket},
+    kv_cache::PageId,
+    scheduler::Faults,
 };
 
 /// Tokens of the fake model.
@@ -35,6 +49,14 @@ pub const VOCAB: usize = 64;
 pub const PAGE_SIZE: usize = 4;
 /// Tokens of prompts that are scored in a step.
 const SCORES: usize = 5;
+
+/// What `options` come to where `context` says it all, without a model.
+///
+/// # Errors
+/// Options that contradict each other or the context.
+pub fn resolve(options: &GenerateOptions, context: &ResolveContext<'_>) -> Result<GenerationParams, ParameterError> {
+    GenerationParams::resolve(options, context)
+}
 
 /// Makes forward passes panic, half way through, fail or wait.
 #[derive(Debug, Clone, Default)]

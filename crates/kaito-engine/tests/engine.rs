@@ -10,17 +10,12 @@
 use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use kaito_engine::{
-    Error, ErrorKind, KvDType,
-    decoder::Decoder,
-    device::{
-        Packed,
-        cpu::{CpuOperations, PAGE_SIZE},
+    Error, ErrorKind, FinishReason, GenerateOptions, KvDType,
+    remote::{GenerationEvent, GenerationRequest, GenerationStream, SequenceOutput},
+    testing::{
+        CPU_PAGE_SIZE, CpuOperations, Decoder, Engine, ExecutorLimits, KvCache, Packed, ResolveContext, Scheduler,
+        SchedulerLimits, resolve,
     },
-    engine::{Engine, GenerationEvent, GenerationRequest, GenerationStream},
-    executor::ExecutorLimits,
-    generate::{FinishReason, GenerateOptions, GenerationParams, ResolveContext, SequenceOutput},
-    kv_cache::KvCache,
-    scheduler::{Scheduler, SchedulerLimits},
 };
 use kaito_kernels::ThreadPool;
 use kaito_model::family;
@@ -34,7 +29,7 @@ fn engine(pages: usize) -> Engine {
     let threads = Arc::new(ThreadPool::new(NonZeroUsize::MIN));
     let limits = ExecutorLimits {
         pages,
-        page_size: PAGE_SIZE,
+        page_size: CPU_PAGE_SIZE,
         step_tokens: 32,
         step_logits: 32,
         sequences: 16,
@@ -50,7 +45,7 @@ fn engine(pages: usize) -> Engine {
         step_scores: 0,
         long_above: None,
     };
-    let scheduler = Scheduler::new(limits, KvCache::new(u32::try_from(pages).unwrap(), PAGE_SIZE));
+    let scheduler = Scheduler::new(limits, KvCache::new(u32::try_from(pages).unwrap(), CPU_PAGE_SIZE));
     Engine::start(Box::new(decoder), threads, scheduler, MAX_WAITING).unwrap()
 }
 
@@ -65,7 +60,7 @@ fn request(prompt_len: usize, options: Value) -> GenerationRequest {
         pad_token_id: None,
     };
     let prompt = (0..prompt_len).map(|at| (at * 7 % 290) as u32 + 3).collect();
-    GenerationRequest { prompt, params: GenerationParams::resolve(&options, &context).unwrap() }
+    GenerationRequest { prompt, params: resolve(&options, &context).unwrap() }
 }
 
 async fn outputs(mut stream: GenerationStream) -> Vec<SequenceOutput> {

@@ -11,11 +11,7 @@ use std::{
 use kaito_engine::{
     Compute, ComputeChoice, DType, GenerateOptions, KvDType, LanguageModel, LoadOptions, Quantization, Request,
     StreamEvent,
-    decoder::Decoder,
-    device::{Packed, cpu::CpuOperations},
-    executor::{Executor, ExecutorLimits, Span, StepInput},
-    kv_cache::VariantKey,
-    rope::RopeTable,
+    testing::{CpuOperations, Decoder, Executor, ExecutorLimits, Packed, RopeTable, Span, StepInput, VariantKey},
 };
 use kaito_kernels::ThreadPool;
 use kaito_model::{

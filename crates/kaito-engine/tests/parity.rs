@@ -20,7 +20,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use case::Case;
-use kaito_engine::{DType, LanguageModel, LoadOptions, capacity, device};
+use kaito_engine::{
+    DType, LanguageModel, LoadOptions,
+    testing::{CPU_PAGE_SIZE, bytes_per_token},
+};
 use kaito_model::family;
 
 /// Enough for the longest sequence of any case and for its beams, but for few requests at once.
@@ -87,7 +90,7 @@ async fn check_together(model: &LanguageModel, cases: &[Arc<Case>], how: &str) -
 /// With few pages and a single thread, everything must come out the same.
 async fn check_loaded_otherwise(directory: &Path, options: LoadOptions, cases: &[Arc<Case>]) -> Vec<String> {
     let (config, _) = family::load(directory).unwrap();
-    let page_bytes = capacity::bytes_per_token(&config, options.kv_dtype) * device::cpu::PAGE_SIZE as u64;
+    let page_bytes = bytes_per_token(&config, options.kv_dtype) * CPU_PAGE_SIZE as u64;
     let options =
         LoadOptions { threads: NonZeroUsize::new(1), kv_cache_memory: Some(FEW_PAGES * page_bytes), ..options };
     let model = LanguageModel::load(directory, &options, &|_| ()).unwrap();

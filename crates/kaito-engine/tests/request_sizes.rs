@@ -20,7 +20,7 @@ use kaito_engine::{
         meta::{CompletionRequest, MetaOptions},
         openai::{BeamOptions, SamplingOptions},
     },
-    generate::{MAX_BAD_WORD_IDS, MAX_END_TOKENS, MAX_SEQUENCES},
+    testing::{MAX_BAD_WORD_IDS, MAX_END_TOKENS, MAX_SEQUENCES},
 };
 use serde_json::{Map, Value, json};
 

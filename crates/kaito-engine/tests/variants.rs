@@ -21,12 +21,8 @@ use std::{
 
 use changes::{copy_of, edit, edit_config};
 use kaito_engine::{
-    KvDType,
-    decoder::Decoder,
-    device::{DeviceErrorKind, Packed, cpu::CpuOperations},
-    executor::{Executor, ExecutorLimits, Span, StepInput},
-    kv_cache::VariantKey,
-    rope::RopeTable,
+    DeviceErrorKind, KvDType,
+    testing::{CpuOperations, Decoder, Executor, ExecutorLimits, Packed, RopeTable, Span, StepInput, VariantKey},
 };
 use kaito_kernels::ThreadPool;
 use kaito_model::{checkpoint::CheckpointError, config::ModelConfig, family, weights::ModelWeights};

@@ -13,8 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kaito_engine::Cancel;
-use kaito_engine::generate::TokenMask;
+use kaito_engine::{Cancel, TokenMask};
 use kaito_grammar::{Grammar, Grammars};
 use kaito_model::tokenizer::{Special, Tokenizer};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! The kinds of grammar, and how each becomes one that can be compiled.
 
-use kaito_engine::generate::ConstraintSource;
+use kaito_engine::ConstraintSource;
 use llguidance::JsonCompileOptions;
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Map, Value, json};

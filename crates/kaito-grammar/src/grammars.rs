@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use kaito_engine::{Cancel, generate::Constraint};
+use kaito_engine::{Cancel, Constraint};
 use kaito_model::tokenizer::Tokenizer;
 use llguidance::api::ParserLimits;
 use llguidance::toktrie::{InferenceCapabilities, TokEnv};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use kaito_engine::generate::{Constraint, ConstraintSource, TokenMask};
+use kaito_engine::{Constraint, ConstraintSource, TokenMask};
 use llguidance::Matcher;
 
 /// Follows one sequence by a compiled grammar. Forks share nothing that they write to, so they can be asked on several

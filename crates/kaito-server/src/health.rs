@@ -63,7 +63,7 @@ fn check_progress(stats: &EngineStats, limit: Duration, cause: impl Fn() -> Opti
 
 #[cfg(test)]
 mod tests {
-    use kaito_engine::device::{DeviceError, DeviceErrorKind};
+    use kaito_engine::{DeviceError, DeviceErrorKind};
 
     use super::*;
 

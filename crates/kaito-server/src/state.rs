@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use kaito_engine::throttle::Throttle;
+use kaito_engine::Throttle;
 use kaito_grammar::Grammars;
 use tokio::sync::watch;
 

@@ -4,11 +4,9 @@
 use std::io;
 use std::sync::{Arc, Mutex, mpsc};
 
-use kaito_engine::LoadOptions;
-use kaito_engine::device::DeviceErrorKind;
-use kaito_engine::engine::{GenerationEvent, GenerationRequest};
-use kaito_engine::generate::{GenerateOptions, GenerationParams, ResolveContext};
-use kaito_engine::testing::{At, FakeEngine, VOCAB};
+use kaito_engine::remote::{GenerationEvent, GenerationRequest};
+use kaito_engine::testing::{At, FakeEngine, ResolveContext, VOCAB, resolve};
+use kaito_engine::{DeviceErrorKind, GenerateOptions, LoadOptions};
 use kaito_server::{Error, Server};
 use kaito_testing::server::{CHAT_MODEL, load, options};
 use kaito_testing::wait::eventually;
@@ -82,7 +80,7 @@ async fn fail_steps(steps: usize) {
     };
     for _ in 0..steps {
         fake.device.fail_next(DeviceErrorKind::OutOfMemory, At::Submit);
-        let params = GenerationParams::resolve(&GenerateOptions::default(), &context).unwrap();
+        let params = resolve(&GenerateOptions::default(), &context).unwrap();
         let mut stream = fake.engine.submit(GenerationRequest { prompt: vec![1, 2, 3], params }).unwrap();
         let last = loop {
             match stream.next().await.unwrap() {

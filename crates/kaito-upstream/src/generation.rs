@@ -12,8 +12,10 @@ use futures_util::{
 };
 use kaito_engine::{
     Error,
-    engine::{EventSender, GenerationControl, GenerationEvent, GenerationStream, generation_channel},
-    generate::{PromptNumbers, SequenceOutput},
+    remote::{
+        EventSender, GenerationControl, GenerationEvent, GenerationStream, PromptNumbers, SequenceOutput,
+        generation_channel,
+    },
 };
 use tokio::{
     runtime::Handle,

@@ -13,7 +13,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use kaito_client::Http;
 use kaito_engine::{
     Adapters, EngineStats, FileChange, ModelFiles, ModelInfo, Prepared, RequestContext, Stream,
-    engine::{GenerationRequest, GenerationStream},
+    remote::{GenerationRequest, GenerationStream},
 };
 use kaito_server::Model;
 use tokio::{runtime::Handle, time};

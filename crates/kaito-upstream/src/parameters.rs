@@ -3,8 +3,8 @@
 //! What an engine elsewhere does otherwise than the reference is refused by name: nothing is dropped or approximated in silence.
 
 use kaito_engine::{
-    ParameterError, RequestContext,
-    generate::{ConstraintSource, GenerationParams, Processors, RawProcessors, Strategy, Warper},
+    ConstraintSource, GenerationParams, ParameterError, RequestContext,
+    remote::{Processors, RawProcessors, Strategy, Warper},
 };
 use serde_json::{Map, Value, json};
 

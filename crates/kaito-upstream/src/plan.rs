@@ -1,6 +1,9 @@
 //! What the engine is asked for, for one prompt.
 
-use kaito_engine::{ParameterError, RequestContext, engine::GenerationRequest, generate::Strategy};
+use kaito_engine::{
+    ParameterError, RequestContext,
+    remote::{GenerationRequest, Strategy},
+};
 use serde_json::{Map, Value, json};
 
 use crate::{

@@ -1,7 +1,7 @@
 //! The scores of a prompt's tokens. vLLM streams none, so they are asked for by a request of their own.
 
 use kaito_client::Http;
-use kaito_engine::{Error, generate::TokenScore};
+use kaito_engine::{Error, remote::TokenScore};
 
 use crate::{
     engine::Engine,

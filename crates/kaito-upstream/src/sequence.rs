@@ -3,8 +3,7 @@
 use kaito_client::EventStream;
 use kaito_engine::{
     Error, FinishReason,
-    engine::EventSender,
-    generate::{Chosen, SequenceOutput, TokenScore},
+    remote::{Chosen, EventSender, SequenceOutput, TokenScore},
 };
 use tokio::{sync::Notify, time};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kaito_engine::generate::TokenScore;
+use kaito_engine::remote::TokenScore;
 use serde::Deserialize;
 use serde_json::Value;
 

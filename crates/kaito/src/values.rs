@@ -43,7 +43,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// A device of `kaito devices`, or `auto`.
 pub fn device(text: &str) -> Result<DeviceChoice, String> {
-    text.parse().map_err(|error: kaito_engine::device::DeviceError| error.cause)
+    text.parse().map_err(|error: kaito_engine::DeviceError| error.cause)
 }
 
 /// A level of kernels, whether or not this machine has it.

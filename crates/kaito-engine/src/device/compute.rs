@@ -35,7 +35,7 @@ impl ComputeChoice {
     ///
     /// # Errors
     /// If a rounding is asked for that products with such weights do not have.
-    pub fn resolve(self, weights: Held, is_fast: impl Fn(Compute) -> bool) -> Result<Compute, String> {
+    pub(crate) fn resolve(self, weights: Held, is_fast: impl Fn(Compute) -> bool) -> Result<Compute, String> {
         let rounded = match weights {
             Held::Floats(DType::F32) => Compute::Exact,
             Held::Floats(DType::Bf16 | DType::F16) => Compute::Bf16,

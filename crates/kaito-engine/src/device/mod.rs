@@ -125,7 +125,7 @@ impl DeviceProperties {
     ///
     /// # Errors
     /// [`DeviceErrorKind::Unsupported`], with what it has instead.
-    pub fn check(&self, packing: &Packing, kv_dtype: KvDType) -> Result<(), DeviceError> {
+    pub(crate) fn check(&self, packing: &Packing, kv_dtype: KvDType) -> Result<(), DeviceError> {
         let Precisions { weights, kv_cache, quantized, .. } = self.precisions;
         self.check_one("weights", packing.dtype, weights)?;
         self.check_one("quantised weights", packing.quantization, quantized)?;

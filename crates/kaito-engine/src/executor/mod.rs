@@ -17,7 +17,9 @@
 
 mod step_input;
 
-pub use self::step_input::{InputSpan, Span, StepInput};
+#[cfg(any(test, feature = "testing"))]
+pub use self::step_input::InputSpan;
+pub use self::step_input::{Span, StepInput};
 use crate::device::{DeviceError, DeviceErrorKind};
 use kaito_model::adapter::AdapterWeights;
 
@@ -78,12 +80,14 @@ impl StepOutput {
         Self { states: Some((states, len)), ..self }
     }
 
-    /// Rows of logits, each as long as the vocabulary, one for each row that was wanted, in their order.
+    /// The rows of logits alone.
+    #[cfg(any(test, feature = "testing"))]
     pub fn logits(&mut self) -> &mut [f32] {
         self.numbers().0
     }
 
-    /// The same, and rows of hidden states behind the final norm, one for each row of the step, where any were wanted.
+    /// Rows of logits, each as long as the vocabulary, one for each row that was wanted, in their order; and rows of hidden states
+    /// behind the final norm, one for each row of the step, where any were wanted.
     pub fn numbers(&mut self) -> (&mut [f32], &[f32]) {
         let states = self.states.as_mut().map_or(&[][..], |(states, len)| &(**states).as_mut()[..*len]);
         (&mut (*self.logits).as_mut()[..self.len], states)

@@ -29,13 +29,10 @@ use std::ops::Range;
 use beam::BeamSearch;
 pub use constraint::{AskAhead, Constraint, ConstraintSource, TokenMask};
 use independent::Independent;
-pub use options::{
-    EarlyStopping, GenerateOptions, MAX_BAD_WORD_IDS, MAX_BEAMS, MAX_END_TOKENS, MAX_SEQUENCES, PARAMETER_NAMES,
-    ParameterError,
-};
-pub use params::{
-    BeamParams, GenerationParams, MAX_ANSWER_TOKENS, MAX_SCORED_TOKENS, ResolveContext, Returns, Strategy,
-};
+pub use options::{EarlyStopping, GenerateOptions, MAX_END_TOKENS, PARAMETER_NAMES, ParameterError};
+#[cfg(any(test, feature = "testing"))]
+pub use options::{MAX_BAD_WORD_IDS, MAX_SEQUENCES};
+pub use params::{BeamParams, GenerationParams, MAX_ANSWER_TOKENS, ResolveContext, Returns, Strategy};
 use pool::Pool;
 pub use pool::Pooling;
 pub use processors::{ForcedEos, Processors};
@@ -114,8 +111,8 @@ pub struct TokenScore {
     pub log_prob: f32,
     /// Its place among all tokens, from 1, likeliest first and of equals that of the lower id; known of raw scores.
     pub rank: Option<usize>,
-    /// The likeliest tokens and their log-probabilities, likeliest first: up to [`TOP_SCORES`], none of probability zero, or as
-    /// many as `log_probs` asks for.
+    /// The likeliest tokens and their log-probabilities, likeliest first: up to ten, none of probability zero, or as many
+    /// as `log_probs` asks for.
     pub top: Vec<(u32, f32)>,
 }
 
@@ -228,13 +225,14 @@ enum Search {
 }
 
 impl Generation {
-    /// A generation that continues `prompt`. One that is as long as the longest allowed sequence is finished at once, or when its
-    /// prompt is scored.
+    /// A generation that continues `prompt`.
+    #[cfg(test)]
     pub fn new(prompt: Vec<u32>, params: GenerationParams) -> Self {
         Self::within(prompt, params, usize::MAX)
     }
 
-    /// The same with at most `sequences` live sequences: those beyond that wait for their turn. Beams need all of theirs.
+    /// A generation that continues `prompt` in at most `sequences` live sequences: those beyond that wait for their turn. Beams need
+    /// all of theirs. One whose prompt is as long as the longest allowed sequence is finished at once, or when its prompt is scored.
     pub fn within(prompt: Vec<u32>, params: GenerationParams, sequences: usize) -> Self {
         let max_total_len = params.max_total_len.max(prompt.len());
         let (cache_salt, adapter) = (params.cache_salt, params.adapter.clone());

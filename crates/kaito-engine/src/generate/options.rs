@@ -135,7 +135,7 @@ impl Allowed {
     }
 }
 
-/// Most sequences that one request may ask for. [`super::MAX_ANSWER_TOKENS`] bounds what is in them.
+/// Most sequences that one request may ask for. `MAX_ANSWER_TOKENS` bounds what is in them.
 pub const MAX_SEQUENCES: usize = 4096;
 /// Most beams, which all run at the same time.
 pub const MAX_BEAMS: usize = 256;

@@ -13,7 +13,7 @@ pub const MAX_ANSWER_TOKENS: usize = 1 << 22;
 /// Most new tokens whose scores are returned: each comes with those of ten others, and their texts.
 pub const MAX_SCORED_TOKENS: usize = 1 << 16;
 
-/// What [`GenerationParams::resolve`] must know besides the options.
+/// What `GenerationParams::resolve` must know besides the options.
 #[derive(Debug, Clone, Copy)]
 pub struct ResolveContext<'a> {
     /// Tokens of the prompt, prefix and special tokens included.
@@ -119,7 +119,7 @@ impl GenerationParams {
     ///
     /// # Errors
     /// Options that contradict each other, token ids outside the vocabulary, a prompt that leaves no room.
-    pub fn resolve(options: &GenerateOptions, context: &ResolveContext<'_>) -> Result<Self, ParameterError> {
+    pub(crate) fn resolve(options: &GenerateOptions, context: &ResolveContext<'_>) -> Result<Self, ParameterError> {
         let do_sample = options.do_sample.unwrap_or(false);
         let num_beams = options.num_beams.unwrap_or(1);
         check_strategy(options, do_sample, num_beams)?;

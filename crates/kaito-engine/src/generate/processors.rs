@@ -44,7 +44,7 @@ impl Processors {
     /// Changes `scores` for a sequence that is `tokens` so far, of which the first `prompt_len` are the prompt.
     ///
     /// `chosen_by_earlier_groups` are the tokens that the groups before this one chose at this step, one for each beam.
-    pub fn apply(
+    pub(crate) fn apply(
         &self,
         scores: &mut [f32],
         tokens: &[u32],

@@ -47,7 +47,7 @@ impl RawProcessors {
     ///
     /// # Errors
     /// Scores that can't be chosen from.
-    pub fn apply(
+    pub(crate) fn apply(
         &self,
         params: &GenerationParams,
         tokens: &[u32],

@@ -37,7 +37,7 @@ pub struct Warpers {
 impl Warpers {
     /// Leaves in `scratch.candidates` the tokens that can be drawn and their warped scores, in no particular order; all other
     /// tokens have probability zero. `scores` may be changed.
-    pub fn apply(&self, scores: &mut [f32], scratch: &mut Scratch) {
+    pub(crate) fn apply(&self, scores: &mut [f32], scratch: &mut Scratch) {
         let Scratch { candidates, best, .. } = scratch;
         candidates.clear();
         candidates.reserve(scores.len());

@@ -4,10 +4,7 @@ use std::{num::NonZeroUsize, sync::Arc};
 
 use kaito_engine::{
     KvDType, Quantization,
-    decoder::Decoder,
-    device::{Packed, cpu::CpuOperations},
-    executor::{Executor, ExecutorLimits, Span, StepInput},
-    kv_cache::VariantKey,
+    testing::{CpuOperations, Decoder, Executor, ExecutorLimits, Packed, Span, StepInput, VariantKey},
 };
 use kaito_kernels::ThreadPool;
 use kaito_model::{

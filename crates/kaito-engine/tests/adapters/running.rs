@@ -3,11 +3,9 @@
 use std::{num::NonZeroUsize, time::Duration};
 
 use kaito_engine::{
-    Adapter, AdapterSource, DType, LanguageModel, LoadOptions, Quantization,
-    engine::{GenerationEvent, GenerationRequest},
-    generate::{GenerateOptions, GenerationParams, ResolveContext},
+    Adapter, AdapterSource, DType, Decoding, GenerateOptions, LanguageModel, LoadOptions, Prepared, Quantization,
+    StopStrings,
 };
-use serde_json::{Value, json};
 
 use crate::{MODELS, STRENGTHS, VARIANTS, adapter, cases, model};
 
@@ -37,33 +35,18 @@ fn load(name: &str, options: &LoadOptions) -> LanguageModel {
     LanguageModel::load(&model(name), options, &|_| ()).unwrap()
 }
 
-fn request(model: &LanguageModel, prompt: &[u32], new: usize, adapter: Option<Adapter>) -> GenerationRequest {
-    let Value::Object(options) = json!({ "max_new_tokens": new }) else { panic!("an object") };
-    let context = ResolveContext {
-        prompt_len: prompt.len(),
-        prefix_len: 0,
-        vocab_size: model.info().vocab_size,
-        max_seq_len: model.info().max_seq_len,
-        eos_token_ids: &[],
-        pad_token_id: None,
-    };
-    let params = GenerationParams::resolve(&GenerateOptions::from_json(&options).unwrap(), &context).unwrap();
-    GenerationRequest { prompt: prompt.to_vec(), params: GenerationParams { adapter, ..params } }
+fn request(model: &LanguageModel, prompt: &[u32], new: usize, adapter: Option<Adapter>) -> Prepared {
+    let end_tokens = Some(Vec::new());
+    let options = GenerateOptions { max_new_tokens: Some(new), eos_token_id: end_tokens, ..GenerateOptions::default() };
+    let context = model.context();
+    let params = context.resolve(&options, prompt.len(), 0).unwrap();
+    Prepared::new(context, prompt.to_vec(), params, Decoding::default(), StopStrings::default()).with_adapter(adapter)
 }
 
 /// The new tokens, and how many of the prompt were in the prefix cache.
-async fn answer(model: &LanguageModel, request: GenerationRequest) -> (Vec<u32>, usize) {
-    let prompt = request.prompt.len();
-    let mut stream = model.generate_tokens(request).unwrap();
-    loop {
-        match stream.next().await.expect("an end") {
-            GenerationEvent::Finished(sequences) => {
-                return (sequences[0].tokens[prompt..].to_vec(), stream.cached_tokens());
-            }
-            GenerationEvent::Failed(error) => panic!("{error}"),
-            GenerationEvent::Started | GenerationEvent::Chosen(_) => {}
-        }
-    }
+async fn answer(model: &LanguageModel, request: Prepared) -> (Vec<u32>, usize) {
+    let output = model.start(vec![request]).unwrap().output().await.unwrap();
+    (output.sequences[0].tokens.clone(), output.usage.cached_tokens)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,8 +133,9 @@ async fn an_adapter_goes_when_the_last_request_that_holds_it_ends() {
     let model = load(name, &options(vec![source(name, "one", "one", 1.0)], false));
     let case = &cases(name)[0];
     holds(&model, 1).await;
-    let long = request(&model, &case.prompt, 60, model.adapters().find("one"));
-    let expected = answer(&model, long.clone()).await.0;
+    let long = || request(&model, &case.prompt, 60, model.adapters().find("one"));
+    let expected = answer(&model, long()).await.0;
+    let long = long();
     let running = tokio::spawn({
         let model = model.clone();
         async move { answer(&model, long).await.0 }

@@ -2,14 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use kaito_engine::KvDType;
-use kaito_engine::decoder::Decoder;
-use kaito_engine::device::{Packed, cpu::CpuOperations};
-use kaito_engine::engine::{Engine, GenerationEvent, GenerationRequest};
-use kaito_engine::executor::ExecutorLimits;
-use kaito_engine::generate::GenerationParams;
-use kaito_engine::kv_cache::KvCache;
-use kaito_engine::scheduler::{Scheduler, SchedulerLimits};
+use kaito_engine::{
+    GenerationParams, KvDType,
+    remote::{GenerationEvent, GenerationRequest},
+    testing::{CpuOperations, Decoder, Engine, ExecutorLimits, KvCache, Packed, Scheduler, SchedulerLimits},
+};
 use kaito_kernels::ThreadPool;
 use kaito_model::family;
 use serde_json::{Map, Value};

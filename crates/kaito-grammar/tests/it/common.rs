@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use kaito_engine::Cancel;
-use kaito_engine::generate::{Constraint, TokenMask};
+use kaito_engine::{Cancel, Constraint, TokenMask};
 use kaito_grammar::{Error, Grammar, Grammars};
 use kaito_model::tokenizer::{DecodeOptions, Special, Tokenizer};
 use serde_json::Value;

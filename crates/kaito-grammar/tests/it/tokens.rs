@@ -1,6 +1,6 @@
 //! What the mask allows is what the tokens spell.
 
-use kaito_engine::generate::Constraint;
+use kaito_engine::Constraint;
 use kaito_grammar::{Grammar, Grammars};
 use kaito_model::tokenizer::Special;
 use serde_json::json;

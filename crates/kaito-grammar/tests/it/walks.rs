@@ -1,6 +1,6 @@
 //! Whatever is drawn from the masks is JSON of the schema.
 
-use kaito_engine::generate::Constraint;
+use kaito_engine::Constraint;
 use proptest::prelude::*;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use kaito_engine::{device::DeviceErrorKind, scheduler::Phase, testing::At};
+use kaito_engine::DeviceErrorKind;
+use kaito_engine::testing::{At, Phase};
 use kaito_server::ServerOptions;
 use kaito_testing::{
     server::{options, parse_events},

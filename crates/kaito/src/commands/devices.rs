@@ -1,10 +1,7 @@
 //! `kaito devices`: what this machine can compute on.
 
 use anyhow::Context;
-use kaito_engine::{
-    KernelLevel,
-    device::{self, DeviceMemory, DeviceProperties},
-};
+use kaito_engine::{DeviceMemory, DeviceProperties, KernelLevel};
 use serde_json::{Value, json};
 
 use super::pretty;
@@ -16,7 +13,7 @@ use crate::{
 
 pub fn run(args: &DevicesArgs) -> anyhow::Result<()> {
     KernelLevel::from_environment().context("KAITO_KERNELS")?;
-    let devices = device::list();
+    let devices = kaito_engine::devices();
     print(&if args.json { pretty(&devices.iter().map(json_of).collect::<Vec<_>>())? } else { table(&devices) })
 }
 
@@ -73,13 +70,13 @@ fn names(precisions: &[impl ToString]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use kaito_engine::{Compute, device::cpu};
+    use kaito_engine::Compute;
 
     use super::*;
 
     #[test]
     fn a_device_a_line() {
-        let mut device = cpu::properties(None);
+        let (mut device, _) = kaito_engine::devices().remove(0);
         device.model = Some("AMD EPYC 7B13".to_owned());
         (device.instruction_set, device.cores) = ("avx2", 16);
         device.precisions.compute = &[Compute::Exact, Compute::Bf16];

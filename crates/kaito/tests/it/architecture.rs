@@ -102,6 +102,19 @@ fn the_engine_knows_no_http() {
 }
 
 #[test]
+fn the_engine_is_a_facade_and_the_rest_of_it_is_private() {
+    let folder = crates().join("kaito-engine/src");
+    let root = fs::read_to_string(folder.join("lib.rs")).unwrap();
+    let public: Vec<_> = root.lines().filter_map(|line| line.trim().strip_prefix("pub mod ")).collect();
+    assert_eq!(public, ["dialects;", "remote;", "testing;"]);
+    let for_tests_alone = "#[cfg(any(test, feature = \"testing\"))]\n#[doc(hidden)]\npub mod testing;\n";
+    assert!(root.contains(for_tests_alone), "what tests look at is there with the feature `testing` alone");
+    // Nothing is public for other crates and kept from the documentation.
+    let all: String = sources(&folder).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    assert_eq!(all.matches("doc(hidden)").count(), 1);
+}
+
+#[test]
 fn dialects_stand_beside_the_ways_through_engine_and_server() {
     let of_server = ["dialect", "openai", "anthropic", "ollama", "tgi"];
     for (sources_of, dialects) in [("kaito-engine/src", &["dialects"][..]), ("kaito-server/src", &of_server)] {

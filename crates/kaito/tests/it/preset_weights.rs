@@ -10,9 +10,8 @@ use std::{
 };
 
 use kaito_engine::{
-    KvDType,
-    capacity::{STEP_SCORES, bytes_per_token},
-    device::{self, cpu::PAGE_SIZE},
+    KvDType, devices,
+    testing::{CPU_PAGE_SIZE, STEP_SCORES, bytes_per_token},
 };
 use kaito_image::{Expected, Model};
 use kaito_model::family;
@@ -67,13 +66,13 @@ fn a_presets_own_weights_pass_and_those_of_others_do_not() {
 /// The planner counts for GPUs from a preset's shape, the server from the file that it has loaded.
 #[test]
 fn the_planner_counts_the_rows_of_logits_of_the_server() {
-    let (cpus, _) = &device::list()[0];
+    let (cpus, _) = &devices()[0];
     assert_eq!(FURTHER_LOGITS_ON_CPUS, (cpus.step_budget.drafts + STEP_SCORES) as u64);
 }
 
 #[test]
 fn the_planner_and_the_server_count_the_same_kv_cache() {
-    assert_eq!(PAGE_SIZE as u64, PAGE_TOKENS);
+    assert_eq!(CPU_PAGE_SIZE as u64, PAGE_TOKENS);
     for preset in PRESETS {
         let (config, _weights) = family::load(hollow(preset).path()).unwrap();
         for (server, planner) in [(KvDType::F32, Precision::F32), (KvDType::Bf16, Precision::Bf16)] {

@@ -20,11 +20,6 @@ pub fn memory() -> DeviceMemory {
     }
 }
 
-/// Memory that this process can still take: the system's, or what its control group leaves, if that is less.
-pub fn available_memory() -> u64 {
-    memory().free
-}
-
 /// A field of `/proc/meminfo`, in bytes.
 fn field(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;

@@ -12,10 +12,7 @@ use std::{fs, num::NonZeroUsize, sync::Arc, thread};
 use kaito_kernels::{Compute, DType, KernelLevel, KvDType, Quantization, ThreadPool, instruction_set};
 use kaito_model::{config::ModelConfig, weights::ModelWeights};
 
-pub use self::{
-    memory::{available_memory, memory},
-    operations::CpuOperations,
-};
+pub use self::{memory::memory, operations::CpuOperations};
 use super::{Device, DeviceError, DeviceMemory, DeviceProperties, Packed, Packing, Precisions, StepBudget};
 use crate::{
     Error,

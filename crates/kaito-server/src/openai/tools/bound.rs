@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use kaito_engine::generate::{Constraint, TokenMask};
-use kaito_engine::{Cancel, Tokenizer};
+use kaito_engine::{Cancel, Constraint, TokenMask, Tokenizer};
 use kaito_grammar::{Grammar, Grammars};
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};

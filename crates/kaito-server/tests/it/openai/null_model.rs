@@ -1,7 +1,7 @@
 //! Requests whose tokens do not matter, over a model that waits where it is told to.
 
 use futures_util::StreamExt;
-use kaito_engine::scheduler::Phase;
+use kaito_engine::testing::Phase;
 use kaito_testing::{server::options, wait::eventually};
 use serde_json::{Value, json};
 
