@@ -139,7 +139,7 @@ impl InputGroups {
 
     /// The same groups from a later token of the tile on.
     #[inline(always)]
-    pub(super) fn from_token(self, token: usize) -> Self {
+    pub(super) fn beginning_at(self, token: usize) -> Self {
         Self {
             numbers: self.numbers.wrapping_add(token),
             scales: self.scales.wrapping_add(token),

@@ -93,6 +93,7 @@ pub(super) trait Dot: Copy {
     /// # Safety
     /// So many pairs can be read at `factors`, and of each of `T` tokens at `sums`.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // Iterators take closures.
     unsafe fn pair_products<const T: usize>(
         self,
         pairs: usize,

@@ -245,7 +245,7 @@ impl Stored {
     }
 
     #[inline(always)]
-    fn from_token(self, token: usize) -> Self {
+    fn beginning_at(self, token: usize) -> Self {
         Self(self.0.wrapping_add(token))
     }
 }
@@ -362,8 +362,8 @@ impl<G: PartedProduct> Products for InParts<G> {
         // SAFETY: by contract.
         unsafe {
             let outputs = unit.outputs.add(first);
-            let (y, input) = (load_sums::<D, SCALED>(dot, outputs), unit.input.from_token(first));
-            let [y] = self.0.add_parts(dot, sums.from_token(first), [unit.sides], input, [y]);
+            let (y, input) = (load_sums::<D, SCALED>(dot, outputs), unit.input.beginning_at(first));
+            let [y] = self.0.add_parts(dot, sums.beginning_at(first), [unit.sides], input, [y]);
             store_sums(dot, outputs, y);
         }
     }
@@ -444,7 +444,7 @@ impl<const Q: usize> Products for Folded<Q> {
                 of_group[token] = dot.joined(sums.at(0, first + token), sums.at(1, first + token));
             }
             let outputs = unit.outputs.add(first);
-            let (y, input) = (load_sums::<D, SCALED>(dot, outputs), unit.input.from_token(first));
+            let (y, input) = (load_sums::<D, SCALED>(dot, outputs), unit.input.beginning_at(first));
             let [y] = self.0.add_group(dot, [of_group], [unit.sides], input, [y]);
             store_sums(dot, outputs, y);
         }
