@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 HOUR = 3600.0
 
-# The release whose source package is built.
-LLAMA_CPP = "0.3.36"
+# Prints the folder of llama.cpp's source, and its version.
+LLAMA_CPP_SOURCE = ROOT / "tests" / "gguf" / "llama-cpp-source"
 LLAMA_CPP_OPTIONS = ("-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", *(f"-D{option}=OFF" for option in (
     "BUILD_SHARED_LIBS", "LLAMA_OPENSSL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_UI",
     "LLAMA_USE_PREBUILT_UI", "GGML_CCACHE")))
@@ -120,8 +119,9 @@ def name_as_vllm(python):
 
 @dataclass(frozen=True)
 class LlamaBuild:
-    """Folders of llama.cpp's source and of its programs, and Python with what its `gguf` package needs."""
+    """Version of llama-cpp-python, folders of its copy of llama.cpp and of that one's programs, and Python with what its `gguf` package needs."""
 
+    version: str
     source: Path
     binaries: Path
     python: Path
@@ -129,21 +129,10 @@ class LlamaBuild:
 
 def llama_cpp(say):
     """Builds llama.cpp from the llama-cpp-python source package, for this machine's instructions."""
-    folder = cache_folder() / f"llama.cpp-{LLAMA_CPP}"
-    source = folder / "source"
-    if not (source / "CMakeLists.txt").exists():
-        say(f"downloading llama-cpp-python {LLAMA_CPP} for its copy of llama.cpp")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as download:
-            processes.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                           "--no-binary", "llama-cpp-python", "--dest", download, f"llama-cpp-python=={LLAMA_CPP}"],
-                          HOUR, None)
-            [archive] = Path(download).glob("*.tar.gz")
-            with tarfile.open(archive) as package:
-                package.extractall(download, filter="data")
-            [unpacked] = Path(download).glob("*/vendor/llama.cpp")
-            unpacked.rename(source)
-    build = folder / f"build-{build_key()}"
+    version = processes.run([LLAMA_CPP_SOURCE, "--version"], 60, None).output.strip()
+    say(f"llama.cpp of llama-cpp-python {version}, 77 MB unless it is there")
+    source = Path(processes.run([LLAMA_CPP_SOURCE], HOUR, None).output.strip())
+    build = source.with_name(f"build-{build_key()}")
     binaries = build / "bin"
     # The programs are linked last, so that one which is there is whole.
     if not all((binaries / tool).exists() for tool in TOOLS):
@@ -155,7 +144,7 @@ def llama_cpp(say):
                        f"-DCMAKE_CXX_FLAGS=-include {build / TILE_CONFIG.name}"], 600, None)
         processes.run(["cmake", "--build", build, "--parallel", str(processes.CORES), "--target", *TOOLS],
                       2 * HOUR, None)
-    return LlamaBuild(source, binaries, gguf_tools(say))
+    return LlamaBuild(version, source, binaries, gguf_tools(say))
 
 
 def build_key():

@@ -104,7 +104,7 @@ class Session:
             self.llama = engines.LlamaCpp(self.llama_build.binaries, self.settings)
             runs = self.attempt("llama.cpp: what it can use", self.llama.system) or {}
             self.say(f"llama.cpp: {engines.tiles(runs)}")
-            self.versions[LLAMA] = f"{engines.tiles(runs)}, of llama-cpp-python {programs.LLAMA_CPP}, tile configuration kept alive at build time"
+            self.versions[LLAMA] = f"{engines.tiles(runs)}, of llama-cpp-python {self.llama_build.version}, tile configuration kept alive at build time"
         if wanted(VLLM) and (python := programs.vllm(self.say, named(VLLM))):
             self.vllm = Vllm(python, self.settings)
         if wanted(TRANSFORMERS) and (python := programs.transformers(self.say, named(TRANSFORMERS))):

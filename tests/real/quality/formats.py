@@ -9,23 +9,22 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import dequantize
 
 GROUP, ROWS = 128, 16
-CODEBOOK = np.array([-21, -17, -14, -11, -8, -6, -4, -2, 0, 2, 4, 6, 8, 11, 14, 19], np.int32)
-MULTIPLIERS = np.array([3, 4, 5, 6, -3, -4, -5, -6], np.int32)
+CODEBOOK = np.array([-21, -17, -14, -11, -8, -6, -4, -2, 0, 2, 4, 6, 8, 11, 14, 19], np.int8)
+MULTIPLIERS = np.array([3, 4, 5, 6, -3, -4, -5, -6], np.int8)
 
 
 def padded(matrix: np.ndarray, columns: int) -> np.ndarray:
-    return np.ascontiguousarray(np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % columns))), np.float32)
+    return np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % columns)))
+
+
+HADAMARD = np.ones((1, 1))
+while len(HADAMARD) < GROUP:
+    HADAMARD = np.block([[HADAMARD, HADAMARD], [HADAMARD, -HADAMARD]])
 
 
 def rotated(matrix: np.ndarray) -> np.ndarray:
-    """The Walsh-Hadamard transform of each group of 128 columns."""
-    values = matrix.reshape(-1, GROUP)
-    apart = GROUP // 2
-    while apart:
-        pairs = values.reshape(-1, GROUP // (2 * apart), 2, apart)
-        values = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).reshape(-1, GROUP)
-        apart //= 2
-    return values.reshape(matrix.shape)
+    """The Walsh-Hadamard transform of each group of 128 columns, in 64 bits."""
+    return (matrix.reshape(-1, GROUP).astype(np.float64, copy=False) @ HADAMARD).reshape(matrix.shape)
 
 
 class Ours:
@@ -46,7 +45,7 @@ class Ours:
         scales = (sides[..., :32].copy().view("<u2").astype(np.uint32) << 16).view(np.float32)
         if name == "int8":
             # [block][group][quad][row][column of the quad]
-            numbers = quants.reshape(blocks, groups, GROUP // 4, ROWS, 4).astype(np.int32) - 128
+            numbers = (quants ^ 128).view(np.int8).reshape(blocks, groups, GROUP // 4, ROWS, 4)
         else:
             pairs = quants.reshape(blocks, groups, GROUP // 8, 1, ROWS, 4)
             nibbles = np.concatenate([pairs & 15, pairs >> 4], 3).reshape(blocks, groups, GROUP // 4, ROWS, 4)
@@ -55,11 +54,13 @@ class Ours:
             magnitudes = planes[:, :, np.arange(8) // 4] >> (2 * (subgroups % 4)).astype(np.uint8) & 3
             signs = planes[:, :, 2:3] >> subgroups.astype(np.uint8) & 1
             multipliers = MULTIPLIERS[magnitudes + 4 * signs]
-            # Four quads are a subgroup.
+            # Four quads are a subgroup. No product is larger than 21 * 6.
             numbers = CODEBOOK[nibbles] * multipliers.repeat(4, 2)[..., None]
-        values = numbers * scales[:, :, None, :, None]
-        values = values.transpose(0, 3, 1, 2, 4).reshape(blocks * ROWS, groups * GROUP)
-        return np.ascontiguousarray(rotated(values.astype(np.float32))[:rows, :cols] / GROUP)
+        # [block][row][group][column]
+        numbers = numbers.transpose(0, 3, 1, 2, 4).reshape(blocks, ROWS, groups, GROUP)
+        values = numbers * scales.transpose(0, 2, 1)[..., None]
+        values = rotated(values.reshape(blocks * ROWS, groups * GROUP))[:rows, :cols] / GROUP
+        return values.astype(np.float32)
 
     @staticmethod
     def activations(values: np.ndarray) -> np.ndarray:
@@ -82,7 +83,7 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
 
 def eight_bits(values: np.ndarray, group: int) -> np.ndarray:
     groups = values.reshape(-1, group)
-    scales = np.abs(groups).max(1, keepdims=True) / np.float32(127)
+    scales = np.abs(groups).max(1, keepdims=True) / 127
     scales[scales == 0] = 1
     return (np.rint(groups / scales) * scales).reshape(values.shape)
 

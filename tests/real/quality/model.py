@@ -47,12 +47,15 @@ class Model:
                 tokens += [ids[piece] for piece in pieces]
         return tokens
 
-    def log_probabilities(self, tokens, product):
-        """Of each next token. `product(name, x)` is `x` times the matrix of that name."""
-        count, x = len(tokens), self.weights["token_embd"][tokens]
-        epsilon, size = self.field["llama.attention.layer_norm_rms_epsilon"], x.shape[1] // self.heads
-        angles = np.arange(count)[:, None] * self.field["llama.rope.freq_base"] ** (-np.arange(0, size, 2) / size)
-        cos, sin = (f(angles).astype(np.float32)[:, None] for f in (np.cos, np.sin))
+    def forward(self, contexts):
+        """What the output head is multiplied by, for all tokens of all contexts one after another, in 64 bits. A generator: it yields the
+        name of a matrix and what to multiply by it, and is sent the product. So several passes may share what becomes of a matrix."""
+        x = self.weights["token_embd"][[token for context in contexts for token in context]].astype(np.float64)
+        count, epsilon, size = len(x), self.field["llama.attention.layer_norm_rms_epsilon"], x.shape[1] // self.heads
+        lengths = [len(context) for context in contexts]
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        angles = positions[:, None] * self.field["llama.rope.freq_base"] ** (-np.arange(0, size, 2) / size)
+        cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
 
         def rotate(values):
             a, b = np.moveaxis(values.reshape(count, -1, size // 2, 2), -1, 0)
@@ -61,22 +64,27 @@ class Model:
         def norm(values, name):
             return values / np.sqrt((values * values).mean(-1, keepdims=True) + epsilon) * self.weights[name]
 
-        mask = np.triu(np.full((count, count), -np.inf, np.float32), 1)
+        ends = np.cumsum(lengths)
+        spans = [slice(end - length, end) for end, length in zip(ends, lengths)]
+        masks = [np.triu(np.full((length, length), -np.inf), 1) for length in lengths]
         for layer in range(self.field["llama.block_count"]):
             name = f"blk.{layer}."
             h = norm(x, name + "attn_norm")
-            q, k = rotate(product(name + "attn_q", h)), rotate(product(name + "attn_k", h))
-            v = product(name + "attn_v", h).reshape(count, self.key_heads, size)
+            q, k = rotate((yield name + "attn_q", h)), rotate((yield name + "attn_k", h))
+            v = (yield name + "attn_v", h).reshape(count, self.key_heads, size)
             heads = np.empty_like(q)
             for head in range(self.heads):
                 key = head * self.key_heads // self.heads
-                scores = q[:, head] @ k[:, key].T / np.float32(size**0.5) + mask
-                scores = np.exp(scores - scores.max(-1, keepdims=True))
-                heads[:, head] = scores / scores.sum(-1, keepdims=True) @ v[:, key]
-            x = x + product(name + "attn_output", heads.reshape(count, -1))
+                for span, mask in zip(spans, masks):
+                    scores = q[span, head] @ k[span, key].T
+                    scores /= size**0.5
+                    scores += mask
+                    scores -= scores.max(-1, keepdims=True)
+                    np.exp(scores, scores)
+                    heads[span, head] = scores @ v[span, key] / scores.sum(-1, keepdims=True)
+            x = x + (yield name + "attn_output", heads.reshape(count, -1))
             h = norm(x, name + "ffn_norm")
-            gate = product(name + "ffn_gate", h)
-            x = x + product(name + "ffn_down", gate / (1 + np.exp(-gate)) * product(name + "ffn_up", h))
-        logits = product("output", norm(x, "output_norm"))
-        logits -= logits.max(-1, keepdims=True)
-        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            gate = yield name + "ffn_gate", h
+            up = yield name + "ffn_up", h
+            x = x + (yield name + "ffn_down", gate / (1 + np.exp(-gate)) * up)
+        return norm(x, "output_norm")
