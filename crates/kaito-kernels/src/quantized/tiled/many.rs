@@ -4,7 +4,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{Outputs, Sums, load_sums, scale, store_sums};
+use super::{MOST_OUTPUTS, Outputs, Sums, load_sums, scale, store_sums};
 use crate::{
     amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TILES, TileShapes, TileUnit, Tiles},
     quantized::{
@@ -25,9 +25,6 @@ const _: () = assert!(STRIP_GROUPS <= UNPACKED_GROUPS);
 const INPUT: usize = 2;
 const WEIGHTS: usize = 3;
 const _: () = assert!(WEIGHTS + 2 * STRIP_GROUPS <= TILES);
-
-/// Outputs that a part computes at a time, in blocks of rows of a token: they stay in the caches.
-const MOST_OUTPUTS: usize = 1024;
 
 #[inline(always)]
 pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut product: PartProduct) {

@@ -1,16 +1,20 @@
 //! The product by tile registers: weights are `B`, tokens are `A`.
 //!
-//! Quantised weights are used as they lie. A register holds half of a group of a block of rows, so that two products of registers are the integer sums of one group, for up to
-//! 16 tokens and 16 rows. They are stored, and scaled and added in vectors of `f32`, in the order and with the rounding of the
-//! definition. Groups of repacked blocks have parts with scales of their own, whose sums are stored apart: see [`parts`].
+//! Quantised weights are used as they lie. A register holds half of a group of a block of rows, so that two products of registers are
+//! the integer sums of one group, for up to 16 tokens and 16 rows. They are stored, and scaled and added in vectors of `f32`, in the
+//! order and with the rounding of the definition. Groups of repacked blocks have parts with scales of their own, whose sums are stored apart: see [`parts`].
 
 mod few;
 mod many;
 mod parts;
+mod products;
 
 use std::{mem::MaybeUninit, ops::Range};
 
-use self::parts::{Folded, InParts, Products};
+use self::{
+    parts::Products,
+    products::{Folded, InParts},
+};
 
 use super::{
     BLOCK_ROWS, GROUP, QUAD, QuantizedFormat,
@@ -26,6 +30,9 @@ use crate::{
 };
 
 const _: () = assert!(BLOCK_ROWS == TILE_ROWS && GROUP == 2 * TILE_ROW_BYTES && GROUP_BYTES == 2 * TILE_BYTES);
+
+/// Outputs that are computed at a time, in blocks of rows of a token: they stay in the caches.
+const MOST_OUTPUTS: usize = 1024;
 
 /// Outputs of a token for a block of rows.
 type Outputs = [f32; BLOCK_ROWS];
