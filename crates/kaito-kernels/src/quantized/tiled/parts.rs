@@ -85,6 +85,8 @@ pub(super) fn few<D: Dot, U: TileUnit, P: Products, const W: usize>(
             (quants[i], sides[i]) = (weight.quants(block, 0, groups), weight.sides(block, 0, groups));
             product.load::<D, W>(dot, block, &mut outputs[i * W..][..W]);
         }
+        // Units keep addresses of outputs until their sums are scaled: no reference may be taken meanwhile.
+        let all_outputs = outputs.as_mut_ptr().cast::<Outputs>();
         // In turn a group of each place.
         products.unpack(dot, weight, &quants[0][..group_bytes], &sides[0][..side_bytes], &mut room[0][0]);
         let mut input = product.input.at_tiles(product.part.tiles.clone(), 0, groups);
@@ -109,7 +111,7 @@ pub(super) fn few<D: Dot, U: TileUnit, P: Products, const W: usize>(
                     weights: room[turn].as_ptr().cast(),
                     sides: sides[place][group * side_bytes..][..side_bytes].as_ptr(),
                     input,
-                    outputs: outputs[place * W..][..W].as_mut_ptr().cast(),
+                    outputs: all_outputs.wrapping_add(place * W),
                 };
                 // SAFETY: these are a group of weights, unpacked, their sides, that group of `W` tokens, which `at_tiles` has checked, and
                 // as many outputs, which `load` has written.
@@ -150,6 +152,8 @@ pub(super) fn many<D: Dot, U: TileUnit, P: Products, const W: usize>(
         for (i, block) in (first..end).enumerate() {
             product.load::<D, W>(dot, block, &mut outputs[i * tokens..][..tokens]);
         }
+        // Units keep addresses of outputs until their sums are scaled: no reference may be taken meanwhile.
+        let all_outputs = outputs.as_mut_ptr().cast::<Outputs>();
         for group in (0..groups).step_by(UNPACKED_GROUPS) {
             let count = UNPACKED_GROUPS.min(groups - group);
             for (i, block) in (first..end).enumerate() {
@@ -161,12 +165,11 @@ pub(super) fn many<D: Dot, U: TileUnit, P: Products, const W: usize>(
                     let quants = &quants[i * group_bytes..][..group_bytes];
                     products.unpack(dot, weight, quants, &sides[i * side_bytes..][..side_bytes], weights);
                 }
-                let outputs = &mut outputs[i * tokens..][..tokens];
                 let mut of_tile = Unit {
                     weights: weights.as_ptr().cast(),
                     sides: sides.as_ptr(),
                     input: product.input.at_tiles(product.part.tiles.clone(), group, count),
-                    outputs: outputs.as_mut_ptr().cast(),
+                    outputs: all_outputs.wrapping_add(i * tokens),
                 };
                 for tile in 0..input_tiles {
                     for line in tile * lines / input_tiles..(tile + 1) * lines / input_tiles {
