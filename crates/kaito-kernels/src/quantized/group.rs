@@ -104,9 +104,9 @@ unsafe fn add_scaled<D: Dot, const R: usize, const T: usize>(
     sums
 }
 
-/// Weights of `BITS` bits as they lie in the matrix, in parts of `Q` quads that have a scale of their own. See [`super::repacked`].
+/// Weights in parts of `Q` quads that have a scale of their own. See [`super::repacked`].
 #[derive(Clone, Copy)]
-pub(super) struct Scaled<const Q: usize, const BITS: usize> {
+pub(super) struct Scaled<const Q: usize> {
     /// Whether they have minima. This is a value and not a type: to branch costs little beside the products of a part, and all of this is
     /// compiled for many sizes of tiles.
     pub minima: bool,
@@ -114,8 +114,33 @@ pub(super) struct Scaled<const Q: usize, const BITS: usize> {
 
 /// The same, in parts whose scale is a factor times that of the group.
 #[derive(Clone, Copy)]
-pub(super) struct Factored<const Q: usize, const BITS: usize> {
+pub(super) struct Factored<const Q: usize> {
     pub minima: bool,
+}
+
+/// Such weights, of `BITS` bits, as they lie in the matrix.
+#[derive(Clone, Copy)]
+pub(super) struct InBits<G, const Q: usize, const BITS: usize>(pub G);
+
+impl<G: PartedProduct<Q>, const Q: usize, const BITS: usize> GroupProduct for InBits<G, Q, BITS> {
+    const UNPACKS_IN_REGISTERS: bool = BITS < 8;
+    // With two blocks the scales of a part, or its sums beside those of the group, would displace sums from registers.
+    const MOST_BLOCKS: usize = 1;
+    const GROUPING: Grouping = G::GROUPING;
+
+    #[inline(always)]
+    unsafe fn add<D: Dot, const R: usize, const T: usize>(
+        self,
+        dot: D,
+        quants: [*const u8; R],
+        sides: [*const u8; R],
+        input: InputGroups,
+        sums: [[D::Floats; T]; R],
+    ) -> [[D::Floats; T]; R] {
+        let parts = Multiplied::<R, Q, BITS> { quants, minima: self.0.has_minima(), input };
+        // SAFETY: by contract.
+        unsafe { self.0.add_parts(dot, parts, sides, input, sums) }
+    }
 }
 
 /// The sums of the products of the parts of a group, for `R` blocks of rows and `T` tokens.
@@ -127,10 +152,12 @@ pub(super) trait PartSums<D: Dot, const R: usize, const T: usize>: Copy {
     unsafe fn of_part(self, dot: D, part: usize) -> [[D::Ints; T]; R];
 }
 
-/// A product whose group has parts with scales of their own.
-pub(super) trait PartedProduct: GroupProduct {
-    /// Quads of a part.
-    const PART_QUADS: usize;
+/// A product whose group has parts of `Q` quads with scales of their own.
+pub(super) trait PartedProduct<const Q: usize>: Copy {
+    /// How the activations are quantised.
+    const GROUPING: Grouping;
+
+    fn has_minima(self) -> bool;
 
     /// What the group adds to `sums`, where its parts have the sums `parts`.
     ///
@@ -185,29 +212,13 @@ const fn first_sum<const Q: usize>() -> usize {
     if Q * QUAD == SUBGROUP { 0 } else { SUBGROUPS }
 }
 
-impl<const Q: usize, const BITS: usize> GroupProduct for Scaled<Q, BITS> {
-    const UNPACKS_IN_REGISTERS: bool = BITS < 8;
-    // With two blocks the scales of a part would displace sums from registers.
-    const MOST_BLOCKS: usize = 1;
+impl<const Q: usize> PartedProduct<Q> for Scaled<Q> {
     const GROUPING: Grouping = Grouping::Subgroups;
 
     #[inline(always)]
-    unsafe fn add<D: Dot, const R: usize, const T: usize>(
-        self,
-        dot: D,
-        quants: [*const u8; R],
-        sides: [*const u8; R],
-        input: InputGroups,
-        sums: [[D::Floats; T]; R],
-    ) -> [[D::Floats; T]; R] {
-        let parts = Multiplied::<R, Q, BITS> { quants, minima: self.minima, input };
-        // SAFETY: by contract.
-        unsafe { self.add_parts(dot, parts, sides, input, sums) }
+    fn has_minima(self) -> bool {
+        self.minima
     }
-}
-
-impl<const Q: usize, const BITS: usize> PartedProduct for Scaled<Q, BITS> {
-    const PART_QUADS: usize = Q;
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
@@ -246,29 +257,13 @@ impl<const Q: usize, const BITS: usize> PartedProduct for Scaled<Q, BITS> {
     }
 }
 
-impl<const Q: usize, const BITS: usize> GroupProduct for Factored<Q, BITS> {
-    const UNPACKS_IN_REGISTERS: bool = BITS < 8;
-    // A part, a group and an output have a sum each in registers.
-    const MOST_BLOCKS: usize = 1;
+impl<const Q: usize> PartedProduct<Q> for Factored<Q> {
     const GROUPING: Grouping = Grouping::Unrotated;
 
     #[inline(always)]
-    unsafe fn add<D: Dot, const R: usize, const T: usize>(
-        self,
-        dot: D,
-        quants: [*const u8; R],
-        sides: [*const u8; R],
-        input: InputGroups,
-        sums: [[D::Floats; T]; R],
-    ) -> [[D::Floats; T]; R] {
-        let parts = Multiplied::<R, Q, BITS> { quants, minima: self.minima, input };
-        // SAFETY: by contract.
-        unsafe { self.add_parts(dot, parts, sides, input, sums) }
+    fn has_minima(self) -> bool {
+        self.minima
     }
-}
-
-impl<const Q: usize, const BITS: usize> PartedProduct for Factored<Q, BITS> {
-    const PART_QUADS: usize = Q;
 
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // Iterators take closures.
@@ -301,7 +296,7 @@ impl<const Q: usize, const BITS: usize> PartedProduct for Factored<Q, BITS> {
     }
 }
 
-impl<const Q: usize, const BITS: usize> Factored<Q, BITS> {
+impl<const Q: usize> Factored<Q> {
     /// Where the factors of a group begin, in its sides.
     #[inline(always)]
     pub(super) const fn first_factor(self) -> usize {

@@ -11,7 +11,7 @@ use super::tiled::TiledProduct;
 use super::{
     BLOCK_ROWS, GROUP, QUAD, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef,
     dot::{Dot, DotKernel, DotLevel, dispatch},
-    group::{Bytes, Factored, GroupProduct, Nibbles, Scaled},
+    group::{Bytes, Factored, GroupProduct, InBits, Nibbles, Scaled},
     input::{INPUT_TILE, SUBGROUP},
     repacked::{Repacking, SideLayout},
     strip::{SINGLE_STREAM_DISTANCE, Strip, StripWeights, UNPACKED_GROUPS, Unpacked},
@@ -135,19 +135,23 @@ impl DotKernel for PartProduct<'_> {
         const HALF: usize = WHOLE / 2;
         let bits = if const { D::UNPACKS_IN_REGISTERS } { repacking.bits() } else { 8 };
         match (repacking.sides(), bits) {
-            (SideLayout::Halves { .. }, 8) => self.strips(dot, Scaled::<WHOLE, 8> { minima }),
+            (SideLayout::Halves { .. }, 8) => self.strips(dot, InBits::<_, WHOLE, 8>(Scaled::<WHOLE> { minima })),
             // Each instruction set compiles what it needs: no format with factors has weights of 8 bits, unless they are unpacked to bytes.
             (SideLayout::Factors { columns, .. }, _) if const { !D::UNPACKS_IN_REGISTERS } => match columns {
-                SUBGROUP => self.strips(dot, Factored::<WHOLE, 8> { minima }),
-                _ => self.strips(dot, Factored::<HALF, 8> { minima }),
+                SUBGROUP => self.strips(dot, InBits::<_, WHOLE, 8>(Factored::<WHOLE> { minima })),
+                _ => self.strips(dot, InBits::<_, HALF, 8>(Factored::<HALF> { minima })),
             },
             _ if const { !D::UNPACKS_IN_REGISTERS } => unreachable!(),
-            (SideLayout::Halves { .. }, 4) => self.strips(dot, Scaled::<WHOLE, 4> { minima }),
-            (SideLayout::Halves { .. }, _) => self.strips(dot, Scaled::<WHOLE, 6> { minima }),
-            (SideLayout::Factors { columns: SUBGROUP, .. }, 4) => self.strips(dot, Factored::<WHOLE, 4> { minima }),
-            (SideLayout::Factors { columns: SUBGROUP, .. }, _) => self.strips(dot, Factored::<WHOLE, 6> { minima }),
-            (SideLayout::Factors { .. }, 4) => self.strips(dot, Factored::<HALF, 4> { minima }),
-            (SideLayout::Factors { .. }, _) => self.strips(dot, Factored::<HALF, 6> { minima }),
+            (SideLayout::Halves { .. }, 4) => self.strips(dot, InBits::<_, WHOLE, 4>(Scaled::<WHOLE> { minima })),
+            (SideLayout::Halves { .. }, _) => self.strips(dot, InBits::<_, WHOLE, 6>(Scaled::<WHOLE> { minima })),
+            (SideLayout::Factors { columns: SUBGROUP, .. }, 4) => {
+                self.strips(dot, InBits::<_, WHOLE, 4>(Factored::<WHOLE> { minima }))
+            }
+            (SideLayout::Factors { columns: SUBGROUP, .. }, _) => {
+                self.strips(dot, InBits::<_, WHOLE, 6>(Factored::<WHOLE> { minima }))
+            }
+            (SideLayout::Factors { .. }, 4) => self.strips(dot, InBits::<_, HALF, 4>(Factored::<HALF> { minima })),
+            (SideLayout::Factors { .. }, _) => self.strips(dot, InBits::<_, HALF, 6>(Factored::<HALF> { minima })),
         }
     }
 }

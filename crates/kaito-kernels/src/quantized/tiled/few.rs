@@ -4,7 +4,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{Outputs, Sums, load_sums, scale, store_sums};
+use super::{Outputs, Places, Sums, load_sums, scale, store_sums};
 use crate::{
     amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TileShapes, TileUnit, Tiles},
     quantized::{
@@ -43,16 +43,12 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
         weights: [const { [const { MaybeUninit::uninit() }; STREAMS] }; 2],
     };
     let (weight, groups) = (product.weight, product.weight.groups());
-    let first_block = product.part.columns.start / BLOCK_ROWS;
-    let blocks = product.part.columns.len().div_ceil(BLOCK_ROWS);
     let group_bytes = weight.format.group_bytes();
-    let apart = blocks.div_ceil(STREAMS);
-    for first in first_block..first_block + apart {
-        let places = (first..first_block + blocks).step_by(apart);
-        let count = places.len();
-        let (mut quants, mut sides) = ([&[] as &[u8]; STREAMS], [&[] as &[u8]; STREAMS]);
-        for (i, block) in places.clone().enumerate() {
-            (quants[i], sides[i]) = (weight.quants(block, 0, groups), weight.sides(block, 0, groups));
+    let first_block = product.blocks().start;
+    for first in first_block..first_block + product.places_apart() {
+        let Places { blocks, quants, sides } = product.places(first);
+        let count = blocks.len();
+        for (i, block) in blocks.clone().enumerate() {
             product.load::<D, W>(dot, block, &mut room.outputs[i * W..][..W]);
             if weight.format.is_packed() {
                 unpack(dot, quants[i], sides[i], 0, &mut room.weights[0][i]);
@@ -116,7 +112,7 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
         // SAFETY: the outputs of all places have been written by `load`.
         unsafe { scale_places::<D, W>(dot, &product, &mut room, &sides[..count], groups - 1) };
         // SAFETY: `load` has written them.
-        unsafe { product.store::<D, W>(dot, places, &room.outputs) };
+        unsafe { product.store::<D, W>(dot, blocks, &room.outputs) };
     }
 }
 

@@ -32,16 +32,14 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
     let mut tiles = unit.configure(&TileShapes::new([few, few, few, all, all, all, all, all]));
     let mut room = Room::new();
     let (weight, groups) = (product.weight, product.weight.groups());
-    let first_block = product.part.columns.start / BLOCK_ROWS;
-    let blocks = product.part.columns.len().div_ceil(BLOCK_ROWS);
+    let blocks = product.blocks();
     let input_tiles = product.part.tiles.len();
     let tokens = input_tiles * W;
-    let end = first_block + blocks;
     let most = (MOST_OUTPUTS / tokens).clamp(1, STREAMS);
     // Some blocks of rows at a time, which lie together: the outputs of a token do then, too, and writing them takes longer than reading
     // weights.
-    for first in (first_block..end).step_by(most) {
-        let end = end.min(first + most);
+    for first in blocks.clone().step_by(most) {
+        let end = blocks.end.min(first + most);
         for (i, block) in (first..end).enumerate() {
             product.load::<D, W>(dot, block, &mut room.outputs[i * tokens..][..tokens]);
         }

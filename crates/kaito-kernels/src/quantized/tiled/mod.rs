@@ -9,7 +9,7 @@ mod many;
 mod parts;
 mod products;
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::{iter::StepBy, mem::MaybeUninit, ops::Range};
 
 use self::{
     parts::Products,
@@ -27,6 +27,7 @@ use super::{
 use crate::{
     Write,
     amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TileUnit},
+    simd::STREAMS,
 };
 
 const _: () = assert!(BLOCK_ROWS == TILE_ROWS && GROUP == 2 * TILE_ROW_BYTES && GROUP_BYTES == 2 * TILE_BYTES);
@@ -58,33 +59,29 @@ impl<U: TileUnit> DotKernel for TiledProduct<'_, U> {
         const WHOLE: usize = SUBGROUP / QUAD;
         const HALF: usize = WHOLE / 2;
         let repacking = Repacking::of(format);
-        let sides = repacking.sides();
-        let minima = sides.has_minima();
-        // Weights of 4 bits without a sign.
-        let folds = repacking.bits() == 4 && minima;
-        match sides {
-            SideLayout::Halves { .. } => self.of_widths(dot, Parts(InParts(Scaled::<WHOLE, 8> { minima }))),
-            SideLayout::Factors { columns: SUBGROUP, .. } => {
-                let group = Factored::<WHOLE, 8> { minima };
-                if folds {
-                    self.of_widths(dot, Parts(Folded(group)))
-                } else {
-                    self.of_widths(dot, Parts(InParts(group)))
-                }
+        match repacking.sides() {
+            SideLayout::Halves { minima } => {
+                self.of_widths(dot, Parts(InParts::<_, WHOLE>(Scaled { minima })));
             }
-            SideLayout::Factors { .. } => {
-                let group = Factored::<HALF, 8> { minima };
-                if folds {
-                    self.of_widths(dot, Parts(Folded(group)))
-                } else {
-                    self.of_widths(dot, Parts(InParts(group)))
-                }
+            SideLayout::Factors { columns: SUBGROUP, minima } => {
+                self.with_factors(dot, repacking, Factored::<WHOLE> { minima });
             }
+            SideLayout::Factors { minima, .. } => self.with_factors(dot, repacking, Factored::<HALF> { minima }),
         }
     }
 }
 
 impl<U: TileUnit> TiledProduct<'_, U> {
+    #[inline(always)]
+    fn with_factors<D: Dot, const Q: usize>(self, dot: D, repacking: Repacking, group: Factored<Q>) {
+        // Weights of 4 bits without a sign.
+        if repacking.bits() == 4 && group.minima {
+            self.of_widths(dot, Parts(Folded(group)));
+        } else {
+            self.of_widths(dot, Parts(InParts::<_, Q>(group)));
+        }
+    }
+
     #[inline(always)]
     fn of_widths<D: Dot, P: TiledGroups>(self, dot: D, groups: P) {
         match self.product.input.width() {
@@ -144,6 +141,40 @@ impl<U: TileUnit, P: TiledGroups, const W: usize> DotKernel for WithWidth<'_, U,
     fn run<D: Dot>(self, dot: D) {
         let TiledProduct { unit, product } = self.product;
         self.groups.run::<D, U, W>(dot, unit, product);
+    }
+}
+
+/// Blocks of rows that one tile of tokens reads at the same time, see [`STREAMS`]: all of their groups.
+struct Places<'a> {
+    blocks: StepBy<Range<usize>>,
+    quants: [&'a [u8]; STREAMS],
+    sides: [&'a [u8]; STREAMS],
+}
+
+impl<'a> PartProduct<'a> {
+    /// Its blocks of rows.
+    #[inline(always)]
+    fn blocks(&self) -> Range<usize> {
+        let first = self.part.columns.start / BLOCK_ROWS;
+        first..first + self.part.columns.len().div_ceil(BLOCK_ROWS)
+    }
+
+    /// From a place to the next one: the first of that many blocks each have places of their own.
+    #[inline(always)]
+    fn places_apart(&self) -> usize {
+        self.blocks().len().div_ceil(STREAMS)
+    }
+
+    /// The places of which `first` is the first one.
+    #[inline(always)]
+    fn places(&self, first: usize) -> Places<'a> {
+        let (weight, groups) = (self.weight, self.weight.groups());
+        let blocks = (first..self.blocks().end).step_by(self.places_apart());
+        let mut places = Places { blocks: blocks.clone(), quants: [&[]; STREAMS], sides: [&[]; STREAMS] };
+        for (i, block) in blocks.enumerate() {
+            (places.quants[i], places.sides[i]) = (weight.quants(block, 0, groups), weight.sides(block, 0, groups));
+        }
+        places
     }
 }
 

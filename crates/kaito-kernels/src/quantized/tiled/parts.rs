@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 #[cfg(doc)]
 use super::products::{Folded, InParts};
-use super::{MOST_OUTPUTS, Outputs, Sums};
+use super::{MOST_OUTPUTS, Outputs, Places, Sums};
 use crate::{
     amx::{TILE_ROW_BYTES, TILE_ROWS, TileShapes, TileUnit, Tiles},
     quantized::{
@@ -74,15 +74,11 @@ pub(super) fn few<D: Dot, U: TileUnit, P: Products, const W: usize>(
     let (outputs, room) = (&mut room.outputs, &mut room.weights);
     let (weight, groups) = (product.weight, product.weight.groups());
     let (group_bytes, side_bytes) = (weight.format.group_bytes(), weight.format.side_bytes());
-    let first_block = product.part.columns.start / BLOCK_ROWS;
-    let blocks = product.part.columns.len().div_ceil(BLOCK_ROWS);
-    let apart = blocks.div_ceil(STREAMS);
-    for first in first_block..first_block + apart {
-        let places = (first..first_block + blocks).step_by(apart);
-        let count = places.len();
-        let (mut quants, mut sides) = ([&[] as &[u8]; STREAMS], [&[] as &[u8]; STREAMS]);
-        for (i, block) in places.clone().enumerate() {
-            (quants[i], sides[i]) = (weight.quants(block, 0, groups), weight.sides(block, 0, groups));
+    let first_block = product.blocks().start;
+    for first in first_block..first_block + product.places_apart() {
+        let Places { blocks, quants, sides } = product.places(first);
+        let count = blocks.len();
+        for (i, block) in blocks.clone().enumerate() {
             product.load::<D, W>(dot, block, &mut outputs[i * W..][..W]);
         }
         // Units keep addresses of outputs until their sums are scaled: no reference may be taken meanwhile.
@@ -123,7 +119,7 @@ pub(super) fn few<D: Dot, U: TileUnit, P: Products, const W: usize>(
         // SAFETY: the last unit's memory is all there.
         unsafe { pipeline.finish(dot) };
         // SAFETY: `load` has written them.
-        unsafe { product.store::<D, W>(dot, places, outputs) };
+        unsafe { product.store::<D, W>(dot, blocks, outputs) };
     }
 }
 
@@ -140,15 +136,13 @@ pub(super) fn many<D: Dot, U: TileUnit, P: Products, const W: usize>(
     let (outputs, room) = (&mut room.outputs, &mut room.weights);
     let (weight, groups) = (product.weight, product.weight.groups());
     let (group_bytes, side_bytes) = (weight.format.group_bytes(), weight.format.side_bytes());
-    let first_block = product.part.columns.start / BLOCK_ROWS;
-    let blocks = product.part.columns.len().div_ceil(BLOCK_ROWS);
+    let blocks = product.blocks();
     let input_tiles = product.part.tiles.len();
     let (input_tile, tokens) = (product.input.groups() * W, input_tiles * W);
-    let end = first_block + blocks;
     // Blocks of rows that lie together: the outputs of a token do then, too.
     let most = (MOST_OUTPUTS / tokens).clamp(1, STREAMS);
-    for first in (first_block..end).step_by(most) {
-        let end = end.min(first + most);
+    for first in blocks.clone().step_by(most) {
+        let end = blocks.end.min(first + most);
         for (i, block) in (first..end).enumerate() {
             product.load::<D, W>(dot, block, &mut outputs[i * tokens..][..tokens]);
         }

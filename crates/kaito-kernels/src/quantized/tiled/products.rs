@@ -10,18 +10,18 @@ use crate::{
     quantized::{
         BLOCK_ROWS, GROUP, Grouping, QUAD, QuantizedFormat, QuantizedRef,
         dot::{Dot, GROUP_BYTES, QUADS},
-        group::{Factored, GroupProduct, PartedProduct},
+        group::{Factored, PartedProduct},
         repacked::Repacking,
     },
 };
 
 /// Each part has sums of its own: registers have an eighth or a quarter of a group's columns.
 #[derive(Clone, Copy)]
-pub(super) struct InParts<G>(pub G);
+pub(super) struct InParts<G, const Q: usize>(pub G);
 
-impl<G: PartedProduct> Products for InParts<G> {
+impl<G: PartedProduct<Q>, const Q: usize> Products for InParts<G, Q> {
     const GROUPING: Grouping = G::GROUPING;
-    const COLUMNS: usize = G::PART_QUADS * QUAD;
+    const COLUMNS: usize = Q * QUAD;
 
     #[inline(always)]
     fn unpack<D: Dot>(self, dot: D, weight: QuantizedRef, quants: &[u8], _: &[u8], target: &mut UnpackedWeights) {
@@ -34,7 +34,7 @@ impl<G: PartedProduct> Products for InParts<G> {
     #[inline(always)]
     unsafe fn multiply<T: Tiles>(self, tiles: &mut T, unit: Unit, sums: *mut Sums) {
         // Four at a time have registers for their sums.
-        for part in (0..const { QUADS / G::PART_QUADS }).step_by(4) {
+        for part in (0..const { QUADS / Q }).step_by(4) {
             // SAFETY: by contract; there are four parts or eight.
             unsafe {
                 self.multiply_part::<T, 0, TOKENS, WEIGHTS>(tiles, unit, part);
@@ -61,7 +61,7 @@ impl<G: PartedProduct> Products for InParts<G> {
     }
 }
 
-impl<G: PartedProduct> InParts<G> {
+impl<G: PartedProduct<Q>, const Q: usize> InParts<G, Q> {
     /// Register `C`: the sums of a part.
     ///
     /// # Safety
@@ -88,13 +88,13 @@ impl<G: PartedProduct> InParts<G> {
 ///
 /// The sum of a group is an integer below 2^24, so that the sums of its parts, times their factors, can be added in any order.
 #[derive(Clone, Copy)]
-pub(super) struct Folded<const Q: usize>(pub Factored<Q, 8>);
+pub(super) struct Folded<const Q: usize>(pub Factored<Q>);
 
 /// Weights below 16, activations of 7 bits and factors below 64.
 const _: () = assert!(GROUP * 15 * 127 * 63 < 1 << 24);
 
 impl<const Q: usize> Products for Folded<Q> {
-    const GROUPING: Grouping = <Factored<Q, 8> as GroupProduct>::GROUPING;
+    const GROUPING: Grouping = <Factored<Q> as PartedProduct<Q>>::GROUPING;
     const COLUMNS: usize = TILE_ROW_BYTES;
 
     #[inline(always)]
