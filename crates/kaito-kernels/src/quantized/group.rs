@@ -1,7 +1,7 @@
 //! How a group of weights is multiplied by a group of activations, for each way in which they are held.
 
 use super::{
-    BLOCK_ROWS, QUAD, SCALE_BYTES,
+    BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES,
     dot::{Dot, QUADS},
     input::{Grouping, InputGroups, SUBGROUP, SUBGROUPS},
     repacked::{HALVES, SideLayout},
@@ -257,6 +257,9 @@ impl<const Q: usize> PartedProduct<Q> for Scaled<Q> {
     }
 }
 
+/// Activations of 7 bits and a sign, weights of 5 and factors of 7.
+const _: () = assert!((GROUP * 127 * 32 * 128) < 1 << 27);
+
 impl<const Q: usize> PartedProduct<Q> for Factored<Q> {
     const GROUPING: Grouping = Grouping::Unrotated;
 
@@ -276,8 +279,8 @@ impl<const Q: usize> PartedProduct<Q> for Factored<Q> {
         sums: [[D::Floats; T]; R],
     ) -> [[D::Floats; T]; R] {
         let parts = QUADS / Q;
-        // The sums of parts, times their factors.
-        let mut of_group = [[dot.splat(0.0); T]; R];
+        // The sums of parts, times their factors: below 2^27, see below.
+        let mut of_group = [[dot.ints(&[0; BLOCK_ROWS]); T]; R];
         let factors = self.first_factor();
         for i in opaque(0)..opaque(parts) {
             // SAFETY: by contract.
@@ -286,7 +289,7 @@ impl<const Q: usize> PartedProduct<Q> for Factored<Q> {
                 for r in 0..R {
                     let factor = dot.signed_bytes(&*sides[r].add(factors + i * BLOCK_ROWS).cast());
                     for t in 0..T {
-                        of_group[r][t] = dot.add_scaled(ints[r][t], factor, of_group[r][t]);
+                        of_group[r][t] = dot.add_product(ints[r][t], factor, of_group[r][t]);
                     }
                 }
             }
@@ -303,7 +306,7 @@ impl<const Q: usize> Factored<Q> {
         SideLayout::Factors { columns: Q * QUAD, minima: self.minima }.first_factor()
     }
 
-    /// What a group adds to `sums`, where `of_group` are the sums of its parts, times their factors.
+    /// What a group adds to `sums`, where `of_group` are the sums of its parts, times their factors, added.
     ///
     /// # Safety
     /// As [`PartedProduct::add_parts`].
@@ -312,7 +315,7 @@ impl<const Q: usize> Factored<Q> {
     pub(super) unsafe fn add_group<D: Dot, const R: usize, const T: usize>(
         self,
         dot: D,
-        mut of_group: [[D::Floats; T]; R],
+        integers: [[D::Ints; T]; R],
         sides: [*const u8; R],
         input: InputGroups,
         mut sums: [[D::Floats; T]; R],
@@ -323,8 +326,9 @@ impl<const Q: usize> Factored<Q> {
             for r in 0..R {
                 let halves = |place: usize| dot.halves(&*sides[r].add(place * HALVES).cast());
                 let scales = halves(0);
+                let mut of_group = [scales; T];
                 for t in 0..T {
-                    of_group[r][t] = dot.mul(of_group[r][t], scales);
+                    of_group[t] = dot.mul(dot.floats(integers[r][t]), scales);
                 }
                 if self.minima {
                     let minima = halves(1);
@@ -332,11 +336,11 @@ impl<const Q: usize> Factored<Q> {
                     let pairs = input.pairs.add(first_sum::<Q>() / 2 * input.width);
                     let ints = dot.pair_products::<T>(parts / 2, minimum_factors, pairs, input.width);
                     for t in 0..T {
-                        of_group[r][t] = dot.add_scaled(ints[t], minima, of_group[r][t]);
+                        of_group[t] = dot.add_scaled(ints[t], minima, of_group[t]);
                     }
                 }
                 for t in 0..T {
-                    sums[r][t] = dot.fma(of_group[r][t], dot.splat(*input.scales.add(t)), sums[r][t]);
+                    sums[r][t] = dot.fma(of_group[t], dot.splat(*input.scales.add(t)), sums[r][t]);
                 }
             }
         }

@@ -32,7 +32,7 @@ use crate::{
 /// A result is the chain `y = y + sum * (weight scale * input scale)` over the groups in order, each step rounded once,
 /// from zero or with [`Write::Add`] from its former value. With repacked blocks that have a scale for 32 weights it is one over subgroups, and
 /// where these have a minimum, each step is followed by `y = y + minimum * input sum`. With those whose parts have factors, a step is
-/// `y = y + of group * input scale`; there `of group` is zero, then `of group + sum * factor` for each part in order, then
+/// `y = y + of group * input scale`; there `of group` is the exact sum of all `sum * factor`, rounded, then
 /// `of group * scale`, then, where there are minima, `of group + sum of (input sum * minimum factor) * scale of minima`, again rounded once
 /// each. Its bits depend on `x[t]`, `w[r]` and that value alone.
 ///

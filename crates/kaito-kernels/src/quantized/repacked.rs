@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Products with `halves` take activations of which 32 share a scale, products with `factors` those of which a group does: the sums of
-//! parts are multiplied by their factors before any scale is.
+//! parts, times their factors, are added as integers before any scale is used.
 
 use super::{
     BLOCK_ROWS, GROUP, QUAD, QuantizedFormat,
@@ -108,7 +108,7 @@ impl Repacking {
     }
 
     /// What is added to an integer to make the stored number of it.
-    fn zero_point(self) -> u8 {
+    pub(super) fn zero_point(self) -> u8 {
         zero_point(self.bits, self.sides.has_minima())
     }
 

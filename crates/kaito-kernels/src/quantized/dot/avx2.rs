@@ -93,12 +93,11 @@ impl Dot for Avx2 {
     }
 
     #[inline(always)]
-    fn signed_bytes(self, bytes: &[u8; BLOCK_ROWS]) -> [__m256; 2] {
+    fn signed_bytes(self, bytes: &[u8; BLOCK_ROWS]) -> [__m256i; 2] {
         // SAFETY: see above.
         unsafe {
-            let all = _mm_loadu_si128(bytes.as_ptr().cast());
-            let halves = [_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(all))];
-            [_mm256_cvtepi32_ps(halves[0]), _mm256_cvtepi32_ps(halves[1])]
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            [_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))]
         }
     }
 
@@ -123,6 +122,23 @@ impl Dot for Avx2 {
             let (low, high) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast()));
             [_mm256_add_epi32(low, correction), _mm256_add_epi32(high, correction)]
         }
+    }
+
+    #[inline(always)]
+    fn add_product(self, a: [__m256i; 2], b: [__m256i; 2], c: [__m256i; 2]) -> [__m256i; 2] {
+        // SAFETY: see above.
+        unsafe {
+            [
+                _mm256_add_epi32(_mm256_mullo_epi32(a[0], b[0]), c[0]),
+                _mm256_add_epi32(_mm256_mullo_epi32(a[1], b[1]), c[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn floats(self, ints: [__m256i; 2]) -> [__m256; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm256_cvtepi32_ps(ints[0]), _mm256_cvtepi32_ps(ints[1])] }
     }
 
     #[inline(always)]

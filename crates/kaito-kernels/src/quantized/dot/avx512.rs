@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::{Dot, DotKernel, GROUP_BYTES, QUADS, UnpackedGroup};
+use super::{Dot, DotKernel, FactoredGroup, GROUP_BYTES, QUADS, Split, UnpackedGroup};
 use crate::quantized::{
     BLOCK_ROWS, QUAD, SCALE_BYTES,
     input::{InputGroups, SumPair},
@@ -221,10 +221,15 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn unpack_factored(self, nibbles: &[u8], factors: &[u8], parts: usize, target: &mut [UnpackedGroup; 2]) {
-        assert_eq!((nibbles.len(), factors.len()), (GROUP_BYTES / 2, parts * BLOCK_ROWS));
-        // SAFETY: see above; just checked.
-        unsafe { unpack_factored(nibbles, factors, parts, target) }
+    fn unpack_factored(self, group: FactoredGroup, target: &mut [UnpackedGroup; 2]) {
+        // SAFETY: see above.
+        unsafe {
+            match (group.split, group.bits) {
+                (Split::OfFactors, _) => split_factors(group, target),
+                (Split::OfProducts, 4) => split_products::<4>(group, target),
+                (Split::OfProducts, _) => split_products::<6>(group, target),
+            }
+        }
     }
 
     #[inline(always)]
@@ -284,9 +289,9 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn signed_bytes(self, bytes: &[u8; BLOCK_ROWS]) -> __m512 {
+    fn signed_bytes(self, bytes: &[u8; BLOCK_ROWS]) -> __m512i {
         // SAFETY: see above.
-        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()))) }
+        unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.as_ptr().cast())) }
     }
 
     #[inline(always)]
@@ -308,10 +313,22 @@ impl Dot for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn joined(self, high: &[i32; BLOCK_ROWS], low: &[i32; BLOCK_ROWS]) -> __m512 {
+    fn joined<const SHIFT: u32>(self, high: &[i32; BLOCK_ROWS], low: &[i32; BLOCK_ROWS]) -> __m512i {
         let (high, low) = (self.ints(high), self.ints(low));
         // SAFETY: see above.
-        unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32::<3>(high), low)) }
+        unsafe { _mm512_add_epi32(_mm512_slli_epi32::<SHIFT>(high), low) }
+    }
+
+    #[inline(always)]
+    fn add_product(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_add_epi32(_mm512_mullo_epi32(a, b), c) }
+    }
+
+    #[inline(always)]
+    fn floats(self, ints: __m512i) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(ints) }
     }
 
     #[inline(always)]
@@ -377,26 +394,23 @@ unsafe fn unpack_quads<const BITS: usize>(quants: *const u8, offset: u8, target:
     }
 }
 
-/// See [`Dot::unpack_factored`]. Both weights in 16 bits have the same factor. Their products with its bits are below 128, so that one product
-/// of 16 bits is both.
+/// The upper and the lower bits of [`Split::OfFactors`]. Both weights in 16 bits have the same factor. Their products with its bits are below
+/// 128, so that one product of 16 bits is both.
 ///
 /// # Safety
-/// There are the nibbles of a group, and a factor for each part and row.
+/// The processor has the features.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn unpack_factored(nibbles: &[u8], factors: &[u8], parts: usize, target: &mut [UnpackedGroup; 2]) {
+unsafe fn split_factors(group: FactoredGroup, target: &mut [UnpackedGroup; 2]) {
     let [high, low] = target;
     let (high, low) = (high.as_mut_ptr().cast::<u8>(), low.as_mut_ptr().cast::<u8>());
-    let fours = QUADS / 4;
-    for part in 0..parts {
-        // SAFETY: by contract; a group of bytes has room for as many quads.
+    for part in 0..group.parts {
+        // SAFETY: the group has checked how many bytes there are; a group of bytes has room for as many quads.
         unsafe {
-            // The factor of each row in both halves of 32 bits.
-            let factors = _mm512_cvtepu8_epi32(_mm_loadu_si128(factors.as_ptr().add(part * BLOCK_ROWS).cast()));
-            let factors = _mm512_or_si512(factors, _mm512_slli_epi32::<16>(factors));
+            let factors = factors_twice(group, part);
             let (upper, lower) = (_mm512_srli_epi16::<3>(factors), _mm512_and_si512(factors, _mm512_set1_epi16(0x07)));
-            for four in part * fours / parts..(part + 1) * fours / parts {
-                let quads = four_quads::<4>(nibbles.as_ptr().add(four * FOUR_QUADS / 2));
+            for four in fours_of(group, part) {
+                let quads = four_quads::<4>(group.quants.as_ptr().add(four * FOUR_QUADS / 2));
                 for (i, quad) in quads.into_iter().enumerate() {
                     let place = four * FOUR_QUADS + i * (FOUR_QUADS / 4);
                     _mm512_storeu_si512(high.add(place).cast(), _mm512_mullo_epi16(quad, upper));
@@ -405,6 +419,64 @@ unsafe fn unpack_factored(nibbles: &[u8], factors: &[u8], parts: usize, target: 
             }
         }
     }
+}
+
+/// Those of [`Split::OfProducts`], which are computed in 16 bits: of the even columns and of the odd ones.
+///
+/// # Safety
+/// The processor has the features.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn split_products<const BITS: usize>(group: FactoredGroup, target: &mut [UnpackedGroup; 2]) {
+    let [high, low] = target;
+    let (high, low) = (high.as_mut_ptr().cast::<u8>(), low.as_mut_ptr().cast::<u8>());
+    let (even, half) = (_mm512_set1_epi16(0x00ff), _mm512_set1_epi8(32));
+    for part in 0..group.parts {
+        // SAFETY: as above.
+        unsafe {
+            let factors = factors_twice(group, part);
+            // Half of what the upper bits count, for rounding, and the zero point.
+            let zero = _mm512_mullo_epi16(factors, _mm512_set1_epi16(i16::from(group.zero_point)));
+            let offset = _mm512_sub_epi16(_mm512_set1_epi16(32), zero);
+            for four in fours_of(group, part) {
+                let quads = four_quads::<BITS>(group.quants.as_ptr().add(four * FOUR_QUADS * BITS / 8));
+                for (i, quad) in quads.into_iter().enumerate() {
+                    let first = _mm512_add_epi16(_mm512_mullo_epi16(_mm512_and_si512(quad, even), factors), offset);
+                    let second = _mm512_add_epi16(_mm512_mullo_epi16(_mm512_srli_epi16::<8>(quad), factors), offset);
+                    // Ternary logic: the bits of the mask from the second, the rest from the third. The upper bits of even columns are the
+                    // upper eight of the product times 4, shifted down; those of odd columns stay there.
+                    let (first_high, second_high) = (_mm512_slli_epi16::<2>(first), _mm512_slli_epi16::<2>(second));
+                    let upper =
+                        _mm512_ternarylogic_epi32::<0xca>(even, _mm512_srli_epi16::<8>(first_high), second_high);
+                    let lower = _mm512_ternarylogic_epi32::<0xca>(even, first, _mm512_slli_epi16::<8>(second));
+                    let lower = _mm512_and_si512(lower, _mm512_set1_epi8(63));
+                    let place = four * FOUR_QUADS + i * (FOUR_QUADS / 4);
+                    _mm512_storeu_si512(high.add(place).cast(), upper);
+                    _mm512_storeu_si512(low.add(place).cast(), _mm512_sub_epi8(lower, half));
+                }
+            }
+        }
+    }
+}
+
+/// The factor of each row of a part, in both halves of 32 bits.
+///
+/// # Safety
+/// The processor has the features, and the group the part.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn factors_twice(group: FactoredGroup, part: usize) -> __m512i {
+    // SAFETY: by contract; the group has checked how many there are.
+    let factors = unsafe { _mm_loadu_si128(group.factors.as_ptr().add(part * BLOCK_ROWS).cast()) };
+    let factors = _mm512_cvtepi8_epi32(factors);
+    _mm512_mask_blend_epi16(0xaaaa_aaaa, factors, _mm512_slli_epi32::<16>(factors))
+}
+
+/// The quads of a part, four at a time.
+#[inline(always)]
+fn fours_of(group: FactoredGroup, part: usize) -> std::ops::Range<usize> {
+    let fours = QUADS / 4;
+    part * fours / group.parts..(part + 1) * fours / group.parts
 }
 
 /// Columns that share a multiplier are two pairs of quads.

@@ -16,6 +16,7 @@ use super::{
     BLOCK_ROWS, GROUP, QUAD, SCALE_BYTES,
     input::{InputGroups, SumPair},
     int4::{self, NIBBLE_BYTES, SIDE_BYTES},
+    repacked::Repacking,
 };
 use crate::simd::{KernelLevel, prefetch};
 
@@ -31,6 +32,43 @@ const QUAD_BYTES: usize = BLOCK_ROWS * QUAD;
 
 /// Room for a group that is unpacked.
 pub(super) type UnpackedGroup = MaybeUninit<[u8; GROUP_BYTES]>;
+
+/// How the product of a weight and its factor is two signed bytes, `high * 2^s + low`, where `s` is what stands here, so that their sums can be multiplied as bytes are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Split {
+    /// Of weights from 0 to 15 and factors from 0 to 63: the products with a factor's upper and its lower three bits.
+    OfFactors = 3,
+    /// Of weights from -32 to 31 and any factors: the products' bits from the sixth on, rounded, and what is left.
+    OfProducts = 6,
+}
+
+/// The greatest products of a weight and a factor.
+const _: () = assert!(15 * 7 <= 127 && (32 * 128 + 32) >> Split::OfProducts as u32 <= 127);
+
+/// Repacked weights of a group whose parts have factors.
+#[derive(Clone, Copy)]
+pub(super) struct FactoredGroup<'a> {
+    /// Of a weight, 4 or 6.
+    bits: usize,
+    /// The stored number that stands for zero.
+    zero_point: u8,
+    quants: &'a [u8],
+    /// `[part][row]`, with a sign.
+    factors: &'a [u8],
+    parts: usize,
+    split: Split,
+}
+
+impl<'a> FactoredGroup<'a> {
+    /// # Panics
+    /// If there are not as many bytes and factors.
+    #[inline(always)]
+    pub(super) fn new(repacking: Repacking, quants: &'a [u8], factors: &'a [u8], parts: usize, split: Split) -> Self {
+        let bits = repacking.bits();
+        assert_eq!((quants.len(), factors.len()), (GROUP_BYTES * bits / 8, parts * BLOCK_ROWS));
+        Self { bits, zero_point: repacking.zero_point(), quants, factors, parts, split }
+    }
+}
 
 /// A value of this type proves that the processor has the instruction set. Vectors have a lane for each row of a block.
 pub(super) trait Dot: Copy {
@@ -169,27 +207,28 @@ pub(super) trait Dot: Copy {
         }
     }
 
-    /// Writes repacked weights of a group, of 4 bits and without a sign, multiplied by the factors of their parts, `[part][row]`, of
-    /// which there are `parts`: all of the first `target` by a factor's bits from the fourth on, all of the second by its lower three. Factors are
-    /// below 64.
-    ///
-    /// # Panics
-    /// If there are not as many bytes and factors.
+    /// Writes weights, multiplied by the factors of their parts, as two signed bytes each: all of the first `target` by the upper ones, all
+    /// of the second by the lower ones. See [`Split`].
     #[inline(always)]
-    fn unpack_factored(self, nibbles: &[u8], factors: &[u8], parts: usize, target: &mut [UnpackedGroup; 2]) {
-        assert_eq!((nibbles.len(), factors.len()), (GROUP_BYTES / 2, parts * BLOCK_ROWS));
-        let mut products = [[[0; QUAD_BYTES]; QUADS]; 2];
-        for quad in 0..QUADS {
-            let factors = &factors[quad * parts / QUADS * BLOCK_ROWS..][..BLOCK_ROWS];
-            let pair = &nibbles[quad / 2 * QUAD_BYTES..][..QUAD_BYTES];
+    fn unpack_factored(self, group: FactoredGroup, target: &mut [UnpackedGroup; 2]) {
+        let mut weights = MaybeUninit::new([0; GROUP_BYTES]);
+        self.unpack_repacked(group.bits, group.quants, group.zero_point.wrapping_neg(), &mut weights);
+        // SAFETY: they have been written, twice.
+        let weights = unsafe { weights.assume_init_ref() };
+        let mut bytes = [[[0; QUAD_BYTES]; QUADS]; 2];
+        for (quad, weights) in weights.as_chunks::<QUAD_BYTES>().0.iter().enumerate() {
+            let factors = &group.factors[quad * group.parts / QUADS * BLOCK_ROWS..][..BLOCK_ROWS];
             for i in 0..QUAD_BYTES {
-                let (weight, factor) = (pair[i] >> (quad % 2 * 4) & 15, factors[i / QUAD]);
-                products[0][quad][i] = weight.wrapping_mul(factor >> 3);
-                products[1][quad][i] = weight.wrapping_mul(factor & 7);
+                let (weight, factor) = (i32::from(weights[i] as i8), i32::from(factors[i / QUAD] as i8));
+                let [high, low] = match group.split {
+                    Split::OfFactors => [weight * (factor >> 3), weight * (factor & 7)],
+                    Split::OfProducts => [(weight * factor + 32) >> 6, ((weight * factor + 32) & 63) - 32],
+                };
+                (bytes[0][quad][i], bytes[1][quad][i]) = (high as u8, low as u8);
             }
         }
-        for (products, target) in products.iter().zip(target) {
-            if let Some(bytes) = products.as_flattened().first_chunk() {
+        for (bytes, target) in bytes.iter().zip(target) {
+            if let Some(bytes) = bytes.as_flattened().first_chunk() {
                 target.write(*bytes);
             }
         }
@@ -217,12 +256,12 @@ pub(super) trait Dot: Copy {
     }
     /// Widens a signed byte for each lane.
     #[inline(always)]
-    fn signed_bytes(self, bytes: &[u8; BLOCK_ROWS]) -> Self::Floats {
-        let mut widened = [0.0; BLOCK_ROWS];
+    fn signed_bytes(self, bytes: &[u8; BLOCK_ROWS]) -> Self::Ints {
+        let mut widened = [0; BLOCK_ROWS];
         for (widened, byte) in widened.iter_mut().zip(bytes) {
-            *widened = f32::from(*byte as i8);
+            *widened = i32::from(*byte as i8);
         }
-        self.load(&widened)
+        self.ints(&widened)
     }
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`, rounded once on every instruction set.
@@ -232,15 +271,19 @@ pub(super) trait Dot: Copy {
     fn ints(self, ints: &[i32; BLOCK_ROWS]) -> Self::Ints {
         self.corrected(ints, 0)
     }
-    /// `8 * high + low` as a number, exactly if that is below 2^24.
+    /// `high * 2^SHIFT + low`.
     #[inline(always)]
-    fn joined(self, high: &[i32; BLOCK_ROWS], low: &[i32; BLOCK_ROWS]) -> Self::Floats {
-        let mut joined = [0.0; BLOCK_ROWS];
+    fn joined<const SHIFT: u32>(self, high: &[i32; BLOCK_ROWS], low: &[i32; BLOCK_ROWS]) -> Self::Ints {
+        let mut joined = [0; BLOCK_ROWS];
         for row in 0..BLOCK_ROWS {
-            joined[row] = high[row].wrapping_mul(8).wrapping_add(low[row]) as f32;
+            joined[row] = (high[row] << SHIFT).wrapping_add(low[row]);
         }
-        self.load(&joined)
+        self.ints(&joined)
     }
+    /// `a * b + c`, of numbers for which that fits in 32 bits.
+    fn add_product(self, a: Self::Ints, b: Self::Ints, c: Self::Ints) -> Self::Ints;
+    /// The nearest number of 24 bits, or the even one of two.
+    fn floats(self, ints: Self::Ints) -> Self::Floats;
     /// `ints + correction`.
     fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> Self::Ints;
     /// `ints * scales + sums`, rounded once on every instruction set.

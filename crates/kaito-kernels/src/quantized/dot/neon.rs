@@ -244,6 +244,23 @@ impl<P: Sums> Dot for Neon<P> {
     }
 
     #[inline(always)]
+    fn add_product(self, a: Self::Ints, b: Self::Ints, mut c: Self::Ints) -> Self::Ints {
+        // SAFETY: see above.
+        unsafe {
+            for i in 0..QUARTERS {
+                c[i] = vmlaq_s32(c[i], a[i], b[i]);
+            }
+        }
+        c
+    }
+
+    #[inline(always)]
+    fn floats(self, ints: Self::Ints) -> Self::Floats {
+        // SAFETY: see above.
+        unsafe { [vcvtq_f32_s32(ints[0]), vcvtq_f32_s32(ints[1]), vcvtq_f32_s32(ints[2]), vcvtq_f32_s32(ints[3])] }
+    }
+
+    #[inline(always)]
     fn add_scaled(self, ints: Self::Ints, scales: Self::Floats, mut sums: Self::Floats) -> Self::Floats {
         // SAFETY: see above.
         unsafe {

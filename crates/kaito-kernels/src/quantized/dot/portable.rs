@@ -98,6 +98,16 @@ impl Dot for Portable {
     }
 
     #[inline(always)]
+    fn add_product(self, a: Self::Ints, b: Self::Ints, c: Self::Ints) -> Self::Ints {
+        std::array::from_fn(|i| a[i].wrapping_mul(b[i]).wrapping_add(c[i]))
+    }
+
+    #[inline(always)]
+    fn floats(self, ints: Self::Ints) -> Self::Floats {
+        ints.map(|int| int as f32)
+    }
+
+    #[inline(always)]
     fn add_scaled(self, ints: Self::Ints, scales: Self::Floats, sums: Self::Floats) -> Self::Floats {
         // A library call where the processor lacks the instruction; one for many products.
         std::array::from_fn(|i| (ints[i] as f32).mul_add(scales[i], sums[i]))

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use super::*;
 use crate::{
     Rows, RowsMut, Write,
@@ -120,8 +122,8 @@ impl Case {
         outputs
     }
 
-    /// Each output by the definition of formats with factors: the integer sums of a group's parts are multiplied by factors, and those by
-    /// scales.
+    /// Each output by the definition of formats with factors: the integer sums of a group's parts are multiplied by factors and added, and
+    /// that by scales.
     fn expected_of_groups(&self, input: &QuantizedInput) -> Vec<f32> {
         let row_bytes = self.format.bytes(self.cols).unwrap();
         let mut outputs = Vec::new();
@@ -132,15 +134,15 @@ impl Case {
                 let mut y = 0.0f32;
                 for (group, elements) in elements.chunks(GROUP).enumerate() {
                     let (numbers, scales) = input.group(token, group);
-                    let (mut products, mut minima) = (0.0f32, 0);
+                    let (mut products, mut minima) = (0, 0);
                     for (elements, numbers) in elements.chunks(columns).zip(numbers.chunks(columns)) {
                         let each = elements.iter().zip(numbers).map(|(e, x)| i32::from(e.integer) * i32::from(*x));
-                        products = (each.sum::<i32>() as f32).mul_add(f32::from(elements[0].factors[0]), products);
+                        products += each.sum::<i32>() * i32::from(elements[0].factors[0]);
                         let sum: i32 = numbers.iter().map(|x| i32::from(*x)).sum();
                         minima += i32::from(elements[0].factors[1]) * sum;
                     }
                     let [scale, minimum] = elements[0].of_block;
-                    let mut of_group = products * scale;
+                    let mut of_group = products as f32 * scale;
                     if Repacking::of(self.format).sides.has_minima() {
                         of_group = (minima as f32).mul_add(minimum, of_group);
                     }
@@ -211,21 +213,34 @@ fn any_bits_have_the_product_of_the_definition_on_every_level() {
     }
 }
 
-/// Tiles multiply weights by the factors of their parts in signed bytes, and take the sum of a group for an integer that 24 bits hold.
+/// Tiles multiply weights by the factors of their parts as two signed bytes, and the sum of a group has to fit in 32 bits.
 #[test]
 fn the_largest_weights_and_factors_have_the_product_of_the_definition() {
     const ONE: [u8; 2] = [0x00, 0x3c];
-    // Where a block has its scale and that of its minima.
-    for (format, scales) in [(BlockFormat::Q4_K, 0), (BlockFormat::Q2_K, 80)] {
+    // What the bytes of a block are, where its scales are, which become 1, and what the bytes of Q6_K's factors are.
+    let blocks: [(BlockFormat, u8, Range<usize>, u8); 8] = [
+        (BlockFormat::Q4_K, 0xff, 0..4, 0),
+        (BlockFormat::Q5_K, 0xff, 0..4, 0),
+        (BlockFormat::Q2_K, 0xff, 80..84, 0),
+        (BlockFormat::Q3_K, 0xff, 108..110, 0),
+        (BlockFormat::Q3_K, 0x00, 108..110, 0),
+        (BlockFormat::Q6_K, 0x00, 208..210, 0x80),
+        (BlockFormat::Q6_K, 0x00, 208..210, 0x7f),
+        (BlockFormat::Q6_K, 0xff, 208..210, 0x80),
+    ];
+    for (format, all, scales, factor) in blocks {
         let (rows, cols) = (3, format.block_weights());
-        let mut block = vec![0xff; format.bytes(cols).unwrap()];
-        block[scales..scales + 4].copy_from_slice(&[ONE, ONE].concat());
+        let mut block = vec![all; format.bytes(cols).unwrap()];
+        if format == BlockFormat::Q6_K {
+            block[192..208].fill(factor);
+        }
+        block[scales].as_chunks_mut().0.fill(ONE);
         let case = Case::new(format, rows, cols, block.repeat(rows));
         let input: Vec<f32> = (0..20 * cols).map(|i| if i / cols % 2 == 0 { 1.0 } else { -1.0 }).collect();
         let input = case.input(Level::chosen(), &input);
         let expected = case.expected(&input);
         for &level in DotLevel::available() {
-            assert_same_bits(&format!("{format}, {level:?}"), &case.compute(level, 1, &input), &expected);
+            assert_same_bits(&format!("{format} {all}, {level:?}"), &case.compute(level, 1, &input), &expected);
         }
     }
 }

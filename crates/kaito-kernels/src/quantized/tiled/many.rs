@@ -4,7 +4,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{MOST_OUTPUTS, Outputs, Sums, load_sums, scale, store_sums};
+use super::{MOST_OUTPUTS, Outputs, PlaceOfOutputs, Sums, load_sums, scale, store_sums};
 use crate::{
     amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TILES, TileShapes, TileUnit, Tiles},
     quantized::{
@@ -67,8 +67,7 @@ pub(super) fn run<D: Dot, U: TileUnit, const W: usize>(dot: D, unit: U, mut prod
                     sums: room.sums.as_mut_ptr(),
                     next,
                     lines,
-                    target: product.output.address(product.part.tokens.start, block * BLOCK_ROWS),
-                    target_stride: if group + count == groups { product.output.stride() } else { 0 },
+                    finished: (group + count == groups).then(|| product.place_of_outputs(block)),
                 };
                 // SAFETY: the registers have the shapes that it needs. There are `count` groups of weights, their scales, and the groups
                 // of all tokens of the part, as `at_tiles` has checked. `outputs` are as many, which `load` has written.
@@ -122,9 +121,8 @@ struct Pass {
     /// Where the strip begins that is prefetched meanwhile, and its cache lines.
     next: *const u8,
     lines: usize,
-    /// Where the outputs of the block of rows are to be written, and from one token to the next; 0 if not after this strip.
-    target: *const f32,
-    target_stride: usize,
+    /// Where the outputs of the block of rows are to be written, if this is its last strip.
+    finished: Option<PlaceOfOutputs>,
 }
 
 /// The safety contract of its methods: the registers have the shapes `[W, W, W, 16, 16, 16, 16, 16]` of rows of 64 bytes; the pointers
@@ -193,10 +191,8 @@ impl Pass {
         for line in tile * self.lines / self.input_tiles..(tile + 1) * self.lines / self.input_tiles {
             dot.prefetch(self.next.wrapping_add(line * CACHE_LINE));
         }
-        if self.target_stride > 0 {
-            for token in tile * W..(tile + 1) * W {
-                dot.prefetch(self.target.wrapping_add(token * self.target_stride).cast());
-            }
+        if let Some(outputs) = self.finished {
+            outputs.prefetch::<D, W>(dot, tile);
         }
     }
 

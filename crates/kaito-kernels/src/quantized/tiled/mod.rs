@@ -38,6 +38,9 @@ const MOST_OUTPUTS: usize = 1024;
 /// Outputs of a token for a block of rows.
 type Outputs = [f32; BLOCK_ROWS];
 
+/// Quads of a part as long as a subgroup.
+const WHOLE: usize = SUBGROUP / QUAD;
+
 /// The integer sums of a group, of tokens and a block of rows.
 type Sums = [[i32; BLOCK_ROWS]; TILE_ROWS];
 
@@ -56,12 +59,11 @@ impl<U: TileUnit> DotKernel for TiledProduct<'_, U> {
             QuantizedFormat::Quantized(_) => return self.of_widths(dot, Groups),
             QuantizedFormat::Repacked(format) => format,
         };
-        const WHOLE: usize = SUBGROUP / QUAD;
         const HALF: usize = WHOLE / 2;
         let repacking = Repacking::of(format);
         match repacking.sides() {
             SideLayout::Halves { minima } => {
-                self.of_widths(dot, Parts(InParts::<_, WHOLE>(Scaled { minima })));
+                self.of_widths(dot, Parts(InParts(Scaled { minima })));
             }
             SideLayout::Factors { columns: SUBGROUP, minima } => {
                 self.with_factors(dot, repacking, Factored::<WHOLE> { minima });
@@ -74,12 +76,7 @@ impl<U: TileUnit> DotKernel for TiledProduct<'_, U> {
 impl<U: TileUnit> TiledProduct<'_, U> {
     #[inline(always)]
     fn with_factors<D: Dot, const Q: usize>(self, dot: D, repacking: Repacking, group: Factored<Q>) {
-        // Weights of 4 bits without a sign.
-        if repacking.bits() == 4 && group.minima {
-            self.of_widths(dot, Parts(Folded(group)));
-        } else {
-            self.of_widths(dot, Parts(InParts::<_, Q>(group)));
-        }
+        self.of_widths(dot, Parts(Folded::new(group, repacking)));
     }
 
     #[inline(always)]
@@ -178,7 +175,31 @@ impl<'a> PartProduct<'a> {
     }
 }
 
+/// Where the outputs of a part's tokens for a block of rows are to be written.
+#[derive(Clone, Copy)]
+struct PlaceOfOutputs {
+    first: *const f32,
+    /// From one token to the next one.
+    stride: usize,
+}
+
+impl PlaceOfOutputs {
+    /// Prefetches those of a tile of `W` tokens, where the last tile may lack some.
+    #[inline(always)]
+    fn prefetch<D: Dot, const W: usize>(self, dot: D, tile: usize) {
+        for token in tile * W..(tile + 1) * W {
+            dot.prefetch(self.first.wrapping_add(token * self.stride).cast());
+        }
+    }
+}
+
 impl PartProduct<'_> {
+    #[inline(always)]
+    fn place_of_outputs(&self, block: usize) -> PlaceOfOutputs {
+        let first = self.output.address(self.part.tokens.start, block * BLOCK_ROWS);
+        PlaceOfOutputs { first, stride: self.output.stride() }
+    }
+
     /// What the outputs of a block of rows begin with.
     #[inline(always)]
     fn load<D: Dot, const W: usize>(&mut self, dot: D, block: usize, outputs: &mut [MaybeUninit<Outputs>]) {

@@ -8,12 +8,12 @@ use std::mem::MaybeUninit;
 
 #[cfg(doc)]
 use super::products::{Folded, InParts};
-use super::{MOST_OUTPUTS, Outputs, Places, Sums};
+use super::{MOST_OUTPUTS, Outputs, Places, Sums, WHOLE};
 use crate::{
     amx::{TILE_ROW_BYTES, TILE_ROWS, TileShapes, TileUnit, Tiles},
     quantized::{
         BLOCK_ROWS, Grouping, QUAD, QuantizedRef,
-        dot::{Dot, GROUP_BYTES, UnpackedGroup},
+        dot::{Dot, GROUP_BYTES, QUADS, UnpackedGroup},
         group::PartSums,
         input::InputGroups,
         product::PartProduct,
@@ -31,8 +31,8 @@ const SIDES_AHEAD: usize = 4;
 pub(super) const TOKENS: usize = 4;
 pub(super) const WEIGHTS: usize = 6;
 
-/// Parts of a group at most.
-const MOST_PARTS: usize = 8;
+/// Sums of a unit at most, one for each part.
+const MOST_SUMS: usize = QUADS / WHOLE;
 
 /// Tokens whose sums are scaled at a time: they stay in vector registers.
 pub(super) const SCALED: usize = 8;
@@ -46,7 +46,7 @@ const WEIGHTS_BYTES: usize = 2 * GROUP_BYTES;
 struct Room {
     outputs: [MaybeUninit<Outputs>; MOST_OUTPUTS],
     /// Of this unit and of the one before.
-    sums: [[Sums; MOST_PARTS]; 2],
+    sums: [[Sums; MOST_SUMS]; 2],
     /// Of these units and of the next ones.
     weights: [[UnpackedWeights; UNPACKED_GROUPS]; 2],
 }
@@ -55,7 +55,7 @@ impl Room {
     fn new() -> Self {
         Self {
             outputs: [const { MaybeUninit::uninit() }; MOST_OUTPUTS],
-            sums: [[[[0; BLOCK_ROWS]; TILE_ROWS]; MOST_PARTS]; 2],
+            sums: [[[[0; BLOCK_ROWS]; TILE_ROWS]; MOST_SUMS]; 2],
             weights: [const { [const { [const { MaybeUninit::uninit() }; 2] }; UNPACKED_GROUPS] }; 2],
         }
     }
@@ -165,7 +165,11 @@ pub(super) fn many<D: Dot, U: TileUnit, P: Products, const W: usize>(
                     input: product.input.at_tiles(product.part.tiles.clone(), group, count),
                     outputs: all_outputs.wrapping_add(i * tokens),
                 };
+                let finished = (group + count == groups).then(|| product.place_of_outputs(block));
                 for tile in 0..input_tiles {
+                    if let Some(outputs) = finished {
+                        outputs.prefetch::<D, W>(dot, tile);
+                    }
                     for line in tile * lines / input_tiles..(tile + 1) * lines / input_tiles {
                         dot.prefetch(next.wrapping_add(line * CACHE_LINE));
                     }
@@ -210,12 +214,17 @@ pub(super) trait Products: Copy {
     /// Unpacks a group of a block of rows.
     fn unpack<D: Dot>(self, dot: D, weight: QuantizedRef, quants: &[u8], sides: &[u8], target: &mut UnpackedWeights);
 
-    /// Stores the integer sums of a unit.
+    /// Half of the products of a unit: the first one, then the second one.
     ///
     /// # Safety
-    /// The registers have the shapes of [`Pipeline::new`]. The weights and the tokens of the unit are there, and room for
-    /// [`MOST_PARTS`] sums.
-    unsafe fn multiply<T: Tiles>(self, tiles: &mut T, unit: Unit, sums: *mut Sums);
+    /// The registers have the shapes of [`Pipeline::new`]. The weights and the tokens of the unit are there.
+    unsafe fn multiply<T: Tiles, const HALF: usize>(self, tiles: &mut T, unit: Unit);
+
+    /// Stores the integer sums of the unit that are complete after this half of its products, before the next half begins.
+    ///
+    /// # Safety
+    /// The products of this half are done, and there is room for [`MOST_SUMS`] sums.
+    unsafe fn store<T: Tiles, const HALF: usize>(self, tiles: &mut T, sums: *mut Sums);
 
     /// Adds to the outputs of [`SCALED`] tokens of a unit, from `first` on, what their sums come to.
     ///
@@ -262,7 +271,7 @@ impl<D: Dot, const TOKENS: usize> PartSums<D, 1, TOKENS> for Stored {
 struct Pipeline<'r, T, P, const W: usize> {
     tiles: T,
     products: P,
-    sums: &'r mut [[Sums; MOST_PARTS]; 2],
+    sums: &'r mut [[Sums; MOST_SUMS]; 2],
     /// Which of these are the last unit's.
     turn: usize,
     before: Option<Unit>,
@@ -270,13 +279,14 @@ struct Pipeline<'r, T, P, const W: usize> {
 
 impl<'r, T: Tiles, P: Products, const W: usize> Pipeline<'r, T, P, W> {
     #[inline(always)]
-    fn new<U: TileUnit<Tiles = T>>(unit: U, products: P, sums: &'r mut [[Sums; MOST_PARTS]; 2]) -> Self {
+    fn new<U: TileUnit<Tiles = T>>(unit: U, products: P, sums: &'r mut [[Sums; MOST_SUMS]; 2]) -> Self {
         let (of_sums, tokens, weights) = ((W, TILE_ROW_BYTES), (W, P::COLUMNS), (P::COLUMNS / QUAD, TILE_ROW_BYTES));
         let shapes = [of_sums, of_sums, of_sums, of_sums, tokens, tokens, weights, weights];
         Self { tiles: unit.configure(&TileShapes::new(shapes)), products, sums, turn: 0, before: None }
     }
 
-    /// Multiplies a unit, and scales the sums of the one before.
+    /// Multiplies a unit, and scales the sums of the one before: a half of these after each half of the products, so that both are
+    /// computed at the same time. In a program of its own that takes seven eighths of the time of one after the other.
     ///
     /// # Safety
     /// All memory of the unit is there, with `W` tokens and outputs, and that of the unit before still is, but for its weights.
@@ -286,10 +296,20 @@ impl<'r, T: Tiles, P: Products, const W: usize> Pipeline<'r, T, P, W> {
         let (now, before) = if self.turn == 0 { (second, first) } else { (first, second) };
         // SAFETY: by contract.
         unsafe {
-            self.products.multiply(&mut self.tiles, unit, now.as_mut_ptr());
+            let (now, before) = (now.as_mut_ptr(), Stored(before.as_ptr().cast()));
+            let (tiles, products) = (&mut self.tiles, self.products);
+            products.multiply::<T, 0>(tiles, unit);
             if let Some(unit) = self.before {
-                scale::<D, P, W>(dot, self.products, unit, Stored(before.as_ptr().cast()));
+                products.scale(dot, unit, before, 0);
             }
+            products.store::<T, 0>(tiles, now);
+            products.multiply::<T, 1>(tiles, unit);
+            if let Some(unit) = self.before
+                && W > SCALED
+            {
+                products.scale(dot, unit, before, SCALED);
+            }
+            products.store::<T, 1>(tiles, now);
         }
         (self.before, self.turn) = (Some(unit), 1 - self.turn);
     }
@@ -302,18 +322,10 @@ impl<'r, T: Tiles, P: Products, const W: usize> Pipeline<'r, T, P, W> {
     unsafe fn finish<D: Dot>(&mut self, dot: D) {
         if let Some(unit) = self.before.take() {
             let sums = Stored(self.sums[self.turn].as_ptr().cast());
-            // SAFETY: by contract.
-            unsafe { scale::<D, P, W>(dot, self.products, unit, sums) };
+            for first in (0..W).step_by(SCALED) {
+                // SAFETY: by contract.
+                unsafe { self.products.scale(dot, unit, sums, first) };
+            }
         }
-    }
-}
-
-/// # Safety
-/// As [`Products::scale`], for `W` tokens.
-#[inline(always)]
-unsafe fn scale<D: Dot, P: Products, const W: usize>(dot: D, products: P, unit: Unit, sums: Stored) {
-    for first in (0..W).step_by(SCALED) {
-        // SAFETY: by contract.
-        unsafe { products.scale(dot, unit, sums, first) };
     }
 }
