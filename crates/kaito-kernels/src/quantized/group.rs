@@ -257,7 +257,7 @@ impl<const Q: usize> PartedProduct<Q> for Scaled<Q> {
     }
 }
 
-/// Activations of 7 bits and a sign, weights of 5 and factors of 7.
+/// The greatest sum of a group: activations up to 127, weights up to 32 and factors up to 128.
 const _: () = assert!((GROUP * 127 * 32 * 128) < 1 << 27);
 
 impl<const Q: usize> PartedProduct<Q> for Factored<Q> {
@@ -279,7 +279,7 @@ impl<const Q: usize> PartedProduct<Q> for Factored<Q> {
         sums: [[D::Floats; T]; R],
     ) -> [[D::Floats; T]; R] {
         let parts = QUADS / Q;
-        // The sums of parts, times their factors: below 2^27, see below.
+        // The sums of parts, times their factors: 32 bits hold them, as is asserted above.
         let mut of_group = [[dot.ints(&[0; BLOCK_ROWS]); T]; R];
         let factors = self.first_factor();
         for i in opaque(0)..opaque(parts) {

@@ -33,12 +33,13 @@ const QUAD_BYTES: usize = BLOCK_ROWS * QUAD;
 /// Room for a group that is unpacked.
 pub(super) type UnpackedGroup = MaybeUninit<[u8; GROUP_BYTES]>;
 
-/// How the product of a weight and its factor is two signed bytes, `high * 2^s + low`, where `s` is what stands here, so that their sums can be multiplied as bytes are.
+/// How the product of a weight and its factor is two signed bytes, `high * 2^s + low`, where `s` is the number that stands here: these can
+/// be multiplied by tile registers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Split {
     /// Of weights from 0 to 15 and factors from 0 to 63: the products with a factor's upper and its lower three bits.
     OfFactors = 3,
-    /// Of weights from -32 to 31 and any factors: the products' bits from the sixth on, rounded, and what is left.
+    /// Of weights from -32 to 31 and any factors: the products divided by 64 and rounded, and what is left.
     OfProducts = 6,
 }
 
