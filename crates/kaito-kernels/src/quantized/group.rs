@@ -10,6 +10,10 @@ use super::{
 use crate::simd::STREAMS;
 use crate::simd::opaque;
 
+/// Quads of a part that is a subgroup, and of one that is half of it.
+pub(super) const WHOLE: usize = SUBGROUP / QUAD;
+pub(super) const HALF: usize = WHOLE / 2;
+
 /// The product of a group.
 pub(super) trait GroupProduct: Copy {
     /// Whether weights that share bytes are read as they lie in the matrix.

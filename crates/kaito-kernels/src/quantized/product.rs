@@ -9,9 +9,9 @@ use super::dot::dispatch_portable;
 #[cfg(any(target_arch = "x86_64", test))]
 use super::tiled::TiledProduct;
 use super::{
-    BLOCK_ROWS, GROUP, QUAD, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef,
+    BLOCK_ROWS, GROUP, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef,
     dot::{Dot, DotKernel, DotLevel, dispatch},
-    group::{Bytes, Factored, GroupProduct, InBits, Nibbles, Scaled},
+    group::{Bytes, Factored, GroupProduct, HALF, InBits, Nibbles, Scaled, WHOLE},
     input::{INPUT_TILE, SUBGROUP},
     repacked::{Repacking, SideLayout},
     strip::{SINGLE_STREAM_DISTANCE, Strip, StripWeights, UNPACKED_GROUPS, Unpacked},
@@ -131,8 +131,6 @@ impl DotKernel for PartProduct<'_> {
         };
         let repacking = Repacking::of(format);
         let minima = repacking.sides().has_minima();
-        const WHOLE: usize = SUBGROUP / QUAD;
-        const HALF: usize = WHOLE / 2;
         let bits = if const { D::UNPACKS_IN_REGISTERS } { repacking.bits() } else { 8 };
         match (repacking.sides(), bits) {
             (SideLayout::Halves { .. }, 8) => self.strips(dot, InBits::<_, WHOLE, 8>(Scaled::<WHOLE> { minima })),

@@ -140,17 +140,6 @@ impl Dot for Avx2 {
         // SAFETY: see above.
         unsafe { [_mm256_cvtepi32_ps(ints[0]), _mm256_cvtepi32_ps(ints[1])] }
     }
-
-    #[inline(always)]
-    fn add_scaled(self, ints: [__m256i; 2], scales: [__m256; 2], sums: [__m256; 2]) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe {
-            [
-                _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints[0]), scales[0], sums[0]),
-                _mm256_fmadd_ps(_mm256_cvtepi32_ps(ints[1]), scales[1], sums[1]),
-            ]
-        }
-    }
 }
 
 /// Bytes are multiplied as numbers of 16 bits: the sum of two products of bytes would not fit in the 16 bits that `vpmaddubsw` has

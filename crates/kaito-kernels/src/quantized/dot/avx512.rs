@@ -336,12 +336,6 @@ impl Dot for Avx512Vnni {
         // SAFETY: see above.
         unsafe { _mm512_add_epi32(_mm512_loadu_si512(ints.as_ptr().cast()), _mm512_set1_epi32(correction)) }
     }
-
-    #[inline(always)]
-    fn add_scaled(self, ints: __m512i, scales: __m512, sums: __m512) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_fmadd_ps(_mm512_cvtepi32_ps(ints), scales, sums) }
-    }
 }
 
 /// Weights of four quads.

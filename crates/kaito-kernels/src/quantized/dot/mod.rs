@@ -287,8 +287,11 @@ pub(super) trait Dot: Copy {
     fn floats(self, ints: Self::Ints) -> Self::Floats;
     /// `ints + correction`.
     fn corrected(self, ints: &[i32; BLOCK_ROWS], correction: i32) -> Self::Ints;
-    /// `ints * scales + sums`, rounded once on every instruction set.
-    fn add_scaled(self, ints: Self::Ints, scales: Self::Floats, sums: Self::Floats) -> Self::Floats;
+    /// `ints * scales + sums`, rounded as [`Dot::floats`] and [`Dot::fma`] are.
+    #[inline(always)]
+    fn add_scaled(self, ints: Self::Ints, scales: Self::Floats, sums: Self::Floats) -> Self::Floats {
+        self.fma(self.floats(ints), scales, sums)
+    }
 }
 
 /// A function and its arguments, generic over the instruction set.

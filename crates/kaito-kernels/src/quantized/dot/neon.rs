@@ -259,15 +259,4 @@ impl<P: Sums> Dot for Neon<P> {
         // SAFETY: see above.
         unsafe { [vcvtq_f32_s32(ints[0]), vcvtq_f32_s32(ints[1]), vcvtq_f32_s32(ints[2]), vcvtq_f32_s32(ints[3])] }
     }
-
-    #[inline(always)]
-    fn add_scaled(self, ints: Self::Ints, scales: Self::Floats, mut sums: Self::Floats) -> Self::Floats {
-        // SAFETY: see above.
-        unsafe {
-            for i in 0..QUARTERS {
-                sums[i] = vfmaq_f32(sums[i], vcvtq_f32_s32(ints[i]), scales[i]);
-            }
-        }
-        sums
-    }
 }

@@ -85,6 +85,7 @@ impl Dot for Portable {
 
     #[inline(always)]
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // A library call where the processor lacks the instruction; one for many products.
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
 
@@ -105,11 +106,5 @@ impl Dot for Portable {
     #[inline(always)]
     fn floats(self, ints: Self::Ints) -> Self::Floats {
         ints.map(|int| int as f32)
-    }
-
-    #[inline(always)]
-    fn add_scaled(self, ints: Self::Ints, scales: Self::Floats, sums: Self::Floats) -> Self::Floats {
-        // A library call where the processor lacks the instruction; one for many products.
-        std::array::from_fn(|i| (ints[i] as f32).mul_add(scales[i], sums[i]))
     }
 }

@@ -17,9 +17,9 @@ use self::{
 };
 
 use super::{
-    BLOCK_ROWS, GROUP, QUAD, QuantizedFormat,
+    BLOCK_ROWS, GROUP, QuantizedFormat,
     dot::{Dot, DotKernel, GROUP_BYTES},
-    group::{Factored, Scaled},
+    group::{HALF, Scaled, WHOLE},
     input::{InputGroups, SUBGROUP},
     product::{PartProduct, load_outputs, store_outputs},
     repacked::{Repacking, SideLayout},
@@ -37,9 +37,6 @@ const MOST_OUTPUTS: usize = 1024;
 
 /// Outputs of a token for a block of rows.
 type Outputs = [f32; BLOCK_ROWS];
-
-/// Quads of a part as long as a subgroup.
-const WHOLE: usize = SUBGROUP / QUAD;
 
 /// The integer sums of a group, of tokens and a block of rows.
 type Sums = [[i32; BLOCK_ROWS]; TILE_ROWS];
@@ -59,26 +56,18 @@ impl<U: TileUnit> DotKernel for TiledProduct<'_, U> {
             QuantizedFormat::Quantized(_) => return self.of_widths(dot, Groups),
             QuantizedFormat::Repacked(format) => format,
         };
-        const HALF: usize = WHOLE / 2;
         let repacking = Repacking::of(format);
         match repacking.sides() {
-            SideLayout::Halves { minima } => {
-                self.of_widths(dot, Parts(InParts(Scaled { minima })));
+            SideLayout::Halves { minima } => self.of_widths(dot, Parts(InParts(Scaled { minima }))),
+            SideLayout::Factors { columns: SUBGROUP, .. } => {
+                self.of_widths(dot, Parts(Folded::<WHOLE>::new(repacking)));
             }
-            SideLayout::Factors { columns: SUBGROUP, minima } => {
-                self.with_factors(dot, repacking, Factored::<WHOLE> { minima });
-            }
-            SideLayout::Factors { minima, .. } => self.with_factors(dot, repacking, Factored::<HALF> { minima }),
+            SideLayout::Factors { .. } => self.of_widths(dot, Parts(Folded::<HALF>::new(repacking))),
         }
     }
 }
 
 impl<U: TileUnit> TiledProduct<'_, U> {
-    #[inline(always)]
-    fn with_factors<D: Dot, const Q: usize>(self, dot: D, repacking: Repacking, group: Factored<Q>) {
-        self.of_widths(dot, Parts(Folded::new(group, repacking)));
-    }
-
     #[inline(always)]
     fn of_widths<D: Dot, P: TiledGroups>(self, dot: D, groups: P) {
         match self.product.input.width() {

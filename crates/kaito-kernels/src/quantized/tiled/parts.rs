@@ -8,13 +8,13 @@ use std::mem::MaybeUninit;
 
 #[cfg(doc)]
 use super::products::{Folded, InParts};
-use super::{MOST_OUTPUTS, Outputs, Places, Sums, WHOLE};
+use super::{MOST_OUTPUTS, Outputs, Places, Sums};
 use crate::{
     amx::{TILE_ROW_BYTES, TILE_ROWS, TileShapes, TileUnit, Tiles},
     quantized::{
         BLOCK_ROWS, Grouping, QUAD, QuantizedRef,
         dot::{Dot, GROUP_BYTES, QUADS, UnpackedGroup},
-        group::PartSums,
+        group::{PartSums, WHOLE},
         input::InputGroups,
         product::PartProduct,
         strip::UNPACKED_GROUPS,
