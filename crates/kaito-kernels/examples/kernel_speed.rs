@@ -92,7 +92,7 @@ fn plain(pool: &ThreadPool, filter: &str, memory: &ReadMemory) -> f64 {
         // Three of Llama-2-7B's, and three of TinyLlama's.
         for (rows, cols) in [(4096, 4096), (11008, 4096), (4096, 11008), (2048, 2048), (5632, 2048), (2048, 5632)] {
             let name = |tokens: usize, compute: Compute| format!("{dtype} {rows} x {cols}, {tokens} tokens, {compute}");
-            let cases = [1, 2, 4, 8, 16, 64, 256, 512]
+            let cases = [1, 2, 4, 8, 16, 64, 128, 256, 512]
                 .into_iter()
                 .flat_map(|tokens| [Compute::Exact, Compute::Bf16].map(|compute| (tokens, compute)))
                 .filter(|&(_, compute)| dtype != DType::F32 || compute == Compute::Exact);

@@ -1,6 +1,10 @@
 //! Dividing a matrix of outputs among threads: each part of it is written by one thread alone.
 
-use std::{marker::PhantomData, ops::Range};
+use std::{
+    marker::PhantomData,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use crate::{RowsMut, ThreadPool};
 
@@ -52,6 +56,9 @@ impl EvenSplit {
         self.start(i)..self.start(i + 1)
     }
 }
+
+/// Up to so many sets of tokens, threads begin with different ones: see [`RowsMut::for_each_part`].
+const MOST_TOKEN_SETS: usize = 8;
 
 /// A matrix of outputs in parts. Its rows (tokens) are taken in tiles, some of which make a part.
 #[derive(Debug, Clone, Copy)]
@@ -110,13 +117,18 @@ impl Partition {
         Self { tiles, part_tiles, columns: rows, part_columns: part_blocks * sizes.block_rows }
     }
 
+    /// Parts with the same tokens.
+    fn across(&self) -> usize {
+        self.columns.div_ceil(self.part_columns)
+    }
+
     fn parts(&self) -> usize {
-        self.columns.div_ceil(self.part_columns) * self.tiles.count.div_ceil(self.part_tiles)
+        self.across() * self.tiles.count.div_ceil(self.part_tiles)
     }
 
     /// Part `i` of [`Partition::parts`]. Different parts have no output in common.
     fn part(&self, i: usize) -> Part {
-        let across = self.columns.div_ceil(self.part_columns);
+        let across = self.across();
         let first_column = i % across * self.part_columns;
         let first_tile = i / across * self.part_tiles;
         let tiles = first_tile..self.tiles.count.min(first_tile + self.part_tiles);
@@ -131,6 +143,9 @@ impl Partition {
 impl RowsMut<'_> {
     /// Calls `task` once for each part of these rows, on the threads of `pool`.
     ///
+    /// Where there are a few sets of tokens, threads begin with different ones and then take columns in order. So they read the same weights at
+    /// nearly the same time, which memory is asked for once, and each keeps the activations of its tokens in its cache.
+    ///
     /// # Panics
     /// If the rows of the partition overlap or do not fit in the data.
     pub(crate) fn for_each_part(
@@ -142,12 +157,31 @@ impl RowsMut<'_> {
     ) {
         self.check(what, partition.tiles.len, partition.columns);
         let matrix = Shared { first: self.data.as_mut_ptr().wrapping_add(self.offset), stride: self.stride };
-        pool.for_each(partition.parts(), &|i| {
+        let compute = |i| {
             let part = partition.part(i);
-            // SAFETY: the part lies within the rows that were checked, which this function borrows. The pool calls with each
+            // SAFETY: the part lies within the rows that were checked, which this function borrows. This is called with each
             // `i` once, and different parts have no element in common.
             let elements = unsafe { matrix.part(&part) };
             task(part, elements);
+        };
+        let (parts, across) = (partition.parts(), partition.across());
+        let sets = parts / across.max(1);
+        if across < 2 || !(2..=MOST_TOKEN_SETS).contains(&sets) {
+            pool.for_each(parts, &compute);
+            return;
+        }
+        let next = [const { AtomicUsize::new(0) }; MOST_TOKEN_SETS];
+        pool.for_each(pool.threads().min(parts), &|thread| {
+            for set in 0..sets {
+                let set = (thread + set) % sets;
+                loop {
+                    let i = next[set].fetch_add(1, Ordering::Relaxed);
+                    if i >= across {
+                        break;
+                    }
+                    compute(set * across + i);
+                }
+            }
         });
     }
 }

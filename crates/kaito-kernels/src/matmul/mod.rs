@@ -107,7 +107,8 @@ pub fn matmul(pool: &ThreadPool, input: &TiledInput, weight: MatrixRef, mut outp
         }
         #[cfg(any(target_arch = "x86_64", test))]
         Form::Tiles { unit, .. } => {
-            output.for_each_part("output", pool, partition(tiles::part_sizes(tokens)), |part, output| {
+            let sizes = tiles::part_sizes(tokens, weight.dtype(), input.packed.is_split());
+            output.for_each_part("output", pool, partition(sizes), |part, output| {
                 unit.compute(&input.packed, weight, output, mode, part);
             });
             return;

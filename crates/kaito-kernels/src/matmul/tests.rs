@@ -383,7 +383,9 @@ fn tiles_sum_up_as_defined() {
     let truncated = |x: f32| f32::from_bits(x.to_bits() & 0xffff_0000);
     let pool = pool(2);
     for dtype in [DType::Bf16, DType::F16] {
-        for (rows, cols, tokens) in [(33, 40, 3), (16, 2080, 17), (70, 1037, 40), (64, 1024, 33), (48, 4128, 1)] {
+        for (rows, cols, tokens) in
+            [(33, 40, 3), (16, 2080, 17), (70, 1037, 40), (64, 1024, 33), (48, 4128, 1), (35, 1056, 257)]
+        {
             let case = case(dtype, rows, cols, tokens, 21);
             let mut weight = vec![0.0; rows * cols];
             crate::widen(dtype, &case.bytes[1..], &mut weight);

@@ -96,7 +96,11 @@ impl PackedInput {
         self.split
     }
 
-    pub fn token_tiles(&self) -> usize {
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn token_tiles(&self) -> usize {
         self.tiles().count()
     }
 
