@@ -179,17 +179,27 @@ impl<'a, const ROWS: usize> Stretch<'a, ROWS> {
     #[inline(always)]
     pub fn copy<S: Simd, E: TileElement>(&self, simd: S, lines: Range<usize>, target: &mut [TileRows]) {
         assert!(lines.end <= self.lines() && lines.end.div_ceil(TILE_ROWS) * E::PARTS <= target.len());
-        for line in lines {
+        let mut line = lines.start;
+        while line < lines.end {
+            // As many lines as are in the same tiles.
+            let r = line % TILE_ROWS;
+            let count = (lines.end - line).min(TILE_ROWS - r);
             let (row, slice) = (line % ROWS, line / ROWS);
             let tiles = &mut target[line / TILE_ROWS * E::PARTS..][..E::PARTS];
             if let Some((first, stride)) = self.whole {
-                let source = first.wrapping_add(row * stride + slice * TILE_ROW_BYTES);
-                // SAFETY: `WeightRows::stretch` has found all of these rows and slices, and a line is in them.
-                E::store(simd, unsafe { &*source.cast() }, tiles, line % TILE_ROWS);
+                let mut source = first.wrapping_add(row * stride + slice * TILE_ROW_BYTES);
+                for r in r..r + count {
+                    // SAFETY: `WeightRows::stretch` has found all of these rows and slices, and a line is in them.
+                    E::store(simd, unsafe { &*source.cast() }, tiles, r);
+                    source = source.wrapping_add(stride);
+                }
             } else {
-                let weights = self.weights.padded(self.first_row + row, self.slices.start + slice);
-                E::store(simd, &weights, tiles, line % TILE_ROWS);
+                for i in 0..count {
+                    let weights = self.weights.padded(self.first_row + row + i, self.slices.start + slice);
+                    E::store(simd, &weights, tiles, r + i);
+                }
             }
+            line += count;
         }
     }
 }
