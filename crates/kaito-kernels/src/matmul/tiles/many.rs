@@ -33,6 +33,7 @@ pub(super) const MOST_SUMS: usize = 256;
 type AllSums = [MaybeUninit<Sums>; MOST_SUMS + 1];
 
 /// The panels of a part in the order in which they are multiplied: `[block of columns][tiles of rows][panel of the block]`.
+#[derive(Clone)]
 struct Panels<'a> {
     weights: &'a WeightRows<'a>,
     /// Slices of a panel at most.
@@ -73,6 +74,8 @@ impl<'a> Iterator for Panels<'a> {
 /// A panel on its way to where it is multiplied, if there is one.
 struct Copying<'a, E> {
     source: Option<Stretch<'a, PANEL_ROWS>>,
+    /// The panel after it, which is asked for meanwhile.
+    ahead: Option<Stretch<'a, PANEL_ROWS>>,
     /// Which lines are still to be copied.
     lines: Range<usize>,
     room: &'a mut [TileRows],
@@ -81,9 +84,13 @@ struct Copying<'a, E> {
 
 impl<'a, E: TileElement> Copying<'a, E> {
     #[inline(always)]
-    fn new(source: Option<Stretch<'a, PANEL_ROWS>>, room: &'a mut [TileRows]) -> Self {
+    fn new(
+        source: Option<Stretch<'a, PANEL_ROWS>>,
+        ahead: Option<Stretch<'a, PANEL_ROWS>>,
+        room: &'a mut [TileRows],
+    ) -> Self {
         let lines = 0..source.as_ref().map_or(0, Stretch::lines);
-        Self { source, lines, room, element: PhantomData }
+        Self { source, ahead, lines, room, element: PhantomData }
     }
 
     /// Copies the next `count` lines, as far as there are any.
@@ -92,6 +99,9 @@ impl<'a, E: TileElement> Copying<'a, E> {
         let end = self.lines.end.min(self.lines.start + count);
         if let Some(source) = &self.source {
             source.copy::<S, E>(simd, self.lines.start..end, self.room);
+        }
+        if let Some(ahead) = &self.ahead {
+            ahead.prefetch(simd, self.lines.start..end);
         }
         self.lines.start = end;
     }
@@ -135,10 +145,11 @@ impl<U: TileUnit> TilePart<'_, U> {
         let mut sums: AllSums = [const { MaybeUninit::uninit() }; _];
         let (mut room, mut other_room) = (room::<MOST_COPIED>(), room::<MOST_COPIED>());
         let mut free = &mut other_room[..];
-        let mut panel = Copying::<E>::new(panels.next(), &mut room).finish(simd);
+        let mut panel = Copying::<E>::new(panels.next(), None, &mut room).finish(simd);
         while let Some(source) = &panel.source {
             let (first_row, slices) = (source.first_row(), source.slices());
-            let next = Copying::<E>::new(panels.next(), free);
+            let next = panels.next();
+            let next = Copying::<E>::new(next, panels.clone().next(), free);
             let steps = slices.len() * tokens.len().div_ceil(together);
             let mut products = Products {
                 tiles: &mut tiles,

@@ -172,6 +172,17 @@ impl<'a, const ROWS: usize> Stretch<'a, ROWS> {
         ROWS * self.slices.len()
     }
 
+    /// Asks for some lines, which are in one slice, to be brought into the second level cache.
+    #[inline(always)]
+    pub fn prefetch<S: Simd>(&self, simd: S, lines: Range<usize>) {
+        let Some((first, stride)) = self.whole else { return };
+        let mut source = first.wrapping_add(lines.start % ROWS * stride + lines.start / ROWS * TILE_ROW_BYTES);
+        for _ in lines {
+            simd.prefetch(source);
+            source = source.wrapping_add(stride);
+        }
+    }
+
     /// Copies some lines, `[slice][row]`, to the `[slice][tile of rows][part]` of all.
     ///
     /// # Panics
