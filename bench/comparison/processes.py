@@ -22,6 +22,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 CORES = len(os.sched_getaffinity(0))
 # What -20 to 19 is to processes, this is to groups of them.
 GROUP_PRIORITY = -15
+# Seconds that a program has to end by itself.
+PATIENCE = 20.0
 
 _living = set()
 _end = None
@@ -53,9 +55,9 @@ def process_seconds(stat):
     return sum(int(field) for field in fields[11:15]) / TICKS
 
 
-def session_seconds(session):
-    """CPU time of all processes of a session, and of their children that ended. What is measured has one of its own."""
-    total = 0.0
+def session_stats(session):
+    """What /proc/PID/stat says of each process of a session, by its id. What is measured has a session of its own."""
+    stats = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -66,8 +68,18 @@ def session_seconds(session):
             # It ended meanwhile.
             continue
         if int(text.rpartition(")")[2].split()[3]) == session:
-            total += process_seconds(text)
-    return total
+            stats[int(entry)] = text
+    return stats
+
+
+def session_seconds(session):
+    """CPU time of all processes of a session, and of their children that ended."""
+    return sum(process_seconds(stat) for stat in session_stats(session).values())
+
+
+def session_living(session):
+    """The processes of a session that have not ended."""
+    return [pid for pid, stat in session_stats(session).items() if stat.rpartition(")")[2].split()[0] not in "ZX"]
 
 
 class Watch:
@@ -130,18 +142,17 @@ def _start(command, out, errors, priority, environment, inward=subprocess.DEVNUL
     return child
 
 
-def end(child, patience=20.0):
-    """Ends a program and what it started: asked first, killed when it does not listen."""
+def end(child, patience=None):
+    """Ends a program and what it started, and returns when they have ended: asked first, killed when they do not listen."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is not None:
-            break
-        try:
-            os.killpg(child.pid, number)
-            # One that was stopped hears nothing until it goes on.
-            os.killpg(child.pid, signal.SIGCONT)
-            child.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+        for pid in session_living(child.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+                # One that was stopped hears nothing until it goes on.
+                os.kill(pid, signal.SIGCONT)
+        deadline = time.monotonic() + (PATIENCE if patience is None else patience)
+        while (child.poll() is None or session_living(child.pid)) and time.monotonic() < deadline:
+            time.sleep(0.01)
     _living.discard(child)
 
 

@@ -5,6 +5,7 @@ import tempfile
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from comparison import prepare, processes
 from comparison.processes import TICKS, Failed
@@ -41,17 +42,20 @@ class Run(unittest.TestCase):
             processes.run(["no-such-program"], 60)
 
     def test_what_takes_too_long_is_ended_with_all_it_started(self):
-        with tempfile.TemporaryDirectory() as folder:
-            child = Path(folder) / "child"
-            code = ("import subprocess, sys, time\n"
-                    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-                    f"open({str(child)!r}, 'w').write(str(child.pid))\n"
-                    "time.sleep(600)\n")
-            with self.assertRaisesRegex(Failed, "not done after 5 s"):
-                processes.run([sys.executable, "-c", code], 5)
-            if child.exists():
-                self.assertFalse(alive(int(child.read_text())))
-        self.assertEqual(processes._living, set())
+        listens = "import time; time.sleep(600)"
+        deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+        for child_code in (listens, deaf):
+            with self.subTest(child_code), tempfile.TemporaryDirectory() as folder:
+                child = Path(folder) / "child"
+                code = ("import subprocess, sys, time\n"
+                        f"child = subprocess.Popen([sys.executable, '-c', {child_code!r}])\n"
+                        f"open({str(child)!r}, 'w').write(str(child.pid))\n"
+                        "time.sleep(600)\n")
+                with mock.patch.object(processes, "PATIENCE", 2.0), self.assertRaisesRegex(Failed, "not done after 5 s"):
+                    processes.run([sys.executable, "-c", code], 5)
+                if child.exists():
+                    self.assertFalse(alive(int(child.read_text())))
+                self.assertEqual(processes._living, set())
 
     def test_a_busy_core_ends_with_its_block(self):
         with processes.BusyCore(max(os.sched_getaffinity(0)), 60) as busy:
