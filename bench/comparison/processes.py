@@ -22,8 +22,6 @@ TICKS = os.sysconf("SC_CLK_TCK")
 CORES = len(os.sched_getaffinity(0))
 # What -20 to 19 is to processes, this is to groups of them.
 GROUP_PRIORITY = -15
-# Seconds that a program has to end by itself.
-PATIENCE = 20.0
 
 _living = set()
 _end = None
@@ -49,10 +47,14 @@ def busy_seconds(stat_line):
     return (user + nice + system + irq + soft_irq + stolen) / TICKS
 
 
+def stat_fields(stat):
+    """The fields of /proc/PID/stat after the name, which may hold spaces and brackets: state, parent, group, session, and so on."""
+    return stat.rpartition(")")[2].split()
+
+
 def process_seconds(stat):
-    """CPU time of a process and of its children that ended, from /proc/PID/stat. Its name may hold spaces and brackets."""
-    fields = stat.rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15]) / TICKS
+    """CPU time of a process and of its children that ended, from /proc/PID/stat."""
+    return sum(int(field) for field in stat_fields(stat)[11:15]) / TICKS
 
 
 def session_stats(session):
@@ -67,7 +69,7 @@ def session_stats(session):
         except OSError:
             # It ended meanwhile.
             continue
-        if int(text.rpartition(")")[2].split()[3]) == session:
+        if int(stat_fields(text)[3]) == session:
             stats[int(entry)] = text
     return stats
 
@@ -79,7 +81,7 @@ def session_seconds(session):
 
 def session_living(session):
     """The processes of a session that have not ended."""
-    return [pid for pid, stat in session_stats(session).items() if stat.rpartition(")")[2].split()[0] not in "ZX"]
+    return [pid for pid, stat in session_stats(session).items() if stat_fields(stat)[0] not in "ZX"]
 
 
 class Watch:
@@ -142,7 +144,7 @@ def _start(command, out, errors, priority, environment, inward=subprocess.DEVNUL
     return child
 
 
-def end(child, patience=None):
+def end(child, patience=20.0):
     """Ends a program and what it started, and returns when they have ended: asked first, killed when they do not listen."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in session_living(child.pid):
@@ -150,7 +152,7 @@ def end(child, patience=None):
                 os.kill(pid, number)
                 # One that was stopped hears nothing until it goes on.
                 os.kill(pid, signal.SIGCONT)
-        deadline = time.monotonic() + (PATIENCE if patience is None else patience)
+        deadline = time.monotonic() + patience
         while (child.poll() is None or session_living(child.pid)) and time.monotonic() < deadline:
             time.sleep(0.01)
     _living.discard(child)

@@ -1,3 +1,4 @@
+import functools
 import os
 import subprocess
 import sys
@@ -51,7 +52,8 @@ class Run(unittest.TestCase):
                         f"child = subprocess.Popen([sys.executable, '-c', {child_code!r}])\n"
                         f"open({str(child)!r}, 'w').write(str(child.pid))\n"
                         "time.sleep(600)\n")
-                with mock.patch.object(processes, "PATIENCE", 2.0), self.assertRaisesRegex(Failed, "not done after 5 s"):
+                soon = functools.partial(processes.end, patience=2.0)
+                with mock.patch.object(processes, "end", soon), self.assertRaisesRegex(Failed, "not done after 5 s"):
                     processes.run([sys.executable, "-c", code], 5)
                 if child.exists():
                     self.assertFalse(alive(int(child.read_text())))
@@ -191,7 +193,7 @@ def state_after(pid, wanted):
 
 def state_of(pid):
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-        return stat.read().rpartition(")")[2].split()[0]
+        return processes.stat_fields(stat.read())[0]
 
 
 def alive(pid):

@@ -122,8 +122,13 @@ impl Partition {
         self.columns.div_ceil(self.part_columns)
     }
 
+    /// Sets of tokens, each of which has as many parts.
+    fn token_sets(&self) -> usize {
+        self.tiles.count.div_ceil(self.part_tiles)
+    }
+
     fn parts(&self) -> usize {
-        self.across() * self.tiles.count.div_ceil(self.part_tiles)
+        self.across() * self.token_sets()
     }
 
     /// Part `i` of [`Partition::parts`]. Different parts have no output in common.
@@ -164,8 +169,7 @@ impl RowsMut<'_> {
             let elements = unsafe { matrix.part(&part) };
             task(part, elements);
         };
-        let (parts, across) = (partition.parts(), partition.across());
-        let sets = parts / across.max(1);
+        let (parts, across, sets) = (partition.parts(), partition.across(), partition.token_sets());
         if across < 2 || !(2..=MOST_TOKEN_SETS).contains(&sets) {
             pool.for_each(parts, &compute);
             return;

@@ -25,9 +25,9 @@ impl<U: TileUnit> TilePart<'_, U> {
     /// the first level cache, whose sets their lines share.
     #[inline(always)]
     pub(super) fn few_tokens<S: Simd, E: TileElement, const SPLIT: bool>(mut self, simd: S) {
-        let (rows, tokens) = (self.part.columns.clone(), self.part.tiles.clone());
+        let tokens = self.part.tiles.clone();
         let mut tiles = self.unit.configure(&if self.input.is_one_token() { one_token() } else { TileShapes::full() });
-        let weights = WeightRows::new::<E>(&self.weight, rows.clone());
+        let weights = WeightRows::new::<E>(&self.weight, self.part.columns.clone());
         let all_slices = weights.slices();
         let in_place = E::PARTS == 1 && weights.fill_tiles();
         let step = match (in_place, SPLIT) {
@@ -37,7 +37,7 @@ impl<U: TileUnit> TilePart<'_, U> {
         };
         let mut room = room::<{ 2 * COPIED_SLICES }>();
         let mut sums = [ZEROS; MOST_TILES];
-        for first_row in (0..rows.len()).step_by(TILE_ROWS) {
+        for first_row in (0..weights.count()).step_by(TILE_ROWS) {
             if SPLIT {
                 sums = [ZEROS; MOST_TILES];
             }
@@ -60,9 +60,8 @@ impl<U: TileUnit> TilePart<'_, U> {
                     (true, _) => block.add_split::<2>(tokens.start, is_last, &mut sums),
                 }
             }
-            let start = rows.start + first_row;
             for (tokens, sums) in tokens.clone().zip(&sums) {
-                self.write_sums(simd, start..rows.end.min(start + TILE_ROWS), tokens, sums);
+                self.write_sums(simd, first_row, tokens, sums);
             }
         }
     }

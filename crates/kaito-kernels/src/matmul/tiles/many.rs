@@ -29,8 +29,9 @@ const MOST_COPIED: usize = PANEL_TILES * BLOCK_SLICES * 2;
 /// Sums of a part that wait for the next slices, in tiles.
 pub(super) const MOST_SUMS: usize = 256;
 
-/// The sums of a part, `[tile of rows][tile of tokens]`, and after them those of the tile that the last panel may lack.
-type AllSums = [MaybeUninit<Sums>; MOST_SUMS + 1];
+/// The sums of a part, `[tile of rows][tile of tokens]`, and after them those of the tile of rows that the last panel may lack, with two tiles
+/// of tokens.
+type AllSums = [MaybeUninit<Sums>; MOST_SUMS + 2];
 
 /// The panels of a part in the order in which they are multiplied: `[block of columns][tiles of rows][panel of the block]`.
 #[derive(Clone)]
@@ -160,30 +161,25 @@ impl<U: TileUnit> TilePart<'_, U> {
                 next,
             };
             let first_tile = first_row / TILE_ROWS;
+            let tile_count = (weights.count() - first_row).div_ceil(TILE_ROWS).min(PANEL_TILES);
             for first in (0..tokens.len()).step_by(together) {
                 let count = together.min(tokens.len() - first);
                 let place = first_tile * tokens.len() + first;
-                let below = if first_row + TILE_ROWS < weights.count() { place + tokens.len() } else { MOST_SUMS };
+                let below = if tile_count == PANEL_TILES { place + tokens.len() } else { MOST_SUMS };
                 let token = tokens.start + first;
                 match (SPLIT, count) {
                     (true, _) => products.add_split(simd, token, &mut sums, [place, below]),
                     (false, 1) => products.add_one(simd, token, &mut sums, [place, below]),
-                    (false, _) => {
-                        // What a panel lacks is of one tile alone, and its sums are not read.
-                        let second_below = if below == MOST_SUMS { below } else { below + 1 };
-                        products.add_two(simd, token, &mut sums, [place, place + 1, below, second_below]);
-                    }
+                    (false, _) => products.add_two(simd, token, &mut sums, [place, place + 1, below, below + 1]),
                 }
                 if slices.end < weights.slices() {
                     continue;
                 }
-                for (row, place) in [(first_row, place), (first_row + TILE_ROWS, below)] {
-                    let rows = row..weights.count().min(row + TILE_ROWS);
-                    let rows = self.part.columns.start + rows.start..self.part.columns.start + rows.end;
-                    for i in 0..if rows.is_empty() { 0 } else { count } {
+                for (tile, place) in [place, below].into_iter().enumerate().take(tile_count) {
+                    for i in 0..count {
                         // SAFETY: the products have just been stored there.
                         let sums = unsafe { sums[place + i].assume_init_ref() };
-                        self.write_sums(simd, rows.clone(), token + i, sums);
+                        self.write_sums(simd, first_row + tile * TILE_ROWS, token + i, sums);
                     }
                 }
             }

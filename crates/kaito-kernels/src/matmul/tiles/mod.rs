@@ -17,8 +17,6 @@ mod many;
 pub(super) mod pack;
 mod weights;
 
-use std::ops::Range;
-
 use self::{pack::PackedInput, weights::TileElement};
 use super::{
     Write,
@@ -172,9 +170,11 @@ impl<U: TileUnit> TilePart<'_, U> {
         has_few_tokens(self.input.tokens(), self.weight.dtype(), self.input.is_split())
     }
 
-    /// Writes the sums of up to 16 rows and a tile of tokens, or adds them, to the output.
+    /// Writes the sums of a tile of rows, from `first_row` of the part on as far as it has them, and of a tile of tokens, or adds them, to the output.
     #[inline(always)]
-    fn write_sums<S: Simd>(&mut self, simd: S, rows: Range<usize>, tokens: usize, sums: &Sums) {
+    fn write_sums<S: Simd>(&mut self, simd: S, first_row: usize, tokens: usize, sums: &Sums) {
+        let start = self.part.columns.start + first_row;
+        let rows = start..self.part.columns.end.min(start + TILE_ROWS);
         let mut turned = [TileRow([0; TILE_TOKENS]); TILE_ROWS];
         simd.transpose(sums, &mut turned);
         for (token, values) in self.input.tokens_of(tokens).zip(&turned) {

@@ -87,8 +87,10 @@ impl<'a> WeightRows<'a> {
     #[inline(always)]
     pub fn in_place(&self, first_row: usize, slices: Range<usize>) -> Operand<'a> {
         const { assert!(Bf16::PARTS == 1) };
-        let (tile, stride) = self.stretch(first_row..first_row + TILE_ROWS, &slices);
-        Operand { first: tile, stride, slice: TILE_ROW_BYTES, part: 0, slices: slices.len(), lifetime: PhantomData }
+        let Some((first, stride)) = self.whole(first_row..first_row + TILE_ROWS, &slices) else {
+            panic!("slices {slices:?} of row {first_row} and those after it are not all there")
+        };
+        Operand { first, stride, slice: TILE_ROW_BYTES, part: 0, slices: slices.len(), lifetime: PhantomData }
     }
 
     /// The same slices, of a tile of weights of any kind, in `room`; rows and columns that the matrix lacks are zeros.
@@ -114,15 +116,14 @@ impl<'a> WeightRows<'a> {
         }
     }
 
-    /// Where the first slice of the first row lies, and the bytes from a row to the next.
-    ///
-    /// # Panics
-    /// If not all of the slices are there and whole.
+    /// Where the first slice of the first row lies, and the bytes from a row to the next, if all of the slices are there and whole.
     #[inline(always)]
-    fn stretch(&self, rows: Range<usize>, slices: &Range<usize>) -> (*const u8, usize) {
+    fn whole(&self, rows: Range<usize>, slices: &Range<usize>) -> Option<(*const u8, usize)> {
         assert!(rows.start < rows.end && slices.start <= slices.end);
-        assert!(rows.end <= self.count && slices.end * TILE_ROW_BYTES <= self.row_bytes);
-        (self.data[rows.start * self.row_bytes + slices.start * TILE_ROW_BYTES..].as_ptr(), self.row_bytes)
+        if rows.end > self.count || slices.end * TILE_ROW_BYTES > self.row_bytes {
+            return None;
+        }
+        Some((self.data[rows.start * self.row_bytes + slices.start * TILE_ROW_BYTES..].as_ptr(), self.row_bytes))
     }
 
     /// A slice that is not whole: zeros for what the matrix lacks.
@@ -152,9 +153,7 @@ impl<'a, const ROWS: usize> Stretch<'a, ROWS> {
     #[inline(always)]
     pub fn new(weights: &'a WeightRows<'a>, first_row: usize, slices: Range<usize>) -> Self {
         const { assert!(ROWS.is_multiple_of(TILE_ROWS)) };
-        let rows = first_row..first_row + ROWS;
-        let is_whole = rows.end <= weights.count && slices.end * TILE_ROW_BYTES <= weights.row_bytes;
-        let whole = is_whole.then(|| weights.stretch(rows, &slices));
+        let whole = weights.whole(first_row..first_row + ROWS, &slices);
         Self { weights, first_row, slices, whole }
     }
 
@@ -172,11 +171,17 @@ impl<'a, const ROWS: usize> Stretch<'a, ROWS> {
         ROWS * self.slices.len()
     }
 
+    /// Where a line lies, and the bytes to that of the next row, if all lines are there and whole.
+    #[inline(always)]
+    fn line(&self, line: usize) -> Option<(*const u8, usize)> {
+        let (first, stride) = self.whole?;
+        Some((first.wrapping_add(line % ROWS * stride + line / ROWS * TILE_ROW_BYTES), stride))
+    }
+
     /// Asks for some lines, which are in one slice, to be brought into the second level cache.
     #[inline(always)]
     pub fn prefetch<S: Simd>(&self, simd: S, lines: Range<usize>) {
-        let Some((first, stride)) = self.whole else { return };
-        let mut source = first.wrapping_add(lines.start % ROWS * stride + lines.start / ROWS * TILE_ROW_BYTES);
+        let Some((mut source, stride)) = self.line(lines.start) else { return };
         for _ in lines {
             simd.prefetch(source);
             source = source.wrapping_add(stride);
@@ -195,18 +200,17 @@ impl<'a, const ROWS: usize> Stretch<'a, ROWS> {
             // As many lines as are in the same tiles.
             let r = line % TILE_ROWS;
             let count = (lines.end - line).min(TILE_ROWS - r);
-            let (row, slice) = (line % ROWS, line / ROWS);
             let tiles = &mut target[line / TILE_ROWS * E::PARTS..][..E::PARTS];
-            if let Some((first, stride)) = self.whole {
-                let mut source = first.wrapping_add(row * stride + slice * TILE_ROW_BYTES);
+            if let Some((mut source, stride)) = self.line(line) {
                 for r in r..r + count {
-                    // SAFETY: `WeightRows::stretch` has found all of these rows and slices, and a line is in them.
+                    // SAFETY: `WeightRows::whole` has found all of these rows and slices, and a line is in them.
                     E::store(simd, unsafe { &*source.cast() }, tiles, r);
                     source = source.wrapping_add(stride);
                 }
             } else {
+                let (row, slice) = (self.first_row + line % ROWS, self.slices.start + line / ROWS);
                 for i in 0..count {
-                    let weights = self.weights.padded(self.first_row + row + i, self.slices.start + slice);
+                    let weights = self.weights.padded(row + i, slice);
                     E::store(simd, &weights, tiles, r + i);
                 }
             }
