@@ -87,9 +87,8 @@ impl<'a> WeightRows<'a> {
     #[inline(always)]
     pub fn in_place(&self, first_row: usize, slices: Range<usize>) -> Operand<'a> {
         const { assert!(Bf16::PARTS == 1) };
-        let Some((first, stride)) = self.whole(first_row..first_row + TILE_ROWS, &slices) else {
-            panic!("slices {slices:?} of row {first_row} and those after it are not all there")
-        };
+        assert!(self.are_whole(first_row..first_row + TILE_ROWS, &slices));
+        let (first, stride) = self.slice(first_row, slices.start);
         Operand { first, stride, slice: TILE_ROW_BYTES, part: 0, slices: slices.len(), lifetime: PhantomData }
     }
 
@@ -116,14 +115,16 @@ impl<'a> WeightRows<'a> {
         }
     }
 
-    /// Where the first slice of the first row lies, and the bytes from a row to the next, if all of the slices are there and whole.
+    /// Whether all of these slices are there and whole.
     #[inline(always)]
-    fn whole(&self, rows: Range<usize>, slices: &Range<usize>) -> Option<(*const u8, usize)> {
-        assert!(rows.start < rows.end && slices.start <= slices.end);
-        if rows.end > self.count || slices.end * TILE_ROW_BYTES > self.row_bytes {
-            return None;
-        }
-        Some((self.data[rows.start * self.row_bytes + slices.start * TILE_ROW_BYTES..].as_ptr(), self.row_bytes))
+    fn are_whole(&self, rows: Range<usize>, slices: &Range<usize>) -> bool {
+        rows.end <= self.count && slices.end * TILE_ROW_BYTES <= self.row_bytes
+    }
+
+    /// Where a slice lies, and the bytes to that of the next row.
+    #[inline(always)]
+    fn slice(&self, row: usize, slice: usize) -> (*const u8, usize) {
+        (self.data[row * self.row_bytes + slice * TILE_ROW_BYTES..].as_ptr(), self.row_bytes)
     }
 
     /// A slice that is not whole: zeros for what the matrix lacks.
@@ -153,7 +154,8 @@ impl<'a, const ROWS: usize> Stretch<'a, ROWS> {
     #[inline(always)]
     pub fn new(weights: &'a WeightRows<'a>, first_row: usize, slices: Range<usize>) -> Self {
         const { assert!(ROWS.is_multiple_of(TILE_ROWS)) };
-        let whole = weights.whole(first_row..first_row + ROWS, &slices);
+        let is_whole = weights.are_whole(first_row..first_row + ROWS, &slices);
+        let whole = is_whole.then(|| weights.slice(first_row, slices.start));
         Self { weights, first_row, slices, whole }
     }
 
@@ -203,7 +205,7 @@ impl<'a, const ROWS: usize> Stretch<'a, ROWS> {
             let tiles = &mut target[line / TILE_ROWS * E::PARTS..][..E::PARTS];
             if let Some((mut source, stride)) = self.line(line) {
                 for r in r..r + count {
-                    // SAFETY: `WeightRows::whole` has found all of these rows and slices, and a line is in them.
+                    // SAFETY: all of the rows and slices are there, see `WeightRows::are_whole`, and a line is in them.
                     E::store(simd, unsafe { &*source.cast() }, tiles, r);
                     source = source.wrapping_add(stride);
                 }
