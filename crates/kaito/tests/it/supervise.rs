@@ -177,11 +177,14 @@ impl Ranks {
         &self.supervised[0]
     }
 
-    /// The engine's first process, by what it says.
+    /// The engine's first process, by what it says: it runs before it has said so, and one before it may have said the same.
     fn engine(&self, rank: usize) -> Pid {
-        let output = self.supervised[rank].output();
-        let pid = output.rsplit_once("I am ").unwrap().1.split_whitespace().next().unwrap();
-        Pid::from_raw(pid.parse().unwrap()).unwrap()
+        wait_for("what an engine says of itself", || {
+            let output = self.supervised[rank].output();
+            let (pid, _) = output.rsplit_once("I am ")?.1.split_once(" with")?;
+            let pid = pid.parse().ok()?;
+            self.mark.processes().iter().any(|(process, _)| *process == pid).then(|| Pid::from_raw(pid))?
+        })
     }
 
     fn restart(&mut self, rank: usize) {
@@ -381,9 +384,9 @@ fn a_stopped_process_is_named_and_an_engine_that_is_stuck_by_it_is_replaced() {
     let ranks = Ranks::start([1, 2, 0], &["--front", &front.url]);
     ranks.first().wait_until("all run", |overview| all_run(1)(overview) && overview["phase"] == "running");
     assert_eq!(ranks.first().overview().unwrap()["cause"], Value::Null);
-    let before = ranks.mark.processes();
     // The process beside the first one of rank 2.
     let engine = ranks.engine(2).as_raw_nonzero().get();
+    let before = ranks.mark.processes();
     let parent = |pid: &i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<i32>().ok())
