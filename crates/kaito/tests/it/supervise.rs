@@ -177,7 +177,8 @@ impl Ranks {
         &self.supervised[0]
     }
 
-    /// The engine's first process, by what it says: it runs before it has said so, and one before it may have said the same.
+    /// The first process of the engine that runs, by the id that it prints. It runs before its line can be read, and until then the last line is
+    /// that of the engine before it, whose process has ended.
     fn engine(&self, rank: usize) -> Pid {
         wait_for("what an engine says of itself", || {
             let output = self.supervised[rank].output();
