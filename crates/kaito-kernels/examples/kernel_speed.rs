@@ -15,9 +15,9 @@ use std::{hint::black_box, num::NonZeroUsize, time::Instant};
 
 use kaito_kernels::{
     Arithmetic, AttentionSequence, AttentionShape, BlockFormat, BlocksRef, Compute, DType, InputForm, KernelLevel,
-    KvBuffer, KvDType, KvLayout, MatrixRef, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef, ReadMemory,
-    Rows, RowsMut, ThreadPool, TileElements, TileProduct, TiledInput, Unit, Write, choose_level, instruction_set,
-    matmul, narrow, paged_attention, quantize, quantized_matmul, repack,
+    KvBuffer, KvDType, KvForm, KvLayout, MatrixRef, Quantization, QuantizedFormat, QuantizedInput, QuantizedRef,
+    ReadMemory, Rows, RowsMut, ThreadPool, TileElements, TileProduct, TiledInput, Unit, Write, choose_level,
+    instruction_set, matmul, narrow, paged_attention, quantize, quantized_matmul, repack,
 };
 
 use self::time_on_core::time_on_core;
@@ -44,20 +44,25 @@ fn main() -> std::io::Result<()> {
     let memory = ReadMemory::new(MEMORY_BYTES)?;
     let flops = plain(&pool, &filter, &memory);
     quantized(&pool, &filter, &memory);
-    let dtypes = [KvDType::F32, KvDType::Bf16, KvDType::Int8];
     // Llama-2-7B's heads, and TinyLlama's, eight of which share a KV head (grouped-query attention).
     let heads = [(32, 32, 128), (32, 4, 64)];
     let lengths = [(1, 512), (1, 4096), (1, 16384), (512, 512), (512, 4096)];
     let cases = heads.into_iter().flat_map(|heads| lengths.map(|lengths| (heads, lengths)));
-    for (dtype, ((heads, kv_heads, head_dim), (rows, context))) in
-        dtypes.into_iter().flat_map(|dtype| cases.clone().map(move |case| (dtype, case)))
+    let forms = [(KvDType::F32, false), (KvDType::Bf16, false), (KvDType::Bf16, true), (KvDType::Int8, false)];
+    for ((dtype, rounded), ((heads, kv_heads, head_dim), (rows, context))) in
+        forms.into_iter().flat_map(|form| cases.clone().map(move |case| (form, case)))
     {
+        let form = KvForm::of(dtype, rounded, head_dim);
+        if rounded && form == dtype.into() {
+            continue;
+        }
+        let unit = if rounded { ", tiles" } else { "" };
         let name =
-            format!("attention, {heads} heads of {head_dim} on {kv_heads}, {dtype}, {rows} queries of {context}");
+            format!("attention, {heads} heads of {head_dim} on {kv_heads}, {dtype}{unit}, {rows} queries of {context}");
         if !name.contains(&filter) {
             continue;
         }
-        let seconds = attention(&pool, dtype, [heads, kv_heads, head_dim], rows, context);
+        let seconds = attention(&pool, form, [heads, kv_heads, head_dim], rows, context);
         let scores = rows * (context - rows) + rows * (rows + 1) / 2;
         let computed = (4 * heads * head_dim * scores) as f64 / seconds;
         let read = (2 * context * kv_heads * dtype.head_bytes(head_dim)) as f64 / seconds;
@@ -280,7 +285,7 @@ fn matmuls(
     })
 }
 
-fn attention(pool: &ThreadPool, dtype: KvDType, shape: [usize; 3], rows: usize, context: usize) -> f64 {
+fn attention(pool: &ThreadPool, form: KvForm, shape: [usize; 3], rows: usize, context: usize) -> f64 {
     let ([heads, kv_heads, head_dim], page_size) = (shape, 16);
     let pages: Vec<u32> = (0..(context / page_size) as u32).rev().collect();
     let some = |count: usize| -> Vec<f32> { (0..count).map(|i| (i as f32 * 0.61).sin()).collect() };
@@ -288,7 +293,7 @@ fn attention(pool: &ThreadPool, dtype: KvDType, shape: [usize; 3], rows: usize, 
     let layout = KvLayout { num_kv_heads: kv_heads, pages: pages.len(), page_size };
     let Some(slots) = layout.slots() else { return f64::NAN };
     let (Some(mut keys), Some(mut values)) =
-        (KvBuffer::keys(dtype, slots, head_dim, page_size), KvBuffer::values(dtype, slots, head_dim))
+        (KvBuffer::keys(form, slots, head_dim, page_size), KvBuffer::values(form, slots, head_dim))
     else {
         return f64::NAN;
     };

@@ -24,19 +24,26 @@ pub fn store_kv(
     let (heads, head_dim) = (layout.num_kv_heads, keys.head_dim());
     assert_eq!((key_offsets.len(), value_offsets.len()), (heads, heads), "keys and values of {heads} heads");
     assert_eq!([Some(keys.slots()), Some(values.slots())], [layout.slots(); 2], "slots of {layout:?}");
-    let store = |(mut slots, offset): (SlotsMut, usize)| {
+    // Keys come with where their values begin.
+    let store = |(mut slots, offset, value_offset): (SlotsMut, usize, Option<usize>)| {
         for sequence in sequences {
             for row in 0..sequence.rows {
                 let position = sequence.context - sequence.rows + row;
                 let page = sequence.pages[position / layout.page_size] as usize;
-                let head = &qkv.row(sequence.first_row + row, offset + head_dim)[offset..];
-                slots.write(page * layout.page_size + position % layout.page_size, head);
+                let head = |offset| &qkv.row(sequence.first_row + row, offset + head_dim)[offset..];
+                let slot = page * layout.page_size + position % layout.page_size;
+                match value_offset {
+                    Some(value_offset) => slots.write_key(slot, head(offset), head(value_offset)),
+                    None => slots.write(slot, head(offset)),
+                }
             }
         }
     };
     let slots = layout.pages * layout.page_size;
-    let keys = keys.parts(slots).zip(key_offsets.iter().copied());
-    let parts = keys.chain(values.parts(slots).zip(value_offsets.iter().copied()));
+    let offsets = key_offsets.iter().zip(value_offsets);
+    let keys = keys.parts(slots).zip(offsets).map(|(slots, (&key, &value))| (slots, key, Some(value)));
+    let values = values.parts(slots).zip(value_offsets).map(|(slots, &value)| (slots, value, None));
+    let parts = keys.chain(values);
     let rows: usize = sequences.iter().map(|sequence| sequence.rows).sum();
     if 2 * rows * heads * head_dim <= ALONE_ELEMENTS {
         parts.for_each(store);
@@ -50,18 +57,18 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use super::*;
-    use crate::{KvDType, matmul::tests::numbers};
+    use crate::{KvDType, KvForm, matmul::tests::numbers};
 
     /// As they are found slot by slot, with few tokens and with so many that all threads store them.
     #[test]
     fn heads_lie_where_the_page_tables_say_and_the_rest_stays() {
-        let (pool, head_dim) = (ThreadPool::new(NonZeroUsize::new(3).unwrap()), 24);
+        let (pool, head_dim) = (ThreadPool::new(NonZeroUsize::new(3).unwrap()), 32);
         let layout = KvLayout { num_kv_heads: 3, pages: 40, page_size: 16 };
         let slots = layout.slots().unwrap();
         // Two heads of queries, which are not stored; then keys and values, not in the order of their heads.
-        let (key_offsets, value_offsets, width) = ([120, 48, 72], [96, 144, 168], 192);
+        let (key_offsets, value_offsets, width) = ([160, 64, 96], [128, 192, 224], 256);
         let tables: [Vec<u32>; 2] = [(0..20).map(|i| 39 - i).collect(), vec![7, 3]];
-        for dtype in [KvDType::F32, KvDType::Bf16, KvDType::Int8] {
+        for form in [KvDType::F32.into(), KvDType::Bf16.into(), KvDType::Int8.into(), KvForm::tiles()] {
             for (long, before) in [(1, 17), (300, 5)] {
                 let mut next = numbers(9);
                 let qkv: Vec<f32> = (0..(long + 4) * (width + 1)).map(|_| next()).collect();
@@ -70,8 +77,8 @@ mod tests {
                     AttentionSequence { first_row: 1 + long, rows: 3, context: 20, pages: &tables[1] },
                 ];
                 let buffers = || {
-                    let keys = KvBuffer::keys(dtype, slots, head_dim, layout.page_size).unwrap();
-                    (keys, KvBuffer::values(dtype, slots, head_dim).unwrap())
+                    let keys = KvBuffer::keys(form, slots, head_dim, layout.page_size).unwrap();
+                    (keys, KvBuffer::values(form, slots, head_dim).unwrap())
                 };
                 let (mut keys, mut values) = buffers();
                 let rows = Rows { data: &qkv, stride: width + 1, offset: 1 };
@@ -88,8 +95,8 @@ mod tests {
                     }
                 }
                 for slot in 0..slots {
-                    assert_eq!(keys.read(slot), expected_keys.read(slot), "{dtype}: key {slot}");
-                    assert_eq!(values.read(slot), expected_values.read(slot), "{dtype}: value {slot}");
+                    assert_eq!(keys.read(slot), expected_keys.read(slot), "{form:?}: key {slot}");
+                    assert_eq!(values.read(slot), expected_values.read(slot), "{form:?}: value {slot}");
                 }
             }
         }

@@ -53,7 +53,7 @@ pub use blocks::{BlockFormat, BlocksLengthError, BlocksRef, dequantize, gather_b
 pub use convert::{convert, narrow, widen};
 pub use gather::gather_rows;
 pub use kaito_spec::{DType, RopePairing};
-pub use kv::{KvBuffer, KvDType};
+pub use kv::{KvBuffer, KvDType, KvForm};
 pub use kv_layout::KvLayout;
 pub use kv_store::store_kv;
 pub use low_rank::{LOW_RANK_PANEL, LowRankRows, add_low_rank, low_rank_panels};

@@ -44,6 +44,15 @@ pub(crate) trait TileUnit: Copy + Send + Sync {
     fn configure(self, shapes: &TileShapes) -> Self::Tiles;
 }
 
+/// Which registers a kernel takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Unit {
+    #[cfg(target_arch = "x86_64")]
+    Hardware(Hardware),
+    #[cfg(test)]
+    Emulated,
+}
+
 /// The registers of one thread, until this is dropped.
 ///
 /// Products need shapes that fit each other, as the table above says.

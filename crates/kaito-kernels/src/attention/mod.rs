@@ -7,30 +7,40 @@
 //! together, the others for one query after the other, which changes the order of no sum.
 
 mod alibi;
+mod context;
 mod paged_heads;
 mod prefetch;
 mod query_block;
 mod scores;
 mod soft_cap;
 mod step;
+#[cfg(any(target_arch = "x86_64", test))]
+mod tiled;
 mod tiles;
 mod weighted_sum;
 
-use std::ops::Range;
-
 pub use self::alibi::{alibi_bias, alibi_slopes};
+#[cfg(any(target_arch = "x86_64", test))]
+use self::tiled::TiledBlock;
 use self::{
+    context::Context,
     paged_heads::PagedHeads,
     prefetch::Prefetch,
-    query_block::QueryBlock,
-    step::{AttentionStep, BLOCK_QUERIES, Block},
+    query_block::{BLOCK_QUERIES, QueryBlock},
+    step::{AttentionStep, Block},
 };
+#[cfg(any(target_arch = "x86_64", test))]
+use crate::amx::Unit;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::dispatch_avx512;
 use crate::{
-    KvBuffer, KvDType, KvLayout, Rows, RowsMut, ThreadPool,
-    kv::KvElement,
+    KvBuffer, KvDType, KvForm, KvLayout, Rows, RowsMut, ThreadPool,
+    kv::{Form, KvElement},
     matmul::element::{Bf16, F32, I8},
     simd::{Kernel, Level, MAX_LANES, Simd, dispatch},
 };
+#[cfg(test)]
+use crate::{amx::Emulated, simd::dispatch_portable};
 
 /// What is the same for all sequences of a step.
 #[derive(Debug, Clone, Copy)]
@@ -91,6 +101,26 @@ pub fn paged_attention(
     paged_attention_on(Level::chosen(), pool, shape, queries, keys, values, sequences, output);
 }
 
+/// Queries that a thread takes through the pages together.
+fn block_queries(form: KvForm) -> usize {
+    match form.0 {
+        Form::Vectors(_) => BLOCK_QUERIES,
+        #[cfg(any(target_arch = "x86_64", test))]
+        Form::Tiles(_) => tiled::BLOCK_QUERIES,
+    }
+}
+
+/// Computes a block, with vectors of `level`.
+fn compute(level: Level, block: Block) {
+    match block.step().keys.form().0 {
+        Form::Vectors(_) => dispatch(level, block),
+        #[cfg(target_arch = "x86_64")]
+        Form::Tiles(Unit::Hardware(unit)) => dispatch_avx512(TiledBlock { unit, block }),
+        #[cfg(test)]
+        Form::Tiles(Unit::Emulated) => dispatch_portable(TiledBlock { unit: Emulated, block }),
+    }
+}
+
 #[allow(clippy::too_many_arguments)]
 fn paged_attention_on(
     level: Level,
@@ -105,8 +135,8 @@ fn paged_attention_on(
     if shape.query_offsets.is_empty() || shape.head_dim == 0 {
         return;
     }
-    let step = AttentionStep::new(shape, queries, keys, values, sequences, output);
-    step.for_each_block(pool, |block| dispatch(level, block));
+    let step = AttentionStep::new(shape, queries, keys, values, sequences, output, block_queries(keys.form()));
+    step.for_each_block(pool, |block| compute(level, block));
 }
 
 impl Kernel for Block<'_> {
@@ -125,30 +155,18 @@ impl Kernel for Block<'_> {
 impl Block<'_> {
     #[inline(always)]
     fn run_typed<S: Simd, E: KvElement>(mut self, simd: S) {
-        let AttentionStep { shape, heads_per_kv_head, keys, values, .. } = *self.step();
-        let AttentionShape { head_dim, layout, .. } = *shape;
-        let page_size = layout.page_size;
+        let context = Context::<E>::of(&self);
         let count = self.queries();
-        let (sequence, kv_head) = (self.sequence(), self.kv_head());
-        let before = sequence.context - sequence.rows;
-        let visible = Visible { before, start: self.start(), heads_per_kv_head, window: shape.window };
-        let table = &sequence.pages[..sequence.context.div_ceil(page_size)];
-        let keys = PagedHeads::<E>::new(keys, table, layout, kv_head);
-        let values = PagedHeads::<E>::new(values, table, layout, kv_head);
-        let mut queries = QueryBlock::take(count, shape);
+        let mut queries = QueryBlock::take(count, self.step().shape);
         for i in 0..count {
             queries.set_query(i, self.query(i));
         }
-        let pages = visible.to(0).start / page_size..visible.to(count - 1).end.div_ceil(page_size);
-        let block_pages = block_pages(page_size);
-        let mut first = pages.start - pages.start % block_pages;
-        let pages_at = |first: usize| first.max(pages.start)..(first + block_pages).min(pages.end);
-        while first < pages.end {
-            let next = pages_at(first + block_pages);
-            let prefetch = Prefetch::new(&keys, &values, next, page_size * head_dim * E::SIZE);
-            let slope = |i: usize| shape.alibi_slopes.get(self.row_and_head(i).1).copied();
-            queries.attend(simd, first * page_size, pages_at(first), &visible, slope, &keys, &values, prefetch);
-            first += block_pages;
+        let mut first = context.first_page();
+        while first < context.pages.end {
+            let next = first + context.block_pages();
+            let prefetch = context.prefetch(context.pages_from(next));
+            queries.attend(simd, first, &context, |i| self.slope(i), prefetch);
+            first = next;
         }
         for i in 0..count {
             queries.write(i, self.output(i));
@@ -167,32 +185,6 @@ const MAX_BLOCK_PAGES: usize = BLOCK_TOKENS / PAGE_TOKENS;
 /// Pages of a KV block.
 fn block_pages(page_size: usize) -> usize {
     BLOCK_TOKENS / page_size
-}
-
-/// What the queries of a block see: the causal mask, and the window if there is one.
-#[derive(Clone, Copy)]
-struct Visible {
-    /// Tokens of the sequence before its first query token.
-    before: usize,
-    /// The block's first query.
-    start: usize,
-    heads_per_kv_head: usize,
-    window: Option<usize>,
-}
-
-impl Visible {
-    /// The positions that query `i` of the block sees: neither end decreases with `i`.
-    fn to(&self, i: usize) -> Range<usize> {
-        let end = self.before + (self.start + i) / self.heads_per_kv_head + 1;
-        self.window.map_or(0, |window| end.saturating_sub(window))..end
-    }
-
-    /// Those of them that lie in `positions`, counted from their beginning.
-    fn within(&self, i: usize, positions: &Range<usize>) -> Range<usize> {
-        let seen = self.to(i);
-        let start = seen.start.clamp(positions.start, positions.end);
-        start - positions.start..seen.end.clamp(start, positions.end) - positions.start
-    }
 }
 
 #[cfg(test)]

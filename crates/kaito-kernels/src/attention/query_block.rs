@@ -3,10 +3,13 @@
 use std::{cell::Cell, ops::Range};
 
 use super::{
-    AttentionShape, BLOCK_QUERIES, PagedHeads, Prefetch, Visible, alibi::add_alibi, block_pages, scores::Scores,
-    soft_cap::SoftCap, weighted_sum::WeightedSum,
+    AttentionShape, Context, Prefetch, alibi::add_alibi, block_pages, scores::Scores, soft_cap::SoftCap,
+    weighted_sum::WeightedSum,
 };
 use crate::{KvLayout, kv::KvElement, simd::Simd};
+
+/// Queries that go through the pages together.
+pub(super) const BLOCK_QUERIES: usize = 16;
 
 /// Queries that go through pages together. Nothing that one of them sums up depends on the others.
 #[derive(Default)]
@@ -68,22 +71,21 @@ impl QueryBlock {
         LAST.set(self);
     }
 
-    /// Attention to `pages`, which lie in one KV block, as far as the queries see them. The block begins at position `first`.
-    /// Query `i` has the `slope` of its head, if that has one. What comes after the block is prefetched meanwhile.
+    /// Attention to the KV block that begins with page `first_page`, as far as the queries see it. Query `i` has the `slope` of its head, if that
+    /// has one. What comes after the block is prefetched meanwhile.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn attend<S: Simd, E: KvElement>(
         &mut self,
         simd: S,
-        first: usize,
-        pages: Range<usize>,
-        visible: &Visible,
+        first_page: usize,
+        context: &Context<E>,
         slope: impl Fn(usize) -> Option<f32>,
-        keys: &PagedHeads<E>,
-        values: &PagedHeads<E>,
         mut prefetch: Prefetch,
     ) {
         let (page_size, count) = (self.page_size, self.count);
+        let Context { visible, keys, values, .. } = context;
+        let (pages, positions) = (context.pages_from(first_page), context.positions(first_page));
+        let first = positions.start;
         // Where the pages begin in a row of scores.
         let place = pages.start * page_size - first;
         let scaled = keys.copy_scales(pages.clone(), &mut self.slot_scales[place..]);
@@ -107,7 +109,6 @@ impl QueryBlock {
             }
         }
         let scaled = values.copy_scales(pages.clone(), &mut self.slot_scales[place..]);
-        let positions = first..first + self.score_stride;
         let seen = |i: usize| visible.within(i, &positions);
         for i in 0..count {
             if !seen(i).is_empty() {

@@ -5,9 +5,6 @@ use std::marker::PhantomData;
 use super::{AttentionSequence, AttentionShape, MAX_PAGE_TOKENS, PAGE_TOKENS};
 use crate::{KvBuffer, KvLayout, Rows, RowsMut, ThreadPool};
 
-/// Queries that a thread takes through the pages together: of one sequence, and of query heads that share a KV head.
-pub(super) const BLOCK_QUERIES: usize = 16;
-
 /// A step whose parts fit each other: [`AttentionStep::new`] checks it.
 pub(super) struct AttentionStep<'a> {
     pub(super) shape: &'a AttentionShape<'a>,
@@ -21,6 +18,8 @@ pub(super) struct AttentionStep<'a> {
     /// The first element of the output, and from one row to the next.
     output: *mut f32,
     output_stride: usize,
+    /// Queries of a [`Block`] at most.
+    block_queries: usize,
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
@@ -38,6 +37,7 @@ impl<'a> AttentionStep<'a> {
         values: &'a KvBuffer,
         sequences: &'a [AttentionSequence],
         output: RowsMut<'a>,
+        block_queries: usize,
     ) -> Self {
         let heads = shape.query_offsets.len();
         let KvLayout { num_kv_heads, pages, page_size } = shape.layout;
@@ -52,7 +52,7 @@ impl<'a> AttentionStep<'a> {
             shape.layout.is_supported(),
             "pages of {page_size} tokens are not a multiple of {PAGE_TOKENS} of up to {MAX_PAGE_TOKENS}"
         );
-        let kind = |buffer: &KvBuffer| (buffer.dtype(), buffer.slots(), buffer.head_dim());
+        let kind = |buffer: &KvBuffer| (buffer.form(), buffer.slots(), buffer.head_dim());
         assert_eq!(kind(keys), kind(values), "keys and values go together");
         assert_eq!((keys.interleaved(), values.interleaved()), (page_size, 1), "layouts of keys and of values");
         assert_eq!(keys.head_dim(), shape.head_dim, "elements of a head");
@@ -83,6 +83,7 @@ impl<'a> AttentionStep<'a> {
             sequences,
             output: output.data.as_mut_ptr().wrapping_add(output.offset),
             output_stride: output.stride,
+            block_queries,
             lifetime: PhantomData,
         }
     }
@@ -90,14 +91,15 @@ impl<'a> AttentionStep<'a> {
     /// Calls `task` once for each block of queries, on the threads of `pool`.
     pub(super) fn for_each_block(self, pool: &ThreadPool, task: impl Fn(Block) + Sync) {
         let kv_heads = self.shape.layout.num_kv_heads;
-        let starts_of = |sequence: &AttentionSequence| (sequence.rows * self.heads_per_kv_head).div_ceil(BLOCK_QUERIES);
+        let starts_of =
+            |sequence: &AttentionSequence| (sequence.rows * self.heads_per_kv_head).div_ceil(self.block_queries);
         let count = self.sequences.iter().map(starts_of).sum::<usize>() * kv_heads;
         pool.for_each(count, &|mut i| {
             for sequence in self.sequences {
                 let starts = starts_of(sequence);
                 if i < starts * kv_heads {
                     // The last queries of a sequence first: they see most.
-                    let start = (starts - 1 - i / kv_heads) * BLOCK_QUERIES;
+                    let start = (starts - 1 - i / kv_heads) * self.block_queries;
                     task(Block { step: &self, sequence, kv_head: i % kv_heads, start });
                     return;
                 }
@@ -107,7 +109,7 @@ impl<'a> AttentionStep<'a> {
     }
 }
 
-/// Up to [`BLOCK_QUERIES`] queries of one sequence and one KV head, from `start` on. Query `i` of the sequence and KV head is
+/// Queries that a thread takes through the pages together: some of one sequence and one KV head, from `start` on. Query `i` of the sequence and KV head is
 /// token `i / heads_per_kv_head` of the sequence's rows, and head `i % heads_per_kv_head` of those that share the KV head.
 ///
 /// [`AttentionStep::for_each_block`] alone makes blocks, and no two of the same queries.
@@ -141,13 +143,19 @@ impl<'a> Block<'a> {
 
     /// Number of queries.
     pub(super) fn queries(&self) -> usize {
-        BLOCK_QUERIES.min(self.sequence.rows * self.step.heads_per_kv_head - self.start)
+        self.step.block_queries.min(self.sequence.rows * self.step.heads_per_kv_head - self.start)
     }
 
     /// The row and the query head of query `i` of the block.
     pub(super) fn row_and_head(&self, i: usize) -> (usize, usize) {
         let (query, heads) = (self.start + i, self.step.heads_per_kv_head);
         (self.sequence.first_row + query / heads, self.kv_head * heads + query % heads)
+    }
+
+    /// The slope of query `i`'s head, if it has one.
+    pub(super) fn slope(&self, i: usize) -> Option<f32> {
+        let slopes = self.step.shape.alibi_slopes;
+        if slopes.is_empty() { None } else { slopes.get(self.row_and_head(i).1).copied() }
     }
 
     /// The elements of query `i`.

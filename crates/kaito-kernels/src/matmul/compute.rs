@@ -2,10 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-#[cfg(any(target_arch = "x86_64", test))]
-use super::tiles::Unit;
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Hardware;
+#[cfg(any(target_arch = "x86_64", test))]
+use crate::amx::Unit;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::has_bf16_pairs;
 use crate::{DType, KernelLevel, simd::Level};

@@ -2,7 +2,8 @@ use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
 
-use super::{tiles::Unit, *};
+use super::*;
+use crate::amx::Unit;
 use crate::{DType, Rows, narrow, simd::Level};
 
 /// Numbers between -1 and 1 that repeat after 2^64 (the generator of Steele and Vigna's SplitMix64).

@@ -160,6 +160,28 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn pack_bf16(self, numbers: &[f32; 32], target: &mut TileRow) {
+        /// The odd 16-bit words of both vectors: the upper halves of their elements.
+        const ODD: [u16; 32] = {
+            let mut words = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                words[i as usize] = 2 * i + 1;
+                i += 1;
+            }
+            words
+        };
+        // SAFETY: see above; 16 numbers are 64 bytes, as the indices and the target are.
+        unsafe {
+            let half = _mm512_set1_epi32(0x8000);
+            let low = _mm512_add_epi32(_mm512_loadu_si512(numbers.as_ptr().cast()), half);
+            let high = _mm512_add_epi32(_mm512_loadu_si512(numbers[16..].as_ptr().cast()), half);
+            let words = _mm512_permutex2var_epi16(low, _mm512_loadu_si512(ODD.as_ptr().cast()), high);
+            _mm512_storeu_si512(target.0.as_mut_ptr().cast(), words);
+        }
+    }
+
+    #[inline(always)]
     fn split_f16(self, weights: &[u8; 64], high: &mut TileRow, low: &mut TileRow) {
         // SAFETY: see above; all three have 64 bytes.
         unsafe {

@@ -163,6 +163,15 @@ pub(crate) trait Simd: Copy {
             target[i] = lanes[2 * i].to_bits() >> 16 | (lanes[2 * i + 1].to_bits() & 0xffff_0000);
         }
     }
+    /// Writes numbers as bf16, two to an element, rounded to nearest, ties away from zero. Whether NaN stays depends on its bits.
+    #[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code))] // For tile registers.
+    #[inline(always)]
+    fn pack_bf16(self, numbers: &[f32; 32], target: &mut TileRow) {
+        for (pair, numbers) in target.0.iter_mut().zip(numbers.as_chunks::<2>().0) {
+            let [even, odd] = numbers.map(|x| x.to_bits().wrapping_add(0x8000));
+            *pair = even >> 16 | (odd & 0xffff_0000);
+        }
+    }
     /// Writes the columns of `source` as rows of `target`.
     #[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code))] // For tile registers.
     #[inline(always)]
@@ -242,6 +251,22 @@ pub(crate) trait Simd: Copy {
             q = self.mul_add(q, r, self.splat(coefficient));
         }
         (n, r, q)
+    }
+
+    /// `2^x` within a part of 2^-18, a 512th of what rounding to bf16 may change; for `x` below -150 it is 0.
+    ///
+    /// x = n + f with |f| <= 1/2, then the polynomial of degree 4 that is 1 for f = 0 and has the least relative error else.
+    #[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code))] // For tile registers.
+    #[inline(always)]
+    fn exp2_roughly(self, x: Self::Vector) -> Self::Vector {
+        let x = self.max(self.splat(-151.0), x);
+        let n = self.sub(self.add(x, self.splat(ROUNDING_SHIFT)), self.splat(ROUNDING_SHIFT));
+        let f = self.sub(x, n);
+        let mut q = self.splat(9.582_853e-3);
+        for coefficient in [5.590_642_6e-2, 0.240_240_99, 0.693_124_2, 1.0] {
+            q = self.mul_add(q, f, self.splat(coefficient));
+        }
+        self.scale_by_exp2(q, n)
     }
 
     /// The hyperbolic tangent, within 4 units in the last place over the whole range.

@@ -160,6 +160,73 @@ fn every_half_value_widens_exactly_at_any_alignment() {
     }
 }
 
+struct PackBf16<'a>(&'a [f32; 32]);
+
+impl Kernel for PackBf16<'_> {
+    type Output = [u32; 16];
+
+    fn run<S: Simd>(self, simd: S) -> [u32; 16] {
+        let mut target = TileRow([0; 16]);
+        simd.pack_bf16(self.0, &mut target);
+        target.0
+    }
+}
+
+/// The nearest numbers of 8 significant bits, with which ties are decided by their magnitude.
+#[test]
+fn numbers_are_packed_as_the_nearest_bf16_and_ties_go_away_from_zero() {
+    let steps = |x: f32| f64::from(x) / 2f64.powi(f64::from(x).abs().log2().floor() as i32 - 7);
+    let mut state = 7u32;
+    for round in 0..2000 {
+        let numbers: [f32; 32] = std::array::from_fn(|i| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Exponents far from both ends; ties in every other round, whose lower 16 bits are half a step.
+            let bits = 0x2000_0000 + (state >> 2) + ((i as u32 & 1) << 31);
+            f32::from_bits(if round % 2 == 0 { bits & 0xffff_0000 | 0x8000 } else { bits })
+        });
+        for &level in Level::available() {
+            let packed = dispatch(level, PackBf16(&numbers));
+            for (i, x) in numbers.iter().enumerate() {
+                let y = f32::from_bits(packed[i / 2] >> (16 * (i % 2)) << 16);
+                let unit = f64::from(*x) / steps(*x);
+                assert_eq!(f64::from(y), steps(*x).round() * unit, "{level:?}: {x}");
+            }
+        }
+    }
+    for &level in Level::available() {
+        assert_eq!(dispatch(level, PackBf16(&[0.0; 32])), [0; 16]);
+    }
+}
+
+struct Exp2Roughly(f32);
+
+impl Kernel for Exp2Roughly {
+    type Output = f32;
+
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let mut lanes = [0.0; MAX_LANES];
+        simd.store_slice(&mut lanes, simd.exp2_roughly(simd.splat(self.0)));
+        lanes[0]
+    }
+}
+
+#[test]
+fn rough_powers_of_two_are_within_a_part_of_2_to_the_minus_18() {
+    for &level in Level::available() {
+        for i in 0..=150_000u32 {
+            let x = -126.0 * (i as f32 / 150_000.0);
+            let (y, expected) = (dispatch(level, Exp2Roughly(x)), f64::from(x).exp2());
+            let error = (f64::from(y) / expected - 1.0).abs();
+            assert!(error <= 2f64.powi(-18), "{level:?}: 2^{x} is {y}, {error} off");
+        }
+        assert_eq!(dispatch(level, Exp2Roughly(0.0)), 1.0, "{level:?}");
+        for tiny in [-151.0, -1e30, f32::NEG_INFINITY] {
+            assert_eq!(dispatch(level, Exp2Roughly(tiny)), 0.0, "{level:?}: {tiny}");
+        }
+        assert!(dispatch(level, Exp2Roughly(f32::NAN)).is_nan(), "{level:?}");
+    }
+}
+
 struct SplitF16<'a>(&'a [u8; 64]);
 
 impl Kernel for SplitF16<'_> {

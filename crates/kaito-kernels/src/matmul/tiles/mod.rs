@@ -24,16 +24,16 @@ use super::{
 };
 #[cfg(test)]
 use crate::amx::Emulated;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::dispatch_avx512;
 #[cfg(test)]
 use crate::simd::dispatch_portable;
 use crate::{
     DType, MatrixRef,
-    amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TileUnit},
+    amx::{TILE_BYTES, TILE_ROW_BYTES, TILE_ROWS, TileUnit, Unit},
     partition::{Part, PartMut, PartSizes},
     simd::{Kernel, Simd, TileRow},
 };
-#[cfg(target_arch = "x86_64")]
-use crate::{amx::Hardware, simd::dispatch_avx512};
 
 /// Tokens of a tile at most: columns of the operand `B`.
 pub(super) const TILE_TOKENS: usize = TILE_ROW_BYTES / size_of::<u32>();
@@ -84,15 +84,6 @@ pub(super) fn part_sizes(tokens: usize, dtype: DType, split: bool) -> &'static P
 type Sums = [TileRow; TILE_ROWS];
 const _: () = assert!(size_of::<Sums>() == TILE_BYTES);
 
-/// Which registers a product takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Unit {
-    #[cfg(target_arch = "x86_64")]
-    Hardware(Hardware),
-    #[cfg(test)]
-    Emulated,
-}
-
 impl Unit {
     /// Runs a kernel with the vectors that are used beside the registers: a processor that has these has AVX-512.
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -105,7 +96,14 @@ impl Unit {
     }
 
     /// Computes a part of a product.
-    pub fn compute(self, input: &PackedInput, weight: MatrixRef, output: PartMut, mode: Write, part: Part) {
+    pub(in crate::matmul) fn compute(
+        self,
+        input: &PackedInput,
+        weight: MatrixRef,
+        output: PartMut,
+        mode: Write,
+        part: Part,
+    ) {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Hardware(unit) => {

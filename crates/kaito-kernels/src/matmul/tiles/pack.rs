@@ -2,10 +2,10 @@
 
 use std::{iter, mem, ops::Range};
 
-use super::{SLICE_COLUMNS, TILE_TOKENS, Unit};
+use super::{SLICE_COLUMNS, TILE_TOKENS};
 use crate::{
     Rows, ThreadPool,
-    amx::{TILE_ROW_BYTES, TILE_ROWS},
+    amx::{TILE_ROW_BYTES, TILE_ROWS, Unit},
     partition::EvenSplit,
     simd::{Kernel, Simd, TileRow},
 };
