@@ -66,11 +66,12 @@ impl LanguageModel {
             dtype: options.dtype,
             compute: options.compute,
             quantization: options.quantize,
+            kv_dtype: options.kv_dtype,
             attention: config.layer.attention,
             cache: options.quantized_cache.as_deref(),
             family: config.family,
         };
-        device.properties().check(&packing, options.kv_dtype)?;
+        device.properties().check(&packing)?;
         progress(0.05);
         let tokenizer = open_tokenizer(directory, options.chat_template.as_deref())?;
         // A file stands alone, whatever lies beside it.
@@ -83,13 +84,13 @@ impl LanguageModel {
         progress(LOADED_CONFIGURATION);
         // A head that is the embedding may become a matrix of its own.
         let parameters = weights.count().parameters;
-        let Packed { dtype, compute } = device.pack(&mut weights, &packing, &|part| {
+        let Packed { dtype, compute, kv_dtype, .. } = device.pack(&mut weights, &packing, &|part| {
             progress(LOADED_CONFIGURATION + part * (LOADED_WEIGHTS - LOADED_CONFIGURATION));
         })?;
         let counted = weights.count();
         let capacity = Capacity::plan(
             &config,
-            options.kv_dtype,
+            kv_dtype,
             device.properties().page_size,
             options.max_seq_len,
             options.max_batch_size,
@@ -106,12 +107,12 @@ impl LanguageModel {
             compute,
             quantization: options.quantize,
             blocks: weights.block_formats(),
-            kv_dtype: options.kv_dtype,
+            kv_dtype,
             vocab_size: config.vocab_size,
             hidden_size: config.hidden_size,
             num_layers: config.num_layers,
             step_bytes: counted.step_bytes,
-            kv_bytes_per_token: capacity::bytes_per_token(&config, options.kv_dtype),
+            kv_bytes_per_token: capacity::bytes_per_token(&config, kv_dtype),
             attention_window: config.layer.attention.sliding_window,
             dialog_format: config.dialog_format,
             instruction_set: device.properties().instruction_set,
@@ -314,7 +315,7 @@ fn start_engine(
         sequence_pages: capacity.max_seq_len.div_ceil(capacity.page_size),
     };
     let host = device.host_threads();
-    let executor = device.executor(config, weights, options.kv_dtype, limits)?;
+    let executor = device.executor(config, weights, limits)?;
     let pages = u32::try_from(capacity.pages).unwrap_or(u32::MAX);
     let scheduler = Scheduler::new(scheduler_limits, KvCache::new(pages, capacity.page_size));
     Engine::start(executor, host, scheduler, options.max_waiting)

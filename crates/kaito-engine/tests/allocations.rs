@@ -306,7 +306,8 @@ fn plain_weights() {
 
 #[test]
 fn weights_of_8_bits_and_keys_of_8_bits() {
-    let options = LoadOptions { quantize: Some(Quantization::Int8), kv_dtype: KvDType::Int8, ..LoadOptions::default() };
+    let options =
+        LoadOptions { quantize: Some(Quantization::Int8), kv_dtype: Some(KvDType::Int8), ..LoadOptions::default() };
     asks_for_nothing("llama-multi-head", options);
 }
 

@@ -10,7 +10,7 @@
 use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use kaito_engine::{
-    Error, ErrorKind, FinishReason, GenerateOptions, KvDType,
+    Error, ErrorKind, FinishReason, GenerateOptions,
     remote::{GenerationEvent, GenerationRequest, GenerationStream, SequenceOutput},
     testing::{
         CPU_PAGE_SIZE, CpuOperations, Decoder, Engine, ExecutorLimits, KvCache, Packed, ResolveContext, Scheduler,
@@ -35,7 +35,7 @@ fn engine(pages: usize) -> Engine {
         sequences: 16,
         sequence_pages: pages,
     };
-    let operations = CpuOperations::new(threads.clone(), KvDType::F32, Packed::F32);
+    let operations = CpuOperations::new(threads.clone(), Packed::F32);
     let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let limits = SchedulerLimits {
         sequences: 16,

@@ -9,8 +9,7 @@ use std::{
 };
 
 use kaito_engine::{
-    Compute, ComputeChoice, DType, GenerateOptions, KvDType, LanguageModel, LoadOptions, Quantization, Request,
-    StreamEvent,
+    Compute, ComputeChoice, DType, GenerateOptions, LanguageModel, LoadOptions, Quantization, Request, StreamEvent,
     testing::{CpuOperations, Decoder, Executor, ExecutorLimits, Packed, RopeTable, Span, StepInput, VariantKey},
 };
 use kaito_kernels::ThreadPool;
@@ -71,7 +70,7 @@ fn logits_of(
         sequence_pages: count,
     };
     let threads = Arc::new(ThreadPool::new(NonZeroUsize::new(threads).unwrap()));
-    let operations = CpuOperations::new(threads, KvDType::F32, packed);
+    let operations = CpuOperations::new(threads, packed);
     let mut decoder = Decoder::new(operations, config.clone(), weights.clone(), limits).unwrap();
     let pages: Vec<u32> = (0..count as u32).collect();
     let tokens: Vec<u32> = (0..length).map(|i| token(i, config)).collect();

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use case::Case;
 use kaito_engine::{
-    DType, LanguageModel, LoadOptions,
+    DType, KvDType, LanguageModel, LoadOptions,
     testing::{CPU_PAGE_SIZE, bytes_per_token},
 };
 use kaito_model::family;
@@ -90,9 +90,13 @@ async fn check_together(model: &LanguageModel, cases: &[Arc<Case>], how: &str) -
 /// With few pages and a single thread, everything must come out the same.
 async fn check_loaded_otherwise(directory: &Path, options: LoadOptions, cases: &[Arc<Case>]) -> Vec<String> {
     let (config, _) = family::load(directory).unwrap();
-    let page_bytes = bytes_per_token(&config, options.kv_dtype) * CPU_PAGE_SIZE as u64;
-    let options =
-        LoadOptions { threads: NonZeroUsize::new(1), kv_cache_memory: Some(FEW_PAGES * page_bytes), ..options };
+    let page_bytes = bytes_per_token(&config, KvDType::F32) * CPU_PAGE_SIZE as u64;
+    let options = LoadOptions {
+        threads: NonZeroUsize::new(1),
+        kv_dtype: Some(KvDType::F32),
+        kv_cache_memory: Some(FEW_PAGES * page_bytes),
+        ..options
+    };
     let model = LanguageModel::load(directory, &options, &|_| ()).unwrap();
     // Hundreds of draws at once do not fit.
     let cases: Vec<_> = cases.iter().filter(|case| !case.is_draw()).cloned().collect();

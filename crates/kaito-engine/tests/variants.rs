@@ -21,7 +21,7 @@ use std::{
 
 use changes::{copy_of, edit, edit_config};
 use kaito_engine::{
-    DeviceErrorKind, KvDType,
+    DeviceErrorKind,
     testing::{CpuOperations, Decoder, Executor, ExecutorLimits, Packed, RopeTable, Span, StepInput, VariantKey},
 };
 use kaito_kernels::ThreadPool;
@@ -82,7 +82,7 @@ fn prepared(
         sequences: 1,
         sequence_pages: pages,
     };
-    let operations = CpuOperations::new(Arc::new(ThreadPool::new(NonZeroUsize::MIN)), KvDType::F32, Packed::F32);
+    let operations = CpuOperations::new(Arc::new(ThreadPool::new(NonZeroUsize::MIN)), Packed::F32);
     let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let pages: Vec<u32> = (0..pages as u32).collect();
     let mut step = StepInput::with_room_for(&limits);

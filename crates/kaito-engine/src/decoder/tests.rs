@@ -3,7 +3,7 @@
 
 use std::{num::NonZeroUsize, sync::Arc};
 
-use kaito_kernels::{DType, KvDType, ThreadPool, alibi_bias, alibi_slopes};
+use kaito_kernels::{DType, ThreadPool, alibi_bias, alibi_slopes};
 use kaito_model::{
     checkpoint::Tensor,
     config::{AttentionSpec, LayerSpec, MlpSpec, Norm, Rope, RopePairing, RopeScaling},
@@ -112,7 +112,7 @@ fn decoder(config: &ModelConfig, weights: ModelWeights) -> Result<Decoder<CpuOpe
         sequence_pages: 4,
     };
     let threads = Arc::new(ThreadPool::new(NonZeroUsize::new(2).unwrap()));
-    Decoder::new(CpuOperations::new(threads, KvDType::F32, Packed::F32), config.clone(), weights, limits)
+    Decoder::new(CpuOperations::new(threads, Packed::F32), config.clone(), weights, limits)
 }
 
 /// The logits after each token, computed in steps of so many tokens.

@@ -125,11 +125,11 @@ impl DeviceProperties {
     ///
     /// # Errors
     /// [`DeviceErrorKind::Unsupported`], with what it has instead.
-    pub(crate) fn check(&self, packing: &Packing, kv_dtype: KvDType) -> Result<(), DeviceError> {
+    pub(crate) fn check(&self, packing: &Packing) -> Result<(), DeviceError> {
         let Precisions { weights, kv_cache, quantized, .. } = self.precisions;
         self.check_one("weights", packing.dtype, weights)?;
         self.check_one("quantised weights", packing.quantization, quantized)?;
-        self.check_one("a KV cache", Some(kv_dtype), kv_cache)
+        self.check_one("a KV cache", packing.kv_dtype, kv_cache)
     }
 
     fn check_one<T: PartialEq + fmt::Display>(
@@ -159,7 +159,7 @@ pub struct DeviceMemory {
     pub free: u64,
 }
 
-/// How a model's weights are packed.
+/// How a model's weights are packed, and what its KV cache holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Packing<'a> {
     /// Element type of those that are not quantised.
@@ -168,6 +168,8 @@ pub struct Packing<'a> {
     pub compute: ComputeChoice,
     /// Whether and how the matrices of the layers are quantised.
     pub quantization: Option<Quantization>,
+    /// Element type of the KV cache, what suits the device and the rest of this where it is `None`.
+    pub kv_dtype: Option<KvDType>,
     /// The attention of the layers, which says where values are, that matter more.
     pub attention: AttentionSpec,
     /// Folder in which quantised weights are kept for the next start.
@@ -183,11 +185,16 @@ pub struct Packed {
     pub dtype: DType,
     /// How products treat activations.
     pub compute: Compute,
+    /// Element type of the KV cache.
+    pub kv_dtype: KvDType,
+    /// Whether attention may round queries and the exponentials of scores to bf16: products round activations, and nobody asked for exact ones.
+    pub rounds_attention: bool,
 }
 
 impl Packed {
     /// Everything in f32: narrower weights are widened as they are used.
-    pub const F32: Self = Self { dtype: DType::F32, compute: Compute::Exact };
+    pub const F32: Self =
+        Self { dtype: DType::F32, compute: Compute::Exact, kv_dtype: KvDType::F32, rounds_attention: false };
 }
 
 /// An opened device.
@@ -223,7 +230,6 @@ pub trait Device: Send {
         self: Box<Self>,
         config: ModelConfig,
         weights: ModelWeights,
-        kv_dtype: KvDType,
         limits: ExecutorLimits,
     ) -> Result<Box<dyn Executor>, DeviceError>;
 }
@@ -264,11 +270,12 @@ mod tests {
             dtype: Some(DType::F16),
             compute: ComputeChoice::Auto,
             quantization: Some(Quantization::Int4),
+            kv_dtype: Some(KvDType::Int8),
             attention: AttentionSpec::new(4, 2, 8),
             cache: None,
             family: "llama",
         };
-        assert_eq!(properties.check(&packing, KvDType::Int8), Ok(()));
+        assert_eq!(properties.check(&packing), Ok(()));
         properties.name = "small:0".to_owned();
         properties.precisions = Precisions {
             weights: &[DType::Bf16, DType::F32],
@@ -276,15 +283,12 @@ mod tests {
             quantized: &[],
             ..properties.precisions
         };
-        let refusal = |packing: &Packing, kv_dtype| properties.check(packing, kv_dtype).unwrap_err().to_string();
-        assert_eq!(refusal(&packing, KvDType::F32), "small:0: weights in f16 can't be used here; there is bf16, f32");
+        let refusal = |packing: &Packing| properties.check(packing).unwrap_err().to_string();
+        assert_eq!(refusal(&packing), "small:0: weights in f16 can't be used here; there is bf16, f32");
         packing.dtype = None;
-        assert_eq!(
-            refusal(&packing, KvDType::F32),
-            "small:0: quantised weights in int4 can't be used here; there is none"
-        );
+        assert_eq!(refusal(&packing), "small:0: quantised weights in int4 can't be used here; there is none");
         packing.quantization = None;
-        assert_eq!(refusal(&packing, KvDType::Int8), "small:0: a KV cache in int8 can't be used here; there is f32");
+        assert_eq!(refusal(&packing), "small:0: a KV cache in int8 can't be used here; there is f32");
     }
 
     #[test]

@@ -23,8 +23,8 @@ pub struct LoadOptions {
     pub quantize: Option<Quantization>,
     /// Folder in which quantised weights are kept for the next start; they are made at every start where it is `None`.
     pub quantized_cache: Option<PathBuf>,
-    /// Element type of the KV cache.
-    pub kv_dtype: KvDType,
+    /// Element type of the KV cache. `None` is bf16 where `compute` lets activations be rounded, and are, and attention is faster by it; else f32.
+    pub kv_dtype: Option<KvDType>,
     /// Threads that compute; all cores where it is `None`.
     pub threads: Option<NonZeroUsize>,
     /// Longest sequence, in tokens; the model's own where it is `None`.
@@ -59,7 +59,7 @@ impl Default for LoadOptions {
             compute: ComputeChoice::Auto,
             quantize: None,
             quantized_cache: None,
-            kv_dtype: KvDType::F32,
+            kv_dtype: None,
             threads: None,
             max_seq_len: None,
             max_batch_size: 32,

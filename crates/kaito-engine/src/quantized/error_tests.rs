@@ -66,7 +66,7 @@ fn log_probabilities_with(
         sequence_pages: pages.len(),
     };
     let vocab_size = config.vocab_size;
-    let operations = CpuOperations::new(Arc::new(pool()), kv_dtype, Packed::F32);
+    let operations = CpuOperations::new(Arc::new(pool()), Packed { kv_dtype, ..Packed::F32 });
     let mut decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let mut step = Some(StepInput::with_room_for(&limits));
     let mut of_text = |text: &Vec<u32>| {

@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
 use kaito_engine::{
-    KvDType, Quantization,
+    Quantization,
     testing::{CpuOperations, Decoder, Executor, ExecutorLimits, Packed, Span, StepInput, VariantKey},
 };
 use kaito_kernels::ThreadPool;
@@ -44,8 +44,7 @@ fn decoder(
         sequence_pages: PAGES_EACH,
     };
     let threads = Arc::new(ThreadPool::new(NonZeroUsize::new(threads).unwrap()));
-    let mut decoder =
-        Decoder::new(CpuOperations::new(threads, KvDType::F32, Packed::F32), config.clone(), weights, limits).unwrap();
+    let mut decoder = Decoder::new(CpuOperations::new(threads, Packed::F32), config.clone(), weights, limits).unwrap();
     for (id, variant) in VARIANTS.iter().enumerate() {
         if let Some(weights) = crate::weights(name, variant, &config) {
             decoder.add_adapter(id as u32, weights).unwrap();

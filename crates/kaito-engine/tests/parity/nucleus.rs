@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use kaito_engine::{
-    GenerationParams, KvDType,
+    GenerationParams,
     remote::{GenerationEvent, GenerationRequest},
     testing::{CpuOperations, Decoder, Engine, ExecutorLimits, KvCache, Packed, Scheduler, SchedulerLimits},
 };
@@ -33,7 +33,7 @@ pub fn engine(directory: &Path) -> Engine {
         sequences: SEQUENCES,
         sequence_pages: PAGES,
     };
-    let operations = CpuOperations::new(threads.clone(), KvDType::F32, Packed::F32);
+    let operations = CpuOperations::new(threads.clone(), Packed::F32);
     let decoder = Decoder::new(operations, config, weights, limits).unwrap();
     let limits = SchedulerLimits {
         sequences: SEQUENCES,

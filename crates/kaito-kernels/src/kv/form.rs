@@ -46,6 +46,15 @@ impl KvForm {
         Self(Form::Tiles(unit))
     }
 
+    /// Whether attention is by tile registers.
+    pub fn is_for_tiles(self) -> bool {
+        match self.0 {
+            Form::Vectors(_) => false,
+            #[cfg(any(target_arch = "x86_64", test))]
+            Form::Tiles(_) => true,
+        }
+    }
+
     /// Element type.
     pub fn dtype(self) -> KvDType {
         match self.0 {

@@ -165,7 +165,7 @@ mod tests {
             (&["--compute", "f32"], &["f32", "auto, exact, bf16"]),
             (&["--kernels", "sse9"], &["sse9", "amx, avx512, avx2, neon and portable"]),
             (&["--quantize", "int2"], &["int2", "none, int8, int4"]),
-            (&["--kv-dtype", "fp8"], &["fp8", "f32, bf16, int8"]),
+            (&["--kv-dtype", "fp8"], &["fp8", "auto, f32, bf16, int8"]),
             (&["--kv-cache-memory", "4 elephants"], &["4 elephants", "4GiB"]),
             (&["--kv-cache-memory", "0"], &["--kv-cache-memory", "more than nothing"]),
             (&["--request-timeout", "soon"], &["soon", "180s"]),
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(options.threads.map(NonZeroUsize::get), Some(3));
         assert_eq!((options.max_seq_len, options.max_batch_size), (Some(1000), 5));
         assert_eq!(options.kv_cache_memory, Some(3 << 29));
-        assert_eq!((options.quantize, options.kv_dtype), (Some(Quantization::Int4), KvDType::Int8));
+        assert_eq!((options.quantize, options.kv_dtype), (Some(Quantization::Int4), Some(KvDType::Int8)));
         assert_eq!(options.quantized_cache.as_deref(), Some(Path::new("/somewhere")));
         assert_eq!(options.chat_template.as_deref(), Some(Path::new("/a/template.jinja")));
         assert_eq!(options.compute, ComputeChoice::Exact);

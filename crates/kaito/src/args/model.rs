@@ -34,7 +34,7 @@ pub struct ModelArgs {
     #[arg(long, env = "KAITO_QUANTIZE_CACHE", value_name = "DIR")]
     pub quantize_cache: Option<PathBuf>,
     /// Element type of the KV cache; fewer bits leave room for more and longer sequences
-    #[arg(long, env = "KAITO_KV_DTYPE", value_enum, default_value_t = KvElement::F32)]
+    #[arg(long, env = "KAITO_KV_DTYPE", value_enum, default_value_t = KvElement::Auto)]
     pub kv_dtype: KvElement,
     /// Worker threads that compute, at most 1024 [default: one per core]
     #[arg(long, env = "KAITO_THREADS", value_name = "N", value_parser = values::count::<1024>)]
@@ -101,6 +101,8 @@ pub enum Quantize {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KvElement {
+    /// bf16 where attention is faster by it and activations are rounded too, else f32
+    Auto,
     /// As they are computed
     #[value(alias = "float32")]
     F32,
@@ -147,9 +149,10 @@ impl ModelArgs {
                 .clone()
                 .or_else(|| cache_folder().map(|cache| cache.join("quantized"))),
             kv_dtype: match self.kv_dtype {
-                KvElement::F32 => KvDType::F32,
-                KvElement::Bf16 => KvDType::Bf16,
-                KvElement::Int8 => KvDType::Int8,
+                KvElement::Auto => None,
+                KvElement::F32 => Some(KvDType::F32),
+                KvElement::Bf16 => Some(KvDType::Bf16),
+                KvElement::Int8 => Some(KvDType::Int8),
             },
             threads: self.threads,
             max_seq_len: self.max_seq_len.map(NonZeroUsize::get),

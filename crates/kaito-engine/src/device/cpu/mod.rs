@@ -114,7 +114,7 @@ impl Device for CpuDevice {
         let DeviceMemory { total, free } = memory();
         let packed = pack::pack(weights, packing, &self.threads, free, progress)?;
         self.left = Some(DeviceMemory { total, free: free.saturating_sub(packed.mapped_bytes) });
-        self.packed = Packed { dtype: packed.dtype, compute: packed.compute };
+        self.packed = packed.packed;
         Ok(self.packed)
     }
 
@@ -122,10 +122,9 @@ impl Device for CpuDevice {
         self: Box<Self>,
         config: ModelConfig,
         weights: ModelWeights,
-        kv_dtype: KvDType,
         limits: ExecutorLimits,
     ) -> Result<Box<dyn Executor>, DeviceError> {
-        let operations = CpuOperations::new(self.threads, kv_dtype, self.packed);
+        let operations = CpuOperations::new(self.threads, self.packed);
         Ok(Box::new(Decoder::new(operations, config, weights, limits)?))
     }
 }

@@ -3,7 +3,7 @@
 use std::{mem, sync::Arc};
 
 use kaito_kernels::{
-    self as kernels, AttentionSequence, AttentionShape, KvBuffer, KvDType, KvLayout, MAX_PAGE_TOKENS, PAGE_TOKENS,
+    self as kernels, AttentionSequence, AttentionShape, KvBuffer, KvForm, KvLayout, MAX_PAGE_TOKENS, PAGE_TOKENS,
     ThreadPool, Write,
 };
 
@@ -27,7 +27,7 @@ use kaito_model::{
 pub struct CpuOperations {
     products: Products,
     low_rank: LowRankProducts,
-    kv_dtype: KvDType,
+    packed: Packed,
     /// The step that is under way.
     step: StepInput,
     /// Room for what attention and the KV cache are told of a step.
@@ -35,13 +35,12 @@ pub struct CpuOperations {
 }
 
 impl CpuOperations {
-    /// Operations that `threads` share out, the calling thread included, with a KV cache of this element type. `packed` says
-    /// what products compute with.
-    pub fn new(threads: Arc<ThreadPool>, kv_dtype: KvDType, packed: Packed) -> Self {
+    /// Operations that `threads` share out, the calling thread included. `packed` says what products and attention compute with.
+    pub fn new(threads: Arc<ThreadPool>, packed: Packed) -> Self {
         Self {
             products: Products::new(threads, packed),
             low_rank: LowRankProducts::default(),
-            kv_dtype,
+            packed,
             step: StepInput::default(),
             sequences: Vec::new(),
         }
@@ -125,14 +124,15 @@ impl Operations for CpuOperations {
                 "pages of {page_size} tokens are not a multiple of {PAGE_TOKENS} of up to {MAX_PAGE_TOKENS}"
             )));
         }
+        let Packed { kv_dtype, rounds_attention, .. } = self.packed;
+        let form = KvForm::of(kv_dtype, rounds_attention, attention.head_dim);
         let layers = |layer: &dyn Fn(usize) -> Option<KvBuffer>| {
             let layers = (0..config.num_layers).map(|_| layer(layout.slots()?)).collect::<Option<Vec<_>>>();
-            layers
-                .ok_or_else(|| out_of_memory(format!("no room for {pages} pages of the KV cache in {}", self.kv_dtype)))
+            layers.ok_or_else(|| out_of_memory(format!("no room for {pages} pages of the KV cache in {kv_dtype}")))
         };
         Ok(CpuKvPool {
-            keys: layers(&|slots| KvBuffer::keys(self.kv_dtype, slots, attention.head_dim, page_size))?,
-            values: layers(&|slots| KvBuffer::values(self.kv_dtype, slots, attention.head_dim))?,
+            keys: layers(&|slots| KvBuffer::keys(form, slots, attention.head_dim, page_size))?,
+            values: layers(&|slots| KvBuffer::values(form, slots, attention.head_dim))?,
             layout,
             attention,
             alibi_slopes: match config.positions {
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn a_failure_in_a_step_comes_at_its_end() {
         let threads = Arc::new(ThreadPool::new(NonZeroUsize::MIN));
-        let mut operations = CpuOperations::new(threads, KvDType::F32, Packed::F32);
+        let mut operations = CpuOperations::new(threads, Packed::F32);
         let bytes = vec![0; Quantization::Int4.bytes(2, 4).unwrap()];
         let tensor = QuantizedTensor::new("e", Quantization::Int4, 2, 4, SharedBytes::owned(bytes)).unwrap();
         let parts = vec![LinearPart { weight: Weight::Quantized(tensor), output_offset: 0, input_offset: 0 }];

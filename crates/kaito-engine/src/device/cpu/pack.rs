@@ -1,11 +1,11 @@
 //! Weights as the processor computes with them: quantised, of another element type, or as they lie in the mapped checkpoint.
 
-use kaito_kernels::{Compute, DType, QuantizedFormat, ThreadPool};
+use kaito_kernels::{Compute, DType, KvDType, KvForm, QuantizedFormat, ThreadPool};
 
 use super::linear::unsupported;
 use crate::{
     Error,
-    device::{ComputeChoice, Held, Packing},
+    device::{ComputeChoice, Held, Packed, Packing},
     quantized::{Plan, Quantize},
 };
 use kaito_model::{
@@ -19,10 +19,7 @@ const QUANTIZED: f32 = 0.94;
 
 /// What packing came to.
 pub(super) struct PackedInMemory {
-    /// Element type of the matrices that are not quantised.
-    pub dtype: DType,
-    /// How products treat activations.
-    pub compute: Compute,
+    pub packed: Packed,
     /// Bytes that stay mapped, are quantised or are repacked.
     pub mapped_bytes: u64,
 }
@@ -61,7 +58,16 @@ pub(super) fn pack(
     }
     let mapped_bytes =
         bring_near(weights, packing.dtype, stored, threads, available, &|part| progress(done + part * (1.0 - done)));
-    Ok(PackedInMemory { dtype, compute, mapped_bytes })
+    let rounds_attention =
+        packing.compute != ComputeChoice::Exact && (compute != Compute::Exact || packing.quantization.is_some());
+    let kv_dtype = packing.kv_dtype.unwrap_or_else(|| kv_dtype(rounds_attention, packing.attention.head_dim));
+    Ok(PackedInMemory { packed: Packed { dtype, compute, kv_dtype, rounds_attention }, mapped_bytes })
+}
+
+/// Element type of a KV cache where nobody chose one: bf16 where attention may be rounded to that, and is faster for it.
+fn kv_dtype(rounds_attention: bool, head_dim: usize) -> KvDType {
+    let has_tiles = KvForm::of(KvDType::Bf16, rounds_attention, head_dim).is_for_tiles();
+    if has_tiles { KvDType::Bf16 } else { KvDType::F32 }
 }
 
 /// How products treat activations. In int8 they need a copy of the weights, which `auto` makes only where there is room for it.
@@ -212,8 +218,8 @@ fn cast(weight: &Weight, dtype: DType, threads: &ThreadPool) -> Option<Tensor> {
 mod tests {
     use std::{num::NonZeroUsize, path::Path, sync::Mutex};
 
-    use kaito_kernels::Quantization;
-    use kaito_model::{family, weights::WeightCount};
+    use kaito_kernels::{KernelLevel, Quantization};
+    use kaito_model::{config::AttentionSpec, family, weights::WeightCount};
 
     use super::*;
 
@@ -222,7 +228,8 @@ mod tests {
         let (config, mut weights) = family::load(&directory).unwrap();
         let compute = ComputeChoice::Auto;
         let attention = config.layer.attention;
-        let packing = Packing { dtype, compute, quantization, attention, cache: None, family: config.family };
+        let packing =
+            Packing { dtype, compute, quantization, kv_dtype: None, attention, cache: None, family: config.family };
         let heard = Mutex::new(Vec::new());
         let progress = |part| heard.lock().unwrap().push(part);
         let threads = ThreadPool::new(NonZeroUsize::MIN);
@@ -235,22 +242,34 @@ mod tests {
     #[test]
     fn what_is_mapped_or_quantised_counts_as_taken() {
         let (plain, published) = packed(None, None);
-        assert_eq!((plain.dtype, plain.mapped_bytes), (DType::F32, published.bytes));
+        assert_eq!((plain.packed.dtype, plain.mapped_bytes), (DType::F32, published.bytes));
         let (narrow, count) = packed(Some(DType::Bf16), None);
-        assert_eq!((narrow.dtype, narrow.mapped_bytes, count.bytes), (DType::Bf16, 0, published.bytes / 2));
+        assert_eq!((narrow.packed.dtype, narrow.mapped_bytes, count.bytes), (DType::Bf16, 0, published.bytes / 2));
         let (quantized, count) = packed(None, Some(Quantization::Int8));
-        assert_eq!((quantized.dtype, quantized.mapped_bytes), (DType::F32, count.bytes));
+        assert_eq!((quantized.packed.dtype, quantized.mapped_bytes), (DType::F32, count.bytes));
         assert!(count.bytes < published.bytes && count.parameters == published.parameters);
     }
+
+    /// A model in bf16, packed as if its heads had `head_dim` elements.
+    fn packed_bf16(
+        head_dim: usize,
+        dtype: Option<DType>,
+        compute: ComputeChoice,
+        quantization: Option<Quantization>,
+        kv_dtype: Option<KvDType>,
+    ) -> Result<Packed, String> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/falcon-rw-type");
+        let (config, mut weights) = family::load(&directory).unwrap();
+        let attention = AttentionSpec { head_dim, ..config.layer.attention };
+        let packing = Packing { dtype, compute, quantization, kv_dtype, attention, cache: None, family: config.family };
+        let packed = pack(&mut weights, &packing, &ThreadPool::new(NonZeroUsize::MIN), u64::MAX, &|_| ());
+        packed.map(|packed| packed.packed).map_err(|error| error.to_string())
+    }
+
     #[test]
     fn how_products_compute_follows_the_weights_as_they_are_used() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/fixtures/falcon-rw-type");
         let computed = |dtype, compute, quantization| {
-            let (config, mut weights) = family::load(&directory).unwrap();
-            let attention = config.layer.attention;
-            let packing = Packing { dtype, compute, quantization, attention, cache: None, family: config.family };
-            let packed = pack(&mut weights, &packing, &ThreadPool::new(NonZeroUsize::MIN), u64::MAX, &|_| ());
-            packed.map(|packed| packed.compute).map_err(|error| error.to_string())
+            packed_bf16(16, dtype, compute, quantization, None).map(|packed| packed.compute)
         };
         let auto = if Compute::has_fast_bf16() { Compute::Bf16 } else { Compute::Exact };
         assert_eq!(computed(None, ComputeChoice::Auto, None), Ok(auto));
@@ -261,5 +280,32 @@ mod tests {
         let refusal = computed(Some(DType::F32), ComputeChoice::Bf16, None).unwrap_err();
         assert!(refusal.starts_with("cpu: products with weights in f32 are always exact"), "{refusal}");
         assert_eq!(computed(None, ComputeChoice::Bf16, Some(Quantization::Int8)), Ok(Compute::Exact));
+    }
+
+    /// With tile registers it is bf16 where activations are rounded, unless exactness is asked for; what is asked for is taken.
+    #[test]
+    fn the_kv_cache_is_narrow_where_activations_are_and_attention_is_faster_for_it() {
+        use ComputeChoice::{Auto, Exact};
+        let has_tiles = KernelLevel::chosen() == KernelLevel::Amx;
+        let narrow = if has_tiles { KvDType::Bf16 } else { KvDType::F32 };
+        for (head_dim, dtype, compute, quantization, kv_dtype, expected) in [
+            (64, None, Auto, None, None, narrow),
+            (64, None, Auto, Some(Quantization::Int4), None, narrow),
+            (64, None, Exact, None, None, KvDType::F32),
+            (64, None, Exact, Some(Quantization::Int4), None, KvDType::F32),
+            (64, Some(DType::F32), Auto, None, None, KvDType::F32),
+            // No whole operands.
+            (80, None, Auto, None, None, KvDType::F32),
+            (64, None, Auto, None, Some(KvDType::F32), KvDType::F32),
+            (64, None, Exact, None, Some(KvDType::Bf16), KvDType::Bf16),
+            (64, None, Auto, None, Some(KvDType::Int8), KvDType::Int8),
+        ] {
+            let case = format!("heads of {head_dim} in {dtype:?}, {compute:?}, {quantization:?}, {kv_dtype:?}");
+            let packed = packed_bf16(head_dim, dtype, compute, quantization, kv_dtype).unwrap();
+            assert_eq!(packed.kv_dtype, expected, "{case}");
+            let form = KvForm::of(packed.kv_dtype, packed.rounds_attention, head_dim);
+            let rounds = has_tiles && head_dim == 64 && compute == Auto && packed.kv_dtype == KvDType::Bf16;
+            assert_eq!(form.is_for_tiles(), rounds, "{case}");
+        }
     }
 }
