@@ -30,11 +30,13 @@ BITS = {"f32": 32, "bf16": 16, "int8": 8.125, "int4": 4.3125, "Q8_0": 8.5, "Q4_0
 
 
 class Row(NamedTuple):
-    """A row of the table: how activations are rounded, the format of each matrix by its name, and that of the output head."""
+    """A row of the table: how activations are rounded, the format of each matrix by its name, that of the output head, and how what
+    attention multiplies is rounded."""
 
     activations: Callable[[np.ndarray], np.ndarray]
     of_matrix: Callable[[str], str]
     of_head: str
+    attention: Callable[[np.ndarray], np.ndarray] = lambda x: x
 
 
 EXACT = Row(lambda x: x, lambda _: "f32", "f32")
@@ -57,7 +59,9 @@ def rows_of(layers: int) -> dict[str, Row]:
     return {
         "bf16, --compute exact": Row(lambda x: x, lambda _: "bf16", "bf16"),
         "bf16, --compute bf16": Row(to_bf16, lambda _: "bf16", "bf16"),
+        "bf16, --compute bf16, --kv-dtype bf16": Row(to_bf16, lambda _: "bf16", "bf16", to_bf16),
         "int8": Row(Ours.activations, lambda _: "int8", "int8"),
+        "int8, --kv-dtype bf16": Row(Ours.activations, lambda _: "int8", "int8", to_bf16),
         "Q8_0": Row(in_groups(32), lambda _: "Q8_0", "Q8_0"),
         "int4": Row(Ours.activations, lambda name: "int8" if "attn_v" in name else "int4", "int8"),
         "Q4_0": Row(in_groups(32), lambda _: "Q4_0", "Q6_K"),
@@ -89,7 +93,7 @@ class Weights:
 def states(model: Model, weights: Weights, contexts, rows: dict[str, Row]):
     """What each row has before the output head, and the squares of what its weights are wrong by. All rows go through the model together,
     so that each matrix is quantised once to each format."""
-    passes = {title: model.forward(contexts) for title in rows}
+    passes = {title: model.forward(contexts, row.attention) for title, row in rows.items()}
     asked = {title: next(steps) for title, steps in passes.items()}
     done, errors = {}, dict.fromkeys(rows, 0.0)
     while asked:

@@ -47,9 +47,10 @@ class Model:
                 tokens += [ids[piece] for piece in pieces]
         return tokens
 
-    def forward(self, contexts):
+    def forward(self, contexts, rounded=lambda x: x):
         """What the output head is multiplied by, for all tokens of all contexts one after another, in 64 bits. A generator: it yields the
-        name of a matrix and what to multiply by it, and is sent the product. So several passes may share what becomes of a matrix."""
+        name of a matrix and what to multiply by it, and is sent the product. So several passes may share what becomes of a matrix.
+        What attention multiplies is `rounded`: queries, keys, values and the exponentials of scores."""
         x = self.weights["token_embd"][[token for context in contexts for token in context]].astype(np.float64)
         count, epsilon, size = len(x), self.field["llama.attention.layer_norm_rms_epsilon"], x.shape[1] // self.heads
         lengths = [len(context) for context in contexts]
@@ -72,6 +73,7 @@ class Model:
             h = norm(x, name + "attn_norm")
             q, k = rotate((yield name + "attn_q", h)), rotate((yield name + "attn_k", h))
             v = (yield name + "attn_v", h).reshape(count, self.key_heads, size)
+            q, k, v = rounded(q), rounded(k), rounded(v)
             heads = np.empty_like(q)
             for head in range(self.heads):
                 key = head * self.key_heads // self.heads
@@ -81,7 +83,7 @@ class Model:
                     scores += mask
                     scores -= scores.max(-1, keepdims=True)
                     np.exp(scores, scores)
-                    heads[span, head] = scores @ v[span, key] / scores.sum(-1, keepdims=True)
+                    heads[span, head] = rounded(scores) @ v[span, key] / scores.sum(-1, keepdims=True)
             x = x + (yield name + "attn_output", heads.reshape(count, -1))
             h = norm(x, name + "ffn_norm")
             gate = yield name + "ffn_gate", h

@@ -16,8 +16,8 @@ pub struct LoadOptions {
     /// narrower weights stay as they are and are widened, exactly, as they are used.
     /// Sums are in 32-bit floats, whichever it is.
     pub dtype: Option<DType>,
-    /// How products with weights of 16 bits treat activations. With a `dtype` of f32 they are always exact. It makes no difference to
-    /// quantised weights, whose products quantise activations too.
+    /// How products with weights of 16 bits treat activations. With a `dtype` of f32 they are always exact. Products with
+    /// quantised weights quantise activations in any case; with them, too, attention rounds nothing if this is exact.
     pub compute: ComputeChoice,
     /// Whether and how the matrices of the layers are quantised; the output head is in 8 bits then.
     pub quantize: Option<Quantization>,
