@@ -287,7 +287,7 @@ fn matmuls(
 
 fn attention(pool: &ThreadPool, form: KvForm, shape: [usize; 3], rows: usize, context: usize) -> f64 {
     let ([heads, kv_heads, head_dim], page_size) = (shape, 16);
-    let pages: Vec<u32> = (0..(context / page_size) as u32).rev().collect();
+    let pages: Vec<u32> = (0..(context / page_size) as u32).collect();
     let some = |count: usize| -> Vec<f32> { (0..count).map(|i| (i as f32 * 0.61).sin()).collect() };
     let queries = &some(rows * heads * head_dim);
     let layout = KvLayout { num_kv_heads: kv_heads, pages: pages.len(), page_size };

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, ops::Range};
 
-use super::{BLOCK_QUERIES, BLOCK_SLICES, GROUP, MOST_GROUPS, SLICE, softmax::Scaling};
+use super::{BLOCK_QUERIES, BLOCK_SLICES, GROUP, MOST_GROUPS, SLICE, TOGETHER, softmax::Scaling};
 use crate::{
     AttentionShape,
     amx::TILE_ROWS,
@@ -25,9 +25,9 @@ pub(super) struct Memory {
     pub(super) scaling: Scaling,
     /// `[tile][slice of the head][query of the tile]`, bf16.
     queries: Vec<TileRow>,
-    /// `[group of tokens][query of the tile]`.
+    /// `[tile of those together][group of tokens][query of the tile]`.
     pub(super) scores: Vec<FloatRow>,
-    /// `[slice of tokens][query of the tile]`, bf16.
+    /// `[tile of those together][slice of tokens][query of the tile]`, bf16.
     pub(super) exponentials: Vec<TileRow>,
     /// For each query the greatest score so far, in powers of two, and the sum of `2^(score - greatest)`.
     pub(super) max: Vec<f32>,
@@ -51,13 +51,13 @@ impl Memory {
         // Room for the largest block at once, so that no later one allocates. What lies there is written before it is read, or of no query.
         for (rows, len) in [
             (&mut memory.queries, BLOCK_QUERIES * slices),
-            (&mut memory.exponentials, BLOCK_SLICES * TILE_ROWS),
+            (&mut memory.exponentials, TOGETHER * BLOCK_SLICES * TILE_ROWS),
             (&mut memory.copies, BLOCK_SLICES * groups * TILE_ROWS),
         ] {
             rows.resize(rows.len().max(len), NO_PAIRS);
         }
         for (rows, len) in
-            [(&mut memory.scores, MOST_GROUPS * TILE_ROWS), (&mut memory.weighted, BLOCK_QUERIES * groups)]
+            [(&mut memory.scores, TOGETHER * MOST_GROUPS * TILE_ROWS), (&mut memory.weighted, BLOCK_QUERIES * groups)]
         {
             rows.resize(rows.len().max(len), NO_NUMBERS);
         }
@@ -99,8 +99,8 @@ impl Memory {
     }
 
     #[inline(always)]
-    pub(super) fn queries_of(&self, tile: usize) -> Range<usize> {
-        tile * TILE_ROWS..((tile + 1) * TILE_ROWS).min(self.count)
+    pub(super) fn queries_of(&self, tiles: Range<usize>) -> Range<usize> {
+        tiles.start * TILE_ROWS..(tiles.end * TILE_ROWS).min(self.count)
     }
 
     /// Packs query `i`, rounded to nearest, ties to even.
@@ -121,14 +121,26 @@ impl Memory {
         self.queries[(tile * self.head_slices() + slice) * TILE_ROWS..][..TILE_ROWS].as_ptr().cast()
     }
 
+    /// Where the scores of a query and of a group of tokens are. Those of the other queries of its tile follow.
     #[inline(always)]
-    pub(super) fn scores_of(&mut self, group: usize) -> *mut u8 {
-        self.scores[group * TILE_ROWS..][..TILE_ROWS].as_mut_ptr().cast()
+    pub(super) fn score_row(query: usize, group: usize) -> usize {
+        (query / TILE_ROWS % TOGETHER * MOST_GROUPS + group) * TILE_ROWS + query % TILE_ROWS
+    }
+
+    /// Where the exponentials of a query and of a slice of tokens are, likewise.
+    #[inline(always)]
+    pub(super) fn exponential_row(query: usize, slice: usize) -> usize {
+        (query / TILE_ROWS % TOGETHER * BLOCK_SLICES + slice) * TILE_ROWS + query % TILE_ROWS
     }
 
     #[inline(always)]
-    pub(super) fn exponentials_of(&self, slice: usize) -> *const u8 {
-        self.exponentials[slice * TILE_ROWS..][..TILE_ROWS].as_ptr().cast()
+    pub(super) fn scores_of(&mut self, tile: usize, group: usize) -> *mut u8 {
+        self.scores[Self::score_row(tile * TILE_ROWS, group)..][..TILE_ROWS].as_mut_ptr().cast()
+    }
+
+    #[inline(always)]
+    pub(super) fn exponentials_of(&self, tile: usize, slice: usize) -> *const u8 {
+        self.exponentials[Self::exponential_row(tile * TILE_ROWS, slice)..][..TILE_ROWS].as_ptr().cast()
     }
 
     #[inline(always)]

@@ -5,7 +5,6 @@ use std::ops::Range;
 use super::{GROUP, SLICE, memory::Memory};
 use crate::{
     AttentionShape,
-    amx::TILE_ROWS,
     attention::{alibi::add_alibi, soft_cap::SoftCap},
     simd::{Simd, TileRow},
 };
@@ -39,28 +38,27 @@ impl Memory {
         place: (usize, Option<f32>),
     ) {
         const LOG2_E: f32 = std::f32::consts::LOG2_E;
-        let row = i % TILE_ROWS;
         if seen.is_empty() {
             for slice in slices {
-                self.exponentials[slice * TILE_ROWS + row] = TileRow([0; GROUP]);
+                self.exponentials[Self::exponential_row(i, slice)] = TileRow([0; GROUP]);
             }
             return;
         }
         let groups = seen.start / GROUP..seen.end.div_ceil(GROUP);
         if !self.scaling.is_plain {
-            self.scale_scores(simd, row, groups.clone(), place);
+            self.scale_scores(simd, i, groups.clone(), place);
         }
         let factor = if self.scaling.is_plain { self.scaling.scale * LOG2_E } else { LOG2_E };
         if !seen.start.is_multiple_of(GROUP) {
-            self.scores[groups.start * TILE_ROWS + row].0[..seen.start % GROUP].fill(f32::NEG_INFINITY);
+            self.scores[Self::score_row(i, groups.start)].0[..seen.start % GROUP].fill(f32::NEG_INFINITY);
         }
         if !seen.end.is_multiple_of(GROUP) {
-            self.scores[(groups.end - 1) * TILE_ROWS + row].0[seen.end % GROUP..].fill(f32::NEG_INFINITY);
+            self.scores[Self::score_row(i, groups.end - 1)].0[seen.end % GROUP..].fill(f32::NEG_INFINITY);
         }
 
         let mut lanes = simd.splat(f32::NEG_INFINITY);
         for group in groups.clone() {
-            for part in self.scores[group * TILE_ROWS + row].0.chunks_exact(S::LANES) {
+            for part in self.scores[Self::score_row(i, group)].0.chunks_exact(S::LANES) {
                 lanes = simd.max(simd.load_slice(part), lanes);
             }
         }
@@ -83,7 +81,7 @@ impl Memory {
             for (half, numbers) in numbers.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
                 let group = 2 * slice + half;
                 if groups.contains(&group) {
-                    let scores = &self.scores[group * TILE_ROWS + row].0;
+                    let scores = &self.scores[Self::score_row(i, group)].0;
                     for at in (0..GROUP).step_by(S::LANES) {
                         let score = simd.load_slice(&scores[at..]);
                         let exponential = simd.exp2_roughly(simd.mul_add(score, factor, max));
@@ -92,23 +90,17 @@ impl Memory {
                     }
                 }
             }
-            simd.pack_bf16(&numbers, &mut self.exponentials[slice * TILE_ROWS + row]);
+            simd.pack_bf16(&numbers, &mut self.exponentials[Self::exponential_row(i, slice)]);
         }
         self.sum[i] += simd.sum(sum);
     }
 
     /// Scales the scores of some groups, and caps and biases them.
     #[inline(always)]
-    fn scale_scores<S: Simd>(
-        &mut self,
-        simd: S,
-        row: usize,
-        groups: Range<usize>,
-        (first, slope): (usize, Option<f32>),
-    ) {
+    fn scale_scores<S: Simd>(&mut self, simd: S, i: usize, groups: Range<usize>, (first, slope): (usize, Option<f32>)) {
         let Scaling { scale, soft_cap, .. } = self.scaling;
         for group in groups {
-            let scores = &mut self.scores[group * TILE_ROWS + row].0;
+            let scores = &mut self.scores[Self::score_row(i, group)].0;
             for part in scores.chunks_exact_mut(S::LANES) {
                 simd.store_slice(part, simd.mul(simd.load_slice(part), simd.splat(scale)));
             }
