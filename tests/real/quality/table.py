@@ -78,9 +78,7 @@ def untrue(measured: dict[str, Figures]) -> list[str]:
             # The mean of many may be larger by chance; intervals that have nothing in common are not.
             if not a.divergence - a.interval <= b.divergence + b.interval:
                 found.append(f"{ours} has a divergence of {a.divergence:.6g}, and {theirs} only {b.divergence:.6g}")
-    weights = measured.get("bf16, --compute exact")
-    for what, title in (("activations", ""), ("activations and attention", ", --kv-dtype bf16")):
-        both = measured.get(f"bf16, --compute bf16{title}")
-        if weights and both and not both.divergence - weights.divergence < weights.divergence:
-            found.append(f"{what} in bf16 cost more than weights: {weights.divergence:.6g} and with them {both.divergence:.6g}")
+    weights, both = (measured.get(f"bf16, --compute {compute}") for compute in ("exact", "bf16"))
+    if weights and both and not both.divergence - weights.divergence < weights.divergence:
+        found.append(f"activations in bf16 cost more than weights: {weights.divergence:.6g} and with them {both.divergence:.6g}")
     return found
