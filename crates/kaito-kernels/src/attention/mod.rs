@@ -5,6 +5,8 @@
 //! tokens. So what a query computes depends on its own position and pages alone: not on how chunked prefill cut the prompt into
 //! steps, nor on which other sequences are in the step. Values that all queries of a query block see are summed up for all of them
 //! together, the others for one query after the other, which changes the order of no sum.
+//!
+//! It is computed by vectors of f32, or by tile registers: as the KV cache lies, [`KvForm`].
 
 mod alibi;
 mod context;

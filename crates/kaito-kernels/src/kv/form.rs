@@ -20,6 +20,7 @@ pub(crate) enum Form {
 }
 
 /// Elements of a head that a tile register has of each token.
+#[cfg(any(target_arch = "x86_64", test))]
 pub(crate) const TILE_ELEMENTS: usize = 32;
 
 impl KvForm {
